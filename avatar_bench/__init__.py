@@ -1,0 +1,20 @@
+"""avatar_bench: is this avatar a real photo, a drawing, or AI-generated, and how well can we know?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load", "predict"]
+
+if TYPE_CHECKING:
+    from avatar_bench.runs import load, predict
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python API on first use: it needs torch, the command line mostly does not."""
+    if name in ("load", "predict"):
+        from avatar_bench import runs
+
+        return getattr(runs, name)
+    raise AttributeError(f"module 'avatar_bench' has no attribute {name!r}")

@@ -1,0 +1,178 @@
+"""The command line: the first word is the command, the rest is Hydra's; an error becomes lines and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from avatar_bench import __version__, catalogue
+from avatar_bench.errors import ConfigError
+from avatar_bench.mistakes import explain
+
+WORDS = ("list", "completion")  # commands that take plain words and need no Hydra
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and give its exit code; SIGTERM raises SystemExit(143)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    with _sigterm():
+        try:
+            code = _answer(words)
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except BrokenPipeError:  # whoever read our output has seen enough
+            _close_stdout()
+            return 0
+        except Exception as error:
+            lines, code = explain(error)
+            print("\n".join(lines), file=sys.stderr)
+            return code
+
+
+def _answer(words: list[str]) -> int:
+    command, *rest = words or ["--help"]
+    if command in ("--help", "-h"):
+        print(_usage())
+    elif command == "--version" or "--version" in rest:
+        print(f"avatar-bench {__version__}")
+    elif command not in catalogue.commands():
+        _refuse(command)
+    elif command in WORDS:
+        _say(command, rest)
+    elif "--help" in rest or "-h" in rest:
+        _explain_command(command)
+    else:
+        return _run(command, rest)
+    return 0
+
+
+def _usage() -> str:
+    known = catalogue.commands()
+    width = max(map(len, known))
+    lines = [f"  {name:{width}}  {what}" for name, what in known.items()]
+    return "\n".join(
+        [
+            "avatar-bench COMMAND [option=value ...]",
+            "Is this avatar a real photo, a drawing, or AI-generated?",
+            "",
+            *lines,
+            "",
+            "avatar-bench COMMAND --help lists its options; avatar-bench list, what there is to choose from",
+        ]
+    )
+
+
+def _refuse(command: str) -> NoReturn:
+    known = catalogue.commands()
+    nearest = catalogue.did_you_mean(command, known)
+    raise ConfigError(
+        f"{command}: there is no such command" + (f"; {nearest}" if nearest else ""),
+        f"there are: {' '.join(known)}",
+    )
+
+
+def _say(command: str, words: list[str]) -> None:
+    if command == "list":
+        from avatar_bench.commands.list import list as say
+    else:
+        from avatar_bench.commands.completion import completion as say
+    say([] if {"--help", "-h"} & set(words[:1]) else words)
+
+
+def _explain_command(command: str) -> None:
+    from avatar_bench import config
+    from avatar_bench.commands._help import help_text
+
+    config.register()
+    print(help_text(command))
+
+
+def _run(command: str, words: list[str]) -> int:
+    """Hand one run, or the jobs of a sweep, to Hydra."""
+    from avatar_bench import overrides
+
+    flags, given = overrides.split_flags(words)
+    multirun = overrides.is_multirun(flags, given)
+    quoted = overrides.quote_paths(given, multirun)
+    if not multirun:
+        return _hydra(command, flags, quoted, None)
+    if command == "train":
+        folder = overrides.sweep_folder(given)
+        return _hydra(command, flags, quoted + overrides.sweep_overrides(quoted, folder), folder)
+    with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper insists on leaving a multirun.yaml somewhere
+        return _hydra(command, flags, quoted + overrides.sweep_overrides(quoted, Path(scratch)), Path(scratch))
+
+
+def _hydra(command: str, flags: list[str], quoted: list[str], sweep: Path | None) -> int:
+    """Call Hydra, which reads sys.argv, and give the exit code; `sweep` is the folder of a sweep."""
+    import hydra
+
+    from avatar_bench import config
+    from avatar_bench.commands._job import FAILED_JOBS, Job, JobError
+
+    config.register()
+    job = Job(command)
+    with _hydra_surroundings([*flags, *quoted]):
+        try:
+            hydra.main(config_path=str(catalogue.conf_folder()), config_name=command, version_base="1.3")(job)()
+        except JobError as error:  # the launcher raises the first, when all jobs are done
+            print("\n".join(error.lines), file=sys.stderr)
+            job.errors.append(error)
+    if {"-c", "--cfg", "--info"} & {flag.partition("=")[0] for flag in flags}:
+        return 0
+    if sweep is None:
+        if job.errors:
+            raise job.errors[0]
+        return 0
+    return job.finish_sweep(sweep) if command == "train" else FAILED_JOBS * bool(job.errors)
+
+
+@contextmanager
+def _hydra_surroundings(words: list[str]) -> Iterator[None]:
+    """Give Hydra its words, and have it raise errors instead of printing them."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["avatar-bench", *words], "1"
+    if sys.version_info >= (3, 14):  # Hydra 1.3.8 gives argparse a help text that is no string, checked since 3.14
+        argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that commands can clean up; only the main thread may set this."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _close_stdout() -> None:
+    """Keep the interpreter from complaining of the closed pipe once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The help of one command: its groups, options and defaults, read off the schema and the yaml."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from avatar_bench import config
+from avatar_bench.catalogue import choices, conf_folder, summary
+
+_NAMED_BY_GROUP = ("kind", "name")  # said by the choice of the group, not typed
+
+
+def help_text(command: str) -> str:
+    """Compose the defaults of a command and lay out its groups with their choices, and its options, one a line."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = compose(command, return_hydra_config=True)
+    chosen = cfg.hydra.runtime.choices
+    lines = [f"avatar-bench {command} [option=value ...]", summary(conf_folder() / f"{command}.yaml"), ""]
+    groups = _groups(command)
+    for group, default in groups.items():
+        lines.append(_row(f"{group}={_show(chosen.get(group, default))}", f"one of: {' '.join(choices(group))}"))
+    lines += [*[""] * (len(lines) > 3), *_options(cfg, config.SCHEMAS[command], left_out=groups), ""]
+    lines.append("-m runs a job for each of several values (a=1,2)")
+    return "\n".join([*lines, "--cfg job shows the whole configuration; -cd DIR adds a folder of yaml"])
+
+
+def _groups(command: str) -> dict[str, Any]:
+    """Give the groups of a primary config's defaults list with the choice of each."""
+    defaults = OmegaConf.load(conf_folder() / f"{command}.yaml").defaults
+    pairs = [pair for entry in defaults if isinstance(entry, DictConfig) for pair in entry.items()]
+    return {str(group): choice for group, choice in pairs if str(group).isidentifier()}
+
+
+def _options(
+    cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collection[str] = _NAMED_BY_GROUP
+) -> Iterator[str]:
+    """Give a row for each option, those at the top before those below."""
+    below: list[str] = []
+    for name in schema.__dataclass_fields__:
+        value: Any = None if OmegaConf.is_missing(cfg, name) else cfg[name]
+        kind = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
+        if is_dataclass(kind):
+            below += _options(value, kind, f"{prefix}{name}.")
+        elif not (OmegaConf.is_config(value) and value) and name not in left_out:
+            yield _row(f"{prefix}{name}={_default(cfg, name)}", _note(prefix + name, schema, name))
+    yield from below
+
+
+def _note(option: str, schema: Any, name: str) -> str:
+    allowed = config.CHOICES.get(option)
+    return _comments(schema).get(name) or ("one of: " + " ".join(allowed) if allowed else "")
+
+
+def _default(cfg: DictConfig, name: str) -> str:
+    return "..." if OmegaConf.is_missing(cfg, name) else _show(cfg[name])
+
+
+def _row(option: str, note: str) -> str:
+    return f"  {option:34}  {note}".rstrip()
+
+
+def _comments(schema: Any) -> dict[str, str]:
+    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(schema), re.MULTILINE))
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

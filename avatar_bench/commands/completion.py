@@ -1,0 +1,149 @@
+"""completion: print a script that completes commands, options, choices and paths in bash, zsh or fish."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from avatar_bench import catalogue
+from avatar_bench.commands.list import KINDS
+from avatar_bench.errors import ConfigError
+from avatar_bench.overrides import FLAGS, MAPPINGS, PATHS
+
+BASH = r"""
+_avatar_bench() {
+    local words=() word line i
+    for ((i = 0; i <= COMP_CWORD; i++)); do  # readline parts words at = and :, which belong to them
+        word=${COMP_WORDS[i]}
+        if ((${#words[@]})) && [[ $word == [=:]* || ${words[-1]} == *[=:] && $glued == 1 ]]; then
+            words[-1]+=$word
+        else
+            words+=("$word")
+        fi
+        local glued=0
+        [[ $word == *[=:] ]] && glued=1
+    done
+    local cut=1
+    [[ ${words[1]} == -m && ${words[2]} == avatar_bench ]] && cut=3
+    [[ $cut == 1 && ${words[0]} == *python* ]] && return
+    local program=("${words[@]:0:cut}") current=${words[-1]}
+    local prefix=${current%"${current##*[=:]}"}
+    COMPREPLY=()
+    while IFS= read -r line; do
+        COMPREPLY+=("${line#"$prefix"}")
+    done < <("${program[@]}" completion query bash "${words[@]:cut}" 2>/dev/null)
+    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace 2>/dev/null
+    return 0
+}
+complete -o default -F _avatar_bench avatar-bench
+for _avatar_bench_python in python python3; do  # leave a completion that is there already
+    complete -p $_avatar_bench_python &>/dev/null || complete -o default -F _avatar_bench $_avatar_bench_python
+done
+unset _avatar_bench_python
+"""
+ZSH = r"""
+#compdef avatar-bench
+_avatar_bench() {
+    local -a found
+    local cut=1
+    [[ ${words[2]} == -m && ${words[3]} == avatar_bench ]] && cut=3
+    if [[ $cut == 1 && ${words[1]} == *python* ]]; then _files; return; fi
+    local -a program=("${words[@]:0:$cut}") given=("${words[@]:$cut:$((CURRENT - cut))}")
+    found=("${(@f)$("${program[@]}" completion query zsh "${(@Q)given}" 2>/dev/null)}")
+    if [[ -n ${found[1]} ]]; then
+        compadd -S '' -- "${found[@]}"
+    else
+        compset -P '*='
+        _files
+    fi
+}
+compdef _avatar_bench avatar-bench
+(( ${+_comps[python]} )) || compdef _avatar_bench python python3
+"""
+FISH = r"""
+function __avatar_bench
+    set -l words (commandline -opc) (commandline -ct)
+    if test "$words[2]" = -m
+        $words[1..3] completion query fish $words[4..-1] 2>/dev/null
+    else
+        $words[1] completion query fish $words[2..-1] 2>/dev/null
+    end
+end
+complete -c avatar-bench -f -a '(__avatar_bench)'
+complete -c python -c python3 -n 'string match -q -- "*-m avatar_bench *" (commandline -p)' -f -a '(__avatar_bench)'
+"""
+SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+_EXAMPLE = 'eval "$(avatar-bench completion bash)"'
+
+
+def completion(words: Sequence[str]) -> None:
+    """Print the script of a shell; raise ConfigError unless it is bash, zsh or fish.
+
+    `query SHELL WORDS` is what the scripts call: it prints what the last of the words may become, one a line.
+    """
+    shell, *rest = words or [""]
+    if not shell:
+        print("avatar-bench completion bash|zsh|fish\nfor example, in ~/.bashrc: " + _EXAMPLE)
+    elif shell == "query" and rest:
+        print("\n".join(complete(rest[1:] or [""], files=rest[0] == "fish")))
+    elif shell in SHELLS:
+        print(SHELLS[shell].strip())
+    else:
+        raise ConfigError(
+            f"completion {shell}: expected bash, zsh or fish",
+            f"for example: {_EXAMPLE}",
+        )
+
+
+def complete(words: Sequence[str], files: bool = False) -> list[str]:
+    """Give what the last word may become, sorted; paths only with `files`, where the shell does not add its own."""
+    *before, word = words
+    if not before:
+        return _starting(word, [*catalogue.commands(), "--help", "--version"])
+    if before[0] in ("list", "completion"):
+        return _starting(word, ([*KINDS, "runs"] if before[0] == "list" else SHELLS) if len(before) == 1 else [])
+    if word.startswith("-"):
+        return _starting(word, [*FLAGS, "--help"])
+    option, equals, value = word.partition("=")
+    if not equals:
+        return _starting(word, _options(before[0], before[1:], word))
+    if re.fullmatch(f"{PATHS}|{MAPPINGS}", option.lstrip("+")):
+        return _files(option, value) if files else []
+    if option in catalogue.groups():
+        start = value.rpartition(",")[0] + "," if "," in value else "[" * value.startswith("[")
+        return _starting(word, [f"{option}={start}{name}" for name in catalogue.choices(option)])
+    return _starting(word, _options(before[0], before[1:], word))
+
+
+def _starting(word: str, names: Sequence[str] | dict[str, str]) -> list[str]:
+    return sorted({name for name in names if name.startswith(word)})
+
+
+def _options(command: str, before: Sequence[str], word: str) -> list[str]:
+    """Ask Hydra for the options that begin so: it knows them after the choices made before."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+
+    from avatar_bench import config
+
+    if command not in config.SCHEMAS:
+        return []
+    config.register()
+    with initialize_config_dir(str(catalogue.conf_folder()), version_base="1.3"):
+        plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
+        found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
+    own = [name for name in found if not re.match(r"(hydra|schema)\b", name)]
+    return [name for name in own if not ("/" in name.partition("=")[0] or name.rstrip("=.") == "manners")]
+
+
+def _files(option: str, value: str) -> list[str]:
+    folder, name = os.path.split(value)
+    try:
+        entries = sorted(Path(folder or ".").expanduser().iterdir())
+    except OSError:
+        return []
+    found = [entry.name + "/" * entry.is_dir() for entry in entries if entry.name.startswith(name)]
+    return [f"{option}={os.path.join(folder, entry)}" for entry in found]

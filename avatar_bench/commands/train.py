@@ -1,0 +1,465 @@
+"""train: make one Run, stage by stage."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import timm
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+import avatar_bench
+from avatar_bench.config import TrainConfig
+from avatar_bench.data.datamodule import DataModule
+from avatar_bench.data.manifest import SPLITS, Dataset
+from avatar_bench.data.datasets import open_dataset
+from avatar_bench.data.splits import SplitPlan, split_dataset, split_fingerprint
+from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError
+from avatar_bench.metrics import fit_temperature
+from avatar_bench.models.classifier import Card, Classifier, TrainingOptions
+from avatar_bench.models.finetuning import Stage
+from avatar_bench.models.training import (
+    MONITOR,
+    TrainerOptions,
+    build_logger,
+    finish,
+    fit_stage,
+    precision_for,
+    read_history,
+)
+from avatar_bench.models.weights import create_backbone, normalisation
+from avatar_bench.plots import curves
+from avatar_bench.runs import RECORD, Run, read_record, write_record
+
+
+def train(cfg: DictConfig) -> float:
+    """Train the Run that the configuration describes; give its best val macro-F1.
+
+    Raises AvatarBenchError of every kind; whatever was written stays, with the reason in run.json.
+    """
+    if cfg.resume:
+        folder, settings, record = _reopen(Path(cfg.resume))
+    else:
+        settings = _settings(cfg)
+        folder, record = _new_run(cfg, settings)
+    if record.get("status") == "finished":
+        print(f"{folder}: finished before, left as it is.", file=sys.stderr)
+        return float(record["metrics"][MONITOR])
+    begun = time.monotonic()
+    _note(folder, record, status="running", started=record.get("started") or _now(), error=None)
+    try:
+        _train(settings, folder, record)
+    except BaseException as error:
+        status = {DivergedError: "diverged", KeyboardInterrupt: "interrupted", SystemExit: "interrupted"}
+        _note(folder, record, status=status.get(type(error), "failed"), error=str(error) or type(error).__name__)
+        raise
+    seconds = record.get("seconds", 0.0) + round(time.monotonic() - begun, 1)
+    _note(folder, record, status="finished", finished=_now(), seconds=seconds)
+    best = record["metrics"]
+    print(
+        f"{folder}: val accuracy {best['val/accuracy']:.3f}, macro-F1 {best[MONITOR]:.3f} "
+        f"(n = {record['split']['counts']['val']}, the images that chose the checkpoint); "
+        f"next: avatar-bench evaluate ckpt={folder}"
+    )
+    return float(best[MONITOR])
+
+
+def _train(settings: TrainConfig, folder: Path, record: dict[str, Any]) -> None:
+    pl.seed_everything(settings.seed, verbose=False)
+    if settings.trainer.threads:
+        torch.set_num_threads(settings.trainer.threads)
+    earlier = Run.open(settings.init_from) if settings.init_from else None
+    whole = open_dataset(settings.data)
+    dataset = _same_split(whole, earlier) if earlier else split_dataset(whole, _plan(settings))
+    classes = earlier.classes if earlier else _classes(dataset)
+    dataset.frame[["path", "label", "source", "group", "split", "sha256"]].to_csv(folder / "split.csv", index=False)
+    stages = _stages(settings)
+    classifier, data = _build(settings, dataset, classes, earlier)
+    record |= {
+        "classes": list(classes),
+        "data": {**_places(settings, dataset), "root": str(dataset.root.absolute()), "fingerprint": whole.fingerprint},
+        "split": {
+            **asdict(settings.data.split),
+            "fold": settings.data.fold,
+            "fingerprint": split_fingerprint(dataset),
+            "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
+            "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
+        },
+        "stages": record.get("stages", []),
+    }
+    _note(folder, record)
+    _say_counts(dataset, classes, settings)
+    done = _stages_done(settings, earlier, stages)
+    best = _fit_stages(settings, folder, record, classifier, data, stages, done)
+    _finish(settings, folder, record, best, dataset)
+
+
+def _fit_stages(
+    settings: TrainConfig,
+    folder: Path,
+    record: dict[str, Any],
+    classifier: Classifier,
+    data: DataModule,
+    stages: list[Stage],
+    done: int,
+) -> Path:
+    """Train the stages after the first `done`, each from the best checkpoint of the one before."""
+    last = folder / "checkpoints" / "last.ckpt"
+    resume = None
+    if settings.resume and last.is_file():
+        at = Card.from_checkpoint(torch.load(last, map_location="cpu", weights_only=True), last).stage
+        done, resume = at - 1, last
+    options = _trainer_options(settings)
+    best = folder / "checkpoints" / "best.ckpt"
+    logger = build_logger(
+        settings.logger.name, folder, folder.name, settings.logger.project, settings.logger.offline, _plain(settings)
+    )
+    first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
+    for number, stage in enumerate(stages[done:], start=done + 1):
+        classifier.card = replace(classifier.card, stage=number)
+        names = classifier.begin(stage)
+        count = sum(classifier.net.get_parameter(name).numel() for name in names)
+        entry = {"stage": number, **asdict(stage), "trained_parameters": count, "first": names[0], "last": names[-1]}
+        record["stages"] = [other for other in record["stages"] if other["stage"] != number] + [entry]
+        _note(folder, record)
+        total = sum(parameter.numel() for parameter in classifier.net.parameters())
+        print(
+            f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
+            f"({names[0]} to {names[-1]}), {stage.epochs} epochs, lr {stage.lr:g}",
+            file=sys.stderr,
+        )
+        best = fit_stage(classifier, data, folder, options, logger, first_epoch, resume)
+        first_epoch = 1 + max(int(row["epoch"]) for row in read_history(folder / "metrics.csv"))
+        resume = None
+        classifier.net.load_state_dict(Classifier.load(best).net.state_dict())
+    return best
+
+
+def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: Path, dataset: Dataset) -> None:
+    """Fit the temperature, complete the checkpoint and the record, and draw the curves."""
+    run = Run(best, record=record, device=settings.trainer.accelerator, workers=settings.data.workers)
+    calibration = dataset.part("calibration")
+    temperature = 1.0
+    if len(calibration) and len(set(calibration.frame["label"])) > 1:
+        held_out = run.predictions(calibration)
+        temperature = fit_temperature(held_out.logits, held_out.targets)
+    else:
+        print("warning: too few calibration images to fit a temperature; it stays 1", file=sys.stderr)
+    checkpoint_sha256, weights_sha256 = finish(best, temperature)
+    history = pd.read_csv(folder / "metrics.csv")
+    rows = history[history["stage"] == history["stage"].max()]
+    row = rows.loc[rows[MONITOR].idxmax()]
+    figure = curves(history)
+    figure.savefig(folder / "curves.png")
+    record |= {
+        "temperature": temperature,
+        "checkpoint_sha256": checkpoint_sha256,
+        "weights_sha256": weights_sha256,
+        "best_epoch": int(row["epoch"]),
+        "metrics": {name: float(row[name]) for name in ("val/loss", "val/accuracy", MONITOR)},
+    }
+
+
+def _build(
+    settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], earlier: Run | None
+) -> tuple[Classifier, DataModule]:
+    model = settings.model
+    weights = "none" if earlier else model.weights
+    net = create_backbone(model.backbone, len(classes), weights, model.package, model.options)
+    if earlier:
+        if earlier.card.backbone != model.backbone:
+            raise ConfigError(
+                f"init_from={settings.init_from} holds {earlier.card.backbone}, not {model.backbone}.",
+                "Choose the same model.",
+            )
+        net.load_state_dict(earlier.classifier.net.state_dict())
+    mean, std = normalisation(net)
+    preprocessing = Preprocessing(settings.data.image_size or 224, settings.data.resize or "squash", mean, std)  # type: ignore[arg-type]
+    augment = settings.data.augment
+    data = DataModule(
+        dataset,
+        classes,
+        preprocessing,
+        Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise),  # type: ignore[arg-type]
+        seed=settings.seed,
+        batch_size=_batch_size(settings),
+        workers=settings.data.workers,
+        balance=settings.mode.balance,
+    )
+    card = Card(
+        classes=classes,
+        backbone=model.backbone,
+        options=dict(model.options),
+        preprocessing=preprocessing.to_dict(),
+        weights=model.weights if not earlier else earlier.card.weights,
+        mode=settings.mode.name,
+        seed=settings.seed,
+        split_fingerprint=split_fingerprint(dataset),
+        data_fingerprint=dataset.fingerprint,
+        versions=_versions(),
+    )
+    schedule = settings.optimizer.schedule
+    options = TrainingOptions(
+        seed=settings.seed,
+        optimizer=settings.optimizer.name,
+        weight_decay=settings.optimizer.weight_decay,
+        momentum=settings.optimizer.momentum,
+        schedule=schedule.name,
+        warmup_epochs=schedule.warmup_epochs,
+        factor=schedule.factor,
+        patience=schedule.patience,
+        label_smoothing=settings.label_smoothing,
+        mixup=augment.mixup,
+        class_weights=data.class_weights,
+    )
+    return Classifier(card, net, options), data
+
+
+def _settings(cfg: DictConfig) -> TrainConfig:
+    settings = OmegaConf.to_object(cfg)
+    assert isinstance(settings, TrainConfig)
+    return settings
+
+
+def _stages(settings: TrainConfig) -> list[Stage]:
+    wanted = settings.mode.stages[: settings.stage]
+    cap = settings.trainer.max_epochs
+    epochs = [min(settings.epochs or stage.epochs, cap or sys.maxsize) for stage in wanted]
+    return [
+        Stage(stage.unfreeze, count, settings.lr or stage.lr) for stage, count in zip(wanted, epochs, strict=True)
+    ]
+
+
+def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]) -> int:
+    """Give how many stages `init_from` has been through: those of the same mode, where stage= asks to go on."""
+    if earlier is None or settings.stage is None or earlier.card.mode != settings.mode.name:
+        return 0
+    if earlier.card.stage >= len(stages):
+        raise ConfigError(
+            f"init_from={settings.init_from} has been through stage {earlier.card.stage} already.",
+            f"Expected stage={earlier.card.stage + 1} or more.",
+        )
+    return earlier.card.stage
+
+
+def _plan(settings: TrainConfig) -> SplitPlan:
+    data, mode = settings.data, settings.mode
+    if mode.shots and data.limit and data.limit < mode.shots * 3:
+        print(f"warning: data.limit={data.limit} leaves fewer than {mode.shots} shots a class", file=sys.stderr)
+    return SplitPlan(
+        seed=data.split.seed,
+        folds=data.split.folds,
+        fold=data.fold,
+        fraction=data.fraction,
+        val_fraction=data.val_fraction,
+        limit=data.limit,
+        shots=mode.shots,
+        val_shots=mode.val_shots,
+        draw_seed=settings.seed,
+    )
+
+
+def _classes(dataset: Dataset) -> tuple[str, ...]:
+    if len(dataset.classes) < 2:
+        raise GuardError(
+            f"{dataset.name} has one class only, {dataset.classes[0]!r}.",
+            "A classifier needs two classes or more: one folder each, or two labels in the manifest.",
+        )
+    if (dataset.frame["label"] == "").any():
+        row = int(np.flatnonzero(dataset.frame["label"] == "")[0])
+        raise GuardError(f"{dataset.frame['path'].iat[row]} has no label.", "Training needs one for every image.")
+    return dataset.classes
+
+
+def _same_split(whole: Dataset, earlier: Run) -> Dataset:
+    """Give the images and the split of an earlier run; refuse other data."""
+    if earlier.images is None or earlier.record["data"]["fingerprint"] != whole.fingerprint:
+        raise GuardError(
+            f"init_from={earlier.folder} was trained on other pictures than {whole.name}.",
+            "Give the same data= options as that run had (its config.yaml), so that its test set stays unseen.",
+        )
+    return Dataset(whole.name, whole.root, earlier.images.frame.assign(generator=""))
+
+
+def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
+    table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
+    print(f"{len(dataset)} images of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
+    for split in (split for split in SPLITS if split in table):
+        counts = ", ".join(f"{name} {table.at[name, split]}" for name in classes)
+        print(f"  {split}: {counts}", file=sys.stderr)
+    shots = settings.mode.shots
+    if shots and int(table["train"].min()) < shots:
+        print(f"warning: {int(table['train'].min())} shots a class instead of {shots}", file=sys.stderr)
+    for split in ("val", "calibration", "test"):
+        missing = [name for name in classes if split not in table or table.at[name, split] == 0]
+        if missing:
+            print(f"warning: no {split} image of {', '.join(missing)}", file=sys.stderr)
+
+
+def _batch_size(settings: TrainConfig) -> int:
+    size = settings.data.batch_size
+    if isinstance(size, dict):
+        cuda = settings.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        size = size["cuda" if cuda else "cpu"]
+    return int(size)
+
+
+def _trainer_options(settings: TrainConfig) -> TrainerOptions:
+    trainer, callbacks = settings.trainer, settings.callbacks
+    return TrainerOptions(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        strategy=trainer.strategy,
+        precision=trainer.precision,
+        limit_batches=trainer.limit_batches,
+        channels_last=trainer.channels_last,
+        compile=trainer.compile,
+        gradient_clip=trainer.gradient_clip,
+        accumulate=trainer.accumulate,
+        early_stopping=callbacks.early_stopping,
+        ema=callbacks.ema,
+        swa=callbacks.swa,
+        progress=callbacks.progress,
+    )
+
+
+def _new_run(cfg: DictConfig, settings: TrainConfig) -> tuple[Path, dict[str, Any]]:
+    """Make the run folder and its first record; give an earlier one of the same configuration back as it is."""
+    choices = HydraConfig.get().runtime.choices
+    model = choices.get("model") or "timm"
+    name = choices.get("experiment") or (model if model != "timm" else settings.model.backbone)
+    folder, sweeping = _folder(settings, _plain_name(f"{name}-{settings.mode.name}"))
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    record: dict[str, Any] = {
+        "status": "running",
+        "name": name,
+        "model": model,
+        "mode": settings.mode.name,
+        "experiment": choices.get("experiment"),
+        "sweep": choices.get("sweep"),
+        "seed": settings.seed,
+        "versions": _versions(),
+        "device": {
+            "accelerator": settings.trainer.accelerator,
+            "precision": precision_for(_trainer_options(settings)),
+            "threads": settings.trainer.threads or torch.get_num_threads(),
+        },
+        "git": _git(),
+    }
+    if (folder / RECORD).is_file():
+        earlier = read_record(folder)
+        same = (folder / "config.yaml").is_file() and (folder / "config.yaml").read_text(encoding="utf-8") == text
+        if sweeping and same and earlier.get("status") == "finished":
+            return folder, earlier
+        if not (sweeping and same):
+            raise ConfigError(
+                f"out: {folder} holds a run already, status {earlier.get('status', 'unknown')}.",
+                f"Choose another out=DIR, or go on with it: avatar-bench train resume={folder}",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "config.yaml.part"
+    part.write_text(text, encoding="utf-8")
+    part.replace(folder / "config.yaml")
+    return folder, record
+
+
+def _folder(settings: TrainConfig, name: str) -> tuple[Path, bool]:
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        left_out = set(hydra.job.config.override_dirname.exclude_keys)
+        swept = [item.split("=", 1) for item in hydra.overrides.task]
+        parts = [
+            f"{key.rsplit('.', 1)[-1]}{value}" if _is_number(value) else value
+            for key, value in swept
+            if key.lstrip("+") not in left_out
+        ]
+        return Path(hydra.sweep.dir) / _plain_name("-".join(parts)), True
+    if settings.out:
+        return Path(settings.out), False
+    stamp = Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = stamp, 2
+    while folder.exists():
+        folder, number = stamp.with_name(f"{stamp.name}_{number}"), number + 1
+    return folder, False
+
+
+def _reopen(folder: Path) -> tuple[Path, TrainConfig, dict[str, Any]]:
+    """Give an interrupted run's folder, its own configuration and its record."""
+    if not (folder / RECORD).is_file() or not (folder / "config.yaml").is_file():
+        raise CheckpointError(f"resume={folder} is not a run folder.", "Expected a folder made by train.")
+    others = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
+    if others:
+        raise ConfigError(
+            f"resume goes on with the run's own configuration; {others[0]} cannot change it.",
+            "Leave it out, or start a new run with init_from=RUN.",
+        )
+    schema = OmegaConf.structured(TrainConfig)
+    settings = _settings(OmegaConf.merge(schema, OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
+    settings.resume = str(folder)
+    return folder, settings, read_record(folder)
+
+
+def _places(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Give where the run's further sets lie, as absolute paths, so that evaluate finds them from anywhere."""
+    data = settings.data
+    blind = data.blind or (dataset.root / "blind.csv" if data.kind == "demo" else None)
+    return {
+        "kind": data.kind,
+        "blind": str(Path(blind).absolute()) if blind else None,
+        "ood": {name: str(Path(path).absolute()) for name, path in data.ood.items()},
+    }
+
+
+def _note(folder: Path, record: dict[str, Any], **more: Any) -> None:
+    record |= more
+    write_record(folder, record)
+
+
+def _plain(settings: TrainConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.structured(settings), resolve=True)  # type: ignore[return-value]
+
+
+def _plain_name(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_")
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text) is not None
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "avatar_bench": avatar_bench.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "pytorch_lightning": pl.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def _git() -> str | None:
+    """Give the commit that GIT_COMMIT or the checkout around the working folder names."""
+    head = Path(os.environ.get("GIT_DIR", ".git")) / "HEAD"
+    try:
+        text = head.read_text(encoding="utf-8").strip()
+        return (head.parent / text[5:]).read_text(encoding="utf-8").strip() if text.startswith("ref: ") else text
+    except OSError:
+        return None

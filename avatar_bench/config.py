@@ -1,0 +1,380 @@
+"""The schema of every command, and the rules that types cannot say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from avatar_bench.catalogue import did_you_mean, user_folders
+from avatar_bench.errors import ConfigError
+
+
+@dataclass
+class StageConfig:
+    """unfreeze: "classifier", "all", or a number of layer groups counted from the head."""
+
+    unfreeze: Any = "all"
+    epochs: int = MISSING
+    lr: float = MISSING
+
+
+@dataclass
+class ModeConfig:
+    name: str = MISSING
+    stages: list[StageConfig] = MISSING
+    shots: int | None = None  # images per class of the training split; null: all
+    val_shots: int | None = None  # images per class of val; null: all
+    balance: str = "sampler"  # sampler | loss | none
+
+
+@dataclass
+class ModelConfig:
+    backbone: str = MISSING  # a timm name
+    weights: str = "hub"  # hub | none | package | PATH
+    package: dict[str, str] | None = None  # distribution, file (glob), layout
+    options: dict[str, Any] = field(default_factory=dict)  # passed to timm.create_model, e.g. drop_path_rate
+
+
+@dataclass
+class SplitConfig:
+    seed: int = 0
+    folds: int = 10  # one fold is test, the next is val, the rest is train
+
+
+@dataclass
+class AugmentConfig:
+    flip: float = 0.5  # probability
+    jitter: list[float] = field(default_factory=lambda: [0.2, 0.2, 0.2, 0.05])  # brightness contrast saturation hue
+    rotation: float = 10.0  # degrees, both ways; 0: off
+    noise: float = 0.02  # largest standard deviation, as a share of 255; 0: off
+    mixup: float = 0.0  # alpha of its Beta distribution; 0: off
+
+
+@dataclass
+class DataConfig:
+    kind: str = MISSING  # folder | manifest | demo | run
+    name: str | None = None
+    root: str | None = None  # of data=folder
+    manifest: str | None = None  # of data=manifest: a CSV with path,label
+    blind: str | None = None  # another set to judge on: a folder or a manifest
+    ood: dict[str, str] = field(default_factory=dict)  # further sets: {name: a folder or a manifest}
+    image_size: int | None = None  # pixels a side
+    resize: str | None = None  # squash | crop | pad
+    split: SplitConfig = field(default_factory=SplitConfig)
+    fold: int = 0  # which fold is test
+    fraction: float = 1.0  # of train
+    val_fraction: float = 1.0  # of val
+    limit: int | None = None  # images drawn of the whole set, before the split
+    batch_size: Any = 32  # a number, or {cpu: N, cuda: N}
+    workers: int = 2  # processes that read pictures
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
+    blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
+
+
+@dataclass
+class ScheduleConfig:
+    name: str = "none"  # none | plateau | cosine
+    warmup_epochs: int = 0  # of cosine
+    factor: float = 0.5  # of plateau
+    patience: int = 1  # of plateau
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = MISSING  # adamw | adam | sgd
+    weight_decay: float = 0.01
+    momentum: float = 0.9  # of sgd
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+@dataclass
+class TrainerConfig:
+    accelerator: str = "auto"
+    devices: Any = 1
+    strategy: str = "auto"
+    precision: str = "32"  # 32 | amp (16-mixed on CUDA, else 32) | 16-mixed | bf16-mixed
+    max_epochs: int | None = None  # cap on each stage
+    limit_batches: int | None = None  # of each epoch
+    threads: int | None = None
+    channels_last: bool = True
+    compile: bool = False
+    gradient_clip: float | None = None
+    accumulate: int = 1
+
+
+@dataclass
+class CallbacksConfig:
+    early_stopping: int | None = None  # epochs without a better val macro-F1
+    ema: float | None = None  # decay of the averaged weights
+    swa: int | None = None  # average the weights of each epoch from this one of a stage on
+    progress: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    name: str = MISSING  # csv | tensorboard | wandb | mlflow | none
+    project: str = "avatar_bench"
+    offline: bool = True
+
+
+@dataclass
+class TrainConfig:
+    seed: int = 42  # of training; data.split.seed is the split's
+    stage: int | None = None  # train through this stage of the mode; null: all
+    epochs: int | None = None  # of every stage; null: the mode's
+    lr: float | None = None  # of every stage; null: the mode's
+    label_smoothing: float = 0.0
+    out: str | None = None  # the run's folder; in a sweep, the folder of its jobs
+    init_from: str | None = None  # a run: start from its weights
+    resume: str | None = None  # a run: go on where it was interrupted
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mode: ModeConfig = field(default_factory=ModeConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    ckpt: Any = None  # a run folder, a .ckpt file, or null: the newest run
+    split: str = "test"
+    out: str | None = None  # null: in the run's folder
+    allow: list[str] = field(default_factory=list)  # guards to pass by name
+    accelerator: str = "auto"
+    threads: int | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    block: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PredictConfig:
+    ckpt: str | None = None  # a run folder, a .ckpt file, or null: the newest run
+    input: str = MISSING  # a file, folder, glob, @list.txt, or - for paths on standard input
+    output: str = MISSING  # a .csv, .jsonl or .parquet file, or - for standard output
+    calibrated: bool = True  # scale by the run's temperature
+    precision: str = "32"  # 32 | bf16 | 16
+    update: bool = False  # go on with an output cut short
+    batch_size: int = 32
+    workers: int = 2  # processes that read pictures
+    accelerator: str = "auto"
+    threads: int | None = None
+
+
+@dataclass
+class PrepareConfig:
+    out: str | None = None
+    update: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "prepare": PrepareConfig}
+
+CHOICES = {
+    "mode.balance": ("sampler", "loss", "none"),
+    "data.kind": ("folder", "manifest", "demo", "run"),
+    "data.resize": ("squash", "crop", "pad"),
+    "optimizer.name": ("adamw", "adam", "sgd"),
+    "optimizer.schedule.name": ("none", "plateau", "cosine"),
+    "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
+    "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
+    "precision": ("32", "bf16", "16"),
+    "split": ("train", "val", "calibration", "test"),
+}
+GUARDS = ("overlap", "permutation")  # as in runs.py, which would import torch
+OUTPUTS = (".csv", ".jsonl", ".parquet")
+WEIGHTS = ("hub", "none", "package")
+
+Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
+_POSITIVE: Rule = (lambda value: 0 < value < math.inf, "more than 0")
+_COUNT: Rule = (lambda value: value >= 1, "at least 1")
+_NATURAL: Rule = (lambda value: value >= 0, "0 or more")
+_SHARE: Rule = (lambda value: 0 < value <= 1, "more than 0 and at most 1")
+_PROBABILITY: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
+_INSIDE: Rule = (lambda value: 0 < value < 1, "between 0 and 1")
+RANGES: dict[str, Rule] = {
+    "stage": _COUNT,
+    "epochs": _COUNT,
+    "lr": _POSITIVE,
+    "seed": _NATURAL,
+    "label_smoothing": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
+    "threads": _COUNT,
+    "batch_size": _COUNT,
+    "workers": _NATURAL,
+    "mode.shots": _COUNT,
+    "mode.val_shots": _COUNT,
+    "data.image_size": _COUNT,
+    "data.split.folds": (lambda value: value >= 3, "at least 3: test, val and train"),
+    "data.fold": _NATURAL,
+    "data.fraction": _SHARE,
+    "data.val_fraction": _SHARE,
+    "data.limit": _COUNT,
+    "data.workers": _NATURAL,
+    "data.augment.flip": _PROBABILITY,
+    "data.augment.rotation": (lambda value: 0 <= value <= 180, "from 0 to 180 degrees"),
+    "data.augment.noise": _PROBABILITY,
+    "data.augment.mixup": _NATURAL,
+    "optimizer.weight_decay": _NATURAL,
+    "optimizer.momentum": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
+    "optimizer.schedule.warmup_epochs": _NATURAL,
+    "optimizer.schedule.factor": _INSIDE,
+    "optimizer.schedule.patience": _NATURAL,
+    "trainer.max_epochs": _COUNT,
+    "trainer.limit_batches": _COUNT,
+    "trainer.threads": _COUNT,
+    "trainer.gradient_clip": _POSITIVE,
+    "trainer.accumulate": _COUNT,
+    "callbacks.early_stopping": _COUNT,
+    "callbacks.ema": _INSIDE,
+    "callbacks.swa": _NATURAL,
+}
+
+
+class UserFolders(SearchPathPlugin):  # type: ignore[misc, unused-ignore]
+    """Let Hydra find the yaml of AVATAR_BENCH_CONF and of installed packages, after the project's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append each folder."""
+        for folder in user_folders():
+            search_path.append("avatar_bench", f"file://{folder}")
+
+
+def register() -> None:
+    """Put the schemas where `defaults: [schema/<command>@_here_]` finds them, and the users' folders of yaml."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(group="schema", name=name, node=schema)
+    Plugins.instance().register(UserFolders)
+
+
+def check(command: str, cfg: DictConfig) -> None:
+    """Raise ConfigError where an option is missing or breaks a rule that types cannot say."""
+    check_required(command, cfg)
+    checks = {"train": check_train, "evaluate": check_evaluate, "predict": check_predict}
+    if command in checks:
+        checks[command](cfg)
+
+
+def check_required(command: str, cfg: DictConfig) -> None:
+    """Raise ConfigError naming the options that have no value yet, with an example."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        examples = {"input": "photos/", "output": "verdicts.csv", "model.backbone": "resnet34"}
+        values = " ".join(f"{option}={examples.get(option, 'VALUE')}" for option in missing)
+        raise ConfigError(
+            f"{command} needs a value for {', '.join(missing)}",
+            f"for example: avatar-bench {command} {values}",
+        )
+
+
+def check_train(cfg: DictConfig) -> None:
+    """Raise ConfigError where the options of train break a rule."""
+    _check_values(cfg)
+    _check_data(cfg)
+    _check_stages(cfg)
+    _check_weights(str(cfg.model.weights))
+    if cfg.data.kind == "run":
+        raise ConfigError("data=run is for evaluate; train takes data=demo, data=folder or data=manifest")
+    if cfg.init_from is not None and cfg.resume is not None:
+        raise ConfigError(
+            "init_from and resume exclude each other",
+            "resume=RUN goes on with an interrupted run; init_from=RUN starts another from its weights",
+        )
+    if cfg.callbacks.ema is not None and cfg.callbacks.swa is not None:
+        raise ConfigError("callbacks.ema and callbacks.swa exclude each other: each averages the weights; set one null")
+
+
+def check_evaluate(cfg: DictConfig) -> None:
+    """Raise ConfigError where the options of evaluate break a rule."""
+    _check_values(cfg)
+    _check_data(cfg)
+    if not cfg.block:
+        raise ConfigError("block: none is chosen", "for example: avatar-bench evaluate block=blind_test")
+    for guard in cfg.allow:
+        if guard not in GUARDS:
+            raise ConfigError(f"allow={guard}: there is no such guard; expected {_alternatives(GUARDS)}")
+
+
+def check_predict(cfg: DictConfig) -> None:
+    """Raise ConfigError where the options of predict break a rule."""
+    _check_values(cfg)
+    output = str(cfg.output)
+    if output != "-" and Path(output).suffix.lower() not in OUTPUTS:
+        raise ConfigError(f"output={output}: expected a file that ends in {_alternatives(OUTPUTS)}, or - for stdout")
+
+
+def _check_values(cfg: DictConfig) -> None:
+    for option, allowed in CHOICES.items():
+        value = OmegaConf.select(cfg, option)
+        if value is not None and value not in allowed:
+            raise ConfigError(f"{option}={value}: expected {_alternatives(allowed)}")
+    for option, (holds, expected) in RANGES.items():
+        value = OmegaConf.select(cfg, option)
+        if value is not None and not holds(value):
+            raise ConfigError(f"{option}={value}: expected {expected}")
+    for option in ("out", "ckpt", "input", "init_from", "resume", "data.root", "data.manifest", "data.blind"):
+        if OmegaConf.select(cfg, option) == "":
+            raise ConfigError(f"{option}= is empty: expected a path, or {option}=null for none")
+
+
+def _check_data(cfg: DictConfig) -> None:
+    data = cfg.data
+    for kind, option, place in (("folder", "root", "DIR"), ("manifest", "manifest", "FILE")):
+        given = data[option] is not None
+        if data.kind == kind and not given:
+            raise ConfigError(f"data={kind} needs data.{option}={place}")
+        if given and data.kind != kind:
+            raise ConfigError(f"data.{option} goes with data={kind}, but data.kind is {data.kind}")
+    if data.fold >= data.split.folds:
+        raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
+    sizes = data.batch_size.values() if isinstance(data.batch_size, DictConfig) else [data.batch_size]
+    if not all(_is_count(size) for size in sizes):
+        raise ConfigError(
+            f"data.batch_size={data.batch_size}: expected a whole number of at least 1, or {{cpu: N, cuda: N}}"
+        )
+    if len(data.augment.jitter) != 4 or min(data.augment.jitter) < 0:
+        raise ConfigError(f"data.augment.jitter={data.augment.jitter}: expected four numbers, 0 or more")
+
+
+def _check_stages(cfg: DictConfig) -> None:
+    stages = cfg.mode.stages
+    if not stages:
+        raise ConfigError("mode.stages is empty: expected at least one stage")
+    if cfg.stage is not None and cfg.stage > len(stages):
+        number = f"{len(stages)} stage" + "s" * (len(stages) > 1)
+        raise ConfigError(f"stage={cfg.stage}: mode '{cfg.mode.name}' has {number}")
+    for index, stage in enumerate(stages):
+        option = f"mode.stages[{index}]"
+        if stage.unfreeze not in ("classifier", "all") and not _is_count(stage.unfreeze):
+            expected = "classifier, all, or a number of layer groups counted from the head"
+            raise ConfigError(f"{option}.unfreeze={stage.unfreeze}: expected {expected}")
+        for name, (holds, expected) in (("epochs", _COUNT), ("lr", _POSITIVE)):
+            if not holds(stage[name]):
+                raise ConfigError(f"{option}.{name}={stage[name]}: expected {expected}")
+
+
+def _check_weights(weights: str) -> None:
+    if weights not in WEIGHTS and not Path(weights).is_file():
+        nearest = did_you_mean(weights, WEIGHTS)
+        raise ConfigError(
+            f"model.weights={weights}: there is no such file" + (f"; {nearest}" if nearest else ""),
+            f"expected {_alternatives(WEIGHTS)}, or a .safetensors or .pth file",
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

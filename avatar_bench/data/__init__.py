@@ -1,0 +1,1 @@
+"""Everything between files of pictures and batches of tensors."""

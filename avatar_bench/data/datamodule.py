@@ -1,0 +1,186 @@
+"""Batches: decoded, transformed images in an order that depends on the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from avatar_bench.data.decode import decode
+from avatar_bench.data.manifest import Dataset
+from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.errors import DataError
+
+
+class Images(TorchDataset[dict[str, Any]]):
+    """Give image k as {"image": uint8 (3, S, S), "target": int, "row": k}; a broken file raises DataError.
+
+    With `augmentation`, an item is asked for as (row, seed).
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        targets: NDArray[np.int64],
+        preprocessing: Preprocessing,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.files = [str(file) for file in files]
+        self.targets = targets
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        row, seed = item if isinstance(item, tuple) else (item, None)
+        image = self.preprocessing(decode(Path(self.files[row])))
+        if self.augmentation is not None and seed is not None:
+            image = self.augmentation(image, seed)
+        return {"image": to_tensor(image), "target": int(self.targets[row]), "row": row}
+
+
+class ReadableImages(Images):
+    """Give {"row", "reason"} instead of raising where a file cannot be used."""
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        try:
+            return super().__getitem__(item)
+        except DataError as error:
+            row = item[0] if isinstance(item, tuple) else item
+            return {"row": row, "reason": error.lines[0]}
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Give (row, augmentation seed) pairs in an order of (seed, epoch) alone.
+
+    With `weights` (N,), rows are drawn with replacement in proportion to them. Under distributed training each
+    process takes every world-size-th pair.
+    """
+
+    def __init__(self, n: int, seed: int, weights: NDArray[np.floating] | None = None) -> None:
+        self.n = n
+        self.seed = seed
+        self.weights = None if weights is None else weights / weights.sum()
+        self.epoch = 0
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.world = torch.distributed.get_world_size() if distributed else 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the epoch that comes; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n // self.world
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = rng.permutation(self.n) if self.weights is None else rng.choice(self.n, self.n, p=self.weights)
+        seeds = rng.integers(0, 2**31, self.n)
+        mine = slice(self.rank, self.n // self.world * self.world, self.world)
+        return zip(rows[mine].tolist(), seeds[mine].tolist(), strict=True)
+
+
+class DataModule(pl.LightningDataModule):
+    """Serve the train and val splits of one dataset to Lightning."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        batch_size: int,
+        workers: int,
+        balance: str,
+    ) -> None:
+        super().__init__()
+        self.train_set, self.val_set = dataset.part("train"), dataset.part("val")
+        self.classes = tuple(classes)
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.seed = seed
+        self.batch_size = batch_size
+        self.workers = workers
+        self.balance = balance
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Give the number of training images of each class, (C,)."""
+        return np.bincount(targets_of(self.train_set, self.classes), minlength=len(self.classes))
+
+    @property
+    def class_weights(self) -> list[float] | None:
+        """Give the weight of each class in the loss, of mean 1 over the images, where balance is "loss"."""
+        if self.balance != "loss":
+            return None
+        return [float(weight) for weight in self.counts.sum() / (len(self.classes) * self.counts)]
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        targets = targets_of(self.train_set, self.classes)
+        weights = 1 / self.counts[targets] if self.balance == "sampler" else None
+        images = Images(files_of(self.train_set), targets, self.preprocessing, self.augmentation)
+        sampler = EpochSampler(len(images), self.seed, weights)
+        # a last batch of one image has no batch-norm statistics
+        lonely = len(sampler) % self.batch_size == 1 and len(sampler) > 1
+        return loader(images, self.batch_size, self.workers, sampler=sampler, drop_last=lonely)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return evaluation_loader(self.val_set, self.classes, self.preprocessing, self.batch_size, self.workers)
+
+
+def evaluation_loader(
+    dataset: Dataset, classes: Sequence[str], preprocessing: Preprocessing, batch_size: int, workers: int
+) -> DataLoader[dict[str, Any]]:
+    """Serve every image of a dataset once, in order, unaugmented."""
+    images = Images(files_of(dataset), targets_of(dataset, classes), preprocessing)
+    return loader(images, batch_size, workers)
+
+
+def loader(images: Images, batch_size: int, workers: int, **options: Any) -> DataLoader[dict[str, Any]]:
+    """Build a loader that draws nothing from the global random state."""
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0 and "sampler" in options,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+        worker_init_fn=_one_thread,
+        **options,
+    )
+
+
+def targets_of(dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Give the index of each image's class by name, (N,); -1 where its label is not among `classes`."""
+    index: Mapping[str, int] = {name: k for k, name in enumerate(classes)}
+    return np.array([index.get(label, -1) for label in dataset.frame["label"]], dtype=np.int64)
+
+
+def files_of(dataset: Dataset) -> list[Path]:
+    """Give the absolute path of each image, in order."""
+    return [dataset.root / path for path in dataset.frame["path"]]
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """Turn (H, W, 3) into a (3, H, W) tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _one_thread(worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,146 @@
+"""Datasets: images with label, source and group, read from class folders or a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.data.decode import SUFFIXES, decode
+from avatar_bench.errors import DataError
+
+COLUMNS = ("path", "label", "source", "generator", "group", "split", "sha256")
+SPLITS = ("train", "val", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Hold N images by reference: `frame` has the COLUMNS, all strings, paths relative to `root`.
+
+    An empty string means not known. `group` is never empty: images of one group stay on one side of a split.
+    """
+
+    name: str
+    root: Path
+    frame: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Give the class names that occur, sorted."""
+        return tuple(sorted({label for label in self.frame["label"] if label}))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Give 16 hex digits that change with any picture, label or group, and not with their order or place."""
+        rows = sorted(zip(self.frame["sha256"], self.frame["label"], self.frame["group"], strict=True))
+        return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+
+    def file(self, row: int) -> Path:
+        """Give the absolute path of one image."""
+        return self.root / str(self.frame["path"].iat[row])
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Decode one image, (H, W, 3) uint8 RGB."""
+        return decode(self.file(row))
+
+    def take(self, rows: pd.Series | NDArray[np.bool_] | NDArray[np.integer], name: str | None = None) -> Dataset:
+        """Give some of the images, by mask or position, in their order here."""
+        wanted = np.asarray(rows)
+        frame = self.frame[wanted] if wanted.dtype == bool else self.frame.iloc[wanted]
+        return Dataset(name or self.name, self.root, frame.reset_index(drop=True))
+
+    def part(self, split: str) -> Dataset:
+        """Give the images of one split, under its name."""
+        return self.take(self.frame["split"] == split, name=split)
+
+
+def read_dataset(path: Path, name: str | None = None) -> Dataset:
+    """Read a folder of class folders, or a manifest file; raise DataError where there is nothing to read."""
+    if path.is_dir():
+        return read_folder(path, name)
+    return read_manifest(path, name)
+
+
+def read_folder(root: Path, name: str | None = None) -> Dataset:
+    """Read `root/<class>/...`, or `root/{train,val,test}/<class>/...` where those folders exist.
+
+    A folder below the class folder names the source; the group is the picture's own hash, so that byte copies
+    stay together. Raise DataError on a missing folder, or one without pictures in class folders.
+    """
+    if not root.is_dir():
+        raise DataError(f"data.root: {root} is not a folder.", "Expected a folder with one folder per class.")
+    fixed = [split for split in ("train", "val", "test") if (root / split).is_dir()]
+    rows: list[tuple[str, str, str, str]] = []
+    for split in fixed or [""]:
+        for folder in sorted(child for child in (root / split).iterdir() if child.is_dir()):
+            for file in _pictures(folder):
+                below = file.relative_to(folder).parts
+                source = below[0] if len(below) > 1 else ""
+                rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
+    if not rows:
+        raise DataError(
+            f"{root} holds no pictures in class folders.",
+            f"Expected {root.name}/<class>/<picture> with endings {', '.join(sorted(SUFFIXES))}.",
+        )
+    frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
+    return _complete(frame, root, name or root.name)
+
+
+def read_manifest(file: Path, name: str | None = None) -> Dataset:
+    """Read a CSV with at least `path,label`, paths relative to it; other known columns are used, the rest ignored.
+
+    Raise DataError on a missing file, column or picture, naming the first.
+    """
+    if not file.is_file():
+        raise DataError(f"data.manifest: {file} does not exist.", "Expected a CSV file with columns path,label.")
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{file} cannot be read as CSV in UTF-8: {str(error).strip()}.") from error
+    missing = [column for column in ("path", "label") if column not in table]
+    if missing:
+        raise DataError(f"{file} has no column {' and '.join(missing)}.", f"It has: {', '.join(table.columns)}.")
+    if table.empty:
+        raise DataError(f"{file} has no rows.")
+    for row, path in enumerate(table["path"]):
+        if not (file.parent / path).is_file():
+            raise DataError(f"{file}, row {row + 1}: {path} does not exist.", "Paths are relative to the manifest.")
+    return _complete(table, file.parent, name or file.stem)
+
+
+def hash_files(files: Iterable[Path]) -> list[str]:
+    """Give the SHA-256 of each file, in order, as hex digits."""
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(_sha256, files))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = sorted(folder.rglob("*"))
+    return [file for file in files if file.suffix.lower() in SUFFIXES and file.name[0] != "." and file.is_file()]
+
+
+def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
+    frame = frame.reindex(columns=list(COLUMNS), fill_value="").astype(str)
+    blank = frame["sha256"].str.len() != 64
+    if blank.any():
+        frame.loc[blank, "sha256"] = hash_files(root / path for path in frame.loc[blank, "path"])
+    frame["group"] = frame["group"].where(frame["group"] != "", "sha256:" + frame["sha256"].str[:16])
+    unknown = set(frame["split"]) - {"", *SPLITS}
+    if unknown:
+        raise DataError(f"{root}: unknown split {sorted(unknown)[0]!r}.", f"Expected one of {', '.join(SPLITS)}.")
+    return Dataset(name, root, frame)

@@ -1,0 +1,160 @@
+"""Transforms from a decoded image to one of the network's input size, for evaluation and for training."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_bench.errors import CheckpointError, ConfigError
+
+Image = NDArray[np.uint8]
+RESIZES = ("squash", "crop", "pad")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Bring any image to (size, size, 3); `mean` and `std`, of values in 0..1, are for the network to apply.
+
+    resize: "squash" distorts to a square, "crop" keeps the centred square, "pad" adds white to both sides.
+    Raise ValueError on values that cannot be used.
+    """
+
+    size: int
+    resize: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"size must be a whole number above 0, not {self.size!r}")
+        if self.resize not in RESIZES:
+            raise ValueError(f"resize must be one of {', '.join(RESIZES)}, not {self.resize!r}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(math.isfinite(value) for value in values):
+                raise ValueError(f"{name} must be three finite numbers, not {values!r}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, not {self.std!r}")
+
+    def __call__(self, image: Image) -> Image:
+        """Resize (H, W, 3) uint8 RGB to (size, size, 3) uint8; the image itself is given back where it fits."""
+        if self.resize == "pad":
+            return _pad(image, self.size)
+        return _resize(_centre_square(image) if self.resize == "crop" else image, self.size, self.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as numbers, strings and lists, fit for JSON or a checkpoint."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Preprocessing:
+        """Restore what `to_dict` gave; raise CheckpointError on a missing, unknown or unusable value."""
+        try:
+            triples = {name: tuple(float(value) for value in state[name]) for name in ("mean", "std")}
+            return cls(**{**state, **triples})
+        except KeyError as error:
+            raise CheckpointError(f"The checkpoint's preprocessing lacks {error}.") from error
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"The checkpoint's preprocessing cannot be used: {error}.") from error
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Vary a training image that has the network's size; each part is off at 0.
+
+    flip: probability of a mirror image. jitter: largest relative change of brightness, contrast and saturation, and
+    shift of hue in turns. rotation: largest angle, degrees, both ways. noise: largest standard deviation of Gaussian
+    noise, as a share of 255. Raise ConfigError on a value out of range.
+    """
+
+    flip: float = 0.0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    rotation: float = 0.0
+    noise: float = 0.0
+    _compose: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_range("flip", self.flip, 1)
+        _check_range("rotation", self.rotation, 180)
+        _check_range("noise", self.noise, 1)
+        if len(self.jitter) != 4:
+            raise ConfigError(f"data.augment.jitter: expected 4 numbers, not {len(self.jitter)}.")
+        for value, highest in zip(self.jitter, (1, 1, 1, 0.5), strict=True):
+            _check_range("jitter", value, highest)
+        # Built here, not at the first call: worker processes then inherit the import, which takes a second.
+        object.__setattr__(self, "_compose", _compose(self))
+
+    def __call__(self, image: Image, seed: int) -> Image:
+        """Vary (H, W, 3) uint8 RGB, same shape; the result depends on `image` and `seed` (0 or above) alone."""
+        if self._compose is None:
+            return image
+        self._compose.set_random_seed(seed)
+        varied: Image = self._compose(image=image)["image"]
+        return varied
+
+
+def _resize(image: Image, width: int, height: int) -> Image:
+    """Average where a side shrinks, interpolate where it grows, one after the other.
+
+    Averaging keeps fine texture from turning into moire, and a cubic keeps edges sharp. They are chosen by side, as
+    INTER_AREA falls back to bilinear, which aliases, as soon as one of the sides grows.
+    """
+    image = _resize_with(image, min(width, image.shape[1]), min(height, image.shape[0]), cv2.INTER_AREA)
+    return _resize_with(image, width, height, cv2.INTER_CUBIC)
+
+
+def _resize_with(image: Image, width: int, height: int, interpolation: int) -> Image:
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)
+
+
+def _centre_square(image: Image) -> Image:
+    """Cut before resizing: a strip of 1 x 5000 would otherwise grow to a million columns first."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
+
+
+def _pad(image: Image, size: int) -> Image:
+    scale = size / max(image.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    top, left = (size - height) // 2, (size - width) // 2
+    if (height, width) == (size, size):
+        return _resize(image, size, size)
+    square = np.full((size, size, 3), 255, np.uint8)
+    square[top : top + height, left : left + width] = _resize(image, width, height)
+    return square
+
+
+def _check_range(name: str, value: float, highest: float) -> None:
+    if not 0 <= value <= highest:
+        raise ConfigError(f"data.augment.{name}: {value} is out of range.", f"Expected 0 (off) to {highest}.")
+
+
+def _compose(wanted: Augmentation) -> Any:
+    """Build the albumentations pipeline, or None where all is off."""
+    if not (wanted.flip or any(wanted.jitter) or wanted.rotation or wanted.noise):
+        return None
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks a server for newer versions when imported, otherwise
+    import albumentations
+
+    steps: list[Any] = []
+    if wanted.flip:
+        steps.append(albumentations.HorizontalFlip(p=wanted.flip))
+    if any(wanted.jitter):
+        steps.append(albumentations.ColorJitter(*wanted.jitter, p=1))
+    if wanted.rotation:
+        # Reflected, not white: drawings stand on white, so white corners on photos would teach a false cue.
+        limit = (-wanted.rotation, wanted.rotation)
+        steps.append(albumentations.Rotate(limit, border_mode=cv2.BORDER_REFLECT_101, p=1))
+    if wanted.noise:
+        steps.append(albumentations.GaussNoise(std_range=(0, wanted.noise), p=1))
+    return albumentations.Compose(steps)

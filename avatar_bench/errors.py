@@ -1,0 +1,50 @@
+"""The errors that a user can cause, each with the exit code of its kind."""
+
+from __future__ import annotations
+
+
+class AvatarBenchError(Exception):
+    """Say what went wrong, where, what was expected and what to do, in at most three lines.
+
+    The lines are given as separate arguments; `__main__` prints them on stderr and ends with `exit_code`.
+    """
+
+    exit_code = 1
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class ConfigError(AvatarBenchError):
+    """A wrong option, value or combination of options."""
+
+    exit_code = 2
+
+
+class DataError(AvatarBenchError):
+    """A missing, broken or unsuitable file or folder of pictures."""
+
+    exit_code = 3
+
+
+class GuardError(DataError):
+    """A condition under which every figure would be void."""
+
+
+class CheckpointError(AvatarBenchError):
+    """A missing, damaged or foreign checkpoint or run folder."""
+
+    exit_code = 4
+
+
+class OutputError(AvatarBenchError):
+    """A place that cannot be written: disk, permission or lock."""
+
+    exit_code = 5
+
+
+class DivergedError(AvatarBenchError):
+    """A loss or logit that is not finite."""
+
+    exit_code = 6

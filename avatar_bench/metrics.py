@@ -1,0 +1,138 @@
+"""Figures of merit, as pure functions on arrays.
+
+The functions of a confusion matrix take a stack of them, (..., C, C), targets by predictions, in counts or weights, so
+that one definition serves the figure and its thousands of resamples; the tests hold each against scikit-learn.
+NaN stands for a figure that cannot be had.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+Floats = NDArray[np.float64]
+TEMPERATURE_RANGE = (0.05, 20.0)
+
+
+def confusion_matrix(
+    targets: NDArray[np.integer], predicted: NDArray[np.integer], classes: int, weights: ArrayLike | None = None
+) -> Floats:
+    """Count images by target (row) and prediction (column), (C, C); weights (B, N) give a stack (B, C, C)."""
+    cells = np.zeros((len(targets), classes * classes))
+    cells[np.arange(len(targets)), targets * classes + predicted] = 1.0
+    weights = np.ones(len(targets)) if weights is None else np.asarray(weights, dtype=np.float64)
+    table: Floats = weights @ cells
+    return table.reshape(*weights.shape[:-1], classes, classes)
+
+
+def accuracy(confusion: ArrayLike) -> Floats:
+    """Give the share of images whose class is predicted, (...), 0 to 1."""
+    table = np.asarray(confusion, dtype=np.float64)
+    return _ratio(_hits(table).sum(axis=-1), table.sum(axis=(-2, -1)))
+
+
+def recall(confusion: ArrayLike) -> Floats:
+    """Give the share of each class's images that are predicted so, (..., C); NaN for an absent class."""
+    table = np.asarray(confusion, dtype=np.float64)
+    return _ratio(_hits(table), table.sum(axis=-1))
+
+
+def precision(confusion: ArrayLike) -> Floats:
+    """Give the share of right ones among each class's predictions, (..., C).
+
+    NaN for a class that is absent from the targets or never predicted.
+    """
+    table = np.asarray(confusion, dtype=np.float64)
+    return np.where(_present(table), _ratio(_hits(table), table.sum(axis=-2)), np.nan)
+
+
+def f1(confusion: ArrayLike) -> Floats:
+    """Give the harmonic mean of precision and recall, (..., C); NaN for an absent class, 0 for one never predicted."""
+    table = np.asarray(confusion, dtype=np.float64)
+    score = _ratio(2 * _hits(table), table.sum(axis=-1) + table.sum(axis=-2))
+    return np.where(_present(table), score, np.nan)
+
+
+def balanced_accuracy(confusion: ArrayLike) -> Floats:
+    """Give the mean recall over the classes that are present in the targets, (...)."""
+    return _mean(recall(confusion))
+
+
+def macro_f1(confusion: ArrayLike) -> Floats:
+    """Give the mean F1 over the classes that are present in the targets, (...)."""
+    return _mean(f1(confusion))
+
+
+def mcc(confusion: ArrayLike) -> Floats:
+    """Give Matthews' correlation of targets and predictions, (...), -1 to 1.
+
+    0 where all predictions are one class, NaN where all targets are. Gorodkin, Comput. Biol. Chem. 28 (2004) 367.
+    """
+    table = np.asarray(confusion, dtype=np.float64)
+    target, predicted = table.sum(axis=-1), table.sum(axis=-2)
+    total = table.sum(axis=(-2, -1))
+    covariance = _hits(table).sum(axis=-1) * total - (target * predicted).sum(axis=-1)
+    spread_target = total**2 - (target**2).sum(axis=-1)
+    spread_predicted = total**2 - (predicted**2).sum(axis=-1)
+    score = np.where(spread_predicted > 0, _ratio(covariance, np.sqrt(spread_target * spread_predicted)), 0.0)
+    return np.where(spread_target > 0, score, np.nan)
+
+
+def auroc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> Floats:
+    """Give the chance that a positive image scores above a negative one, ties counting half, 0 to 1.
+
+    `scores` and `positive` (bool) are (N,); weights (B, N) give (B,), else the answer is (). NaN without both kinds.
+    """
+    score, mask = np.asarray(scores), np.asarray(positive, dtype=bool)
+    weights = np.ones(len(score)) if weights is None else np.asarray(weights, dtype=np.float64)
+    inside, outside = np.flatnonzero(mask), np.flatnonzero(~mask)
+    outside = outside[np.argsort(score[outside])]
+    below = np.zeros((*weights.shape[:-1], len(outside) + 1))
+    np.cumsum(weights[..., outside], axis=-1, out=below[..., 1:])
+    first = np.searchsorted(score[outside], score[inside], "left")
+    last = np.searchsorted(score[outside], score[inside], "right")
+    own = weights[..., inside]
+    won = np.einsum("...i,...i->...", own, below[..., first]) + np.einsum("...i,...i->...", own, below[..., last])
+    return _ratio(won, 2 * own.sum(axis=-1) * below[..., -1])
+
+
+def nll(logits: ArrayLike, targets: NDArray[np.integer], temperature: float = 1.0) -> float:
+    """Give the mean negative log-likelihood in nats of targets (N,) under logits (N, C) / temperature."""
+    log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+    return float(-log_probabilities[np.arange(len(targets)), targets].mean())
+
+
+def fit_temperature(logits: ArrayLike, targets: NDArray[np.integer]) -> float:
+    """Give the temperature, .05 to 20, that minimises the negative log-likelihood of targets (N,) under logits (N, C).
+
+    An end of the range is the answer where there is no minimum inside, as when every image is right. Raise
+    ValueError without images. Guo et al., ICML 2017.
+    """
+    if len(targets) == 0:
+        raise ValueError("a temperature cannot be fitted without images")
+    found = minimize_scalar(
+        lambda log_t: nll(logits, targets, float(np.exp(log_t))),
+        bounds=tuple(np.log(TEMPERATURE_RANGE)),
+        method="bounded",
+        options={"xatol": 1e-7},
+    )
+    return float(np.clip(np.exp(found.x), *TEMPERATURE_RANGE))
+
+
+def _hits(table: Floats) -> Floats:
+    return np.diagonal(table, axis1=-2, axis2=-1)
+
+
+def _present(table: Floats) -> NDArray[np.bool_]:
+    return np.asarray(table.sum(axis=-1) > 0)
+
+
+def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
+    part, whole = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
+    return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0))
+
+
+def _mean(values: Floats) -> Floats:
+    return _ratio(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))

@@ -1,0 +1,1 @@
+"""Networks: their weights, their stages of training, and the classifier around them."""

@@ -1,0 +1,233 @@
+"""The classifier: a timm network with its label contract, trained by Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchvision.transforms import v2
+
+from avatar_bench.errors import CheckpointError, DivergedError
+from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
+from avatar_bench.models.weights import create_backbone
+
+CARD_KEY = "avatar_bench"
+SCHEMA = 1
+OPTIMIZERS = ("adamw", "adam", "sgd")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself, in plain types: the label contract and where it comes from.
+
+    `classes` are in the order of the network's outputs; `preprocessing` is the evaluation transform;
+    `temperature` divides the logits (1 until it is fitted).
+    """
+
+    classes: tuple[str, ...]
+    backbone: str
+    preprocessing: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str = "none"
+    mode: str = ""
+    stage: int = 1
+    seed: int = 0
+    split_fingerprint: str = ""
+    data_fingerprint: str = ""
+    temperature: float = 1.0
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Any, file: Path) -> Card:
+        """Read and check the card of a loaded checkpoint; raise CheckpointError where it is not one of ours."""
+        card = checkpoint.get(CARD_KEY) if isinstance(checkpoint, dict) else None
+        known = {item.name for item in fields(cls)}
+        if not isinstance(card, dict) or not {"classes", "backbone", "preprocessing"} <= card.keys() <= known:
+            raise CheckpointError(
+                f"{file} is not a checkpoint of avatar_bench: it does not say its classes and preprocessing.",
+                "Expected checkpoints/best.ckpt or last.ckpt of a run folder.",
+            )
+        if card.get("schema") != SCHEMA:
+            raise CheckpointError(f"{file} has schema {card.get('schema')}; this version reads schema {SCHEMA}.")
+        classes = card["classes"]
+        if not (isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)):
+            raise CheckpointError(f"{file}: its class names are not a list of strings.")
+        return cls(**{**card, "classes": tuple(classes)})
+
+    def plain(self) -> dict[str, Any]:
+        """Give the card as types that a weights-only load accepts."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train: optimizer, schedule and regularisation, as in conf/optimizer."""
+
+    seed: int
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    schedule: str = "none"
+    warmup_epochs: int = 0
+    factor: float = 0.5
+    patience: int = 1
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    class_weights: Sequence[float] | None = None
+
+
+class Classifier(pl.LightningModule):
+    """Map uint8 images (N, 3, S, S) to logits (N, C) and embeddings (N, D), in the card's class order."""
+
+    def __init__(self, card: Card, net: nn.Module, options: TrainingOptions | None = None) -> None:
+        super().__init__()
+        self.card = card
+        self.net = net
+        self.options = options
+        self.stage = Stage("all", 1, 0.0)
+        # not part of the state: the card holds them
+        self.register_buffer("mean", _channels(card.preprocessing["mean"]), persistent=False)
+        self.register_buffer("std", _channels(card.preprocessing["std"]), persistent=False)
+        weights = torch.tensor(options.class_weights) if options and options.class_weights else None
+        self.register_buffer("class_weights", weights, persistent=False)
+        count = len(card.classes)
+        metrics = {
+            "accuracy": MulticlassAccuracy(count, average="micro"),
+            "macro_f1": MulticlassF1Score(count, average="macro"),
+        }
+        self.val_metrics = MetricCollection(dict(metrics), prefix="val/")  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, file: Path) -> Classifier:
+        """Rebuild the classifier of a checkpoint on the CPU, in eval mode; never unpickles objects."""
+        checkpoint = read_checkpoint(file)
+        card = Card.from_checkpoint(checkpoint, file)
+        classifier = cls(card, create_backbone(card.backbone, len(card.classes), options=card.options))
+        try:
+            classifier.load_state_dict(checkpoint["state_dict"])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{file}: its weights do not fit its own network, {card.backbone}.") from error
+        return classifier.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Give logits and pre-logits embeddings by one pass."""
+        features = self.net.forward_features(self._normalise(images))  # type: ignore[operator]
+        embeddings = self.net.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        return self.net.get_classifier()(embeddings), embeddings  # type: ignore[operator]
+
+    def begin(self, stage: Stage) -> list[str]:
+        """Freeze all but the layers of `stage`; give the names of the parameters that learn."""
+        self.stage = stage
+        return freeze(self.net, stage.unfreeze)
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if mode:
+            rest_frozen_modules(self.net)
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        self.train()  # Lightning keeps the modes that it finds, and validation leaves eval behind
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # dropout and mixup depend on (seed, step) alone: not on workers, nor on what ran before
+        torch.manual_seed(self._options.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        images, targets = self._normalise(batch["image"]), batch["target"]
+        if self._options.mixup > 0:
+            mix = v2.MixUp(alpha=self._options.mixup, num_classes=len(self.card.classes))
+            images, targets = mix(images, targets)
+        loss = functional.cross_entropy(
+            self.net(images), targets, weight=self.class_weights, label_smoothing=self._options.label_smoothing
+        )
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"The loss is not a finite number at step {self.global_step} (epoch {self.current_epoch + 1}).",
+                "The best and last checkpoints before it are kept. Train with a smaller lr, or trainer.precision=32.",
+            )
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        logits, _ = self(batch["image"])
+        self.log("val/loss", functional.cross_entropy(logits, batch["target"]), batch_size=len(logits), sync_dist=True)
+        self.val_metrics.update(logits, batch["target"])
+        self.log_dict(dict(self.val_metrics.items()), batch_size=len(logits))
+
+    def configure_optimizers(self) -> Any:
+        options, stage = self._options, self.stage
+        learning = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        optimizer = _optimizer(learning, options, stage.lr)
+        if options.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, factor=options.factor, patience=options.patience
+            )
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+        if options.schedule == "cosine":
+            steps = int(self.trainer.estimated_stepping_batches)
+            schedule = _cosine(optimizer, steps, steps * options.warmup_epochs // max(1, stage.epochs))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CARD_KEY] = self.card.plain()
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        scaled = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        channels_last = next(self.net.parameters()).is_contiguous(memory_format=torch.channels_last)
+        return scaled.contiguous(memory_format=torch.channels_last) if channels_last else scaled
+
+    @property
+    def _options(self) -> TrainingOptions:
+        assert self.options is not None, "a loaded classifier is for inference; train builds its own"
+        return self.options
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint file as tensors and plain types alone; raise CheckpointError where that cannot be done."""
+    if not file.is_file():
+        raise CheckpointError(f"{file} is not a file.", "Expected a checkpoint, such as RUN/checkpoints/best.ckpt.")
+    try:
+        # weights_only stands here even against the environment variable that turns it off
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and storage errors of many types
+        raise CheckpointError(
+            f"{file} cannot be read as a checkpoint ({type(error).__name__}).",
+            "It is damaged, or holds more than tensors and plain values, which is never loaded.",
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{file} holds no checkpoint.")
+    return checkpoint
+
+
+def _channels(values: Sequence[float]) -> Tensor:
+    return torch.tensor([float(value) for value in values]).view(3, 1, 1)
+
+
+def _optimizer(parameters: list[nn.Parameter], options: TrainingOptions, lr: float) -> torch.optim.Optimizer:
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr, momentum=options.momentum, nesterov=options.momentum > 0, weight_decay=options.weight_decay
+        )
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.optimizer]
+    return kind(parameters, lr, weight_decay=options.weight_decay)
+
+
+def _cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

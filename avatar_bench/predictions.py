@@ -1,0 +1,98 @@
+"""Predictions: what one network said of one set of images, in the checkpoint's class order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from avatar_bench.errors import DivergedError
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Hold N images, C classes and D features.
+
+    `logits` (N, C) and `embeddings` (N, D) are float32; `targets` (N,) are class indices, -1 where the true
+    class is not known; `paths`, `groups`, `sources` (N,) are strings; `temperature` divides the logits.
+    """
+
+    classes: tuple[str, ...]
+    logits: Floats
+    embeddings: Floats
+    targets: NDArray[np.int64]
+    paths: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    sources: NDArray[np.str_]
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.logits).all():
+            bad = int(np.flatnonzero(~np.isfinite(self.logits).all(axis=1))[0])
+            raise DivergedError(
+                f"The network gave a logit that is not a finite number, first for {self.paths[bad]}.",
+                "Every figure from it would be void: train again with a smaller lr, or without mixed precision.",
+            )
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def probabilities(self) -> Floats:
+        """Give the softmax of logits / temperature, (N, C) float64, each row summing to 1."""
+        return np.asarray(softmax(self.logits.astype(np.float64) / self.temperature, axis=1))
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Give the index of the most probable class, (N,); the first of equals."""
+        return self.logits.argmax(axis=1)
+
+    @property
+    def confidence(self) -> Floats:
+        """Give the largest probability of each image, (N,), from 1/C to 1."""
+        return np.asarray(self.probabilities.max(axis=1))
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Tell where the predicted class is the true one, (N,); False where the true class is not known."""
+        return np.asarray(self.predicted == self.targets)
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Predictions:
+        """Give the Predictions of some rows, by index or mask."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+
+    def save(self, file: Path) -> None:
+        """Write one .npz without pickle, complete or not at all."""
+        part = file.with_name(file.name + ".part")
+        with part.open("wb") as stream:
+            np.savez(
+                stream,
+                classes=np.array(self.classes, dtype=np.str_),
+                temperature=np.float64(self.temperature),
+                **{name: getattr(self, name) for name in _ARRAYS},
+            )
+        part.replace(file)
+
+    @classmethod
+    def load(cls, file: Path) -> Predictions:
+        """Read what `save` wrote; never unpickles."""
+        with np.load(file, allow_pickle=False) as stored:
+            return cls(
+                classes=tuple(str(name) for name in stored["classes"]),
+                temperature=float(stored["temperature"]),
+                **{name: stored[name] for name in _ARRAYS},
+            )
+
+
+_ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in ("classes", "temperature"))
+
+
+def strings(values: Sequence[str]) -> NDArray[np.str_]:
+    """Give a fixed-width string array, which numpy stores without pickle."""
+    return np.array(list(values), dtype=np.str_)

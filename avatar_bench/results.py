@@ -1,0 +1,109 @@
+"""Result: what a block found, and the only code that writes evaluation output."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Hold one figure: its value, interval, number of units, and whether more is better.
+
+    `value` is None where it cannot be had, and then `reason` says why. `n` counts images, or the units that
+    `interval` names ("wilson", "bootstrap by group", ...).
+    """
+
+    value: float | None
+    n: int
+    low: float | None = None
+    high: float | None = None
+    interval: str | None = None
+    higher_is_better: bool | None = True
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "low", "high"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{name} must be finite or None with a reason, not {number}")
+        if self.value is None and not self.reason:
+            raise ValueError("a Metric without a value needs a reason")
+
+
+@dataclass
+class Result:
+    """Hold what one block says of one set: metrics, tables, figures and arrays, and where they come from."""
+
+    block: str
+    set: str
+    n: int
+    classes: tuple[str, ...]
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    arrays: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> Path:
+        """Write metrics.json, every table, figure and array set into `folder`, replacing an earlier Result whole."""
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        (part / "metrics.json").write_text(self._json(), encoding="utf-8")
+        for name, table in self.tables.items():
+            table.to_csv(part / f"{name}.csv", index=False, float_format="%.17g")
+        for name, figure in self.figures.items():
+            figure.savefig(part / f"{name}.png")
+            figure.clear()
+        for name, arrays in self.arrays.items():
+            np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Result:
+        """Read metrics and tables back; figures stay files."""
+        text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return cls(
+            block=text["block"],
+            set=text["set"],
+            n=text["n"],
+            classes=tuple(text["classes"]),
+            metrics={name: Metric(**metric) for name, metric in text["metrics"].items()},
+            tables={file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))},
+            warnings=text["warnings"],
+            provenance=text["provenance"],
+        )
+
+    def _json(self) -> str:
+        body = {
+            "block": self.block,
+            "schema": SCHEMA,
+            "set": self.set,
+            "n": self.n,
+            "classes": list(self.classes),
+            "metrics": {name: _without_nothing(metric) for name, metric in self.metrics.items()},
+            "warnings": self.warnings,
+            "provenance": self.provenance,
+        }
+        return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _without_nothing(metric: Metric) -> dict[str, Any]:
+    stated = asdict(metric)
+    return {key: value for key, value in stated.items() if value is not None or key in ("value", "higher_is_better")}

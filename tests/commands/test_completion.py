@@ -1,0 +1,98 @@
+"""What completion offers, asked directly and through bash."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.commands.completion import SHELLS, complete, completion
+from avatar_bench.errors import ConfigError
+
+ROOT = Path(sys.modules["avatar_bench"].__file__ or "").parents[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["tr"], ["train"]),
+        (["list", "mode"], ["models", "modes"]),
+        (["completion", "b"], ["bash"]),
+        (["train", "mode=fro"], ["mode=frozen"]),
+        (["train", "-m", "mode=full,fr"], ["mode=full,frozen"]),
+        (["evaluate", "block=[blind"], ["block=[blind_test"]),
+        (["train", "--multi"], ["--multirun"]),
+        (["train", "data=folder", "see"], ["seed="]),
+        (["train", "data=folder", "data.split.f"], ["data.split.folds="]),
+        (["predict", "inp"], ["input="]),
+        (["predict", "precision="], ["precision=32"]),
+        (["train", "out="], []),
+        (["nosuch", "a"], []),
+    ],
+)
+def test_the_last_word_is_completed(words: list[str], expected: list[str]) -> None:
+    assert complete(words) == expected
+
+
+def test_options_of_hydra_itself_are_not_offered() -> None:
+    offered = complete(["train", "data=folder", ""])
+    assert {"model=", "seed=", "data."} <= set(offered)
+    assert not any(name.startswith(("hydra", "schema", "manners")) for name in offered)
+
+
+def test_paths_are_offered_where_the_shell_cannot(tmp_path: Path) -> None:
+    (tmp_path / "my runs").mkdir()
+    (tmp_path / "other").touch()
+    assert complete(["evaluate", f"ckpt={tmp_path}/my"], files=True) == [f"ckpt={tmp_path}/my runs/"]
+    assert complete(["evaluate", f"ckpt={tmp_path}/nowhere/my"], files=True) == []
+
+
+def test_another_shell_is_refused() -> None:
+    with pytest.raises(ConfigError, match="bash, zsh or fish"):
+        completion(["tcsh"])
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_script_is_legible_to_its_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    completion([shell])
+    script = capsys.readouterr().out
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("avatar-bench evalu", ["evaluate"]),
+        ("avatar-bench train mode = fro", ["frozen"]),
+        ("avatar-bench predict precision =", ["32"]),
+        ("avatar-bench predict inp", ["input="]),
+        ("avatar-bench predict output =", []),
+        ("python -m avatar_bench list mode", ["models", "modes"]),
+        ("python other.py tr", []),
+    ],
+)
+def test_bash_completes(words: str, expected: list[str]) -> None:
+    script = f"""
+    avatar-bench() {{ '{sys.executable}' -m avatar_bench "$@"; }}
+    python() {{ '{sys.executable}' "$@"; }}
+    {SHELLS["bash"]}
+    COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+    _avatar_bench 2>/dev/null
+    printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.stdout.split() == expected

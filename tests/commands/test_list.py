@@ -1,0 +1,68 @@
+"""What list prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.commands.list import KINDS
+from avatar_bench.commands.list import list as list_
+from avatar_bench.errors import ConfigError, DataError
+
+
+def test_list_alone_tells_what_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    list_([])
+    told = capsys.readouterr().out
+    assert all(kind in told for kind in [*KINDS, "runs"])
+
+
+def test_modes_are_named_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    list_(["modes"])
+    lines = capsys.readouterr().out.splitlines()
+    assert {"few_shot", "frozen", "full", "progressive"} <= {line.split()[0] for line in lines}
+    assert all(len(line.split()) > 2 for line in lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_line_for_each_yaml(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    list_([kind])
+    plural = capsys.readouterr().out
+    list_([KINDS[kind]])
+    assert capsys.readouterr().out == plural
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean .*models"):
+        list_(["modles"])
+
+
+def test_words_too_many_are_refused() -> None:
+    with pytest.raises(ConfigError, match="-cd DIR"):
+        list_(["models", "please"])
+
+
+def test_runs_are_listed_with_status_model_score_and_age(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "resnet18-full" / "2026-01-01_00-00-00"
+    folder.mkdir(parents=True)
+    record = {"status": "finished", "model": "resnet18", "mode": "full", "metrics": {"val/macro_f1": 0.5}}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    hours_ago = time.time() - 2 * 3600
+    os.utime(folder / "run.json", (hours_ago, hours_ago))
+    list_(["runs", str(tmp_path)])
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["run", "status", "model", "mode", "val", "macro-F1", "age"]
+    assert line.split() == [str(folder), "finished", "resnet18", "full", "0.5000", "2", "h"]
+
+
+def test_a_place_without_runs_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    list_(["runs"])
+    assert capsys.readouterr().out == "no runs in runs/\n"
+    with pytest.raises(DataError, match="no such folder"):
+        list_(["runs", "nowhere"])

@@ -1,0 +1,240 @@
+"""Tests of avatar_bench.data.transforms: geometry by hand, and augmentation that depends on its seed alone."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from avatar_bench.data.transforms import RESIZES, Augmentation, Preprocessing
+from avatar_bench.errors import CheckpointError, ConfigError
+
+Pixels = NDArray[np.uint8]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ALL = Augmentation(flip=0.5, jitter=(0.2, 0.2, 0.2, 0.05), rotation=10, noise=0.02)
+
+
+def preprocessing(size: int, resize: str) -> Preprocessing:
+    return Preprocessing(size, resize, MEAN, STD)
+
+
+@pytest.fixture
+def picture() -> Pixels:
+    """A smooth coloured picture, (64, 64, 3), away from black and white."""
+    coarse = np.random.default_rng(0).integers(60, 200, (6, 6, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 224), (223, 225), (1000, 400)])
+def test_any_shape_comes_out_at_the_size_of_the_network(resize: str, shape: tuple[int, int]) -> None:
+    image = np.full((*shape, 3), (10, 120, 240), np.uint8)
+    result = preprocessing(224, resize)(image)
+    assert result.shape == (224, 224, 3)
+    assert result.dtype == np.uint8
+    content = result if resize != "pad" else result[(result != 255).any(axis=2)]
+    assert content.size > 0
+    assert (content == (10, 120, 240)).all()  # one colour stays one colour
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_an_image_of_the_right_size_is_left_alone(picture: Pixels, resize: str) -> None:
+    assert np.array_equal(preprocessing(64, resize)(picture), picture)
+
+
+def test_squash_averages_whole_blocks(picture: Pixels) -> None:
+    expected = picture.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
+    assert np.abs(preprocessing(16, "squash")(picture) - expected).max() <= 0.5 + 1e-6
+
+
+def test_fine_texture_turns_grey_and_not_into_moire() -> None:
+    stripes = np.zeros((1, 1000, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for image in (stripes, np.repeat(stripes, 1000, axis=0)):  # one side grows, none does
+        assert np.abs(preprocessing(20, "squash")(image).astype(int) - 127).max() <= 1
+
+
+def test_enlarging_is_cubic(picture: Pixels) -> None:
+    expected = cv2.resize(picture, (160, 160), interpolation=cv2.INTER_CUBIC)
+    assert np.array_equal(preprocessing(160, "squash")(picture), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "top", "left", "side"), [((8, 20), 0, 6, 8), ((20, 8), 6, 0, 8), ((9, 12), 0, 1, 9), ((8, 8), 0, 0, 8)]
+)
+def test_crop_keeps_the_centred_square(shape: tuple[int, int], top: int, left: int, side: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    cropped = preprocessing(side, "crop")(image)
+    assert np.array_equal(cropped, image[top : top + side, left : left + side])
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "columns"),
+    [
+        ((10, 20), slice(5, 15), slice(0, 20)),
+        ((20, 10), slice(0, 20), slice(5, 15)),
+        ((20, 11), slice(0, 20), slice(4, 15)),
+        ((40, 20), slice(0, 20), slice(5, 15)),
+        ((1, 5000), slice(9, 10), slice(0, 20)),
+    ],
+)
+def test_pad_centres_the_whole_picture_on_white(shape: tuple[int, int], rows: slice, columns: slice) -> None:
+    padded = preprocessing(20, "pad")(np.zeros((*shape, 3), np.uint8))
+    expected = np.full((20, 20, 3), 255, np.uint8)
+    expected[rows, columns] = 0
+    assert np.array_equal(padded, expected)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_preprocessing_survives_json(resize: str) -> None:
+    before = preprocessing(224, resize)
+    after = Preprocessing.from_dict(json.loads(json.dumps(before.to_dict())))
+    assert after == before
+    assert hash(after) == hash(before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 0},
+        {"size": "224"},
+        {"size": True},
+        {"size": 224.0},
+        {"resize": "stretch"},
+        {"resize": None},
+        {"mean": [0.5, 0.5]},
+        {"mean": None},
+        {"mean": [0.5, 0.5, float("nan")]},
+        {"std": [0.5, 0.5, 0.0]},
+        {"std": ["a", "b", "c"]},
+        {"interpolation": "bicubic"},
+    ],
+)
+def test_a_damaged_preprocessing_is_a_checkpoint_error(change: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="preprocessing"):
+        Preprocessing.from_dict({**preprocessing(224, "squash").to_dict(), **change})
+
+
+@pytest.mark.parametrize("name", ["size", "resize", "mean", "std"])
+def test_an_incomplete_preprocessing_is_a_checkpoint_error(name: str) -> None:
+    state = preprocessing(224, "squash").to_dict()
+    del state[name]
+    with pytest.raises(CheckpointError, match=name):
+        Preprocessing.from_dict(state)
+
+
+def test_augmentation_with_all_off_returns_the_image_itself(picture: Pixels) -> None:
+    assert Augmentation()(picture, seed=1) is picture
+
+
+def test_augmentation_that_is_off_does_not_import_albumentations() -> None:
+    code = (
+        "import sys; from avatar_bench.data.transforms import Augmentation; Augmentation(); "
+        "sys.exit('albumentations' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_augmentation_depends_on_image_and_seed_alone(picture: Pixels) -> None:
+    other = np.ascontiguousarray(picture[::-1])
+    before = [ALL(picture, seed) for seed in range(20)]
+    np.random.seed(5)  # the global state must not matter
+    worker = pickle.loads(pickle.dumps(ALL))
+    for seed in reversed(range(20)):
+        ALL(other, seed + 7)
+        assert np.array_equal(ALL(picture, seed), before[seed])
+        assert np.array_equal(worker(picture, seed), before[seed])
+    assert len({image.tobytes() for image in before}) == 20
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(flip=1),
+        Augmentation(jitter=(0.2, 0, 0, 0)),
+        Augmentation(jitter=(0, 0, 0, 0.05)),
+        Augmentation(rotation=10),
+        Augmentation(noise=0.1),
+        ALL,
+    ],
+    ids=["flip", "brightness", "hue", "rotation", "noise", "all"],
+)
+def test_each_part_changes_the_image_and_spares_its_input(picture: Pixels, augmentation: Augmentation) -> None:
+    copy = picture.copy()
+    result = augmentation(picture, seed=3)
+    assert np.array_equal(picture, copy)
+    assert result.shape == picture.shape
+    assert result.dtype == np.uint8
+    assert result.flags.c_contiguous
+    assert not np.array_equal(result, picture)
+
+
+def test_flip_mirrors_at_its_probability(picture: Pixels) -> None:
+    assert np.array_equal(Augmentation(flip=1)(picture, seed=0), picture[:, ::-1])
+    half = Augmentation(flip=0.5)
+    flips = sum(not np.array_equal(half(picture, seed), picture) for seed in range(400))
+    assert 150 < flips < 250  # five standard deviations
+
+
+def test_brightness_stays_within_its_range() -> None:
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    values = [int(Augmentation(jitter=(0.2, 0, 0, 0))(grey, seed)[0, 0, 0]) for seed in range(100)]
+    assert 79 <= min(values) < 85
+    assert 115 < max(values) <= 120
+
+
+def test_noise_has_no_bias_and_no_more_than_its_deviation() -> None:
+    grey = np.full((224, 224, 3), 128, np.uint8)
+    noisy = np.stack([Augmentation(noise=0.1)(grey, seed) for seed in range(20)]).astype(float) - 128
+    deviations = noisy.std(axis=(1, 2, 3))
+    assert abs(noisy.mean()) < 0.1
+    assert deviations.max() <= 25.5 * 1.01
+    assert deviations.min() < 10
+    assert (noisy[0, ..., 0] != noisy[0, ..., 1]).any()
+
+
+def test_rotation_brings_in_no_border_colour() -> None:
+    red = np.full((32, 32, 3), (200, 30, 30), np.uint8)
+    for seed in range(20):
+        assert np.array_equal(Augmentation(rotation=45)(red, seed), red)
+
+
+def test_rotation_stays_within_its_angle() -> None:
+    spot = np.zeros((101, 101, 3), np.uint8)
+    cv2.circle(spot, (90, 50), 3, (255, 255, 255), -1)
+    angles = []
+    for seed in range(100):
+        y, x = np.argwhere(Augmentation(rotation=10)(spot, seed)[..., 0] > 128).mean(axis=0)
+        angles.append(np.degrees(np.arctan2(50 - y, x - 50)))
+    assert -10.5 < min(angles) < -8
+    assert 8 < max(angles) < 10.5
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7, 3)])
+@pytest.mark.parametrize("value", [0, 255])
+def test_augmentation_takes_the_smallest_and_the_extreme_images(shape: tuple[int, int, int], value: int) -> None:
+    assert ALL(np.full(shape, value, np.uint8), seed=0).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: Augmentation(flip=1.5), "flip"),
+        (lambda: Augmentation(flip=float("nan")), "flip"),
+        (lambda: Augmentation(rotation=-1), "rotation"),
+        (lambda: Augmentation(noise=5), "noise"),
+        (lambda: Augmentation(jitter=(0.2, 0.2, 0.2, 0.6)), "jitter"),
+        (lambda: Augmentation(jitter=(0.2, 0.2)), "jitter"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_out_of_range_names_its_option(build: Callable[[], Augmentation], name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.augment\.{name}"):
+        build()

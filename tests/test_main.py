@@ -1,0 +1,309 @@
+"""The command line as a user types it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from avatar_bench import __version__
+from avatar_bench.__main__ import main
+from avatar_bench.errors import CheckpointError, DivergedError, GuardError
+
+DATA = ["data=folder", "data.root=pictures"]
+STUB = """
+import sys, time, types
+stub = types.ModuleType("avatar_bench.commands.train")
+def train(cfg):
+    print("begun", flush=True)
+    time.sleep(60)
+stub.train = train
+sys.modules[stub.__name__] = stub
+from avatar_bench.__main__ import main
+sys.exit(main(["train", "data=folder", "data.root=pictures"]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AVATAR_BENCH_CONF", raising=False)
+    monkeypatch.delenv("AVATAR_BENCH_DEBUG", raising=False)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+    """Put a function in a command's place that keeps the options of each call, and may raise."""
+
+    def replace(command: str, error: BaseException | None = None) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        def run(cfg: Any) -> float:
+            hydra = HydraConfig.get()
+            options: Any = OmegaConf.to_container(cfg, resolve=True)
+            calls.append(options | {"job": hydra.job.override_dirname, "sweep": hydra.sweep.dir})
+            if error is not None:
+                raise error
+            return 0.5
+
+        module = types.ModuleType(f"avatar_bench.commands.{command}")
+        setattr(module, command, run)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return calls
+
+    return replace
+
+
+def run(*words: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=60, check=False, env=environment(), **kwargs
+    )
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(sys.modules["avatar_bench"].__file__ or "").parents[1])
+    return os.environ | {"PYTHONPATH": root, "PYTHONWARNINGS": "default"}
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["list", "models"], ["--version"]])
+def test_help_and_lists_load_no_heavy_library(words: list[str]) -> None:
+    done = run("-X", "importtime", "-m", "avatar_bench", *words)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0
+    assert "avatar_bench.catalogue" in loaded
+    assert loaded.isdisjoint({"torch", "pandas", "numpy", "hydra", "omegaconf"})
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(command in told for command in ("train", "evaluate", "predict", "list"))
+
+
+def test_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"avatar-bench {__version__}\n"
+
+
+def test_the_help_of_predict_lists_each_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "\n  input=...  " in told
+    assert "\n  batch_size=32\n" in told
+
+
+def test_the_help_of_evaluate_lists_the_choices_of_its_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "-h"]) == 0
+    told = capsys.readouterr().out
+    assert "\n  data=run " in told
+    assert "one of: train val calibration test" in told
+
+
+MISTAKES = [
+    (["trian"], "did you mean train?"),
+    (["list", "modls"], "did you mean models"),
+    (["evaluate", "splti=val"], "did you mean split?"),
+    (["train", *DATA, "modle=resnet18"], "model"),
+    (["train", *DATA, "data.fractoin=.5"], "did you mean"),
+    (["train", *DATA, "model=resnet99"], "did you mean resnet"),
+    (["train", *DATA, "-m", "model=resnet18,resnet99"], "there is no such model"),
+    (["evaluate", "block=blind_tset"], "did you mean blind_test?"),
+    (["train", *DATA, "stage=x"], "stage: expected a whole number, got x"),
+    (["train", *DATA, "lr=fast"], "lr: expected a number, got fast"),
+    (["train", *DATA, "seed=null"], "seed: expected a value"),
+    (["train", *DATA, "mode=full", "stage=2"], "stage=2: mode 'full' has 1 stage"),
+    (["train", *DATA, "model=resnet18,resnet50"], "add -m"),
+    (["train", *DATA, "epochs=[1"], "cannot read epochs=[1"),
+    (["train", *DATA, "model"], "option=value"),
+    (["train", "--epochs", "3"], "option=value"),
+    (["train", *DATA, "-cd", "nowhere"], "nowhere"),
+    (["train", *DATA, "-m", "--cfg", "job"], "--multirun"),
+    (["train", *DATA, "data.root={a: b}", "data=[folder]", "data.split=3"], "data.split"),
+    (["predict", "ckpt=x"], "input="),
+    (["predict", "input=a", "output=a.xlsx"], ".csv"),
+    (["completion", "tcsh"], "bash, zsh or fish"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES)
+def test_a_mistake_costs_three_lines_at_most_and_exit_code_2(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert told in err
+    assert len(err.splitlines()) <= 3
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_mistake_shows_before_torch_is_loaded() -> None:
+    done = run("-X", "importtime", "-m", "avatar_bench", "train", *DATA, "mode=full", "stage=3")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2
+    assert lines == ["stage=3: mode 'full' has 1 stage"]
+    assert "| torch\n" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (GuardError("a", "b", "c"), 3, "a\nb\nc\n"),
+        (CheckpointError("no run"), 4, "no run\n"),
+        (DivergedError("not finite"), 6, "not finite\n"),
+        (PermissionError(13, "Permission denied", "/x"), 5, "/x: Permission denied\n"),
+        (OSError(28, "No space left on device", "/x"), 5, "/x: No space left on device\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 0, ""),
+    ],
+)
+def test_an_error_becomes_its_lines_and_exit_code(
+    error: BaseException,
+    code: int,
+    told: str,
+    stub: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("avatar_bench.__main__._close_stdout", lambda: None)
+    stub("train", error)
+    assert main(["train", *DATA]) == code
+    assert capsys.readouterr().err == told
+
+
+def test_a_bug_of_ours_is_one_line(stub: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    stub("train", ValueError("first\nsecond"))
+    assert main(["train", *DATA]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("internal error: ValueError: first second (please report")
+    assert len(err.splitlines()) == 1
+
+
+def test_the_debug_variable_shows_the_traceback(
+    stub: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_DEBUG", "1")
+    stub("train", GuardError("void"))
+    assert main(["train", *DATA]) == 3
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("\nvoid\n")
+
+
+def test_sigterm_ends_with_143() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUB], stdout=subprocess.PIPE, text=True, env=environment())
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    process.stdout.close()
+
+
+def test_a_reader_who_leaves_early_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "avatar_bench", "list", "models"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False, env=environment())
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_run_leaves_nothing_of_hydras_behind(stub: Callable[..., Any], tmp_path: Path) -> None:
+    assert stub("train") == []
+    assert main(["train", *DATA]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hydras_own_settings_are_put_back(stub: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    before = list(sys.argv), signal.getsignal(signal.SIGTERM)
+    stub("train")
+    main(["train", *DATA])
+    assert (sys.argv, signal.getsignal(signal.SIGTERM)) == before
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_awkward_paths_reach_the_command_as_typed(stub: Callable[..., Any]) -> None:
+    awkward = 'a b/[c], d=(e) {f} it\'s "q" ~ прогон ${HOME} @x \\'
+    calls = stub("train")
+    assert main(["train", "data=folder", f"data.root={awkward}", f"out={awkward}", "data.ood={a: x, y, b: (z)}"]) == 0
+    assert calls[0]["data"]["root"] == calls[0]["out"] == awkward
+    assert calls[0]["data"]["ood"] == {"a": "x, y", "b": "(z)"}
+
+
+def test_several_runs_reach_evaluate_as_a_list(stub: Callable[..., Any]) -> None:
+    calls = stub("evaluate")
+    assert main(["evaluate", "ckpt=[runs/a b,runs/c=d]"]) == 0
+    assert calls[0]["ckpt"] == ["runs/a b", "runs/c=d"]
+
+
+def test_flags_may_stand_between_options(stub: Callable[..., Any]) -> None:
+    calls = stub("train")
+    assert main(["train", *DATA, "-m", "seed=1,2"]) == 0
+    assert [call["seed"] for call in calls] == [1, 2]
+
+
+def test_a_sweep_names_its_folder_and_jobs_by_what_is_swept(stub: Callable[..., Any]) -> None:
+    calls = stub("train")
+    assert main(["train", *DATA, "epochs=1", "-m", "model=resnet18,resnet50", "seed=1,2"]) == 0
+    assert {call["sweep"] for call in calls} == {"runs/model-seed"}
+    assert [call["job"] for call in calls] == [
+        f"model={model},seed={seed}" for model in ("resnet18", "resnet50") for seed in (1, 2)
+    ]
+
+
+def test_nine_models_needs_no_flag_and_takes_other_options_along(stub: Callable[..., Any]) -> None:
+    calls = stub("train")
+    assert main(["train", *DATA, "sweep=nine_models", "seed=7", "out=my sweep, nine"]) == 0
+    assert len({call["job"] for call in calls}) == 9
+    assert all(call["job"].startswith("experiment=") for call in calls)
+    assert {call["seed"] for call in calls} == {7}
+    assert {call["sweep"] for call in calls} == {"my sweep, nine"}
+    assert {call["data"]["root"] for call in calls} == {"pictures"}
+
+
+def test_several_evaluations_leave_no_sweep_folder(stub: Callable[..., Any], tmp_path: Path) -> None:
+    calls = stub("evaluate")
+    assert main(["evaluate", "-m", "ckpt=runs/a,runs/b"]) == 0
+    assert [call["ckpt"] for call in calls] == ["runs/a", "runs/b"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_users_folder_of_yaml_is_found_by_variable_and_by_flag(
+    stub: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = tmp_path / "my yaml" / "model" / "mine.yaml"
+    yaml.parent.mkdir(parents=True)
+    yaml.write_text("# my net\nbackbone: resnet34\nweights: none\n", encoding="utf-8")
+    calls = stub("train")
+    assert main(["train", *DATA, "model=mine", "-cd", "my yaml"]) == 0
+    assert main(["list", "models", "-cd", "my yaml"]) == 0
+    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path / "my yaml"))
+    assert main(["train", *DATA, "model=mine"]) == 0
+    assert [call["model"]["backbone"] for call in calls] == ["resnet34", "resnet34"]
+    assert "mine" in capsys.readouterr().out
+
+
+def test_a_yaml_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "broken.yaml").write_text("a: [1\n", encoding="utf-8")
+    assert main(["train", *DATA, "model=broken", "-cd", str(tmp_path)]) == 2
+    assert "broken.yaml" in capsys.readouterr().err
+
+
+def test_cfg_shows_the_configuration_and_runs_nothing(
+    stub: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = stub("train")
+    assert main(["train", *DATA, "seed=7", "--cfg", "job"]) == 0
+    assert capsys.readouterr().out.startswith("seed: 7\n")
+    assert calls == []

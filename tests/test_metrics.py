@@ -1,0 +1,135 @@
+"""Tests of the figures of merit against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn import metrics as sk
+
+from avatar_bench import metrics
+
+
+@pytest.fixture(params=[(3, [0, 1, 2]), (5, [0, 3, 4]), (2, [0, 1])], ids=["3", "2 of 5 absent", "2"])
+def drawn(request):
+    """Targets, predictions and class count, with absent classes in one case."""
+    classes, present = request.param
+    generator = np.random.default_rng(0)
+    targets = generator.choice(present, 200)
+    predicted = np.where(generator.random(200) < 0.6, targets, generator.integers(0, classes, 200))
+    return targets, predicted, classes, present
+
+
+def test_confusion_has_targets_in_rows_as_in_sklearn(drawn):
+    targets, predicted, classes, _ = drawn
+    expected = sk.confusion_matrix(targets, predicted, labels=range(classes))
+    np.testing.assert_array_equal(metrics.confusion_matrix(targets, predicted, classes), expected)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_overall_figures_equal_sklearn_over_the_classes_present(drawn):
+    targets, predicted, classes, present = drawn
+    confusion = metrics.confusion_matrix(targets, predicted, classes)
+    assert metrics.accuracy(confusion) == pytest.approx(sk.accuracy_score(targets, predicted))
+    assert metrics.balanced_accuracy(confusion) == pytest.approx(sk.balanced_accuracy_score(targets, predicted))
+    assert metrics.mcc(confusion) == pytest.approx(sk.matthews_corrcoef(targets, predicted))
+    expected = sk.f1_score(targets, predicted, labels=present, average="macro")
+    assert metrics.macro_f1(confusion) == pytest.approx(expected)
+
+
+def test_figures_by_class_equal_sklearn_and_are_nan_for_an_absent_class(drawn):
+    targets, predicted, classes, present = drawn
+    confusion = metrics.confusion_matrix(targets, predicted, classes)
+    expected = sk.precision_recall_fscore_support(targets, predicted, labels=present)[:3]
+    for function, values in zip((metrics.precision, metrics.recall, metrics.f1), expected, strict=True):
+        np.testing.assert_allclose(function(confusion)[present], values)
+        assert np.isnan(np.delete(function(confusion), present)).all()
+
+
+def test_a_class_never_predicted_has_no_precision_but_a_recall_and_an_f1_of_zero():
+    confusion = np.array([[10, 0], [5, 0]])
+    assert np.isnan(metrics.precision(confusion)[1])
+    assert metrics.recall(confusion)[1] == metrics.f1(confusion)[1] == 0
+    assert metrics.macro_f1(confusion) == pytest.approx(sk.f1_score([0] * 10 + [1] * 5, [0] * 15, average="macro"))
+
+
+def test_mcc_is_zero_for_a_constant_prediction_and_nan_for_a_constant_target():
+    assert metrics.mcc([[10, 0], [5, 0]]) == 0
+    assert np.isnan(metrics.mcc([[10, 5], [0, 0]]))
+
+
+def test_an_empty_confusion_gives_nan_everywhere():
+    empty = np.zeros((3, 3))
+    for function in (metrics.accuracy, metrics.balanced_accuracy, metrics.macro_f1, metrics.mcc):
+        assert np.isnan(function(empty))
+
+
+def test_a_stack_of_weights_equals_one_confusion_after_another(drawn):
+    targets, predicted, classes, _ = drawn
+    weights = np.random.default_rng(1).integers(0, 4, (6, 200))
+    stack = metrics.confusion_matrix(targets, predicted, classes, weights)
+    for row, confusion in zip(weights, stack, strict=True):
+        expected = sk.confusion_matrix(targets, predicted, labels=range(classes), sample_weight=row)
+        np.testing.assert_array_equal(confusion, expected)
+    for function in (metrics.accuracy, metrics.macro_f1, metrics.mcc, metrics.precision):
+        np.testing.assert_allclose(function(stack), [function(confusion) for confusion in stack])
+
+
+@pytest.mark.parametrize("digits", [8, 1], ids=["distinct", "tied"])
+def test_auroc_equals_sklearn_with_ties_and_weights(digits):
+    generator = np.random.default_rng(0)
+    positive = generator.random(300) < 0.3
+    scores = np.round(generator.random(300) + 0.3 * positive, digits)
+    weights = generator.integers(0, 3, (5, 300))
+    assert metrics.auroc(scores, positive) == pytest.approx(sk.roc_auc_score(positive, scores))
+    expected = [sk.roc_auc_score(positive, scores, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(metrics.auroc(scores, positive, weights), expected)
+
+
+def test_auroc_at_its_edges():
+    assert metrics.auroc([1.0, 0.0], [True, False]) == 1
+    assert metrics.auroc([0.5, 0.5], [True, False]) == 0.5
+    assert np.isnan(metrics.auroc([0.1, 0.2], [True, True]))
+    assert np.isnan(metrics.auroc([0.1, 0.2], [False, False]))
+
+
+def calibrated_logits(n=20_000):
+    """Logits whose softmax is the true distribution of the targets drawn from it."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 1.5, (n, 3))
+    targets = (softmax(logits, axis=1).cumsum(axis=1) < generator.random((n, 1))).sum(axis=1)
+    return logits, np.minimum(targets, 2)
+
+
+def test_nll_equals_sklearn_log_loss():
+    logits, targets = calibrated_logits(500)
+    expected = sk.log_loss(targets, softmax(logits / 1.7, axis=1))
+    assert metrics.nll(logits, targets, 1.7) == pytest.approx(expected)
+
+
+def test_nll_stays_finite_for_a_confident_error():
+    assert metrics.nll([[5000.0, 0.0]], np.array([1])) == pytest.approx(5000)
+
+
+def test_temperature_of_calibrated_logits_is_one_and_of_logits_times_three_is_three():
+    logits, targets = calibrated_logits()
+    assert metrics.fit_temperature(logits, targets) == pytest.approx(1, abs=0.04)
+    assert metrics.fit_temperature(3 * logits, targets) == pytest.approx(3, abs=0.1)
+
+
+def test_temperature_equals_the_best_of_a_grid():
+    logits, targets = calibrated_logits(400)
+    grid = np.linspace(0.5, 4, 3501)
+    best = grid[np.argmin([metrics.nll(2 * logits, targets, t) for t in grid])]
+    assert metrics.fit_temperature(2 * logits, targets) == pytest.approx(best, abs=0.002)
+
+
+def test_temperature_stops_at_the_ends_of_its_range():
+    targets = np.array([0, 1, 2] * 5)
+    assert metrics.fit_temperature(np.eye(3)[targets], targets) == pytest.approx(0.05, rel=1e-3)
+    assert metrics.fit_temperature(np.eye(3)[(targets + 1) % 3], targets) == pytest.approx(20, rel=1e-3)
+
+
+def test_a_temperature_cannot_be_fitted_on_nothing():
+    with pytest.raises(ValueError, match="without images"):
+        metrics.fit_temperature(np.zeros((0, 3)), np.zeros(0, int))

@@ -1,0 +1,110 @@
+"""Tests that the shared figures draw whole, with long and foreign names, at every size."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from avatar_bench import plots
+
+NAMES = ["рисунок", "γενικό", "$5_real_$", *(f"a class name that goes on and on {i}" for i in range(9))]
+
+
+def inside(figure: Figure) -> bool:
+    """Draw, and tell whether all that is drawn lies inside the figure, to a fiftieth of an inch."""
+    figure.set_dpi(100)
+    figure.savefig(io.BytesIO(), format="png")
+    drawn = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    return drawn.x0 > -0.02 and drawn.y0 > -0.02 and drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(mpl.text.Text)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 12])
+def test_a_confusion_matrix_of_any_size_is_drawn_whole(size):
+    counts = np.random.default_rng(0).integers(0, 5000, (size, size))
+    assert inside(plots.confusion_matrix(counts, NAMES[:size]))
+
+
+def test_a_confusion_matrix_shows_counts_and_shares_of_the_row():
+    said = texts(plots.confusion_matrix([[3, 1], [0, 0]], ["a", "b"]))
+    assert {"3\n75%", "1\n25%", "0\n-"} <= set(said)
+    assert {"a\nn = 4", "b\nn = 0"} <= set(said)
+
+
+@pytest.mark.parametrize("size", [1, 2, 30])
+def test_interval_bars_are_drawn_whole_with_unknown_values(size):
+    values = np.linspace(0.2, 1, size)
+    values[-1] = np.nan
+    names = (NAMES * 3)[:size]
+    figure = plots.interval_bars(
+        names, values, values - 0.1, values, np.arange(size) * 400, label="recall (%)", kinds=names, chance=1 / 3
+    )
+    assert "chance" in texts(figure)
+    assert inside(figure)
+
+
+def test_interval_bars_draw_each_interval_at_its_ends():
+    figure = plots.interval_bars(["a", "b"], [0.5, 0.8], [0.4, np.nan], [0.6, np.nan], [9, 1], label="accuracy (%)")
+    [lines] = [c for c in figure.axes[0].collections if isinstance(c, mpl.collections.LineCollection)]
+    np.testing.assert_allclose(lines.get_segments(), [[[0.4, 0], [0.6, 0]]])
+
+
+@pytest.mark.parametrize("count", [1, 3, 11])
+def test_a_gallery_takes_pictures_of_any_shape(count):
+    generator = np.random.default_rng(0)
+    shapes = generator.integers(2, 900, (count, 2))
+    images = [np.zeros((height, width, 3), np.uint8) for height, width in shapes]
+    figure = plots.gallery(images, ["true: " + NAMES[5] + "\npredicted: " + NAMES[0] + "\nsource"] * count)
+    assert sum(bool(axes.images) for axes in figure.axes) == count
+    assert max(max(axes.images[0].get_size()) for axes in figure.axes if axes.images) <= 360
+    assert inside(figure)
+
+
+def table(stages: list[int]) -> pd.DataFrame:
+    n = len(stages)
+    values = {"train/loss": 1.0, "val/loss": 1.2, "val/accuracy": 0.5, "val/macro_f1": 0.4, "lr": 1e-3}
+    return pd.DataFrame({"epoch": range(n), "stage": stages, **{name: [value] * n for name, value in values.items()}})
+
+
+def test_curves_mark_where_a_stage_begins():
+    figure = plots.curves(table([1, 1, 2, 2, 2]))
+    for axes in figure.axes:
+        assert [text.get_text() for text in axes.texts] == ["stage 2"]
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [2.5]
+    assert inside(figure)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_curves_of_hardly_any_epoch_are_drawn(rows):
+    assert inside(plots.curves(table([1] * rows)))
+
+
+def test_curves_leave_out_epochs_without_a_value():
+    measured = table([1, 1, 1])
+    measured.loc[1, "val/loss"] = np.nan
+    train, val = plots.curves(measured).axes[0].lines
+    assert list(train.get_xdata()) == [1, 2, 3]
+    assert list(val.get_xdata()) == [1, 3]
+
+
+def test_figures_are_fit_for_print_and_leave_the_settings_alone():
+    before = dict(mpl.rcParams)
+    assert plots.confusion_matrix(np.eye(2), ["a", "b"]).get_dpi() == 300
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(("name", "width"), [("short", 24), ("x" * 24, 24), ("begin" + "x" * 60 + "end", 24)])
+def test_a_shortened_name_fits_and_keeps_both_ends(name, width):
+    given = plots.short(name, width)
+    assert len(given) == min(len(name), width)
+    assert given[:5] == name[:5]
+    assert given[-3:] == name[-3:]
