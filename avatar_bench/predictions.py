@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Predictions:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """Give the index of the most probable class, (N,); the first of equals."""
-        return self.logits.argmax(axis=1)
+        return np.asarray(self.logits.argmax(axis=1))
 
     @property
     def confidence(self) -> Floats:
@@ -93,6 +93,6 @@ class Predictions:
 _ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in ("classes", "temperature"))
 
 
-def strings(values: Sequence[str]) -> NDArray[np.str_]:
+def strings(values: Iterable[str]) -> NDArray[np.str_]:
     """Give a fixed-width string array, which numpy stores without pickle."""
     return np.array(list(values), dtype=np.str_)

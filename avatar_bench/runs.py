@@ -184,7 +184,8 @@ class Run:
             logits = np.zeros((0, len(self.classes)), dtype=np.float32)
             if good:
                 logits, _ = self._forward(torch.stack([item["image"] for item in good]), precision)
-            yield _verdict_rows([(paths[item["row"]], item.get("reason", "")) for item in batch], logits, self, temperature)
+            files = [(paths[item["row"]], item.get("reason", "")) for item in batch]
+            yield _verdict_rows(files, logits, self.classes, temperature)
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""
@@ -228,7 +229,8 @@ class Run:
         if self.folder is None:
             return None
         columns = dataset.frame[["path", "label", "group", "source"]].to_csv(index=False)
-        key = [self.checkpoint_sha256, dataset.fingerprint, json.dumps(self.card.preprocessing, sort_keys=True), columns]
+        preprocessing = json.dumps(self.card.preprocessing, sort_keys=True)
+        key = [self.checkpoint_sha256, dataset.fingerprint, preprocessing, columns]
         return self.folder / "predictions" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.npz"
 
     def _guard_classes(self, dataset: Dataset) -> None:
@@ -303,21 +305,21 @@ def verdict_columns(classes: Sequence[str]) -> list[str]:
 
 
 def _verdict_rows(
-    files: Sequence[tuple[str, str]], logits: NDArray[np.float32], run: Run, temperature: float
+    files: Sequence[tuple[str, str]], logits: NDArray[np.float32], classes: tuple[str, ...], temperature: float
 ) -> pd.DataFrame:
     """Lay the logits of the good files, and the reasons of the bad ones, into rows."""
     good = [path for path, reason in files if not reason]
     none = np.zeros((len(good), 0), dtype=np.float32)
     targets = np.full(len(good), -1, dtype=np.int64)
     seen = strings(good)
-    verdicts = Predictions(run.classes, logits, none, targets, seen, seen, seen, temperature)
+    verdicts = Predictions(classes, logits, none, targets, seen, seen, seen, temperature)
     probabilities = verdicts.probabilities
     rows, k = [], 0
     for path, reason in files:
         row: dict[str, Any] = {"path": path, "status": "error" if reason else "ok", "reason": reason}
         if not reason:
-            row |= {"prediction": run.classes[int(verdicts.predicted[k])], "confidence": probabilities[k].max()}
-            row |= {f"prob_{name}": probabilities[k, c] for c, name in enumerate(run.classes)}
+            row |= {"prediction": classes[int(verdicts.predicted[k])], "confidence": probabilities[k].max()}
+            row |= {f"prob_{name}": probabilities[k, c] for c, name in enumerate(classes)}
             k += 1
         rows.append(row)
-    return pd.DataFrame(rows, columns=verdict_columns(run.classes))
+    return pd.DataFrame(rows, columns=verdict_columns(classes))

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 import avatar_bench
 from avatar_bench import blocks
 from avatar_bench.config import EvaluateConfig
-from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.datasets import open_dataset
+from avatar_bench.data.manifest import Dataset
 from avatar_bench.errors import GuardError
 from avatar_bench.results import Result
 from avatar_bench.runs import RECORD, Run, find_runs, newest_run

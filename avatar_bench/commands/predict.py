@@ -77,7 +77,9 @@ def input_files(text: str) -> list[str]:
             raise DataError(f"input={text}: {error.strerror}.", "Expected @FILE with one path a line.") from error
     found = sorted(file for file in glob.glob(text, recursive=True) if os.path.isfile(file))
     if not found:
-        raise DataError(f"input={text} does not exist, and matches no file.", "Expected a file, folder, glob, @FILE or -.")
+        raise DataError(
+            f"input={text} does not exist, and matches no file.", "Expected a file, folder, glob, @FILE or -."
+        )
     return found
 
 

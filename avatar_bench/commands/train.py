@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 import avatar_bench
 from avatar_bench.config import TrainConfig
 from avatar_bench.data.datamodule import DataModule
-from avatar_bench.data.manifest import SPLITS, Dataset
 from avatar_bench.data.datasets import open_dataset
+from avatar_bench.data.manifest import SPLITS, Dataset
 from avatar_bench.data.splits import SplitPlan, split_dataset, split_fingerprint
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError
@@ -44,6 +45,8 @@ from avatar_bench.models.training import (
 from avatar_bench.models.weights import create_backbone, normalisation
 from avatar_bench.plots import curves
 from avatar_bench.runs import RECORD, Run, read_record, write_record
+
+FEW = 20  # calibration images below which a fitted temperature would be noise
 
 
 def train(cfg: DictConfig) -> float:
@@ -154,11 +157,11 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
     run = Run(best, record=record, device=settings.trainer.accelerator, workers=settings.data.workers)
     calibration = dataset.part("calibration")
     temperature = 1.0
-    if len(calibration) and len(set(calibration.frame["label"])) > 1:
+    if len(calibration) >= FEW and len(calibration.classes) > 1:
         held_out = run.predictions(calibration)
         temperature = fit_temperature(held_out.logits, held_out.targets)
     else:
-        print("warning: too few calibration images to fit a temperature; it stays 1", file=sys.stderr)
+        print(f"warning: {len(calibration)} calibration images are too few for a temperature: 1", file=sys.stderr)
     checkpoint_sha256, weights_sha256 = finish(best, temperature)
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
@@ -239,9 +242,7 @@ def _stages(settings: TrainConfig) -> list[Stage]:
     wanted = settings.mode.stages[: settings.stage]
     cap = settings.trainer.max_epochs
     epochs = [min(settings.epochs or stage.epochs, cap or sys.maxsize) for stage in wanted]
-    return [
-        Stage(stage.unfreeze, count, settings.lr or stage.lr) for stage, count in zip(wanted, epochs, strict=True)
-    ]
+    return [Stage(stage.unfreeze, count, settings.lr or stage.lr) for stage, count in zip(wanted, epochs, strict=True)]
 
 
 def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]) -> int:
@@ -299,7 +300,7 @@ def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfi
     table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
     print(f"{len(dataset)} images of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
     for split in (split for split in SPLITS if split in table):
-        counts = ", ".join(f"{name} {table.at[name, split]}" for name in classes)
+        counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
         print(f"  {split}: {counts}", file=sys.stderr)
     shots = settings.mode.shots
     if shots and int(table["train"].min()) < shots:
@@ -450,7 +451,7 @@ def _versions() -> dict[str, str]:
         "avatar_bench": avatar_bench.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "pytorch_lightning": pl.__version__,
+        "pytorch_lightning": metadata.version("pytorch-lightning"),
         "timm": timm.__version__,
     }
 

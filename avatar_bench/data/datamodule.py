@@ -57,7 +57,7 @@ class ReadableImages(Images):
             return super().__getitem__(item)
         except DataError as error:
             row = item[0] if isinstance(item, tuple) else item
-            return {"row": row, "reason": error.lines[0]}
+            return {"row": row, "reason": error.lines[0].removeprefix(f"{self.files[row]}: ")}
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

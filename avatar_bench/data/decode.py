@@ -96,7 +96,7 @@ def decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
         raise DataError(f"{name}: larger than {MAX_BYTES // 2**20} MiB.")
     kind = _format(data, name)
     try:
-        # JPEG too: OpenCV gives the same pixels 1.1 to 1.7 times as fast, but its libjpeg writes to stderr, unstoppably.
+        # JPEG too: OpenCV gives the same pixels 1.1 to 1.7 times as fast, but its libjpeg writes to stderr.
         with Image.open(stream := io.BytesIO(data), formats=[kind]) as image:
             _check_size(image.size, name)
             _check_whole(kind, data, header=stream.tell())

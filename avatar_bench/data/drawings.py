@@ -13,9 +13,9 @@ from types import ModuleType
 
 from PIL import Image
 
-from avatar_bench.packages import digest
 from avatar_bench.data.pictures import Picture
 from avatar_bench.errors import DataError
+from avatar_bench.packages import digest
 
 WIDTH = 256  # pixels of a rasterised drawing, the most that any picture keeps
 

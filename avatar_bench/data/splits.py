@@ -86,7 +86,7 @@ def group_folds(frame: pd.DataFrame, folds: int, seed: int) -> NDArray[np.int64]
                 in_source[fold] += size
                 in_class[fold] += size
                 fold_of[str(group)] = fold
-    return frame["group"].map(fold_of).to_numpy(np.int64)
+    return np.array([fold_of[group] for group in frame["group"]], dtype=np.int64)
 
 
 def stratified_rows(frame: pd.DataFrame, n: int, seed: int) -> NDArray[np.int64]:
@@ -100,7 +100,7 @@ def stratified_rows(frame: pd.DataFrame, n: int, seed: int) -> NDArray[np.int64]
     take = np.floor(exact).astype(int)
     take[np.argsort(take - exact, kind="stable")[: n - take.sum()]] += 1
     drawn = [rng.permutation(np.flatnonzero(labels == name))[:k] for name, k in zip(names, take, strict=True)]
-    return np.sort(np.concatenate(drawn))
+    return np.asarray(np.sort(np.concatenate(drawn)), dtype=np.int64)
 
 
 def draw_shots(labels: Sequence[str] | pd.Series, shots: int, seed: int) -> NDArray[np.int64]:

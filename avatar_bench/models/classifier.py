@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
 
 from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
@@ -89,6 +89,10 @@ class TrainingOptions:
 class Classifier(pl.LightningModule):
     """Map uint8 images (N, 3, S, S) to logits (N, C) and embeddings (N, D), in the card's class order."""
 
+    mean: Tensor
+    std: Tensor
+    class_weights: Tensor | None
+
     def __init__(self, card: Card, net: nn.Module, options: TrainingOptions | None = None) -> None:
         super().__init__()
         self.card = card
@@ -146,7 +150,7 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, targets = self._normalise(batch["image"]), batch["target"]
         if self._options.mixup > 0:
-            mix = v2.MixUp(alpha=self._options.mixup, num_classes=len(self.card.classes))
+            mix = MixUp(alpha=self._options.mixup, num_classes=len(self.card.classes))
             images, targets = mix(images, targets)
         loss = functional.cross_entropy(
             self.net(images), targets, weight=self.class_weights, label_smoothing=self._options.label_smoothing
@@ -220,8 +224,8 @@ def _optimizer(parameters: list[nn.Parameter], options: TrainingOptions, lr: flo
         return torch.optim.SGD(
             parameters, lr, momentum=options.momentum, nesterov=options.momentum > 0, weight_decay=options.weight_decay
         )
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[options.optimizer]
-    return kind(parameters, lr, weight_decay=options.weight_decay)
+    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=lr, weight_decay=options.weight_decay)
 
 
 def _cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:

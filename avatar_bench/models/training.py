@@ -241,7 +241,7 @@ class EpochAverage(WeightAveraging):
     """Average the weights at the end of each epoch from `start` on (stochastic weight averaging)."""
 
     def __init__(self, start: int) -> None:
-        super().__init__(avg_fn=get_swa_avg_fn())
+        super().__init__(avg_fn=get_swa_avg_fn())  # type: ignore[no-untyped-call]
         self.start = start
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
@@ -251,10 +251,8 @@ class EpochAverage(WeightAveraging):
 
 def _callbacks(folder: Path, options: TrainerOptions, first_epoch: int) -> list[Callback]:
     def checkpoint(name: str, **more: Any) -> ModelCheckpoint:
-        place = folder / "checkpoints"
-        kept = ModelCheckpoint(place, filename=name, enable_version_counter=False, auto_insert_metric_name=False, **more)
-        kept.CHECKPOINT_EQUALS_CHAR = "-"
-        return kept
+        options = {"enable_version_counter": False, "auto_insert_metric_name": False, **more}
+        return ModelCheckpoint(folder / "checkpoints", filename=name, **options)
 
     bars = options.progress and sys.stderr.isatty()
     callbacks: list[Callback] = [Progress()] if bars else []

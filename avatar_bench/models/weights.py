@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from avatar_bench import packages
@@ -53,7 +54,7 @@ def create_backbone(
 
 def normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Give the channel mean and standard deviation (of 0..1 values) that the pretrained weights expect."""
-    config = timm.data.resolve_model_data_config(net)
+    config = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
     return tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
 
 
