@@ -60,25 +60,29 @@ class AugmentConfig:
 
 
 @dataclass
-class DataConfig:
+class PicturesConfig:
     kind: str = MISSING  # folder | manifest | demo | run
-    name: str | None = None
+    name: str | None = None  # what the set is called; null: the folder's name or the file's stem
     root: str | None = None  # of data=folder
     manifest: str | None = None  # of data=manifest: a CSV with path,label
+    image_size: int | None = None  # pixels a side; null in evaluate: the checkpoint's
+    resize: str | None = None  # squash | crop | pad; null in evaluate: the checkpoint's
+    batch_size: Any = 32  # a number, or in train {cpu: N, cuda: N}
+    workers: int = 2  # processes that read pictures
+    sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
+    blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
+
+
+@dataclass
+class DataConfig(PicturesConfig):
     blind: str | None = None  # another set to judge on: a folder or a manifest
     ood: dict[str, str] = field(default_factory=dict)  # further sets: {name: a folder or a manifest}
-    image_size: int | None = None  # pixels a side
-    resize: str | None = None  # squash | crop | pad
     split: SplitConfig = field(default_factory=SplitConfig)
     fold: int = 0  # which fold is test
     fraction: float = 1.0  # of train
     val_fraction: float = 1.0  # of val
     limit: int | None = None  # images drawn of the whole set, before the split
-    batch_size: Any = 32  # a number, or {cpu: N, cuda: N}
-    workers: int = 2  # processes that read pictures
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
-    blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
 
 
 @dataclass
@@ -149,12 +153,12 @@ class TrainConfig:
 @dataclass
 class EvaluateConfig:
     ckpt: Any = None  # a run folder, a .ckpt file, or null: the newest run
-    split: str = "test"
+    split: str = "test"  # of data=run: test, val, calibration, blind, or the name of one of its data.ood
     out: str | None = None  # null: in the run's folder
     allow: list[str] = field(default_factory=list)  # guards to pass by name
     accelerator: str = "auto"
     threads: int | None = None
-    data: DataConfig = field(default_factory=DataConfig)
+    data: PicturesConfig = field(default_factory=PicturesConfig)
     block: dict[str, Any] = field(default_factory=dict)
 
 
@@ -191,9 +195,8 @@ CHOICES = {
     "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
     "precision": ("32", "bf16", "16"),
-    "split": ("train", "val", "calibration", "test"),
 }
-GUARDS = ("overlap", "permutation")  # as in runs.py, which would import torch
+GUARDS = ("overlap", "permutation")
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 WEIGHTS = ("hub", "none", "package")
 
@@ -281,6 +284,7 @@ def check_train(cfg: DictConfig) -> None:
     """Raise ConfigError where the options of train break a rule."""
     _check_values(cfg)
     _check_data(cfg)
+    _check_split(cfg.data)
     _check_stages(cfg)
     _check_weights(str(cfg.model.weights))
     if cfg.data.kind == "run":
@@ -298,6 +302,13 @@ def check_evaluate(cfg: DictConfig) -> None:
     """Raise ConfigError where the options of evaluate break a rule."""
     _check_values(cfg)
     _check_data(cfg)
+    if isinstance(cfg.data.batch_size, DictConfig):
+        raise ConfigError(f"data.batch_size={cfg.data.batch_size}: evaluate expects a whole number of at least 1")
+    if cfg.split == "train":
+        raise ConfigError(
+            "split=train: figures on pictures that the network was trained on say nothing of new ones",
+            "expected test, val, calibration, blind, or the name of one of the run's data.ood",
+        )
     if not cfg.block:
         raise ConfigError("block: none is chosen", "for example: avatar-bench evaluate block=blind_test")
     for guard in cfg.allow:
@@ -335,13 +346,16 @@ def _check_data(cfg: DictConfig) -> None:
             raise ConfigError(f"data={kind} needs data.{option}={place}")
         if given and data.kind != kind:
             raise ConfigError(f"data.{option} goes with data={kind}, but data.kind is {data.kind}")
-    if data.fold >= data.split.folds:
-        raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
     sizes = data.batch_size.values() if isinstance(data.batch_size, DictConfig) else [data.batch_size]
     if not all(_is_count(size) for size in sizes):
         raise ConfigError(
             f"data.batch_size={data.batch_size}: expected a whole number of at least 1, or {{cpu: N, cuda: N}}"
         )
+
+
+def _check_split(data: DictConfig) -> None:
+    if data.fold >= data.split.folds:
+        raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
     if len(data.augment.jitter) != 4 or min(data.augment.jitter) < 0:
         raise ConfigError(f"data.augment.jitter={data.augment.jitter}: expected four numbers, 0 or more")
 

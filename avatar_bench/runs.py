@@ -25,7 +25,6 @@ from avatar_bench.predictions import Predictions, strings
 from avatar_bench.results import Result
 
 RECORD = "run.json"
-GUARDS = ("overlap", "permutation")
 
 
 @dataclass

@@ -105,7 +105,8 @@ def test_the_help_of_evaluate_lists_the_choices_of_its_groups(capsys: pytest.Cap
     assert main(["evaluate", "-h"]) == 0
     told = capsys.readouterr().out
     assert "\n  data=run " in told
-    assert "one of: train val calibration test" in told
+    assert "split=test " in told
+    assert "data.fold" not in told  # evaluate reads no such option
 
 
 MISTAKES = [

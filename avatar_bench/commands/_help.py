@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from avatar_bench import config
 from avatar_bench.catalogue import choices, conf_folder, summary
 
-_NAMED_BY_GROUP = ("kind", "name")  # said by the choice of the group, not typed
+# said by the choice of the group, not typed
+_NAMED_BY_GROUP = ("data.kind", "mode.name", "optimizer.name", "logger.name")
 
 
 def help_text(command: str) -> str:
@@ -38,17 +39,15 @@ def _groups(command: str) -> dict[str, Any]:
     return {str(group): choice for group, choice in pairs if str(group).isidentifier()}
 
 
-def _options(
-    cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collection[str] = _NAMED_BY_GROUP
-) -> Iterator[str]:
+def _options(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collection[str] = ()) -> Iterator[str]:
     """Give a row for each option, those at the top before those below."""
     below: list[str] = []
     for name in schema.__dataclass_fields__:
         value: Any = None if OmegaConf.is_missing(cfg, name) else cfg[name]
         kind = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
         if is_dataclass(kind):
-            below += _options(value, kind, f"{prefix}{name}.")
-        elif not (OmegaConf.is_config(value) and value) and name not in left_out:
+            below += _options(value, kind, f"{prefix}{name}.", _NAMED_BY_GROUP)
+        elif not (isinstance(value, DictConfig) and value) and f"{prefix}{name}" not in left_out:
             yield _row(f"{prefix}{name}={_default(cfg, name)}", _note(prefix + name, schema, name))
     yield from below
 

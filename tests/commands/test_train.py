@@ -1,0 +1,379 @@
+"""Training as a user types it: run folders, stages, sweeps, seeds, interruptions and refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from avatar_bench.__main__ import main
+from avatar_bench.catalogue import choices
+from avatar_bench.models.training import History
+
+Train = Callable[..., Path]
+TWO_STAGES = "mode.stages=[{unfreeze: 1, epochs: 1, lr: 3e-3}, {unfreeze: 2, epochs: 2, lr: 1e-3}]"
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def history(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "metrics.csv")
+
+
+def weights(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseException) -> None:
+    """Let training be cut off at the end of an epoch, before its checkpoint is written."""
+    whole = History.on_train_epoch_end
+
+    def cut(self: History, trainer: Any, pl_module: Any) -> None:
+        if self.first_epoch + trainer.current_epoch == epoch:
+            raise error
+        whole(self, trainer, pl_module)
+
+    monkeypatch.setattr(History, "on_train_epoch_end", cut)
+
+
+@pytest.fixture(scope="module")
+def stage1(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("stages") / "one", "mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=1")
+
+
+@pytest.fixture(scope="module")
+def stage2(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("stages") / "two", "mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=2")
+
+
+def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> None:
+    files = {file.relative_to(tiny_run).as_posix() for file in tiny_run.rglob("*") if file.is_file()}
+    kept = {file for file in files if not file.startswith(("predictions/", "evaluation/"))}
+    checkpoints = {f"checkpoints/{name}.ckpt{end}" for name in ("best", "last") for end in ("", ".sha256")}
+    assert kept == {"config.yaml", "run.json", "metrics.csv", "curves.png", "split.csv", *checkpoints}
+    assert list(history(tiny_run)) == [
+        "epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr",
+    ]  # fmt: skip
+    assert list(pd.read_csv(tiny_run / "split.csv"))[:5] == ["path", "label", "source", "group", "split"]
+
+
+def test_checksums_beside_the_checkpoints_are_theirs(tiny_run: Path) -> None:
+    for name in ("best.ckpt", "last.ckpt"):
+        file = tiny_run / "checkpoints" / name
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert file.with_name(f"{name}.sha256").read_text() == f"{digest}  {name}\n"
+    assert record(tiny_run)["checkpoint_sha256"] == hashlib.sha256(
+        (tiny_run / "checkpoints" / "best.ckpt").read_bytes()
+    ).hexdigest()
+
+
+def test_the_record_says_what_the_run_is(tiny_run: Path) -> None:
+    said, rows = record(tiny_run), history(tiny_run)
+    assert (said["status"], said["seed"], said["mode"]) == ("finished", 42, "full")
+    assert said["classes"] == ["drawing", "generated", "real"]
+    assert {"python", "torch", "timm", "avatar_bench"} <= said["versions"].keys()
+    best = rows.loc[rows["val/macro_f1"].idxmax()]
+    assert said["best_epoch"] == best["epoch"]
+    assert said["metrics"] == {name: best[name] for name in ("val/loss", "val/accuracy", "val/macro_f1")}
+    assert said["metrics"]["val/accuracy"] > 0.8  # beats chance by far
+
+
+def test_best_is_the_epoch_of_the_best_macro_f1_and_last_the_last(tiny_run: Path) -> None:
+    read = {
+        name: torch.load(tiny_run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
+    }
+    assert read["best"]["epoch"] + 1 == record(tiny_run)["best_epoch"]
+    assert read["last"]["epoch"] + 1 == len(history(tiny_run)) == 6
+
+
+def test_the_temperature_of_the_checkpoint_is_that_of_the_record(tiny_run: Path) -> None:
+    card = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["avatar_bench"]
+    assert card["temperature"] == record(tiny_run)["temperature"]
+    assert 0.05 <= card["temperature"] <= 20
+    assert card["temperature"] != 1
+
+
+def test_stage_two_trains_through_both_stages(stage2: Path) -> None:
+    stages = record(stage2)["stages"]
+    assert [(one["stage"], one["unfreeze"], one["epochs"]) for one in stages] == [(1, 1, 1), (2, 2, 2)]
+    assert stages[0]["trained_parameters"] < stages[1]["trained_parameters"]
+    assert history(stage2)[["epoch", "stage"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 2]]
+
+
+def test_init_from_stage_one_gives_what_stage_two_gives_at_once(
+    stage1: Path, stage2: Path, train: Train, tmp_path: Path
+) -> None:
+    words = ["mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=2", f"init_from={stage1}"]
+    later = train(tmp_path / "later", *words, "data.split.seed=9", "model.weights=hub")
+    assert history(later)["stage"].tolist() == [2, 2]
+    assert [one["stage"] for one in record(later)["stages"]] == [2]
+    assert (later / "split.csv").read_bytes() == (stage1 / "split.csv").read_bytes()
+    assert record(later)["weights_sha256"] == record(stage2)["weights_sha256"] != record(stage1)["weights_sha256"]
+
+
+def test_init_from_without_stage_trains_every_stage_from_those_weights(
+    tiny_run: Path, train: Train, tmp_path: Path
+) -> None:
+    again = train(tmp_path / "again", f"init_from={tiny_run}", "mode=frozen", "lr=1e-30")
+    assert history(again)["stage"].tolist() == [1]
+    ours, theirs = weights(again), weights(tiny_run)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["mode=progressive", TWO_STAGES, "stage=1"], 2, "stage=2 or more"),
+        (["model.backbone=test_vit"], 2, "not test_vit"),
+        (["data=folder", "data.root=PICTURES/blind", "data.manifest=null"], 3, "other pictures"),
+    ],
+)
+def test_init_from_refuses_what_does_not_go_on_with_the_run(
+    words: list[str], code: int, told: str, stage1: Path, train: Train, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    train(tmp_path / "x", f"init_from={stage1}", *(word.replace("PICTURES", str(pictures)) for word in words), code=code)
+    err = capsys.readouterr().err.splitlines()
+    assert any(told in line for line in err)
+
+
+@pytest.mark.parametrize("unfreeze", ["classifier", "2"])
+def test_frozen_weights_and_statistics_do_not_move(unfreeze: str, tiny_run: Path, train: Train, tmp_path: Path) -> None:
+    stages = f"mode.stages=[{{unfreeze: {unfreeze}, epochs: 1, lr: 0.01}}]"
+    after = weights(train(tmp_path / "run", f"init_from={tiny_run}", stages, "epochs=null", "lr=null"))
+    moved = {name for name, value in weights(tiny_run).items() if not torch.equal(value, after[name])}
+    if unfreeze == "classifier":
+        assert moved == {"net.fc.weight", "net.fc.bias"}
+    else:
+        assert {name.split(".")[1] for name in moved} == {"layer4", "fc"}
+        assert any(name.endswith("running_mean") for name in moved)
+
+
+def test_statistics_of_layers_that_learn_do_move(tiny_run: Path, train: Train, tmp_path: Path) -> None:
+    after = weights(train(tmp_path / "run", f"init_from={tiny_run}", "lr=1e-30"))
+    still = {name for name, value in weights(tiny_run).items() if torch.equal(value, after[name])}
+    assert not any(name.endswith("running_mean") for name in still)
+
+
+def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(train: Train, tmp_path: Path) -> None:
+    options = ("epochs=2", "data.augment.rotation=10", "data.augment.mixup=0.2")
+    runs = [train(tmp_path / f"w{n}", f"data.workers={n}", *options) for n in (0, 0 + 1, 2)]
+    runs.append(train(tmp_path / "again", "data.workers=0", *options))
+    for name in ("metrics.csv", "split.csv"):
+        assert len({(run / name).read_bytes() for run in runs}) == 1
+    assert len({record(run)["weights_sha256"] for run in runs}) == 1
+
+
+def test_another_seed_gives_other_weights_on_the_same_split(tiny_run: Path, train: Train, tmp_path: Path) -> None:
+    other = train(tmp_path / "other", "seed=7")
+    assert record(other)["weights_sha256"] != record(tiny_run)["weights_sha256"]
+    assert (other / "split.csv").read_bytes() == (tiny_run / "split.csv").read_bytes()
+
+
+def test_another_split_seed_gives_another_split(tiny_run: Path, train: Train, tmp_path: Path) -> None:
+    other = train(tmp_path / "other", "data.split.seed=7", "trainer=debug")
+    assert record(other)["split"]["fingerprint"] != record(tiny_run)["split"]["fingerprint"]
+
+
+def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_path: Path) -> None:
+    words = ["mode=few_shot", "mode.shots=5", "trainer=debug"]
+    splits = [pd.read_csv(train(tmp_path / f"s{seed}", f"seed={seed}", *words) / "split.csv") for seed in (1, 2)]
+    drawn = [set(split.loc[split["split"] == "train", "path"]) for split in splits]
+    judged = [set(split.loc[split["split"] == "test", "path"]) for split in splits]
+    assert judged[0] == judged[1]
+    assert drawn[0] != drawn[1]
+    for split in splits:
+        assert split.loc[split["split"] == "train", "label"].value_counts().tolist() == [5, 5, 5]
+
+
+def test_too_few_pictures_for_the_shots_are_a_warning(train: Train, tmp_path: Path, capsys: Any) -> None:
+    run = train(tmp_path / "run", "mode=few_shot", "mode.shots=50", "data.limit=60", "trainer=debug")
+    assert "shots a class instead of 50" in capsys.readouterr().err
+    assert sum(record(run)["split"]["counts"].values()) == 60
+
+
+def test_a_checkpoint_holds_plain_types_and_no_state_of_the_optimizer(tiny_run: Path) -> None:
+    def plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(plain(key) and plain(item) for key, item in value.items())
+        if isinstance(value, (list, tuple)):
+            return all(map(plain, value))
+        return value is None or type(value) in (str, int, float, bool, torch.Tensor)
+
+    best = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert set(best) == {"state_dict", "epoch", "global_step", "pytorch-lightning_version", "avatar_bench"}
+    assert plain({**best, "state_dict": dict(best["state_dict"])})
+
+
+def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    whole = train(tmp_path / "whole", "epochs=4")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, KeyboardInterrupt())
+        cut = train(tmp_path / "cut", "epochs=4", code=130)
+    assert record(cut)["status"] == "interrupted"
+    assert history(cut)["epoch"].tolist() == [1, 2]
+    assert main(["train", f"resume={cut}"]) == 0
+    assert record(cut)["status"] == "finished"
+    assert (cut / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert record(cut)["weights_sha256"] == record(whole)["weights_sha256"]
+    before = (cut / "checkpoints" / "best.ckpt").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["train", f"resume={cut}"]) == 0
+    assert "finished before" in capsys.readouterr().err
+    assert (cut / "checkpoints" / "best.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_run_cut_in_its_second_stage_goes_on_there(
+    stage2: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=2"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, RuntimeError("the plug was pulled"))
+        cut = train(tmp_path / "cut", *words, code=1)
+    assert (record(cut)["status"], record(cut)["error"]) == ("failed", "the plug was pulled")
+    assert main(["train", f"resume={cut}"]) == 0
+    assert history(cut)[["epoch", "stage"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 2]]
+    assert record(cut)["weights_sha256"] == record(stage2)["weights_sha256"]
+
+
+def test_a_run_cut_between_its_stages_goes_on_with_the_second(
+    stage2: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=2"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, KeyboardInterrupt())
+        cut = train(tmp_path / "cut", *words, code=130)
+    assert main(["train", f"resume={cut}"]) == 0
+    assert history(cut)[["epoch", "stage"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 2]]
+    assert record(cut)["weights_sha256"] == record(stage2)["weights_sha256"]
+
+
+def test_resume_refuses_other_options_and_other_folders(tiny_run: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["train", f"resume={tiny_run}", "epochs=9"]) == 2
+    assert "epochs=9" in capsys.readouterr().err
+    assert main(["train", f"resume={tmp_path}"]) == 4
+
+
+@pytest.mark.parametrize("batches", ["null", "1"])  # it shows in training; only in validation
+def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(
+    batches: str, train: Train, tiny_run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    options = ["lr=1e30", "epochs=3", "optimizer=sgd", f"trainer.limit_batches={batches}"]
+    run = train(tmp_path / "run", f"init_from={tiny_run}", *options, code=6)
+    assert len(capsys.readouterr().err.splitlines()[-2:]) == 2
+    assert record(run)["status"] == "diverged"
+    for file in run.rglob("*.ckpt"):
+        state = torch.load(file, weights_only=True)["state_dict"]
+        assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tiny_run: Path, train: Train, capsys: Any) -> None:
+    before = (tiny_run / "run.json").read_bytes()
+    train(tiny_run, code=2)
+    assert f"resume={tiny_run}" in capsys.readouterr().err
+    assert (tiny_run / "run.json").read_bytes() == before
+
+
+def test_without_out_the_run_lies_under_its_model_mode_and_time(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *small, "trainer=debug", "mode=frozen"]) == 0
+    (run,) = (tmp_path / "runs").glob("*/*")
+    assert run.parent.name == "test_resnet.r160_in1k-frozen"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
+    assert [child.name for child in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("name", ["фото (1)", "a,b", "x=1 [c]", "it's ~"])
+def test_data_and_runs_may_lie_in_folders_of_any_name(name: str, train: Train, pictures: Path, tmp_path: Path) -> None:
+    data = tmp_path / name / "data"
+    data.parent.mkdir()
+    data.symlink_to(pictures / "all", target_is_directory=True)
+    words = ["data=folder", f"data.root={data}", "trainer=debug", "data.limit=40"]
+    run = train(tmp_path / name / "run", *words, "data.manifest=null")
+    assert record(run)["status"] == "finished"
+    assert main(["evaluate", f"ckpt={run}", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
+
+
+def test_a_grid_makes_a_readable_folder_a_job_and_trains_none_twice(
+    small: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    words = [word for word in small if not word.startswith(("model", "seed"))]
+    grid = ["-m", "model=mobilenetv3_small,resnet18", "mode=frozen,few_shot", "seed=1,2", f"out={tmp_path / 'grid'}"]
+    command = ["train", *words, *grid, "model.weights=none", "trainer=debug", "data.limit=40"]
+    assert main(command) == 0
+    names = {file.parent.name for file in (tmp_path / "grid").glob("*/run.json")}
+    assert names == {
+        f"{model}-{mode}-seed{seed}"
+        for model in ("mobilenetv3_small", "resnet18")
+        for mode in ("frozen", "few_shot")
+        for seed in (1, 2)
+    }
+    assert {child.name for child in (tmp_path / "grid").iterdir()} - {"multirun.yaml"} == names
+    lost = tmp_path / "grid" / "resnet18-frozen-seed2"
+    (lost / "run.json").write_text(json.dumps(record(lost) | {"status": "interrupted"}), encoding="utf-8")
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").glob("*/checkpoints/best.ckpt")}
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().err.count("finished before") == 7
+    changed = {file.parents[1].name for file, time in times.items() if file.stat().st_mtime_ns != time}
+    assert changed == {lost.name}
+
+
+def test_every_recipe_of_nine_models_runs(small: list[str], tmp_path: Path) -> None:
+    words = [word for word in small if not word.startswith(("model=", "epochs", "lr"))]
+    command = ["train", "sweep=nine_models", *words, "trainer=debug", "data.limit=40", f"out={tmp_path / 'nine'}"]
+    assert main(command) == 0
+    records = {file.parent.name: record(file.parent) for file in (tmp_path / "nine").glob("*/run.json")}
+    assert records.keys() == set(choices("experiment"))
+    assert {one["status"] for one in records.values()} == {"finished"}
+    assert {name: len(one["stages"]) for name, one in records.items() if name.startswith("convnext")} == {
+        "convnext_tiny_stage1": 1,
+        "convnext_tiny_stage2": 2,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_recipe_runs_with_its_own_network(name: str, pictures: Path, tmp_path: Path) -> None:
+    words = [f"experiment={name}", "model.weights=none", "data=folder", f"data.root={pictures / 'all'}"]
+    assert main(["train", *words, "data.limit=60", "trainer=debug", f"out={tmp_path / 'run'}"]) == 0
+    assert record(tmp_path / "run")["status"] == "finished"
+
+
+def test_one_failed_job_of_a_sweep_is_recorded_and_the_others_go_on(
+    small: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    words = [word for word in small if not word.startswith("model.backbone")]
+    grid = ["-m", "model.backbone=test_vit,no_such_net", f"out={tmp_path}", "trainer=debug", "data.limit=40"]
+    grid += ["+model.options.img_size=32"]
+    assert main(["train", *words, *grid]) == 3
+    statuses = {file.parent.name: record(file.parent)["status"] for file in tmp_path.glob("*/run.json")}
+    assert statuses == {"test_vit": "finished", "no_such_net": "failed"}
+
+
+def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, pictures: Path, tmp_path: Path) -> None:
+    for split, numbers in {"train": range(8), "val": range(8, 14), "test": range(14, 18)}.items():
+        for label in ("drawing", "real"):
+            files = sorted((pictures / "all" / label).rglob("*.*"))
+            for number in numbers:
+                place = tmp_path / "data" / split / label / f"{number}{files[number].suffix}"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(files[number].read_bytes())
+    words = ["data=folder", f"data.root={tmp_path / 'data'}", "data.manifest=null", "trainer=debug"]
+    run = train(tmp_path / "run", *words)
+    assert record(run)["split"]["counts"] == {"train": 16, "val": 6, "calibration": 6, "test": 8}
+    assert record(run)["classes"] == ["drawing", "real"]
+    split = pd.read_csv(run / "split.csv")
+    assert (split["path"].str.split("/").str[0] == split["split"].replace("calibration", "val")).all()
