@@ -80,7 +80,7 @@ class Run:
     def classifier(self) -> Classifier:
         """Give the network, in eval mode, on the run's device."""
         quiet()
-        self.card  # noqa: B018  # verifies the file first
+        self.preprocessing  # noqa: B018  # verifies the file and what it says first
         classifier = Classifier.load(self.checkpoint).to(self._device)
         return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

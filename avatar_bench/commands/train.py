@@ -259,8 +259,6 @@ def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]
 
 def _plan(settings: TrainConfig) -> SplitPlan:
     data, mode = settings.data, settings.mode
-    if mode.shots and data.limit and data.limit < mode.shots * 3:
-        print(f"warning: data.limit={data.limit} leaves fewer than {mode.shots} shots a class", file=sys.stderr)
     return SplitPlan(
         seed=data.split.seed,
         folds=data.split.folds,

@@ -104,7 +104,8 @@ def read_manifest(file: Path, name: str | None = None) -> Dataset:
     if not file.is_file():
         raise DataError(f"data.manifest: {file} does not exist.", "Expected a CSV file with columns path,label.")
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        # without index_col=False a row that is longer than the header moves every column by one
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{file} cannot be read as CSV in UTF-8: {str(error).strip()}.") from error
     missing = [column for column in ("path", "label") if column not in table]

@@ -50,7 +50,7 @@ def split_dataset(dataset: Dataset, plan: SplitPlan) -> Dataset:
         rows = np.flatnonzero(frame["split"] == split)
         kept = rows
         if fraction < 1:
-            kept = kept[stratified_rows(frame.iloc[kept], max(1, round(fraction * len(kept))), plan.seed)]
+            kept = kept[_share_of(frame.iloc[kept], fraction, plan.seed)]
         if shots is not None:
             kept = kept[draw_shots(frame["label"].iloc[kept], shots, plan.draw_seed)]
         keep[np.setdiff1d(rows, kept)] = False
@@ -109,6 +109,11 @@ def draw_shots(labels: Sequence[str] | pd.Series, shots: int, seed: int) -> NDAr
     names = np.asarray(labels)
     drawn = [rng.permutation(np.flatnonzero(names == name))[:shots] for name in np.unique(names)]
     return np.sort(np.concatenate(drawn)) if drawn else np.zeros(0, dtype=np.int64)
+
+
+def _share_of(frame: pd.DataFrame, fraction: float, seed: int) -> NDArray[np.int64]:
+    """Draw a fraction of the rows, with at least as many as there are classes."""
+    return stratified_rows(frame, max(frame["label"].nunique(), round(fraction * len(frame))), seed)
 
 
 def _group_table(frame: pd.DataFrame) -> pd.DataFrame:

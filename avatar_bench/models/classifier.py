@@ -16,7 +16,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
 
-from avatar_bench.errors import CheckpointError, DivergedError
+from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
 from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
 from avatar_bench.models.weights import create_backbone
 
@@ -62,6 +62,9 @@ class Card:
         classes = card["classes"]
         if not (isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)):
             raise CheckpointError(f"{file}: its class names are not a list of strings.")
+        temperature = card.get("temperature", 1.0)
+        if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
+            raise CheckpointError(f"{file}: its temperature is {temperature!r}; expected a number above 0.")
         return cls(**{**card, "classes": tuple(classes)})
 
     def plain(self) -> dict[str, Any]:
@@ -116,10 +119,14 @@ class Classifier(pl.LightningModule):
         """Rebuild the classifier of a checkpoint on the CPU, in eval mode; never unpickles objects."""
         checkpoint = read_checkpoint(file)
         card = Card.from_checkpoint(checkpoint, file)
-        classifier = cls(card, create_backbone(card.backbone, len(card.classes), options=card.options))
+        try:
+            net = create_backbone(card.backbone, len(card.classes), options=card.options)
+        except ConfigError as error:
+            raise CheckpointError(f"{file}: its network cannot be built.", *error.lines[:1]) from error
+        classifier = cls(card, net)
         try:
             classifier.load_state_dict(checkpoint["state_dict"])
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{file}: its weights do not fit its own network, {card.backbone}.") from error
         return classifier.eval()
 
@@ -155,17 +162,15 @@ class Classifier(pl.LightningModule):
         loss = functional.cross_entropy(
             self.net(images), targets, weight=self.class_weights, label_smoothing=self._options.label_smoothing
         )
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"The loss is not a finite number at step {self.global_step} (epoch {self.current_epoch + 1}).",
-                "The best and last checkpoints before it are kept. Train with a smaller lr, or trainer.precision=32.",
-            )
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(images))
+        self._check_finite(loss)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits, _ = self(batch["image"])
-        self.log("val/loss", functional.cross_entropy(logits, batch["target"]), batch_size=len(logits), sync_dist=True)
+        loss = functional.cross_entropy(logits, batch["target"])
+        self._check_finite(loss)  # before the checkpoints of this epoch are written
+        self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
         self.val_metrics.update(logits, batch["target"])
         self.log_dict(dict(self.val_metrics.items()), batch_size=len(logits))
 
@@ -186,6 +191,13 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CARD_KEY] = self.card.plain()
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"The loss is not a finite number at step {self.global_step} (epoch {self.current_epoch + 1}).",
+                "The best and last checkpoints before it are kept. Train with a smaller lr, or trainer.precision=32.",
+            )
 
     def _normalise(self, images: Tensor) -> Tensor:
         scaled = (images.to(self.mean.dtype) / 255 - self.mean) / self.std

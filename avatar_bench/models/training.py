@@ -197,6 +197,10 @@ class History(Callback):
         self.first_epoch = first_epoch
         self.show = show
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Silence the hints in every process: those of distributed training begin with their own filters."""
+        quiet()
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add this epoch's row, in place of any that an interrupted attempt left."""
         if not trainer.is_global_zero:
@@ -288,6 +292,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for text in (
         ".*does not have many workers.*",
+        ".*persistent_workers=True.*",  # val is short
         ".*srun.*",
         ".*exists and is not empty.*",  # the run folder is ours
         ".*number of training batches.*",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,7 +75,7 @@ def convert(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[st
 
 def _explain(name: str, weights: str, error: Exception) -> ConfigError:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:4]
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=4)
         hint = f"Similar names: {', '.join(near)}." if near else "See timm.list_models() for the names."
         return ConfigError(f"model.backbone: timm has no network named {name!r}.", hint)
     if weights == "hub":

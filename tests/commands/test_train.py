@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,17 +268,25 @@ def test_resume_refuses_other_options_and_other_folders(tiny_run: Path, tmp_path
     assert main(["train", f"resume={tmp_path}"]) == 4
 
 
-@pytest.mark.parametrize("batches", ["null", "1"])  # it shows in training; only in validation
+@pytest.mark.parametrize(
+    "words", [["epochs=3"], ["epochs=1", "trainer.limit_batches=1", "data.limit=60"]]  # in training; in validation alone
+)
 def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(
-    batches: str, train: Train, tiny_run: Path, tmp_path: Path, capsys: Any
+    words: list[str], train: Train, tmp_path: Path, capsys: Any
 ) -> None:
-    options = ["lr=1e30", "epochs=3", "optimizer=sgd", f"trainer.limit_batches={batches}"]
-    run = train(tmp_path / "run", f"init_from={tiny_run}", *options, code=6)
-    assert len(capsys.readouterr().err.splitlines()[-2:]) == 2
+    run = train(tmp_path / "run", "lr=1e30", "optimizer=sgd", *words, code=6)
+    assert "not a finite number" in capsys.readouterr().err.splitlines()[-2]
     assert record(run)["status"] == "diverged"
-    for file in run.rglob("*.ckpt"):
-        state = torch.load(file, weights_only=True)["state_dict"]
-        assert all(torch.isfinite(value).all() for value in state.values())
+    assert list(run.rglob("*.ckpt*")) == []
+
+
+def test_a_later_divergence_keeps_the_checkpoints_before_it(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = "mode.stages=[{unfreeze: all, epochs: 1, lr: 3e-3}, {unfreeze: all, epochs: 2, lr: 1e30}]"
+    run = train(tmp_path / "run", stages, "epochs=null", "lr=null", "optimizer=sgd", code=6)
+    for name in ("best", "last"):
+        assert all(torch.isfinite(value).all() for value in weights(run, name).values())
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(tiny_run: Path, train: Train, capsys: Any) -> None:
@@ -377,3 +389,53 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, pictures: Pa
     assert record(run)["classes"] == ["drawing", "real"]
     split = pd.read_csv(run / "split.csv")
     assert (split["path"].str.split("/").str[0] == split["split"].replace("calibration", "val")).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["data=folder", "data.root=empty"], 3, "empty holds no pictures in class folders"),
+        (["data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
+        (["data=folder", "data.root=one"], 3, "one has one class only, 'real'"),
+        (["data=manifest", "data.manifest=nowhere.csv"], 3, "nowhere.csv does not exist"),
+        (["data=manifest", "data.manifest=some.csv"], 3, "has no label"),
+        (["data=folder", "data.root=few"], 3, "has no image in train"),
+        (["data=folder", "data.root=PICTURES/all", "mode=frozen", "stage=2"], 2, "mode 'frozen' has 1 stage"),
+        (["data=folder", "data.root=PICTURES/all", "model.weights=nowhere.pth"], 2, "nowhere.pth"),
+        (["data=folder", "data.root=PICTURES/all", "model.backbone=resnet18x"], 2, "'resnet18x'"),
+        (["data=folder", "data.root=PICTURES/all", "init_from=nowhere"], 4, "nowhere"),
+        (["data=folder", "data.root=PICTURES/all", "mode.stages=[{unfreeze: 99, epochs: 1, lr: 1}]"], 2, "unfreeze=99"),
+    ],
+)
+def test_a_mistake_is_told_in_three_lines_at_most(
+    words: list[str], code: int, told: str, pictures: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(pictures / "blind" / "real", tmp_path / "one" / "real")
+    for label in ("drawing", "real"):
+        (tmp_path / "few" / "test" / label).mkdir(parents=True)
+        file = next((pictures / "blind" / label).rglob("*.png"))
+        shutil.copy(file, tmp_path / "few" / "test" / label)
+    (tmp_path / "some.csv").write_text(f"path,label\n{file},real\n{pictures / 'blind' / 'real'}/../../all.csv,\n{file},a\n")
+    small = ["model=timm", "model.backbone=test_resnet", "model.weights=none", "out=run", "logger=none"]
+    given = {word.partition("=")[0] for word in words}
+    kept = [word for word in small if word.partition("=")[0] not in given]
+    assert main(["train", *kept, *(word.replace("PICTURES", str(pictures)) for word in words)]) == code
+    said = [line for line in capsys.readouterr().err.splitlines() if "images of" not in line and not line.startswith("  ")]
+    assert told in "\n".join(said)
+    assert len(said) <= 3
+
+
+def test_a_mistake_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> None:
+    root = str(Path(__file__).parents[2])
+    (tmp_path / "empty").mkdir()
+    words = ["train", "data=folder", "data.root=empty", "model.weights=none"]
+    done = subprocess.run(
+        [sys.executable, "-m", "avatar_bench", *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": root},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "empty holds no pictures" in done.stderr.splitlines()[0]
+    assert len(done.stderr.splitlines()) <= 3
+    assert done.stdout == ""

@@ -1,0 +1,307 @@
+"""Evaluation as a user types it: figures, the label contract, guards and places."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics as sk
+
+from avatar_bench.__main__ import main
+from avatar_bench.results import Result
+from avatar_bench.runs import Run
+
+CLASSES = ["drawing", "generated", "real"]
+FEW = "block.blind_test.resamples=100"
+
+
+def evaluate(run: Path, *words: str) -> int:
+    return main(["evaluate", f"ckpt={run}", FEW, "data.workers=0", *words])
+
+
+def result(run: Path, name: str) -> Result:
+    return Result.load(run / "evaluation" / name / "blind_test")
+
+
+def manifest(file: Path, table: pd.DataFrame, root: Path) -> Path:
+    """Write a manifest whose pictures lie below another folder."""
+    table.assign(path=[str(root / path) for path in table["path"]]).to_csv(file, index=False)
+    return file
+
+
+@pytest.fixture(scope="module")
+def weak_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is often wrong, whose figures therefore tell one formula from another."""
+    return train(tmp_path_factory.mktemp("weak") / "run", "trainer.limit_batches=3", "lr=1e-3", "seed=3")
+
+
+@pytest.fixture
+def permuted(run_copy: Path, reseal: Callable[[Path], None]) -> Callable[[list[int]], Path]:
+    """Reorder the outputs of a copied run's network, and leave its class names as they are."""
+
+    def reorder(order: list[int]) -> Path:
+        file = run_copy / "checkpoints" / "best.ckpt"
+        checkpoint = torch.load(file, weights_only=True)
+        for name in ("net.fc.weight", "net.fc.bias"):
+            checkpoint["state_dict"][name] = checkpoint["state_dict"][name][order]
+        torch.save(checkpoint, file)
+        reseal(file)
+        return run_copy
+
+    return reorder
+
+
+@pytest.mark.parametrize("name", ["test", "blind"])
+def test_figures_equal_those_that_sklearn_computes_from_the_written_predictions(
+    name: str, weak_run: Path, pictures: Path
+) -> None:
+    words = [] if name == "test" else ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
+    assert evaluate(weak_run, "allow=[permutation]", *words) == 0
+    folder = weak_run / "evaluation" / name / "blind_test"
+    figures = json.loads((folder / "metrics.json").read_text())["metrics"]
+    table = pd.read_csv(folder / "predictions.csv")
+    truth, guess = table["target"], table["prediction"]
+    scores = table[[f"prob_{label}" for label in CLASSES]].to_numpy()
+    assert 0.2 < (truth == guess).mean() < 0.99
+    assert (np.array(CLASSES)[scores.argmax(axis=1)] == guess).all()
+    expected = {
+        "accuracy": sk.accuracy_score(truth, guess),
+        "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
+        "macro_f1": sk.f1_score(truth, guess, average="macro"),
+        "mcc": sk.matthews_corrcoef(truth, guess),
+    }
+    for label, f1 in zip(CLASSES, sk.f1_score(truth, guess, labels=CLASSES, average=None), strict=True):
+        expected[f"f1/{label}"] = f1
+        expected[f"auroc/{label}"] = sk.roc_auc_score(truth == label, table[f"prob_{label}"])
+    assert {key: figures[key]["value"] for key in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_test_set_is_that_of_the_split_in_its_order(weak_run: Path) -> None:
+    assert evaluate(weak_run, "allow=[permutation]") == 0
+    split = pd.read_csv(weak_run / "split.csv")
+    own = split[split["split"] == "test"].reset_index(drop=True)
+    table = pd.read_csv(weak_run / "evaluation" / "test" / "blind_test" / "predictions.csv")
+    assert table["path"].tolist() == own["path"].tolist()
+    assert table["target"].tolist() == own["label"].tolist()
+
+
+@pytest.mark.parametrize("split", ["val", "calibration", "blind"])
+def test_another_set_of_the_run_is_judged_by_its_name(split: str, tiny_run: Path) -> None:
+    assert evaluate(tiny_run, f"split={split}") == 0
+    counts = json.loads((tiny_run / "run.json").read_text())["split"]["counts"] | {"blind": 42}
+    assert result(tiny_run, split).n == counts[split]
+
+
+def test_the_training_pictures_are_no_set_to_judge_on(tiny_run: Path, capsys: Any) -> None:
+    assert evaluate(tiny_run, "split=train") == 2
+    assert "say nothing of new ones" in capsys.readouterr().err
+
+
+def test_a_saved_result_says_where_it_comes_from(tiny_run: Path) -> None:
+    assert evaluate(tiny_run) == 0
+    said = json.loads((tiny_run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text())
+    record = json.loads((tiny_run / "run.json").read_text())
+    assert (said["block"], said["schema"], said["set"], said["classes"]) == ("blind_test", 1, "test", CLASSES)
+    assert said["n"] == record["split"]["counts"]["test"]
+    provenance = said["provenance"]
+    assert provenance["checkpoint_sha256"] == record["checkpoint_sha256"]
+    assert (provenance["split"], provenance["seed"], provenance["allow"]) == ("test", 42, [])
+    assert provenance["overlap_checked"] is True
+    assert {"data_fingerprint", "version", "torch", "run"} <= provenance.keys()
+
+
+def test_classes_are_matched_by_name_whatever_the_order_of_rows(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    assert evaluate(tiny_run, "data=manifest", f"data.manifest={pictures / 'blind.csv'}") == 0
+    table = pd.read_csv(pictures / "blind.csv").sort_values("label", ascending=False, kind="stable")
+    other = manifest(tmp_path / "other.csv", table, pictures)
+    assert evaluate(tiny_run, "data=manifest", f"data.manifest={other}") == 0
+    given, turned = (result(tiny_run, name) for name in ("blind", "other"))
+    assert given.metrics["accuracy"].value == turned.metrics["accuracy"].value > 0.9
+    for name in given.metrics:
+        assert turned.metrics[name].value == pytest.approx(given.metrics[name].value, abs=1e-9)
+
+
+def test_a_folder_of_class_folders_gives_what_its_manifest_gives(tiny_run: Path, pictures: Path) -> None:
+    words = ["data=folder", f"data.root={pictures / 'blind'}", "data.name=by folder"]
+    assert evaluate(tiny_run, *words) == 0
+    assert evaluate(tiny_run, "data=manifest", f"data.manifest={pictures / 'blind.csv'}") == 0
+    names = ("accuracy", "macro_f1", "recall/real")
+    by_folder, by_manifest = (result(tiny_run, name).metrics for name in ("by folder", "blind"))
+    assert [by_folder[name].value for name in names] == [by_manifest[name].value for name in names]
+
+
+def test_a_missing_class_gives_null_figures_and_a_warning(
+    tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    table = pd.read_csv(pictures / "blind.csv")
+    two = manifest(tmp_path / "two.csv", table[table["label"] != "generated"], pictures)
+    assert evaluate(tiny_run, "data=manifest", f"data.manifest={two}") == 0
+    assert "no picture of class 'generated'" in capsys.readouterr().err
+    found = result(tiny_run, "two").metrics
+    assert found["recall/generated"].value is None
+    assert found["recall/real"].value > 0.9
+
+
+def test_an_unknown_class_is_refused_by_name(tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    table = pd.read_csv(pictures / "blind.csv").replace({"label": {"real": "photo"}})
+    other = manifest(tmp_path / "photo.csv", table, pictures)
+    assert evaluate(tiny_run, "data=manifest", f"data.manifest={other}") == 3
+    err = capsys.readouterr().err.splitlines()
+    assert "'photo'" in err[0]
+    assert "drawing, generated, real" in err[1]
+    assert len(err) <= 3
+    assert not (tiny_run / "evaluation" / "photo").exists()
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2], [0, 2, 1], [1, 2, 0], [2, 0, 1]])
+def test_a_permuted_network_raises_the_alarm_that_names_the_order(
+    order: list[int], permuted: Callable[[list[int]], Path], pictures: Path, capsys: Any
+) -> None:
+    run = permuted(order)
+    words = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
+    assert evaluate(run, *words) == 3
+    err = capsys.readouterr().err.splitlines()
+    for output, row in enumerate(order):
+        assert (f"{CLASSES[output]!r} is {CLASSES[row]!r}" in err[1]) == (output != row)
+    assert len(err) == 3
+    assert not (run / "evaluation").exists()
+
+
+def test_the_alarm_can_be_passed_and_that_is_written_down(
+    permuted: Callable[[list[int]], Path], pictures: Path
+) -> None:
+    run = permuted([1, 2, 0])
+    words = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
+    assert evaluate(run, *words, "allow=[permutation]") == 0
+    passed = result(run, "blind")
+    assert passed.metrics["accuracy"].value < 0.2
+    assert passed.provenance["allow"] == ["permutation"]
+
+
+def test_pictures_seen_in_training_are_refused_by_their_bytes(
+    tiny_run: Path, pictures: Path, capsys: Any
+) -> None:
+    words = ["data=folder", f"data.root={pictures / 'all'}"]  # groups are the pictures' own hashes
+    assert evaluate(tiny_run, *words) == 3
+    err = capsys.readouterr().err
+    assert "96 of 192 pictures with the training data by picture" in err
+    assert evaluate(tiny_run, *words, "allow=[overlap]") == 0
+    passed = result(tiny_run, "all").provenance
+    assert (passed["allow"], passed["overlap_checked"]) == (["overlap"], False)
+
+
+def test_pictures_of_a_group_seen_in_training_are_refused(
+    tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    split = pd.read_csv(tiny_run / "split.csv")
+    seen = split[split["split"] == "train"].iloc[0]
+    with Image.open(pictures / seen["path"]) as picture:
+        picture.rotate(90).save(tmp_path / "turned.png")
+    table = pd.read_csv(pictures / "blind.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    table.loc[len(table)] = ["turned.png", seen["label"], seen["source"], seen["group"]]
+    table.to_csv(tmp_path / "near.csv", index=False)
+    assert evaluate(tiny_run, "data=manifest", f"data.manifest={tmp_path / 'near.csv'}") == 3
+    assert "1 of 43 pictures with the training data by group, first turned.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["data.image_size=64", "data.resize=pad"])
+def test_another_preprocessing_is_refused(word: str, tiny_run: Path, capsys: Any) -> None:
+    assert evaluate(tiny_run, word) == 3
+    assert word in capsys.readouterr().err
+    assert evaluate(tiny_run, "data.image_size=32", "data.resize=squash") == 0
+
+
+def test_predictions_are_kept_and_used_again(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch, reseal: Callable[[Path], None]
+) -> None:
+    assert evaluate(run_copy) == 0
+    first = result(run_copy, "test")
+    calls = []
+    forward = Run._forward
+    monkeypatch.setattr(Run, "_forward", lambda *given: calls.append(1) or forward(*given))
+    assert evaluate(run_copy) == 0
+    assert calls == []
+    assert result(run_copy, "test").metrics == first.metrics
+    file = run_copy / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["state_dict"]["net.fc.bias"] += 0.01
+    torch.save(checkpoint, file)
+    reseal(file)
+    assert evaluate(run_copy) == 0
+    assert calls != []  # another checkpoint, other predictions
+
+
+def test_several_runs_and_a_folder_of_runs_are_judged_one_by_one(
+    tiny_run: Path, weak_run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    words = ["evaluate", FEW, "allow=[permutation]", "data.workers=0"]
+    assert main([*words, f"ckpt=[{tiny_run},{weak_run}]", f"out={tmp_path / 'out'}"]) == 0
+    assert len(list((tmp_path / "out").rglob("metrics.json"))) == 2
+    for name, run in (("a", tiny_run), ("b", weak_run)):
+        shutil.copytree(run, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("evaluation", "predictions"))
+    assert main([*words, f"ckpt={tmp_path / 'runs'}"]) == 0
+    found = {file.relative_to(tmp_path / "runs").parts[0] for file in (tmp_path / "runs").rglob("metrics.json")}
+    assert found == {"a", "b"}
+
+
+def test_without_ckpt_the_newest_run_is_taken_and_named(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate"]) == 4
+    assert "no run with a checkpoint" in capsys.readouterr().err
+    for name, started in (("old", "2020"), ("new", "2021"), ("unfinished", "2022")):
+        shutil.copytree(tiny_run, tmp_path / "runs" / "x" / name)
+        record = json.loads((tmp_path / "runs" / "x" / name / "run.json").read_text()) | {"started": started}
+        (tmp_path / "runs" / "x" / name / "run.json").write_text(json.dumps(record))
+    shutil.rmtree(tmp_path / "runs" / "x" / "unfinished" / "checkpoints")
+    assert main(["evaluate", FEW, "data.workers=0"]) == 0
+    out, err = capsys.readouterr()
+    assert "ckpt=runs/x/new (the newest run)" in err
+    assert out.startswith("runs/x/new/evaluation/test/blind_test: accuracy ")
+
+
+def test_a_checkpoint_outside_its_run_is_judged_on_data_that_is_named(
+    tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    bare = Path(shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt"))
+    assert evaluate(bare) == 2
+    assert "data=folder data.root=DIR" in capsys.readouterr().err
+    words = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
+    assert evaluate(bare, *words, f"out={tmp_path / 'out'}") == 0
+    assert evaluate(tiny_run, *words) == 0
+    alone, own = Result.load(tmp_path / "out" / "blind" / "blind_test"), result(tiny_run, "blind")
+    assert alone.metrics == own.metrics
+    assert alone.provenance["overlap_checked"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["ckpt=nowhere"], 4, "ckpt=nowhere does not exist"),
+        (["ckpt=."], 4, "not a run folder"),
+        (["ckpt=RUN", "block=robustnes"], 2, "block=robustnes: there is no such block"),
+        (["ckpt=RUN", "split=blnd"], 2, "split=blnd"),
+        (["ckpt=RUN", "data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
+        (["ckpt=RUN", "allow=[overlop]"], 2, "overlop"),
+    ],
+)
+def test_a_mistake_is_told_in_three_lines_at_most(
+    words: list[str], code: int, told: str, tiny_run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *(word.replace("RUN", str(tiny_run)) for word in words)]) == code
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) <= 3

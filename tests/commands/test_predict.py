@@ -1,0 +1,335 @@
+"""Verdicts as a user asks for them: every kind of input and output, bad files, and outputs cut short."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from avatar_bench.__main__ import main
+from avatar_bench.commands.predict import input_files
+
+COLUMNS = ["path", "status", "reason", "prediction", "confidence", "prob_drawing", "prob_generated", "prob_real"]
+PROBABILITIES = COLUMNS[-3:]
+RAW = Path(__file__).parents[3] / "shared" / "data" / "raw"
+BROKEN = {
+    "drawing-langflow__People Avatar-01-23.svg",
+    "drawing-langflow__People Avatar-02-13.svg",
+    "pillow__hopper.ico",
+    "pillow__hopper.ppm",
+    "pillow__hopper_1bit.pbm",
+    "pillow__truncated_image.png",
+    "pillow__truncated_jpeg.jpg",
+}
+
+
+def read(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, keep_default_na=False, dtype={"reason": str})
+
+
+def table_of(content: bytes, ending: str) -> pd.DataFrame:
+    stream = io.BytesIO(content)
+    return pd.read_csv(stream) if ending == "csv" else pd.read_json(stream, lines=True)
+
+
+@pytest.fixture
+def predict(tiny_run: Path) -> Callable[..., int]:
+    def run(given: object, output: object, *words: str) -> int:
+        return main(["predict", f"ckpt={tiny_run}", f"input={given}", f"output={output}", "workers=0", *words])
+
+    return run
+
+
+@pytest.fixture
+def folder(pictures: Path, tmp_path: Path) -> Path:
+    """Five pictures of each class and two files that are none."""
+    place = tmp_path / "mine"
+    for label in ("drawing", "generated", "real"):
+        for file in sorted((pictures / "blind" / label).rglob("*.*"))[:5]:
+            (place / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place / label / file.name)
+    (place / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    (place / "note.txt").write_text("not a picture")
+    return place
+
+
+def test_every_file_has_a_row_and_a_bad_one_costs_its_row_alone(
+    predict: Callable[..., int], folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert predict(folder, tmp_path / "out.csv") == 3
+    out, err = capsys.readouterr()
+    table = read(tmp_path / "out.csv")
+    assert list(table) == COLUMNS
+    assert table["path"].tolist() == [str(file) for file in sorted(folder.rglob("*.*"), key=lambda f: (f.parent != folder, f))]
+    bad = table[table["status"] == "error"]
+    assert {Path(path).name for path in bad["path"]} == {"broken.jpg", "note.txt"}
+    assert (bad["reason"] != "").all()
+    assert (bad[COLUMNS[3:]] == "").all(axis=None)
+    good = table[table["status"] == "ok"]
+    assert (good["reason"] == "").all()
+    assert (good["prediction"] == [Path(path).parent.name for path in good["path"]]).mean() > 0.9
+    assert out == f"{tmp_path / 'out.csv'}: 15 verdicts, 2 files that could not be used\n"
+    assert len(err.splitlines()) <= 3
+
+
+def test_probabilities_are_a_distribution_whose_top_is_the_verdict(
+    predict: Callable[..., int], pictures: Path, tmp_path: Path
+) -> None:
+    assert predict(pictures / "blind", tmp_path / "out.csv") == 0
+    table = read(tmp_path / "out.csv")
+    probabilities = table[PROBABILITIES].to_numpy(float)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-9)
+    np.testing.assert_array_equal(probabilities.max(axis=1), table["confidence"].astype(float))
+    tops = [PROBABILITIES[k].removeprefix("prob_") for k in probabilities.argmax(axis=1)]
+    assert tops == table["prediction"].tolist()
+
+
+def test_all_outputs_say_the_same(predict: Callable[..., int], folder: Path, tmp_path: Path, capsys: Any) -> None:
+    for ending in ("csv", "jsonl", "parquet"):
+        assert predict(folder, tmp_path / f"out.{ending}") == 3
+    capsys.readouterr()
+    assert predict(folder, "-") == 3
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "out.csv").read_text(encoding="utf-8")
+    table = pd.read_csv(tmp_path / "out.csv", dtype={"reason": str}).fillna({"reason": ""})
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(list(line) == COLUMNS for line in lines)
+    for other in (pd.DataFrame(lines), pd.read_parquet(tmp_path / "out.parquet")):
+        assert list(other) == COLUMNS
+        for column in COLUMNS[:3]:
+            assert other[column].tolist() == table[column].tolist()
+        assert other["prediction"].fillna("").tolist() == table["prediction"].fillna("").tolist()
+        numbers = COLUMNS[4:]
+        np.testing.assert_allclose(other[numbers].astype(float), table[numbers].astype(float), atol=1e-14)
+
+
+def test_a_run_under_python_gives_what_the_command_gives(
+    predict: Callable[..., int], folder: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    import avatar_bench
+
+    predict(folder, tmp_path / "out.csv")
+    files = input_files(str(folder))
+    table = avatar_bench.load(tiny_run).predict(files)
+    assert list(table) == COLUMNS
+    assert table["path"].tolist() == files
+    kept = pd.read_csv(tmp_path / "out.csv")
+    np.testing.assert_allclose(table[PROBABILITIES].astype(float), kept[PROBABILITIES])
+    one = avatar_bench.predict(tiny_run, Path(files[3]))
+    assert one["path"].tolist() == files[3:4]
+    assert avatar_bench.load(tiny_run).predict([]).columns.tolist() == COLUMNS
+
+
+def test_the_same_picture_in_other_clothes_has_the_same_probabilities(
+    predict: Callable[..., int], pictures: Path, tmp_path: Path
+) -> None:
+    drawn = sorted((pictures / "blind" / "real").rglob("*.png"))[0]
+    place = tmp_path / "clothes"
+    place.mkdir()
+    with Image.open(drawn) as picture:
+        picture.load()
+        picture.save(place / "a.png")
+        picture.save(place / "b.webp", lossless=True)
+        picture.convert("RGBA").save(place / "c.png")
+        picture.save(place / "d.BMP")
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
+        picture.transpose(Image.Transpose.ROTATE_90).save(place / "e.png", exif=exif)
+        hidden = Image.new("RGBA", (picture.width, picture.height), (255, 0, 0, 0))  # shown on white
+        hidden.paste(picture.crop((0, 0, 20, 20)), (0, 0))
+        hidden.save(place / "f.png")
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture.crop((0, 0, 20, 20)), (0, 0))
+        white.save(place / "g.png")
+    assert predict(place, tmp_path / "out.csv") == 0
+    probabilities = read(tmp_path / "out.csv")[PROBABILITIES].to_numpy(float)
+    assert np.abs(probabilities[:5] - probabilities[0]).max() <= 1e-4
+    assert np.abs(probabilities[5] - probabilities[6]).max() <= 1e-4
+
+
+def test_batches_and_workers_change_no_verdict(predict: Callable[..., int], pictures: Path, tmp_path: Path) -> None:
+    for name, words in {"a": [], "b": ["batch_size=1"], "c": ["batch_size=5", "workers=2"]}.items():
+        assert predict(pictures / "blind", tmp_path / f"{name}.csv", *words) == 0
+    tables = [read(tmp_path / f"{name}.csv") for name in "abc"]
+    for table in tables[1:]:
+        assert table["path"].tolist() == tables[0]["path"].tolist()
+        np.testing.assert_allclose(table[PROBABILITIES], tables[0][PROBABILITIES], atol=1e-6)
+
+
+def test_the_temperature_scales_the_probabilities_unless_turned_off(
+    predict: Callable[..., int], pictures: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    assert predict(pictures / "blind", tmp_path / "scaled.csv") == 0
+    assert predict(pictures / "blind", tmp_path / "raw.csv", "calibrated=false") == 0
+    scaled, raw = (read(tmp_path / f"{name}.csv")[PROBABILITIES].to_numpy(float) for name in ("scaled", "raw"))
+    temperature = json.loads((tiny_run / "run.json").read_text())["temperature"]
+    sharpened = raw ** (1 / temperature)
+    np.testing.assert_allclose(scaled, sharpened / sharpened.sum(axis=1, keepdims=True), atol=1e-6)
+    assert np.abs(scaled - raw).max() > 1e-4
+
+
+def test_lower_precision_is_close(predict: Callable[..., int], pictures: Path, tmp_path: Path) -> None:
+    assert predict(pictures / "blind", tmp_path / "32.csv") == 0
+    assert predict(pictures / "blind", tmp_path / "16.csv", "precision=bf16") == 0
+    full, half = (read(tmp_path / f"{name}.csv")[PROBABILITIES].to_numpy(float) for name in ("32", "16"))
+    assert 0 < np.abs(full - half).max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["фото 1.jpg", "a,b.jpg", "x=1 (2).jpg", "[c].jpg", "it's \"q\" ~.jpg", "@d.jpg"])
+def test_any_name_works_as_input_and_as_output(
+    name: str, predict: Callable[..., int], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(sorted((pictures / "blind" / "real").rglob("*.jpg"))[0], tmp_path / name)
+    (tmp_path / f"in {name}").mkdir()
+    shutil.copy(name, tmp_path / f"in {name}" / name)
+    assert predict(name, f"{name}.csv") == 0
+    assert read(tmp_path / f"{name}.csv")["path"].tolist() == [name]
+    assert predict(f"in {name}", f"{name}.jsonl") == 0
+    assert json.loads((tmp_path / f"{name}.jsonl").read_text(encoding="utf-8"))["path"] == f"in {name}/{name}"
+
+
+def test_a_reason_or_path_with_commas_quotes_and_newlines_stays_one_row(
+    predict: Callable[..., int], pictures: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "odd"
+    place.mkdir()
+    shutil.copy(sorted((pictures / "blind" / "real").rglob("*.jpg"))[0], place / 'a "b",\nc.jpg')
+    assert predict(place, tmp_path / "out.csv") == 0
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))
+    assert [len(row) for row in rows] == [8, 8]
+    assert rows[1][0] == str(place / 'a "b",\nc.jpg')
+
+
+def test_a_glob_a_list_and_standard_input_name_files(
+    predict: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(file) for file in sorted((folder / "real").iterdir())][::-1]
+    (tmp_path / "list.txt").write_text("\n".join(files) + "\n\n", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files)))
+    assert predict(f"{folder}/real/*", tmp_path / "glob.csv") == 0
+    assert predict(f"@{tmp_path / 'list.txt'}", tmp_path / "list.csv") == 0
+    assert predict("-", tmp_path / "stdin.csv") == 0
+    assert read(tmp_path / "glob.csv")["path"].tolist() == files[::-1]
+    assert read(tmp_path / "list.csv")["path"].tolist() == files
+    assert read(tmp_path / "stdin.csv")["path"].tolist() == files
+
+
+def test_hidden_files_are_left_out_of_folders_and_deep_ones_are_not(tmp_path: Path) -> None:
+    for name in (".hidden/a.png", ".b.png", "x/y/z/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert input_files(str(tmp_path)) == [str(tmp_path / "x/y/z/c.png")]
+
+
+def test_a_file_that_is_missing_from_a_list_costs_its_row(
+    predict: Callable[..., int], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text(f"nowhere.png\n{sorted((folder / 'real').iterdir())[0]}\n")
+    assert predict(f"@{tmp_path / 'list.txt'}", tmp_path / "out.csv") == 3
+    assert read(tmp_path / "out.csv")["status"].tolist() == ["error", "ok"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize("keep", [0.0, 0.03, 0.5, 0.999])
+def test_an_output_cut_short_is_gone_on_with_and_repeats_nothing(
+    ending: str, keep: float, predict: Callable[..., int], folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    file = tmp_path / f"out.{ending}"
+    assert predict(folder, file) == 3
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(keep * len(whole))])
+    kept = max(0, whole[: int(keep * len(whole))].count(b"\n") - (ending == "csv"))
+    capsys.readouterr()
+    predict(folder, file, "update=true")
+    assert (f"{kept} rows kept from before" in capsys.readouterr().out) == (kept > 0)
+    once = file.read_bytes()
+    assert once.splitlines()[:kept] == whole.splitlines()[:kept]
+    before, after = (table_of(content, ending) for content in (whole, once))
+    assert after["path"].tolist() == before["path"].tolist()
+    # another batch around a picture moves its last digits
+    np.testing.assert_allclose(after[PROBABILITIES].astype(float), before[PROBABILITIES].astype(float), atol=1e-6)
+    predict(folder, file, "update=true")
+    assert file.read_bytes() == once
+
+
+def test_update_adds_new_files_to_parquet_too(predict: Callable[..., int], folder: Path, tmp_path: Path) -> None:
+    assert predict(folder / "real", tmp_path / "out.parquet") == 0
+    assert predict(folder, tmp_path / "out.parquet", "update=true") == 3
+    paths = pd.read_parquet(tmp_path / "out.parquet")["path"]
+    assert sorted(paths) == sorted(input_files(str(folder)))
+
+
+def test_update_refuses_the_output_of_another_kind_of_run(
+    predict: Callable[..., int], folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "out.csv").write_text("path,label\na,b\n")
+    assert predict(folder, tmp_path / "out.csv", "update=true") == 2
+    assert "other columns" in capsys.readouterr().err
+    assert (tmp_path / "out.csv").read_text() == "path,label\na,b\n"
+
+
+def test_without_update_an_earlier_output_is_replaced_when_all_is_done(
+    predict: Callable[..., int], folder: Path, tmp_path: Path
+) -> None:
+    assert predict(folder, tmp_path / "out.csv") == 3
+    assert predict(folder / "real", tmp_path / "out.csv") == 0
+    assert len(read(tmp_path / "out.csv")) == 5
+    assert [file.name for file in tmp_path.glob("out*")] == ["out.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["ckpt=nowhere", "input=a.jpg", "output=o.csv"], 4, "ckpt=nowhere does not exist"),
+        (["ckpt=RUN", "input=nothing*", "output=o.csv"], 3, "matches no file"),
+        (["ckpt=RUN", "input=@nothing", "output=o.csv"], 3, "@nothing"),
+        (["ckpt=RUN", "input=empty", "output=o.csv"], 3, "holds no files"),
+        (["ckpt=RUN", "input=.", "output=no/such/folder/o.csv"], 5, "cannot be written"),
+        (["ckpt=RUN", "input=.", "output=o.xls"], 2, ".parquet"),
+        (["ckpt=RUN", "input=.", "output=o.csv", "precision=8"], 2, "precision=8"),
+    ],
+)
+def test_a_mistake_is_told_in_three_lines_at_most(
+    words: list[str], code: int, told: str, tiny_run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.jpg").touch()
+    assert main(["predict", *(word.replace("RUN", str(tiny_run)) for word in words)]) == code
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) <= 3
+    assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_ends_with_5(
+    predict: Callable[..., int], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert predict(folder, tmp_path / "locked" / "out.csv") == 5
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not RAW.is_dir(), reason="there is no ../shared/data/raw")
+def test_the_raw_originals_give_69_rows_of_which_seven_say_why_they_failed(
+    predict: Callable[..., int], tmp_path: Path
+) -> None:
+    assert predict(RAW, tmp_path / "out.csv") == 3
+    table = read(tmp_path / "out.csv")
+    bad = table[table["status"] == "error"]
+    assert len(table) == 69
+    assert {Path(path).name for path in bad["path"]} == BROKEN
+    assert (bad["reason"] != "").all()

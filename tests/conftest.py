@@ -1,0 +1,130 @@
+"""Tiny pictures of three classes, and one tiny Run trained on them, for every test that needs either."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose more to threads than they gain
+
+BACKBONE = "test_resnet.r160_in1k"
+SOURCES = {"drawing": ("ink", "crayon", "vector"), "generated": ("gan", "diffusion"), "real": ("studio", "street")}
+A_CLASS, A_BLIND_CLASS = 64, 14
+ENDINGS = (".png", ".jpg", ".webp")
+
+
+def draw(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Give a picture, (H, W, 3), whose colour and texture tell its class."""
+    height, width = (int(side) for side in rng.integers(40, 65, 2))
+    across = np.linspace(0, 1, width)[None, :, None]
+    if label == "drawing":  # flat patches on white
+        picture = np.full((height, width, 3), 255.0)
+        top, left = rng.integers(0, 15, 2)
+        picture[top : top + 20, left : left + 20] = rng.integers(0, 80, 3)
+    elif label == "generated":  # a smooth purple
+        picture = np.broadcast_to((150, 60, 200) + 60 * across * rng.uniform(-1, 1), (height, width, 3)).copy()
+    else:  # brown grain
+        picture = rng.normal((110, 90, 60), 35, (height, width, 3))
+    return np.clip(picture + rng.normal(0, 8, 3), 0, 255).astype(np.uint8)
+
+
+def draw_set(root: Path, folder: str, a_class: int, sources: dict[str, tuple[str, ...]], seed: int) -> None:
+    """Fill root/folder/<class>/<source>/ with pictures, two a group, and write root/<folder>.csv."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for label, names in sources.items():
+        for number in range(a_class):
+            source = names[number // 2 % len(names)]
+            file = root / folder / label / source / f"{number:02}{ENDINGS[number % 3]}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw(label, rng)).save(file, quality=95)
+            rows.append((file.relative_to(root).as_posix(), label, source, f"{folder}:{label}:{number // 2}"))
+    table = pd.DataFrame(rows, columns=["path", "label", "source", "group"])
+    table.to_csv(root / f"{folder}.csv", index=False)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all/<class>/<source>/, blind/<class>/<source>/, all.csv and blind.csv; never write into it."""
+    root = tmp_path_factory.mktemp("pictures")
+    draw_set(root, "all", A_CLASS, SOURCES, seed=0)
+    draw_set(root, "blind", A_BLIND_CLASS, {label: (f"new-{label}",) for label in SOURCES}, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small(pictures: Path) -> list[str]:
+    """The options of a training that takes a second; its stages have one epoch."""
+    return [
+        *("model=timm", f"model.backbone={BACKBONE}", "model.weights=none"),
+        *("data=manifest", f"data.manifest={pictures / 'all.csv'}", f"data.blind={pictures / 'blind.csv'}"),
+        *("data.image_size=32", "data.batch_size=16", "data.workers=0", "data.split.folds=4", "data.augment.rotation=0"),
+        *("trainer=cpu", "trainer.threads=1", "callbacks.progress=false", "logger=none", "epochs=1", "lr=3e-3"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def train(small: list[str]) -> Callable[..., Path]:
+    """Train a small run with more options, or others, in a folder; give the folder back."""
+    from avatar_bench.__main__ import main
+
+    def run(out: Path, *words: str, code: int = 0) -> Path:
+        given = {word.partition("=")[0].lstrip("+") for word in words}
+        kept = [word for word in small if word.partition("=")[0] not in given]
+        assert main(["train", *kept, f"out={out}", *words]) == code
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that knows its classes; never write into it (predictions/ and evaluation/ excepted)."""
+    return train(tmp_path_factory.mktemp("runs") / "tiny", "epochs=6")
+
+
+@pytest.fixture
+def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny run that a test may spoil."""
+    found = shutil.ignore_patterns("evaluation", "predictions")
+    return Path(shutil.copytree(tiny_run, tmp_path / "copy", ignore=found))
+
+
+@pytest.fixture
+def reseal() -> Callable[[Path], None]:
+    """Write the .sha256 beside a file that a test has changed on purpose."""
+
+    def write(file: Path) -> None:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        file.with_name(f"{file.name}.sha256").write_text(f"{digest}  {file.name}\n")
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[[str], Any]:
+    """Build the network of a conf/model yaml without weights, once; a test gives it back as it was."""
+    import torch
+    import yaml
+
+    from avatar_bench.catalogue import choices
+    from avatar_bench.models.weights import create_backbone
+
+    @cache
+    def build(model: str) -> Any:
+        recipe = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))
+        torch.manual_seed(0)
+        return create_backbone(recipe["model"]["backbone"], 3)
+
+    return build

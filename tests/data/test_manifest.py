@@ -1,0 +1,161 @@
+"""Datasets read from class folders and manifests, and what is wrong with them told in time."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from avatar_bench.data.manifest import COLUMNS, hash_files, read_dataset, read_folder, read_manifest
+from avatar_bench.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number, name in enumerate(["b/x/1.png", "b/x/y/2.JPG", "b/3.webp", "a/4.png", "a/.5.png", "a/note.txt"]):
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".txt":
+            file.write_text("no picture")
+        else:
+            Image.new("RGB", (8, 8), (number * 40, 0, 0)).save(file)
+    return tmp_path / "data"
+
+
+def test_class_folders_give_labels_and_the_folders_below_sources(root: Path) -> None:
+    dataset = read_folder(root)
+    assert dataset.name == "data"
+    assert dataset.classes == ("a", "b")
+    assert list(dataset.frame.columns) == list(COLUMNS)
+    found = dataset.frame.set_index("path")[["label", "source", "split"]]
+    assert found.to_dict("index") == {
+        "a/4.png": {"label": "a", "source": "", "split": ""},
+        "b/3.webp": {"label": "b", "source": "", "split": ""},
+        "b/x/1.png": {"label": "b", "source": "x", "split": ""},
+        "b/x/y/2.JPG": {"label": "b", "source": "x", "split": ""},
+    }
+
+
+def test_hashes_are_of_the_files_and_byte_copies_share_a_group(root: Path) -> None:
+    shutil.copy(root / "a" / "4.png", root / "b" / "copy.png")
+    frame = read_folder(root).frame.set_index("path")
+    assert frame.loc["a/4.png", "sha256"] == hashlib.sha256((root / "a" / "4.png").read_bytes()).hexdigest()
+    assert frame.loc["a/4.png", "group"] == frame.loc["b/copy.png", "group"]
+    assert frame["group"].nunique() == 4
+
+
+def test_folders_named_train_val_and_test_state_the_split(root: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(root / "b", root.parent / "fixed" / split / "b")
+    frame = read_folder(root.parent / "fixed").frame
+    assert set(zip(frame["split"], frame["label"], strict=True)) == {("train", "b"), ("test", "b")}
+    assert "train/b/x/1.png" in set(frame["path"])
+
+
+def test_a_manifest_gives_what_it_states_and_blanks_elsewhere(root: Path) -> None:
+    lines = ["path,label,source,group,more", "b/x/1.png,b,studio,g1,?", "b/3.webp,b,,,", "a/4.png,a,studio,g1,"]
+    (root / "some.csv").write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+    dataset = read_manifest(root / "some.csv")
+    assert (dataset.name, dataset.root) == ("some", root)
+    assert dataset.frame["source"].tolist() == ["studio", "", "studio"]
+    assert dataset.frame["group"].tolist()[::2] == ["g1", "g1"]
+    assert dataset.frame["group"].iat[1] == "sha256:" + dataset.frame["sha256"].iat[1][:16]
+    assert read_dataset(root / "some.csv", "other").name == "other"
+
+
+def test_labels_and_paths_that_look_like_nothing_or_numbers_stay_text(root: Path) -> None:
+    shutil.copy(root / "a" / "4.png", root / "фото 1, x=2.png")
+    (root / "odd.csv").write_text('path,label\n"фото 1, x=2.png",NA\na/4.png,01\n', encoding="utf-8")
+    dataset = read_manifest(root / "odd.csv")
+    assert dataset.frame["label"].tolist() == ["NA", "01"]
+    assert dataset.image(0).shape == (8, 8, 3)
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
+def test_a_comma_at_the_end_of_each_row_moves_no_column(root: Path) -> None:
+    (root / "long.csv").write_text("path,label\na/4.png,a,\nb/3.webp,b,\n")
+    assert read_manifest(root / "long.csv").frame["label"].tolist() == ["a", "b"]
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "cannot be read as CSV"),
+        ("file,class\na,b\n", "no column path and label"),
+        ("path\na/4.png\n", "no column label"),
+        ("path,label\n", "no rows"),
+        ("path,label\na/4.png,a\nnowhere.png,a\n", "row 2: nowhere.png does not exist"),
+        ("path,label,split\na/4.png,a,training\n", "unknown split 'training'"),
+        ('path,label\n"a/4.png,a\n', "cannot be read as CSV"),
+        ("path,label\nx,4.png,a\n", "row 1: x does not exist"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_told_why(content: str, told: str, root: Path) -> None:
+    (root / "bad.csv").write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_manifest(root / "bad.csv")
+    assert told in str(caught.value)
+    assert len(caught.value.lines) <= 3
+
+
+def test_a_manifest_in_another_encoding_is_told_why(root: Path) -> None:
+    (root / "bad.csv").write_bytes("path,label\na/4.png,фото\n".encode("cp1251"))
+    with pytest.raises(DataError, match="UTF-8"):
+        read_manifest(root / "bad.csv")
+
+
+def test_missing_and_empty_places_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    for read, place, told in (
+        (read_folder, "nowhere", "not a folder"),
+        (read_folder, "empty", "no pictures in class folders"),
+        (read_manifest, "nowhere.csv", "does not exist"),
+    ):
+        with pytest.raises(DataError, match=told):
+            read(tmp_path / place)
+
+
+def test_the_fingerprint_is_of_pictures_labels_and_groups_not_of_order_or_place(root: Path, tmp_path: Path) -> None:
+    dataset = read_folder(root)
+    shutil.copytree(root, tmp_path / "moved")
+    assert read_folder(tmp_path / "moved").fingerprint == dataset.fingerprint
+    assert dataset.take(np.arange(len(dataset))[::-1]).fingerprint == dataset.fingerprint
+    assert dataset.take(np.arange(3)).fingerprint != dataset.fingerprint
+    for column in ("label", "group"):
+        other = dataset.take(np.arange(len(dataset)))
+        other.frame.loc[0, column] = "z"
+        assert other.fingerprint != dataset.fingerprint
+    Image.new("RGB", (8, 8), "blue").save(root / "a" / "4.png")
+    assert read_folder(root).fingerprint != dataset.fingerprint
+
+
+def test_take_and_part_keep_the_order_and_leave_the_whole_alone(root: Path) -> None:
+    dataset = read_folder(root)
+    dataset.frame["split"] = ["test", "train", "test", "train"]
+    part = dataset.part("train")
+    assert part.name == "train"
+    assert part.frame["path"].tolist() == ["b/3.webp", "b/x/y/2.JPG"]
+    assert part.file(0) == root / "b" / "3.webp"
+    assert len(dataset.part("val")) == 0
+    part.frame["label"] = "z"
+    assert dataset.classes == ("a", "b")
+
+
+def test_hashes_come_in_the_order_of_the_files(root: Path) -> None:
+    files = [root / "b" / "3.webp", root / "a" / "4.png"]
+    assert hash_files(files) == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
+def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
+    pd.DataFrame({"path": ["a/4.png", "b/3.webp"], "label": ["a", "b"], "sha256": ["f" * 64, "abc"]}).to_csv(
+        root / "hashed.csv", index=False
+    )
+    hashes = read_manifest(root / "hashed.csv").frame["sha256"].tolist()
+    assert hashes[0] == "f" * 64
+    assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()

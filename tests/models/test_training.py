@@ -1,0 +1,223 @@
+"""What each option of the trainer, the callbacks and the loggers does to a training."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from avatar_bench.__main__ import main
+from avatar_bench.errors import CheckpointError
+from avatar_bench.models.training import (
+    AtomicCheckpointIO,
+    TrainerOptions,
+    checksum_of,
+    finish,
+    precision_for,
+    verify,
+    weights_sha256,
+)
+from avatar_bench.results import Result
+
+Train = Callable[..., Path]
+ONE_STEP = ("trainer.limit_batches=1", "optimizer=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "lr=1")
+
+
+def checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def parameters(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    state = checkpoint(run, name)["state_dict"]
+    return {key: value for key, value in state.items() if "running" not in key and "num_batches" not in key}
+
+
+def distance(one: Path, other: Path) -> float:
+    theirs = parameters(other)
+    return sum(float((value - theirs[key]).square().sum()) for key, value in parameters(one).items()) ** 0.5
+
+
+def rates(run: Path) -> list[float]:
+    return pd.read_csv(run / "metrics.csv")["lr"].tolist()
+
+
+def test_debug_is_one_epoch_of_two_batches_a_stage_with_every_file(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "mode=progressive", "stage=2", "trainer=debug", "epochs=null")
+    assert pd.read_csv(run / "metrics.csv")["stage"].tolist() == [1, 2]
+    assert checkpoint(run)["global_step"] == 2
+    assert {"curves.png", "split.csv", "config.yaml"} <= {file.name for file in run.iterdir()}
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for(tiny_run: Path, train: Train, tmp_path: Path) -> None:
+    words = [f"init_from={tiny_run}", *ONE_STEP]
+    clipped = train(tmp_path / "clipped", *words, "trainer.gradient_clip=1e-3")
+    free = train(tmp_path / "free", *words)
+    start = train(tmp_path / "start", *words, "lr=1e-30")
+    assert distance(clipped, start) == pytest.approx(1e-3, rel=0.02)
+    assert distance(free, start) > 2e-3
+
+
+def test_gradients_are_accumulated_over_batches(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "trainer.limit_batches=4", "trainer.accumulate=2")
+    assert checkpoint(run)["global_step"] == 2
+
+
+def test_plateau_lowers_the_rate_when_val_loss_does_not_fall(train: Train, tmp_path: Path) -> None:
+    plateau = "optimizer.schedule={name: plateau, factor: 0.5, patience: 0}"
+    run = train(tmp_path / "run", "mode=frozen", "lr=1e-6", "epochs=4", plateau)
+    found = rates(run)
+    assert found[0] == 1e-6
+    assert found[-1] in (2.5e-7, 1.25e-7)  # the row of an epoch is written before or after its step
+
+
+def test_cosine_ends_at_nothing(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "lr=0.01", "epochs=3", "optimizer.schedule.name=cosine")
+    found = rates(run)
+    assert found[0] > found[1] > found[2]
+    assert found[2] == pytest.approx(0, abs=1e-9)
+
+
+def test_early_stopping_ends_a_stage_that_gains_nothing(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "mode=frozen", "lr=1e-30", "epochs=10", "callbacks=early_stopping")
+    assert len(rates(run)) == 1 + 3
+
+
+def test_swa_is_the_mean_of_the_epochs_weights(train: Train, tmp_path: Path) -> None:
+    runs = {n: train(tmp_path / f"plain{n}", f"epochs={n}") for n in (1, 2)}
+    averaged = parameters(train(tmp_path / "swa", "epochs=2", "callbacks.swa=0"))
+    first, second = parameters(runs[1]), parameters(runs[2])
+    for key, value in averaged.items():
+        torch.testing.assert_close(value, (first[key] + second[key]) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_ema_begins_with_the_first_step_and_keeps_its_share(train: Train, tmp_path: Path) -> None:
+    steps = {n: parameters(train(tmp_path / f"plain{n}", f"trainer.limit_batches={n}")) for n in (1, 2)}
+    averaged = parameters(train(tmp_path / "ema", "trainer.limit_batches=2", "callbacks.ema=0.75"))
+    for key, value in averaged.items():
+        torch.testing.assert_close(value, 0.75 * steps[1][key] + 0.25 * steps[2][key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("words", [[], ["callbacks=ema"], ["callbacks.swa=0"]])
+def test_the_best_checkpoint_holds_the_weights_that_val_judged(words: list[str], train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words)
+    assert main(["evaluate", f"ckpt={run}", "split=val", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
+    found = Result.load(run / "evaluation" / "val" / "blind_test").metrics
+    said = json.loads((run / "run.json").read_text())["metrics"]
+    assert found["accuracy"].value == pytest.approx(said["val/accuracy"], abs=1e-6)
+    assert found["macro_f1"].value == pytest.approx(said["val/macro_f1"], abs=1e-6)
+
+
+def test_smoothing_and_mixup_raise_the_loss_of_a_network_that_is_sure(
+    tiny_run: Path, train: Train, tmp_path: Path
+) -> None:
+    words = [f"init_from={tiny_run}", "lr=1e-30", "mode=frozen"]
+    losses = {
+        name: pd.read_csv(train(tmp_path / name, *words, *more) / "metrics.csv")["train/loss"][0]
+        for name, more in {
+            "plain": [],
+            "smooth": ["label_smoothing=0.2"],
+            "mixed": ["data.augment.mixup=1.0"],
+        }.items()
+    }
+    assert losses["plain"] < min(losses["smooth"], losses["mixed"])
+
+
+def test_each_balance_is_recorded_and_learns(train: Train, tmp_path: Path) -> None:
+    runs = {name: train(tmp_path / name, f"mode.balance={name}", "data.limit=90") for name in ("sampler", "loss", "none")}
+    hashes = {json.loads((run / "run.json").read_text())["weights_sha256"] for run in runs.values()}
+    assert len(hashes) >= 2  # loss and none are the same where classes are even
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "amp"])
+def test_mixed_precision_trains_on_a_cpu(precision: str, train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", f"trainer.precision={precision}", "trainer=debug")
+    expected = {"bf16-mixed": "bf16-mixed", "amp": "32-true"}[precision]
+    assert json.loads((run / "run.json").read_text())["device"]["precision"] == expected
+
+
+def test_names_of_precisions_are_lightnings() -> None:
+    assert precision_for(TrainerOptions(precision="32")) == "32-true"
+    assert precision_for(TrainerOptions(accelerator="cpu", precision="amp")) == "32-true"
+    assert precision_for(TrainerOptions(precision="16-mixed")) == "16-mixed"
+
+
+def test_the_csv_logger_keeps_every_step_and_none_keeps_nothing(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "csv", "logger=csv", "trainer=debug")
+    steps = pd.read_csv(run / "logs" / "metrics.csv")
+    assert steps["train/loss_step"].notna().sum() == 2
+    assert not (train(tmp_path / "none", "logger=none", "trainer=debug") / "logs").exists()
+
+
+def test_the_tensorboard_logger_writes_into_the_run(train: Train, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = train(tmp_path / "run", "logger=tensorboard", "trainer=debug")
+    assert list((run / "logs").glob("events.*"))
+
+
+@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("mlflow", "mlflow"), ("tensorboard", "tensorboard")])
+def test_a_logger_whose_package_is_missing_says_how_to_install_it(
+    name: str, package: str, train: Train, tmp_path: Path, capsys: Any
+) -> None:
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    train(tmp_path / "run", f"logger={name}", "trainer=debug", code=2)
+    assert f'pip install "avatar-bench[{name}]"' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_and_keeps_the_names_of_its_weights(
+    tiny_run: Path, train: Train, tmp_path: Path
+) -> None:
+    run = train(tmp_path / "run", "trainer.compile=true", "trainer=debug")
+    assert checkpoint(run)["state_dict"].keys() == checkpoint(tiny_run)["state_dict"].keys()
+
+
+def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None:
+    one = {"a": torch.ones(2), "b": torch.zeros(2)}
+    assert weights_sha256(one) == weights_sha256(dict(reversed(one.items())))
+    assert weights_sha256(one) != weights_sha256({"a": torch.ones(2), "b": torch.ones(2)})
+    assert weights_sha256(one) != weights_sha256({"b": torch.ones(2), "a": torch.zeros(2)})
+    assert weights_sha256({"a": torch.arange(4).reshape(2, 2).t()}) == weights_sha256({"a": torch.tensor([[0, 2], [1, 3]])})
+
+
+def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "x.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3), "b": [1, "я"]}, file)
+    assert file.with_name("x.ckpt.sha256").read_text() == f"{checksum_of(file)}  x.ckpt\n"
+    assert AtomicCheckpointIO().load_checkpoint(file)["b"] == [1, "я"]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="damaged"):
+        verify(file)
+    AtomicCheckpointIO().remove_checkpoint(file)
+    assert list(file.parent.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "x.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, file)
+
+    def fail(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        AtomicCheckpointIO().save_checkpoint({"a": 2}, file)
+    verify(file)
+    assert AtomicCheckpointIO().load_checkpoint(file) == {"a": 1}
+
+
+def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy: Path) -> None:
+    file = run_copy / "checkpoints" / "best.ckpt"
+    before = checkpoint(run_copy, "best")
+    digest, weights = finish(file, 1.75)
+    after = checkpoint(run_copy, "best")
+    assert after["avatar_bench"] == {**before["avatar_bench"], "temperature": 1.75}
+    assert weights == weights_sha256(before["state_dict"]) == weights_sha256(after["state_dict"])
+    assert digest == checksum_of(file)
+    verify(file)

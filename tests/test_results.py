@@ -1,0 +1,102 @@
+"""Results: strict JSON, whole folders, and what is read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from avatar_bench.results import Metric, Result
+
+matplotlib.use("Agg")
+
+
+def result() -> Result:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([0, 1])
+    return Result(
+        block="blind_test",
+        set="blind",
+        n=3,
+        classes=("a", "б"),
+        metrics={
+            "accuracy": Metric(2 / 3, 3, 0.2, 0.9, "wilson"),
+            "f1/б": Metric(None, 0, reason="no picture of this class"),
+            "chance": Metric(0.5, 3, higher_is_better=None),
+            "nll": Metric(0.7, 3, higher_is_better=False),
+        },
+        tables={"scores": pd.DataFrame({"path": ["a, b.png", "я.png"], "value": [1 / 3, 1e-17]})},
+        figures={"curve": figure},
+        arrays={"maps": {"first": np.eye(2)}},
+        warnings=["few pictures"],
+        provenance={"seed": 42},
+    )
+
+
+def test_a_saved_result_is_read_back(tmp_path: Path) -> None:
+    made = result()
+    read = Result.load(made.save(tmp_path / "deep" / "blind_test"))
+    assert (read.block, read.set, read.n, read.classes) == ("blind_test", "blind", 3, ("a", "б"))
+    assert read.metrics == made.metrics
+    assert read.warnings == ["few pictures"]
+    assert read.provenance == {"seed": 42}
+    pd.testing.assert_frame_equal(read.tables["scores"], made.tables["scores"], check_exact=True)
+
+
+def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
+    folder = result().save(tmp_path / "blind_test")
+    assert {file.name for file in folder.iterdir()} == {"metrics.json", "scores.csv", "curve.png", "maps.npz"}
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    np.testing.assert_array_equal(np.load(folder / "maps.npz")["first"], np.eye(2))
+
+
+def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    text = (result().save(tmp_path / "x") / "metrics.json").read_text(encoding="utf-8")
+    body = json.loads(text, parse_constant=refuse)
+    assert list(body)[:5] == ["block", "schema", "set", "n", "classes"]
+    assert body["schema"] == 1
+    assert body["metrics"]["accuracy"] == {
+        "value": 2 / 3, "low": 0.2, "high": 0.9, "n": 3, "interval": "wilson", "higher_is_better": True,
+    }  # fmt: skip
+    assert body["metrics"]["f1/б"]["value"] is None
+    assert body["metrics"]["f1/б"]["reason"] == "no picture of this class"
+    assert "б" in text
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_figure_that_is_not_finite_is_refused(number: float) -> None:
+    for place in ("value", "low", "high"):
+        with pytest.raises(ValueError, match=f"{place} must be finite"):
+            Metric(**{"value": 0.5, "n": 1, place: number})
+
+
+def test_a_missing_figure_needs_a_reason() -> None:
+    with pytest.raises(ValueError, match="reason"):
+        Metric(None, 0)
+
+
+def test_not_a_number_elsewhere_is_refused_and_an_earlier_result_stays(tmp_path: Path) -> None:
+    result().save(tmp_path / "x")
+    other = result()
+    other.provenance = {"loss": float("nan")}
+    with pytest.raises(ValueError, match="JSON"):
+        other.save(tmp_path / "x")
+    assert Result.load(tmp_path / "x").provenance == {"seed": 42}
+
+
+def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path: Path) -> None:
+    result().save(tmp_path / "x")
+    (tmp_path / "x.part").mkdir()  # as an interrupted save leaves it
+    (tmp_path / "x.part" / "stale.csv").touch()
+    Result("blind_test", "blind", 0, ("a",)).save(tmp_path / "x")
+    assert [file.name for file in (tmp_path / "x").iterdir()] == ["metrics.json"]
+    assert not (tmp_path / "x.part").exists()

@@ -1,0 +1,278 @@
+"""Runs: opened from folders and files, refused when damaged, and predicting the same from anywhere."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import avatar_bench
+from avatar_bench.__main__ import main
+from avatar_bench.data.manifest import read_manifest
+from avatar_bench.errors import CheckpointError, ConfigError, DataError, DivergedError, GuardError
+from avatar_bench.models.classifier import Card
+from avatar_bench.runs import Run, find_runs, newest_run, read_record, write_record
+
+
+def best(run: Path) -> Path:
+    return run / "checkpoints" / "best.ckpt"
+
+
+def files(pictures: Path) -> list[Path]:
+    return sorted((pictures / "blind").rglob("*.*"))[::5]
+
+
+def test_a_run_knows_its_classes_preprocessing_temperature_and_seed(tiny_run: Path) -> None:
+    run, record = Run.open(tiny_run), json.loads((tiny_run / "run.json").read_text())
+    assert run.classes == tuple(record["classes"])
+    assert run.temperature == record["temperature"]
+    assert run.seed == 42
+    assert (run.preprocessing.size, run.preprocessing.resize) == (32, "squash")
+    assert run.checkpoint_sha256 == record["checkpoint_sha256"]
+    assert run.card.split_fingerprint == record["split"]["fingerprint"]
+
+
+def test_a_run_may_be_opened_by_its_folder_or_either_checkpoint(tiny_run: Path) -> None:
+    opened = [Run.open(tiny_run), Run.open(best(tiny_run)), Run.open(tiny_run / "checkpoints" / "last.ckpt")]
+    assert [run.folder for run in opened] == [tiny_run] * 3
+    assert opened[2].checkpoint.name == "last.ckpt"
+
+
+def test_a_checkpoint_moved_elsewhere_predicts_the_same(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    bare = shutil.copy(best(tiny_run), tmp_path / "фото (1), x=2.ckpt")
+    moved = avatar_bench.load(bare).predict(files(pictures))
+    pd.testing.assert_frame_equal(moved, avatar_bench.load(tiny_run).predict(files(pictures)))
+
+
+def test_the_sets_of_a_run_are_those_of_its_split(tiny_run: Path) -> None:
+    run, split = Run.open(tiny_run), pd.read_csv(tiny_run / "split.csv")
+    for name in ("train", "val", "calibration", "test"):
+        dataset = run.dataset(name)
+        assert dataset.name == name
+        assert dataset.frame["path"].tolist() == split.loc[split["split"] == name, "path"].tolist()
+        assert dataset.file(0).is_file()
+    assert len(run.dataset("blind")) == 42
+
+
+def test_a_set_that_the_run_lacks_is_refused_with_those_it_has(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="blind"):
+        Run.open(tiny_run).dataset("ood")
+    bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
+    with pytest.raises(ConfigError, match="lies in no run folder"):
+        Run.open(bare).dataset("test")
+
+
+def test_predictions_are_in_the_datasets_order_and_kept(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.open(run_copy, batch_size=7)
+    dataset = run.dataset("test")
+    made = run.predictions(dataset)
+    assert made.paths.tolist() == dataset.frame["path"].tolist()
+    assert [run.classes[target] for target in made.targets] == dataset.frame["label"].tolist()
+    assert made.temperature == run.temperature
+    assert made.correct.mean() > 0.9
+    assert len(list((run_copy / "predictions").glob("*.npz"))) == 1
+    monkeypatch.setattr(Run, "_forward", None)
+    kept = Run.open(run_copy).predictions(dataset)
+    np.testing.assert_array_equal(kept.logits, made.logits)
+    np.testing.assert_array_equal(kept.embeddings, made.embeddings)
+
+
+def test_kept_predictions_are_not_used_for_other_labels_or_rows(run_copy: Path) -> None:
+    run = Run.open(run_copy)
+    dataset = run.dataset("test")
+    run.predictions(dataset)
+    turned = dataset.take(np.arange(len(dataset))[::-1])
+    assert run.predictions(turned).paths.tolist() == turned.frame["path"].tolist()
+    other = dataset.take(np.arange(len(dataset)))
+    other.frame["label"] = "real"
+    assert (run.predictions(other).targets == run.classes.index("real")).all()
+
+
+def test_logits_are_those_of_the_network_itself(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    made = run.predictions(run.dataset("test"))
+    image = torch.from_numpy(run.preprocessing(run.dataset("test").image(0)).transpose(2, 0, 1).copy())[None]
+    net = run.classifier.net
+    mean, std = (torch.tensor(getattr(run.preprocessing, name)).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        logits = net((image / 255 - mean) / std)
+    np.testing.assert_allclose(made.logits[:1], logits, atol=1e-4)
+    np.testing.assert_allclose(net.get_classifier()(torch.from_numpy(made.embeddings)).detach(), made.logits, atol=1e-4)
+
+
+def test_labels_and_overlaps_are_guarded(tiny_run: Path, pictures: Path) -> None:
+    run = Run.open(tiny_run)
+    with pytest.raises(GuardError, match="training data by picture"):
+        run.predictions(read_manifest(pictures / "all.csv"))
+    blind = read_manifest(pictures / "blind.csv")
+    blind.frame.loc[0, "label"] = "photo"
+    with pytest.raises(GuardError, match="'photo'"):
+        run.predictions(blind)
+
+
+def test_pictures_without_a_label_are_predicted_and_have_no_target(tiny_run: Path, pictures: Path) -> None:
+    blind = read_manifest(pictures / "blind.csv", "unlabelled")
+    blind.frame["label"] = ""
+    made = Run.open(tiny_run).predictions(blind)
+    assert (made.targets == -1).all()
+    assert not made.correct.any()
+
+
+def test_a_network_that_gives_no_finite_logit_is_refused(
+    run_copy: Path, reseal: Callable[[Path], None], pictures: Path
+) -> None:
+    checkpoint = torch.load(best(run_copy), weights_only=True)
+    checkpoint["state_dict"]["net.fc.bias"][0] = torch.nan
+    torch.save(checkpoint, best(run_copy))
+    reseal(best(run_copy))
+    with pytest.raises(DivergedError):
+        Run.open(run_copy).predictions(read_manifest(pictures / "blind.csv"))
+    with pytest.raises(DivergedError):
+        avatar_bench.load(run_copy).predict(files(pictures))
+
+
+def _truncate(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("spoil", [_truncate, _flip, lambda data: b"", lambda data: b"not a checkpoint"])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_damaged_checkpoint_ends_with_4_and_three_lines_at_most(
+    spoil: Callable[[bytes], bytes], sealed: bool, run_copy: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    best(run_copy).write_bytes(spoil(best(run_copy).read_bytes()))
+    if not sealed:
+        best(run_copy).with_name("best.ckpt.sha256").unlink()
+        if spoil is _flip:
+            pytest.skip("one bit of a weight cannot be told from a weight without the checksum")
+    words = [f"input={pictures / 'blind'}", f"output={tmp_path / 'out.csv'}"]
+    assert main(["predict", f"ckpt={run_copy}", *words]) == 4
+    err = capsys.readouterr().err.splitlines()
+    assert 1 <= len(err) <= 3
+    assert "best.ckpt" in err[0]
+    assert main(["evaluate", f"ckpt={run_copy}"]) == 4
+
+
+def said(**other: Any) -> dict[str, Any]:
+    """Give a checkpoint with a card that says something else than it should, and without weights."""
+    preprocessing = {"size": 32, "resize": "squash", "mean": [0, 0, 0], "std": [1, 1, 1]}
+    card = Card(classes=("a", "b"), backbone="test_resnet", preprocessing=preprocessing).plain()
+    return {"avatar_bench": {**card, **other}}
+
+
+class Foreign:
+    """An object that a checkpoint must not be able to bring to life."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("was_here"),))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"state_dict": {}}, "does not say its classes"),
+        ([1, 2], "holds no checkpoint"),
+        ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 99}}, "schema 99"),
+        ({"avatar_bench": {"classes": "ab", "backbone": "x", "preprocessing": {}, "schema": 1}}, "list of strings"),
+        ({"avatar_bench": {"classes": [1], "backbone": "x", "preprocessing": {}, "schema": 1}}, "list of strings"),
+        ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "more": 1}}, "not a checkpoint of"),
+        (said(preprocessing={}), "preprocessing lacks 'mean'"),
+        (said(preprocessing={"size": 32, "resize": "fold", "mean": [0, 0, 0], "std": [1, 1, 1]}), "resize must be"),
+        (said(temperature=0), "temperature is 0"),
+        (said(backbone="no_such_net"), "no_such_net"),
+        ({**said(), "state_dict": {}}, "do not fit"),
+        ({**said(), "state_dict": [1]}, "do not fit"),
+        (said(), "do not fit"),
+        (Foreign(), "cannot be read"),
+    ],
+)
+def test_a_foreign_file_is_refused_in_three_lines_at_most(
+    content: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, pictures: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "foreign.ckpt")
+    assert main(["predict", "ckpt=foreign.ckpt", f"input={pictures / 'blind'}", "output=out.csv"]) == 4
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) <= 3
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_a_plain_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    (tmp_path / "old.ckpt").write_bytes(pickle.dumps(Foreign()))
+    with pytest.raises(CheckpointError):
+        Run.open(tmp_path / "old.ckpt").card  # noqa: B018
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_a_card_survives_a_checkpoint(tmp_path: Path) -> None:
+    card = Card(
+        classes=("b", "а б", "c,d"), backbone="resnet18", preprocessing={"size": 32}, options={"drop": 0.1},
+        temperature=1.5, stage=2, versions={"torch": "2"},
+    )  # fmt: skip
+    torch.save({"avatar_bench": card.plain()}, tmp_path / "x.ckpt")
+    assert Card.from_checkpoint(torch.load(tmp_path / "x.ckpt", weights_only=True), tmp_path / "x.ckpt") == card
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00\x01"])
+def test_a_damaged_record_ends_with_4(text: str, run_copy: Path) -> None:
+    (run_copy / "run.json").write_text(text, encoding="utf-8")
+    assert main(["evaluate", f"ckpt={run_copy}"]) == 4
+
+
+def test_a_run_without_a_checkpoint_says_its_status(run_copy: Path) -> None:
+    shutil.rmtree(run_copy / "checkpoints")
+    with pytest.raises(CheckpointError, match="finished"):
+        Run.open(run_copy)
+
+
+def test_runs_are_found_at_any_depth_the_newest_last(tmp_path: Path, tiny_run: Path) -> None:
+    for name, started in (("a/b/new", "2026-02"), ("c/old", "2026-01"), ("bare", "2026-03")):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        write_record(tmp_path / name, {"started": started})
+        if name != "bare":
+            shutil.copy(best(tiny_run), best(tmp_path / name))
+    assert [run.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)] == ["c/old", "a/b/new", "bare"]
+    assert newest_run(tmp_path).name == "new"
+    assert find_runs(tmp_path / "nowhere") == []
+    with pytest.raises(CheckpointError):
+        newest_run(tmp_path / "bare")
+
+
+def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_record(tmp_path, {"status": "running", "имя": "x"})
+    with pytest.raises(ValueError, match="JSON"):
+        write_record(tmp_path, {"loss": float("nan")})
+    assert read_record(tmp_path) == {"status": "running", "имя": "x"}
+
+
+def test_pictures_that_are_gone_are_named(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
+    record = read_record(run_copy)
+    record["data"]["root"] = str(tmp_path / "gone")
+    write_record(run_copy, record)
+    run = Run.open(run_copy)
+    with pytest.raises(DataError, match="gone"):
+        run.predictions(run.dataset("test"))
+
+
+def test_results_are_read_back_from_the_run_folder(tiny_run: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", f"ckpt={tiny_run}", "block.blind_test.resamples=100"]) == 0
+    assert Run.open(tiny_run).results("blind_test").metrics["accuracy"].value > 0.8
+    bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
+    with pytest.raises(CheckpointError):
+        Run.open(bare).results("blind_test")

@@ -1,0 +1,100 @@
+"""The scripts of the checkout: the environment they make, and the demo from one end to the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("avatar_bench", "conf", "scripts", "tests", ".ci", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
+
+
+def call(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of a checkout as from a plain terminal."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return subprocess.run(words, cwd=folder, env=kept | variables, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, in whose environment there is all that ours holds, but not the project."""
+    folder = tmp_path_factory.mktemp("scripts") / "a checkout"
+    folder.mkdir()
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, folder)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    ours = sysconfig.get_paths()
+    within = ours["purelib"].removeprefix(sys.prefix).lstrip("/")
+    (folder / ".venv" / within / "ours.pth").write_text(ours["purelib"])
+    (folder / ".venv" / "bin" / "ruff").symlink_to(Path(ours["scripts"]) / "ruff")
+    return folder
+
+
+def bare(folder: Path, python: str | None) -> str:
+    """Give a PATH without any python, or with one python3 that is a script."""
+    folder.mkdir()
+    for tool in ("bash", "env", "dirname", "cat", "cksum", "grep"):
+        (folder / tool).symlink_to(str(shutil.which(tool)))
+    if python:
+        (folder / "python3").write_text(f"#!/usr/bin/env bash\n{python}\n")
+        (folder / "python3").chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("python", "told"),
+    [
+        (None, "Python 3.11 to 3.14 is needed"),
+        ("exit 1", "Python 3.11 to 3.14 is needed"),  # too old
+        ("[[ $* != *ensurepip* ]]", "apt-get install python3-venv"),
+    ],
+)
+def test_a_machine_without_a_fitting_python_is_told_what_it_lacks(
+    python: str | None, told: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT / "scripts", copy / "scripts")
+    for file in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / file, copy)
+    done = call(copy, "./scripts/demo", PATH=bare(tmp_path / "bin", python))
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tmp_path: Path) -> None:
+    first = call(checkout, "./scripts/demo")
+    assert first.returncode == 0, first.stderr[-2000:]
+    result = json.loads((checkout / "runs/demo/evaluation/blind/blind_test/metrics.json").read_text())
+    accuracy = result["metrics"]["accuracy"]
+    assert f"accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]" in first.stdout
+    assert accuracy["low"] > 0.6
+    for line in first.stdout.splitlines():
+        if line.startswith("  runs/demo/"):
+            assert (checkout / line.split()[0]).is_file()
+
+    trained = (checkout / "runs/demo/checkpoints/best.ckpt").stat().st_mtime_ns
+    second = call(checkout, "./scripts/demo", PIP_NO_INDEX="1")
+    assert second.returncode == 0, second.stderr[-2000:]
+    assert (checkout / "runs/demo/checkpoints/best.ckpt").stat().st_mtime_ns == trained
+    assert "Collecting" not in second.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_test_script_hands_its_arguments_to_pytest(checkout: Path) -> None:
+    done = call(checkout, "./scripts/test", "tests/test_records.py", "-q")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout.splitlines()[-1]

@@ -1,0 +1,89 @@
+"""A wheel, installed elsewhere, works without the checkout."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import site
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from avatar_bench import __version__
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, timeout=500)
+    (file,) = out.glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command of a new environment that holds the wheel, and sees what else is installed here."""
+    place = tmp_path_factory.mktemp("venv")
+    venv.create(place, with_pip=False)
+    bin_folder = place / ("Scripts" if os.name == "nt" else "bin")
+    paths = {"base": str(place), "platbase": str(place)}
+    packages = Path(sysconfig.get_path("purelib", vars=paths))
+    seen = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
+    install = [sys.executable, "-m", "pip", "--python", str(bin_folder / "python"), "install", "--no-deps", "--quiet"]
+    subprocess.run([*install, str(wheel)], check=True, timeout=300)
+    (packages / "others.pth").write_text("\n".join(sorted(seen)) + "\n")
+    return bin_folder / "avatar-bench"
+
+
+def run(program: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [str(program), *words], cwd=folder, env=surroundings, capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    yamls = {f"avatar_bench/conf/{file.relative_to(ROOT / 'conf').as_posix()}" for file in ROOT.glob("conf/**/*.yaml")}
+    assert yamls <= names
+    assert "avatar_bench/py.typed" in names
+    assert not any(name.startswith(("tests/", "conf/", "docs/")) for name in names)
+
+
+def test_the_installed_command_is_the_wheels_own(program: Path, tmp_path: Path) -> None:
+    done = run(program, tmp_path, "--version")
+    assert (done.returncode, done.stdout) == (0, f"avatar-bench {__version__}\n")
+    where = [str(program.with_name("python")), "-c", "import avatar_bench; print(avatar_bench.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=True).stdout
+    assert Path(found.strip()).is_relative_to(program.parents[1])
+
+
+def test_it_lists_trains_evaluates_and_predicts_from_another_folder(
+    program: Path, small: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    listed = run(program, tmp_path, "list", "models")
+    assert listed.returncode == 0
+    assert "convnext_tiny" in listed.stdout
+    words = [word for word in small if not word.startswith("model")]
+    stages = ["model=convnext_tiny", "stage=2", "model.weights=none", "data.limit=60", "trainer=debug", "out=run"]
+    trained = run(program, tmp_path, "train", *words, *stages)
+    assert trained.returncode == 0, trained.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [stage["trained_parameters"] for stage in record["stages"]] == [3843, 26587395]
+    judged = run(program, tmp_path, "evaluate", "ckpt=run", "allow=[permutation]", "block=blind_test")
+    assert judged.returncode == 0, judged.stderr
+    told = run(program, tmp_path, "predict", "ckpt=run", f"input={pictures / 'blind'}", "output=out.csv")
+    assert told.returncode == 0, told.stderr
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 42
