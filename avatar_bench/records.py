@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avatar_bench.errors import CheckpointError
+
+RECORD = "run.json"
 METRIC = "val/macro_f1"
 
 
@@ -44,6 +47,67 @@ def read_records(root: Path) -> list[Record]:
     """Give the Runs at a folder or up to two levels below it, sorted by folder."""
     files = {file for pattern in ("run.json", "*/run.json", "*/*/run.json") for file in root.glob(pattern)}
     return [_read(file) for file in sorted(files)]
+
+
+def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
+    """Give the checkpoint file and the run folder that a path means, None for a file outside a run folder.
+
+    The path is a run folder, whose best checkpoint is meant, or a .ckpt file. Raises CheckpointError on anything else.
+    """
+    if path.is_dir():
+        if not (path / RECORD).is_file():
+            raise CheckpointError(
+                f"{option}={path} is not a run folder: it holds no {RECORD}.",
+                "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
+            )
+        checkpoint = path / "checkpoints" / "best.ckpt"
+        if not checkpoint.is_file():
+            status = read_record(path).get("status", "unknown")
+            raise CheckpointError(
+                f"{path} holds no checkpoints/best.ckpt; its status is {status}.",
+                f"Finish it with: avatar-bench train resume={path}",
+            )
+        return checkpoint, path
+    if not path.is_file():
+        raise CheckpointError(
+            f"{option}={path} does not exist.",
+            "Expected a run folder or a .ckpt file. See: avatar-bench list runs",
+        )
+    folder = path.parent.parent
+    inside = path.parent.name == "checkpoints" and (folder / RECORD).is_file()
+    return path, folder if inside else None
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Give the run folders below a folder, the newest last."""
+    found = [file.parent for file in root.rglob(RECORD)] if root.is_dir() else []
+    return sorted(found, key=lambda folder: (read_record(folder).get("started", ""), str(folder)))
+
+
+def newest_run(root: Path) -> Path:
+    """Give the newest run folder below `root` that holds a best checkpoint; raise CheckpointError where none does."""
+    runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / "best.ckpt").is_file()]
+    if not runs:
+        raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or say ckpt=RUN")
+    return runs[-1]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read a run folder's run.json; raise CheckpointError where it is damaged."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{folder / RECORD} is not the record of a run.")
+    return record
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write a run folder's run.json, complete or not at all."""
+    part = folder / f"{RECORD}.part"
+    part.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    part.replace(folder / RECORD)
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -16,15 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from avatar_bench.data.datamodule import ReadableImages, evaluation_loader, loader, targets_of
-from avatar_bench.data.manifest import Dataset, read_dataset
+from avatar_bench.data.manifest import Dataset, read_dataset, read_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError
 from avatar_bench.models.classifier import Card, Classifier, read_checkpoint
 from avatar_bench.models.training import checksum_of, quiet, verify
 from avatar_bench.predictions import Predictions, strings
+from avatar_bench.records import locate, read_record
 from avatar_bench.results import Result
-
-RECORD = "run.json"
 
 
 @dataclass
@@ -45,30 +44,8 @@ class Run:
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> Run:
         """Open a run folder (its best checkpoint) or a .ckpt file; raise CheckpointError where there is none."""
-        place = Path(path)
-        if place.is_dir():
-            if not (place / RECORD).is_file():
-                raise CheckpointError(
-                    f"ckpt={place} is not a run folder: it holds no {RECORD}.",
-                    "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
-                )
-            checkpoint = place / "checkpoints" / "best.ckpt"
-            if not checkpoint.is_file():
-                status = read_record(place).get("status", "unknown")
-                raise CheckpointError(
-                    f"{place} holds no checkpoints/best.ckpt; its status is {status}.",
-                    "Finish it with: avatar-bench train resume=RUN",
-                )
-            return cls(checkpoint, place, read_record(place), **options)
-        if not place.is_file():
-            raise CheckpointError(
-                f"ckpt={place} does not exist.",
-                "Expected a run folder or a .ckpt file. See: avatar-bench list runs",
-            )
-        folder = place.parent.parent
-        if place.parent.name == "checkpoints" and (folder / RECORD).is_file():
-            return cls(place, folder, read_record(folder), **options)
-        return cls(place, **options)
+        checkpoint, folder = locate(Path(path))
+        return cls(checkpoint, folder, read_record(folder) if folder else {}, **options)
 
     @cached_property
     def card(self) -> Card:
@@ -119,8 +96,7 @@ class Run:
         """Give every image that the run used, with its split; None for a checkpoint outside a run folder."""
         if self.folder is None or not (self.folder / "split.csv").is_file():
             return None
-        frame = pd.read_csv(self.folder / "split.csv", dtype=str, keep_default_na=False)
-        return Dataset("run", Path(self.record["data"]["root"]), frame)
+        return read_split(self.folder / "split.csv", Path(self.record["data"]["root"]))
 
     def dataset(self, name: str) -> Dataset:
         """Give a set by name: test, val, calibration, train, blind, or an out-of-domain set of the run's data.
@@ -266,36 +242,10 @@ def predict(run: str | Path, paths: str | Path | Iterable[str | Path]) -> pd.Dat
     return load(run).predict(paths)
 
 
-def find_runs(root: Path) -> list[Path]:
-    """Give the run folders below a folder, the newest last."""
-    found = [file.parent for file in root.rglob(RECORD)] if root.is_dir() else []
-    return sorted(found, key=lambda folder: (read_record(folder).get("started", ""), str(folder)))
-
-
-def newest_run(root: Path) -> Path:
-    """Give the newest run folder below `root` that holds a best checkpoint; raise CheckpointError where none does."""
-    runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / "best.ckpt").is_file()]
-    if not runs:
-        raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or say ckpt=RUN")
-    return runs[-1]
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Read a run folder's run.json; raise CheckpointError where it is damaged."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from error
-    if not isinstance(record, dict):
-        raise CheckpointError(f"{folder / RECORD} is not the record of a run.")
-    return record
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write a run folder's run.json, complete or not at all."""
-    part = folder / f"{RECORD}.part"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(folder / RECORD)
+def set_threads(threads: int | None) -> None:
+    """Let the network use so many threads; None: as many as torch takes of itself."""
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def verdict_columns(classes: Sequence[str]) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 import avatar_bench
@@ -15,27 +15,33 @@ from avatar_bench.config import EvaluateConfig
 from avatar_bench.data.datasets import open_dataset
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.errors import GuardError
-from avatar_bench.results import Result
-from avatar_bench.runs import RECORD, Run, find_runs, newest_run
+from avatar_bench.records import RECORD, find_runs, locate, newest_run
+
+if TYPE_CHECKING:
+    from avatar_bench.results import Result
+    from avatar_bench.runs import Run
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Put each Run through each block, and save the Results under RUN/evaluation/<set>/<block>/ (or out=DIR)."""
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, EvaluateConfig)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    runs = [_open(path, settings) for path in _run_paths(settings.ckpt)]
-    for run in runs:
-        dataset = _dataset(run, settings)
+    paths = _run_paths(settings.ckpt)
+    for path in paths:  # a mistake shows before torch has loaded
+        locate(path)
+    other = None if settings.data.kind == "run" else open_dataset(settings.data)
+    for path in paths:
+        run = _open(path, settings)
+        _guard_preprocessing(run, settings)
+        dataset = other or run.dataset(settings.split)
+        place = _place(run, settings, several=len(paths) > 1) / dataset.name
         for name, options in settings.block.items():
             result = blocks.build(name, options or {}).evaluate(run, dataset)
             result.provenance = _provenance(run, dataset, settings)
-            place = _place(run, settings, several=len(runs) > 1) / dataset.name / name
-            result.save(place)
+            result.save(place / name)
             for warning in result.warnings:
                 print(f"warning: {warning}", file=sys.stderr)
-            print(f"{place}: {_headline(result)}")
+            print(f"{place / name}: {_headline(result)}")
 
 
 def _run_paths(ckpt: Any) -> list[Path]:
@@ -52,6 +58,9 @@ def _run_paths(ckpt: Any) -> list[Path]:
 
 
 def _open(path: Path, settings: EvaluateConfig) -> Run:
+    from avatar_bench.runs import Run, set_threads
+
+    set_threads(settings.threads)
     return Run.open(
         path,
         allow=frozenset(settings.allow),
@@ -61,17 +70,16 @@ def _open(path: Path, settings: EvaluateConfig) -> Run:
     )
 
 
-def _dataset(run: Run, settings: EvaluateConfig) -> Dataset:
-    """Give the run's own set, or all of the data that the options name, as one set."""
-    stated = {"size": settings.data.image_size, "resize": settings.data.resize}
-    for name, value in stated.items():
+def _guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
+    """Refuse to judge a network on images that are prepared in another way than those it was trained on."""
+    stated = {"image_size": ("size", settings.data.image_size), "resize": ("resize", settings.data.resize)}
+    for option, (name, value) in stated.items():
         kept = run.card.preprocessing[name]
         if value is not None and value != kept:
             raise GuardError(
-                f"data.{'image_size' if name == 'size' else name}={value}, but this network was trained with {kept}.",
+                f"data.{option}={value}, but this network was trained with {kept}.",
                 "Another preprocessing gives figures of another network: leave the option out, or train with it.",
             )
-    return run.dataset(settings.split) if settings.data.kind == "run" else open_dataset(settings.data)
 
 
 def _place(run: Run, settings: EvaluateConfig, several: bool) -> Path:
@@ -93,7 +101,7 @@ def _provenance(run: Run, dataset: Dataset, settings: EvaluateConfig) -> dict[st
         "allow": sorted(settings.allow),
         "overlap_checked": run.images is not None and "overlap" not in run.allow,
         "version": avatar_bench.__version__,
-        "torch": str(torch.__version__),
+        "torch": metadata.version("torch"),
     }
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from avatar_bench.data.manifest import Dataset, read_folder, read_manifest
-from avatar_bench.data.sources import ensure_demo
 from avatar_bench.errors import ConfigError
 
 
@@ -28,6 +27,8 @@ def open_dataset(options: DataOptions) -> Dataset:
     if options.kind == "manifest" and options.manifest:
         return read_manifest(Path(options.manifest), options.name)
     if options.kind == "demo":
+        from avatar_bench.data.sources import ensure_demo  # slow to import, and no other kind needs it
+
         recipe = {name: getattr(options, name) for name in ("root", "sources", "blind_sources")}
         return read_manifest(ensure_demo(recipe).out / "manifest.csv", options.name or "demo")
     raise ConfigError(

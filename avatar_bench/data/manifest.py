@@ -119,6 +119,15 @@ def read_manifest(file: Path, name: str | None = None) -> Dataset:
     return _complete(table, file.parent, name or file.stem)
 
 
+def read_split(file: Path, root: Path) -> Dataset:
+    """Read the split.csv of a run: every image that it used, below `root`; raise DataError where it is damaged."""
+    try:
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}.") from error
+    return Dataset("run", root, frame.reindex(columns=list(COLUMNS), fill_value=""))
+
+
 def hash_files(files: Iterable[Path]) -> list[str]:
     """Give the SHA-256 of each file, in order, as hex digits."""
     with ThreadPoolExecutor(4) as pool:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import huggingface_hub
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
@@ -32,6 +36,8 @@ def create_backbone(
     `package` describes: distribution, version, file, layout) or the path of a .safetensors or .pth file.
     Raises ConfigError on an unknown name or weights that cannot be had, CheckpointError on a file that does not fit.
     """
+    if weights == "hub":
+        _use_cache_if_offline()
     try:
         net = timm.create_model(name, pretrained=weights == "hub", num_classes=classes, **(options or {}))
     except Exception as error:  # timm and the hub client raise many types, none of them ours
@@ -71,6 +77,17 @@ def convert(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[st
         f"model.package.layout={layout} is not known.",
         "Expected timm, efficientnet_pytorch or mobilenetv2_pytorch.",
     )
+
+
+def _use_cache_if_offline() -> None:
+    """Let the hub's client look into its cache alone where its host cannot be reached: it would retry for a minute."""
+    if getproxies():
+        return  # only the proxy can tell
+    host = urlsplit(huggingface_hub.constants.ENDPOINT)
+    try:
+        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
+    except OSError:
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
 def _explain(name: str, weights: str, error: Exception) -> ConfigError:

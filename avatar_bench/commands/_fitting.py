@@ -1,0 +1,286 @@
+"""Fitting: train the stages of one Run, and complete its folder."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+
+import avatar_bench
+from avatar_bench.config import TrainConfig
+from avatar_bench.data.datamodule import DataModule
+from avatar_bench.data.manifest import SPLITS, Dataset
+from avatar_bench.data.splits import split_fingerprint
+from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.metrics import fit_temperature
+from avatar_bench.models.classifier import Card, Classifier, TrainingOptions, read_checkpoint
+from avatar_bench.models.finetuning import Stage
+from avatar_bench.models.training import (
+    TrainerOptions,
+    build_logger,
+    finish,
+    fit_stage,
+    precision_for,
+    read_history,
+)
+from avatar_bench.models.weights import create_backbone, normalisation
+from avatar_bench.plots import curves
+from avatar_bench.records import METRIC, write_record
+from avatar_bench.runs import Run, set_threads
+
+FEW = 20  # calibration images below which a fitted temperature would be noise
+
+
+def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Dataset, dataset: Dataset) -> None:
+    """Train the stages on `dataset`, a part of `whole` with its split, and complete the run folder and the record."""
+    pl.seed_everything(settings.seed, verbose=False)
+    set_threads(settings.trainer.threads)
+    earlier = Run.open(settings.init_from) if settings.init_from else None
+    classes = earlier.classes if earlier else whole.classes
+    if settings.resume and record["split"]["fingerprint"] != split_fingerprint(dataset):
+        raise GuardError(
+            f"resume={folder}: the pictures, or their split, are not what they were when it began.",
+            "Restore them, or start a new run.",
+        )
+    dataset.frame[["path", "label", "source", "group", "split", "sha256"]].to_csv(folder / "split.csv", index=False)
+    stages = _stages(settings)
+    classifier, data = _build(settings, dataset, classes, earlier)
+    record |= {
+        "classes": list(classes),
+        "versions": _versions(),
+        "device": {
+            "accelerator": settings.trainer.accelerator,
+            "precision": precision_for(_trainer_options(settings)),
+            "threads": torch.get_num_threads(),
+        },
+        "data": {**_places(settings, dataset), "root": str(dataset.root.absolute()), "fingerprint": whole.fingerprint},
+        "split": {
+            **asdict(settings.data.split),
+            "fold": settings.data.fold,
+            "fingerprint": split_fingerprint(dataset),
+            "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
+            "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
+        },
+        "stages": record.get("stages", []),
+    }
+    write_record(folder, record)
+    _say_counts(dataset, classes, settings)
+    done = _stages_done(settings, earlier, stages)
+    best = _fit_stages(settings, folder, record, classifier, data, stages, done)
+    _finish(settings, folder, record, best, dataset)
+
+
+def _fit_stages(
+    settings: TrainConfig,
+    folder: Path,
+    record: dict[str, Any],
+    classifier: Classifier,
+    data: DataModule,
+    stages: list[Stage],
+    done: int,
+) -> Path:
+    """Train the stages after the first `done`, each from the best checkpoint of the one before."""
+    last = folder / "checkpoints" / "last.ckpt"
+    resume = None
+    if settings.resume and last.is_file():
+        at = Card.from_checkpoint(read_checkpoint(last), last).stage
+        done, resume = at - 1, last
+    options = _trainer_options(settings)
+    best = folder / "checkpoints" / "best.ckpt"
+    logger = build_logger(
+        settings.logger.name, folder, folder.name, settings.logger.project, settings.logger.offline, _plain(settings)
+    )
+    first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
+    for number, stage in enumerate(stages[done:], start=done + 1):
+        classifier.card = replace(classifier.card, stage=number)
+        names = classifier.begin(stage)
+        count = sum(classifier.net.get_parameter(name).numel() for name in names)
+        entry = {"stage": number, **asdict(stage), "trained_parameters": count, "first": names[0], "last": names[-1]}
+        record["stages"] = [other for other in record["stages"] if other["stage"] != number] + [entry]
+        write_record(folder, record)
+        total = sum(parameter.numel() for parameter in classifier.net.parameters())
+        print(
+            f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
+            f"({names[0]} to {names[-1]}), {stage.epochs} epochs, lr {stage.lr:g}",
+            file=sys.stderr,
+        )
+        best = fit_stage(classifier, data, folder, options, logger, first_epoch, resume)
+        first_epoch = 1 + max(int(row["epoch"]) for row in read_history(folder / "metrics.csv"))
+        resume = None
+        classifier.net.load_state_dict(Classifier.load(best).net.state_dict())
+    return best
+
+
+def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: Path, dataset: Dataset) -> None:
+    """Fit the temperature, complete the checkpoint and the record, and draw the curves."""
+    run = Run(best, record=record, device=settings.trainer.accelerator, workers=settings.data.workers)
+    calibration = dataset.part("calibration")
+    temperature = 1.0
+    if len(calibration) >= FEW and len(calibration.classes) > 1:
+        held_out = run.predictions(calibration)
+        temperature = fit_temperature(held_out.logits, held_out.targets)
+    else:
+        print(f"warning: {len(calibration)} calibration images are too few for a temperature: 1", file=sys.stderr)
+    checkpoint_sha256, weights_sha256 = finish(best, temperature)
+    history = pd.read_csv(folder / "metrics.csv")
+    rows = history[history["stage"] == history["stage"].max()]
+    row = rows.loc[rows[METRIC].idxmax()]
+    figure = curves(history)
+    figure.savefig(folder / "curves.png")
+    record |= {
+        "temperature": temperature,
+        "checkpoint_sha256": checkpoint_sha256,
+        "weights_sha256": weights_sha256,
+        "best_epoch": int(row["epoch"]),
+        "metrics": {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)},
+    }
+
+
+def _build(
+    settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], earlier: Run | None
+) -> tuple[Classifier, DataModule]:
+    model = settings.model
+    weights = "none" if earlier else model.weights
+    net = create_backbone(model.backbone, len(classes), weights, model.package, model.options)
+    if earlier:
+        if earlier.card.backbone != model.backbone:
+            raise ConfigError(
+                f"init_from={settings.init_from} holds {earlier.card.backbone}, not {model.backbone}.",
+                "Choose the same model.",
+            )
+        net.load_state_dict(earlier.classifier.net.state_dict())
+    mean, std = normalisation(net)
+    preprocessing = Preprocessing(settings.data.image_size or 224, settings.data.resize or "squash", mean, std)  # type: ignore[arg-type]
+    augment = settings.data.augment
+    data = DataModule(
+        dataset,
+        classes,
+        preprocessing,
+        Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise),  # type: ignore[arg-type]
+        seed=settings.seed,
+        batch_size=_batch_size(settings),
+        workers=settings.data.workers,
+        balance=settings.mode.balance,
+    )
+    card = Card(
+        classes=classes,
+        backbone=model.backbone,
+        options=dict(model.options),
+        preprocessing=preprocessing.to_dict(),
+        weights=model.weights if not earlier else earlier.card.weights,
+        mode=settings.mode.name,
+        seed=settings.seed,
+        split_fingerprint=split_fingerprint(dataset),
+        data_fingerprint=dataset.fingerprint,
+        versions=_versions(),
+    )
+    schedule = settings.optimizer.schedule
+    options = TrainingOptions(
+        seed=settings.seed,
+        optimizer=settings.optimizer.name,
+        weight_decay=settings.optimizer.weight_decay,
+        momentum=settings.optimizer.momentum,
+        schedule=schedule.name,
+        warmup_epochs=schedule.warmup_epochs,
+        factor=schedule.factor,
+        patience=schedule.patience,
+        label_smoothing=settings.label_smoothing,
+        mixup=augment.mixup,
+        class_weights=data.class_weights,
+    )
+    return Classifier(card, net, options), data
+
+
+def _stages(settings: TrainConfig) -> list[Stage]:
+    wanted = settings.mode.stages[: settings.stage]
+    cap = settings.trainer.max_epochs
+    epochs = [min(settings.epochs or stage.epochs, cap or sys.maxsize) for stage in wanted]
+    return [Stage(stage.unfreeze, count, settings.lr or stage.lr) for stage, count in zip(wanted, epochs, strict=True)]
+
+
+def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]) -> int:
+    """Give how many stages `init_from` has been through: those of the same mode, where stage= asks to go on."""
+    if earlier is None or settings.stage is None or earlier.card.mode != settings.mode.name:
+        return 0
+    if earlier.card.stage >= len(stages):
+        raise ConfigError(
+            f"init_from={settings.init_from} has been through stage {earlier.card.stage} already.",
+            f"Expected stage={earlier.card.stage + 1} or more.",
+        )
+    return earlier.card.stage
+
+
+def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
+    table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
+    print(f"{len(dataset)} images of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
+    for split in (split for split in SPLITS if split in table):
+        counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
+        print(f"  {split}: {counts}", file=sys.stderr)
+    shots = settings.mode.shots
+    if shots and int(table["train"].min()) < shots:
+        print(f"warning: {int(table['train'].min())} shots a class instead of {shots}", file=sys.stderr)
+    for split in ("val", "calibration", "test"):
+        missing = [name for name in classes if split not in table or table.at[name, split] == 0]
+        if missing:
+            print(f"warning: no {split} image of {', '.join(missing)}", file=sys.stderr)
+
+
+def _batch_size(settings: TrainConfig) -> int:
+    size = settings.data.batch_size
+    if isinstance(size, dict):
+        cuda = settings.trainer.accelerator != "cpu" and torch.cuda.is_available()
+        size = size["cuda" if cuda else "cpu"]
+    return int(size)
+
+
+def _trainer_options(settings: TrainConfig) -> TrainerOptions:
+    trainer, callbacks = settings.trainer, settings.callbacks
+    return TrainerOptions(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        strategy=trainer.strategy,
+        precision=trainer.precision,
+        limit_batches=trainer.limit_batches,
+        channels_last=trainer.channels_last,
+        compile=trainer.compile,
+        gradient_clip=trainer.gradient_clip,
+        accumulate=trainer.accumulate,
+        early_stopping=callbacks.early_stopping,
+        ema=callbacks.ema,
+        swa=callbacks.swa,
+        progress=callbacks.progress,
+    )
+
+
+def _places(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Give where the run's further sets lie, as absolute paths, so that evaluate finds them from anywhere."""
+    data = settings.data
+    blind = data.blind or (dataset.root / "blind.csv" if data.kind == "demo" else None)
+    return {
+        "kind": data.kind,
+        "blind": str(Path(blind).absolute()) if blind else None,
+        "ood": {name: str(Path(path).absolute()) for name, path in data.ood.items()},
+    }
+
+
+def _plain(settings: TrainConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.structured(settings), resolve=True)  # type: ignore[return-value]
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "avatar_bench": avatar_bench.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "pytorch_lightning": metadata.version("pytorch-lightning"),
+        "timm": metadata.version("timm"),
+    }
