@@ -12,8 +12,11 @@ class AvatarBenchError(Exception):
     exit_code = 1
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+        text = "\n".join(lines)
+        if "\nOriginal Traceback" in text:  # torch rebuilds a loader worker's error from its printed traceback
+            text = text.rpartition(f"{type(self).__name__}: ")[2].strip()
+        super().__init__(text)
+        self.lines = tuple(text.split("\n"))
 
 
 class ConfigError(AvatarBenchError):
