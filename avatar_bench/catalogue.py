@@ -12,6 +12,20 @@ from avatar_bench.errors import ConfigError
 
 ENTRY_POINTS = "avatar_bench.conf"
 VARIABLE = "AVATAR_BENCH_CONF"
+# what `list` lists, and the group of yaml that it is
+KINDS = {
+    "models": "model",
+    "modes": "mode",
+    "blocks": "block",
+    "experiments": "experiment",
+    "sweeps": "sweep",
+    "sources": "source",
+    "datasets": "data",
+    "optimizers": "optimizer",
+    "trainers": "trainer",
+    "callbacks": "callbacks",
+    "loggers": "logger",
+}
 
 
 def conf_folder() -> Path:

@@ -13,6 +13,7 @@ PATHS = (
     r"out|ckpt|input|output|runs|resume|init_from|data\.(root|manifest|blind|name)|source\.[^.=]+\.root|model\.weights"
 )
 MAPPINGS = r"data\.ood|source\.[^.=]+\.roots"  # {name: PATH}
+OPEN = ("model.options",)  # {name: anything}
 LISTS = ("ckpt", "runs")  # also [PATH,PATH]
 FLAGS: dict[str, tuple[str, ...] | None] = {  # those of Hydra's that make sense here, each with the values it takes
     "-m": None,
@@ -109,6 +110,8 @@ def _quote_override(word: str, multirun: bool) -> str:
     prefix, key, value = match["prefix"], match["key"], match["value"]
     if re.fullmatch(MAPPINGS, key) and value.startswith("{"):
         return f"{prefix or '++'}{key}={_quote_mapping(value)}"  # ++: Hydra's struct mode closes a dict to new names
+    if key in OPEN and value.startswith("{"):
+        return f"{prefix or '++'}{key}={value}"
     if not re.fullmatch(PATHS, key):
         return word
     return f"{prefix}{key}={_quote_value(key, value, multirun)}"

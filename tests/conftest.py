@@ -69,7 +69,13 @@ def small(pictures: Path) -> list[str]:
     return [
         *("model=timm", f"model.backbone={BACKBONE}", "model.weights=none"),
         *("data=manifest", f"data.manifest={pictures / 'all.csv'}", f"data.blind={pictures / 'blind.csv'}"),
-        *("data.image_size=32", "data.batch_size=16", "data.workers=0", "data.split.folds=4", "data.augment.rotation=0"),
+        *(
+            "data.image_size=32",
+            "data.batch_size=16",
+            "data.workers=0",
+            "data.split.folds=4",
+            "data.augment.rotation=0",
+        ),
         *("trainer=cpu", "trainer.threads=1", "callbacks.progress=false", "logger=none", "epochs=1", "lr=3e-3"),
     ]
 

@@ -19,6 +19,7 @@ PAGES = ("README.md", "docs/extending.md")
 SCRIPTS = ["./scripts/demo", "./scripts/test"]  # run by test_scripts.py
 SMALL = [  # makes of each training one of seconds, unless the command says otherwise
     *("data=folder", "data.root=photos", "data.image_size=32", "data.batch_size=4", "data.limit=60", "data.workers=0"),
+    "data.split.folds=4",
     *("trainer=debug", "trainer.threads=1", "model.weights=none", "logger=none", "callbacks.progress=false"),
 ]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

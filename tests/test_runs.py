@@ -19,7 +19,8 @@ from avatar_bench.__main__ import main
 from avatar_bench.data.manifest import read_manifest
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.models.classifier import Card
-from avatar_bench.runs import Run, find_runs, newest_run, read_record, write_record
+from avatar_bench.records import find_runs, newest_run, read_record, write_record
+from avatar_bench.runs import Run
 
 
 def best(run: Path) -> Path:
@@ -211,6 +212,7 @@ def test_a_foreign_file_is_refused_in_three_lines_at_most(
     assert not (tmp_path / "was_here").exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_plain_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")

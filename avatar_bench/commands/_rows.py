@@ -127,7 +127,8 @@ class JsonRows(TextRows):
 
     def write(self, rows: pd.DataFrame) -> None:
         """Write some rows, and flush them."""
-        rows.to_json(self.stream, orient="records", lines=True, force_ascii=False, double_precision=15)
+        for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
+            self.stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.stream.flush()
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avatar_bench import catalogue
-from avatar_bench.commands.list import KINDS
 from avatar_bench.errors import ConfigError
 from avatar_bench.overrides import FLAGS, MAPPINGS, PATHS
 
@@ -103,7 +102,9 @@ def complete(words: Sequence[str], files: bool = False) -> list[str]:
     if not before:
         return _starting(word, [*catalogue.commands(), "--help", "--version"])
     if before[0] in ("list", "completion"):
-        return _starting(word, ([*KINDS, "runs"] if before[0] == "list" else SHELLS) if len(before) == 1 else [])
+        return _starting(
+            word, ([*catalogue.KINDS, "runs"] if before[0] == "list" else SHELLS) if len(before) == 1 else []
+        )
     if word.startswith("-"):
         return _starting(word, [*FLAGS, "--help"])
     option, equals, value = word.partition("=")

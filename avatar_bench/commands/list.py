@@ -6,23 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from avatar_bench.catalogue import choices, did_you_mean, summary
+from avatar_bench.catalogue import KINDS, choices, did_you_mean, summary
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.records import read_records, table
-
-KINDS = {
-    "models": "model",
-    "modes": "mode",
-    "blocks": "block",
-    "experiments": "experiment",
-    "sweeps": "sweep",
-    "sources": "source",
-    "datasets": "data",
-    "optimizers": "optimizer",
-    "trainers": "trainer",
-    "callbacks": "callbacks",
-    "loggers": "logger",
-}
 
 
 def list(words: Sequence[str]) -> None:

@@ -150,7 +150,8 @@ def _assign(frame: pd.DataFrame, plan: SplitPlan) -> NDArray[np.str_]:
     if "calibration" not in split:
         val = np.flatnonzero(split == "val")
         half = group_folds(frame.iloc[val], 2, plan.seed)
-        split[val[half == 1]] = "calibration"
+        if not half.all():  # where one half takes all, it chooses the checkpoint
+            split[val[half == 1]] = "calibration"
     return split
 
 
@@ -161,6 +162,11 @@ def _guard(whole: Dataset, used: Dataset) -> None:
         raise GuardError(
             f"Class {empty[0]!r} has no image in train ({len(whole)} images, {used.name}).",
             "Add pictures of it, or take a larger data.limit or data.fraction.",
+        )
+    if not (used.frame["split"] == "val").any():
+        raise GuardError(
+            f"No image is left to choose the checkpoint by: val is empty ({len(whole)} images, {used.name}).",
+            "Add pictures, take fewer data.split.folds or a larger data.limit, or state val in the split column.",
         )
     sides = used.frame["split"].replace("calibration", "val").groupby(used.frame["group"]).nunique()
     if (sides > 1).any():

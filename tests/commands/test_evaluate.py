@@ -118,9 +118,7 @@ def test_a_saved_result_says_where_it_comes_from(tiny_run: Path) -> None:
     assert {"data_fingerprint", "version", "torch", "run"} <= provenance.keys()
 
 
-def test_classes_are_matched_by_name_whatever_the_order_of_rows(
-    tiny_run: Path, pictures: Path, tmp_path: Path
-) -> None:
+def test_classes_are_matched_by_name_whatever_the_order_of_rows(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
     assert evaluate(tiny_run, "data=manifest", f"data.manifest={pictures / 'blind.csv'}") == 0
     table = pd.read_csv(pictures / "blind.csv").sort_values("label", ascending=False, kind="stable")
     other = manifest(tmp_path / "other.csv", table, pictures)
@@ -188,9 +186,7 @@ def test_the_alarm_can_be_passed_and_that_is_written_down(
     assert passed.provenance["allow"] == ["permutation"]
 
 
-def test_pictures_seen_in_training_are_refused_by_their_bytes(
-    tiny_run: Path, pictures: Path, capsys: Any
-) -> None:
+def test_pictures_seen_in_training_are_refused_by_their_bytes(tiny_run: Path, pictures: Path, capsys: Any) -> None:
     words = ["data=folder", f"data.root={pictures / 'all'}"]  # groups are the pictures' own hashes
     assert evaluate(tiny_run, *words) == 3
     err = capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.commands.list import KINDS
+from avatar_bench.catalogue import KINDS
 from avatar_bench.commands.list import list as list_
 from avatar_bench.errors import ConfigError, DataError
 

@@ -70,7 +70,9 @@ def test_every_file_has_a_row_and_a_bad_one_costs_its_row_alone(
     out, err = capsys.readouterr()
     table = read(tmp_path / "out.csv")
     assert list(table) == COLUMNS
-    assert table["path"].tolist() == [str(file) for file in sorted(folder.rglob("*.*"), key=lambda f: (f.parent != folder, f))]
+    assert table["path"].tolist() == [
+        str(file) for file in sorted(folder.rglob("*.*"), key=lambda f: (f.parent != folder, f))
+    ]
     bad = table[table["status"] == "error"]
     assert {Path(path).name for path in bad["path"]} == {"broken.jpg", "note.txt"}
     assert (bad["reason"] != "").all()
@@ -185,7 +187,7 @@ def test_lower_precision_is_close(predict: Callable[..., int], pictures: Path, t
     assert 0 < np.abs(full - half).max() < 0.1
 
 
-@pytest.mark.parametrize("name", ["фото 1.jpg", "a,b.jpg", "x=1 (2).jpg", "[c].jpg", "it's \"q\" ~.jpg", "@d.jpg"])
+@pytest.mark.parametrize("name", ["фото 1.jpg", "a,b.jpg", "x=1 (2).jpg", "[c].jpg", 'it\'s "q" ~.jpg', "@d.jpg"])
 def test_any_name_works_as_input_and_as_output(
     name: str, predict: Callable[..., int], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,9 @@ from avatar_bench.catalogue import choices
 from avatar_bench.models.training import History
 
 Train = Callable[..., Path]
+BACKBONE = "test_resnet.r160_in1k"
 TWO_STAGES = "mode.stages=[{unfreeze: 1, epochs: 1, lr: 3e-3}, {unfreeze: 2, epochs: 2, lr: 1e-3}]"
+STAGED = ("mode=progressive", TWO_STAGES, "epochs=null", "lr=null")
 
 
 def record(run: Path) -> dict[str, Any]:
@@ -51,12 +53,12 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseException)
 
 @pytest.fixture(scope="module")
 def stage1(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("stages") / "one", "mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=1")
+    return train(tmp_path_factory.mktemp("stages") / "one", *STAGED, "stage=1")
 
 
 @pytest.fixture(scope="module")
 def stage2(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("stages") / "two", "mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=2")
+    return train(tmp_path_factory.mktemp("stages") / "two", *STAGED, "stage=2")
 
 
 def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> None:
@@ -75,9 +77,10 @@ def test_checksums_beside_the_checkpoints_are_theirs(tiny_run: Path) -> None:
         file = tiny_run / "checkpoints" / name
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert file.with_name(f"{name}.sha256").read_text() == f"{digest}  {name}\n"
-    assert record(tiny_run)["checkpoint_sha256"] == hashlib.sha256(
-        (tiny_run / "checkpoints" / "best.ckpt").read_bytes()
-    ).hexdigest()
+    assert (
+        record(tiny_run)["checkpoint_sha256"]
+        == hashlib.sha256((tiny_run / "checkpoints" / "best.ckpt").read_bytes()).hexdigest()
+    )
 
 
 def test_the_record_says_what_the_run_is(tiny_run: Path) -> None:
@@ -92,9 +95,7 @@ def test_the_record_says_what_the_run_is(tiny_run: Path) -> None:
 
 
 def test_best_is_the_epoch_of_the_best_macro_f1_and_last_the_last(tiny_run: Path) -> None:
-    read = {
-        name: torch.load(tiny_run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
-    }
+    read = {name: torch.load(tiny_run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}
     assert read["best"]["epoch"] + 1 == record(tiny_run)["best_epoch"]
     assert read["last"]["epoch"] + 1 == len(history(tiny_run)) == 6
 
@@ -116,8 +117,9 @@ def test_stage_two_trains_through_both_stages(stage2: Path) -> None:
 def test_init_from_stage_one_gives_what_stage_two_gives_at_once(
     stage1: Path, stage2: Path, train: Train, tmp_path: Path
 ) -> None:
-    words = ["mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=2", f"init_from={stage1}"]
-    later = train(tmp_path / "later", *words, "data.split.seed=9", "model.weights=hub")
+    later = train(
+        tmp_path / "later", *STAGED, "stage=2", f"init_from={stage1}", "data.split.seed=9", "model.weights=hub"
+    )
     assert history(later)["stage"].tolist() == [2, 2]
     assert [one["stage"] for one in record(later)["stages"]] == [2]
     assert (later / "split.csv").read_bytes() == (stage1 / "split.csv").read_bytes()
@@ -144,7 +146,9 @@ def test_init_from_without_stage_trains_every_stage_from_those_weights(
 def test_init_from_refuses_what_does_not_go_on_with_the_run(
     words: list[str], code: int, told: str, stage1: Path, train: Train, pictures: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    train(tmp_path / "x", f"init_from={stage1}", *(word.replace("PICTURES", str(pictures)) for word in words), code=code)
+    train(
+        tmp_path / "x", f"init_from={stage1}", *(word.replace("PICTURES", str(pictures)) for word in words), code=code
+    )
     err = capsys.readouterr().err.splitlines()
     assert any(told in line for line in err)
 
@@ -169,7 +173,7 @@ def test_statistics_of_layers_that_learn_do_move(tiny_run: Path, train: Train, t
 
 def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(train: Train, tmp_path: Path) -> None:
     options = ("epochs=2", "data.augment.rotation=10", "data.augment.mixup=0.2")
-    runs = [train(tmp_path / f"w{n}", f"data.workers={n}", *options) for n in (0, 0 + 1, 2)]
+    runs = [train(tmp_path / f"w{n}", f"data.workers={n}", *options) for n in (0, 1, 2)]
     runs.append(train(tmp_path / "again", "data.workers=0", *options))
     for name in ("metrics.csv", "split.csv"):
         assert len({(run / name).read_bytes() for run in runs}) == 1
@@ -240,10 +244,9 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
 def test_a_run_cut_in_its_second_stage_goes_on_there(
     stage2: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=2"]
     with monkeypatch.context() as patch:
         interrupt(patch, 3, RuntimeError("the plug was pulled"))
-        cut = train(tmp_path / "cut", *words, code=1)
+        cut = train(tmp_path / "cut", *STAGED, "stage=2", code=1)
     assert (record(cut)["status"], record(cut)["error"]) == ("failed", "the plug was pulled")
     assert main(["train", f"resume={cut}"]) == 0
     assert history(cut)[["epoch", "stage"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 2]]
@@ -253,10 +256,9 @@ def test_a_run_cut_in_its_second_stage_goes_on_there(
 def test_a_run_cut_between_its_stages_goes_on_with_the_second(
     stage2: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["mode=progressive", TWO_STAGES, "epochs=null", "lr=null", "stage=2"]
     with monkeypatch.context() as patch:
         interrupt(patch, 2, KeyboardInterrupt())
-        cut = train(tmp_path / "cut", *words, code=130)
+        cut = train(tmp_path / "cut", *STAGED, "stage=2", code=130)
     assert main(["train", f"resume={cut}"]) == 0
     assert history(cut)[["epoch", "stage"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 2]]
     assert record(cut)["weights_sha256"] == record(stage2)["weights_sha256"]
@@ -269,7 +271,8 @@ def test_resume_refuses_other_options_and_other_folders(tiny_run: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "words", [["epochs=3"], ["epochs=1", "trainer.limit_batches=1", "data.limit=60"]]  # in training; in validation alone
+    "words",
+    [["epochs=3"], ["epochs=1", "trainer.limit_batches=1", "data.limit=60"]],  # in training; in validation alone
 )
 def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(
     words: list[str], train: Train, tmp_path: Path, capsys: Any
@@ -318,10 +321,12 @@ def test_data_and_runs_may_lie_in_folders_of_any_name(name: str, train: Train, p
     assert main(["evaluate", f"ckpt={run}", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
 
 
+@pytest.mark.parametrize("backbone", [BACKBONE, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_grid_makes_a_readable_folder_a_job_and_trains_none_twice(
-    small: list[str], tmp_path: Path, capsys: Any
+    backbone: str | None, small: list[str], tmp_path: Path, capsys: Any
 ) -> None:
     words = [word for word in small if not word.startswith(("model", "seed"))]
+    words += [f"model.backbone={backbone}"] if backbone else []
     grid = ["-m", "model=mobilenetv3_small,resnet18", "mode=frozen,few_shot", "seed=1,2", f"out={tmp_path / 'grid'}"]
     command = ["train", *words, *grid, "model.weights=none", "trainer=debug", "data.limit=40"]
     assert main(command) == 0
@@ -415,14 +420,17 @@ def test_a_mistake_is_told_in_three_lines_at_most(
     shutil.copytree(pictures / "blind" / "real", tmp_path / "one" / "real")
     for label in ("drawing", "real"):
         (tmp_path / "few" / "test" / label).mkdir(parents=True)
-        file = next((pictures / "blind" / label).rglob("*.png"))
-        shutil.copy(file, tmp_path / "few" / "test" / label)
-    (tmp_path / "some.csv").write_text(f"path,label\n{file},real\n{pictures / 'blind' / 'real'}/../../all.csv,\n{file},a\n")
+        shutil.copy(next((pictures / "blind" / label).rglob("*.png")), tmp_path / "few" / "test" / label)
+    table = pd.read_csv(pictures / "all.csv", keep_default_na=False)
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    table.loc[3, "label"] = ""
+    table.to_csv(tmp_path / "some.csv", index=False)
     small = ["model=timm", "model.backbone=test_resnet", "model.weights=none", "out=run", "logger=none"]
     given = {word.partition("=")[0] for word in words}
     kept = [word for word in small if word.partition("=")[0] not in given]
     assert main(["train", *kept, *(word.replace("PICTURES", str(pictures)) for word in words)]) == code
-    said = [line for line in capsys.readouterr().err.splitlines() if "images of" not in line and not line.startswith("  ")]
+    err = capsys.readouterr().err.splitlines()
+    said = [line for line in err if "images of" not in line and not line.startswith("  ")]
     assert told in "\n".join(said)
     assert len(said) <= 3
 

@@ -30,7 +30,8 @@ PREPROCESSING = Preprocessing(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def uneven(pictures: Path) -> Dataset:
     """40 drawings, 15 generated, 5 real to train on, and 12 to validate on."""
     whole = read_manifest(pictures / "all.csv")
-    train = [whole.take((whole.frame["label"] == label).to_numpy()).frame[:n] for label, n in zip(CLASSES, (40, 15, 5))]
+    counts = {"drawing": 40, "generated": 15, "real": 5}
+    train = [whole.take((whole.frame["label"] == label).to_numpy()).frame[:n] for label, n in counts.items()]
     val = whole.frame[whole.frame["path"].str.contains("/6[0-3]")]
     frame = pd.concat([*train, val], ignore_index=True)
     frame["split"] = ["train"] * 60 + ["val"] * len(val)

@@ -147,9 +147,9 @@ def test_few_shot_takes_equal_shots_per_class_by_the_seed_of_training() -> None:
     whole, plan = dataset(1500), SplitPlan(shots=20, val_shots=5)
     draws = [split_dataset(whole, replace(plan, draw_seed=seed)) for seed in (1, 1, 2)]
     for used in draws:
-        assert used.part("train").frame["label"].value_counts().to_dict() == {
-            label: 20 for label in ("drawing", "generated", "real")
-        }
+        assert used.part("train").frame["label"].value_counts().to_dict() == dict.fromkeys(
+            ("drawing", "generated", "real"), 20
+        )
         assert set(used.part("val").frame["label"].value_counts()) == {5}
         assert paths(used, "test") == paths(draws[0], "test")
         assert paths(used, "calibration") == paths(draws[0], "calibration")
@@ -177,7 +177,9 @@ def test_a_stratified_draw_is_of_n_rows_each_class_within_one_of_its_share(n: in
 
 def test_a_stated_split_is_kept_and_its_val_halved() -> None:
     whole = split_dataset(dataset(800), SplitPlan())
-    stated = Dataset(whole.name, whole.root, whole.frame.assign(split=whole.frame["split"].replace("calibration", "val")))
+    stated = Dataset(
+        whole.name, whole.root, whole.frame.assign(split=whole.frame["split"].replace("calibration", "val"))
+    )
     used = split_dataset(stated, SplitPlan(seed=9))
     for side in ("train", "test"):
         assert paths(used, side) == paths(stated, side)
@@ -220,3 +222,20 @@ def test_a_class_that_train_lacks_is_refused_by_name() -> None:
 def test_a_fold_that_is_not_there_is_refused(plan: SplitPlan) -> None:
     with pytest.raises(ConfigError, match=f"fold={plan.fold}"):
         split_dataset(dataset(100), plan)
+
+
+def test_the_only_val_images_choose_the_checkpoint() -> None:
+    whole = dataset(60, largest=1, split="train")
+    whole.frame.loc[[0, 1], "split"] = "val"
+    whole.frame.loc[[0, 1], "group"] = "one"
+    for seed in range(4):
+        used = split_dataset(whole, SplitPlan(seed=seed))
+        assert (len(used.part("val")), len(used.part("calibration"))) == (2, 0)
+
+
+def test_a_set_of_too_few_groups_for_val_is_refused_before_training() -> None:
+    whole = dataset(60)
+    whole.frame["group"] = whole.frame["label"]
+    whole.frame["source"] = ""
+    with pytest.raises(GuardError, match="val is empty"):
+        split_dataset(whole, SplitPlan(seed=1))

@@ -45,9 +45,7 @@ def loss_of(classifier: Classifier, targets: Tensor) -> float:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_one_pass_gives_the_networks_own_logits_and_their_embeddings(
-    model: str, network: Callable[[str], Any]
-) -> None:
+def test_one_pass_gives_the_networks_own_logits_and_their_embeddings(model: str, network: Callable[[str], Any]) -> None:
     net = network(model).eval()
     classifier = Classifier(CARD, net).eval()
     batch = images(2, 64)
@@ -142,7 +140,7 @@ def test_adamw_decays_apart_from_the_gradient_and_adam_through_it() -> None:
         classifier.stage = Stage("all", 1, 0.1)
         parameter.grad = torch.tensor([0.0])
         classifier.configure_optimizers().step()
-        moved[name] = float(parameter)
+        moved[name] = float(parameter.detach())
     assert moved["adamw"] == pytest.approx(2.0 * (1 - 0.1 * 0.5))
     assert moved["adam"] == pytest.approx(2.0 - 0.1, abs=1e-6)
 

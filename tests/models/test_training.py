@@ -129,8 +129,8 @@ def test_smoothing_and_mixup_raise_the_loss_of_a_network_that_is_sure(
 
 
 def test_each_balance_is_recorded_and_learns(train: Train, tmp_path: Path) -> None:
-    runs = {name: train(tmp_path / name, f"mode.balance={name}", "data.limit=90") for name in ("sampler", "loss", "none")}
-    hashes = {json.loads((run / "run.json").read_text())["weights_sha256"] for run in runs.values()}
+    runs = [train(tmp_path / name, f"mode.balance={name}", "data.limit=90") for name in ("sampler", "loss", "none")]
+    hashes = {json.loads((run / "run.json").read_text())["weights_sha256"] for run in runs}
     assert len(hashes) >= 2  # loss and none are the same where classes are even
 
 
@@ -160,12 +160,12 @@ def test_the_tensorboard_logger_writes_into_the_run(train: Train, tmp_path: Path
     assert list((run / "logs").glob("events.*"))
 
 
-@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("mlflow", "mlflow"), ("tensorboard", "tensorboard")])
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
 def test_a_logger_whose_package_is_missing_says_how_to_install_it(
-    name: str, package: str, train: Train, tmp_path: Path, capsys: Any
+    name: str, train: Train, tmp_path: Path, capsys: Any
 ) -> None:
-    if importlib.util.find_spec(package):
-        pytest.skip(f"{package} is installed")
+    if importlib.util.find_spec(name):
+        pytest.skip(f"{name} is installed")
     train(tmp_path / "run", f"logger={name}", "trainer=debug", code=2)
     assert f'pip install "avatar-bench[{name}]"' in capsys.readouterr().err
 
@@ -183,7 +183,8 @@ def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None
     assert weights_sha256(one) == weights_sha256(dict(reversed(one.items())))
     assert weights_sha256(one) != weights_sha256({"a": torch.ones(2), "b": torch.ones(2)})
     assert weights_sha256(one) != weights_sha256({"b": torch.ones(2), "a": torch.zeros(2)})
-    assert weights_sha256({"a": torch.arange(4).reshape(2, 2).t()}) == weights_sha256({"a": torch.tensor([[0, 2], [1, 3]])})
+    turned = torch.arange(4).reshape(2, 2).t()
+    assert weights_sha256({"a": turned}) == weights_sha256({"a": turned.contiguous()})
 
 
 def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path) -> None:
