@@ -20,6 +20,10 @@ from avatar_bench.records import locate, newest_run
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
+CAUTION = (
+    "A verdict tells which class's training pictures a picture looks like; it is no proof of where it comes from. "
+    "On other sources than those it was measured on, a network can be wrong far more often."
+)
 CHUNK = 4096  # files handed to one set of workers: what is held in memory does not grow with the input
 
 
@@ -34,6 +38,7 @@ def predict(cfg: DictConfig) -> None:
     told = f"{settings.output}: {ok} verdicts, {errors} files that could not be used"
     told += f", {kept} rows kept from before" if kept else ""
     print(told, file=sys.stderr if settings.output == "-" else sys.stdout)
+    print(CAUTION, file=sys.stderr)
     if errors:
         raise DataError(f"{errors} of {len(files)} files could not be used: see status and reason in the output.")
 
