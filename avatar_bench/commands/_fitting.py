@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     set_threads(settings.trainer.threads)
     earlier = Run.open(settings.init_from) if settings.init_from else None
     classes = earlier.classes if earlier else whole.classes
-    if settings.resume and record["split"]["fingerprint"] != split_fingerprint(dataset):
+    if record["split"].get("fingerprint", split_fingerprint(dataset)) != split_fingerprint(dataset):
         raise GuardError(
             f"resume={folder}: the pictures, or their split, are not what they were when it began.",
             "Restore them, or start a new run.",
@@ -64,8 +64,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
         },
         "data": {**_places(settings, dataset), "root": str(dataset.root.absolute()), "fingerprint": whole.fingerprint},
         "split": {
-            **asdict(settings.data.split),
-            "fold": settings.data.fold,
+            **record["split"],
             "fingerprint": split_fingerprint(dataset),
             "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
             "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
@@ -103,21 +102,27 @@ def _fit_stages(
     for number, stage in enumerate(stages[done:], start=done + 1):
         classifier.card = replace(classifier.card, stage=number)
         names = classifier.begin(stage)
-        count = sum(classifier.net.get_parameter(name).numel() for name in names)
-        entry = {"stage": number, **asdict(stage), "trained_parameters": count, "first": names[0], "last": names[-1]}
-        record["stages"] = [other for other in record["stages"] if other["stage"] != number] + [entry]
+        record["stages"] = [other for other in record["stages"] if other["stage"] != number]
+        record["stages"].append({"stage": number, **asdict(stage), **_say_stage(classifier, number, names)})
         write_record(folder, record)
-        total = sum(parameter.numel() for parameter in classifier.net.parameters())
-        print(
-            f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
-            f"({names[0]} to {names[-1]}), {stage.epochs} epochs, lr {stage.lr:g}",
-            file=sys.stderr,
-        )
         best = fit_stage(classifier, data, folder, options, logger, first_epoch, resume)
         first_epoch = 1 + max(int(row["epoch"]) for row in read_history(folder / "metrics.csv"))
         resume = None
         classifier.net.load_state_dict(Classifier.load(best).net.state_dict())
     return best
+
+
+def _say_stage(classifier: Classifier, number: int, names: list[str]) -> dict[str, Any]:
+    """Print which parameters learn in a stage, and give that for the record."""
+    net, stage = classifier.net, classifier.stage
+    count = sum(net.get_parameter(name).numel() for name in names)
+    total = sum(parameter.numel() for parameter in net.parameters())
+    print(
+        f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
+        f"({names[0]} to {names[-1]}), {stage.epochs} epochs, lr {stage.lr:g}",
+        file=sys.stderr,
+    )
+    return {"trained_parameters": count, "first": names[0], "last": names[-1]}
 
 
 def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: Path, dataset: Dataset) -> None:
@@ -183,21 +188,7 @@ def _build(
         data_fingerprint=dataset.fingerprint,
         versions=_versions(),
     )
-    schedule = settings.optimizer.schedule
-    options = TrainingOptions(
-        seed=settings.seed,
-        optimizer=settings.optimizer.name,
-        weight_decay=settings.optimizer.weight_decay,
-        momentum=settings.optimizer.momentum,
-        schedule=schedule.name,
-        warmup_epochs=schedule.warmup_epochs,
-        factor=schedule.factor,
-        patience=schedule.patience,
-        label_smoothing=settings.label_smoothing,
-        mixup=augment.mixup,
-        class_weights=data.class_weights,
-    )
-    return Classifier(card, net, options), data
+    return Classifier(card, net, _training_options(settings, data)), data
 
 
 def _stages(settings: TrainConfig) -> list[Stage]:
@@ -242,23 +233,24 @@ def _batch_size(settings: TrainConfig) -> int:
     return int(size)
 
 
-def _trainer_options(settings: TrainConfig) -> TrainerOptions:
-    trainer, callbacks = settings.trainer, settings.callbacks
-    return TrainerOptions(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        strategy=trainer.strategy,
-        precision=trainer.precision,
-        limit_batches=trainer.limit_batches,
-        channels_last=trainer.channels_last,
-        compile=trainer.compile,
-        gradient_clip=trainer.gradient_clip,
-        accumulate=trainer.accumulate,
-        early_stopping=callbacks.early_stopping,
-        ema=callbacks.ema,
-        swa=callbacks.swa,
-        progress=callbacks.progress,
+def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOptions:
+    optimizer, schedule = settings.optimizer, asdict(settings.optimizer.schedule)
+    return TrainingOptions(
+        seed=settings.seed,
+        optimizer=optimizer.name,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        schedule=schedule.pop("name"),
+        **schedule,
+        label_smoothing=settings.label_smoothing,
+        mixup=settings.data.augment.mixup,
+        class_weights=data.class_weights,
     )
+
+
+def _trainer_options(settings: TrainConfig) -> TrainerOptions:
+    given = asdict(settings.trainer) | asdict(settings.callbacks)
+    return TrainerOptions(**{option.name: given[option.name] for option in fields(TrainerOptions)})
 
 
 def _places(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:

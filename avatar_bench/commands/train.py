@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def train(cfg: DictConfig) -> float:
     begun = time.monotonic()
     try:
         whole, dataset = _images(settings)  # a mistake shows before torch has loaded, and leaves no run folder
+        record.setdefault("split", asdict(_plan(settings)))
         _start(folder, cfg, record)
         from avatar_bench.commands._fitting import fit
 
@@ -73,7 +75,7 @@ def _images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
     whole = open_dataset(settings.data)
     _check_labels(whole)
     if settings.init_from:
-        return whole, _same_split(whole, Path(settings.init_from))
+        return whole, _same_split(whole, Path(settings.init_from), _plan(settings))
     return whole, split_dataset(whole, _plan(settings))
 
 
@@ -93,17 +95,17 @@ def _plan(settings: TrainConfig) -> SplitPlan:
 
 
 def _check_labels(dataset: Dataset) -> None:
+    if (dataset.frame["label"] == "").any():
+        row = int(np.flatnonzero(dataset.frame["label"] == "")[0])
+        raise GuardError(f"{dataset.frame['path'].iat[row]} has no label.", "Training needs one for every image.")
     if len(dataset.classes) < 2:
         raise GuardError(
             f"{dataset.name} has one class only, {dataset.classes[0]!r}.",
             "A classifier needs two classes or more: one folder each, or two labels in the manifest.",
         )
-    if (dataset.frame["label"] == "").any():
-        row = int(np.flatnonzero(dataset.frame["label"] == "")[0])
-        raise GuardError(f"{dataset.frame['path'].iat[row]} has no label.", "Training needs one for every image.")
 
 
-def _same_split(whole: Dataset, path: Path) -> Dataset:
+def _same_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
     """Give the images and the split of an earlier run; refuse other data."""
     _, folder = locate(path)
     if folder is None:
@@ -111,11 +113,19 @@ def _same_split(whole: Dataset, path: Path) -> Dataset:
             f"init_from={path} lies in no run folder, so its split is not known.",
             "Give the run folder, so that its test set stays unseen.",
         )
-    if read_record(folder)["data"]["fingerprint"] != whole.fingerprint:
+    record = read_record(folder)
+    if record["data"]["fingerprint"] != whole.fingerprint:
         raise GuardError(
             f"init_from={folder} was trained on other pictures than {whole.name}.",
             "Give the same data= options as that run had (its config.yaml), so that its test set stays unseen.",
         )
+    for name, value in asdict(plan).items():
+        kept = record["split"].get(name, value)
+        if name != "draw_seed" and kept != value:
+            raise ConfigError(
+                f"init_from={folder} takes over that run's split, in which {name} is {kept}, not {value}.",
+                "Give the same options for the split: data.fold, .split, .fraction, .limit, mode.shots and their like.",
+            )
     return Dataset(whole.name, whole.root, read_split(folder / "split.csv", whole.root).frame)
 
 

@@ -117,9 +117,7 @@ def test_stage_two_trains_through_both_stages(stage2: Path) -> None:
 def test_init_from_stage_one_gives_what_stage_two_gives_at_once(
     stage1: Path, stage2: Path, train: Train, tmp_path: Path
 ) -> None:
-    later = train(
-        tmp_path / "later", *STAGED, "stage=2", f"init_from={stage1}", "data.split.seed=9", "model.weights=hub"
-    )
+    later = train(tmp_path / "later", *STAGED, "stage=2", f"init_from={stage1}", "model.weights=hub")
     assert history(later)["stage"].tolist() == [2, 2]
     assert [one["stage"] for one in record(later)["stages"]] == [2]
     assert (later / "split.csv").read_bytes() == (stage1 / "split.csv").read_bytes()
@@ -140,6 +138,8 @@ def test_init_from_without_stage_trains_every_stage_from_those_weights(
     [
         (["mode=progressive", TWO_STAGES, "stage=1"], 2, "stage=2 or more"),
         (["model.backbone=test_vit"], 2, "not test_vit"),
+        (["data.split.seed=9"], 2, "takes over that run's split, in which seed is 0, not 9"),
+        (["data.fraction=0.5"], 2, "takes over that run's split, in which fraction is 1.0, not 0.5"),
         (["data=folder", "data.root=PICTURES/blind", "data.manifest=null"], 3, "other pictures"),
     ],
 )
