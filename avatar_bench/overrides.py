@@ -76,6 +76,8 @@ def sweep_folder(overrides: Sequence[str]) -> Path:
     if given.get("out", "") not in _NOTHING:
         return Path(_home(given["out"]))
     name = next(filter(None, map(_sweep_choice, overrides)), None)
+    if not name and not _swept(overrides) and not any(word.startswith(("hydra", "+hydra")) for word in overrides):
+        raise ConfigError("-m: no option has several values", "for example: avatar-bench train -m seed=1,2,3")
     return Path("runs") / re.sub(r"[^\w.-]+", "-", name or "-".join(_swept(overrides)) or "sweep")
 
 

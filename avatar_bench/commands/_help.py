@@ -26,7 +26,8 @@ def help_text(command: str) -> str:
     lines = [f"avatar-bench {command} [option=value ...]", summary(conf_folder() / f"{command}.yaml"), ""]
     groups = _groups(command)
     for group, default in groups.items():
-        lines.append(_row(f"{group}={_show(chosen.get(group, default))}", f"one of: {' '.join(choices(group))}"))
+        names = [name for name in choices(group) if (command, group, name) != ("train", "data", "run")]
+        lines.append(_row(f"{group}={_show(chosen.get(group, default))}", f"one of: {' '.join(names)}"))
     lines += [*[""] * (len(lines) > 3), *_options(cfg, config.SCHEMAS[command], left_out=groups), ""]
     lines.append("-m runs a job for each of several values (a=1,2)")
     return "\n".join([*lines, "--cfg job shows the whole configuration; -cd DIR adds a folder of yaml"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,19 @@ def open_rows(output: str, columns: list[str], update: bool) -> Rows:
         return kind(Path(output), columns, update)
     except OSError as error:
         raise OutputError(f"output={output} cannot be written: {error.strerror or error}.") from error
+
+
+def make_room(output: str) -> None:
+    """Make the folder of an output, so that a place that cannot be written shows before the work; or OutputError."""
+    if output == "-":
+        return
+    file = Path(output)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"output={output}: its folder cannot be made: {error.strerror}.") from error
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise OutputError(f"output={output} cannot be written.", "Expected a file in a folder that you may write to.")
 
 
 class Rows:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from avatar_bench.commands._rows import open_rows
+from avatar_bench.commands._rows import make_room, open_rows
 from avatar_bench.config import PredictConfig
 from avatar_bench.errors import DataError
 from avatar_bench.records import locate, newest_run
@@ -33,6 +33,7 @@ def predict(cfg: DictConfig) -> None:
     assert isinstance(settings, PredictConfig)
     path = Path(settings.ckpt) if settings.ckpt else _newest()
     locate(path)  # a mistake shows before torch has loaded
+    make_room(settings.output)
     files = input_files(settings.input)
     ok, errors, kept = _write(_open(path, settings), files, settings)
     told = f"{settings.output}: {ok} verdicts, {errors} files that could not be used"

@@ -18,10 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config import TrainConfig
 from avatar_bench.data.datasets import open_dataset
-from avatar_bench.data.manifest import Dataset, read_split
+from avatar_bench.data.decode import check_readable
+from avatar_bench.data.manifest import Dataset, files_of, read_split
 from avatar_bench.data.splits import SplitPlan, split_dataset
-from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError
+from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
+
+ENDED = ("failed", "interrupted", "diverged")
 
 
 def train(cfg: DictConfig) -> float:
@@ -48,7 +51,7 @@ def train(cfg: DictConfig) -> float:
     except BaseException as error:
         if record.get("sweep_job"):
             _start(folder, cfg, record)
-        if folder.is_dir():
+        if (folder / RECORD).is_file():
             _fail(folder, record, error)
         raise
     seconds = record.get("seconds", 0.0) + round(time.monotonic() - begun, 1)
@@ -74,6 +77,7 @@ def _images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
         locate(Path(settings.init_from), "init_from")
     whole = open_dataset(settings.data)
     _check_labels(whole)
+    check_readable(files_of(whole))
     if settings.init_from:
         return whole, _same_split(whole, Path(settings.init_from), _plan(settings))
     return whole, split_dataset(whole, _plan(settings))
@@ -102,6 +106,21 @@ def _check_labels(dataset: Dataset) -> None:
         raise GuardError(
             f"{dataset.name} has one class only, {dataset.classes[0]!r}.",
             "A classifier needs two classes or more: one folder each, or two labels in the manifest.",
+        )
+    written: dict[str, str] = {}
+    for name in dataset.classes:
+        if (other := written.setdefault(name.casefold(), name)) != name:
+            raise GuardError(
+                f"{dataset.name}: the classes {other!r} and {name!r} differ in upper and lower case alone.",
+                "Write the label, or the folder's name, in one way.",
+            )
+    labels = dataset.frame.groupby("sha256")["label"].nunique()
+    if (labels > 1).any():
+        rows = dataset.frame[dataset.frame["sha256"] == labels.index[labels > 1][0]].sort_values("label")
+        raise GuardError(
+            f"{rows['path'].iat[0]} is {rows['label'].iat[0]!r}, and the same picture {rows['path'].iat[-1]} is "
+            f"{rows['label'].iat[-1]!r} ({int((labels > 1).sum())} such pictures).",
+            "A picture has one true class: take the wrong rows or files out.",
         )
 
 
@@ -152,7 +171,8 @@ def _new_run(cfg: DictConfig, settings: TrainConfig) -> tuple[Path, dict[str, An
         same = config.is_file() and config.read_text(encoding="utf-8") == _yaml(cfg)
         if sweeping and same and earlier.get("status") == "finished":
             return folder, earlier
-        if not (sweeping and same):
+        untrained = earlier.get("status") in ENDED and not any((folder / "checkpoints").glob("*.ckpt"))
+        if not (sweeping and same) and not untrained:
             raise ConfigError(
                 f"out: {folder} holds a run already, status {earlier.get('status', 'unknown')}.",
                 f"Choose another out=DIR, or go on with it: avatar-bench train resume={folder}",
@@ -162,7 +182,10 @@ def _new_run(cfg: DictConfig, settings: TrainConfig) -> tuple[Path, dict[str, An
 
 def _start(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
     """Make the run folder, with its configuration and its first record."""
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"out={folder} cannot be made: {error.strerror}.", "Give another: out=DIR") from error
     if not cfg.resume:
         part = folder / "config.yaml.part"
         part.write_text(_yaml(cfg), encoding="utf-8")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from avatar_bench.data.decode import decode
-from avatar_bench.data.manifest import Dataset
+from avatar_bench.data.manifest import Dataset, files_of
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import DataError
 
@@ -167,11 +167,6 @@ def targets_of(dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]:
     """Give the index of each image's class by name, (N,); -1 where its label is not among `classes`."""
     index: Mapping[str, int] = {name: k for k, name in enumerate(classes)}
     return np.array([index.get(label, -1) for label in dataset.frame["label"]], dtype=np.int64)
-
-
-def files_of(dataset: Dataset) -> list[Path]:
-    """Give the absolute path of each image, in order."""
-    return [dataset.root / path for path in dataset.frame["path"]]
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

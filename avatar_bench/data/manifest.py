@@ -110,7 +110,10 @@ def read_manifest(file: Path, name: str | None = None) -> Dataset:
         raise DataError(f"{file} cannot be read as CSV in UTF-8: {str(error).strip()}.") from error
     missing = [column for column in ("path", "label") if column not in table]
     if missing:
-        raise DataError(f"{file} has no column {' and '.join(missing)}.", f"It has: {', '.join(table.columns)}.")
+        raise DataError(
+            f"{file} has no column {' and '.join(missing)}.",
+            f"It has: {', '.join(table.columns)}. Expected a heading such as path,label, with commas between columns.",
+        )
     if table.empty:
         raise DataError(f"{file} has no rows.")
     for row, path in enumerate(table["path"]):
@@ -126,6 +129,11 @@ def read_split(file: Path, root: Path) -> Dataset:
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
     return Dataset("run", root, frame.reindex(columns=list(COLUMNS), fill_value=""))
+
+
+def files_of(dataset: Dataset) -> list[Path]:
+    """Give the absolute path of each image, in order."""
+    return [dataset.root / path for path in dataset.frame["path"]]
 
 
 def hash_files(files: Iterable[Path]) -> list[str]:
@@ -146,11 +154,16 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
     frame = frame.reindex(columns=list(COLUMNS), fill_value="").astype(str)
+    frame["label"] = frame["label"].str.strip()
     blank = frame["sha256"].str.len() != 64
     if blank.any():
         frame.loc[blank, "sha256"] = hash_files(root / path for path in frame.loc[blank, "path"])
     frame["group"] = frame["group"].where(frame["group"] != "", "sha256:" + frame["sha256"].str[:16])
-    unknown = set(frame["split"]) - {"", *SPLITS}
-    if unknown:
-        raise DataError(f"{root}: unknown split {sorted(unknown)[0]!r}.", f"Expected one of {', '.join(SPLITS)}.")
+    unknown = ~frame["split"].isin(["", *SPLITS])
+    if unknown.any():
+        row = int(np.flatnonzero(unknown)[0])
+        raise DataError(
+            f"{name}, row {row + 1}, {frame['path'].iat[row]}: unknown split {frame['split'].iat[row]!r}.",
+            f"Expected one of {', '.join(SPLITS)}, or nothing in any row.",
+        )
     return Dataset(name, root, frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import signal
@@ -172,7 +173,7 @@ def build_logger(name: str, folder: Path, run_name: str, project: str, offline: 
     logs = folder / "logs"
     builders: dict[str, Callable[[], Logger | None]] = {
         "none": lambda: None,
-        "csv": lambda: pl.loggers.CSVLogger(folder, name="", version="logs"),
+        "csv": lambda: pl.loggers.CSVLogger(folder, name="", version=_unused(logs).name),
         "tensorboard": lambda: pl.loggers.TensorBoardLogger(folder, name="", version="logs"),
         "wandb": lambda: pl.loggers.WandbLogger(run_name, logs, project=project, offline=offline),
         "mlflow": lambda: pl.loggers.MLFlowLogger(project, run_name, tracking_uri=f"sqlite:///{logs / 'mlflow.db'}"),
@@ -187,6 +188,12 @@ def build_logger(name: str, folder: Path, run_name: str, project: str, offline: 
             f"logger={name}: its package is not installed.", f'Install it: pip install "avatar-bench[{name}]".'
         ) from error
     return logger
+
+
+def _unused(folder: Path) -> Path:
+    """Give the folder, or where it holds something its name with a number: a resumed run keeps its earlier steps."""
+    numbered = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([folder], numbered) if not place.exists())
 
 
 class History(Callback):

