@@ -12,7 +12,7 @@ from pathlib import Path
 from avatar_bench.catalogue import did_you_mean
 from avatar_bench.errors import AvatarBenchError, OutputError
 
-_DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+_DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def explain(error: BaseException) -> tuple[tuple[str, ...], int]:

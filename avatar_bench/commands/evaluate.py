@@ -14,7 +14,7 @@ from avatar_bench import blocks
 from avatar_bench.config import EvaluateConfig
 from avatar_bench.data.datasets import open_dataset
 from avatar_bench.data.manifest import Dataset
-from avatar_bench.errors import GuardError
+from avatar_bench.errors import GuardError, OutputError
 from avatar_bench.records import RECORD, find_runs, locate, newest_run
 
 if TYPE_CHECKING:
@@ -38,7 +38,11 @@ def evaluate(cfg: DictConfig) -> None:
         for name, options in settings.block.items():
             result = blocks.build(name, options or {}).evaluate(run, dataset)
             result.provenance = _provenance(run, dataset, settings)
-            result.save(place / name)
+            try:
+                result.save(place / name)
+            except OSError as error:
+                reason = f"{place / name} cannot be written: {error.strerror or error}."
+                raise OutputError(reason, "Give another place: out=DIR") from error
             for warning in result.warnings:
                 print(f"warning: {warning}", file=sys.stderr)
             print(f"{place / name}: {_headline(result)}")

@@ -301,3 +301,11 @@ def test_a_mistake_is_told_in_three_lines_at_most(
     err = capsys.readouterr().err
     assert told in err
     assert len(err.splitlines()) <= 3
+
+
+def test_an_out_that_is_a_file_is_an_error_of_evaluates_output(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["evaluate", f"ckpt={tiny_run}", f"out={tmp_path / 'file'}", "block.blind_test.resamples=100"]) == 5
+    assert "cannot be written" in capsys.readouterr().err
