@@ -298,7 +298,8 @@ def test_without_update_an_earlier_output_is_replaced_when_all_is_done(
         (["ckpt=RUN", "input=nothing*", "output=o.csv"], 3, "matches no file"),
         (["ckpt=RUN", "input=@nothing", "output=o.csv"], 3, "@nothing"),
         (["ckpt=RUN", "input=empty", "output=o.csv"], 3, "holds no files"),
-        (["ckpt=RUN", "input=.", "output=no/such/folder/o.csv"], 5, "cannot be written"),
+        (["ckpt=RUN", "input=.", "output=a.jpg/o.csv"], 5, "its folder cannot be made"),
+        (["ckpt=RUN", "input=.", "output=empty"], 2, ".parquet"),
         (["ckpt=RUN", "input=.", "output=o.xls"], 2, ".parquet"),
         (["ckpt=RUN", "input=.", "output=o.csv", "precision=8"], 2, "precision=8"),
     ],
@@ -335,3 +336,10 @@ def test_the_raw_originals_give_69_rows_of_which_seven_say_why_they_failed(
     assert len(table) == 69
     assert {Path(path).name for path in bad["path"]} == BROKEN
     assert (bad["reason"] != "").all()
+
+
+def test_the_folder_of_an_output_is_made(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    picture = next((pictures / "blind" / "real").rglob("*.png"))
+    output = tmp_path / "new" / "folder" / "verdicts.csv"
+    assert main(["predict", f"ckpt={tiny_run}", f"input={picture}", f"output={output}"]) == 0
+    assert len(pd.read_csv(output)) == 1
