@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ def read_records(root: Path) -> list[Record]:
     """Give the Runs at a folder or up to two levels below it, sorted by folder."""
     files = {file for pattern in ("run.json", "*/run.json", "*/*/run.json") for file in root.glob(pattern)}
     return [_read(file) for file in sorted(files)]
+
+
+def folder_name(text: str) -> str:
+    """Give a text as a folder's name: letters, digits and . + - _, which no shell and no option takes amiss."""
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "unnamed"
 
 
 def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:

@@ -22,7 +22,7 @@ from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardEr
 from avatar_bench.models.classifier import Card, Classifier, read_checkpoint
 from avatar_bench.models.training import checksum_of, quiet, verify
 from avatar_bench.predictions import Predictions, strings
-from avatar_bench.records import locate, read_record
+from avatar_bench.records import folder_name, locate, read_record
 from avatar_bench.results import Result
 
 
@@ -166,7 +166,7 @@ class Run:
         """Read the Result of a block on a set from the run folder."""
         if self.folder is None:
             raise CheckpointError(f"{self.checkpoint} lies in no run folder, so it has no results.")
-        return Result.load(self.folder / "evaluation" / name / block)
+        return Result.load(self.folder / "evaluation" / folder_name(name) / block)
 
     def _compute(self, dataset: Dataset) -> Predictions:
         workers = self._workers(len(dataset))

@@ -15,7 +15,7 @@ from avatar_bench.config import EvaluateConfig
 from avatar_bench.data.datasets import open_dataset
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.errors import GuardError, OutputError
-from avatar_bench.records import RECORD, find_runs, locate, newest_run
+from avatar_bench.records import RECORD, find_runs, folder_name, locate, newest_run
 
 if TYPE_CHECKING:
     from avatar_bench.results import Result
@@ -34,7 +34,7 @@ def evaluate(cfg: DictConfig) -> None:
         run = _open(path, settings)
         _guard_preprocessing(run, settings)
         dataset = other or run.dataset(settings.split)
-        place = _place(run, settings, several=len(paths) > 1) / dataset.name
+        place = _place(run, settings, several=len(paths) > 1) / folder_name(dataset.name)
         for name, options in settings.block.items():
             result = blocks.build(name, options or {}).evaluate(run, dataset)
             result.provenance = _provenance(run, dataset, settings)

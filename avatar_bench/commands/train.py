@@ -22,7 +22,7 @@ from avatar_bench.data.decode import check_readable
 from avatar_bench.data.manifest import Dataset, files_of, read_split
 from avatar_bench.data.splits import SplitPlan, split_dataset
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError, OutputError
-from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
+from avatar_bench.records import METRIC, RECORD, folder_name, locate, read_record, write_record
 
 ENDED = ("failed", "interrupted", "diverged")
 
@@ -153,7 +153,7 @@ def _new_run(cfg: DictConfig, settings: TrainConfig) -> tuple[Path, dict[str, An
     choices = HydraConfig.get().runtime.choices
     model = choices.get("model") or "timm"
     name = choices.get("experiment") or (model if model != "timm" else settings.model.backbone)
-    folder, sweeping = _folder(settings, _plain_name(f"{name}-{settings.mode.name}"))
+    folder, sweeping = _folder(settings, folder_name(f"{name}-{settings.mode.name}"))
     record: dict[str, Any] = {
         "status": "running",
         "name": name,
@@ -210,7 +210,7 @@ def _folder(settings: TrainConfig, name: str) -> tuple[Path, bool]:
             for key, value in swept
             if key.lstrip("+") not in left_out
         ]
-        return Path(hydra.sweep.dir) / _plain_name("-".join(parts)), True
+        return Path(hydra.sweep.dir) / folder_name("-".join(parts)), True
     if settings.out:
         return Path(settings.out), False
     stamp = Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -238,10 +238,6 @@ def _reopen(folder: Path) -> tuple[Path, TrainConfig, dict[str, Any]]:
 
 def _yaml(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(cfg, resolve=True)
-
-
-def _plain_name(text: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", text).strip("_")
 
 
 def _is_number(text: str) -> bool:

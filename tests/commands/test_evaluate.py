@@ -309,3 +309,12 @@ def test_an_out_that_is_a_file_is_an_error_of_evaluates_output(
     (tmp_path / "file").write_text("")
     assert main(["evaluate", f"ckpt={tiny_run}", f"out={tmp_path / 'file'}", "block.blind_test.resamples=100"]) == 5
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_set_with_an_awkward_name_gets_a_plain_folder(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
+    name = "мой набор, x=1"
+    shutil.copytree(pictures / "blind", tmp_path / name)
+    words = ["data=folder", f"data.root={tmp_path / name}", "block.blind_test.resamples=100"]
+    assert main(["evaluate", f"ckpt={run_copy}", *words]) == 0
+    assert (run_copy / "evaluation" / "мой_набор_x_1" / "blind_test" / "metrics.json").is_file()
+    assert Run.open(run_copy).results("blind_test", name).set == name
