@@ -180,7 +180,12 @@ def test_a_sweep_lies_under_its_name_or_the_swept_options() -> None:
     assert sweep_folder(["sweep=nine_models", "seed=3"]) == Path("runs/nine_models")
     assert sweep_folder(["model=a,b", "data.fold=range(3)", "seed=1"]) == Path("runs/model-data.fold")
     assert sweep_folder(["model=a,b", "out=my sweep"]) == Path("my sweep")
-    assert sweep_folder(["seed=1"]) == Path("runs/sweep")
+    assert sweep_folder(["hydra/sweeper=optuna", "seed=1"]) == Path("runs/sweep")
+
+
+def test_a_sweep_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no option has several values"):
+        sweep_folder(["seed=1"])
 
 
 def test_the_jobs_of_a_sweep_are_named_by_what_is_swept() -> None:
