@@ -130,11 +130,11 @@ def test_classes_are_matched_by_name_whatever_the_order_of_rows(tiny_run: Path, 
 
 
 def test_a_folder_of_class_folders_gives_what_its_manifest_gives(tiny_run: Path, pictures: Path) -> None:
-    words = ["data=folder", f"data.root={pictures / 'blind'}", "data.name=by folder"]
+    words = ["data=folder", f"data.root={pictures / 'blind'}", "data.name=by_folder"]
     assert evaluate(tiny_run, *words) == 0
     assert evaluate(tiny_run, "data=manifest", f"data.manifest={pictures / 'blind.csv'}") == 0
     names = ("accuracy", "macro_f1", "recall/real")
-    by_folder, by_manifest = (result(tiny_run, name).metrics for name in ("by folder", "blind"))
+    by_folder, by_manifest = (result(tiny_run, name).metrics for name in ("by_folder", "blind"))
     assert [by_folder[name].value for name in names] == [by_manifest[name].value for name in names]
 
 
