@@ -135,7 +135,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        digest = _digest(part)
+        digest = checksum_of(part)
         part.replace(file)
         side = _side(file)
         part = side.with_name(f"{side.name}.part")
@@ -155,13 +155,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def checksum_of(file: Path) -> str:
     """Give a checkpoint's SHA-256, as hex digits."""
-    return _digest(file)
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def verify(file: Path) -> None:
     """Raise CheckpointError where a checkpoint is not what its .sha256 says; without one, say nothing."""
     side = _side(file)
-    if file.is_file() and side.is_file() and side.read_text(encoding="utf-8").split()[:1] != [_digest(file)]:
+    if file.is_file() and side.is_file() and side.read_text(encoding="utf-8").split()[:1] != [checksum_of(file)]:
         raise CheckpointError(
             f"{file} is damaged: its SHA-256 is not the one in {side.name}.",
             "Use another checkpoint of the run, or train again.",
@@ -314,8 +315,3 @@ def quiet() -> None:
 
 def _side(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

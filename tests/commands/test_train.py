@@ -472,11 +472,16 @@ def test_an_out_that_is_a_file_is_an_error_of_output(
     assert "cannot be made" in capsys.readouterr().err
 
 
+def manifest(pictures: Path) -> pd.DataFrame:
+    """Give the rows of all.csv with paths that hold from any folder."""
+    table = pd.read_csv(pictures / "all.csv")
+    return table.assign(path=[str(pictures / path) for path in table["path"]])
+
+
 def test_classes_that_differ_in_case_alone_are_refused(
     train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = pd.read_csv(pictures / "all.csv")
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    table = manifest(pictures)
     table.loc[table.index % 2 == 0, "label"] = table["label"].str.capitalize()
     table.to_csv(tmp_path / "all.csv", index=False)
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
@@ -487,8 +492,7 @@ def test_classes_that_differ_in_case_alone_are_refused(
 def test_a_picture_with_two_labels_is_refused(
     train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = pd.read_csv(pictures / "all.csv")
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    table = manifest(pictures)
     pd.concat([table, table.head(1).assign(label="real")]).to_csv(tmp_path / "all.csv", index=False)
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
     assert "A picture has one true class" in capsys.readouterr().err
@@ -497,8 +501,7 @@ def test_a_picture_with_two_labels_is_refused(
 def test_a_text_file_among_the_pictures_is_found_before_training(
     train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = pd.read_csv(pictures / "all.csv")
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    table = manifest(pictures)
     (tmp_path / "text.jpg").write_text("no picture")
     table.loc[len(table)] = [str(tmp_path / "text.jpg"), "real", "studio", "odd"]
     table.to_csv(tmp_path / "all.csv", index=False)
