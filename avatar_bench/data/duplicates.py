@@ -1,0 +1,254 @@
+"""Search for copies of a picture among many: of the same bytes, of the same pixels, or nearly the same.
+
+The limits were set on 2,478 avatars of some thirty sources: on their copies (JPEG at 60, WebP, 70 % of the size,
+mirrored, rotated, a tenth brighter or darker), and on the different pictures among them whose hashes are near.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations, pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from avatar_bench.data.fingerprints import TURNS, Fingerprint
+
+NEAR = 8  # bits of 64 by which the hash of a copy may differ: 99.9 % of the copies are that near
+MOST = 32  # candidates that are looked at for one picture, the nearest first; bounds what lookalikes cost
+CROWD = 1024  # hashes that each band of one hash is compared with, the likeliest first; bounds it too
+
+_BANDS, _BAND_BITS = 4, 16
+_SIDE = 12  # of the thumbnails that are compared: larger ones show JPEG's edges, smaller ones hide a mouth
+_UNLIKE = 34.0  # levels of 255 by which one sample of a thumbnail may differ: at most 29 in a copy, from 41 in others
+_SHADE = 40.0  # levels by which the whole may be brighter or darker: at most 25
+_SHARE = 0.5  # of the contrast that may differ: at most 0.40; tells pictures of little contrast apart
+_FLAT = 2.0  # levels of contrast that are no more than JPEG's noise
+_ROWS, _CANDIDATES, _THUMBNAILS = 256, 2**21, 4096  # handled at a time, so that memory does not grow with the set
+
+Decoder = Callable[[int], NDArray[np.uint8]]  # gives the picture of a row, (H, W, 3) RGB, upright
+Pictures = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the file, fingerprint, decoder
+Integers = NDArray[np.integer]
+_NAMES = list(TURNS)
+_INVERSE = [0, 1, 2, 3, 4, 6, 5, 7]  # the turn that takes back each of TURNS
+
+
+class Match(NamedTuple):
+    """Hold two rows that show one picture.
+
+    `kind` is bytes, pixels or near; `distance` the bits by which the perceptual hashes differ; `turned` says how the
+    right picture is turned against the left, in the words of TURNS.
+    """
+
+    left: int
+    right: int
+    kind: str
+    distance: int = 0
+    turned: str = ""
+
+
+def find_matches(
+    sha256s: Sequence[str], fingerprints: Sequence[Fingerprint], image: Decoder, distance: int = NEAR
+) -> list[Match]:
+    """Give the copies in a set, left < right, by right, then left.
+
+    An exact copy is linked to the first such picture alone, and a near one to at most MOST earlier pictures, none of
+    which is an exact copy: all copies of a picture are joined, by few pairs. `image` is called in threads, for the
+    rows whose hashes are near to another's.
+    """
+    pictures = sha256s, fingerprints, image
+    exact = _exact(pictures, pictures, within=True)
+    alone = np.setdiff1d(np.arange(len(sha256s)), _rights(exact))
+    return sorted(exact + _near(pictures, alone, pictures, alone, distance, within=True), key=_by_right)
+
+
+def find_matches_between(left: Pictures, right: Pictures, distance: int = NEAR) -> list[Match]:
+    """Give the copies in the right set of pictures of the left one, as `find_matches` does; not those within a set."""
+    exact = _exact(left, right, within=False)
+    alone = np.setdiff1d(np.arange(len(right[0])), _rights(exact))
+    firsts = np.array(list(_first_rows(one.pixels for one in left[1]).values()), dtype=np.intp)
+    return sorted(exact + _near(left, firsts, right, alone, distance, within=False), key=_by_right)
+
+
+def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
+    """Give each row the name of its group, where every pair, (P, 2) rows, joins the groups of its two rows into one."""
+    names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    left, right = codes[pairs[:, 0]], codes[pairs[:, 1]]
+    links = coo_array((np.ones(len(pairs)), (left, right)), shape=(len(names), len(names)))
+    _, cluster = connected_components(links, directed=False)
+    head = {int(code): str(name) for code, name in zip(cluster[::-1], names[::-1], strict=True)}
+    return [head[int(cluster[code])] for code in codes]
+
+
+def _by_right(match: Match) -> tuple[int, int]:
+    return match.right, match.left
+
+
+def _rights(matches: Sequence[Match]) -> Integers:
+    return np.array([match.right for match in matches], dtype=np.intp)
+
+
+def _first_rows(values: Iterable[str]) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for row, value in enumerate(values):
+        first.setdefault(value, row)
+    return first
+
+
+def _exact(left: Pictures, right: Pictures, within: bool) -> list[Match]:
+    """Link each right picture to the first left one of the same bytes, else of the same pixels."""
+    by_bytes, by_pixels = _first_rows(left[0]), _first_rows(one.pixels for one in left[1])
+    found = []
+    for row, (sha256, one) in enumerate(zip(right[0], right[1], strict=True)):
+        for kind, first in (("bytes", by_bytes.get(sha256)), ("pixels", by_pixels.get(one.pixels))):
+            if first is not None and (first < row or not within):
+                found.append(Match(first, row, kind))
+                break
+    return found
+
+
+def _near(
+    left: Pictures, lefts: Integers, right: Pictures, rights: Integers, distance: int, within: bool
+) -> list[Match]:
+    """Compare the given rows of the left pictures with those of the right ones; `within` a set, with earlier rows."""
+    keys, queries = _hashes(left, lefts)[:, 0], _hashes(right, rights)
+    found = np.concatenate([np.empty((0, 4), np.int64), *_candidates(keys, queries, distance, within)])
+    pairs = np.column_stack([lefts[found[:, 0]], rights[found[:, 1]], found[:, 2:]])
+    return [
+        Match(first, second, "near", bits, _NAMES[_INVERSE[turn]])
+        for first, second, bits, turn in pairs[_alike(left, right, pairs, within)].tolist()
+    ]
+
+
+def _hashes(pictures: Pictures, rows: Integers) -> NDArray[np.uint64]:
+    """Give the hashes of some rows, (N, 8)."""
+    digits = "".join(text for row in rows for text in pictures[1][row].phashes)
+    return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64).reshape(len(rows), len(TURNS))
+
+
+def _candidates(
+    keys: NDArray[np.uint64], queries: NDArray[np.uint64], distance: int, within: bool
+) -> Iterator[NDArray[np.int64]]:
+    """Yield (key, query, bits, turn) of the pairs whose hashes differ in at most `distance` bits, at its best turn.
+
+    Multi-index hashing (Norouzi et al., 2012): of hashes that differ in so few bits, one of four bands differs in next
+    to none, so it is enough to look up each band, with a bit or two flipped. How many are to be flipped in which band:
+    by the general pigeonhole principle (Qin et al., 2018), so that the radii sum to `distance` - 3.
+    """
+    radii = [(distance + 1 + band) // _BANDS - 1 for band in range(_BANDS)]
+    tables = [_Table(keys, band, radius) for band, radius in enumerate(radii) if radius >= 0]
+    for start in range(0, len(queries), _ROWS):
+        several = queries[start : start + _ROWS]
+        found = [part for table in tables for part in table.find(several, distance, start if within else None)]
+        yield _best(np.concatenate(found), start) if found else np.empty((0, 4), np.int64)
+
+
+class _Table:
+    """Find hashes by one band of their bits."""
+
+    def __init__(self, keys: NDArray[np.uint64], band: int, radius: int) -> None:
+        self.shift = np.uint64(band * _BAND_BITS)
+        values = self._band(keys)
+        self.keys, self.order = keys, np.argsort(values, kind="stable")
+        self.counts = np.bincount(values, minlength=2**_BAND_BITS).astype(np.int32)
+        self.starts = self.counts.cumsum() - self.counts
+        flips = [
+            sum(1 << bit for bit in bits) for n in range(radius + 1) for bits in combinations(range(_BAND_BITS), n)
+        ]
+        self.flips = np.array(flips, dtype=np.int64)
+
+    def find(self, queries: NDArray[np.uint64], distance: int, before: int | None) -> Iterator[NDArray[np.int64]]:
+        """Yield the near hashes, packed; where `before` is the row of the first query, of keys in earlier rows only."""
+        buckets = self._band(queries)[..., None] ^ self.flips  # (Q, 8, F)
+        counts = self.counts[buckets]
+        if (counts.sum(axis=2) > CROWD).any():
+            counts = np.clip(CROWD + counts - counts.cumsum(axis=2), 0, counts)
+        for lookups, entries in _spread(counts.ravel()):
+            query, turn = np.divmod(lookups // len(self.flips), queries.shape[1])
+            key = self.order[self.starts[buckets.ravel()[lookups]] + entries]
+            bits = np.bitwise_count(self.keys[key] ^ queries[query, turn])
+            near = bits <= distance if before is None else (bits <= distance) & (key < query + before)
+            yield _pack(query[near], key[near], bits[near], turn[near])
+
+    def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return ((hashes >> self.shift) & np.uint64(2**_BAND_BITS - 1)).astype(np.int64)
+
+
+def _spread(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
+    """Yield each lookup once for each entry that it found, with the entry's number; about _CANDIDATES at a time."""
+    some = np.flatnonzero(counts)
+    ends = counts[some].cumsum()
+    cuts = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, _CANDIDATES))
+    for first, last in pairwise([*cuts, len(some)]):
+        number = counts[some[first:last]]
+        before = number.cumsum() - number
+        yield np.repeat(some[first:last], number), np.arange(number.sum()) - np.repeat(before, number)
+
+
+def _pack(query: Integers, key: Integers, bits: Integers, turn: Integers) -> NDArray[np.int64]:
+    """Put four numbers into one, which sorts many times as fast as rows of four do."""
+    return (query.astype(np.int64) << 42) | (key.astype(np.int64) << 10) | (bits.astype(np.int64) << 3) | turn
+
+
+def _best(packed: NDArray[np.int64], start: int) -> NDArray[np.int64]:
+    """Keep the nearest turn of each pair, and the MOST nearest keys of each query; `start` is the first query's row."""
+    packed = np.sort(packed)
+    packed = packed[np.append(True, np.diff(packed >> 10) > 0)[: len(packed)]]
+    query, key, bits, turn = packed >> 42, (packed >> 10) & (2**32 - 1), (packed >> 3) & 127, packed & 7
+    order = np.argsort((query << 7) | bits, kind="stable")
+    rank = np.arange(len(order)) - np.searchsorted(query, query)  # sorting by bits too leaves the queries' places
+    return np.column_stack([key, query + start, bits, turn])[order][rank < MOST]
+
+
+def _alike(left: Pictures, right: Pictures, pairs: NDArray[np.int64], within: bool) -> NDArray[np.bool_]:
+    """Say which pairs (left, right, bits, turn) show one picture, by their thumbnails."""
+    if within:
+        rows, places = np.unique(pairs[:, :2], return_inverse=True)
+        thumbnails = _thumbnails(left[2], rows)
+        return _compare(thumbnails, thumbnails, places.reshape(-1, 2), pairs[:, 3])
+    (ours, first), (theirs, second) = (np.unique(pairs[:, side], return_inverse=True) for side in (0, 1))
+    places = np.column_stack([first, second])
+    return _compare(_thumbnails(left[2], ours), _thumbnails(right[2], theirs), places, pairs[:, 3])
+
+
+def _thumbnails(image: Decoder, rows: Integers) -> NDArray[np.uint8]:
+    """Give small pictures of some rows, (12, 12, 3, N)."""
+    thumbnails = np.empty((_SIDE, _SIDE, 3, len(rows)), dtype=np.uint8)
+
+    def put(place: int) -> None:
+        picture = Image.fromarray(image(int(rows[place])))
+        thumbnails[..., place] = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BOX))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(put, range(len(rows))):
+            pass
+    return thumbnails
+
+
+def _compare(left: NDArray[np.uint8], right: NDArray[np.uint8], places: Integers, turns: Integers) -> NDArray[np.bool_]:
+    same = np.zeros(len(places), dtype=bool)
+    for turn, turned in enumerate(TURNS.values()):
+        chosen = np.flatnonzero(turns == turn)
+        for start in range(0, len(chosen), _THUMBNAILS):
+            several = chosen[start : start + _THUMBNAILS]
+            same[several] = _same(left[..., places[several, 0]], turned(right[..., places[several, 1]]))
+    return same
+
+
+def _same(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Say for each pair of thumbnails, (12, 12, 3, P), whether they are alike but for brightness and contrast."""
+    axes = (0, 1, 2)
+    first, second = left.astype(np.float32), right.astype(np.float32)
+    shade = second.mean(axis=axes) - first.mean(axis=axes)
+    first, second = first - first.mean(axis=axes), second - second.mean(axis=axes)
+    gain = (first * second).sum(axis=axes) / np.maximum((first**2).sum(axis=axes), 1)
+    rest = second - gain * first
+    share = rest.std(axis=axes) / np.maximum(second.std(axis=axes), _FLAT)
+    alike = (np.abs(rest).max(axis=axes) <= _UNLIKE) & (np.abs(shade) <= _SHADE) & (share <= _SHARE)
+    return np.asarray(alike, dtype=np.bool_)

@@ -1,0 +1,111 @@
+"""Fingerprints of decoded pictures: by them the copies of a picture are told, however it was stored or turned."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.fft import dct
+
+from avatar_bench.data.decode import decode
+from avatar_bench.errors import DataError
+
+# The eight ways to mirror and turn a picture, in the order of the hashes; the last four are the first four after
+# transposition. Rotations are counter-clockwise, as numpy's and Pillow's are.
+TURNS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "": lambda image: image,
+    "mirrored": lambda image: image[:, ::-1],
+    "upside down": lambda image: image[::-1],
+    "rotated 180": lambda image: image[::-1, ::-1],
+    "transposed": lambda image: image.swapaxes(0, 1),
+    "rotated 270": lambda image: image.swapaxes(0, 1)[:, ::-1],
+    "rotated 90": lambda image: image.swapaxes(0, 1)[::-1],
+    "transversed": lambda image: image.swapaxes(0, 1)[::-1, ::-1],
+}
+_SIDE, _LOW = 32, 8  # a picture is brought to 32 x 32, and the lowest 8 x 8 of its frequencies are kept
+_ODD = np.where(np.arange(_LOW) % 2, -1.0, 1.0)
+_SIGNS = np.stack([np.ones((_LOW, _LOW)), np.tile(_ODD, (_LOW, 1)), np.tile(_ODD[:, None], _LOW), np.outer(_ODD, _ODD)])
+_A_TASK = 64  # files: what a thread does at a stretch
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Hold what tells one picture from others.
+
+    `pixels` is the SHA-256 (hex) of its size and samples, `phashes` its perceptual hashes, 16 hex digits each, in the
+    order of TURNS: the first is of the picture as it is.
+    """
+
+    pixels: str
+    phashes: tuple[str, ...]
+
+
+def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
+    """Give the fingerprint of one upright picture, (H, W, 3) RGB.
+
+    The hash is imagehash's `phash`: which of the lowest frequencies lie above their median. One cosine transform gives
+    all eight: mirroring negates the odd frequencies of an axis, transposition transposes them.
+    """
+    return Fingerprint(_digest(image), _hash_all([_shrink(image)])[0])
+
+
+def fingerprint_file(file: Path) -> Fingerprint:
+    """Decode a file and give its fingerprint; raise DataError where it cannot be decoded."""
+    return fingerprint(decode(file))
+
+
+def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list[Fingerprint | DataError]:
+    """Give the fingerprint of each file, in the order of the files, or the error that says why it has none.
+
+    `threads` is one a processor where it is None.
+    """
+    tasks = [files[start : start + _A_TASK] for start in range(0, len(files), _A_TASK)]
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return list(chain.from_iterable(pool.map(_fingerprint_some, tasks)))
+
+
+def _fingerprint_some(files: Sequence[Path]) -> list[Fingerprint | DataError]:
+    """Hash the pictures of a task at once: on small ones, call by call takes longer than the arithmetic."""
+    read = [_digest_and_shrink(file) for file in files]
+    hashes = iter(_hash_all([one[1] for one in read if not isinstance(one, DataError)]))
+    return [one if isinstance(one, DataError) else Fingerprint(one[0], next(hashes)) for one in read]
+
+
+def _digest_and_shrink(file: Path) -> tuple[str, NDArray[np.uint8]] | DataError:
+    try:
+        image = decode(file)
+    except DataError as error:
+        return error
+    return _digest(image), _shrink(image)
+
+
+def _digest(image: NDArray[np.uint8]) -> str:
+    samples = hashlib.sha256(repr(image.shape).encode())
+    samples.update(np.ascontiguousarray(image).data)
+    return samples.hexdigest()
+
+
+def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Give a picture in grey, (32, 32)."""
+    grey = Image.fromarray(image).convert("L")
+    return np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+
+
+def _hash_all(greys: Sequence[NDArray[np.uint8]]) -> list[tuple[str, ...]]:
+    """Give the eight hashes of each grey picture."""
+    if not greys:
+        return []
+    waves = dct(dct(np.stack(greys).astype(float), axis=1), axis=2)[:, None, :_LOW, :_LOW]
+    turned = np.concatenate([waves * _SIGNS, waves.swapaxes(2, 3) * _SIGNS], axis=1).reshape(len(greys), len(TURNS), -1)
+    ordered, half = np.sort(turned, axis=2), turned.shape[2] // 2
+    median = (ordered[..., half - 1, None] + ordered[..., half, None]) / 2
+    bits = np.packbits(turned > median, axis=2)
+    return [tuple(one.tobytes().hex() for one in eight) for eight in bits]

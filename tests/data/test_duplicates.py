@@ -1,0 +1,209 @@
+"""Tests of the search for copies."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from avatar_bench.data import duplicates
+from avatar_bench.data.decode import decode, decode_bytes
+from avatar_bench.data.duplicates import MOST, NEAR, Match, Pictures, find_matches, find_matches_between, join_groups
+from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+ROUGH = np.random.default_rng(0).normal(0, 6, (64, 64, 3))  # a grain that no two encodings keep alike
+
+
+def draw(seed: int, side: int = 64) -> NDArray[np.uint8]:
+    """Give a soft random picture with some grain, (side, side, 3)."""
+    soft = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    wide = np.asarray(Image.fromarray(soft).resize((64, 64), Image.Resampling.BICUBIC))
+    grainy = np.clip(wide * 0.8 + 25 + ROUGH, 0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(grainy).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def encode(image: NDArray[np.uint8], kind: str, **options: int) -> NDArray[np.uint8]:
+    """Give the pixels that a picture has after it was stored."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
+    return decode_bytes(buffer.getvalue(), "x")
+
+
+def shrink(image: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    side = round(len(image) * share)
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def light(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    return np.clip(image * factor, 0, 255).astype(np.uint8)
+
+
+COPIES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "jpeg": lambda image: encode(image, "JPEG", quality=60),
+    "webp": lambda image: encode(image, "WEBP", quality=75),
+    "shrunk": lambda image: encode(shrink(image, 0.7), "JPEG", quality=90),
+    "brighter": lambda image: encode(light(image, 1.1), "JPEG", quality=90),
+    "darker": lambda image: encode(light(image, 0.9), "JPEG", quality=90),
+}
+
+
+def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = None) -> Pictures:
+    """Give pictures to search, each a file of its own unless the digests say otherwise."""
+    digests = digests or [sha256(f"{id(images)} {row}".encode()).hexdigest() for row in range(len(images))]
+    return digests, [fingerprint(image) for image in images], lambda row: images[row]
+
+
+def hashed(*numbers: int) -> list[Fingerprint]:
+    """Give fingerprints with the given first hash, whose other hashes lie near to none."""
+    far = [f"{number:016x}" for number in np.random.default_rng(1).integers(0, 2**63, len(numbers) * 7).tolist()]
+    return [
+        Fingerprint(f"p{row}", (f"{number:016x}", *far[row * 7 : row * 7 + 7])) for row, number in enumerate(numbers)
+    ]
+
+
+def blank(_: int) -> NDArray[np.uint8]:
+    return np.full((8, 8, 3), 128, dtype=np.uint8)
+
+
+def pairs(matches: Sequence[Match]) -> list[tuple[int, int]]:
+    return [(match.left, match.right) for match in matches]
+
+
+def test_exact_copies_are_linked_to_the_first_of_their_bytes_else_of_their_pixels() -> None:
+    images = [draw(0), draw(1), draw(0), draw(0), draw(1)]
+    matches = find_matches(*as_set(images, ["a", "b", "a", "c", "d"]))
+    assert matches == [Match(0, 2, "bytes"), Match(0, 3, "pixels"), Match(1, 4, "pixels")]
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_is_near_and_other_pictures_are_not(kind: str) -> None:
+    images = [draw(seed) for seed in range(30)]
+    images += [COPIES[kind](image) for image in images]
+    matches = find_matches(*as_set(images))
+    assert pairs(matches) == [(row, row + 30) for row in range(30)]
+    assert {match.kind for match in matches} == {"near"}
+    assert all(match.distance <= NEAR and match.turned == "" for match in matches)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turned_copy_is_found_with_its_turn(turn: str) -> None:
+    images = [draw(seed) for seed in range(10)]
+    images += [encode(TURNS[turn](image), "JPEG", quality=85) for image in images]
+    matches = find_matches(*as_set(images))
+    assert pairs(matches) == [(row, row + 10) for row in range(10)]
+    assert {match.turned for match in matches} == {turn}
+
+
+def test_a_near_hash_of_another_picture_is_rejected() -> None:
+    one, other = draw(0), draw(1)
+    prints = hashed(5, 5)
+    assert find_matches(["a", "b"], prints, lambda row: (one, other)[row]) == []
+    assert find_matches(["a", "b"], prints, lambda row: one) == [Match(0, 1, "near")]
+
+
+def test_a_drawing_with_another_mouth_is_another_picture() -> None:
+    face = np.full((96, 96, 3), 240, dtype=np.uint8)
+    face[20:80, 25:70] = (220, 170, 130)
+    smiling = face.copy()
+    smiling[62:70, 38:58] = (120, 20, 30)
+    images = [face, smiling, encode(face, "JPEG", quality=60)]
+    assert pairs(find_matches(*as_set(images), distance=24)) == [(0, 2)]
+
+
+def test_blank_pictures_are_alike_unless_their_shade_differs() -> None:
+    shades = [np.full((side, side, 3), shade, dtype=np.uint8) for side, shade in ((20, 250), (30, 249), (20, 90))]
+    assert pairs(find_matches(*as_set(shades))) == [(0, 1)]
+
+
+def test_eight_bits_are_near_and_nine_are_not() -> None:
+    prints = hashed(0, 0xFF, 0x1FF0000_00000000)
+    assert find_matches(["a", "b", "c"], prints, blank) == [Match(0, 1, "near", 8)]
+
+
+@pytest.mark.parametrize("distance", [0, 1, 3, 6, 8, 10, 11])
+def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
+    rng = np.random.default_rng(distance)
+    centres = rng.integers(0, 2**63, 12).tolist()
+    flips = [rng.permutation(64)[: rng.integers(0, 14)].tolist() for _ in range(120)]
+    numbers = [centres[row % 12] ^ sum(1 << bit for bit in bits) for row, bits in enumerate(flips)]
+    expected = [
+        (left, right, (numbers[left] ^ numbers[right]).bit_count())
+        for right in range(120)
+        for left in range(right)
+        if (numbers[left] ^ numbers[right]).bit_count() <= distance
+    ]
+    found = find_matches([str(row) for row in range(120)], hashed(*numbers), blank, distance)
+    assert [(match.left, match.right, match.distance) for match in found] == expected
+
+
+def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [COPIES["jpeg"](draw(seed % 20)) if seed % 3 else draw(seed % 20) for seed in range(50)]
+    whole = find_matches(*as_set(images))
+    for limit in ("_ROWS", "_CANDIDATES", "_THUMBNAILS"):
+        monkeypatch.setattr(duplicates, limit, 7)
+    assert whole
+    assert find_matches(*as_set(images)) == whole
+
+
+def test_a_crowd_of_copies_is_joined_by_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "CROWD", 100)
+    n = 800
+    prints = hashed(*[1 << (row % 3) for row in range(n)])
+    matches = find_matches([str(row) for row in range(n)], prints, blank)
+    assert len(matches) <= MOST * n
+    assert len(set(join_groups([str(row) for row in range(n)], np.array(pairs(matches))))) == 1
+
+
+def test_of_lookalikes_the_nearest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MOST", 1)
+    prints = hashed(0b1111, 0b11, 0b1)
+    assert find_matches(["a", "b", "c"], prints, blank) == [Match(0, 1, "near", 2), Match(1, 2, "near", 1)]
+
+
+def test_a_set_is_searched_for_copies_of_another() -> None:
+    ours, theirs = [draw(0), draw(1), draw(2), draw(0)], [draw(5), COPIES["jpeg"](draw(2)), draw(1), draw(0), draw(6)]
+    theirs[4] = encode(np.rot90(ours[1]), "JPEG", quality=80)
+    found = find_matches_between(as_set(ours, ["a", "b", "c", "d"]), as_set(theirs, ["v", "w", "x", "d", "z"]))
+    assert [(match.left, match.right, match.kind, match.turned) for match in found] == [
+        (2, 1, "near", ""),
+        (1, 2, "pixels", ""),
+        (3, 3, "bytes", ""),
+        (1, 4, "near", "rotated 90"),
+    ]
+
+
+def test_copies_within_either_set_are_no_matches_between_them() -> None:
+    ours, theirs = [draw(0), draw(0)], [draw(1), draw(1)]
+    assert find_matches_between(as_set(ours), as_set(theirs)) == []
+
+
+def test_a_set_without_pictures_or_with_one_has_no_copies() -> None:
+    none, one = as_set([]), as_set([draw(0)])
+    assert find_matches(*none) == find_matches(*one) == []
+    assert find_matches_between(none, one) == find_matches_between(one, none) == []
+
+
+def test_a_chain_of_pairs_makes_one_group() -> None:
+    assert join_groups(["a", "b", "c", "d", "a"], np.array([[0, 1], [1, 2]])) == ["a", "a", "a", "d", "a"]
+    assert join_groups(["b", "a"], np.empty((0, 2), dtype=int)) == ["b", "a"]
+
+
+@pytest.mark.shared
+def test_three_hundred_faces_have_no_copy_among_them_and_their_copies_are_found() -> None:
+    kinds = ("ffhq", "voteview", "tabler", "fakersd3", "stylegan2tpdne")
+    files = [file for kind in kinds for file in sorted((SHARED / "avatars").rglob(f"{kind}__*.jpg"))[:60]]
+    if len(files) < 300:
+        pytest.skip(f"no pictures in {SHARED}")
+    faces = [decode(file) for file in files]
+    assert find_matches(*as_set(faces)) == []
+    copies = [encode(shrink(face, 0.7)[:, ::-1], "JPEG", quality=60) for face in faces]
+    found = find_matches_between(as_set(faces), as_set(copies))
+    assert pairs(found) == [(row, row) for row in range(300)]
+    assert {match.turned for match in found} == {"mirrored"}
