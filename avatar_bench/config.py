@@ -48,6 +48,8 @@ class ModelConfig:
 class SplitConfig:
     seed: int = 0
     folds: int = 10  # one fold is test, the next is val, the rest is train
+    by: str | None = None  # group | source | generator: split anew; null: as the data set states, else by group
+    held_out: list[str] = field(default_factory=list)  # of by=source|generator: these are test; none: some are drawn
 
 
 @dataclass
@@ -67,10 +69,14 @@ class PicturesConfig:
     manifest: str | None = None  # of data=manifest: a CSV with path,label
     image_size: int | None = None  # pixels a side; null in evaluate: the checkpoint's
     resize: str | None = None  # squash | crop | pad; null in evaluate: the checkpoint's
+    equalise: str | None = (
+        None  # jpeg: encode all pictures alike first; null: as they are; in evaluate: the checkpoint's
+    )
     batch_size: Any = 32  # a number, or in train {cpu: N, cuda: N}
     workers: int = 2  # processes that read pictures
     sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
     blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
+    prepare: dict[str, Any] = field(default_factory=dict)  # of data=demo: how it is built, as in prepare --help
 
 
 @dataclass
@@ -141,6 +147,7 @@ class TrainConfig:
     out: str | None = None  # the run's folder; in a sweep, the folder of its jobs
     init_from: str | None = None  # a run: start from its weights
     resume: str | None = None  # a run: go on where it was interrupted
+    allow: list[str] = field(default_factory=list)  # guards to pass by name
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     mode: ModeConfig = field(default_factory=ModeConfig)
@@ -177,11 +184,32 @@ class PredictConfig:
 
 
 @dataclass
+class PrepareSplitConfig:
+    by: str = "group"  # group | source | generator: what never stands on two sides
+    seed: int = 0
+    folds: int = 10  # one is test, the next val, the rest train
+    held_out: list[str] = field(default_factory=list)  # of by=source|generator: these are test; none: drawn
+
+
+@dataclass
+class CapConfig:
+    per_class: int | None = None  # the most pictures of a class that are taken; null: all
+    per_source: int | None = None
+
+
+@dataclass
 class PrepareConfig:
-    out: str | None = None
-    update: bool = False
+    out: str | None = None  # the data set's folder; null with data=demo: in the cache
+    update: bool = False  # take in what has changed; no picture moves to another side of the split
+    equalise: str | None = None  # jpeg: encode all pictures alike; null: keep the files as they are
+    blind: list[str] = field(default_factory=list)  # sources that are kept out, for blind.csv
+    against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} to share no picture with
+    split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)
+    cap: CapConfig = field(default_factory=CapConfig)
+    allow: list[str] = field(default_factory=list)  # guards to pass by name
     data: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    block: dict[str, Any] = field(default_factory=dict)  # options of data_audit
 
 
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "prepare": PrepareConfig}
@@ -190,13 +218,15 @@ CHOICES = {
     "mode.balance": ("sampler", "loss", "none"),
     "data.kind": ("folder", "manifest", "demo", "run"),
     "data.resize": ("squash", "crop", "pad"),
+    "data.equalise": ("jpeg",),
+    "data.split.by": ("group", "source", "generator"),
     "optimizer.name": ("adamw", "adam", "sgd"),
     "optimizer.schedule.name": ("none", "plateau", "cosine"),
     "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
     "precision": ("32", "bf16", "16"),
 }
-GUARDS = ("overlap", "permutation")
+GUARDS = ("overlap", "near_duplicates", "permutation", "label_conflict", "shortcut")
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 WEIGHTS = ("hub", "none", "package")
 
@@ -287,6 +317,7 @@ def check_train(cfg: DictConfig) -> None:
     _check_split(cfg.data)
     _check_stages(cfg)
     _check_weights(str(cfg.model.weights))
+    _check_allow(cfg.allow)
     if cfg.data.kind == "run":
         raise ConfigError("data=run is for evaluate; train takes data=demo, data=folder or data=manifest")
     if cfg.init_from is not None and cfg.resume is not None:
@@ -311,9 +342,7 @@ def check_evaluate(cfg: DictConfig) -> None:
         )
     if not cfg.block:
         raise ConfigError("block: none is chosen", "for example: avatar-bench evaluate block=blind_test")
-    for guard in cfg.allow:
-        if guard not in GUARDS:
-            raise ConfigError(f"allow={guard}: there is no such guard; expected {_alternatives(GUARDS)}")
+    _check_allow(cfg.allow)
 
 
 def check_predict(cfg: DictConfig) -> None:
@@ -353,7 +382,18 @@ def _check_data(cfg: DictConfig) -> None:
         )
 
 
+def _check_allow(allow: Sequence[str]) -> None:
+    for guard in allow:
+        if guard not in GUARDS:
+            raise ConfigError(f"allow={guard}: there is no such guard; expected {_alternatives(GUARDS)}")
+
+
 def _check_split(data: DictConfig) -> None:
+    if data.split.held_out and data.split.by not in ("source", "generator"):
+        raise ConfigError(
+            f"data.split.held_out={data.split.held_out}: it needs data.split.by=source or generator",
+            "for example: data.split.by=source 'data.split.held_out=[tabler]'",
+        )
     if data.fold >= data.split.folds:
         raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
     if len(data.augment.jitter) != 4 or min(data.augment.jitter) < 0:
@@ -391,4 +431,4 @@ def _is_count(value: Any) -> bool:
 
 
 def _alternatives(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]

@@ -10,9 +10,10 @@ from pathlib import Path
 from avatar_bench.errors import ConfigError
 
 PATHS = (
-    r"out|ckpt|input|output|runs|resume|init_from|data\.(root|manifest|blind|name)|source\.[^.=]+\.root|model\.weights"
+    r"out|ckpt|input|output|runs|resume|init_from|data\.(root|manifest|blind|name)|model\.weights"
+    r"|source\.[^.=]+\.(root|file|list|manifest)"
 )
-MAPPINGS = r"data\.ood|source\.[^.=]+\.roots"  # {name: PATH}
+MAPPINGS = r"data\.ood|against|source\.[^.=]+\.roots"  # {name: PATH}
 OPEN = ("model.options",)  # {name: anything}
 LISTS = ("ckpt", "runs")  # also [PATH,PATH]
 FLAGS: dict[str, tuple[str, ...] | None] = {  # those of Hydra's that make sense here, each with the values it takes

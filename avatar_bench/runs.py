@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from avatar_bench.data.datamodule import ReadableImages, evaluation_loader, loader, targets_of
+from avatar_bench.data.guards import shared_pictures
 from avatar_bench.data.manifest import Dataset, read_dataset, read_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError
@@ -40,6 +41,7 @@ class Run:
     device: str = "auto"
     workers: int = 2
     batch_size: int = 32
+    _compared: set[str] = field(default_factory=set, repr=False, compare=False)  # sets found apart from training
 
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> Run:
@@ -127,6 +129,7 @@ class Run:
         """
         self._guard_classes(dataset)
         self._guard_overlap(dataset)
+        self._guard_near(dataset)
         kept = self._cache_file(dataset)
         if kept is not None and kept.is_file():
             return Predictions.load(kept)
@@ -218,18 +221,39 @@ class Run:
             )
 
     def _guard_overlap(self, dataset: Dataset) -> None:
-        if self.images is None or "overlap" in self.allow:
+        if self.images is None or "overlap" in self.allow or dataset.name == "train":
             return
         train = self.images.part("train").frame
-        for column, what in (("sha256", "picture"), ("group", "group")):
-            shared = dataset.frame[column].isin(set(train[column]))
-            if shared.any() and dataset.name != "train":
+        for column, known, what in (
+            ("sha256", set(train["sha256"]), "picture"),
+            ("group", {*train["group"], *train["stated_group"]} - {""}, "group"),
+        ):
+            shared = dataset.frame[column].isin(known)
+            if shared.any():
                 raise GuardError(
                     f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} pictures with the training data by "
                     f"{what}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
                     "Figures on pictures that the network has seen say nothing of new ones: take others out, or",
                     "say allow=[overlap], which is written beside the figures.",
                 )
+
+    def _guard_near(self, dataset: Dataset) -> None:
+        if self.images is None or "near_duplicates" in self.allow or dataset.name == "train":
+            return
+        if dataset.fingerprint in self._compared:
+            return
+        train = self.images.part("train")
+        # copies of the bytes are for _guard_overlap to tell
+        found = [match for match in shared_pictures(train, dataset) if match.kind != "bytes"]
+        if found:
+            copies = len({match.right for match in found})
+            raise GuardError(
+                f"{copies} of {len(dataset)} pictures of {dataset.name} are near-duplicates of training pictures, "
+                f"first {dataset.frame['path'].iat[found[0].right]} of {train.frame['path'].iat[found[0].left]}.",
+                "Figures on pictures that the network has seen say nothing of new ones: take them out, or",
+                "say allow=[near_duplicates], which is written beside the figures.",
+            )
+        self._compared.add(dataset.fingerprint)
 
 
 def load(run: str | Path, **options: Any) -> Run:

@@ -22,10 +22,11 @@ BACKBONE = "test_resnet.r160_in1k"
 SOURCES = {"drawing": ("ink", "crayon", "vector"), "generated": ("gan", "diffusion"), "real": ("studio", "street")}
 A_CLASS, A_BLIND_CLASS = 64, 14
 ENDINGS = (".png", ".jpg", ".webp")
+SHADE = 50  # of 255; less, and the pictures of a class would be near-duplicates
 
 
 def draw(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Give a picture, (H, W, 3), whose colour and texture tell its class."""
+    """Give a picture, (H, W, 3), whose colour and texture tell its class, and whose shades no other picture has."""
     height, width = (int(side) for side in rng.integers(40, 65, 2))
     across = np.linspace(0, 1, width)[None, :, None]
     if label == "drawing":  # flat patches on white
@@ -36,7 +37,9 @@ def draw(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
         picture = np.broadcast_to((150, 60, 200) + 60 * across * rng.uniform(-1, 1), (height, width, 3)).copy()
     else:  # brown grain
         picture = rng.normal((110, 90, 60), 35, (height, width, 3))
-    return np.clip(picture + rng.normal(0, 8, 3), 0, 255).astype(np.uint8)
+    coarse = Image.fromarray(rng.uniform(-SHADE, SHADE, (8, 8)).astype(np.float32))
+    shade = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
+    return np.clip(picture + shade + rng.normal(0, 8, 3), 0, 255).astype(np.uint8)
 
 
 def draw_set(root: Path, folder: str, a_class: int, sources: dict[str, tuple[str, ...]], seed: int) -> None:

@@ -67,6 +67,10 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("train", ["data.resize=stretch"], "squash, crop or pad"),
         ("train", ["data.split.folds=2"], "at least 3"),
         ("train", ["data.fold=10"], "less than data.split.folds=10"),
+        ("train", ["data.split.held_out=[ink]"], "data.split.by=source or generator"),
+        ("train", ["data.split.by=person"], "data.split.by=person: expected group, source or generator"),
+        ("train", ["data.equalise=png"], "data.equalise=png: expected jpeg"),
+        ("train", ["allow=[everything]"], "allow=everything: there is no such guard"),
         ("train", ["data.fraction=0"], "more than 0 and at most 1"),
         ("train", ["data.fraction=1.01"], "data.fraction=1.01"),
         ("train", ["data.limit=0"], "data.limit=0"),
@@ -91,7 +95,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("train", ["init_from=a", "resume=b"], "exclude each other"),
         ("train", ["model=timm"], "model.backbone=resnet34"),
         ("evaluate", ["split=train"], "expected test, val, calibration, blind"),
-        ("evaluate", ["allow=[everything]"], "overlap or permutation"),
+        ("evaluate", ["allow=[everything]"], "overlap, near_duplicates, permutation"),
         ("evaluate", ["block=[]"], "for example"),
         ("predict", ["output=verdicts.xlsx"], ".csv, .jsonl or .parquet"),
         ("predict", ["output=verdicts"], ".csv, .jsonl or .parquet"),
@@ -138,6 +142,6 @@ def test_a_missing_value_is_named_with_an_example() -> None:
 
 def test_the_guards_that_may_be_passed_are_those_there_are() -> None:
     package = Path(config.__file__ or "").parent
-    sources = [file.read_text(encoding="utf-8") for file in (package / "runs.py", package / "blocks" / "base.py")]
-    asked = {name for text in sources for name in re.findall(r'"(\w+)" in (?:self\.)?allow', text)}
+    sources = [file.read_text(encoding="utf-8") for file in package.rglob("*.py")]
+    asked = {name for text in sources for name in re.findall(r'"(\w+)" (?:not )?in (?:\w+\.)?allow\b', text)}
     assert set(config.GUARDS) == asked

@@ -13,10 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import avatar_bench
 from avatar_bench.__main__ import main
-from avatar_bench.data.manifest import read_manifest
+from avatar_bench.data.duplicates import Match
+from avatar_bench.data.guards import shared_pictures
+from avatar_bench.data.manifest import Dataset, read_manifest
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.models.classifier import Card
 from avatar_bench.records import find_runs, newest_run, read_record, write_record
@@ -117,6 +120,46 @@ def test_labels_and_overlaps_are_guarded(tiny_run: Path, pictures: Path) -> None
     blind.frame.loc[0, "label"] = "photo"
     with pytest.raises(GuardError, match="'photo'"):
         run.predictions(blind)
+
+
+def test_near_duplicates_of_training_pictures_are_guarded(tiny_run: Path, tmp_path: Path) -> None:
+    run = Run.open(tiny_run)
+    assert run.images is not None
+    seen = run.images.part("train")
+    (tmp_path / "others").mkdir()
+    Image.fromarray(seen.image(0)[:, ::-1]).save(tmp_path / "others" / "mirrored.png")
+    (tmp_path / "others.csv").write_text("path,label\nothers/mirrored.png,real\n")
+    others = read_manifest(tmp_path / "others.csv")
+    with pytest.raises(GuardError, match="1 of 1 pictures of others are near-duplicates of training") as caught:
+        run.predictions(others)
+    assert f"others/mirrored.png of {seen.frame['path'].iat[0]}" in caught.value.lines[0]
+    assert len(Run.open(tiny_run, allow=frozenset({"near_duplicates"})).predictions(others)) == 1
+    with pytest.raises(GuardError):
+        Run.open(tiny_run, allow=frozenset({"overlap"})).predictions(others)
+
+
+def test_a_set_is_compared_with_the_training_pictures_once(
+    tiny_run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, compared = Run.open(tiny_run), []
+
+    def compare(train: Dataset, dataset: Dataset) -> list[Match]:
+        compared.append(len(dataset))
+        return shared_pictures(train, dataset)
+
+    monkeypatch.setattr("avatar_bench.runs.shared_pictures", compare)
+    for _ in range(3):
+        run.predictions(read_manifest(pictures / "blind.csv"))
+    assert compared == [len(read_manifest(pictures / "blind.csv"))]
+
+
+def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, pictures: Path) -> None:
+    split = pd.read_csv(run_copy / "split.csv")
+    blind = read_manifest(pictures / "blind.csv")
+    split.loc[split["split"] == "train", "stated_group"] = blind.frame["group"].iat[0]
+    split.to_csv(run_copy / "split.csv", index=False)
+    with pytest.raises(GuardError, match="by group"):
+        Run.open(run_copy).predictions(blind)
 
 
 def test_pictures_without_a_label_are_predicted_and_have_no_target(tiny_run: Path, pictures: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from avatar_bench.blocks.base import RunBlock
+from avatar_bench.blocks.base import Block
 from avatar_bench.errors import ConfigError
 
 _NOT_BLOCKS = {"base"}
@@ -25,26 +25,28 @@ def available() -> list[str]:
     return sorted(name for name in names - _NOT_BLOCKS if not name.startswith("_"))
 
 
-def build(name: str, options: Mapping[str, Any] | None = None) -> RunBlock:
+def build(name: str, options: Mapping[str, Any] | None = None) -> Block:
     """Give the block of this name with these options; raise ConfigError on an unknown name, option or type."""
     if name not in available():
         raise ConfigError(*_unknown("block", name, available()))
     return _configure(name, _block_class(name), dict(options or {}))
 
 
-def _block_class(name: str) -> type[RunBlock]:
+def _block_class(name: str) -> type[Block]:
     module = importlib.import_module(f"{__name__}.{name}")
     own = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, RunBlock) and member.__module__ == module.__name__
+        if issubclass(member, Block) and member.__module__ == module.__name__
     ]
     if len(own) != 1:
-        raise TypeError(f"{module.__name__} must define one dataclass that subclasses RunBlock, not {len(own)}")
+        raise TypeError(
+            f"{module.__name__} must define one dataclass that subclasses RunBlock or DatasetBlock, not {len(own)}"
+        )
     return own[0]
 
 
-def _configure(name: str, block: type[RunBlock], options: dict[str, Any]) -> RunBlock:
+def _configure(name: str, block: type[Block], options: dict[str, Any]) -> Block:
     known = [field.name for field in fields(block)]
     for option in options:
         if option not in known:

@@ -1,4 +1,4 @@
-"""Block: a dataclass whose fields are its yaml and whose method turns a Run on a Dataset into a Result."""
+"""Block: a dataclass whose fields are its yaml and whose method turns a Dataset, or a Run on one, into a Result."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ class RunBlock:
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give the Result of this block; `run.predictions(dataset)` is cached, so ask for it freely."""
         raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class DatasetBlock:
+    """Judge one Dataset, without a network; else as a RunBlock."""
+
+    def audit(self, dataset: Dataset) -> Result:
+        """Give the Result of this block."""
+        raise NotImplementedError
+
+
+Block = RunBlock | DatasetBlock
 
 
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:

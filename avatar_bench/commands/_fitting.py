@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 import avatar_bench
 from avatar_bench.config import TrainConfig
 from avatar_bench.data.datamodule import DataModule
-from avatar_bench.data.manifest import SPLITS, Dataset
+from avatar_bench.data.manifest import SPLITS, Dataset, write_split
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError, GuardError
@@ -51,7 +51,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
             f"resume={folder}: the pictures, or their split, are not what they were when it began.",
             "Restore them, or start a new run.",
         )
-    dataset.frame[["path", "label", "source", "group", "split", "sha256"]].to_csv(folder / "split.csv", index=False)
+    write_split(dataset, folder / "split.csv")
     stages = _stages(settings)
     classifier, data = _build(settings, dataset, classes, earlier)
     record |= {
@@ -164,8 +164,14 @@ def _build(
             )
         net.load_state_dict(earlier.classifier.net.state_dict())
     mean, std = normalisation(net)
-    preprocessing = Preprocessing(settings.data.image_size or 224, settings.data.resize or "squash", mean, std)  # type: ignore[arg-type]
-    augment = settings.data.augment
+    options, augment = settings.data, settings.data.augment
+    preprocessing = Preprocessing(
+        options.image_size or 224,
+        options.resize or "squash",
+        mean,  # type: ignore[arg-type]
+        std,  # type: ignore[arg-type]
+        options.equalise,
+    )
     data = DataModule(
         dataset,
         classes,

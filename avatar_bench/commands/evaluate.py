@@ -1,4 +1,4 @@
-"""evaluate: judge Runs by blocks."""
+"""evaluate: judge Runs, or the data itself, by blocks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import avatar_bench
 from avatar_bench import blocks
+from avatar_bench.blocks.base import Block, DatasetBlock
 from avatar_bench.config import EvaluateConfig
 from avatar_bench.data.datasets import open_dataset
 from avatar_bench.data.manifest import Dataset
@@ -21,31 +22,73 @@ if TYPE_CHECKING:
     from avatar_bench.results import Result
     from avatar_bench.runs import Run
 
+_WITHOUT_RUN = Path("runs") / "evaluation"
+
 
 def evaluate(cfg: DictConfig) -> None:
-    """Put each Run through each block, and save the Results under RUN/evaluation/<set>/<block>/ (or out=DIR)."""
+    """Put each Run, and the data where a block asks for no more, through each block, and save the Results.
+
+    They go to RUN/evaluation/<set>/<block>/, those on data without a Run to runs/evaluation/<set>/<block>/, or all to
+    out=DIR. Raise GuardError, after all is saved, where an audit finds that the data cannot answer the question.
+    """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, EvaluateConfig)
-    paths = _run_paths(settings.ckpt)
+    chosen = {name: blocks.build(name, options or {}) for name, options in settings.block.items()}
+    other = settings.data.kind != "run"
+    alone = {name: block for name, block in chosen.items() if other and isinstance(block, DatasetBlock)}
+    by_run = {name: block for name, block in chosen.items() if name not in alone}
+    paths = _run_paths(settings.ckpt) if by_run else []
     for path in paths:  # a mistake shows before torch has loaded
         locate(path)
-    other = None if settings.data.kind == "run" else open_dataset(settings.data)
+    named = open_dataset(settings.data) if other else None
+    results = [_judge(name, block, named, settings) for name, block in alone.items() if named]
     for path in paths:
         run = _open(path, settings)
         _guard_preprocessing(run, settings)
-        dataset = other or run.dataset(settings.split)
-        place = _place(run, settings, several=len(paths) > 1) / folder_name(dataset.name)
-        for name, options in settings.block.items():
-            result = blocks.build(name, options or {}).evaluate(run, dataset)
-            result.provenance = _provenance(run, dataset, settings)
-            try:
-                result.save(place / name)
-            except OSError as error:
-                reason = f"{place / name} cannot be written: {error.strerror or error}."
-                raise OutputError(reason, "Give another place: out=DIR") from error
-            for warning in result.warnings:
-                print(f"warning: {warning}", file=sys.stderr)
-            print(f"{place / name}: {_headline(result)}")
+        dataset = named or run.dataset(settings.split)
+        place = _place(run, settings, several=len(paths) > 1)
+        results += [_judge(name, block, dataset, settings, run, place) for name, block in by_run.items()]
+    _guard_verdicts(results, settings)
+
+
+def _judge(
+    name: str,
+    block: Block,
+    dataset: Dataset,
+    settings: EvaluateConfig,
+    run: Run | None = None,
+    place: Path | None = None,
+) -> Result:
+    """Put a Run, or else the data alone, through one block; save and tell what it says."""
+    if isinstance(block, DatasetBlock):
+        result = block.audit(dataset)
+        result.provenance |= _provenance(dataset, settings)
+    else:
+        assert run is not None
+        result = block.evaluate(run, dataset)
+        result.provenance |= _provenance(dataset, settings) | _provenance_of(run)
+    folder = (place or Path(settings.out or _WITHOUT_RUN)) / folder_name(dataset.name) / name
+    try:
+        result.save(folder)
+    except OSError as error:
+        reason = f"{folder} cannot be written: {error.strerror or error}."
+        raise OutputError(reason, "Give another place: out=DIR") from error
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{folder}: {_headline(result)}")
+    return result
+
+
+def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:
+    """Fail where an audit says no, once everything is saved."""
+    for result in results:
+        verdict = result.provenance.get("verdict", {})
+        if verdict.get("answer") == "no" and "shortcut" not in settings.allow:
+            raise GuardError(
+                f"{result.set} cannot say what tells its classes apart: {verdict['reasons'][0]}.",
+                "Mend the data (data.equalise=jpeg takes away what files tell; more sources, pictures, groups),",
+                "or say allow=[shortcut], which is written beside the figures.",
+            )
 
 
 def _run_paths(ckpt: Any) -> list[Path]:
@@ -76,9 +119,9 @@ def _open(path: Path, settings: EvaluateConfig) -> Run:
 
 def _guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
     """Refuse to judge a network on images that are prepared in another way than those it was trained on."""
-    stated = {"image_size": ("size", settings.data.image_size), "resize": ("resize", settings.data.resize)}
-    for option, (name, value) in stated.items():
-        kept = run.card.preprocessing[name]
+    names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
+    for option, name in names.items():
+        value, kept = getattr(settings.data, option), run.card.preprocessing.get(name)
         if value is not None and value != kept:
             raise GuardError(
                 f"data.{option}={value}, but this network was trained with {kept}.",
@@ -92,19 +135,23 @@ def _place(run: Run, settings: EvaluateConfig, several: bool) -> Path:
     return (run.folder or run.checkpoint.parent) / "evaluation"
 
 
-def _provenance(run: Run, dataset: Dataset, settings: EvaluateConfig) -> dict[str, Any]:
-    own = settings.data.kind == "run"
+def _provenance(dataset: Dataset, settings: EvaluateConfig) -> dict[str, Any]:
+    return {
+        "data_fingerprint": dataset.fingerprint,
+        "split": settings.split if settings.data.kind == "run" else "all",
+        "allow": sorted(settings.allow),
+        "version": avatar_bench.__version__,
+    }
+
+
+def _provenance_of(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.folder or run.checkpoint),
         "checkpoint_sha256": run.checkpoint_sha256,
-        "data_fingerprint": dataset.fingerprint,
         "split_fingerprint": run.card.split_fingerprint,
-        "split": settings.split if own else "all",
         "seed": run.seed,
         "temperature": run.temperature,
-        "allow": sorted(settings.allow),
         "overlap_checked": run.images is not None and "overlap" not in run.allow,
-        "version": avatar_bench.__version__,
         "torch": metadata.version("torch"),
     }
 

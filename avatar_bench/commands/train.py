@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config import TrainConfig
 from avatar_bench.data.datasets import open_dataset
-from avatar_bench.data.decode import check_readable
+from avatar_bench.data.decode import formats_of
+from avatar_bench.data.guards import refuse_formats, refuse_shortcut, split_apart
 from avatar_bench.data.manifest import Dataset, files_of, read_split
-from avatar_bench.data.splits import SplitPlan, split_dataset
+from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.records import METRIC, RECORD, folder_name, locate, read_record, write_record
 
+AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
 ENDED = ("failed", "interrupted", "diverged")
 
 
@@ -44,6 +47,7 @@ def train(cfg: DictConfig) -> float:
     try:
         whole, dataset = _images(settings)  # a mistake shows before torch has loaded, and leaves no run folder
         record.setdefault("split", asdict(_plan(settings)))
+        record["allow"] = sorted(settings.allow)
         _start(folder, cfg, record)
         from avatar_bench.commands._fitting import fit
 
@@ -75,12 +79,20 @@ def _images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
     """Give all images that the options name, and those that are used, each with its split."""
     if settings.init_from:
         locate(Path(settings.init_from), "init_from")
-    whole = open_dataset(settings.data)
-    _check_labels(whole)
-    check_readable(files_of(whole))
+    whole, plan = open_dataset(settings.data), _plan(settings)
+    _check_labels(whole, settings.allow)
+    formats = formats_of(files_of(whole))
+    if "shortcut" not in settings.allow:
+        refuse_shortcut(whole.root / AUDIT, settings.data.equalise)
+    if "shortcut" not in settings.allow and settings.data.equalise is None:
+        refuse_formats(whole.frame["label"], formats)
     if settings.init_from:
-        return whole, _same_split(whole, Path(settings.init_from), _plan(settings))
-    return whole, split_dataset(whole, _plan(settings))
+        return whole, _same_split(whole, Path(settings.init_from), plan)
+    notes: list[str] = []
+    dataset = split_apart(whole, plan, settings.allow, notes)
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return whole, dataset
 
 
 def _plan(settings: TrainConfig) -> SplitPlan:
@@ -89,6 +101,8 @@ def _plan(settings: TrainConfig) -> SplitPlan:
         seed=data.split.seed,
         folds=data.split.folds,
         fold=data.fold,
+        by=data.split.by,
+        held_out=tuple(data.split.held_out),
         fraction=data.fraction,
         val_fraction=data.val_fraction,
         limit=data.limit,
@@ -98,7 +112,7 @@ def _plan(settings: TrainConfig) -> SplitPlan:
     )
 
 
-def _check_labels(dataset: Dataset) -> None:
+def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
     if (dataset.frame["label"] == "").any():
         row = int(np.flatnonzero(dataset.frame["label"] == "")[0])
         raise GuardError(f"{dataset.frame['path'].iat[row]} has no label.", "Training needs one for every image.")
@@ -115,12 +129,12 @@ def _check_labels(dataset: Dataset) -> None:
                 "Write the label, or the folder's name, in one way.",
             )
     labels = dataset.frame.groupby("sha256")["label"].nunique()
-    if (labels > 1).any():
+    if (labels > 1).any() and "label_conflict" not in allow:
         rows = dataset.frame[dataset.frame["sha256"] == labels.index[labels > 1][0]].sort_values("label")
         raise GuardError(
             f"{rows['path'].iat[0]} is {rows['label'].iat[0]!r}, and the same picture {rows['path'].iat[-1]} is "
             f"{rows['label'].iat[-1]!r} ({int((labels > 1).sum())} such pictures).",
-            "A picture has one true class: take the wrong rows or files out.",
+            "A picture has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
         )
 
 
@@ -139,6 +153,7 @@ def _same_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
             "Give the same data= options as that run had (its config.yaml), so that its test set stays unseen.",
         )
     for name, value in asdict(plan).items():
+        value = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
         kept = record["split"].get(name, value)
         if name != "draw_seed" and kept != value:
             raise ConfigError(

@@ -18,6 +18,7 @@ class DataOptions(Protocol):
     manifest: str | None
     sources: dict[str, Any]
     blind_sources: list[str]
+    prepare: dict[str, Any]
 
 
 def open_dataset(options: DataOptions) -> Dataset:
@@ -29,7 +30,7 @@ def open_dataset(options: DataOptions) -> Dataset:
     if options.kind == "demo":
         from avatar_bench.data.sources import ensure_demo  # slow to import, and no other kind needs it
 
-        recipe = {name: getattr(options, name) for name in ("root", "sources", "blind_sources")}
+        recipe = {name: getattr(options, name) for name in ("root", "sources", "blind_sources", "prepare")}
         return read_manifest(ensure_demo(recipe).out / "manifest.csv", options.name or "demo")
     raise ConfigError(
         f"data={options.kind} does not say where the pictures are.",

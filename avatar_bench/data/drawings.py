@@ -15,13 +15,15 @@ from PIL import Image
 
 from avatar_bench.data.pictures import Picture
 from avatar_bench.errors import DataError
-from avatar_bench.packages import digest
 
 WIDTH = 256  # pixels of a rasterised drawing, the most that any picture keeps
 
 
 def draw(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterator[Picture]:
-    """Draw `count` avatars (of each style, where the drawer has styles); raise DataError if its package is missing."""
+    """Draw `count` avatars as SVG (of each style, where the drawer has styles).
+
+    Raise DataError for an unknown drawer or a package that is missing.
+    """
     if drawer == "dicebear":
         return _dicebear(count, styles)
     if drawer == "python_avatars":
@@ -69,7 +71,7 @@ def _multiavatar(count: int) -> Iterator[Picture]:
 
 
 def _picture(name: str, svg: str) -> Picture:
-    return Picture(name=name, image=rasterise(svg), sha256=digest(svg.encode()))
+    return Picture(name=f"{name}.svg", content=svg.encode())
 
 
 def _package(name: str) -> ModuleType:

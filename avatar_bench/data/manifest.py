@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from avatar_bench.data.decode import SUFFIXES, decode
 from avatar_bench.errors import DataError
 
-COLUMNS = ("path", "label", "source", "generator", "group", "split", "sha256")
+COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash")
 SPLITS = ("train", "val", "calibration", "test")
 
 
@@ -122,13 +122,20 @@ def read_manifest(file: Path, name: str | None = None) -> Dataset:
     return _complete(table, file.parent, name or file.stem)
 
 
+def write_split(dataset: Dataset, file: Path) -> None:
+    """Write what `read_split` reads: every image of a run with its side, and what tells copies of it."""
+    columns = ["path", "label", "source", "group", "split", "sha256", "phash", "stated_group"]
+    frame = dataset.frame.reindex(columns=columns, fill_value="")
+    frame.to_csv(file, index=False)
+
+
 def read_split(file: Path, root: Path) -> Dataset:
     """Read the split.csv of a run: every image that it used, below `root`; raise DataError where it is damaged."""
     try:
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
-    return Dataset("run", root, frame.reindex(columns=list(COLUMNS), fill_value=""))
+    return Dataset("run", root, frame.reindex(columns=[*COLUMNS, "stated_group"], fill_value=""))
 
 
 def files_of(dataset: Dataset) -> list[Path]:
@@ -165,5 +172,12 @@ def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
         raise DataError(
             f"{name}, row {row + 1}, {frame['path'].iat[row]}: unknown split {frame['split'].iat[row]!r}.",
             f"Expected one of {', '.join(SPLITS)}, or nothing in any row.",
+        )
+    unknown = ~frame["fold"].str.fullmatch(r"\d{0,3}")
+    if unknown.any():
+        row = int(np.flatnonzero(unknown)[0])
+        raise DataError(
+            f"{name}, row {row + 1}, {frame['path'].iat[row]}: unknown fold {frame['fold'].iat[row]!r}.",
+            "Expected a whole number from 0, or nothing.",
         )
     return Dataset(name, root, frame)

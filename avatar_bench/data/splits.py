@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.catalogue import did_you_mean
+from avatar_bench.data.folds import draw_units, group_folds
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.errors import ConfigError, GuardError
+
+FOLDS = 10
+OFF = 0.02  # share of a class by which a side may miss its aim without a word
+UNITS = ("source", "generator")  # what can be held out whole
 
 
 @dataclass(frozen=True)
 class SplitPlan:
     """Say how a dataset is divided: fold `fold` of `folds` is test, the next one val, the rest train.
 
-    `seed` fixes the folds, and the draws of `limit`, `fraction` and `val_fraction`; `draw_seed` the few-shot
-    draw of `shots` images a class (`val_shots` for val), so that several draws share one test set.
+    `by` is "group", "source" or "generator"; None: as the dataset states, else by group. By source or generator, test
+    is all pictures of those named in `held_out`, or of some that are drawn. `seed` fixes the folds, and the draws of
+    `limit`, `fraction` and `val_fraction`; `draw_seed` the few-shot draw of `shots` images a class (`val_shots` for
+    val), so that several draws share one test set.
     """
 
     seed: int = 0
-    folds: int = 10
+    folds: int = FOLDS
     fold: int = 0
+    by: str | None = None
+    held_out: tuple[str, ...] = ()
     fraction: float = 1.0
     val_fraction: float = 1.0
     limit: int | None = None
@@ -33,30 +43,57 @@ class SplitPlan:
     draw_seed: int = 0
 
 
-def split_dataset(dataset: Dataset, plan: SplitPlan) -> Dataset:
-    """Give the images that the plan uses, each with its split; a `split` that the dataset states is kept.
+def assign(
+    frame: pd.DataFrame, plan: SplitPlan, earlier: Mapping[str, tuple[str, int]] | None = None
+) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Give each row its split (train, val or test), and its fold, -1 where the folds cannot take turns as test.
 
-    Val is halved by group: `val` chooses the checkpoint, `calibration` fits what is fitted after training.
-    Raises GuardError where a class has no image in train, or a group stands on two sides.
+    A group in `earlier`, or one whose split `frame` states, keeps its side; the others fill the folds that are
+    furthest behind. A row gets "" where it must be left out: its group holds rows of a held-out source or generator,
+    and others. Raise ConfigError for a plan that cannot be done, GuardError for a group that is stated on two sides.
     """
-    if plan.limit is not None:
-        dataset = dataset.take(stratified_rows(dataset.frame, plan.limit, plan.seed))
-    frame = dataset.frame.assign(split=_assign(dataset.frame, plan))
-    keep = np.ones(len(frame), dtype=bool)
-    for split, fraction, shots in (
-        ("train", plan.fraction, plan.shots),
-        ("val", plan.val_fraction, plan.val_shots),
-    ):
-        rows = np.flatnonzero(frame["split"] == split)
-        kept = rows
-        if fraction < 1:
-            kept = kept[_share_of(frame.iloc[kept], fraction, plan.seed)]
-        if shots is not None:
-            kept = kept[draw_shots(frame["label"].iloc[kept], shots, plan.draw_seed)]
-        keep[np.setdiff1d(rows, kept)] = False
-    used = Dataset(dataset.name, dataset.root, frame[keep].reset_index(drop=True))
-    _guard(dataset, used)
-    return used
+    stated = plan.by is None and bool((frame["split"] != "").any())
+    fixed = stated or plan.by in UNITS
+    _check(frame, plan, fixed)
+    allowed = _pinned(frame[frame["split"] != ""], plan.folds) if stated else {}
+    allowed |= {group: _places(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
+    left_out = np.zeros(len(frame), dtype=bool)
+    if plan.by in UNITS:
+        held, free = _held_rows(frame, plan, earlier or {})
+        left_out = _keep_whole(frame["group"], held, free, allowed, plan.folds)
+    fold = group_folds(frame, plan.folds, plan.seed, allowed)
+    split = np.full(len(frame), "train", dtype=object)
+    split[fold == plan.fold] = "test"
+    split[fold == (plan.fold + 1) % plan.folds] = "val"
+    split[left_out] = ""
+    return split, np.full(len(frame), -1) if fixed else fold
+
+
+def balance(frame: pd.DataFrame, folds: int = FOLDS) -> list[str]:
+    """Say in words where the `split` of rows is not what a plan of so many folds aims at, by class and by source.
+
+    A class is named where a side has none of it, or is more than 2 points off its share.
+    """
+    split = frame["split"].replace("calibration", "val")
+    aims = {"train": 1 - 2 / folds, "val": 1 / folds, "test": 1 / folds}
+    shares = pd.crosstab(frame["label"], split, normalize="index").reindex(columns=list(aims), fill_value=0)
+    said = [_off(frame[frame["label"] == label], str(label), row, aims) for label, row in shares.iterrows()]
+    sources = frame[frame["source"] != ""].groupby("source")
+    alone = [f"{name} ({len(rows)})" for name, rows in sources if len(rows) > 1 and rows["group"].nunique() == 1]
+    if alone:
+        said.append(f"on one side only, as each is one group: {', '.join(alone)}")
+    return [words for words in said if words]
+
+
+def check_groups(frame: pd.DataFrame) -> None:
+    """Raise GuardError where the images of one group stand on two sides; calibration is a half of val."""
+    sides = frame["split"].replace("calibration", "val").groupby(frame["group"]).nunique()
+    if (sides > 1).any():
+        group = str(sides.index[sides > 1][0])
+        raise GuardError(
+            f"Group {group!r} stands on two sides of the split that the dataset states.",
+            "Images of one group must stay on one side: mend the split column, or leave it out.",
+        )
 
 
 def split_fingerprint(dataset: Dataset) -> str:
@@ -65,113 +102,91 @@ def split_fingerprint(dataset: Dataset) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
-def group_folds(frame: pd.DataFrame, folds: int, seed: int) -> NDArray[np.int64]:
-    """Give each row a fold, 0 to folds - 1, of nearly equal size within each class and source.
-
-    A group is never divided. Within a class, sources come one after the other and large groups first; each
-    group goes to the fold that is furthest behind in its source, then in its class.
-    """
-    rng = np.random.default_rng(seed)
-    groups = _group_table(frame)
-    groups["order"] = rng.permutation(len(groups))
-    groups = groups.sort_values(["label", "source", "size", "order"], ascending=[True, True, False, True])
-    tie = rng.permutation(folds)  # so that small sources do not all begin with fold 0
-    fold_of: dict[str, int] = {}
-    for _, of_class in groups.groupby("label", sort=True):
-        in_class = np.zeros(folds, dtype=np.int64)
-        for _, of_source in of_class.groupby("source", sort=True):
-            in_source = np.zeros(folds, dtype=np.int64)
-            for group, size in zip(of_source.index, of_source["size"], strict=True):
-                fold = int(np.lexsort((tie, in_class, in_source))[0])
-                in_source[fold] += size
-                in_class[fold] += size
-                fold_of[str(group)] = fold
-    return np.array([fold_of[group] for group in frame["group"]], dtype=np.int64)
+def _check(frame: pd.DataFrame, plan: SplitPlan, fixed: bool) -> None:
+    if not 0 <= plan.fold < plan.folds or plan.folds < 3:
+        raise ConfigError(
+            f"data.fold={plan.fold} with data.split.folds={plan.folds} cannot be done.",
+            "Expected at least 3 folds, and a fold from 0 to folds - 1.",
+        )
+    if plan.fold and fixed:
+        raise ConfigError(
+            f"data.fold={plan.fold} goes with folds of groups, but here the test set is fixed.",
+            "Leave it out, or take split.by=group; split.held_out or another split.seed gives another test set.",
+        )
+    if plan.by in UNITS:
+        _check_units(frame, plan.by, plan.held_out)
+    elif plan.held_out:
+        raise ConfigError("split.held_out names what to keep for test: it needs split.by=source or generator.")
 
 
-def stratified_rows(frame: pd.DataFrame, n: int, seed: int) -> NDArray[np.int64]:
-    """Draw n row positions, sorted, in the classes' own proportions (largest remainder); all where n is more."""
-    if n >= len(frame):
-        return np.arange(len(frame))
-    rng = np.random.default_rng(seed)
-    labels = frame["label"].to_numpy()
-    names, counts = np.unique(labels, return_counts=True)
-    exact = counts * n / len(frame)
-    take = np.floor(exact).astype(int)
-    take[np.argsort(take - exact, kind="stable")[: n - take.sum()]] += 1
-    drawn = [rng.permutation(np.flatnonzero(labels == name))[:k] for name, k in zip(names, take, strict=True)]
-    return np.asarray(np.sort(np.concatenate(drawn)), dtype=np.int64)
-
-
-def draw_shots(labels: Sequence[str] | pd.Series, shots: int, seed: int) -> NDArray[np.int64]:
-    """Draw up to `shots` row positions of each class, sorted."""
-    rng = np.random.default_rng(seed)
-    names = np.asarray(labels)
-    drawn = [rng.permutation(np.flatnonzero(names == name))[:shots] for name in np.unique(names)]
-    return np.sort(np.concatenate(drawn)) if drawn else np.zeros(0, dtype=np.int64)
-
-
-def _share_of(frame: pd.DataFrame, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Draw a fraction of the rows, with at least as many as there are classes."""
-    return stratified_rows(frame, max(frame["label"].nunique(), round(fraction * len(frame))), seed)
-
-
-def _group_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give one row a group: its most frequent class and source, and its size."""
-    counted = frame.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
-    main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
-    return main.set_index("group").assign(size=frame.groupby("group").size())
-
-
-def _assign(frame: pd.DataFrame, plan: SplitPlan) -> NDArray[np.str_]:
-    stated = frame["split"].to_numpy(dtype=object)
-    if (stated == "").all():
-        if not 0 <= plan.fold < plan.folds or plan.folds < 3:
+def _check_units(frame: pd.DataFrame, by: str, held_out: Sequence[str]) -> None:
+    known = sorted(set(frame[by]) - {""})
+    if not known:
+        raise ConfigError(f"split.by={by}: no picture names its {by}.", "Expected it in the manifest.")
+    for name in held_out:
+        if name not in known:
+            nearest = did_you_mean(name, known)
             raise ConfigError(
-                f"data.fold={plan.fold} with data.split.folds={plan.folds} cannot be done.",
-                "Expected at least 3 folds, and a fold from 0 to folds - 1.",
+                f"split.held_out: no picture has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
+                f"There are: {', '.join(known)}.",
             )
-        fold = group_folds(frame, plan.folds, plan.seed)
-        split = np.full(len(frame), "train", dtype=object)
-        split[fold == plan.fold] = "test"
-        split[fold == (plan.fold + 1) % plan.folds] = "val"
-    elif (stated == "").any():
-        row = int(np.flatnonzero(stated == "")[0])
-        raise GuardError(
-            f"The dataset states a split for some images, and none for {frame['path'].iat[row]}.",
-            "State it for all, or for none (then it is split by group).",
-        )
-    else:
-        split = stated.copy()
-        if "val" not in split:
-            train = np.flatnonzero(split == "train")
-            fold = group_folds(frame.iloc[train], plan.folds, plan.seed)
-            split[train[fold == plan.fold % plan.folds]] = "val"
-    if "calibration" not in split:
-        val = np.flatnonzero(split == "val")
-        half = group_folds(frame.iloc[val], 2, plan.seed)
-        if not half.all():  # where one half takes all, it chooses the checkpoint
-            split[val[half == 1]] = "calibration"
-    return split
 
 
-def _guard(whole: Dataset, used: Dataset) -> None:
-    train = used.frame["split"] == "train"
-    empty = sorted(set(whole.classes) - set(used.frame.loc[train, "label"]))
-    if empty:
-        raise GuardError(
-            f"Class {empty[0]!r} has no image in train ({len(whole)} images, {used.name}).",
-            "Add pictures of it, or take a larger data.limit or data.fraction.",
-        )
-    if not (used.frame["split"] == "val").any():
-        raise GuardError(
-            f"No image is left to choose the checkpoint by: val is empty ({len(whole)} images, {used.name}).",
-            "Add pictures, take fewer data.split.folds or a larger data.limit, or state val in the split column.",
-        )
-    sides = used.frame["split"].replace("calibration", "val").groupby(used.frame["group"]).nunique()
-    if (sides > 1).any():
-        group = str(sides.index[sides > 1][0])
-        raise GuardError(
-            f"Group {group!r} stands on two sides of the split that the dataset states.",
-            "Images of one group must stay on one side: mend the split column, or leave it out.",
-        )
+def _places(split: str, folds: int, fold: int = -1) -> Sequence[int]:
+    """Give the folds that a picture of one side may be in."""
+    return (fold,) if fold >= 0 else {"test": (0,), "train": range(2, folds)}.get(split, (1,))
+
+
+def _pinned(stated: pd.DataFrame, folds: int) -> dict[str, Sequence[int]]:
+    check_groups(stated)
+    return {group: _places(split, folds) for group, split in zip(stated["group"], stated["split"], strict=True)}
+
+
+def _held_rows(
+    frame: pd.DataFrame, plan: SplitPlan, earlier: Mapping[str, tuple[str, int]]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Give which rows are held out, and which are of classes that have no units, so that groups are held out there."""
+    assert plan.by is not None
+    units, labels = frame[plan.by], frame["label"]
+    free = (plan.by == "generator") & ~labels.isin(set(labels[units != ""]))
+    names = set(plan.held_out)
+    if not names and earlier:
+        tested = [earlier.get(group, ("", -1))[0] == "test" for group in frame["group"]]
+        names = set(units[tested]) - {""}
+    elif not names:
+        names = set(draw_units(units[~free], labels[~free], 1 / plan.folds, plan.seed))
+    return units.isin(names).to_numpy(), free.to_numpy()
+
+
+def _keep_whole(
+    groups: pd.Series,
+    held: NDArray[np.bool_],
+    free: NDArray[np.bool_],
+    allowed: dict[str, Sequence[int]],
+    folds: int,
+) -> NDArray[np.bool_]:
+    """Let held-out rows alone into fold 0, by `allowed`; give the rows that must be left out for it."""
+    pinned = {group for group, places in allowed.items() if 0 not in places}
+    test = set(groups[held]) - pinned
+    for group in set(groups[~free]) - test:
+        allowed.setdefault(group, range(1, folds))
+    allowed |= dict.fromkeys(test, (0,))
+    in_test = groups.isin(test).to_numpy()
+    return in_test & ~held | held & ~in_test
+
+
+def _off(rows: pd.DataFrame, label: str, shares: pd.Series, aims: Mapping[str, float]) -> str:
+    """Say how a class is divided, where that is not as wanted; "" where it is."""
+    if missing := [side for side in aims if not shares[side]]:
+        sources = rows["source"].unique()
+        why = f", as all of it is of one source ({sources[0]})" if len(sources) == 1 and sources[0] else ""
+        return f"{' and '.join(missing)} lack{'s' * (len(missing) == 1)} class {label}{why}"
+    tolerance = max(OFF, 1 / len(rows)) + 1e-9  # one picture cannot be divided
+    if all(abs(shares[side] - aim) <= tolerance for side, aim in aims.items()):
+        return ""
+    parts = ("/".join(f"{100 * of[side]:.0f}" for side in aims) for of in (shares, aims))
+    largest = int(rows["group"].value_counts().max())
+    return (
+        f"class {label} is {' instead of '.join(parts)} % in {'/'.join(aims)} "
+        f"({len(rows)} images, largest group {largest})"
+    )

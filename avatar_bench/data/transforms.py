@@ -9,33 +9,36 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
+from avatar_bench.data.equalise import equalise
+from avatar_bench.data.geometry import RESIZES, Image, to_square
 from avatar_bench.errors import CheckpointError, ConfigError
 
-Image = NDArray[np.uint8]
-RESIZES = ("squash", "crop", "pad")
+EQUALISERS = ("jpeg",)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Bring any image to (size, size, 3); `mean` and `std`, of values in 0..1, are for the network to apply.
 
-    resize: "squash" distorts to a square, "crop" keeps the centred square, "pad" adds white to both sides.
-    Raise ValueError on values that cannot be used.
+    resize: "squash" distorts to a square, "crop" keeps the centred square, "pad" adds white to both sides. equalise:
+    "jpeg" first encodes every image alike, see data/equalise.py; None does not. Raise ValueError on values that cannot
+    be used.
     """
 
     size: int
     resize: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    equalise: str | None = None
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or self.size < 1:
             raise ValueError(f"size must be a whole number above 0, not {self.size!r}")
         if self.resize not in RESIZES:
             raise ValueError(f"resize must be one of {', '.join(RESIZES)}, not {self.resize!r}")
+        if self.equalise not in (None, *EQUALISERS):
+            raise ValueError(f"equalise must be null or {', '.join(EQUALISERS)}, not {self.equalise!r}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3 or not all(math.isfinite(value) for value in values):
                 raise ValueError(f"{name} must be three finite numbers, not {values!r}")
@@ -44,9 +47,7 @@ class Preprocessing:
 
     def __call__(self, image: Image) -> Image:
         """Resize (H, W, 3) uint8 RGB to (size, size, 3) uint8; the image itself is given back where it fits."""
-        if self.resize == "pad":
-            return _pad(image, self.size)
-        return _resize(_centre_square(image) if self.resize == "crop" else image, self.size, self.size)
+        return to_square(equalise(image, self.resize) if self.equalise else image, self.size, self.resize)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as numbers, strings and lists, fit for JSON or a checkpoint."""
@@ -97,41 +98,6 @@ class Augmentation:
         self._compose.set_random_seed(seed)
         varied: Image = self._compose(image=image)["image"]
         return varied
-
-
-def _resize(image: Image, width: int, height: int) -> Image:
-    """Average where a side shrinks, interpolate where it grows, one after the other.
-
-    Averaging keeps fine texture from turning into moire, and a cubic keeps edges sharp. They are chosen by side, as
-    INTER_AREA falls back to bilinear, which aliases, as soon as one of the sides grows.
-    """
-    image = _resize_with(image, min(width, image.shape[1]), min(height, image.shape[0]), cv2.INTER_AREA)
-    return _resize_with(image, width, height, cv2.INTER_CUBIC)
-
-
-def _resize_with(image: Image, width: int, height: int, interpolation: int) -> Image:
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)
-
-
-def _centre_square(image: Image) -> Image:
-    """Cut before resizing: a strip of 1 x 5000 would otherwise grow to a million columns first."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return np.ascontiguousarray(image[top : top + side, left : left + side])
-
-
-def _pad(image: Image, size: int) -> Image:
-    scale = size / max(image.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    top, left = (size - height) // 2, (size - width) // 2
-    if (height, width) == (size, size):
-        return _resize(image, size, size)
-    square = np.full((size, size, 3), 255, np.uint8)
-    square[top : top + height, left : left + width] = _resize(image, width, height)
-    return square
 
 
 def _check_range(name: str, value: float, highest: float) -> None:

@@ -318,3 +318,67 @@ def test_a_set_with_an_awkward_name_gets_a_plain_folder(run_copy: Path, pictures
     assert main(["evaluate", f"ckpt={run_copy}", *words]) == 0
     assert (run_copy / "evaluation" / "мой_набор_x_1" / "blind_test" / "metrics.json").is_file()
     assert Run.open(run_copy).results("blind_test", name).set == name
+
+
+AUDIT = ("block.data_audit.resamples=100", "block.data_audit.label_errors=false", "block.data_audit.equalised=false")
+
+
+@pytest.fixture
+def told_by_format(tmp_path: Path) -> Path:
+    """A folder of class folders whose classes their format tells."""
+    rng = np.random.default_rng(0)
+    for label, ending in (("drawing", "png"), ("real", "jpg")):
+        for number in range(20):
+            file = tmp_path / "told" / label / f"{number}.{ending}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file)
+    return tmp_path / "told"
+
+
+def test_data_is_audited_without_a_run(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there are no runs
+    words = ["block=data_audit", *AUDIT, "data=manifest", f"data.manifest={pictures / 'all.csv'}", "allow=[shortcut]"]
+    assert main(["evaluate", *words]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("runs/evaluation/all/data_audit: metadata_auroc ")
+    assert "can this set say what tells its classes apart?" in err
+    found = Result.load(tmp_path / "runs" / "evaluation" / "all" / "data_audit")
+    assert found.n == 192
+    assert found.provenance["allow"] == ["shortcut"]
+    assert {"verdict", "data_fingerprint", "version"} <= found.provenance.keys()
+    assert not {"run", "checkpoint_sha256"} & found.provenance.keys()
+
+
+def test_an_audit_that_says_no_is_saved_and_then_fails(
+    told_by_format: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "block=data_audit", *AUDIT, "data=folder", f"data.root={told_by_format}"]
+    assert main([*words, f"out={tmp_path / 'out'}"]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert "told cannot say what tells its classes apart: the file alone" in lines[-3]
+    assert "allow=[shortcut]" in lines[-1]
+    folder = tmp_path / "out" / "told" / "data_audit"
+    assert Result.load(folder).provenance["verdict"]["answer"] == "no"
+    assert main([*words, f"out={tmp_path / 'out'}", "allow=[shortcut]"]) == 0
+    assert Result.load(folder).provenance["allow"] == ["shortcut"]
+
+
+def test_run_blocks_and_data_blocks_run_together(
+    run_copy: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["block=[blind_test,data_audit]", *AUDIT, "allow=[shortcut,near_duplicates]"]
+    assert evaluate(run_copy, *words, "data=manifest", f"data.manifest={pictures / 'blind.csv'}") == 0
+    judged = Result.load(run_copy / "evaluation" / "blind" / "blind_test")
+    audited = Result.load(tmp_path / "runs" / "evaluation" / "blind" / "data_audit")
+    assert judged.n == audited.n == 42
+    assert "checkpoint_sha256" in judged.provenance
+
+
+def test_a_data_block_takes_the_runs_own_data_where_no_other_is_named(run_copy: Path) -> None:
+    words = ["block=data_audit", *AUDIT, "split=val", "allow=[shortcut]"]
+    assert main(["evaluate", f"ckpt={run_copy}", *words]) == 0
+    found = Result.load(run_copy / "evaluation" / "val" / "data_audit")
+    assert found.provenance["split"] == "val"

@@ -1,19 +1,31 @@
 """Tests of prepare as a user types it."""
 
 import io
+import json
 import re
+import shutil
+import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from avatar_bench import config
 from avatar_bench.__main__ import main
 from avatar_bench.catalogue import conf_folder
+from avatar_bench.data.readers import check_source
 from avatar_bench.data.sources import demo_root
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "avatars"
+QUICK = ["block.data_audit.resamples=100", "block.data_audit.folds=2", "block.data_audit.equalised=false"]
+NAMED_BY_THE_USER = ("folder", "archive", "urls", "huggingface", "manifest")  # their yaml may leave a place open
 
 SOURCE = """# @package source.tiny
 # A wheel with two pictures.
@@ -70,10 +82,10 @@ def test_prepare_says_in_one_line_what_it_wrote_and_then_that_it_is_there(tiny, 
     out = tiny / "a folder, with (odd) name=1"
     assert main(["prepare", "data=tiny", f"out={out}"]) == 0
     told = capsys.readouterr()
-    assert told.out == f"wrote {out}: 2 real; blind set: none\n"
+    assert told.out == f"wrote {out}: 2 real; blind set: none; card: {out / 'card.html'}\n"
     assert "tiny: real, a test; licence: CC0" in told.err
     assert main(["prepare", "data=tiny", f"out={out}"]) == 0
-    assert capsys.readouterr().out == f"already complete: {out}: 2 real; blind set: none\n"
+    assert capsys.readouterr().out.startswith(f"already complete: {out}: 2 real; blind set: none")
 
 
 def test_without_out_the_data_set_goes_to_the_cache(tiny, capsys):
@@ -113,6 +125,204 @@ def test_each_source_says_what_it_is_and_pins_what_it_downloads(name):
     if source["kind"] == "package":
         assert re.fullmatch(r"[0-9a-f]{64}", source["sha256"])
         assert source["files"]
+    if source["kind"] not in NAMED_BY_THE_USER:
+        check_source(name, source)
+
+
+def folder(root, out, *words):
+    return ["prepare", "source=folder", f"source.folder.root={root}", f"out={out}", *QUICK, *words]
+
+
+def state_of(out):
+    """Give all that a data set says of itself, but for when and how it was made."""
+    return {file.name: file.read_bytes() for file in sorted(out.glob("[a-z]*.[cjm]*")) if file.suffix != ".html"}
+
+
+@pytest.fixture(scope="session")
+def prepared(pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "set"
+    assert main(folder(pictures / "all", out)) == 0
+    return out
+
+
+def test_class_folders_become_a_data_set_with_split_audit_and_card(prepared, pictures):
+    manifest = pd.read_csv(prepared / "manifest.csv")
+    assert manifest["label"].value_counts().to_dict() == {"drawing": 64, "generated": 64, "real": 64}
+    assert set(manifest["source"]) == {"ink", "crayon", "vector", "gan", "diffusion", "studio", "street"}
+    shares = pd.crosstab(manifest["label"], manifest["split"], normalize="index")
+    assert shares["train"].between(0.78, 0.82).all()
+    assert manifest.groupby("group")["split"].nunique().max() == 1
+    assert (prepared / "card.md").read_text().count("drawing") > 1
+    audit = json.loads((prepared / "audit" / "metrics.json").read_text())
+    assert audit["metrics"]["metadata_auroc"]["n"] > 0
+    assert audit["provenance"]["verdict"]["answer"] in ("yes", "with care")
+    for name in ("sources.csv", "quarantine.csv", "duplicates.csv", "recipe.json"):
+        assert (prepared / name).is_file()
+
+
+def test_started_again_it_does_nothing_and_says_so(prepared, pictures, capsys):
+    before = state_of(prepared)
+    assert main(folder(pictures / "all", prepared)) == 0
+    assert capsys.readouterr().out.startswith("already complete")
+    assert state_of(prepared) == before
+
+
+def test_train_takes_over_the_split_and_the_folds(prepared, train, tmp_path):
+    words = ["data=manifest", f"data.manifest={prepared / 'manifest.csv'}", "data.blind=null", "data.split.folds=10"]
+    manifest = pd.read_csv(prepared / "manifest.csv").set_index("path")
+    for fold in (0, 3):
+        run = train(tmp_path / str(fold), *words, f"data.fold={fold}", "trainer=debug")
+        used = pd.read_csv(run / "split.csv").set_index("path")
+        test = used.index[used["split"] == "test"]
+        assert set(test) == set(manifest.index[manifest["fold"] == fold])
+
+
+def test_a_source_that_has_grown_is_taken_in_by_an_update_alone(pictures, tmp_path, capsys):
+    root, out = tmp_path / "photos", tmp_path / "set"
+    shutil.copytree(pictures / "all", root)
+    assert main(folder(root, out)) == 0
+    before = pd.read_csv(out / "manifest.csv").set_index("path")
+    shutil.copytree(pictures / "blind", root, dirs_exist_ok=True)
+    assert main(folder(root, out)) == 5
+    assert "update=true" in capsys.readouterr().err
+    assert main(folder(root, out, "update=true")) == 0
+    after = pd.read_csv(out / "manifest.csv").set_index("path")
+    assert len(after) == len(before) + 3 * 14
+    assert after.loc[before.index, ["split", "fold"]].equals(before[["split", "fold"]])
+
+
+def test_adding_a_source_reads_that_source_alone(pictures, tmp_path, capsys):
+    out = tmp_path / "set"
+    assert main(folder(pictures / "all", out)) == 0
+    capsys.readouterr()
+    yaml = "# @package source.more\n# more\nkind: folder\nlabel: real\nlicence: CC0\nauthor: me\ngenerator: ''\n"
+    (tmp_path / "conf" / "source").mkdir(parents=True)
+    (tmp_path / "conf" / "source" / "more.yaml").write_text(
+        f"{yaml}homepage: ''\nroot: {pictures / 'blind' / 'real'}\n"
+    )
+    words = folder(pictures / "all", out, "-cd", str(tmp_path / "conf"), "update=true")
+    words[1] = "source=[folder,more]"
+    assert main(words) == 0
+    told = capsys.readouterr().err
+    assert "more: real" in told
+    assert "folder:" not in told
+    assert len(pd.read_csv(out / "manifest.csv")) == 3 * 64 + 14
+
+
+def test_pictures_of_a_blind_set_are_left_out(pictures, tmp_path):
+    root = tmp_path / "photos"
+    shutil.copytree(pictures / "all", root)
+    stolen = next((pictures / "blind" / "real").rglob("*.png"))
+    shutil.copy(stolen, root / "real" / "studio" / "stolen.png")
+    out = tmp_path / "set"
+    assert main(folder(root, out, f"against={{blind: {pictures / 'blind'}}}")) == 0
+    (reason,) = pd.read_csv(out / "quarantine.csv")["reason"]
+    assert reason.startswith("stands in blind: ")
+
+
+def test_data_that_cannot_answer_is_written_and_ends_with_code_3(pictures, tmp_path, capsys):
+    root, out = tmp_path / "photos", tmp_path / "set"
+    for label, ending in (("real", "jpg"), ("drawing", "png")):
+        for number, file in enumerate(sorted((pictures / "all" / label).rglob("*.*"))):
+            (root / label).mkdir(parents=True, exist_ok=True)
+            Image.open(file).convert("RGB").save(root / label / f"{number}.{ending}")
+    assert main(folder(root, out)) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert "cannot answer the question" in lines[-3]
+    assert "allow=[shortcut]" in lines[-1]
+    assert len(pd.read_csv(out / "manifest.csv")) == 128
+    assert main(folder(root, out)) == 3
+    assert main(folder(root, out, "allow=[shortcut]")) == 0
+    assert main(["train", "data=manifest", f"data.manifest={out / 'manifest.csv'}", f"out={tmp_path / 'run'}"]) == 3
+    assert main(folder(root, tmp_path / "even", "equalise=jpeg")) == 0
+
+
+@pytest.mark.shared
+def test_every_planted_fault_is_found_among_faces_and_no_face_is_taken_for_another(tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip("../shared/data is not there")
+    faces = [
+        file for name in ("ffhq", "voteview", "tabler") for file in sorted((SHARED / "real").glob(f"{name}__*"))[:100]
+    ]
+    root, out = tmp_path / "photos", tmp_path / "set"
+    (root / "real" / "a").mkdir(parents=True)
+    (root / "real" / "b").mkdir()
+    (root / "drawing").mkdir()
+    for number, file in enumerate(faces):
+        shutil.copy(file, root / "real" / "ab"[number % 2] / f"{number // 2}.jpg")  # names meet
+    for number, file in enumerate(sorted((SHARED / "drawing").glob("wesnoth__*"))[:60]):
+        shutil.copy(file, root / "drawing" / f"{number}.jpg")
+    shutil.copy(faces[0], root / "drawing" / "another name.jpg")
+    images = {
+        name: Image.open(faces[number]) for number, name in enumerate(("png", "q60", "small", "mirrored"), start=2)
+    }
+    images["png"].save(root / "real" / "planted png.png")
+    images["q60"].save(root / "real" / "planted q60.jpg", quality=60)
+    image = images["small"]
+    image.resize((image.width * 7 // 10, image.height * 7 // 10)).save(root / "real" / "planted small.jpg", quality=90)
+    ImageOps.mirror(images["mirrored"]).save(root / "real" / "planted mirrored.jpg", quality=90)
+    assert main(folder(root, out)) == 0
+    pairs = pd.read_csv(out / "duplicates.csv", keep_default_na=False)
+    found = {tuple(sorted((row.left_origin, row.right_origin))): row for row in pairs.itertuples()}
+    assert len(found) == len(pairs) == 5  # so none of 300 faces is taken for another
+    kinds = {key[1].removeprefix("folder: real/") if "planted" in key[1] else "copy": row for key, row in found.items()}
+    assert {name: (row.kind, row.turned) for name, row in kinds.items()} == {
+        "copy": ("bytes", ""),
+        "planted png.png": ("pixels", ""),
+        "planted q60.jpg": ("near", ""),
+        "planted small.jpg": ("near", ""),
+        "planted mirrored.jpg": ("near", "mirrored"),
+    }
+    assert bool(kinds["copy"].conflict)
+    manifest = pd.read_csv(out / "manifest.csv")
+    assert manifest["label"].value_counts().to_dict() == {"real": 299 + 3, "drawing": 60}
+    assert set(pd.read_csv(out / "quarantine.csv")["file"]) == {
+        "folder: real/a/0.jpg",
+        "folder: drawing/another name.jpg",
+    }
+    assert manifest.groupby("group")["split"].nunique().max() == 1
+
+
+@pytest.mark.shared
+def test_raw_originals_are_read_or_refused_with_a_reason(tmp_path):
+    if not (SHARED.parent / "raw").is_dir():
+        pytest.skip("../shared/data is not there")
+    assert main(folder(SHARED.parent / "raw", tmp_path / "set", "source.folder.label=unknown")) == 0
+    refused = pd.read_csv(tmp_path / "set" / "quarantine.csv")
+    assert len(refused) == 7
+    assert refused["reason"].str.contains("SVG|ICO|PPM|PBM|truncated|Truncated").all()
+    manifest = pd.read_csv(tmp_path / "set" / "manifest.csv")
+    copies = pd.read_csv(tmp_path / "set" / "duplicates.csv")["kind"].isin(["bytes", "pixels"]).sum()
+    assert len(manifest) + copies == 69 - 7
+
+
+@pytest.mark.slow
+def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("drawing", "real"):
+        for number in range(250):
+            file = tmp_path / "photos" / label / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            small = rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+            Image.fromarray(small).resize((300, 300), Image.Resampling.BICUBIC).save(file)
+    (tmp_path / "photos" / "real" / "broken.png").write_bytes(b"broken")
+    shutil.copy(tmp_path / "photos" / "real" / "7.png", tmp_path / "photos" / "real" / "copy of 7.png")
+    command = [sys.executable, "-m", "avatar_bench", *folder(tmp_path / "photos", tmp_path / "whole")]
+    begun = time.monotonic()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    seconds = time.monotonic() - begun
+    command = [sys.executable, "-m", "avatar_bench", *folder(tmp_path / "photos", tmp_path / "set")]
+    for moment in rng.uniform(0.2, 0.9, 5):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(moment * seconds)
+            process.kill()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    whole, disturbed = (state_of(tmp_path / name) for name in ("whole", "set"))
+    assert {name: text.replace(b"whole", b"set") for name, text in whole.items()} == disturbed
+    stored = [sorted(file.name for file in (tmp_path / name / "images").rglob("*.*")) for name in ("whole", "set")]
+    assert stored[0] == stored[1]
+    audits = [json.loads((tmp_path / name / "audit" / "metrics.json").read_text()) for name in ("whole", "set")]
+    assert audits[0]["metrics"] == audits[1]["metrics"]
 
 
 @pytest.mark.slow

@@ -16,10 +16,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from avatar_bench.__main__ import main
 from avatar_bench.catalogue import choices
 from avatar_bench.models.training import History
+from avatar_bench.runs import Run
 
 Train = Callable[..., Path]
 BACKBONE = "test_resnet.r160_in1k"
@@ -69,7 +71,8 @@ def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> N
     assert list(history(tiny_run)) == [
         "epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr",
     ]  # fmt: skip
-    assert list(pd.read_csv(tiny_run / "split.csv"))[:5] == ["path", "label", "source", "group", "split"]
+    columns = ["path", "label", "source", "group", "split", "sha256", "phash", "stated_group"]
+    assert list(pd.read_csv(tiny_run / "split.csv")) == columns
 
 
 def test_checksums_beside_the_checkpoints_are_theirs(tiny_run: Path) -> None:
@@ -380,6 +383,67 @@ def test_one_failed_job_of_a_sweep_is_recorded_and_the_others_go_on(
     assert statuses == {"test_vit": "finished", "no_such_net": "failed"}
 
 
+def test_a_held_out_source_is_never_trained_on(train: Train, tmp_path: Path, capsys: Any) -> None:
+    words = ["data.split.by=source", "data.split.held_out=[ink]", "trainer=debug"]
+    run = train(tmp_path / "run", *words)
+    split = pd.read_csv(run / "split.csv")
+    assert set(split["source"][split["split"] == "test"]) == {"ink"}
+    assert "ink" not in set(split["source"][split["split"] != "test"])
+    assert "warning: test lacks class generated" in capsys.readouterr().err
+    again = train(tmp_path / "again", *words, f"init_from={run}")
+    assert (again / "split.csv").read_bytes() == (run / "split.csv").read_bytes()
+    train(tmp_path / "other", *words[1:], f"init_from={run}", "data.split.by=generator", code=2)
+    assert "by is source, not generator" in capsys.readouterr().err
+
+
+def test_equalisation_is_kept_in_the_checkpoint_and_used_in_evaluation(
+    train: Train, tmp_path: Path, capsys: Any
+) -> None:
+    run = train(tmp_path / "run", "data.equalise=jpeg", "trainer=debug")
+    assert Run.open(run).preprocessing.equalise == "jpeg"
+    words = [f"ckpt={run}", "allow=[permutation]", "block.blind_test.resamples=100"]
+    assert main(["evaluate", *words]) == 0
+    other = train(tmp_path / "other", "trainer=debug")
+    assert main(["evaluate", f"ckpt={other}", "data.equalise=jpeg"]) == 3
+    assert "data.equalise=jpeg, but this network was trained with None" in capsys.readouterr().err
+
+
+def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name(
+    train: Train, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    table = pd.read_csv(pictures / "all.csv").groupby("label").head(12).reset_index(drop=True)
+    table["split"] = ["train", "train", "train", "train", "val", "test"] * 6
+    table["group"] = table["path"]
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    with Image.open(table["path"][0]) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
+    table.loc[5, "path"] = "mirrored.png"
+    table.to_csv(tmp_path / "stated.csv", index=False)
+    words = [f"data.manifest={tmp_path / 'stated.csv'}", "data.split.folds=10", "trainer=debug"]
+    train(tmp_path / "run", *words, code=3)
+    said = capsys.readouterr().err
+    assert "mirrored.png (test) are near-duplicates" in said
+    assert not (tmp_path / "run").exists()
+    run = train(tmp_path / "run", *words, "allow=[near_duplicates]")
+    assert record(run)["allow"] == ["near_duplicates"]
+    assert main(["evaluate", f"ckpt={run}"]) == 3
+    assert "near-duplicates of training pictures" in capsys.readouterr().err
+
+
+def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
+    train: Train, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data" / "audit").mkdir()
+    verdicts = {"verdict": {"answer": "no", "reasons": ["files tell"]}, "equalised/verdict": {"answer": "yes"}}
+    (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": verdicts}))
+    words = [f"data.manifest={tmp_path / 'data' / 'all.csv'}", "trainer=debug"]
+    train(tmp_path / "run", *words, code=3)
+    assert "cannot answer the question: files tell" in capsys.readouterr().err
+    train(tmp_path / "equalised", *words, "data.equalise=jpeg")
+    assert record(train(tmp_path / "run", *words, "allow=[shortcut]"))["allow"] == ["shortcut"]
+
+
 def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, pictures: Path, tmp_path: Path) -> None:
     for split, numbers in {"train": range(8), "val": range(8, 14), "test": range(14, 18)}.items():
         for label in ("drawing", "real"):
@@ -388,7 +452,8 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, pictures: Pa
                 place = tmp_path / "data" / split / label / f"{number}{files[number].suffix}"
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(files[number].read_bytes())
-    words = ["data=folder", f"data.root={tmp_path / 'data'}", "data.manifest=null", "trainer=debug"]
+    root = f"data.root={tmp_path / 'data'}"
+    words = ["data=folder", root, "data.manifest=null", "data.split.folds=10", "trainer=debug"]
     run = train(tmp_path / "run", *words)
     assert record(run)["split"]["counts"] == {"train": 16, "val": 6, "calibration": 6, "test": 8}
     assert record(run)["classes"] == ["drawing", "real"]

@@ -439,3 +439,12 @@ def test_shared_pictures_of_one_scene_decode_alike() -> None:
         assert np.abs(decode(RAW / f"pillow__{name}") - hopper).mean() < 8, name
     inks = decode(RAW / "pillow__pil_sample_cmyk.jpg"), decode(RAW / "pillow__tiff_strip_cmyk_jpeg.tif")
     assert difference(*inks) <= 40
+
+
+def test_what_is_transparent_takes_the_colour_of_the_ground():
+    for mode in ("RGBA", "LA", "P"):
+        image = Image.new(mode, (4, 4))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", **({"transparency": 0} if mode == "P" else {}))
+        assert (decode_bytes(buffer.getvalue(), "x", ground="#0000ff") == (0, 0, 255)).all()
+        assert (decode_bytes(buffer.getvalue(), "x") == 255).all()

@@ -11,7 +11,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench.data.manifest import COLUMNS, hash_files, read_dataset, read_folder, read_manifest
+from avatar_bench.data.manifest import (
+    COLUMNS,
+    hash_files,
+    read_dataset,
+    read_folder,
+    read_manifest,
+    read_split,
+    write_split,
+)
 from avatar_bench.errors import DataError
 
 
@@ -77,6 +85,29 @@ def test_labels_and_paths_that_look_like_nothing_or_numbers_stay_text(root: Path
 
 
 @pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
+def test_a_fold_is_a_number_or_nothing(root: Path) -> None:
+    (root / "m.csv").write_text("path,label,fold,phash\na/4.png,a,9,00ff\nb/3.webp,b,,\n")
+    frame = read_manifest(root / "m.csv").frame
+    assert frame["fold"].tolist() == ["9", ""]
+    assert frame["phash"].tolist() == ["00ff", ""]
+    for wrong in ("-1", "one", "1.5"):
+        (root / "m.csv").write_text(f"path,label,fold\na/4.png,a,0\nb/3.webp,b,{wrong}\n")
+        with pytest.raises(DataError, match=f"row 2, b/3.webp: unknown fold '{wrong}'"):
+            read_manifest(root / "m.csv")
+
+
+def test_a_split_survives_its_file(root: Path) -> None:
+    dataset = read_folder(root)
+    dataset.frame["split"], dataset.frame["phash"] = "train", "00ff"
+    dataset.frame["stated_group"] = dataset.frame["group"]
+    write_split(dataset, root / "split.csv")
+    again = read_split(root / "split.csv", root)
+    assert again.frame[dataset.frame.columns].equals(dataset.frame)
+    old = pd.read_csv(root / "split.csv", dtype=str).drop(columns=["phash", "stated_group"])
+    old.to_csv(root / "split.csv", index=False)
+    assert set(read_split(root / "split.csv", root).frame["phash"]) == {""}
+
+
 def test_a_comma_at_the_end_of_each_row_moves_no_column(root: Path) -> None:
     (root / "long.csv").write_text("path,label\na/4.png,a,\nb/3.webp,b,\n")
     assert read_manifest(root / "long.csv").frame["label"].tolist() == ["a", "b"]

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from avatar_bench.data.transforms import RESIZES, Augmentation, Preprocessing
+from avatar_bench.data.geometry import RESIZES
+from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError
 
 Pixels = NDArray[np.uint8]
@@ -115,6 +116,8 @@ def test_preprocessing_survives_json(resize: str) -> None:
         {"mean": [0.5, 0.5, float("nan")]},
         {"std": [0.5, 0.5, 0.0]},
         {"std": ["a", "b", "c"]},
+        {"equalise": "png"},
+        {"equalise": ""},
         {"interpolation": "bicubic"},
     ],
 )
@@ -129,6 +132,17 @@ def test_an_incomplete_preprocessing_is_a_checkpoint_error(name: str) -> None:
     del state[name]
     with pytest.raises(CheckpointError, match=name):
         Preprocessing.from_dict(state)
+
+
+def test_the_preprocessing_of_a_checkpoint_from_before_equalisation_is_read() -> None:
+    state = preprocessing(224, "squash").to_dict()
+    assert state.pop("equalise") is None
+    assert Preprocessing.from_dict(state) == preprocessing(224, "squash")
+
+
+def test_equalisation_survives_json() -> None:
+    before = Preprocessing(224, "squash", MEAN, STD, "jpeg")
+    assert Preprocessing.from_dict(json.loads(json.dumps(before.to_dict()))) == before
 
 
 def test_augmentation_with_all_off_returns_the_image_itself(picture: Pixels) -> None:

@@ -1,0 +1,149 @@
+"""The figures of data_audit: how the properties, and the sources, are spread over the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from avatar_bench import plots
+from avatar_bench.results import Metric
+
+NUMBERS = {
+    "width": "width (pixels)",
+    "height": "height (pixels)",
+    "aspect": "width / height",
+    "jpeg_quality": "JPEG quality (-1: no JPEG)",
+    "bytes_per_pixel": "bytes per pixel",
+    "grey": "share of grey pixels",
+    "brightness": "mean brightness",
+    "contrast": "contrast (sd of brightness)",
+    "saturation": "mean saturation",
+    "sharpness": "sharpness (log10)",
+}
+WORDS = {"format": "format", "mode": "colour mode", "subsampling": "chroma subsampling"}
+FLAGS = {"progressive": "progressive", "exif": "EXIF", "icc": "ICC profile"}
+_COLUMNS, _BINS, _MOST_WORDS = 4, 24, 6
+
+
+@plots.use_style()
+def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Draw a small panel a property: the share of each class's pictures by value; numbers are cut at 1 and 99 %."""
+    names = {**WORDS, "flags": "stored with", **NUMBERS}
+    rows = -(-len(names) // _COLUMNS)
+    figure = plots.new_figure(2.45 * _COLUMNS, 1.85 * rows + 0.4)
+    panels = figure.subplots(rows, _COLUMNS).ravel()
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for axes, (name, title) in zip(panels, names.items(), strict=False):
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=7)
+        if name in NUMBERS:
+            _steps(axes, frame, name, classes)
+        else:
+            _shares(axes, _word_shares(frame, name, classes))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    handles = [Patch(color=plots.color(i), alpha=0.8, label=plots.short(name)) for i, name in enumerate(classes)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
+    figure.supylabel("share of the class's pictures (%)", fontsize=9)
+    return figure
+
+
+def aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
+    """Draw the AUROC of each probe, as stored and after equalising, with intervals and the line of chance."""
+    rows = [
+        (f"{name}{after}", found[f"{prefix}{name}_auroc"], kind)
+        for name in names
+        for prefix, after, kind in (("", "", "as stored"), ("equalised/", ", equalised", "after equalising"))
+        if f"{prefix}{name}_auroc" in found and found[f"{prefix}{name}_auroc"].value is not None
+        if not (prefix and name == "source")  # which equalising leaves as it is
+    ]
+    metrics = [metric for _, metric, _ in rows]
+    return plots.interval_bars(
+        [name for name, _, _ in rows],
+        _numbers([metric.value for metric in metrics]),
+        _numbers([metric.low for metric in metrics]),
+        _numbers([metric.high for metric in metrics]),
+        [metric.n for metric in metrics],
+        label="AUROC of the class told best from this alone (%; n: groups)",
+        kinds=[kind for _, _, kind in rows],
+        chance=0.5,
+    )
+
+
+def carriers(table: pd.DataFrame, groups: int) -> Figure:
+    """Draw the AUROC of each single property with its interval, the most telling on top."""
+    known = table[table["auroc"].notna()].head(plots.MOST_BARS)
+    return plots.interval_bars(
+        known["property"].tolist(),
+        known["auroc"],
+        known["low"],
+        known["high"],
+        [groups] * len(known),
+        label="AUROC of the class told best from this property (%; n: groups)",
+        chance=0.5,
+    )
+
+
+@plots.use_style()
+def cross_table(table: pd.DataFrame, column: str, classes: Sequence[str]) -> Figure:
+    """Draw counts by source (rows, the largest 40) and class as a heatmap of each class's shares."""
+    shown = table.head(plots.MOST_BARS)
+    counts = shown[list(classes)].to_numpy(dtype=float)
+    shares = counts / np.maximum(table[list(classes)].sum().to_numpy(dtype=float), 1)
+    figure = plots.new_figure(3.2 + 0.75 * len(classes), 1.3 + 0.24 * len(shown))
+    axes = figure.subplots()
+    image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
+    axes.set_xticks(range(len(classes)), [plots.short(name, 18) for name in classes], rotation=30, ha="right")
+    axes.set_yticks(range(len(shown)), [plots.short(str(name) or "not known", 30) for name in shown[column]])
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="class", ylabel=column)
+    for (row, place), count in np.ndenumerate(counts):
+        if count:
+            ink = "white" if shares[row, place] > 0.55 * shares.max() else "black"
+            axes.text(place, row, f"{count:.0f}", ha="center", va="center", fontsize=7, color=ink)
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label="share of the class (%)")
+    return figure
+
+
+def _steps(axes: Axes, frame: pd.DataFrame, name: str, classes: Sequence[str]) -> None:
+    low, high = frame[name].quantile([0.01, 0.99])
+    edges = np.linspace(low, high, _BINS + 1) if high > low else np.linspace(low - 0.5, low + 0.5, 4)
+    for index, label in enumerate(classes):
+        values = np.clip(frame.loc[frame["label"] == label, name], edges[0], edges[-1])
+        share = np.histogram(values, edges)[0] / max(len(values), 1)
+        axes.stairs(share, edges, color=plots.color(index), fill=True, alpha=0.2)
+        axes.stairs(share, edges, color=plots.color(index), linewidth=1.1)
+    axes.set_ylim(0)
+
+
+def _shares(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw bars side by side: words (rows) by class (columns)."""
+    width = 0.8 / max(len(table.columns), 1)
+    for index, label in enumerate(table.columns):
+        places = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width
+        axes.bar(places, table[label], width, color=plots.color(index), alpha=0.8)
+    names = [plots.short(str(word) or "none", 14) for word in table.index]
+    axes.set_xticks(range(len(table)), names, rotation=25 if len(names) > 3 else 0)
+    axes.set_ylim(0, 1.04)
+
+
+def _word_shares(frame: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.DataFrame:
+    if name == "flags":
+        means = frame.groupby("label")[list(FLAGS)].mean().T.rename(index=FLAGS)
+    else:
+        common = frame[name].value_counts().index[:_MOST_WORDS]
+        words = frame[name].where(frame[name].isin(common), "others")
+        means = pd.crosstab(words, frame["label"], normalize="columns")
+        means = means.reindex([*common, *(["others"] if "others" in means.index else [])])
+    return means.reindex(columns=list(classes), fill_value=0.0)
+
+
+def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], dtype=float)

@@ -1,0 +1,171 @@
+"""data_audit: can this data set tell its classes by what the pictures show, or do file, size or source tell them?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from avatar_bench.blocks import _audit_figures as figures
+from avatar_bench.blocks import _suspects
+from avatar_bench.blocks.base import DatasetBlock
+from avatar_bench.data.audit import (
+    Verdict,
+    cross_table,
+    find_copies,
+    hint_counts,
+    judge,
+    measure_pictures,
+    summarise,
+)
+from avatar_bench.data.probes import Plan, Probe, carriers, draw, majority, probe, probe_source
+from avatar_bench.data.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
+from avatar_bench.data.provenance import HINTS
+from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.results import Metric, Result
+
+if TYPE_CHECKING:
+    from avatar_bench.data.manifest import Dataset
+
+PROBES = {"metadata": METADATA, "appearance": APPEARANCE, "colour": COLOUR, "residual": RESIDUAL}
+_SHOWN = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, "outlier")
+
+
+@dataclass(kw_only=True)
+class DataAudit(DatasetBlock):
+    """Audit a data set: what separates its classes beside the pictures themselves, before and after equalising.
+
+    `level` of the intervals, 0 to 1; `resamples` and `seed` of the bootstrap; `folds` of the cross-validation; `limit`,
+    the most pictures looked at; `equalised`: audit again after equalising, with `resize` making pictures square;
+    `duplicates`: look for copies; `label_errors`: true, false, or null (where cleanlab and the weights of `features`, a
+    model of conf/model with package weights, are there already).
+    """
+
+    level: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+    folds: int = 5
+    limit: int = 5000
+    equalised: bool = True
+    resize: str = "squash"
+    duplicates: bool = True
+    label_errors: bool | None = None
+    features: str = "efficientnet_lite0"
+
+    def __post_init__(self) -> None:
+        for name, valid, expected in (
+            ("level", 0 < self.level < 1, "above 0 and below 1"),
+            ("resamples", self.resamples >= 100, "100 or more"),
+            ("folds", self.folds >= 2, "2 or more"),
+            ("limit", self.limit >= 1, "1 or more"),
+            ("resize", self.resize in ("squash", "crop", "pad"), "squash, crop or pad"),
+        ):
+            if not valid:
+                raise ConfigError(f"block.data_audit.{name}={getattr(self, name)}: expected {expected}.")
+
+    def audit(self, dataset: Dataset) -> Result:
+        """Give probes, tables, figures and, in `provenance["verdict"]`, the answer with its reasons.
+
+        Pictures without a label are left out. Raise DataError where none has one, or none can be decoded.
+        """
+        known = dataset.take(np.flatnonzero(dataset.frame["label"] != ""))
+        if not len(known):
+            raise DataError(f"{dataset.name}: no picture's class is known, so there is nothing to audit.")
+        drawn = known.take(draw(known.frame, self.limit, self.seed))
+        frame, bad = measure_pictures(drawn)
+        result = Result("data_audit", dataset.name, len(frame), drawn.classes)
+        result.warnings = _left_out(dataset, known, drawn, bad)
+        result.tables = {
+            "properties": frame[list(_SHOWN)],
+            "summary": summarise(frame),
+            "confounding": cross_table(frame, "source"),
+            "generators": cross_table(frame, "generator"),
+            "hints": hint_counts(frame),
+            "outliers": frame.loc[frame["outlier"] != "", ["path", "label", "source", "outlier"]],
+        }
+        matches = find_copies(drawn, frame) if self.duplicates else None
+        if matches is not None:
+            result.tables["duplicates"] = matches
+        self._probe(result, frame)
+        self._judge(result, frame, matches, prefix="")
+        if self.equalised:
+            self._probe_equalised(result, drawn)
+            self._judge(result, frame, matches, prefix="equalised/")
+        self._suspect(result, drawn, frame)
+        self._draw(result, frame)
+        return result
+
+    @property
+    def _plan(self) -> Plan:
+        return Plan(self.folds, self.seed, self.resamples, self.level)
+
+    def _probe(self, result: Result, frame: pd.DataFrame) -> None:
+        found = {name: probe(frame, columns, self._plan) for name, columns in PROBES.items()}
+        found["source"] = probe_source(frame, plan=self._plan)
+        accuracy, balanced = majority(frame)
+        result.metrics |= _named(found, "")
+        result.metrics |= {"majority_accuracy": accuracy, "majority_balanced_accuracy": balanced}
+        result.tables["carriers"] = carriers(frame, [*METADATA, *APPEARANCE], self._plan)
+
+    def _probe_equalised(self, result: Result, drawn: Dataset) -> None:
+        frame, _ = measure_pictures(drawn, self.resize)
+        found = {name: probe(frame, columns, self._plan) for name, columns in PROBES.items()}
+        found["source"] = probe_source(frame, plan=self._plan)  # no re-encoding takes the source away
+        result.metrics |= _named(found, "equalised/")
+
+    def _judge(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
+        """Write the verdict on the set as it is stored, or as it is after equalising."""
+        file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
+        verdict = judge(frame, file_alone, source_alone, matches)
+        result.provenance[f"{prefix}verdict"] = verdict.to_dict()
+        if not prefix:
+            result.warnings = [_sentence(verdict), *result.warnings]
+
+    def _suspect(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> None:
+        reason = _suspects.why_not(self.features, frame, self.label_errors)
+        if reason:
+            result.provenance["label_errors"] = reason
+            return
+        embeddings = _suspects.embed(drawn, frame["row"].to_numpy(), self.features)
+        table = _suspects.suspects(embeddings, frame, self._plan)
+        result.tables["suspects"] = table
+        result.provenance["label_errors"] = f"{len(table)} of {len(frame)} labels deserve a look: see suspects"
+
+    def _draw(self, result: Result, frame: pd.DataFrame) -> None:
+        result.figures["properties"] = figures.properties(frame, result.classes)
+        result.figures["confounding"] = figures.cross_table(result.tables["confounding"], "source", result.classes)
+        if result.metrics["metadata_auroc"].value is not None:
+            groups = result.metrics["metadata_auroc"].n
+            result.figures["aurocs"] = figures.aurocs(result.metrics, [*PROBES, "source"])
+            result.figures["carriers"] = figures.carriers(result.tables["carriers"], groups)
+
+
+def _named(found: dict[str, Probe], prefix: str) -> dict[str, Metric]:
+    aurocs = {f"{prefix}{name}_auroc": one.auroc for name, one in found.items()}
+    first = f"{prefix}metadata_auroc"  # what a command says of this block in one line
+    return {
+        first: aurocs[first],
+        f"{prefix}metadata_balanced_accuracy": found["metadata"].balanced_accuracy,
+        **aurocs,
+        **{
+            f"{prefix}{kind}_auroc/{name}": auroc for kind, one in found.items() for name, auroc in one.by_class.items()
+        },
+    }
+
+
+def _left_out(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[str]:
+    said = []
+    if len(known) < len(dataset):
+        said.append(f"{len(dataset) - len(known)} of {len(dataset)} pictures have no class, and were left out")
+    if len(drawn) < len(known):
+        said.append(f"{len(drawn)} of {len(known)} pictures were looked at, the same share of each class")
+    if bad:
+        said.append(f"{len(bad)} of {len(drawn)} pictures cannot be decoded; first: {bad[0][1]}")
+    return said
+
+
+def _sentence(verdict: Verdict) -> str:
+    said = "; ".join(verdict.reasons) or "nothing speaks against it"
+    return f"can this set say what tells its classes apart? {verdict.answer}: {said}"

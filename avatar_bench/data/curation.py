@@ -1,0 +1,272 @@
+"""Curation: which stored pictures make a data set, in which groups and on which side of its split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
+from avatar_bench.data.fingerprints import Fingerprint
+from avatar_bench.data.splits import SplitPlan, assign, balance
+
+EXACT = ("bytes", "pixels")
+DUPLICATES = (
+    *("left", "right", "kind", "distance", "turned", "left_label", "right_label", "conflict", "outcome"),
+    *("left_origin", "right_origin"),  # the file of the source, where the others name the stored picture
+)
+
+Sides = Mapping[tuple[str, str], tuple[str, int]]  # split, and fold or -1, by source and origin
+Opener = Callable[[int], NDArray[np.uint8]]  # gives the decoded picture of a row
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Say how a data set is put together from what is stored.
+
+    `blind` names the sources, as in the recipe or as the pictures state them, that are kept out for a blind set.
+    `per_class` and `per_source` are the most pictures that are taken; None: all.
+    """
+
+    blind: tuple[str, ...] = ()
+    per_class: int | None = None
+    per_source: int | None = None
+    plan: SplitPlan = field(default_factory=SplitPlan)
+
+
+@dataclass(frozen=True)
+class OtherSet:
+    """Hold the fingerprints of a set that the data set must share no picture with."""
+
+    name: str
+    paths: Sequence[str]
+    labels: Sequence[str]
+    sha256s: Sequence[str]
+    fingerprints: Sequence[Fingerprint]
+    image: Opener
+
+
+@dataclass
+class Curated:
+    """Hold the rows that stay, those that cannot with the reason, every match that was found, and what to say of it.
+
+    Of exact copies the first stays, and the others stand in `duplicates` alone.
+    """
+
+    frame: pd.DataFrame
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(DUPLICATES)))
+    notes: list[str] = field(default_factory=list)
+
+
+def curate(
+    stored: pd.DataFrame,
+    rules: Rules,
+    image: Opener,
+    others: Sequence[OtherSet] = (),
+    earlier: Sides | None = None,
+) -> Curated:
+    """Leave out copies, label conflicts and what a cap is over, join near-duplicates into groups, and split.
+
+    `stored` has a row a picture: path, label, source, recipe_source, origin, group, split ("" where not stated),
+    sha256, origin_sha256, pixels, phashes. `earlier` gives split and fold, by source and origin, of the pictures that
+    an update may not move. Raise ConfigError and GuardError as `splits.assign` does.
+    """
+    earlier = earlier or {}
+    stored = _ranked(stored, rules, earlier)
+    prints = _fingerprints(stored)
+    matches = find_matches(list(stored["origin_sha256"]), prints, _image_of(stored, image))
+    copies, refused = _copies(stored, matches)
+    across = _across(stored, prints, _image_of(stored, image), others)
+    refused |= {row: f"stands in {other.name}: {other.paths[match.right]}" for row, (other, match) in across.items()}
+    joined = stored.assign(group=_join(stored, matches))
+    refused |= _seen_in_training(joined, copies | refused.keys())
+    if bridges := _bridges(joined, earlier, copies | refused.keys()):
+        refused |= bridges
+        joined = stored.assign(group=_join(stored, [m for m in matches if not {m.left, m.right} & refused.keys()]))
+    kept = joined.drop(index=list(copies | refused.keys()))
+    capped = _cap(kept, rules)
+    curated = Curated(capped, [(_name(stored, row), reason) for row, reason in sorted(refused.items())])
+    curated.duplicates = _table(stored, matches, copies | refused.keys(), across)
+    curated.notes = _notes(curated, kept, capped)
+    curated.frame = _split(capped.sort_values("place", ignore_index=True), rules.plan, earlier, curated)
+    return curated
+
+
+def _ranked(stored: pd.DataFrame, rules: Rules, earlier: Sides) -> pd.DataFrame:
+    """Put first what stays of several copies: what is trained on before blind sources, old pictures before new."""
+    blind = stored["source"].isin(rules.blind) | stored["recipe_source"].isin(rules.blind)
+    known = [key in earlier for key in zip(stored["source"], stored["origin"], strict=True)]
+    marked = stored.assign(blind=blind, known=known, place=np.arange(len(stored)))
+    return marked.sort_values(["blind", "known"], ascending=[True, False], kind="stable", ignore_index=True)
+
+
+def _image_of(stored: pd.DataFrame, image: Opener) -> Opener:
+    """Give what opens the pictures in the order of `stored`."""
+    places = stored["place"].tolist()
+    return lambda row: image(places[row])
+
+
+def _join(stored: pd.DataFrame, matches: Sequence[Match]) -> list[str]:
+    return join_groups(list(stored["group"]), _pairs(matches))
+
+
+def _pairs(matches: Sequence[Match]) -> NDArray[np.intp]:
+    return np.array([(match.left, match.right) for match in matches], dtype=np.intp).reshape(-1, 2)
+
+
+def _fingerprints(stored: pd.DataFrame) -> list[Fingerprint]:
+    return [
+        Fingerprint(pixels, tuple(phashes)) for pixels, phashes in zip(stored["pixels"], stored["phashes"], strict=True)
+    ]
+
+
+def _name(stored: pd.DataFrame, row: int) -> str:
+    """Give what a picture was called where it was found."""
+    return f"{stored['recipe_source'].iat[row]}: {stored['origin'].iat[row]}"
+
+
+def _copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int], dict[int, str]]:
+    """Give the rows that repeat an earlier one, and those whose copy bears another label, with the reason."""
+    pairs = _pairs([match for match in matches if match.kind in EXACT])
+    names = join_groups([str(row) for row in range(len(stored))], pairs)
+    clusters: dict[str, list[int]] = {}
+    for row in np.unique(pairs).tolist():
+        clusters.setdefault(names[row], []).append(row)
+    copies: set[int] = set()
+    refused: dict[int, str] = {}
+    for rows in clusters.values():
+        conflicts = _conflicts(stored, rows)
+        refused |= conflicts
+        copies |= set() if conflicts else set(rows[1:])
+    return copies, refused
+
+
+def _conflicts(stored: pd.DataFrame, rows: Sequence[int]) -> dict[int, str]:
+    """Give why the rows of one picture go, where their labels contradict each other."""
+    label = stored["label"].tolist()
+    others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
+    return {
+        row: f"label conflict: {label[row]!r} here, and {label[other]!r} as {_name(stored, other)}"
+        for row, other in others.items()
+        if other != row
+    }
+
+
+def _across(
+    stored: pd.DataFrame, prints: list[Fingerprint], image: Opener, others: Sequence[OtherSet]
+) -> dict[int, tuple[OtherSet, Match]]:
+    """Give the rows that one of the other sets holds too, each with the first match."""
+    found: dict[int, tuple[OtherSet, Match]] = {}
+    for other in others:
+        mine = (list(stored["origin_sha256"]), prints, image)
+        for match in find_matches_between(mine, (list(other.sha256s), list(other.fingerprints), other.image)):
+            found.setdefault(match.left, (other, match))
+    return found
+
+
+def _seen_in_training(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
+    """Give the rows of blind sources that belong with a picture of the others."""
+    told = "belongs with {}, which is not in the blind set: a near-duplicate, or of one group"
+    first: dict[str, int] = {}
+    seen: dict[int, str] = {}
+    for row, (group, blind) in enumerate(zip(joined["group"], joined["blind"], strict=True)):
+        if not blind:  # these come first
+            first.setdefault(group, row)
+        elif group in first and row not in out:
+            seen[row] = told.format(_name(joined, first[group]))
+    return seen
+
+
+def _bridges(joined: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
+    """Give the new rows whose group would join pictures that stand on two sides of the split already."""
+    sides: dict[str, set[tuple[str, int]]] = {}
+    staying = joined.drop(index=list(out))
+    for key, group in zip(zip(staying["source"], staying["origin"], strict=True), staying["group"], strict=True):
+        if key in earlier:
+            sides.setdefault(group, set()).add(earlier[key])
+    torn = {group for group, found in sides.items() if len(found) > 1}
+    rows = staying.index[staying["group"].isin(torn) & ~staying["known"]]
+    return {int(row): "a near-duplicate of pictures on two sides of the split" for row in rows}
+
+
+def _cap(kept: pd.DataFrame, rules: Rules) -> pd.DataFrame:
+    """Take so many pictures of each source, then of each class, those that were there before first."""
+    order = kept.assign(_draw=[_draw(digest, rules.plan.seed) for digest in kept["sha256"]])
+    for column, most in (("source", rules.per_source), ("label", rules.per_class)):
+        if most is not None:
+            order = order.sort_values(["known", "_draw"], ascending=[False, True])
+            order = order[order["blind"] | (order.groupby([column, "blind"]).cumcount() < most)]
+    return kept.loc[order.index.sort_values()]
+
+
+def _draw(sha256: str, seed: int) -> str:
+    """Give what orders pictures at random, and each always at its place."""
+    return hashlib.sha256(f"{seed}/{sha256}".encode()).hexdigest()
+
+
+def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: Curated) -> pd.DataFrame:
+    """Give the split and fold of each row that is no blind one; what can stand on no side is refused."""
+    frame = frame.reset_index(drop=True).assign(fold="")
+    frame.loc[frame["blind"], "split"] = ""
+    rows = frame[~frame["blind"]]
+    if rows.empty:
+        return frame
+    if plan.by == "group" and (rows["split"] != "").any():
+        plan = replace(plan, by=None)  # what a source states is kept
+    keys = zip(rows["source"], rows["origin"], strict=True)
+    sides = {group: earlier[key] for key, group in zip(keys, rows["group"], strict=True) if key in earlier}
+    split, fold = assign(rows, plan, sides)
+    frame.loc[rows.index, "split"] = split
+    frame.loc[rows.index, "fold"] = [str(number) if number >= 0 else "" for number in fold]
+    lost = frame[(frame["split"] == "") & ~frame["blind"]]
+    reason = f"shares a group with a {plan.by} that is held out"
+    curated.refused += [(_name(frame, row), reason) for row in lost.index]
+    frame = frame.drop(index=lost.index).reset_index(drop=True)
+    curated.notes += [f"split: {words}" for words in balance(frame[~frame["blind"]], plan.folds)]
+    return frame
+
+
+def _table(
+    stored: pd.DataFrame,
+    matches: Sequence[Match],
+    out: Set[int],
+    across: Mapping[int, tuple[OtherSet, Match]],
+) -> pd.DataFrame:
+    path, label = stored["path"].tolist(), stored["label"].tolist()
+    rows: list[tuple[Any, ...]] = []
+    for m in matches:
+        gone = [path[row] for row in (m.left, m.right) if row in out]
+        outcome = ("one group", f"{' '.join(gone)} left out", "both left out")[len(gone)]
+        pair = (path[m.left], path[m.right], m.kind, m.distance, m.turned, label[m.left], label[m.right])
+        conflict = label[m.left] != label[m.right]
+        rows.append((*pair, conflict, outcome, _name(stored, m.left), _name(stored, m.right)))
+    for row, (other, m) in across.items():
+        theirs, known = f"{other.name}: {other.paths[m.right]}", other.labels[m.right]
+        pair = (path[row], theirs, m.kind, m.distance, m.turned, label[row], known)
+        conflict = bool(known) and known != label[row]
+        rows.append((*pair, conflict, f"{path[row]} left out", _name(stored, row), theirs))
+    return pd.DataFrame(rows, columns=list(DUPLICATES))
+
+
+def _notes(curated: Curated, kept: pd.DataFrame, capped: pd.DataFrame) -> list[str]:
+    """Say in words what was found and done."""
+    table, notes = curated.duplicates, []
+    for kind, count in table["kind"].value_counts(sort=False).items():
+        notes.append(f"{count} pairs of duplicates ({kind}); see duplicates.csv")
+    if conflicts := int(table["conflict"].sum()):
+        first = table[table["conflict"]].iloc[0]
+        notes.append(
+            f"warning: {conflicts} label conflicts, first {first['left_origin']} ({first['left_label']}) and "
+            f"{first['right_origin']} ({first['right_label']})"
+        )
+    if len(capped) < len(kept):
+        before, after = (frame["label"].value_counts().sort_index() for frame in (kept, capped))
+        counts = ", ".join(f"{name} {before[name]} to {after.get(name, 0)}" for name in before.index)
+        notes.append(f"capped: {counts}")
+    return notes

@@ -1,0 +1,157 @@
+"""Guards: what would void every figure of a training is refused, or put right and said, before it begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
+from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint_files
+from avatar_bench.data.manifest import Dataset, files_of
+from avatar_bench.data.selection import is_stated, split_dataset, stratified_rows
+from avatar_bench.data.splits import SplitPlan
+from avatar_bench.errors import DataError, GuardError
+
+SHARE, FEW = 0.9, 10  # of formats that tell the class; the audit of prepare looks at much more
+_A_STEP = 512  # pictures between two moves of the progress bar
+
+
+def split_apart(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: list[str]) -> Dataset:
+    """Give what `split_dataset` gives, no picture with a copy or near-duplicate on another side.
+
+    They are joined into groups, unless the data set states its split; then one across two sides raises GuardError, as
+    an exact copy of another label does. The frame gets the perceptual hash of each picture, `phash`, and the group that
+    was stated, `stated_group`.
+    """
+    rows = stratified_rows(whole.frame, plan.limit or len(whole), plan.seed)
+    drawn = whole.take(rows)
+    prints = fingerprint_set(drawn)
+    matches = _table(find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image))
+    notes += _conflicts(drawn.frame, matches, "label_conflict" in allow)
+    frame = drawn.frame.assign(
+        phash=[one.phashes[0] for one in prints], stated_group=drawn.frame["group"], place=np.arange(len(drawn))
+    )
+    if not is_stated(whole.frame, plan):
+        frame["group"] = join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy())
+        if joined := frame["stated_group"].nunique() - frame["group"].nunique():
+            notes.append(f"{joined} groups are joined to others, as they hold near-duplicates of each other")
+    used = split_dataset(Dataset(whole.name, whole.root, frame), plan, notes)
+    if "near_duplicates" not in allow:
+        _refuse_across(frame, used.frame.set_index("place")["split"], matches)
+    return Dataset(used.name, used.root, used.frame.drop(columns="place"))
+
+
+def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
+    """Give the fingerprint of each picture, in order; raise DataError at the first that cannot be decoded."""
+    files, prints = files_of(dataset), []
+    with tqdm(total=len(files), desc="looking for copies", leave=False, disable=None) as bar:
+        for start in range(0, len(files), _A_STEP):
+            for one in fingerprint_files(files[start : start + _A_STEP]):
+                if isinstance(one, DataError):
+                    raise one
+                prints.append(one)
+                bar.update()
+    return prints
+
+
+def shared_pictures(train: Dataset, dataset: Dataset) -> list[Match]:
+    """Give the copies in a set (right) of the images of a training (left), which have `phash` where it is known.
+
+    Files of the training are read only where it is not, or where two pictures are to be compared.
+    """
+    hashes = train.frame["phash"].tolist()
+    # of the pictures searched for copies, the hash of the upright one is all that is looked at
+    known = [Fingerprint(f"not known: {row}", (phash,) * len(TURNS)) for row, phash in enumerate(hashes)]
+    ours = known if all(hashes) else fingerprint_set(train)
+    return find_matches_between(
+        (train.frame["sha256"].tolist(), ours, train.image),
+        (dataset.frame["sha256"].tolist(), fingerprint_set(dataset), dataset.image),
+    )
+
+
+def refuse_shortcut(audit: Path, equalise: str | None) -> None:
+    """Raise GuardError where the audit that `prepare` left says that the files tell the classes.
+
+    With `equalise`, what it says of the equalised pictures counts.
+    """
+    try:
+        provenance = json.loads((audit / "metrics.json").read_text(encoding="utf-8"))["provenance"]
+        verdict = provenance["verdict"]
+        equalised = provenance.get("equalised/verdict", verdict)
+        no, still = (one["answer"] == "no" for one in (verdict, equalised))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{audit / 'metrics.json'} cannot be read: {error}.", "Make it anew: prepare ... update=true"
+        ) from error
+    if not no or (equalise and not still):
+        return
+    reasons = (equalised if equalise else verdict).get("reasons") or ["see its card"]
+    raise GuardError(
+        f"This data set cannot answer the question: {reasons[0]}.",
+        f"That is what its audit found ({audit}).",
+        "Mend the data" + ("" if still else ", train with data.equalise=jpeg,") + " or say allow=[shortcut].",
+    )
+
+
+def refuse_formats(labels: pd.Series, formats: Sequence[str]) -> None:
+    """Raise GuardError where the file format alone tells a class from the rest in SHARE of the cases or more.
+
+    That is the balanced accuracy of the best rule: half of one more than the total variation distance between the
+    formats of the class and of the other classes, each of equal weight. Classes of fewer than FEW pictures say nothing.
+    """
+    shares = pd.crosstab(labels.to_numpy(), np.asarray(formats), normalize="index")
+    others = (shares.sum() - shares) / max(1, len(shares) - 1)
+    told = (1 + (shares - others).abs().sum(axis=1) / 2) / 2
+    if len(shares) < 2 or told.max() < SHARE or labels.value_counts().min() < FEW:
+        return
+    usual = ", ".join(f"{label} {row.idxmax()} {row.max():.0%}" for label, row in shares.iterrows())
+    raise GuardError(
+        f"The file format alone tells class {told.idxmax()!r} in {told.max():.0%} of the cases: {usual}.",
+        "A network may learn that instead of the picture, and fail where it does not hold.",
+        "Train with data.equalise=jpeg, mend the data, or say allow=[shortcut].",
+    )
+
+
+def _table(matches: list[Match]) -> pd.DataFrame:
+    return pd.DataFrame(matches, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
+
+
+def _conflicts(frame: pd.DataFrame, matches: pd.DataFrame, allowed: bool) -> list[str]:
+    """Say which copies have two labels; raise GuardError where they are exact."""
+    path, labels = frame["path"].tolist(), frame["label"].to_numpy()
+    found = matches[labels[matches["left"]] != labels[matches["right"]]]
+    exact = found[found["kind"] != "near"]
+    told = found if exact.empty else exact
+    if told.empty:
+        return []
+    left, right = (f"{path[row]} ({labels[row]})" for row in told[["left", "right"]].to_numpy()[0])
+    if not exact.empty and not allowed:
+        raise GuardError(
+            f"{left} and {right} are one picture ({len(exact)} such pairs).",
+            "A picture has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
+        )
+    return [f"{len(found)} pairs of copies or near-duplicates have two labels, first {left} and {right}"]
+
+
+def _refuse_across(frame: pd.DataFrame, split: pd.Series, matches: pd.DataFrame) -> None:
+    """Raise GuardError at two matching pictures on two sides; `split` holds the sides of those used, by place."""
+    sides = split.replace("calibration", "val").reindex(range(len(frame))).to_numpy()
+    left, right = sides[matches["left"]], sides[matches["right"]]
+    across = matches[pd.notna(left) & pd.notna(right) & (left != right)]
+    if across.empty:
+        return
+    path, first = frame["path"].tolist(), Match(*across.iloc[0])
+    what = "near-duplicates" if first.kind == "near" else "one picture"
+    raise GuardError(
+        f"{path[first.left]} ({sides[first.left]}) and {path[first.right]} ({sides[first.right]}) are {what}"
+        f"{', the second ' + first.turned if first.turned else ''} ({len(across)} such pairs).",
+        "The split that the data set states shows the network what it is judged on: mend it, split anew with",
+        "data.split.by=group, or say allow=[near_duplicates].",
+    )

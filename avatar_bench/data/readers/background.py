@@ -1,0 +1,42 @@
+"""Work in threads that do not keep an interrupted program waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def in_background(
+    function: Callable[[Item], Made], items: Sequence[Item], workers: int, stop: threading.Event
+) -> Iterator[Future[Made]]:
+    """Give the finished result of each item in order, worked on by several threads; `stop` is set when it ends.
+
+    The threads are daemons: unlike an executor's they do not keep an interrupted program waiting for a slow server.
+    """
+    futures: list[Future[Made]] = [Future() for _ in items]
+    tasks, lock = iter(zip(items, futures, strict=True)), threading.Lock()
+
+    def work() -> None:
+        while not stop.is_set():
+            with lock:
+                task = next(tasks, None)
+            if task is None:
+                return
+            try:
+                task[1].set_result(function(task[0]))
+            except BaseException as error:
+                task[1].set_exception(error)
+
+    for _ in range(min(workers, len(items))):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for future in futures:
+            future.exception()  # waits
+            yield future
+    finally:
+        stop.set()

@@ -1,0 +1,155 @@
+"""The images that a training uses, each with its side: as the data set states, else as the plan assigns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.data.folds import group_folds
+from avatar_bench.data.manifest import Dataset
+from avatar_bench.data.splits import FOLDS, SplitPlan, assign, balance, check_groups
+from avatar_bench.errors import ConfigError, GuardError
+
+
+def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = None) -> Dataset:
+    """Give the images that the plan uses, each with its split; a `split` or `fold` that the dataset states is kept.
+
+    Val is halved by group: `val` chooses the checkpoint, `calibration` fits what is fitted after training. What could
+    not be had is told to `notes`. Raises GuardError where a class has no image in train, or a group stands on two
+    sides; ConfigError where the dataset's own split leaves an option without effect.
+    """
+    notes = [] if notes is None else notes
+    own = _own_folds(dataset.frame)
+    if plan.limit is not None:
+        dataset = dataset.take(stratified_rows(dataset.frame, plan.limit, plan.seed))
+    frame = dataset.frame.assign(split=_sides(dataset.frame, plan, own, notes))
+    keep = (frame["split"] != "").to_numpy(copy=True)
+    for split, fraction, shots in (
+        ("train", plan.fraction, plan.shots),
+        ("val", plan.val_fraction, plan.val_shots),
+    ):
+        rows = np.flatnonzero(frame["split"] == split)
+        kept = rows
+        if fraction < 1:
+            kept = kept[_share_of(frame.iloc[kept], fraction, plan.seed)]
+        if shots is not None:
+            kept = kept[draw_shots(frame["label"].iloc[kept], shots, plan.draw_seed)]
+        keep[np.setdiff1d(rows, kept)] = False
+    used = Dataset(dataset.name, dataset.root, frame[keep].reset_index(drop=True))
+    _guard(dataset, used)
+    return used
+
+
+def is_stated(frame: pd.DataFrame, plan: SplitPlan) -> bool:
+    """Say whether the sides are those that the data set states, and not for the plan to assign."""
+    return plan.by is None and (_own_folds(frame) is not None or bool((frame["split"] != "").any()))
+
+
+def stratified_rows(frame: pd.DataFrame, n: int, seed: int) -> NDArray[np.int64]:
+    """Draw n row positions, sorted, in the classes' own proportions (largest remainder); all where n is more."""
+    if n >= len(frame):
+        return np.arange(len(frame))
+    rng = np.random.default_rng(seed)
+    labels = frame["label"].to_numpy()
+    names, counts = np.unique(labels, return_counts=True)
+    exact = counts * n / len(frame)
+    take = np.floor(exact).astype(int)
+    take[np.argsort(take - exact, kind="stable")[: n - take.sum()]] += 1
+    drawn = [rng.permutation(np.flatnonzero(labels == name))[:k] for name, k in zip(names, take, strict=True)]
+    return np.asarray(np.sort(np.concatenate(drawn)), dtype=np.int64)
+
+
+def draw_shots(labels: Sequence[str] | pd.Series, shots: int, seed: int) -> NDArray[np.int64]:
+    """Draw up to `shots` row positions of each class, sorted."""
+    rng = np.random.default_rng(seed)
+    names = np.asarray(labels)
+    drawn = [rng.permutation(np.flatnonzero(names == name))[:shots] for name in np.unique(names)]
+    return np.sort(np.concatenate(drawn)) if drawn else np.zeros(0, dtype=np.int64)
+
+
+def _own_folds(frame: pd.DataFrame) -> int | None:
+    """Give the number of folds that a dataset states, None where it states none."""
+    if "fold" not in frame or (frame["fold"] == "").any():
+        return None
+    return int(frame["fold"].astype(int).max()) + 1
+
+
+def _sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: list[str]) -> NDArray[np.str_]:
+    if not is_stated(frame, plan):
+        split, _ = assign(frame.assign(split=""), plan)
+        if lost := int((split == "").sum()):
+            notes.append(f"left out, as their groups hold images of a held-out {plan.by} too: {lost} images")
+        notes += balance(frame.assign(split=split)[split != ""], plan.folds)
+    else:
+        split = _stated(frame, plan, own)
+        if plan.seed:
+            notes.append("the data set states its split: data.split.seed is of no effect on test (data.split.by is)")
+    if "calibration" not in split:
+        val = np.flatnonzero(split == "val")
+        half = group_folds(frame.iloc[val], 2, plan.seed)
+        if not half.all():  # where one half takes all, it chooses the checkpoint
+            split[val[half == 1]] = "calibration"
+    return split
+
+
+def _stated(frame: pd.DataFrame, plan: SplitPlan, own: int | None) -> NDArray[np.str_]:
+    """Give the sides that a dataset states, or those of its fold `plan.fold`."""
+    split = frame["split"].to_numpy(dtype=object, copy=True)
+    if plan.held_out:
+        raise ConfigError("data.split.held_out needs data.split.by=source or generator.")
+    if own is not None and (plan.fold or (split == "").all()):
+        return _take_fold(frame, plan, own)
+    if (split == "").any():
+        row = int(np.flatnonzero(split == "")[0])
+        raise GuardError(
+            f"The dataset states a split for some images, and none for {frame['path'].iat[row]}.",
+            "State it for all, or for none (then it is split by group).",
+        )
+    if plan.fold or plan.folds not in (FOLDS, own):
+        option = f"data.fold={plan.fold}" if plan.fold else f"data.split.folds={plan.folds}"
+        raise ConfigError(
+            f"{option} is of no effect: the dataset states its split" + (", and no folds." if own is None else "."),
+            "Leave it out, or split the images anew with data.split.by=group",
+        )
+    if "val" not in split:
+        train = np.flatnonzero(split == "train")
+        fold = group_folds(frame.iloc[train], plan.folds, plan.seed)
+        split[train[fold == 0]] = "val"
+    return split
+
+
+def _take_fold(frame: pd.DataFrame, plan: SplitPlan, own: int) -> NDArray[np.str_]:
+    if plan.fold >= own or own < 3 or plan.folds not in (FOLDS, own):
+        raise ConfigError(
+            f"data.fold={plan.fold}, data.split.folds={plan.folds}: the dataset states {own} folds, 0 to {own - 1}.",
+            "Expected one of them, of 3 or more, or data.split.by=group to split the images anew.",
+        )
+    fold = frame["fold"].astype(int).to_numpy()
+    split = np.full(len(frame), "train", dtype=object)
+    split[fold == plan.fold] = "test"
+    split[fold == (plan.fold + 1) % own] = "val"
+    return split
+
+
+def _share_of(frame: pd.DataFrame, fraction: float, seed: int) -> NDArray[np.int64]:
+    """Draw a fraction of the rows, with at least as many as there are classes."""
+    return stratified_rows(frame, max(frame["label"].nunique(), round(fraction * len(frame))), seed)
+
+
+def _guard(whole: Dataset, used: Dataset) -> None:
+    train = used.frame["split"] == "train"
+    empty = sorted(set(whole.classes) - set(used.frame.loc[train, "label"]))
+    if empty:
+        raise GuardError(
+            f"Class {empty[0]!r} has no image in train ({len(whole)} images, {used.name}).",
+            "Add pictures of it, or take a larger data.limit or data.fraction.",
+        )
+    if not (used.frame["split"] == "val").any():
+        raise GuardError(
+            f"No image is left to choose the checkpoint by: val is empty ({len(whole)} images, {used.name}).",
+            "Add pictures, take fewer data.split.folds or a larger data.limit, or state val in the split column.",
+        )
+    check_groups(used.frame)

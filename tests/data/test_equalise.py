@@ -1,0 +1,100 @@
+"""Tests of avatar_bench.data.equalise: one encoding for all, which depends on the pixels alone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import chisquare
+
+from avatar_bench.data.decode import decode
+from avatar_bench.data.equalise import QUALITIES, SIDES, draw, equalise, equalise_bytes
+from avatar_bench.data.geometry import RESIZES
+from avatar_bench.data.transforms import Preprocessing
+
+Pixels = NDArray[np.uint8]
+
+
+def noise(seed: int, height: int = 40, width: int = 40) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def smooth(seed: int, height: int = 120, width: int = 90) -> Pixels:
+    coarse = noise(seed, 5, 5)
+    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_the_bytes_are_a_jpeg_of_the_drawn_side_and_quality_with_halved_colour(resize: str) -> None:
+    image = smooth(1)
+    side, quality = draw(image)
+    with Image.open(io.BytesIO(equalise_bytes(image, resize))) as made:
+        assert (made.format, made.size, made.mode) == ("JPEG", (side, side), "RGB")
+        assert [layer[1:3] for layer in made.layer] == [(2, 2), (1, 1), (1, 1)]  # type: ignore[attr-defined]
+        again = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(again, "JPEG", quality=quality)
+        again.seek(0)
+        with Image.open(again) as reference:
+            assert made.quantization == reference.quantization  # type: ignore[attr-defined]
+
+
+def test_the_same_picture_always_gives_the_same_result() -> None:
+    image = smooth(2)
+    turned = np.asfortranarray(image)  # the same pixels, laid out otherwise
+    assert equalise_bytes(image) == equalise_bytes(image.copy()) == equalise_bytes(turned)
+    assert np.array_equal(equalise(image), equalise(turned))
+
+
+def test_a_jpeg_and_a_png_of_equal_pixels_give_the_same_output(tmp_path: Path) -> None:
+    Image.fromarray(smooth(3)).save(tmp_path / "a.jpg", quality=60)
+    with Image.open(tmp_path / "a.jpg") as jpeg:
+        jpeg.save(tmp_path / "b.png")
+    assert equalise_bytes(decode(tmp_path / "a.jpg")) == equalise_bytes(decode(tmp_path / "b.png"))
+
+
+def test_what_is_stored_decodes_to_what_training_sees(tmp_path: Path) -> None:
+    file = tmp_path / "stored.jpg"
+    file.write_bytes(equalise_bytes(smooth(4), "crop"))
+    assert np.array_equal(decode(file), equalise(smooth(4), "crop"))
+
+
+@pytest.mark.parametrize("kind", [noise, smooth])
+def test_sides_and_qualities_are_drawn_evenly_whatever_the_class(kind: type) -> None:
+    drawn = [draw(kind(seed, 24, 24)) for seed in range(2000)]
+    table = np.array([[drawn.count((side, quality)) for quality in QUALITIES] for side in SIDES])
+    assert table.sum() == 2000
+    for counts in (table.sum(axis=0), table.sum(axis=1), table.ravel()):
+        assert chisquare(counts).pvalue > 0.001
+
+
+def test_one_pixel_more_or_another_shape_draws_anew() -> None:
+    grey = np.full((40, 40, 3), 100, np.uint8)
+    changed = []
+    for row in range(40):
+        other = grey.copy()
+        other[row, row] = 101
+        changed.append(draw(other))
+    assert len(set(changed)) > 10
+    assert len({draw(np.full((1, 2 * n, 3), 7, np.uint8)) for n in range(1, 40)}) > 10
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1)])
+@pytest.mark.parametrize("resize", RESIZES)
+def test_the_smallest_and_the_longest_pictures_come_out_square(shape: tuple[int, int], resize: str) -> None:
+    image = np.full((*shape, 3), (200, 30, 30), np.uint8)
+    side, _ = draw(image)
+    assert equalise(image, resize).shape == (side, side, 3)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_preprocessing_equalises_before_it_resizes(resize: str) -> None:
+    plain = Preprocessing(48, resize, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    equal = Preprocessing(48, resize, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "jpeg")
+    image = smooth(5)
+    assert np.array_equal(equal(image), plain(equalise(image, resize)))
+    assert not np.array_equal(equal(image), plain(image))

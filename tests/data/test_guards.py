@@ -1,0 +1,237 @@
+"""Guards: copies across the split, copies of two labels, and a shortcut that an audit has found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from avatar_bench.data.guards import fingerprint_set, refuse_formats, refuse_shortcut, shared_pictures, split_apart
+from avatar_bench.data.manifest import Dataset, read_dataset, read_manifest
+from avatar_bench.data.splits import SplitPlan
+from avatar_bench.errors import DataError, GuardError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+Make = Callable[..., Dataset]
+
+
+def paint(seed: int) -> Image.Image:
+    """Give a picture of soft patches, (48, 48), that no other seed gives."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Make:
+    """Give a set of 30 pictures a class, "a" and "b", as class folders; `change` may spoil the folder first."""
+
+    def make(change: Callable[[Path], Any] = lambda root: None) -> Dataset:
+        for seed in range(60):
+            file = tmp_path / "set" / "ab"[seed % 2] / f"{seed:02}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            paint(seed).save(file)
+        change(tmp_path / "set")
+        return read_dataset(tmp_path / "set")
+
+    return make
+
+
+def copy(kind: str, label: str = "a") -> Callable[[Path], Any]:
+    """Add a copy of picture 0, of class a, to a class."""
+    changes: dict[str, Callable[[Image.Image], Image.Image]] = {
+        "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "smaller": lambda image: image.resize((34, 34)),
+    }
+    ending = ".webp" if kind == "pixels" else ".jpg" if kind == "jpeg" else ".png"
+    options: dict[str, Any] = {"lossless": True} if kind == "pixels" else {"quality": 60} if kind == "jpeg" else {}
+    change = changes.get(kind, Image.Image.copy)
+    return lambda root: change(paint(0)).save(root / label / f"copy{ending}", **options)
+
+
+def side(used: Dataset, name: str) -> str:
+    return str(used.frame.loc[used.frame["path"] == name, "split"].iat[0])
+
+
+def test_distinct_pictures_are_split_as_they_are_and_get_their_hash(made: Make) -> None:
+    whole, notes = made(), list[str]()
+    used = split_apart(whole, SplitPlan(folds=3), (), notes)
+    assert notes == []
+    assert used.frame["group"].tolist() == whole.frame["group"].tolist() == used.frame["stated_group"].tolist()
+    hashes = dict(zip(whole.frame["path"], (one.phashes[0] for one in fingerprint_set(whole)), strict=True))
+    assert used.frame["phash"].tolist() == [hashes[path] for path in used.frame["path"]]
+    assert "place" not in used.frame
+
+
+@pytest.mark.parametrize("kind", ["pixels", "jpeg", "mirrored", "smaller"])
+def test_a_copy_goes_to_the_side_of_its_picture_and_that_is_said(made: Make, kind: str) -> None:
+    whole = made(copy(kind))
+    for seed in range(4):
+        notes = list[str]()
+        used = split_apart(whole, SplitPlan(folds=3, seed=seed), (), notes)
+        name = next(path for path in used.frame["path"] if "copy" in path)
+        assert side(used, name).replace("calibration", "val") == side(used, "a/00.png").replace("calibration", "val")
+        assert notes[0] == "1 groups are joined to others, as they hold near-duplicates of each other"
+
+
+def test_a_limit_looks_at_the_pictures_that_are_drawn_alone(made: Make) -> None:
+    whole = made()
+    used = split_apart(whole, SplitPlan(folds=3, limit=24), (), [])
+    assert len(used) == 24
+    (whole.root / next(path for path in whole.frame["path"] if path not in set(used.frame["path"]))).write_text(
+        "broken"
+    )
+    assert split_apart(whole, SplitPlan(folds=3, limit=24), (), []).frame.equals(used.frame)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "jpeg", "mirrored", "smaller"])
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_a_stated_split_that_divides_copies_is_refused_by_the_first_pair(made: Make, kind: str, other: str) -> None:
+    whole = made(copy(kind))
+    copied = whole.frame["path"].str.contains("copy")
+    sides = ["train", "train", "train", "val", "test"] * 12 + ["train"]
+    whole.frame["split"] = sides
+    whole.frame.loc[whole.frame["path"] == "a/00.png", "split"] = "train"
+    whole.frame.loc[copied, "split"] = other
+    with pytest.raises(GuardError, match=r"a/00\.png \(train\)") as caught:
+        split_apart(whole, SplitPlan(), (), [])
+    assert f"({other})" in str(caught.value)
+    assert ("mirrored" in str(caught.value)) == (kind == "mirrored")
+    assert "allow=[near_duplicates]" in str(caught.value)
+    assert len(split_apart(whole, SplitPlan(), ("near_duplicates",), [])) == 61
+    assert len(split_apart(whole, SplitPlan(by="group", folds=3), (), [])) == 61
+    whole.frame.loc[copied, "split"] = "train"
+    assert len(split_apart(whole, SplitPlan(), (), [])) == 61
+
+
+def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(made: Make) -> None:
+    whole = made(copy("bytes"))
+    whole.frame["group"] = whole.frame["path"]
+    whole.frame["split"] = ["val"] * 8 + ["train"] * 53
+    with pytest.raises(GuardError, match="are one picture"):
+        split_apart(whole, SplitPlan(), (), [])
+    used = split_apart(whole, SplitPlan(by="group", folds=3), (), [])
+    assert side(used, "a/copy.png").replace("calibration", "val") == side(used, "a/00.png").replace(
+        "calibration", "val"
+    )
+
+
+def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(made: Make) -> None:
+    notes = list[str]()
+    split_apart(made(copy("jpeg", "b")), SplitPlan(folds=3), (), notes)
+    assert "first a/00.png (a) and b/copy.jpg (b)" in notes[0]
+    assert notes[0].startswith("1 pairs")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pixels"])
+def test_an_exact_copy_of_another_label_is_refused(made: Make, kind: str) -> None:
+    whole = made(copy(kind, "b"))
+    with pytest.raises(GuardError, match=r"a/00\.png \(a\) and b/copy\.\w+ \(b\) are one picture"):
+        split_apart(whole, SplitPlan(folds=3), (), [])
+    notes = list[str]()
+    assert len(split_apart(whole, SplitPlan(folds=3), ("label_conflict",), notes)) == 61
+    assert "two labels" in notes[0]
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(made: Make) -> None:
+    whole = made(lambda root: (root / "a" / "00.png").write_bytes((root / "a" / "00.png").read_bytes()[:200]))
+    with pytest.raises(DataError, match=r"00\.png"):
+        split_apart(whole, SplitPlan(folds=3), (), [])
+
+
+def test_copies_of_training_pictures_are_found_by_the_hashes_kept_of_them(made: Make, tmp_path: Path) -> None:
+    train = made()
+    kept = Dataset("train", train.root, train.frame.assign(phash=[f.phashes[0] for f in fingerprint_set(train)]))
+    (tmp_path / "others" / "a").mkdir(parents=True)
+    for seed in range(100, 110):
+        paint(seed).save(tmp_path / "others" / "a" / f"{seed}.png")
+    assert shared_pictures(kept, read_dataset(tmp_path / "others")) == []
+    paint(7).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "others" / "a" / "turned.jpg", quality=80)
+    others = read_dataset(tmp_path / "others")
+    for known in (kept, train):  # without hashes the files are read
+        (match,) = shared_pictures(known, others)
+        assert train.frame["path"].iat[match.left] == "b/07.png"
+        assert others.frame["path"].iat[match.right] == "a/turned.jpg"
+
+
+def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
+    provenance: dict[str, Any] = {"verdict": {"answer": answer, "reasons": ["the file alone tells the class"]}}
+    if equalised:
+        provenance["equalised/verdict"] = {"answer": equalised, "reasons": ["too few pictures"]}
+    (folder / "metrics.json").write_text(json.dumps({"provenance": provenance}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("answer", "equalised", "option", "refused"),
+    [
+        ("yes", "yes", None, False),
+        ("with care", None, None, False),
+        ("no", "yes", None, True),
+        ("no", "with care", "jpeg", False),
+        ("no", "no", "jpeg", True),
+        ("no", None, "jpeg", True),
+        ("no", None, None, True),
+    ],
+)
+def test_training_is_refused_where_the_audit_says_no_of_what_it_would_see(
+    tmp_path: Path, answer: str, equalised: str | None, option: str | None, refused: bool
+) -> None:
+    folder = audit(tmp_path, answer, equalised)
+    if not refused:
+        refuse_shortcut(folder, option)
+        return
+    reason = "too few" if option and equalised else "the file alone"
+    with pytest.raises(GuardError, match=reason) as caught:
+        refuse_shortcut(folder, option)
+    assert "allow=[shortcut]" in caught.value.lines[-1]
+    assert ("data.equalise=jpeg" in caught.value.lines[-1]) == (equalised == "yes")
+    assert len(caught.value.lines) <= 3
+
+
+def test_no_audit_is_no_objection_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    refuse_shortcut(tmp_path / "audit", None)
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(DataError, match=r"metrics\.json"):
+        refuse_shortcut(tmp_path, None)
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not (SHARED / "avatars.csv").is_file(), reason="../shared/data is not here")
+def test_the_blind_avatars_raise_no_false_alarm() -> None:
+    whole, notes = read_manifest(SHARED / "avatars.csv"), list[str]()
+    used = split_apart(whole, SplitPlan(), (), notes)
+    assert notes == []
+    assert len(used) == len(whole)
+    assert shared_pictures(used.part("train"), read_manifest(SHARED / "blind.csv")) == []
+
+
+@pytest.mark.parametrize(
+    ("formats", "refused"),
+    [
+        ({"a": ["PNG"], "b": ["JPEG"]}, True),
+        ({"a": ["PNG"], "b": ["JPEG"], "c": ["JPEG"]}, True),
+        ({"a": ["PNG"] * 9 + ["JPEG"], "b": ["JPEG"] * 9 + ["PNG"]}, True),  # nine of ten, by hand: .9
+        ({"a": ["PNG"] * 8 + ["JPEG"] * 2, "b": ["JPEG"] * 9 + ["PNG"]}, False),
+        ({"a": ["PNG"], "b": ["PNG"]}, False),
+        ({"a": ["PNG", "WEBP"], "b": ["WEBP", "PNG"]}, False),
+        ({"a": ["PNG"]}, False),
+    ],
+)
+def test_a_class_that_its_file_format_tells_is_refused(formats: dict[str, list[str]], refused: bool) -> None:
+    rows = [(label, found[number % len(found)]) for label, found in formats.items() for number in range(20)]
+    labels, kinds = pd.Series([label for label, _ in rows]), [kind for _, kind in rows]
+    if not refused:
+        refuse_formats(labels, kinds)
+        return
+    with pytest.raises(GuardError, match="file format alone tells class 'a'"):
+        refuse_formats(labels, kinds)
+
+
+def test_few_pictures_say_nothing_of_their_formats() -> None:
+    refuse_formats(pd.Series(["a"] * 9 + ["b"] * 9), ["PNG"] * 9 + ["JPEG"] * 9)
