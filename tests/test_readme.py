@@ -22,7 +22,7 @@ SMALL = [  # makes of each training one of seconds, unless the command says othe
     "data.split.folds=4",
     *("trainer=debug", "trainer.threads=1", "model.weights=none", "logger=none", "callbacks.progress=false"),
 ]
-QUICK_AUDIT = [f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "equalised=false")]
+QUICK_AUDIT = [f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "label_errors=false")]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,10 +22,12 @@ from avatar_bench import config
 from avatar_bench.__main__ import main
 from avatar_bench.catalogue import conf_folder
 from avatar_bench.data.readers import check_source
-from avatar_bench.data.sources import demo_root
+from avatar_bench.data.sources import WORK, demo_root
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "avatars"
-QUICK = ["block.data_audit.resamples=100", "block.data_audit.folds=2", "block.data_audit.equalised=false"]
+QUICK = [
+    f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
+]
 NAMED_BY_THE_USER = ("folder", "archive", "urls", "huggingface", "manifest")  # their yaml may leave a place open
 
 SOURCE = """# @package source.tiny
@@ -296,6 +299,19 @@ def test_raw_originals_are_read_or_refused_with_a_reason(tmp_path):
     assert len(manifest) + copies == 69 - 7
 
 
+def lines_of(file):
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def killed_when(it_is_time, command):
+    """Start a command, kill it without warning when it is time, and say whether it was still running then."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not it_is_time():
+            time.sleep(0.002)
+        process.kill()
+    return process.returncode == -signal.SIGKILL
+
+
 @pytest.mark.slow
 def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
     rng = np.random.default_rng(0)
@@ -307,21 +323,28 @@ def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
             Image.fromarray(small).resize((300, 300), Image.Resampling.BICUBIC).save(file)
     (tmp_path / "photos" / "real" / "broken.png").write_bytes(b"broken")
     shutil.copy(tmp_path / "photos" / "real" / "7.png", tmp_path / "photos" / "real" / "copy of 7.png")
-    command = [sys.executable, "-m", "avatar_bench", *folder(tmp_path / "photos", tmp_path / "whole")]
-    begun = time.monotonic()
-    assert subprocess.run(command, capture_output=True).returncode == 0
-    seconds = time.monotonic() - begun
-    command = [sys.executable, "-m", "avatar_bench", *folder(tmp_path / "photos", tmp_path / "set")]
-    for moment in rng.uniform(0.2, 0.9, 5):
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            time.sleep(moment * seconds)
-            process.kill()
-    assert subprocess.run(command, capture_output=True).returncode == 0
-    whole, disturbed = (state_of(tmp_path / name) for name in ("whole", "set"))
-    assert {name: text.replace(b"whole", b"set") for name, text in whole.items()} == disturbed
-    stored = [sorted(file.name for file in (tmp_path / name / "images").rglob("*.*")) for name in ("whole", "set")]
+    command = [sys.executable, "-m", "avatar_bench"]
+    assert subprocess.run([*command, *folder(tmp_path / "photos", tmp_path / "whole" / "set")]).returncode == 0
+    disturbed = tmp_path / "disturbed" / "set"
+    command += folder(tmp_path / "photos", disturbed)
+    journal = disturbed / WORK / "folder.jsonl"
+    moments = [int(moment) for moment in sorted(rng.integers(1, 500, 4))]  # pictures stored
+    for moment in moments:
+        assert killed_when(lambda moment=moment: lines_of(journal) > moment, command)
+        assert not (disturbed / "recipe.json").exists()
+    assert killed_when((disturbed / "recipe.json").exists, command)  # then in the audit
+    assert not (disturbed / "card.html").exists()
+    assert subprocess.run(command).returncode == 0
+    whole, disturbed = (state_of(tmp_path / name / "set") for name in ("whole", "disturbed"))
+    assert whole == disturbed
+    stored = [
+        sorted(file.name for file in (tmp_path / name / "set" / "images").rglob("*.*"))
+        for name in ("whole", "disturbed")
+    ]
     assert stored[0] == stored[1]
-    audits = [json.loads((tmp_path / name / "audit" / "metrics.json").read_text()) for name in ("whole", "set")]
+    audits = [
+        json.loads((tmp_path / name / "set" / "audit" / "metrics.json").read_text()) for name in ("whole", "disturbed")
+    ]
     assert audits[0]["metrics"] == audits[1]["metrics"]
 
 
