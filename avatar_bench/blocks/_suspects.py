@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatar_bench import catalogue, packages
+from avatar_bench.audit.probes import Plan
 from avatar_bench.data.manifest import Dataset
-from avatar_bench.data.probes import Plan
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
 

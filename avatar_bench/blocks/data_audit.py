@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from avatar_bench.blocks import _audit_figures as figures
-from avatar_bench.blocks import _suspects
-from avatar_bench.blocks.base import DatasetBlock
-from avatar_bench.data.audit import (
+from avatar_bench.audit.findings import (
     Verdict,
     cross_table,
     find_copies,
@@ -20,9 +17,12 @@ from avatar_bench.data.audit import (
     measure_pictures,
     summarise,
 )
-from avatar_bench.data.probes import Plan, Probe, carriers, draw, majority, probe, probe_source
-from avatar_bench.data.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
-from avatar_bench.data.provenance import HINTS
+from avatar_bench.audit.probes import Plan, Probe, carriers, draw, majority, probe, probe_source
+from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
+from avatar_bench.audit.provenance import HINTS
+from avatar_bench.blocks import _audit_figures as figures
+from avatar_bench.blocks import _suspects
+from avatar_bench.blocks.base import DatasetBlock
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.results import Metric, Result
 

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 import avatar_bench
 from avatar_bench import blocks
+from avatar_bench.assembly.datasets import open_dataset
 from avatar_bench.blocks.base import Block, DatasetBlock
 from avatar_bench.config import EvaluateConfig
-from avatar_bench.data.datasets import open_dataset
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.errors import GuardError, OutputError
 from avatar_bench.records import RECORD, find_runs, folder_name, locate, newest_run

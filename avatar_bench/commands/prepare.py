@@ -10,11 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 
 import avatar_bench
 from avatar_bench import blocks
+from avatar_bench.assembly.sources import Recipe, build, demo_root
+from avatar_bench.audit.card import write_card
 from avatar_bench.blocks.base import DatasetBlock
 from avatar_bench.config import PrepareConfig
-from avatar_bench.data.card import write_card
 from avatar_bench.data.manifest import read_manifest
-from avatar_bench.data.sources import Recipe, build, demo_root
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError, GuardError
 from avatar_bench.results import Result

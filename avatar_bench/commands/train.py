@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from avatar_bench.assembly.datasets import open_dataset
 from avatar_bench.config import TrainConfig
-from avatar_bench.data.datasets import open_dataset
 from avatar_bench.data.decode import formats_of
 from avatar_bench.data.guards import refuse_formats, refuse_shortcut, split_apart
 from avatar_bench.data.manifest import Dataset, files_of, read_split

@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from avatar_bench import blocks
+from avatar_bench.audit.probes import Plan
 from avatar_bench.blocks import _suspects
 from avatar_bench.blocks.base import DatasetBlock
 from avatar_bench.blocks.data_audit import DataAudit
 from avatar_bench.data.manifest import Dataset, read_manifest
-from avatar_bench.data.probes import Plan
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.results import Result
 

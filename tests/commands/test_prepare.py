@@ -20,9 +20,9 @@ from PIL import Image, ImageOps
 
 from avatar_bench import config
 from avatar_bench.__main__ import main
+from avatar_bench.assembly.readers import check_source
+from avatar_bench.assembly.sources import WORK, demo_root
 from avatar_bench.catalogue import conf_folder
-from avatar_bench.data.readers import check_source
-from avatar_bench.data.sources import WORK, demo_root
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "avatars"
 QUICK = [

@@ -1,0 +1,1 @@
+"""Data sets made from sources: read, stored by content, curated and written down."""

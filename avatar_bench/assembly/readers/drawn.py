@@ -1,0 +1,18 @@
+"""Avatars that a generator package draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from avatar_bench.assembly.drawings import draw
+from avatar_bench.assembly.pictures import Picture
+from avatar_bench.assembly.readers.base import Job, Kind
+
+
+def read(job: Job) -> Iterator[Picture]:
+    """Draw `count` avatars, of each of the `styles` if there are any; raise DataError if the package is missing."""
+    drawn = draw(job.source["drawer"], job.source["count"], job.source.get("styles") or ())
+    return (picture for picture in drawn if picture.name not in job.done)
+
+
+KIND = Kind(read, required=("drawer", "count"), optional={"styles": None})

