@@ -83,8 +83,8 @@ def build(recipe: Recipe, out: Path, *, update: bool = False, afresh: bool = Fal
     demo in the cache). Raise ConfigError for a recipe that makes no sense, DataError for a source that cannot be had
     or gives nothing, OutputError for an `out` that cannot be written, or holds something else.
     """
-    _check(recipe)
-    states = {name: KINDS[source["kind"]].state(source) for name, source in recipe.sources.items()}
+    _check(recipe, out)
+    states = _states(recipe)
     wanted = {"version": VERSION, "recipe": recipe.plain(), "states": states}
     _check_place(out)
     if read_recipe(out) == wanted:
@@ -103,11 +103,24 @@ def build(recipe: Recipe, out: Path, *, update: bool = False, afresh: bool = Fal
     return summarise(out, built=True)
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, out: Path) -> None:
     if not recipe.sources:
         raise ConfigError("there are no sources to build from.", "Give data=demo or source=NAME")
     for name, source in recipe.sources.items():
         check_source(name, source)
+        for root in (source.get("root"), *(source.get("roots") or {}).values()):
+            if source["kind"] == "folder" and root and out.resolve().is_relative_to(Path(root).expanduser().resolve()):
+                raise ConfigError(
+                    f"out={out} lies in the folder that source.{name} is read from.", "Give a folder beside it: out=DIR"
+                )
+
+
+def _states(recipe: Recipe) -> dict[str, str]:
+    """Give what tells whether a source, or a set that must be kept apart, is still what it was."""
+    states = {f"source.{name}": KINDS[source["kind"]].state(source) for name, source in recipe.sources.items()}
+    return states | {
+        f"against.{name}": read_dataset(Path(path), name).fingerprint for name, path in recipe.against.items()
+    }
 
 
 def _check_place(out: Path) -> None:
@@ -122,7 +135,7 @@ def _check_found(out: Path, found: dict[str, Any] | None, wanted: dict[str, Any]
         return
     changed = sorted(name for name, state in wanted["states"].items() if found.get("states", {}).get(name) != state)
     if not update and found.get("recipe") == wanted["recipe"] and changed:
-        raise OutputError(f"{out}: source.{changed[0]} has changed since.", "Take the changes in with update=true")
+        raise OutputError(f"{out}: {changed[0]} has changed since.", "Take the changes in with update=true")
     if not update:
         raise OutputError(f"{out} is a data set of another recipe.", "Change it with update=true, or give out=DIR")
     before, now = found.get("recipe", {}), wanted["recipe"]
@@ -141,7 +154,7 @@ def _check_found(out: Path, found: dict[str, Any] | None, wanted: dict[str, Any]
 def _assemble(out: Path, recipe: Recipe, states: Mapping[str, str], afresh: bool) -> Curated:
     """Read what is not stored yet, and decide what makes the data set."""
     fetch_all(list(recipe.sources.values()))
-    journals = {name: _read(out, name, recipe, states[name]) for name in recipe.sources}
+    journals = {name: _read(out, name, recipe, states[f"source.{name}"]) for name in recipe.sources}
     stored = _table(recipe, journals)
     _check_blind(recipe, stored)
     rules = Rules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan)

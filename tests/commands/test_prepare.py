@@ -212,15 +212,28 @@ def test_adding_a_source_reads_that_source_alone(pictures, tmp_path, capsys):
     assert len(pd.read_csv(out / "manifest.csv")) == 3 * 64 + 14
 
 
-def test_pictures_of_a_blind_set_are_left_out(pictures, tmp_path):
+def test_pictures_of_a_blind_set_are_left_out(pictures, tmp_path, capsys):
     root = tmp_path / "photos"
     shutil.copytree(pictures / "all", root)
-    stolen = next((pictures / "blind" / "real").rglob("*.png"))
+    blind = Path(shutil.copytree(pictures / "blind", tmp_path / "blind"))
+    stolen = next((blind / "real").rglob("*.png"))
     shutil.copy(stolen, root / "real" / "studio" / "stolen.png")
     out = tmp_path / "set"
-    assert main(folder(root, out, f"against={{blind: {pictures / 'blind'}}}")) == 0
+    assert main(folder(root, out, f"against={{blind: {blind}}}")) == 0
     (reason,) = pd.read_csv(out / "quarantine.csv")["reason"]
     assert reason.startswith("stands in blind: ")
+    shutil.copy(root / "drawing" / "ink" / "00.png", blind / "drawing" / "new.png")
+    assert main(folder(root, out, f"against={{blind: {blind}}}")) == 5
+    assert "against.blind has changed since" in capsys.readouterr().err
+    assert main(folder(root, out, f"against={{blind: {blind}}}", "update=true")) == 0
+    assert len(pd.read_csv(out / "manifest.csv")) == 3 * 64 - 1
+
+
+def test_a_data_set_is_not_built_inside_its_own_source(pictures, tmp_path, capsys):
+    shutil.copytree(pictures / "blind", tmp_path / "photos")
+    assert main(folder(tmp_path / "photos", tmp_path / "photos" / "set")) == 2
+    assert "lies in the folder that source.folder is read from" in capsys.readouterr().err
+    assert not (tmp_path / "photos" / "set").exists()
 
 
 def test_data_that_cannot_answer_is_written_and_ends_with_code_3(pictures, tmp_path, capsys):
