@@ -220,13 +220,19 @@ CHOICES = {
     "data.resize": ("squash", "crop", "pad"),
     "data.equalise": ("jpeg",),
     "data.split.by": ("group", "source", "generator"),
+    "equalise": ("jpeg",),
+    "split.by": ("group", "source", "generator"),
     "optimizer.name": ("adamw", "adam", "sgd"),
     "optimizer.schedule.name": ("none", "plateau", "cosine"),
     "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
     "precision": ("32", "bf16", "16"),
 }
-GUARDS = ("overlap", "near_duplicates", "permutation", "label_conflict", "shortcut")
+GUARDS = {  # what `allow` may name
+    "train": ("near_duplicates", "label_conflict", "shortcut"),
+    "evaluate": ("overlap", "near_duplicates", "permutation", "shortcut"),
+    "prepare": ("shortcut",),
+}
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 WEIGHTS = ("hub", "none", "package")
 
@@ -250,6 +256,10 @@ RANGES: dict[str, Rule] = {
     "mode.val_shots": _COUNT,
     "data.image_size": _COUNT,
     "data.split.folds": (lambda value: value >= 3, "at least 3: test, val and train"),
+    "split.seed": _NATURAL,
+    "split.folds": (lambda value: value >= 3, "at least 3: test, val and train"),
+    "cap.per_class": _COUNT,
+    "cap.per_source": _COUNT,
     "data.fold": _NATURAL,
     "data.fraction": _SHARE,
     "data.val_fraction": _SHARE,
@@ -294,9 +304,8 @@ def register() -> None:
 def check(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError where an option is missing or breaks a rule that types cannot say."""
     check_required(command, cfg)
-    checks = {"train": check_train, "evaluate": check_evaluate, "predict": check_predict}
-    if command in checks:
-        checks[command](cfg)
+    checks = {"train": check_train, "evaluate": check_evaluate, "predict": check_predict, "prepare": check_prepare}
+    checks[command](cfg)
 
 
 def check_required(command: str, cfg: DictConfig) -> None:
@@ -317,7 +326,7 @@ def check_train(cfg: DictConfig) -> None:
     _check_split(cfg.data)
     _check_stages(cfg)
     _check_weights(str(cfg.model.weights))
-    _check_allow(cfg.allow)
+    _check_allow("train", cfg.allow)
     if cfg.data.kind == "run":
         raise ConfigError("data=run is for evaluate; train takes data=demo, data=folder or data=manifest")
     if cfg.init_from is not None and cfg.resume is not None:
@@ -342,7 +351,7 @@ def check_evaluate(cfg: DictConfig) -> None:
         )
     if not cfg.block:
         raise ConfigError("block: none is chosen", "for example: avatar-bench evaluate block=blind_test")
-    _check_allow(cfg.allow)
+    _check_allow("evaluate", cfg.allow)
 
 
 def check_predict(cfg: DictConfig) -> None:
@@ -351,6 +360,22 @@ def check_predict(cfg: DictConfig) -> None:
     output = str(cfg.output)
     if output != "-" and Path(output).suffix.lower() not in OUTPUTS:
         raise ConfigError(f"output={output}: expected a file that ends in {_alternatives(OUTPUTS)}, or - for stdout")
+
+
+def check_prepare(cfg: DictConfig) -> None:
+    """Raise ConfigError where the options of prepare break a rule."""
+    _check_values(cfg)
+    _check_allow("prepare", cfg.allow)
+    if set(cfg.block) != {"data_audit"}:
+        raise ConfigError(f"block={','.join(cfg.block) or 'null'}: prepare runs data_audit; set its options alone")
+    kind = cfg.data.get("kind")
+    if not cfg.source and kind != "demo":
+        raise ConfigError(
+            f"data={kind}: prepare builds from sources",
+            "for example: avatar-bench prepare source=folder source.folder.root=DIR out=NEW_DIR",
+        )
+    if cfg.source and cfg.out is None:
+        raise ConfigError("out: where should it go?", "for example: avatar-bench prepare source=tabler out=DIR")
 
 
 def _check_values(cfg: DictConfig) -> None:
@@ -382,10 +407,10 @@ def _check_data(cfg: DictConfig) -> None:
         )
 
 
-def _check_allow(allow: Sequence[str]) -> None:
+def _check_allow(command: str, allow: Sequence[str]) -> None:
     for guard in allow:
-        if guard not in GUARDS:
-            raise ConfigError(f"allow={guard}: there is no such guard; expected {_alternatives(GUARDS)}")
+        if guard not in GUARDS[command]:
+            raise ConfigError(f"allow={guard}: {command} has no such guard; expected {_alternatives(GUARDS[command])}")
 
 
 def _check_split(data: DictConfig) -> None:

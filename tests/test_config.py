@@ -15,6 +15,7 @@ from avatar_bench.catalogue import choices, conf_folder
 from avatar_bench.errors import ConfigError
 
 BASE = {
+    "prepare": [],
     "train": ["data=folder", "data.root=pictures"],
     "evaluate": [],
     "predict": ["input=photos", "output=verdicts.csv"],
@@ -70,7 +71,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("train", ["data.split.held_out=[ink]"], "data.split.by=source or generator"),
         ("train", ["data.split.by=person"], "data.split.by=person: expected group, source or generator"),
         ("train", ["data.equalise=png"], "data.equalise=png: expected jpeg"),
-        ("train", ["allow=[everything]"], "allow=everything: there is no such guard"),
+        ("train", ["allow=[everything]"], "allow=everything: train has no such guard"),
         ("train", ["data.fraction=0"], "more than 0 and at most 1"),
         ("train", ["data.fraction=1.01"], "data.fraction=1.01"),
         ("train", ["data.limit=0"], "data.limit=0"),
@@ -97,6 +98,14 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("evaluate", ["split=train"], "expected test, val, calibration, blind"),
         ("evaluate", ["allow=[everything]"], "overlap, near_duplicates, permutation"),
         ("evaluate", ["block=[]"], "for example"),
+        ("prepare", ["source=folder"], "out=DIR"),
+        ("prepare", ["data=folder", "out=x"], "source=folder source.folder.root=DIR"),
+        ("prepare", ["allow=[overlap]"], "expected shortcut"),
+        ("prepare", ["equalise=png"], "equalise=png: expected jpeg"),
+        ("prepare", ["split.by=colour"], "group, source or generator"),
+        ("prepare", ["split.folds=2"], "at least 3"),
+        ("prepare", ["cap.per_class=0"], "at least 1"),
+        ("prepare", ["block=[blind_test]"], "prepare runs data_audit"),
         ("predict", ["output=verdicts.xlsx"], ".csv, .jsonl or .parquet"),
         ("predict", ["output=verdicts"], ".csv, .jsonl or .parquet"),
         ("predict", ["precision=64"], "32, bf16 or 16"),
@@ -144,4 +153,4 @@ def test_the_guards_that_may_be_passed_are_those_there_are() -> None:
     package = Path(config.__file__ or "").parent
     sources = [file.read_text(encoding="utf-8") for file in package.rglob("*.py")]
     asked = {name for text in sources for name in re.findall(r'"(\w+)" (?:not )?in (?:\w+\.)?allow\b', text)}
-    assert set(config.GUARDS) == asked
+    assert {guard for guards in config.GUARDS.values() for guard in guards} == asked

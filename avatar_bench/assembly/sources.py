@@ -86,10 +86,10 @@ def build(recipe: Recipe, out: Path, *, update: bool = False, afresh: bool = Fal
     _check(recipe, out)
     states = _states(recipe)
     wanted = {"version": VERSION, "recipe": recipe.plain(), "states": states}
-    _check_place(out)
-    if read_recipe(out) == wanted:
-        return summarise(out, built=False)
     try:
+        _check_place(out)
+        if read_recipe(out) == wanted:
+            return summarise(out, built=False)
         with _lock(out):
             if (found := read_recipe(out)) == wanted:  # another process was faster
                 return summarise(out, built=False)
@@ -163,8 +163,9 @@ def _assemble(out: Path, recipe: Recipe, states: Mapping[str, str], afresh: bool
     curated = curate(stored, rules, lambda row: decode(files[row]), _others(recipe), earlier)
     refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _refused(journals[name])]
     curated.refused = refused + curated.refused
-    if curated.frame.empty:
-        raise DataError("no picture is left.", "See the reasons: " + "; ".join(why for _, why in curated.refused[:3]))
+    if curated.frame["blind"].all():
+        why = "; ".join(reason for _, reason in curated.refused[:2]) or "every source is blind."
+        raise DataError("no picture is left for training.", why)
     (out / "recipe.json").unlink(missing_ok=True)  # from here on the files are those of no finished data set
     prune(out, set(stored["path"]))
     for file in (out / WORK).glob("*.jsonl"):

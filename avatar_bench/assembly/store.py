@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -184,7 +185,7 @@ def _keep(data: bytes, original: Path | None, target: Path) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")  # copies meet here
     if original is not None and not original.is_symlink():
         with suppress(OSError):  # another file system, or one without links
             os.link(original, part)

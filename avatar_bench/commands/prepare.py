@@ -16,7 +16,7 @@ from avatar_bench.blocks.base import DatasetBlock
 from avatar_bench.config import PrepareConfig
 from avatar_bench.data.manifest import read_manifest
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.errors import GuardError
 from avatar_bench.results import Result
 
 AUDIT = "data_audit"
@@ -30,30 +30,20 @@ def prepare(cfg: DictConfig) -> None:
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PrepareConfig)
-    out = _place(settings)
+    out = Path(settings.out or settings.data.get("root") or demo_root()).expanduser()
+    options: dict[str, Any] = settings.block[AUDIT] or {}
+    audit = blocks.build(AUDIT, options)  # a mistake in its options shows before the work
+    assert isinstance(audit, DatasetBlock)
     summary = build(_recipe(settings), out, update=settings.update)
-    card = out / "card.html"
-    if summary.built or not (out / "audit" / "metrics.json").is_file() or not card.is_file():
-        result = _audit(out, settings)
+    how = {"options": options, "allow": sorted(settings.allow)}
+    result, card = None if summary.built else _known(out, how), out / "card.html"
+    if result is None:
+        result = _audit(out, audit, how)
         write_card(out, result)
-    else:
-        result = Result.load(out / "audit")
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{summary}; card: {card}")
     _guard(result, settings)
-
-
-def _place(settings: PrepareConfig) -> Path:
-    kind = settings.data.get("kind")
-    if not settings.source and kind in ("folder", "manifest", "run"):
-        raise ConfigError(
-            f"data={kind}: prepare builds from sources.",
-            "for example: avatar-bench prepare source=folder source.folder.root=DIR out=NEW_DIR",
-        )
-    if settings.source and settings.out is None:
-        raise ConfigError("out: where should it go?", "for example: avatar-bench prepare source=tabler out=DIR")
-    return Path(settings.out or settings.data.get("root") or demo_root()).expanduser()
 
 
 def _recipe(settings: PrepareConfig) -> Recipe:
@@ -76,16 +66,21 @@ def _recipe(settings: PrepareConfig) -> Recipe:
     )
 
 
-def _audit(out: Path, settings: PrepareConfig) -> Result:
+def _known(out: Path, how: dict[str, Any]) -> Result | None:
+    """Give the audit that an earlier run has left, if it is whole and was made like this."""
+    if not all((out / file).is_file() for file in ("audit/metrics.json", "card.md", "card.html")):
+        return None
+    result = Result.load(out / "audit")
+    return result if how.items() <= result.provenance.items() else None
+
+
+def _audit(out: Path, audit: DatasetBlock, how: dict[str, Any]) -> Result:
     dataset = read_manifest(out / "manifest.csv", out.name)
-    options: dict[str, Any] = settings.block.get(AUDIT) or {}
-    audit = blocks.build(AUDIT, options)
-    assert isinstance(audit, DatasetBlock)
     result = audit.audit(dataset)
     result.provenance |= {
         "data_fingerprint": dataset.fingerprint,
-        "allow": sorted(settings.allow),
         "version": avatar_bench.__version__,
+        **how,
     }
     result.save(out / "audit")
     return result
