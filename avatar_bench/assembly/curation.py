@@ -258,11 +258,11 @@ def _notes(curated: Curated, kept: pd.DataFrame, capped: pd.DataFrame) -> list[s
     """Say in words what was found and done."""
     table, notes = curated.duplicates, []
     for kind, count in table["kind"].value_counts(sort=False).items():
-        notes.append(f"{count} pairs of duplicates ({kind}); see duplicates.csv")
+        notes.append(f"duplicates ({kind}): {count}; see duplicates.csv")
     if conflicts := int(table["conflict"].sum()):
         first = table[table["conflict"]].iloc[0]
         notes.append(
-            f"warning: {conflicts} label conflicts, first {first['left_origin']} ({first['left_label']}) and "
+            f"warning: label conflicts: {conflicts}, first {first['left_origin']} ({first['left_label']}) and "
             f"{first['right_origin']} ({first['right_label']})"
         )
     if len(capped) < len(kept):

@@ -35,7 +35,7 @@ class Summary:
         said = "wrote" if self.built else "already complete:"
         parts = [f"{_counted(self.counts)}; blind set: {_counted(self.blind) or 'none'}"]
         parts += [f"{self.quarantined} in quarantine"] * bool(self.quarantined)
-        parts += [f"{self.copies} exact copies left out"] * bool(self.copies)
+        parts += [f"exact copies left out: {self.copies}"] * bool(self.copies)
         return f"{said} {self.out}: {'; '.join(parts)}"
 
 

@@ -94,7 +94,7 @@ def test_the_same_picture_in_two_classes_is_left_out_of_both(shelf: Shelf) -> No
     curated = shelf.curate()
     assert {name for name, _ in curated.refused} == {"a: 0", "z: 40", "z: 41"}
     assert all(reason.startswith("label conflict") for _, reason in curated.refused)
-    assert any("1 label conflicts, first a: 0 (real) and z: 40 (drawing)" in note for note in curated.notes)
+    assert any("label conflicts: 1, first a: 0 (real) and z: 40 (drawing)" in note for note in curated.notes)
 
 
 def test_near_duplicates_stay_in_one_group_and_on_one_side(shelf: Shelf) -> None:

@@ -1,0 +1,69 @@
+"""Tests of the files of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from avatar_bench.assembly.curation import DUPLICATES, Curated
+from avatar_bench.assembly.layout import (
+    COLUMNS,
+    read_recipe,
+    read_sides,
+    summarise,
+    write_recipe,
+    write_tables,
+)
+
+SOURCES = {"a": {"licence": "CC0", "author": "me", "generator": "", "homepage": "about:blank"}}
+
+
+@pytest.fixture
+def curated() -> Curated:
+    row = dict.fromkeys(COLUMNS, "") | {"label": "real", "source": "s", "recipe_source": "a", "phashes": ["0f", "f0"]}
+    rows = [row | {"path": f"{n}.png", "origin": f"{n}, «n».png", "blind": n == 2} for n in range(3)]
+    rows[0] |= {"split": "test", "fold": "0"}
+    rows[1] |= {"split": "train", "label": "drawing"}
+    pairs = pd.DataFrame([["x"] * len(DUPLICATES)] * 3, columns=list(DUPLICATES))
+    pairs = pairs.assign(kind=["bytes", "pixels", "near"], conflict=[False, True, False])
+    return Curated(pd.DataFrame(rows), [("a: broken.png", "empty file.")], pairs)
+
+
+def test_what_is_written_is_read_back(curated: Curated, tmp_path: Path) -> None:
+    write_tables(tmp_path, SOURCES, curated)
+    assert tuple(pd.read_csv(tmp_path / "manifest.csv").columns) == COLUMNS
+    assert list(pd.read_csv(tmp_path / "manifest.csv", dtype=str)["phash"]) == ["0f", "0f"]
+    assert read_sides(tmp_path) == {("s", "0, «n».png"): ("test", 0), ("s", "1, «n».png"): ("train", -1)}
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_summary_counts_the_files(curated: Curated, tmp_path: Path) -> None:
+    write_tables(tmp_path, SOURCES, curated)
+    told = "1 drawing, 1 real; blind set: 1 real; 1 in quarantine; exact copies left out: 1"
+    assert str(summarise(tmp_path, built=True)) == f"wrote {tmp_path}: {told}"
+    assert str(summarise(tmp_path, built=False)).startswith("already complete")
+
+
+def test_sources_are_described_by_class_and_side(curated: Curated, tmp_path: Path) -> None:
+    write_tables(tmp_path, SOURCES, curated)
+    table = pd.read_csv(tmp_path / "sources.csv", keep_default_na=False)
+    assert table[["source", "label", "count", "licence", "blind"]].values.tolist() == [
+        ["s", "drawing", 1, "CC0", False],
+        ["s", "real", 1, "CC0", False],
+        ["s", "real", 1, "CC0", True],
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "nonsense"])
+def test_a_recipe_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
+    assert read_recipe(tmp_path) is None
+    (tmp_path / "recipe.json").write_text(text)
+    assert not read_recipe(tmp_path)
+    write_recipe(tmp_path, {"version": 1})
+    assert read_recipe(tmp_path) == {"version": 1}
+
+
+def test_a_folder_without_a_manifest_has_no_sides(tmp_path: Path) -> None:
+    assert read_sides(tmp_path) == {}
