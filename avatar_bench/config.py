@@ -349,6 +349,10 @@ def check_evaluate(cfg: DictConfig) -> None:
             "split=train: figures on pictures that the network was trained on say nothing of new ones",
             "expected test, val, calibration, blind, or the name of one of the run's data.ood",
         )
+    if cfg.data.kind != "run" and cfg.split != "test":
+        raise ConfigError(
+            f"split={cfg.split} goes with data=run, the run's own data; of data={cfg.data.kind} all is one set"
+        )
     if not cfg.block:
         raise ConfigError("block: none is chosen", "for example: avatar-bench evaluate block=blind_test")
     _check_allow("evaluate", cfg.allow)

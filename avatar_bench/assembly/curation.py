@@ -21,7 +21,8 @@ DUPLICATES = (
     *("left_origin", "right_origin"),  # the file of the source, where the others name the stored picture
 )
 
-Sides = Mapping[tuple[str, str], tuple[str, int]]  # split, and fold or -1, by source and origin
+BLIND = "blind"  # the side of a picture in the blind set
+Sides = Mapping[str, tuple[str, int]]  # split or BLIND, and fold or -1, by the SHA-256 of the file found
 Opener = Callable[[int], NDArray[np.uint8]]  # gives the decoded picture of a row
 
 
@@ -74,8 +75,8 @@ def curate(
     """Leave out copies, label conflicts and what a cap is over, join near-duplicates into groups, and split.
 
     `stored` has a row a picture: path, label, source, recipe_source, origin, group, split ("" where not stated),
-    sha256, origin_sha256, pixels, phashes. `earlier` gives split and fold, by source and origin, of the pictures that
-    an update may not move. Raise ConfigError and GuardError as `splits.assign` does.
+    sha256, origin_sha256, pixels, phashes. `earlier` gives the sides of the pictures that an update may
+    not move, those included that have gone since. Raise ConfigError and GuardError as `splits.assign` does.
     """
     earlier = earlier or {}
     stored = _ranked(stored, rules, earlier)
@@ -84,8 +85,9 @@ def curate(
     copies, refused = _copies(stored, matches)
     across = _across(stored, prints, _image_of(stored, image), others)
     refused |= {row: f"stands in {other.name}: {other.paths[match.right]}" for row, (other, match) in across.items()}
+    refused |= _turned(stored, earlier, copies | refused.keys())
     joined = stored.assign(group=_join(stored, matches))
-    refused |= _seen_in_training(joined, copies | refused.keys())
+    refused |= _astride(joined, copies | refused.keys())
     if bridges := _bridges(joined, earlier, copies | refused.keys()):
         refused |= bridges
         joined = stored.assign(group=_join(stored, [m for m in matches if not {m.left, m.right} & refused.keys()]))
@@ -93,17 +95,21 @@ def curate(
     capped = _cap(kept, rules)
     curated = Curated(capped, [(_name(stored, row), reason) for row, reason in sorted(refused.items())])
     curated.duplicates = _table(stored, matches, copies | refused.keys(), across)
-    curated.notes = _notes(curated, kept, capped)
+    curated.notes = _notes(curated, stored, kept, capped)
     curated.frame = _split(capped.sort_values("place", ignore_index=True), rules.plan, earlier, curated)
     return curated
 
 
 def _ranked(stored: pd.DataFrame, rules: Rules, earlier: Sides) -> pd.DataFrame:
-    """Put first what stays of several copies: what is trained on before blind sources, old pictures before new."""
+    """Put first what stays of several copies: old pictures before new, what is trained on before blind sources.
+
+    A picture is `known` where it has been on this side before.
+    """
     blind = stored["source"].isin(rules.blind) | stored["recipe_source"].isin(rules.blind)
-    known = [key in earlier for key in zip(stored["source"], stored["origin"], strict=True)]
+    before = [earlier[key][0] == BLIND if key in earlier else None for key in stored["origin_sha256"]]
+    known = [was is not None and was == now for was, now in zip(before, blind, strict=True)]
     marked = stored.assign(blind=blind, known=known, place=np.arange(len(stored)))
-    return marked.sort_values(["blind", "known"], ascending=[True, False], kind="stable", ignore_index=True)
+    return marked.sort_values(["known", "blind"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
 def _image_of(stored: pd.DataFrame, image: Opener) -> Opener:
@@ -170,24 +176,32 @@ def _across(
     return found
 
 
-def _seen_in_training(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
-    """Give the rows of blind sources that belong with a picture of the others."""
-    told = "belongs with {}, which is not in the blind set: a near-duplicate, or of one group"
-    first: dict[str, int] = {}
-    seen: dict[int, str] = {}
-    for row, (group, blind) in enumerate(zip(joined["group"], joined["blind"], strict=True)):
-        if not blind:  # these come first
-            first.setdefault(group, row)
-        elif group in first and row not in out:
-            seen[row] = told.format(_name(joined, first[group]))
-    return seen
+def _turned(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
+    """Give the rows that were in the blind set once, and now would be trained on, or the other way round."""
+    rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
+    told = {False: "was in the blind set before", True: "was in the data to train on before"}
+    return {row: told[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
+
+
+def _astride(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
+    """Give the rows that go where a group holds pictures of blind sources and of others: the blind ones, unless old."""
+    staying = joined.drop(index=list(out))
+    mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
+    refused: dict[int, str] = {}
+    for _, rows in mixed.groupby("group", sort=False):
+        blind_stays = bool(rows["blind"].iloc[0])  # the oldest comes first
+        stays = _name(joined, int(rows.index[0]))
+        where = "is in the blind set" if blind_stays else "is not in the blind set"
+        told = f"belongs with {stays}, which {where}: a near-duplicate, or of one group"
+        refused |= dict.fromkeys(rows.index[rows["blind"] != blind_stays].tolist(), told)
+    return refused
 
 
 def _bridges(joined: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
     """Give the new rows whose group would join pictures that stand on two sides of the split already."""
     sides: dict[str, set[tuple[str, int]]] = {}
     staying = joined.drop(index=list(out))
-    for key, group in zip(zip(staying["source"], staying["origin"], strict=True), staying["group"], strict=True):
+    for key, group in zip(staying["origin_sha256"], staying["group"], strict=True):
         if key in earlier:
             sides.setdefault(group, set()).add(earlier[key])
     torn = {group for group, found in sides.items() if len(found) > 1}
@@ -219,9 +233,11 @@ def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: Curate
         return frame
     if plan.by == "group" and (rows["split"] != "").any():
         plan = replace(plan, by=None)  # what a source states is kept
-    keys = zip(rows["source"], rows["origin"], strict=True)
-    sides = {group: earlier[key] for key, group in zip(keys, rows["group"], strict=True) if key in earlier}
+    keys = zip(rows["origin_sha256"], rows["group"], strict=True)
+    sides = {group: earlier[key] for key, group in keys if key in earlier}
     split, fold = assign(rows, plan, sides)
+    if any(side >= 0 for _, side in sides.values()) and (fold < 0).all():
+        curated.notes.append("a source states its split now, so no folds are given: data.fold of train has no choice")
     frame.loc[rows.index, "split"] = split
     frame.loc[rows.index, "fold"] = [str(number) if number >= 0 else "" for number in fold]
     lost = frame[(frame["split"] == "") & ~frame["blind"]]
@@ -254,7 +270,7 @@ def _table(
     return pd.DataFrame(rows, columns=list(DUPLICATES))
 
 
-def _notes(curated: Curated, kept: pd.DataFrame, capped: pd.DataFrame) -> list[str]:
+def _notes(curated: Curated, stored: pd.DataFrame, kept: pd.DataFrame, capped: pd.DataFrame) -> list[str]:
     """Say in words what was found and done."""
     table, notes = curated.duplicates, []
     for kind, count in table["kind"].value_counts(sort=False).items():
@@ -265,6 +281,8 @@ def _notes(curated: Curated, kept: pd.DataFrame, capped: pd.DataFrame) -> list[s
             f"warning: label conflicts: {conflicts}, first {first['left_origin']} ({first['left_label']}) and "
             f"{first['right_origin']} ({first['right_label']})"
         )
+    if stored["blind"].any() and not capped["blind"].any():
+        notes.append("warning: no picture of the blind sources is left: see quarantine.csv")
     if len(capped) < len(kept):
         before, after = (frame["label"].value_counts().sort_index() for frame in (kept, capped))
         counts = ", ".join(f"{name} {before[name]} to {after.get(name, 0)}" for name in before.index)

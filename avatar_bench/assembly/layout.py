@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from avatar_bench.assembly.curation import EXACT, Curated, Sides
+from avatar_bench.assembly.curation import BLIND, EXACT, Curated, Sides
 from avatar_bench.assembly.readers.base import Source
 
 COLUMNS = (
     *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
     *("format", "jpeg_quality", "licence", "author", "url", "origin"),
 )
+WORK = ".prepare"  # journals, downloads, sides and the lock
+SIDES = f"{WORK}/sides.csv"
 DESCRIPTION = ("licence", "author", "generator", "homepage")  # what every source says of itself
 
 
@@ -53,20 +56,25 @@ def write_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def read_sides(out: Path) -> Sides:
-    """Give split and fold of each picture, by source and origin, that a data set has had so far."""
-    file = out / "manifest.csv"
-    if not file.is_file():
+    """Give the side of every picture that a data set has held so far."""
+    if not (out / SIDES).is_file():
         return {}
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    sides = [(split, int(fold or -1)) for split, fold in zip(table["split"], table["fold"], strict=True)]
-    return dict(zip(zip(table["source"], table["origin"], strict=True), sides, strict=True))
+    table = pd.read_csv(out / SIDES, dtype={"origin_sha256": str, "split": str, "fold": int})
+    return {key: (split, fold) for key, split, fold in table.itertuples(index=False)}
 
 
-def write_tables(out: Path, sources: Mapping[str, Source], curated: Curated) -> None:
-    """Write manifest.csv, blind.csv, sources.csv, duplicates.csv and quarantine.csv."""
+def is_whole(out: Path) -> bool:
+    """Say whether every picture that the tables of a data set name is there."""
+    tables = [pd.read_csv(out / name, usecols=["path"]) for name in ("manifest.csv", "blind.csv")]
+    return all((out / path).is_file() for table in tables for path in table["path"])
+
+
+def write_tables(out: Path, sources: Mapping[str, Source], curated: Curated, earlier: Sides) -> None:
+    """Write manifest.csv, blind.csv, sources.csv, duplicates.csv, quarantine.csv, and the sides for a later update."""
     frame = curated.frame.assign(phash=[phashes[0] for phashes in curated.frame["phashes"]])
     for file, rows in (("manifest.csv", ~frame["blind"]), ("blind.csv", frame["blind"])):
         _write_table(out / file, frame.loc[rows, list(COLUMNS)])
+    _write_table(out / SIDES, _sides(frame, earlier))
     _write_table(out / "sources.csv", _describe(frame, sources))
     _write_table(out / "duplicates.csv", curated.duplicates)
     _write_table(out / "quarantine.csv", pd.DataFrame(curated.refused, columns=["file", "reason"]))
@@ -80,11 +88,21 @@ def _describe(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFram
     return counts[["source", "label", "count", *DESCRIPTION, "blind"]]
 
 
+def _sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
+    """Give the side of each picture, of those that have gone since too, so that they come back to it."""
+    split = np.where(frame["blind"], BLIND, frame["split"])
+    fold = [int(number or -1) for number in frame["fold"]]
+    sides = dict(earlier) | dict(zip(frame["origin_sha256"], zip(split, fold, strict=True), strict=True))
+    rows = [(key, *side) for key, side in sorted(sides.items())]
+    return pd.DataFrame(rows, columns=["origin_sha256", "split", "fold"])
+
+
 def _write_table(file: Path, table: pd.DataFrame) -> None:
     _write_text(file, table.to_csv(index=False))
 
 
 def _write_text(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(file)

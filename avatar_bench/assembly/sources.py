@@ -19,8 +19,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatar_bench import packages
-from avatar_bench.assembly.curation import Curated, OtherSet, Rules, curate
-from avatar_bench.assembly.layout import Summary, read_recipe, read_sides, summarise, write_recipe, write_tables
+from avatar_bench.assembly.curation import Curated, OtherSet, Rules, Sides, curate
+from avatar_bench.assembly.layout import (
+    SIDES,
+    WORK,
+    Summary,
+    is_whole,
+    read_recipe,
+    read_sides,
+    summarise,
+    write_recipe,
+    write_tables,
+)
 from avatar_bench.assembly.readers import KINDS, check_source, fetch_all
 from avatar_bench.assembly.readers.base import Job, Source
 from avatar_bench.assembly.store import Journal, Making, prune, put
@@ -32,7 +42,7 @@ from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError, DataError, OutputError
 
 VERSION = 2  # of what is done to a picture; a change makes data sets of the same recipe different
-WORK = ".prepare"  # journals, downloads and the lock
+SPLIT = ("by", "seed", "folds", "held_out")  # of the plan
 THREADS = 4  # that read, decode and hash; they wait for disks more than they compute
 
 
@@ -88,14 +98,15 @@ def build(recipe: Recipe, out: Path, *, update: bool = False, afresh: bool = Fal
     wanted = {"version": VERSION, "recipe": recipe.plain(), "states": states}
     try:
         _check_place(out)
-        if read_recipe(out) == wanted:
+        if _is_done(out, wanted, update):
             return summarise(out, built=False)
         with _lock(out):
-            if (found := read_recipe(out)) == wanted:  # another process was faster
+            if _is_done(out, wanted, update):  # another process was faster
                 return summarise(out, built=False)
-            _check_found(out, found, wanted, update, afresh)
-            curated = _assemble(out, recipe, states, afresh)
-            write_tables(out, recipe.sources, curated)
+            _check_found(out, wanted, update, afresh)
+            earlier = {} if afresh else read_sides(out)
+            curated = _assemble(out, recipe, states, earlier, update)
+            write_tables(out, recipe.sources, curated, earlier)
             write_recipe(out, wanted)
             _say(curated)
     except OSError as error:
@@ -117,6 +128,9 @@ def _check(recipe: Recipe, out: Path) -> None:
 
 def _states(recipe: Recipe) -> dict[str, str]:
     """Give what tells whether a source, or a set that must be kept apart, is still what it was."""
+    for name, path in recipe.against.items():
+        if not Path(path).exists():
+            raise DataError(f"against.{name}: {path} does not exist.", "Expected a folder or a manifest.")
     states = {f"source.{name}": KINDS[source["kind"]].state(source) for name, source in recipe.sources.items()}
     return states | {
         f"against.{name}": read_dataset(Path(path), name).fingerprint for name, path in recipe.against.items()
@@ -129,9 +143,25 @@ def _check_place(out: Path) -> None:
         raise OutputError(f"{out} holds something else than a data set made by prepare.", "Give a new folder: out=DIR")
 
 
-def _check_found(out: Path, found: dict[str, Any] | None, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
+def _is_done(out: Path, wanted: Mapping[str, Any], update: bool) -> bool:
+    """Say whether nothing is to be done; an update tries again what a server refused."""
+    if read_recipe(out) != wanted or not is_whole(out):
+        return False
+    return not (update and any(_was_refused(out, *item) for item in wanted["recipe"]["sources"].items()))
+
+
+def _was_refused(out: Path, name: str, source: Source) -> bool:
+    return source["kind"] == "urls" and Journal.has_refused(_journal_file(out, name))
+
+
+def _journal_file(out: Path, name: str) -> Path:
+    return out / WORK / f"{name}.jsonl"
+
+
+def _check_found(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
     """Refuse to change a finished data set without being told to, and ever to move its pictures."""
-    if found is None or afresh:
+    found = read_recipe(out)
+    if found is None or found == wanted or afresh:
         return
     changed = sorted(name for name, state in wanted["states"].items() if found.get("states", {}).get(name) != state)
     if not update and found.get("recipe") == wanted["recipe"] and changed:
@@ -140,25 +170,28 @@ def _check_found(out: Path, found: dict[str, Any] | None, wanted: dict[str, Any]
         raise OutputError(f"{out} is a data set of another recipe.", "Change it with update=true, or give out=DIR")
     before, now = found.get("recipe", {}), wanted["recipe"]
     known = set(before.get("sources", {}))
-    for option, then, given in (
-        ("split", before.get("plan"), now["plan"]),
-        ("blind", sorted(known & set(before.get("blind", ()))), sorted(known & set(now["blind"]))),
-    ):
+    plans = ({key: plan.get(key) for key in SPLIT} for plan in (before.get("plan", {}), now["plan"]))
+    blind = (sorted(known & set(recipe.get("blind", ()))) for recipe in (before, now))
+    for option, (then, given) in (("split", plans), ("blind", blind)):
         if then != given:
+            told = ", ".join(f"{key}={value}" for key, value in then.items()) if isinstance(then, dict) else then
             raise OutputError(
-                f"{out}: update=true moves no picture to another side, so {option} must stay as it was: {then}.",
+                f"{out}: update=true moves no picture to another side, so {option} must stay as it was: {told}.",
                 "Give a new folder: out=DIR",
             )
+    if not (out / SIDES).is_file():
+        raise OutputError(
+            f"{out} has lost its {SIDES}, which says on which side its pictures are.", "Give a new folder: out=DIR"
+        )
 
 
-def _assemble(out: Path, recipe: Recipe, states: Mapping[str, str], afresh: bool) -> Curated:
+def _assemble(out: Path, recipe: Recipe, states: Mapping[str, str], earlier: Sides, update: bool) -> Curated:
     """Read what is not stored yet, and decide what makes the data set."""
     fetch_all(list(recipe.sources.values()))
-    journals = {name: _read(out, name, recipe, states[f"source.{name}"]) for name in recipe.sources}
+    journals = {name: _read(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
     stored = _table(recipe, journals)
     _check_blind(recipe, stored)
     rules = Rules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan)
-    earlier = {} if afresh else read_sides(out)
     files = [out / str(path) for path in stored["path"]]
     curated = curate(stored, rules, lambda row: decode(files[row]), _others(recipe), earlier)
     refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _refused(journals[name])]
@@ -183,11 +216,12 @@ def _check_blind(recipe: Recipe, stored: pd.DataFrame) -> None:
         )
 
 
-def _read(out: Path, name: str, recipe: Recipe, state: str) -> Journal:
+def _read(out: Path, name: str, recipe: Recipe, state: str, update: bool) -> Journal:
     """Store the pictures of one source that are not stored yet."""
     source = recipe.sources[name]
     text = json.dumps([VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
-    journal = Journal.open(out / WORK / f"{name}.jsonl", packages.digest(text.encode()), out)
+    again = update and _was_refused(out, name, source)
+    journal = Journal.open(_journal_file(out, name), packages.digest(text.encode()), out, again)
     if journal.complete:
         return journal
     print(

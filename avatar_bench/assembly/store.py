@@ -101,21 +101,31 @@ class Journal:
     complete: bool = False
 
     @classmethod
-    def open(cls, file: Path, digest: str, folder: Path) -> Journal:
-        """Read what an earlier run has left in the store `folder`, up to a last line that was cut short."""
+    def open(cls, file: Path, digest: str, folder: Path, again: bool = False) -> Journal:
+        """Read what an earlier run has left in the store `folder`, up to a last line that was cut short.
+
+        With `again` a complete journal is gone on with, as if its source had not been read to the end.
+        """
         journal = cls(file, digest)
         entries = list(_lines(file))
         stored = (folder / entry["path"] for entry in entries if "path" in entry)
         if not entries or entries[0] != {"digest": digest} or not all(picture.is_file() for picture in stored):
             _write(file, {"digest": digest}, "w")
             return journal
-        if entries[-1].get("complete"):
+        ending = entries.pop() if entries[-1].get("complete") else None
+        if ending and not again:
             journal.complete = True
-            journal.refused = [(name, reason) for name, reason in entries.pop()["refused"]]
+            journal.refused = [(name, reason) for name, reason in ending["refused"]]
         else:
-            _rewrite(file, entries)  # without the broken line
+            _rewrite(file, entries)  # without a broken line
         journal.rows = entries[1:]
         return journal
+
+    @staticmethod
+    def has_refused(file: Path) -> bool:
+        """Say whether a complete journal holds pictures that its reader could not get."""
+        *_, last = [{}, *_lines(file)]
+        return bool(last.get("refused"))
 
     def add(self, row: dict[str, Any]) -> None:
         """Put down one picture."""

@@ -62,7 +62,8 @@ def _judge(
     """Put a Run, or else the data alone, through one block; save and tell what it says."""
     if isinstance(block, DatasetBlock):
         result = block.audit(dataset)
-        result.provenance |= _provenance(dataset, settings)
+        equalise = run.card.preprocessing.get("equalise") if run else settings.data.equalise
+        result.provenance |= _provenance(dataset, settings) | {"equalise": equalise}
     else:
         assert run is not None
         result = block.evaluate(run, dataset)
@@ -80,9 +81,11 @@ def _judge(
 
 
 def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:
-    """Fail where an audit says no, once everything is saved."""
+    """Fail where an audit says no, once everything is saved; of equalised pictures where they are looked at so."""
     for result in results:
         verdict = result.provenance.get("verdict", {})
+        if result.provenance.get("equalise"):
+            verdict = result.provenance.get("equalised/verdict", verdict)
         if verdict.get("answer") == "no" and "shortcut" not in settings.allow:
             raise GuardError(
                 f"{result.set} cannot say what tells its classes apart: {verdict['reasons'][0]}.",

@@ -86,11 +86,16 @@ def _audit(out: Path, audit: DatasetBlock, how: dict[str, Any]) -> Result:
     return result
 
 
+def _mended(result: Result) -> bool:
+    """Say whether equalising would take away what speaks against a data set."""
+    return bool(result.provenance.get("equalised/verdict", {}).get("answer", "no") != "no")
+
+
 def _guard(result: Result, settings: PrepareConfig) -> None:
     verdict = result.provenance["verdict"]
     if verdict["answer"] == "no" and "shortcut" not in settings.allow:
         raise GuardError(
             f"This data set cannot answer the question: {verdict['reasons'][0]}",
             "It is written all the same; see card.html.",
-            "Mend it (equalise=jpeg removes what the files tell), or say allow=[shortcut].",
+            "Mend it" + " with equalise=jpeg" * _mended(result) + ", or say allow=[shortcut].",
         )

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.assembly.curation import Curated, OtherSet, Rules, curate
+from avatar_bench.assembly.curation import BLIND, Curated, OtherSet, Rules, curate
 from avatar_bench.data.fingerprints import fingerprint
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError
@@ -156,9 +156,9 @@ def test_caps_take_so_many_of_each_source_and_class(shelf: Shelf) -> None:
     assert list(shelf.curate(Rules(per_source=12, per_class=15, plan=PLAN)).frame["path"]) == list(capped.frame["path"])
 
 
-def earlier_of(curated: Curated) -> dict[tuple[str, str], tuple[str, int]]:
+def earlier_of(curated: Curated) -> dict[str, tuple[str, int]]:
     rows = curated.frame.itertuples()
-    return {(row.source, row.origin): (row.split, int(row.fold)) for row in rows}
+    return {row.origin_sha256: (BLIND, -1) if row.blind else (row.split, int(row.fold)) for row in rows}
 
 
 def test_an_update_moves_no_picture(shelf: Shelf) -> None:
@@ -211,3 +211,32 @@ def test_a_stated_split_is_kept(shelf: Shelf) -> None:
     frame = shelf.curate().frame
     assert list(frame["split"][:6]) == ["test"] * 6
     assert {"train", "val"} <= set(frame["split"][6:])
+
+
+def test_a_picture_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
+    sides = earlier_of(shelf.curate())
+    away, shelf.rows = shelf.rows, shelf.rows[:5] + shelf.rows[12:]
+    images, shelf.images = shelf.images, shelf.images[:5] + shelf.images[12:]
+    sides |= earlier_of(shelf.curate(earlier=sides))
+    shelf.rows, shelf.images = away, images
+    assert earlier_of(shelf.curate(earlier=sides)) == sides
+
+
+def test_a_blind_picture_stays_blind_when_a_new_source_holds_it(shelf: Shelf) -> None:
+    shelf.add(face(7), source="z")
+    rules = Rules(blind=("z",), plan=PLAN)
+    sides = earlier_of(shelf.curate(rules))
+    shelf.add(face(7), source="a", origin_sha256=shelf.rows[40]["origin_sha256"])
+    shelf.add(brighter(face(7)), source="a")
+    curated = shelf.curate(rules, earlier=sides)
+    assert "z/40" in set(curated.frame["path"])
+    assert curated.frame["path"].isin(["a/41", "a/42"]).sum() == 0
+    assert [name for name, _ in curated.refused] == ["a: 42"]
+    assert "is in the blind set" in curated.refused[0][1]
+
+
+def test_a_picture_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
+    shelf.add(face(7), source="z")
+    sides = earlier_of(shelf.curate(Rules(blind=("z",), plan=PLAN)))
+    shelf.rows[40] |= {"source": "a", "recipe_source": "a"}
+    assert shelf.curate(earlier=sides).refused == [("a: 40", "was in the blind set before")]

@@ -10,6 +10,7 @@ import pytest
 from avatar_bench.assembly.curation import DUPLICATES, Curated
 from avatar_bench.assembly.layout import (
     COLUMNS,
+    is_whole,
     read_recipe,
     read_sides,
     summarise,
@@ -23,7 +24,10 @@ SOURCES = {"a": {"licence": "CC0", "author": "me", "generator": "", "homepage": 
 @pytest.fixture
 def curated() -> Curated:
     row = dict.fromkeys(COLUMNS, "") | {"label": "real", "source": "s", "recipe_source": "a", "phashes": ["0f", "f0"]}
-    rows = [row | {"path": f"{n}.png", "origin": f"{n}, «n».png", "blind": n == 2} for n in range(3)]
+    rows = [
+        row | {"path": f"{n}.png", "origin": f"{n}, «n».png", "blind": n == 2, "origin_sha256": f"{n}"}
+        for n in range(3)
+    ]
     rows[0] |= {"split": "test", "fold": "0"}
     rows[1] |= {"split": "train", "label": "drawing"}
     pairs = pd.DataFrame([["x"] * len(DUPLICATES)] * 3, columns=list(DUPLICATES))
@@ -32,22 +36,27 @@ def curated() -> Curated:
 
 
 def test_what_is_written_is_read_back(curated: Curated, tmp_path: Path) -> None:
-    write_tables(tmp_path, SOURCES, curated)
+    write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
     assert tuple(pd.read_csv(tmp_path / "manifest.csv").columns) == COLUMNS
     assert list(pd.read_csv(tmp_path / "manifest.csv", dtype=str)["phash"]) == ["0f", "0f"]
-    assert read_sides(tmp_path) == {("s", "0, «n».png"): ("test", 0), ("s", "1, «n».png"): ("train", -1)}
-    assert not list(tmp_path.glob("*.part"))
+    sides = {"0": ("test", 0), "1": ("train", -1), "2": ("blind", -1), "gone": ("val", 1)}
+    assert read_sides(tmp_path) == sides
+    assert not list(tmp_path.rglob("*.part"))
+    assert not is_whole(tmp_path)
+    for number in range(3):
+        (tmp_path / f"{number}.png").touch()
+    assert is_whole(tmp_path)
 
 
 def test_a_summary_counts_the_files(curated: Curated, tmp_path: Path) -> None:
-    write_tables(tmp_path, SOURCES, curated)
+    write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
     told = "1 drawing, 1 real; blind set: 1 real; 1 in quarantine; exact copies left out: 1"
     assert str(summarise(tmp_path, built=True)) == f"wrote {tmp_path}: {told}"
     assert str(summarise(tmp_path, built=False)).startswith("already complete")
 
 
 def test_sources_are_described_by_class_and_side(curated: Curated, tmp_path: Path) -> None:
-    write_tables(tmp_path, SOURCES, curated)
+    write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
     table = pd.read_csv(tmp_path / "sources.csv", keep_default_na=False)
     assert table[["source", "label", "count", "licence", "blind"]].values.tolist() == [
         ["s", "drawing", 1, "CC0", False],

@@ -1,10 +1,13 @@
 """Tests of data sets built from sources: real pip calls, served from a folder of archives made here."""
 
+import functools
 import hashlib
 import io
 import json
 import tarfile
+import threading
 import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
@@ -26,6 +29,11 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
     (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: face-sdist\\nVersion: 1.0\\n")
     return info.name
 """
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 def photo(seed, kind="PNG"):
@@ -192,6 +200,34 @@ def test_another_recipe_changes_a_data_set_only_when_told_to(index, tmp_path, tw
     with pytest.raises(OutputError, match="update=true"):
         build(Recipe(two), tmp_path / "out")
     assert build(Recipe(two), tmp_path / "out", update=True).counts == {"drawing": 3, "real": 3}
+
+
+def test_a_stored_picture_that_was_deleted_is_stored_again(index, tmp_path, two):
+    build(Recipe(two), tmp_path / "out")
+    lost = tmp_path / "out" / pd.read_csv(tmp_path / "out" / "manifest.csv")["path"][2]
+    before = (lost.read_bytes(), (tmp_path / "out" / "manifest.csv").read_bytes())
+    lost.unlink()
+    assert build(Recipe(two), tmp_path / "out").built
+    assert (lost.read_bytes(), (tmp_path / "out" / "manifest.csv").read_bytes()) == before
+
+
+def test_an_update_asks_servers_again_for_what_they_refused(tmp_path):
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "0.png").write_bytes(photo(0))
+    handler = functools.partial(QuietHandler, directory=served)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        known = {"label": "real", "licence": "CC0", "author": "", "generator": "", "homepage": "", "pause": 0.0}
+        base = f"http://127.0.0.1:{server.server_port}"
+        recipe = Recipe({"u": {"kind": "urls", "base": base, "names": ["{0..1}.png"], "retries": 0} | known})
+        assert build(recipe, tmp_path / "out").quarantined == 1
+        (served / "1.png").write_bytes(photo(1))
+        assert not build(recipe, tmp_path / "out").built
+        again = build(recipe, tmp_path / "out", update=True)
+        assert (again.built, again.counts, again.quarantined) == (True, {"real": 2}, 0)
+        assert not build(recipe, tmp_path / "out", update=True).built
+        server.shutdown()
 
 
 def test_an_update_may_not_turn_what_was_trained_on_into_a_blind_set(index, tmp_path, two):

@@ -192,6 +192,13 @@ def test_a_source_that_has_grown_is_taken_in_by_an_update_alone(pictures, tmp_pa
     after = pd.read_csv(out / "manifest.csv").set_index("path")
     assert len(after) == len(before) + 3 * 14
     assert after.loc[before.index, ["split", "fold"]].equals(before[["split", "fold"]])
+    assert main(folder(root, out, "update=true", "cap.per_class=20")) == 0
+    (root / "real").rename(tmp_path / "away")
+    assert main(folder(root, out, "update=true")) == 0
+    (tmp_path / "away").rename(root / "real")
+    assert main(folder(root, out, "update=true")) == 0
+    again = pd.read_csv(out / "manifest.csv").set_index("path")
+    assert again[["split", "fold"]].sort_index().equals(after[["split", "fold"]].sort_index())
 
 
 def test_adding_a_source_reads_that_source_alone(pictures, tmp_path, capsys):

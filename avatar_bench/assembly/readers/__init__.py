@@ -33,6 +33,11 @@ def check_source(name: str, source: Source) -> None:
         if key not in known:
             near = did_you_mean(str(key), known) or f"it has: {', '.join(known)}."
             raise ConfigError(f"source.{name} of kind {source['kind']} has no option {key}: {near}")
+    for key in DESCRIPTION:
+        if not isinstance(source[key], str):
+            raise ConfigError(f"source.{name}.{key}={source[key]}: expected a text.")
+    if not isinstance(source.get("rasterise") or False, bool):
+        raise ConfigError(f"source.{name}.rasterise={source['rasterise']}: expected true or false.")
     for choice in kind.required:
         _one_of(name, source, choice.split("|"))
     kind.check(name, source)

@@ -48,6 +48,10 @@ def pictures(job: Job, root: Path, source: str = "") -> Iterator[Picture]:
     rules = compile_rules(job.name, said["rules"] or [])
     manifest = local(said["manifest"]) if said["manifest"] else None
     rows = _rows(manifest, root) if manifest else {}
+    if manifest and not any((root / below).is_file() for below in rows):
+        raise DataError(
+            f"source.{job.name}.manifest: {manifest} names no file in {root}.", "Its paths are relative to itself."
+        )
     splits = tuple(part for part in SPLITS if (root / part).is_dir()) if not rules and not said["label"] else ()
     for below in _walk(job, root):
         row = rows.pop(below, {})
@@ -73,7 +77,10 @@ def listing(root: Path) -> list[tuple[str, int, int]]:
 
 def check_folder(name: str, source: Source) -> None:
     """Raise ConfigError for rules that cannot be understood, or that lead to no class."""
-    for number, rule in enumerate(compile_rules(name, source.get("rules") or []), start=1):
+    rules = source.get("rules") or []
+    if not isinstance(rules, list) or not all(isinstance(rule, Mapping) for rule in rules):
+        raise ConfigError(f"source.{name}.rules={rules}: expected a list such as [{{glob: '*.png', label: drawing}}].")
+    for number, rule in enumerate(compile_rules(name, rules), start=1):
         if not (rule.outcome.get("label") or "label" in rule.pattern.groupindex or source.get("label")):
             raise ConfigError(f"source.{name}.rules: rule {number} leads to no class.", "Give it a label.")
 
