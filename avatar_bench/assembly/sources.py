@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,7 +44,7 @@ from avatar_bench.errors import ConfigError, DataError, OutputError
 
 VERSION = 2  # of what is done to a picture; a change makes data sets of the same recipe different
 SPLIT = ("by", "seed", "folds", "held_out")  # of the plan
-THREADS = 4  # that read, decode and hash; they wait for disks more than they compute
+THREADS = min(8, os.cpu_count() or 1)  # that read, decode and hash
 
 
 @dataclass(frozen=True)
