@@ -69,9 +69,7 @@ class PicturesConfig:
     manifest: str | None = None  # of data=manifest: a CSV with path,label
     image_size: int | None = None  # pixels a side; null in evaluate: the checkpoint's
     resize: str | None = None  # squash | crop | pad; null in evaluate: the checkpoint's
-    equalise: str | None = (
-        None  # jpeg: encode all pictures alike first; null: as they are; in evaluate: the checkpoint's
-    )
+    equalise: str | None = None  # jpeg: encode all pictures alike first; null in evaluate: the checkpoint's
     batch_size: Any = 32  # a number, or in train {cpu: N, cuda: N}
     workers: int = 2  # processes that read pictures
     sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
@@ -370,6 +368,7 @@ def check_prepare(cfg: DictConfig) -> None:
     """Raise ConfigError where the options of prepare break a rule."""
     _check_values(cfg)
     _check_allow("prepare", cfg.allow)
+    _check_held_out("split", cfg.split)
     if set(cfg.block) != {"data_audit"}:
         raise ConfigError(f"block={','.join(cfg.block) or 'null'}: prepare runs data_audit; set its options alone")
     kind = cfg.data.get("kind")
@@ -417,12 +416,16 @@ def _check_allow(command: str, allow: Sequence[str]) -> None:
             raise ConfigError(f"allow={guard}: {command} has no such guard; expected {_alternatives(GUARDS[command])}")
 
 
-def _check_split(data: DictConfig) -> None:
-    if data.split.held_out and data.split.by not in ("source", "generator"):
+def _check_held_out(option: str, split: DictConfig) -> None:
+    if split.held_out and split.by not in ("source", "generator"):
         raise ConfigError(
-            f"data.split.held_out={data.split.held_out}: it needs data.split.by=source or generator",
-            "for example: data.split.by=source 'data.split.held_out=[tabler]'",
+            f"{option}.held_out={split.held_out}: it needs {option}.by=source or generator",
+            f"for example: {option}.by=source '{option}.held_out=[tabler]'",
         )
+
+
+def _check_split(data: DictConfig) -> None:
+    _check_held_out("data.split", data.split)
     if data.fold >= data.split.folds:
         raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
     if len(data.augment.jitter) != 4 or min(data.augment.jitter) < 0:

@@ -103,6 +103,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("prepare", ["allow=[overlap]"], "expected shortcut"),
         ("prepare", ["equalise=png"], "equalise=png: expected jpeg"),
         ("prepare", ["split.by=colour"], "group, source or generator"),
+        ("prepare", ["split.held_out=[a]"], "split.by=source 'split.held_out=[tabler]'"),
         ("prepare", ["split.folds=2"], "at least 3"),
         ("prepare", ["cap.per_class=0"], "at least 1"),
         ("prepare", ["block=[blind_test]"], "prepare runs data_audit"),

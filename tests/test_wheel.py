@@ -57,7 +57,7 @@ def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel: Path) -> None
         names = set(archive.namelist())
     yamls = {f"avatar_bench/conf/{file.relative_to(ROOT / 'conf').as_posix()}" for file in ROOT.glob("conf/**/*.yaml")}
     assert yamls <= names
-    assert "avatar_bench/py.typed" in names
+    assert {"avatar_bench/py.typed", "avatar_bench/templates/card.html.jinja"} <= names
     assert not any(name.startswith(("tests/", "conf/", "docs/")) for name in names)
 
 
@@ -69,12 +69,16 @@ def test_the_installed_command_is_the_wheels_own(program: Path, tmp_path: Path) 
     assert Path(found.strip()).is_relative_to(program.parents[1])
 
 
-def test_it_lists_trains_evaluates_and_predicts_from_another_folder(
+def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(
     program: Path, small: list[str], pictures: Path, tmp_path: Path
 ) -> None:
     listed = run(program, tmp_path, "list", "models")
     assert listed.returncode == 0
     assert "convnext_tiny" in listed.stdout
+    source = ["source=folder", f"source.folder.root={pictures / 'blind'}", "block.data_audit.label_errors=false"]
+    prepared = run(program, tmp_path, "prepare", *source, "out=set")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "<table" in (tmp_path / "set" / "card.html").read_text(encoding="utf-8")
     words = [word for word in small if not word.startswith("model")]
     stages = ["model=convnext_tiny", "stage=2", "model.weights=none", "data.limit=60", "trainer=debug", "out=run"]
     trained = run(program, tmp_path, "train", *words, *stages)
