@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
-from avatar_bench.data.fingerprints import Fingerprint
+from avatar_bench.assembly import refusals
+from avatar_bench.assembly.refusals import BLIND, Opener, OtherSet, Sides
+from avatar_bench.data.duplicates import Match, find_matches
 from avatar_bench.data.splits import SplitPlan, assign, balance
 
-EXACT = ("bytes", "pixels")
 DUPLICATES = (
     *("left", "right", "kind", "distance", "turned", "left_label", "right_label", "conflict", "outcome"),
     *("left_origin", "right_origin"),  # the file of the source, where the others name the stored picture
 )
-
-BLIND = "blind"  # the side of a picture in the blind set
-Sides = Mapping[str, tuple[str, int]]  # split or BLIND, and fold or -1, by the SHA-256 of the file found
-Opener = Callable[[int], NDArray[np.uint8]]  # gives the decoded picture of a row
 
 
 @dataclass(frozen=True)
@@ -38,18 +33,6 @@ class Rules:
     per_class: int | None = None
     per_source: int | None = None
     plan: SplitPlan = field(default_factory=SplitPlan)
-
-
-@dataclass(frozen=True)
-class OtherSet:
-    """Hold the fingerprints of a set that the data set must share no picture with."""
-
-    name: str
-    paths: Sequence[str]
-    labels: Sequence[str]
-    sha256s: Sequence[str]
-    fingerprints: Sequence[Fingerprint]
-    image: Opener
 
 
 @dataclass
@@ -80,21 +63,23 @@ def curate(
     """
     earlier = earlier or {}
     stored = _ranked(stored, rules, earlier)
-    prints = _fingerprints(stored)
+    prints = refusals.fingerprints_of(stored)
     matches = find_matches(list(stored["origin_sha256"]), prints, _image_of(stored, image))
-    copies, refused = _copies(stored, matches)
-    across = _across(stored, prints, _image_of(stored, image), others)
-    refused |= {row: f"stands in {other.name}: {other.paths[match.right]}" for row, (other, match) in across.items()}
-    refused |= _turned(stored, earlier, copies | refused.keys())
-    joined = stored.assign(group=_join(stored, matches))
-    refused |= _astride(joined, copies | refused.keys())
-    if bridges := _bridges(joined, earlier, copies | refused.keys()):
-        refused |= bridges
-        joined = stored.assign(group=_join(stored, [m for m in matches if not {m.left, m.right} & refused.keys()]))
+    copies, refused = refusals.copies_of(stored, matches)
+    shared = refusals.across(stored, prints, _image_of(stored, image), others)
+    refused |= {row: f"stands in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
+    refused |= refusals.turned(stored, earlier, copies | refused.keys())
+    joined = stored.assign(group=refusals.join(stored, matches))
+    refused |= refusals.astride(joined, copies | refused.keys())
+    for among_new in (True, False):
+        if torn := refusals.bridges(joined, earlier, copies | refused.keys(), among_new):
+            refused |= torn
+            apart = [match for match in matches if not {match.left, match.right} & refused.keys()]
+            joined = stored.assign(group=refusals.join(stored, apart))
     kept = joined.drop(index=list(copies | refused.keys()))
     capped = _cap(kept, rules)
-    curated = Curated(capped, [(_name(stored, row), reason) for row, reason in sorted(refused.items())])
-    curated.duplicates = _table(stored, matches, copies | refused.keys(), across)
+    curated = Curated(capped, [(refusals.name_of(stored, row), reason) for row, reason in sorted(refused.items())])
+    curated.duplicates = _table(stored, matches, copies | refused.keys(), shared)
     curated.notes = _notes(curated, stored, kept, capped)
     curated.frame = _split(capped.sort_values("place", ignore_index=True), rules.plan, earlier, curated)
     return curated
@@ -108,7 +93,7 @@ def _ranked(stored: pd.DataFrame, rules: Rules, earlier: Sides) -> pd.DataFrame:
     blind = stored["source"].isin(rules.blind) | stored["recipe_source"].isin(rules.blind)
     before = [earlier[key][0] == BLIND if key in earlier else None for key in stored["origin_sha256"]]
     known = [was is not None and was == now for was, now in zip(before, blind, strict=True)]
-    marked = stored.assign(blind=blind, known=known, place=np.arange(len(stored)))
+    marked = stored.assign(blind=blind, known=known, place=np.arange(len(stored)), stated_group=stored["group"])
     return marked.sort_values(["known", "blind"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
@@ -116,97 +101,6 @@ def _image_of(stored: pd.DataFrame, image: Opener) -> Opener:
     """Give what opens the pictures in the order of `stored`."""
     places = stored["place"].tolist()
     return lambda row: image(places[row])
-
-
-def _join(stored: pd.DataFrame, matches: Sequence[Match]) -> list[str]:
-    return join_groups(list(stored["group"]), _pairs(matches))
-
-
-def _pairs(matches: Sequence[Match]) -> NDArray[np.intp]:
-    return np.array([(match.left, match.right) for match in matches], dtype=np.intp).reshape(-1, 2)
-
-
-def _fingerprints(stored: pd.DataFrame) -> list[Fingerprint]:
-    return [
-        Fingerprint(pixels, tuple(phashes)) for pixels, phashes in zip(stored["pixels"], stored["phashes"], strict=True)
-    ]
-
-
-def _name(stored: pd.DataFrame, row: int) -> str:
-    """Give what a picture was called where it was found."""
-    return f"{stored['recipe_source'].iat[row]}: {stored['origin'].iat[row]}"
-
-
-def _copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int], dict[int, str]]:
-    """Give the rows that repeat an earlier one, and those whose copy bears another label, with the reason."""
-    pairs = _pairs([match for match in matches if match.kind in EXACT])
-    names = join_groups([str(row) for row in range(len(stored))], pairs)
-    clusters: dict[str, list[int]] = {}
-    for row in np.unique(pairs).tolist():
-        clusters.setdefault(names[row], []).append(row)
-    copies: set[int] = set()
-    refused: dict[int, str] = {}
-    for rows in clusters.values():
-        conflicts = _conflicts(stored, rows)
-        refused |= conflicts
-        copies |= set() if conflicts else set(rows[1:])
-    return copies, refused
-
-
-def _conflicts(stored: pd.DataFrame, rows: Sequence[int]) -> dict[int, str]:
-    """Give why the rows of one picture go, where their labels contradict each other."""
-    label = stored["label"].tolist()
-    others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
-    return {
-        row: f"label conflict: {label[row]!r} here, and {label[other]!r} as {_name(stored, other)}"
-        for row, other in others.items()
-        if other != row
-    }
-
-
-def _across(
-    stored: pd.DataFrame, prints: list[Fingerprint], image: Opener, others: Sequence[OtherSet]
-) -> dict[int, tuple[OtherSet, Match]]:
-    """Give the rows that one of the other sets holds too, each with the first match."""
-    found: dict[int, tuple[OtherSet, Match]] = {}
-    for other in others:
-        mine = (list(stored["origin_sha256"]), prints, image)
-        for match in find_matches_between(mine, (list(other.sha256s), list(other.fingerprints), other.image)):
-            found.setdefault(match.left, (other, match))
-    return found
-
-
-def _turned(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
-    """Give the rows that were in the blind set once, and now would be trained on, or the other way round."""
-    rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
-    told = {False: "was in the blind set before", True: "was in the data to train on before"}
-    return {row: told[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
-
-
-def _astride(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
-    """Give the rows that go where a group holds pictures of blind sources and of others: the blind ones, unless old."""
-    staying = joined.drop(index=list(out))
-    mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
-    refused: dict[int, str] = {}
-    for _, rows in mixed.groupby("group", sort=False):
-        blind_stays = bool(rows["blind"].iloc[0])  # the oldest comes first
-        stays = _name(joined, int(rows.index[0]))
-        where = "is in the blind set" if blind_stays else "is not in the blind set"
-        told = f"belongs with {stays}, which {where}: a near-duplicate, or of one group"
-        refused |= dict.fromkeys(rows.index[rows["blind"] != blind_stays].tolist(), told)
-    return refused
-
-
-def _bridges(joined: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
-    """Give the new rows whose group would join pictures that stand on two sides of the split already."""
-    sides: dict[str, set[tuple[str, int]]] = {}
-    staying = joined.drop(index=list(out))
-    for key, group in zip(staying["origin_sha256"], staying["group"], strict=True):
-        if key in earlier:
-            sides.setdefault(group, set()).add(earlier[key])
-    torn = {group for group, found in sides.items() if len(found) > 1}
-    rows = staying.index[staying["group"].isin(torn) & ~staying["known"]]
-    return {int(row): "a near-duplicate of pictures on two sides of the split" for row in rows}
 
 
 def _cap(kept: pd.DataFrame, rules: Rules) -> pd.DataFrame:
@@ -233,8 +127,7 @@ def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: Curate
         return frame
     if plan.by == "group" and (rows["split"] != "").any():
         plan = replace(plan, by=None)  # what a source states is kept
-    keys = zip(rows["origin_sha256"], rows["group"], strict=True)
-    sides = {group: earlier[key] for key, group in keys if key in earlier}
+    sides = {group: found[0] for group, found in refusals.sides_of(rows, earlier).items() if found}
     split, fold = assign(rows, plan, sides)
     if any(side >= 0 for _, side in sides.values()) and (fold < 0).all():
         curated.notes.append("a source states its split now, so no folds are given: data.fold of train has no choice")
@@ -242,7 +135,7 @@ def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: Curate
     frame.loc[rows.index, "fold"] = [str(number) if number >= 0 else "" for number in fold]
     lost = frame[(frame["split"] == "") & ~frame["blind"]]
     reason = f"shares a group with a {plan.by} that is held out"
-    curated.refused += [(_name(frame, row), reason) for row in lost.index]
+    curated.refused += [(refusals.name_of(frame, row), reason) for row in lost.index]
     frame = frame.drop(index=lost.index).reset_index(drop=True)
     curated.notes += [f"split: {words}" for words in balance(frame[~frame["blind"]], plan.folds)]
     return frame
@@ -252,7 +145,7 @@ def _table(
     stored: pd.DataFrame,
     matches: Sequence[Match],
     out: Set[int],
-    across: Mapping[int, tuple[OtherSet, Match]],
+    shared: Mapping[int, tuple[OtherSet, Match]],
 ) -> pd.DataFrame:
     path, label = stored["path"].tolist(), stored["label"].tolist()
     rows: list[tuple[Any, ...]] = []
@@ -261,12 +154,12 @@ def _table(
         outcome = ("one group", f"{' '.join(gone)} left out", "both left out")[len(gone)]
         pair = (path[m.left], path[m.right], m.kind, m.distance, m.turned, label[m.left], label[m.right])
         conflict = label[m.left] != label[m.right]
-        rows.append((*pair, conflict, outcome, _name(stored, m.left), _name(stored, m.right)))
-    for row, (other, m) in across.items():
+        rows.append((*pair, conflict, outcome, refusals.name_of(stored, m.left), refusals.name_of(stored, m.right)))
+    for row, (other, m) in shared.items():
         theirs, known = f"{other.name}: {other.paths[m.right]}", other.labels[m.right]
         pair = (path[row], theirs, m.kind, m.distance, m.turned, label[row], known)
         conflict = bool(known) and known != label[row]
-        rows.append((*pair, conflict, f"{path[row]} left out", _name(stored, row), theirs))
+        rows.append((*pair, conflict, f"{path[row]} left out", refusals.name_of(stored, row), theirs))
     return pd.DataFrame(rows, columns=list(DUPLICATES))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avatar_bench.assembly.curation import BLIND, EXACT, Curated, Sides
+from avatar_bench.assembly.curation import Curated
 from avatar_bench.assembly.readers.base import Source
+from avatar_bench.assembly.refusals import BLIND, EXACT, GROUP, Sides
 
 COLUMNS = (
     *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
@@ -59,7 +61,7 @@ def read_sides(out: Path) -> Sides:
     """Give the side of every picture that a data set has held so far."""
     if not (out / SIDES).is_file():
         return {}
-    table = pd.read_csv(out / SIDES, dtype={"origin_sha256": str, "split": str, "fold": int})
+    table = pd.read_csv(out / SIDES, dtype={"key": str, "split": str, "fold": int}, keep_default_na=False)
     return {key: (split, fold) for key, split, fold in table.itertuples(index=False)}
 
 
@@ -89,12 +91,13 @@ def _describe(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFram
 
 
 def _sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
-    """Give the side of each picture, of those that have gone since too, so that they come back to it."""
+    """Give the side of each picture and stated group, of those that have gone since too: they come back to it."""
     split = np.where(frame["blind"], BLIND, frame["split"])
-    fold = [int(number or -1) for number in frame["fold"]]
-    sides = dict(earlier) | dict(zip(frame["origin_sha256"], zip(split, fold, strict=True), strict=True))
-    rows = [(key, *side) for key, side in sorted(sides.items())]
-    return pd.DataFrame(rows, columns=["origin_sha256", "split", "fold"])
+    now = list(zip(split, (int(number or -1) for number in frame["fold"]), strict=True))
+    alone = frame["stated_group"] == frame["source"] + ":" + frame["origin"]
+    groups = zip((GROUP + frame["stated_group"])[~alone], itertools.compress(now, ~alone), strict=True)
+    sides = dict(earlier) | dict(groups) | dict(zip(frame["origin_sha256"], now, strict=True))
+    return pd.DataFrame([(key, *side) for key, side in sorted(sides.items())], columns=["key", "split", "fold"])
 
 
 def _write_table(file: Path, table: pd.DataFrame) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatar_bench import packages
-from avatar_bench.assembly.curation import Curated, OtherSet, Rules, Sides, curate
+from avatar_bench.assembly.curation import Curated, Rules, curate
 from avatar_bench.assembly.layout import (
     SIDES,
     WORK,
@@ -34,6 +34,7 @@ from avatar_bench.assembly.layout import (
 )
 from avatar_bench.assembly.readers import KINDS, check_source, fetch_all
 from avatar_bench.assembly.readers.base import Job, Source
+from avatar_bench.assembly.refusals import OtherSet, Sides
 from avatar_bench.assembly.store import Journal, Making, prune, put
 from avatar_bench.catalogue import did_you_mean
 from avatar_bench.data.decode import decode

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.assembly.curation import BLIND, Curated, OtherSet, Rules, curate
+from avatar_bench.assembly.curation import Curated, Rules, curate
+from avatar_bench.assembly.refusals import BLIND, GROUP, OtherSet
 from avatar_bench.data.fingerprints import fingerprint
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError
@@ -157,8 +158,11 @@ def test_caps_take_so_many_of_each_source_and_class(shelf: Shelf) -> None:
 
 
 def earlier_of(curated: Curated) -> dict[str, tuple[str, int]]:
-    rows = curated.frame.itertuples()
-    return {row.origin_sha256: (BLIND, -1) if row.blind else (row.split, int(row.fold)) for row in rows}
+    sides = {}
+    for row in curated.frame.itertuples():
+        side = (BLIND, -1) if row.blind else (row.split, int(row.fold))
+        sides |= {row.origin_sha256: side, GROUP + row.stated_group: side}
+    return sides
 
 
 def test_an_update_moves_no_picture(shelf: Shelf) -> None:
@@ -240,3 +244,19 @@ def test_a_picture_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
     sides = earlier_of(shelf.curate(Rules(blind=("z",), plan=PLAN)))
     shelf.rows[40] |= {"source": "a", "recipe_source": "a"}
     assert shelf.curate(earlier=sides).refused == [("a: 40", "was in the blind set before")]
+
+
+def test_of_a_group_that_was_away_a_new_picture_follows_its_side(shelf: Shelf) -> None:
+    sides = {GROUP + "z:anna": ("val", 1)}
+    shelf.add(face(7), source="z", group="z:anna")
+    frame = shelf.curate(earlier=sides).frame.set_index("path")
+    assert (frame.at["z/40", "split"], frame.at["z/40", "fold"]) == ("val", "1")
+
+
+def test_of_near_duplicates_that_came_to_two_sides_one_by_one_the_first_side_stays(shelf: Shelf) -> None:
+    shelf.add(brighter(shelf.images[0]), source="z")
+    sides = {row["origin_sha256"]: ("train", 3) for row in shelf.rows[:40]}
+    sides[shelf.rows[40]["origin_sha256"]] = ("test", 0)
+    curated = shelf.curate(earlier=sides)
+    assert [name for name, _ in curated.refused] == ["z: 40"]
+    assert set(curated.frame["split"]) == {"train"}

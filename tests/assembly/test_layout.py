@@ -30,6 +30,8 @@ def curated() -> Curated:
     ]
     rows[0] |= {"split": "test", "fold": "0"}
     rows[1] |= {"split": "train", "label": "drawing"}
+    rows = [row | {"stated_group": f"s:{row['origin']}"} for row in rows]
+    rows[1] |= {"stated_group": "s:anna"}
     pairs = pd.DataFrame([["x"] * len(DUPLICATES)] * 3, columns=list(DUPLICATES))
     pairs = pairs.assign(kind=["bytes", "pixels", "near"], conflict=[False, True, False])
     return Curated(pd.DataFrame(rows), [("a: broken.png", "empty file.")], pairs)
@@ -40,6 +42,7 @@ def test_what_is_written_is_read_back(curated: Curated, tmp_path: Path) -> None:
     assert tuple(pd.read_csv(tmp_path / "manifest.csv").columns) == COLUMNS
     assert list(pd.read_csv(tmp_path / "manifest.csv", dtype=str)["phash"]) == ["0f", "0f"]
     sides = {"0": ("test", 0), "1": ("train", -1), "2": ("blind", -1), "gone": ("val", 1)}
+    sides["group s:anna"] = ("train", -1)
     assert read_sides(tmp_path) == sides
     assert not list(tmp_path.rglob("*.part"))
     assert not is_whole(tmp_path)

@@ -1,0 +1,138 @@
+"""Refusals: which stored pictures cannot be in a data set, for the sake of which others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.data.duplicates import Match, find_matches_between, join_groups
+from avatar_bench.data.fingerprints import Fingerprint
+
+EXACT = ("bytes", "pixels")
+BLIND = "blind"  # the side of a picture in the blind set
+GROUP = "group "  # before the name of a group that a source states, among the keys of Sides
+Side = tuple[str, int]  # split or BLIND, and fold or -1
+Sides = Mapping[str, Side]  # by the SHA-256 of the file found, or by GROUP and the name
+Opener = Callable[[int], NDArray[np.uint8]]  # gives the decoded picture of a row
+
+
+@dataclass(frozen=True)
+class OtherSet:
+    """Hold the fingerprints of a set that the data set must share no picture with."""
+
+    name: str
+    paths: Sequence[str]
+    labels: Sequence[str]
+    sha256s: Sequence[str]
+    fingerprints: Sequence[Fingerprint]
+    image: Opener
+
+
+def copies_of(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int], dict[int, str]]:
+    """Give the rows that repeat an earlier one, and those whose copy bears another label, with the reason."""
+    pairs = _pairs([match for match in matches if match.kind in EXACT])
+    names = join_groups([str(row) for row in range(len(stored))], pairs)
+    clusters: dict[str, list[int]] = {}
+    for row in np.unique(pairs).tolist():
+        clusters.setdefault(names[row], []).append(row)
+    copies: set[int] = set()
+    refused: dict[int, str] = {}
+    label = stored["label"].tolist()
+    for rows in clusters.values():
+        conflicts = _conflicts(stored, rows, label)
+        refused |= conflicts
+        copies |= set() if conflicts else set(rows[1:])
+    return copies, refused
+
+
+def across(
+    stored: pd.DataFrame, prints: list[Fingerprint], image: Opener, others: Sequence[OtherSet]
+) -> dict[int, tuple[OtherSet, Match]]:
+    """Give the rows that one of the other sets holds too, each with the first match."""
+    found: dict[int, tuple[OtherSet, Match]] = {}
+    for other in others:
+        mine = (list(stored["origin_sha256"]), prints, image)
+        for match in find_matches_between(mine, (list(other.sha256s), list(other.fingerprints), other.image)):
+            found.setdefault(match.left, (other, match))
+    return found
+
+
+def turned(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
+    """Give the rows that were in the blind set once, and now would be trained on, or the other way round."""
+    rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
+    told = {False: "was in the blind set before", True: "was in the data to train on before"}
+    return {row: told[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
+
+
+def astride(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
+    """Give the rows that go where a group holds pictures of blind sources and of others: the blind ones, unless old."""
+    staying = joined.drop(index=list(out))
+    mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
+    refused: dict[int, str] = {}
+    for _, rows in mixed.groupby("group", sort=False):
+        blind_stays = bool(rows["blind"].iloc[0])  # the oldest comes first
+        stays = name_of(joined, int(rows.index[0]))
+        where = "is in the blind set" if blind_stays else "is not in the blind set"
+        told = f"belongs with {stays}, which {where}: a near-duplicate, or of one group"
+        refused |= dict.fromkeys(rows.index[rows["blind"] != blind_stays].tolist(), told)
+    return refused
+
+
+def bridges(joined: pd.DataFrame, earlier: Sides, out: Set[int], among_new: bool) -> dict[int, str]:
+    """Give the rows that go where a group would join pictures that stand on two sides of the split already.
+
+    `among_new`: the new ones, which join them. Else those that were away when the others came, or the other way round:
+    all that are not on the side of the first.
+    """
+    staying = joined.drop(index=list(out))
+    sides = sides_of(staying, earlier)
+    torn = staying[staying["group"].isin({group for group, found in sides.items() if len(found) > 1})]
+    if among_new:
+        rows = torn.index[~torn["known"]]
+    else:
+        own = torn["origin_sha256"].map(lambda key: earlier.get(key))
+        rows = torn.index[own != own.groupby(torn["group"]).transform("first")]
+    return {int(row): "a near-duplicate of pictures on two sides of the split" for row in rows}
+
+
+def sides_of(rows: pd.DataFrame, earlier: Sides) -> dict[str, list[Side]]:
+    """Give the sides on which the pictures of each group, or others of a group that they state, have stood so far."""
+    sides: dict[str, list[Side]] = {}
+    for sha256, stated, group in zip(rows["origin_sha256"], rows["stated_group"], rows["group"], strict=True):
+        for key in (sha256, GROUP + stated):
+            if key in earlier and earlier[key] not in sides.setdefault(group, []):
+                sides[group].append(earlier[key])
+    return sides
+
+
+def join(stored: pd.DataFrame, matches: Sequence[Match]) -> list[str]:
+    return join_groups(list(stored["group"]), _pairs(matches))
+
+
+def fingerprints_of(stored: pd.DataFrame) -> list[Fingerprint]:
+    return [
+        Fingerprint(pixels, tuple(phashes)) for pixels, phashes in zip(stored["pixels"], stored["phashes"], strict=True)
+    ]
+
+
+def name_of(stored: pd.DataFrame, row: int) -> str:
+    """Give what a picture was called where it was found."""
+    return f"{stored['recipe_source'].iat[row]}: {stored['origin'].iat[row]}"
+
+
+def _conflicts(stored: pd.DataFrame, rows: Sequence[int], label: Sequence[str]) -> dict[int, str]:
+    """Give why the rows of one picture go, where their labels contradict each other."""
+    others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
+    return {
+        row: f"label conflict: {label[row]!r} here, and {label[other]!r} as {name_of(stored, other)}"
+        for row, other in others.items()
+        if other != row
+    }
+
+
+def _pairs(matches: Sequence[Match]) -> NDArray[np.intp]:
+    return np.array([(match.left, match.right) for match in matches], dtype=np.intp).reshape(-1, 2)
