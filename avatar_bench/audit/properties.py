@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -16,7 +14,6 @@ from scipy.fft import dctn, rfft2
 
 from avatar_bench.audit.provenance import HINTS, hints
 from avatar_bench.data.decode import FORMATS, decode_bytes
-from avatar_bench.errors import DataError
 
 Value = float | str | bool
 Pixels = NDArray[np.uint8]
@@ -83,25 +80,6 @@ def measure(data: bytes, name: str = "") -> dict[str, Value]:
         **residual(pixels),
         **hints(data),
     }
-
-
-def measure_files(
-    files: Iterable[Path], change: Callable[[bytes, str], bytes] | None = None, workers: int = 4
-) -> pd.DataFrame:
-    """Measure files in threads: a row a file, in the order given; raise DataError at the first that is no picture.
-
-    `change` gives other content, from a file's content and name, to be measured in its place (as after re-encoding).
-    """
-
-    def one(file: Path) -> dict[str, Value]:
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
-        return measure(change(data, str(file)) if change else data, str(file))
-
-    with ThreadPoolExecutor(workers) as pool:
-        return pd.DataFrame(list(pool.map(one, files)), columns=list(COLUMNS))
 
 
 def metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:

@@ -58,11 +58,6 @@ def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
     return Fingerprint(_digest(image), _hash_all([_shrink(image)])[0])
 
 
-def fingerprint_file(file: Path) -> Fingerprint:
-    """Decode a file and give its fingerprint; raise DataError where it cannot be decoded."""
-    return fingerprint(decode(file))
-
-
 def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list[Fingerprint | DataError]:
     """Give the fingerprint of each file, in the order of the files, or the error that says why it has none.
 

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from avatar_bench.audit import properties
-from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL, measure, measure_files, outliers
+from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL, measure, outliers
 from avatar_bench.errors import DataError
 
 AVATARS = Path(__file__).parents[3] / "shared" / "data"
@@ -214,30 +214,12 @@ def test_a_file_that_is_no_picture_is_named() -> None:
         measure(b"not a picture", "a.png")
 
 
-def test_files_are_measured_in_the_order_given(tmp_path: Path) -> None:
-    files = [tmp_path / f"{number}.png" for number in (5, 3, 8, 1, 9, 2)]
-    for file in files:
-        file.write_bytes(saved(noise(int(file.stem) * 40, 10)))
-    frame = measure_files(iter(files), workers=3)
-    assert (frame["height"] // 40).tolist() == [5, 3, 8, 1, 9, 2]
-    assert tuple(frame.columns) == properties.COLUMNS
+def test_every_property_has_its_column() -> None:
+    assert tuple(measure(saved(noise()))) == properties.COLUMNS
 
 
-def test_files_may_be_changed_before_they_are_measured(tmp_path: Path) -> None:
-    (file := tmp_path / "a.png").write_bytes(saved(noise()))
-    frame = measure_files([file], change=lambda data, name: saved(Image.open(io.BytesIO(data)), "JPEG", quality=42))
-    assert frame.loc[0, ["format", "jpeg_quality"]].tolist() == ["JPEG", 42]
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.png: cannot be read"):
-        measure_files([tmp_path / "gone.png"])
-
-
-def test_no_files_give_no_rows() -> None:
-    frame = measure_files([])
-    assert frame.empty
-    assert outliers(frame).empty
+def test_no_files_have_no_outliers() -> None:
+    assert outliers(pd.DataFrame(columns=list(properties.COLUMNS))).empty
 
 
 def test_outliers_are_named_and_ordinary_pictures_are_not() -> None:
@@ -255,6 +237,6 @@ def test_outliers_are_named_and_ordinary_pictures_are_not() -> None:
 @pytest.mark.skipif(not AVATARS.exists(), reason=f"{AVATARS} is missing")
 def test_no_real_avatar_is_called_an_outlier() -> None:
     table = pd.read_csv(AVATARS / "avatars.csv")
-    frame = measure_files([AVATARS / path for path in table["path"][::20]])
+    frame = pd.DataFrame([measure((AVATARS / path).read_bytes()) for path in table["path"][::20]])
     assert set(outliers(frame)) == {""}
     assert frame.groupby(table["label"][::20].to_numpy())["jpeg_quality"].nunique().eq(1).all()

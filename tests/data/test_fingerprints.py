@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatar_bench.data.decode import decode
-from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint, fingerprint_file, fingerprint_files
+from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint, fingerprint_files
 from avatar_bench.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -72,7 +72,8 @@ def test_the_turns_are_those_of_numpy() -> None:
 def test_another_encoding_of_the_same_pixels_has_the_same_fingerprint(tmp_path: Path) -> None:
     Image.fromarray(draw(0)).save(tmp_path / "a.png", compress_level=0)
     Image.fromarray(draw(0)).save(tmp_path / "b.webp", lossless=True, exact=True)
-    assert fingerprint_file(tmp_path / "a.png") == fingerprint_file(tmp_path / "b.webp") == fingerprint(draw(0))
+    one, other = fingerprint_files([tmp_path / "a.png", tmp_path / "b.webp"])
+    assert one == other == fingerprint(draw(0))
 
 
 def test_pixels_differ_by_one_sample_and_by_shape() -> None:
