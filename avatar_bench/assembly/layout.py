@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.assembly.curation import Curated
-from avatar_bench.assembly.readers.base import Source
+from avatar_bench.assembly.readers.base import DESCRIPTION, Source
 from avatar_bench.assembly.refusals import BLIND, EXACT, GROUP, Sides
 
 COLUMNS = (
@@ -22,7 +22,7 @@ COLUMNS = (
 )
 WORK = ".prepare"  # journals, downloads, sides and the lock
 SIDES = f"{WORK}/sides.csv"
-DESCRIPTION = ("licence", "author", "generator", "homepage")  # what every source says of itself
+SAID = DESCRIPTION[1:]  # what a source says of itself, but for the label, which its pictures may state
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def write_tables(out: Path, sources: Mapping[str, Source], curated: Curated, ear
 def _describe(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFrame:
     """Give each source, by class, with its count and what it says of itself."""
     counts = frame.groupby(["source", "label", "recipe_source", "blind"], sort=True).size().reset_index(name="count")
-    for key in DESCRIPTION:
+    for key in SAID:
         counts[key] = [sources[name][key] for name in counts["recipe_source"]]
-    return counts[["source", "label", "count", *DESCRIPTION, "blind"]]
+    return counts[["source", "label", "count", *SAID, "blind"]]
 
 
 def _sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:

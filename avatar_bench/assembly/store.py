@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -26,6 +25,7 @@ from avatar_bench.data.decode import MAX_BYTES, decode_bytes, format_of
 from avatar_bench.data.equalise import equalise_bytes
 from avatar_bench.data.fingerprints import fingerprint
 from avatar_bench.errors import DataError
+from avatar_bench.packages import digest
 
 # Transparent pictures that are encoded anew get one of these: a white ground would tell the drawings.
 GROUNDS = ("white", "white", "white", "#eceff1", "#f5efe6", "#dbe7f3", "#cfe3d4", "#f2d9d9", "#d9d4e8", "#b8c4cc")
@@ -64,7 +64,7 @@ def put(picture: Picture, making: Making, folder: Path) -> dict[str, Any]:
         data, image = _make(picture, found, making)
     except (DataError, ValueError, OSError) as error:
         return {"name": picture.name, "reason": _reason(error).removeprefix(f"{picture.name}: ")}
-    sha256, kind = hashlib.sha256(data).hexdigest(), format_of(data)
+    sha256, kind = digest(data), format_of(data)
     path = "/".join(
         ["images", *map(_safe, (picture.label or making.label, picture.source or making.source)), sha256[:20]]
     )
@@ -76,7 +76,7 @@ def put(picture: Picture, making: Making, folder: Path) -> dict[str, Any]:
         "name": picture.name,
         "path": path + ENDINGS[kind],
         "sha256": sha256,
-        "origin_sha256": hashlib.sha256(found).hexdigest(),
+        "origin_sha256": digest(found),
         "pixels": prints.pixels,
         "phashes": list(prints.phashes),
         "width": image.shape[1],

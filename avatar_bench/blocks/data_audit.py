@@ -112,8 +112,10 @@ class DataAudit(DatasetBlock):
     def _probe_equalised(self, result: Result, drawn: Dataset) -> None:
         frame, _ = measure_pictures(drawn, self.resize)
         found = {name: probe(frame, columns, self._plan) for name, columns in PROBES.items()}
-        found["source"] = probe_source(frame, plan=self._plan)  # no re-encoding takes the source away
         result.metrics |= _named(found, "equalised/")
+        # no re-encoding takes the source away
+        told = {name: metric for name, metric in result.metrics.items() if name.startswith("source_auroc")}
+        result.metrics |= {f"equalised/{name}": metric for name, metric in told.items()}
 
     def _judge(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
         """Write the verdict on the set as it is stored, or as it is after equalising."""
