@@ -30,11 +30,12 @@ def prepare(cfg: DictConfig) -> None:
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PrepareConfig)
-    out = Path(settings.out or settings.data.get("root") or demo_root()).expanduser()
+    place = settings.out or settings.data.get("root")
+    out = Path(place or demo_root()).expanduser()
     options: dict[str, Any] = settings.block[AUDIT] or {}
     audit = blocks.build(AUDIT, options)  # a mistake in its options shows before the work
     assert isinstance(audit, DatasetBlock)
-    summary = build(_recipe(settings), out, update=settings.update)
+    summary = build(_recipe(settings), out, update=settings.update, afresh=not place)
     how = {"options": options, "allow": sorted(settings.allow)}
     result, card = None if summary.built else _known(out, how), out / "card.html"
     if result is None:

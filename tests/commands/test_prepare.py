@@ -97,6 +97,15 @@ def test_without_out_the_data_set_goes_to_the_cache(tiny, capsys):
     assert len(pd.read_csv(tiny / "cache" / "demo" / "manifest.csv")) == 2
 
 
+def test_a_demo_of_an_earlier_recipe_in_the_cache_is_built_anew(tiny, capsys):
+    earlier = demo_root()
+    earlier.mkdir(parents=True)
+    (earlier / "recipe.json").write_text('{"sha256": "00"}')
+    assert main(["prepare", "data=tiny"]) == 0
+    assert main(["prepare", "data=tiny", "split.seed=7"]) == 0
+    assert capsys.readouterr().out.count(f"wrote {earlier}") == 2
+
+
 def test_a_source_named_alone_needs_a_place(tiny, capsys):
     assert main(["prepare", "source=tiny"]) == 2
     assert "out=DIR" in capsys.readouterr().err
