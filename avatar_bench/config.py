@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.catalogue import did_you_mean, user_folders
 from avatar_bench.errors import ConfigError
+from avatar_bench.records import folder_name
 
 
 @dataclass
@@ -75,12 +76,12 @@ class PicturesConfig:
     sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
     blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
     prepare: dict[str, Any] = field(default_factory=dict)  # of data=demo: how it is built, as in prepare --help
+    blind: str | None = None  # another set to judge on, of sources that training never saw: a folder or a manifest
+    ood: dict[str, str] = field(default_factory=dict)  # further sets: {name: a folder or a manifest}
 
 
 @dataclass
 class DataConfig(PicturesConfig):
-    blind: str | None = None  # another set to judge on: a folder or a manifest
-    ood: dict[str, str] = field(default_factory=dict)  # further sets: {name: a folder or a manifest}
     split: SplitConfig = field(default_factory=SplitConfig)
     fold: int = 0  # which fold is test
     fraction: float = 1.0  # of train
@@ -142,6 +143,7 @@ class TrainConfig:
     epochs: int | None = None  # of every stage; null: the mode's
     lr: float | None = None  # of every stage; null: the mode's
     label_smoothing: float = 0.0
+    lang: str = "en"  # of the curves: en | ru
     out: str | None = None  # the run's folder; in a sweep, the folder of its jobs
     init_from: str | None = None  # a run: start from its weights
     resume: str | None = None  # a run: go on where it was interrupted
@@ -156,6 +158,17 @@ class TrainConfig:
 
 
 @dataclass
+class WhereConfig:
+    """Slices as slices.csv of error_bias names them."""
+
+    source: str | None = None
+    generator: str | None = None
+    size: str | None = None
+    format: str | None = None
+    jpeg_quality: str | None = None
+
+
+@dataclass
 class EvaluateConfig:
     ckpt: Any = None  # a run folder, a .ckpt file, or null: the newest run
     split: str = "test"  # of data=run: test, val, calibration, blind, or the name of one of its data.ood
@@ -163,6 +176,10 @@ class EvaluateConfig:
     allow: list[str] = field(default_factory=list)  # guards to pass by name
     accelerator: str = "auto"
     threads: int | None = None
+    lang: str = "en"  # of figures, warnings and reasons: en | ru
+    where: WhereConfig = field(default_factory=WhereConfig)  # judge a slice of the pictures alone
+    again: bool = False  # judge anew what is there already
+    skip_unusable: bool = False  # leave out the blocks that the run or set cannot be put through, and say so
     data: PicturesConfig = field(default_factory=PicturesConfig)
     block: dict[str, Any] = field(default_factory=dict)
 
@@ -225,12 +242,14 @@ CHOICES = {
     "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
     "precision": ("32", "bf16", "16"),
+    "lang": ("en", "ru"),
 }
 GUARDS = {  # what `allow` may name
     "train": ("near_duplicates", "label_conflict", "shortcut"),
     "evaluate": ("overlap", "near_duplicates", "permutation", "shortcut"),
     "prepare": ("shortcut",),
 }
+RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that data.ood may not be called
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 WEIGHTS = ("hub", "none", "package")
 
@@ -404,6 +423,12 @@ def _check_data(cfg: DictConfig) -> None:
         if given and data.kind != kind:
             raise ConfigError(f"data.{option} goes with data={kind}, but data.kind is {data.kind}")
     sizes = data.batch_size.values() if isinstance(data.batch_size, DictConfig) else [data.batch_size]
+    for name in data.ood:
+        if name in RESERVED or folder_name(name) != name:
+            raise ConfigError(
+                f"data.ood.{name}: expected a name of letters and digits that no other set has",
+                f"names of the run's own sets: {', '.join(RESERVED)}",
+            )
     if not all(_is_count(size) for size in sizes):
         raise ConfigError(
             f"data.batch_size={data.batch_size}: expected a whole number of at least 1, or {{cpu: N, cuda: N}}"

@@ -35,6 +35,10 @@ class GuardError(DataError):
     """A condition under which every figure would be void."""
 
 
+class BlockError(DataError):
+    """A block that this run or set cannot be put through; block=all leaves it out."""
+
+
 class CheckpointError(AvatarBenchError):
     """A missing, damaged or foreign checkpoint or run folder."""
 

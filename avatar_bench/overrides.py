@@ -14,7 +14,7 @@ PATHS = (
     r"|source\.[^.=]+\.(root|file|list|manifest)"
 )
 MAPPINGS = r"data\.ood|against|source\.[^.=]+\.roots"  # {name: PATH}
-OPEN = ("model.options",)  # {name: anything}
+OPEN = ("model.options", "block.prior_shift.mixes", "block.out_of_domain.labels")  # {name: anything}
 LISTS = ("ckpt", "runs")  # also [PATH,PATH]
 FLAGS: dict[str, tuple[str, ...] | None] = {  # those of Hydra's that make sense here, each with the values it takes
     "-m": None,

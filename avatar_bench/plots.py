@@ -19,6 +19,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from avatar_bench.messages import say
+
 # Okabe and Ito's colours, told apart with every common colour blindness; https://jfly.uni-koeln.de/color
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 GREY = "#7F7F7F"
@@ -79,14 +81,14 @@ def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     names = [short(name, 18) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), [f"{name}\nn = {n:.0f}" for name, n in zip(names, totals[:, 0], strict=True)])
-    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set(xlabel=say("predicted class"), ylabel=say("true class"))
     axes.spines[:].set_visible(False)
     for (row, column), n in np.ndenumerate(counts):
         part = share[row, column]
         said = "-" if np.isnan(part) else f"{part:.0%}"
         ink = "white" if part > 0.55 else "black"
         axes.text(column, row, f"{n:.0f}\n{said}", ha="center", va="center", color=ink, fontsize=8)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label="share of row (%)")
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
     return figure
 
 
@@ -124,7 +126,7 @@ def interval_bars(
     _above(axes, "n", 1.015, "left")
     if chance is not None:
         axes.axvline(chance, color="black", linestyle="--", linewidth=1)
-        _above(axes, "chance", chance, "center")
+        _above(axes, say("chance"), chance, "center")
     axes.set_yticks(rows, [short(name, 34) for name in names])
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel=label)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -160,11 +162,11 @@ def curves(table: pd.DataFrame) -> Figure:
     figure = new_figure(8.4, 3.3)
     left, right = figure.subplots(1, 2)
     _lines(left, table, {"train/loss": "train", "val/loss": "val"})
-    left.set(ylabel="cross-entropy loss (nats)", title="Loss")
+    left.set(ylabel=say("cross-entropy loss (nats)"), title=say("Loss"))
     if np.isfinite(left.dataLim.ymax):
         left.set_ylim(0, 1.08 * left.dataLim.ymax)
-    _lines(right, table, {"val/accuracy": "accuracy", "val/macro_f1": "macro-F1"})
-    right.set(ylabel="share of the val split (%)", title="Metrics on val", ylim=(0, 1.02))
+    _lines(right, table, {"val/accuracy": say("accuracy"), "val/macro_f1": say("macro-F1")})
+    right.set(ylabel=say("share of the val split (%)"), title=say("Metrics on val"), ylim=(0, 1.02))
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (left, right):
         _mark_stages(axes, table)
@@ -196,7 +198,7 @@ def _lines(axes: Axes, table: pd.DataFrame, columns: dict[str, str]) -> None:
         if column in table:
             known = table[column].notna().to_numpy()
             axes.plot(epochs[known], table[column][known], "o-", color=color(index), markersize=3, label=name)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(say("epoch"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, max(len(table), 1) + 0.5)
     axes.grid(True)
@@ -208,5 +210,10 @@ def _mark_stages(axes: Axes, table: pd.DataFrame) -> None:
     for row in np.flatnonzero(stages[1:] != stages[:-1]):
         axes.axvline(row + 1.5, color=GREY, linestyle="--", linewidth=1)
         axes.text(
-            row + 1.55, 0.02, f"stage {stages[row + 1]}", transform=axes.get_xaxis_transform(), fontsize=8, color=GREY
+            row + 1.55,
+            0.02,
+            say("stage {k}", k=stages[row + 1]),
+            transform=axes.get_xaxis_transform(),
+            fontsize=8,
+            color=GREY,
         )

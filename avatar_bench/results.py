@@ -23,7 +23,8 @@ class Metric:
     """Hold one figure: its value, interval, number of units, and whether more is better.
 
     `value` is None where it cannot be had, and then `reason` says why. `n` counts images, or the units that
-    `interval` names ("wilson", "bootstrap by group", ...).
+    `interval` names ("wilson", "bootstrap by group", ...). `floor` is what noise alone would give: the accuracy of
+    guessing, the calibration error of a perfectly calibrated network on so many images.
     """
 
     value: float | None
@@ -33,9 +34,10 @@ class Metric:
     interval: str | None = None
     higher_is_better: bool | None = True
     reason: str | None = None
+    floor: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("value", "low", "high"):
+        for name in ("value", "low", "high", "floor"):
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite or None with a reason, not {number}")
@@ -75,6 +77,12 @@ class Result:
         part.rename(folder)
         return folder
 
+    @property
+    def files(self) -> list[str]:
+        """Give the names of the tables, figures and arrays as files."""
+        kinds = ((self.tables, "csv"), (self.figures, "png"), (self.arrays, "npz"))
+        return sorted(f"{name}.{ending}" for kind, ending in kinds for name in kind)
+
     @classmethod
     def load(cls, folder: Path) -> Result:
         """Read metrics and tables back; figures stay files."""
@@ -90,6 +98,15 @@ class Result:
             provenance=text["provenance"],
         )
 
+    @classmethod
+    def load_whole(cls, folder: Path) -> Result | None:
+        """Read a Result where every file of it is there; None where it is missing, damaged or not whole."""
+        try:
+            text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            return cls.load(folder) if all((folder / file).is_file() for file in text["files"]) else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
     def _json(self) -> str:
         body = {
             "block": self.block,
@@ -99,6 +116,7 @@ class Result:
             "classes": list(self.classes),
             "metrics": {name: _without_nothing(metric) for name, metric in self.metrics.items()},
             "warnings": self.warnings,
+            "files": self.files,
             "provenance": self.provenance,
         }
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

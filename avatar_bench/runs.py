@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,48 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from avatar_bench.data.datamodule import ReadableImages, evaluation_loader, loader, targets_of
-from avatar_bench.data.guards import shared_pictures
-from avatar_bench.data.manifest import Dataset, read_dataset, read_split
+from avatar_bench.data import unseen
+from avatar_bench.data.corruptions import Variation
+from avatar_bench.data.datamodule import (
+    ReadableImages,
+    evaluation_loader,
+    loader,
+    targets_of,
+    to_tensor,
+    varied_loader,
+)
+from avatar_bench.data.manifest import SPLITS, Dataset, read_dataset, read_pictures, read_split
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError
+from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
 from avatar_bench.models.classifier import Card, Classifier, read_checkpoint
 from avatar_bench.models.training import checksum_of, quiet, verify
 from avatar_bench.predictions import Predictions, strings
 from avatar_bench.records import folder_name, locate, read_record
 from avatar_bench.results import Result
+from avatar_bench.verdicts import verdict_columns, verdict_rows
+
+_AT_ONCE = 8  # variations of a batch that are held in memory: 39 MB for 32 pictures of 224 px
 
 
 @dataclass
 class Run:
     """Hold one checkpoint and, where it lies in a run folder, the folder's record.
 
-    `allow` names guards that the user has turned off; `device` and `workers` say where predictions are made.
+    `allow` names guards that the user has turned off; `accelerator` ("auto", "cpu", "gpu") and `workers` say where
+    predictions are made. `others` are sets beside the run's own: {name: folder or manifest}; "blind" is the blind set,
+    the rest are out of domain.
     """
 
     checkpoint: Path
     folder: Path | None = None
     record: dict[str, Any] = field(default_factory=dict)
     allow: frozenset[str] = frozenset()
-    device: str = "auto"
+    accelerator: str = "auto"
     workers: int = 2
     batch_size: int = 32
+    others: dict[str, str] = field(default_factory=dict)
+    _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[str, Predictions] = field(default_factory=dict, repr=False, compare=False)  # where no folder keeps them
     _compared: set[str] = field(default_factory=set, repr=False, compare=False)  # sets found apart from training
 
     @classmethod
@@ -60,7 +76,7 @@ class Run:
         """Give the network, in eval mode, on the run's device."""
         quiet()
         self.preprocessing  # noqa: B018  # verifies the file and what it says first
-        classifier = Classifier.load(self.checkpoint).to(self._device)
+        classifier = Classifier.load(self.checkpoint).to(self.device)
         return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     @property
@@ -100,44 +116,82 @@ class Run:
             return None
         return read_split(self.folder / "split.csv", Path(self.record["data"]["root"]))
 
-    def dataset(self, name: str) -> Dataset:
-        """Give a set by name: test, val, calibration, train, blind, or an out-of-domain set of the run's data.
+    @property
+    def device(self) -> str:
+        """Say where the network computes: "cpu" or "cuda"."""
+        if self.accelerator == "cpu" or not torch.cuda.is_available():
+            return "cpu"
+        return "cuda"
 
-        Raises ConfigError where the run has no such set, DataError where its pictures are gone.
+    def dataset(self, name: str) -> Dataset:
+        """Give a set by name: test, val, calibration, train, blind, or an out-of-domain set; read once.
+
+        A label of an out-of-domain set that the run does not know is no label. Raises ConfigError where the run has
+        no such set, DataError where its pictures are gone.
         """
-        data = self.record.get("data", {})
-        if name in ("train", "val", "calibration", "test"):
-            if self.images is None:
-                raise ConfigError(
-                    f"split={name}: {self.checkpoint} lies in no run folder, so its own data is not known.",
-                    "Say what to evaluate on: data=folder data.root=DIR, or data=manifest data.manifest=FILE",
-                )
-            part = self.images.part(name)
-            if not len(part):
-                raise DataError(f"{self.name} has no {name} images.", "See its split.csv.")
-            return part
-        others = {**data.get("ood", {}), **({"blind": data["blind"]} if data.get("blind") else {})}
-        if name not in others:
-            known = ["test", "val", "calibration", *others]
-            raise ConfigError(f"split={name}: the run has no such set.", f"Expected one of {', '.join(known)}.")
-        return read_dataset(Path(others[name]), name)
+        if name not in self._sets:
+            self._sets[name] = self._read(name)
+        return self._sets[name]
+
+    @property
+    def blind(self) -> Dataset | None:
+        """Give the set of sources that training never saw; None where the run has none."""
+        return self.dataset("blind") if "blind" in self._other_paths else None
+
+    @property
+    def ood(self) -> dict[str, Dataset]:
+        """Give the out-of-domain sets by name."""
+        return {name: self.dataset(name) for name in self._other_paths if name != "blind"}
+
+    @property
+    def used(self) -> dict[str, str]:
+        """Give the fingerprint of every set that was asked for so far, by name."""
+        return {name: dataset.fingerprint for name, dataset in sorted(self._sets.items())}
 
     def predictions(self, dataset: Dataset) -> Predictions:
         """Give the Predictions of a dataset, in its order; computed once and kept in the run folder.
 
         Raises GuardError where labels are not among the run's classes, or training images are among the dataset's.
         """
-        self._guard_classes(dataset)
-        self._guard_overlap(dataset)
-        self._guard_near(dataset)
-        kept = self._cache_file(dataset)
-        if kept is not None and kept.is_file():
-            return Predictions.load(kept)
-        predictions = self._compute(dataset)
-        if kept is not None:
-            kept.parent.mkdir(exist_ok=True)
-            predictions.save(kept)
-        return predictions
+        self._guard(dataset)
+        key = self._key(dataset)
+        found = self._kept(key)
+        return found or self._keep(key, self._compute(dataset))
+
+    def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+        """Give the Predictions of a dataset under each variation, without embeddings; each is kept like the others.
+
+        A picture is decoded once for several variations. Raises as `predictions` does.
+        """
+        self._guard(dataset)
+        keys = {variation.key: self._key(dataset, variation.key) for variation in variations}
+        made = {name: found for name, key in keys.items() if (found := self._kept(key))}
+        missing = [variation for variation in dict.fromkeys(variations) if variation.key not in made]
+        for first in range(0, len(missing), _AT_ONCE):
+            some = missing[first : first + _AT_ONCE]
+            for variation, predictions in zip(some, self._compute_varied(dataset, some), strict=True):
+                made[variation.key] = self._keep(keys[variation.key], predictions)
+        return [made[variation.key] for variation in variations]
+
+    def calibration(self, dataset: Dataset) -> Predictions:
+        """Give the Predictions of the calibration half of val: all that anything may be fitted on to judge `dataset`.
+
+        Raises BlockError where the run has no such pictures, GuardError where `dataset` shares pictures or groups
+        with them.
+        """
+        unseen.refuse_fitted(dataset, self._own("calibration"))
+        return self.predictions(self._own("calibration"))
+
+    def training(self) -> Predictions:
+        """Give the Predictions of the training images, for statistics of what is in the domain.
+
+        Raises BlockError where the run does not know them.
+        """
+        return self.predictions(self._own("train"))
+
+    def inputs(self, dataset: Dataset, rows: Sequence[int] | NDArray[np.integer]) -> torch.Tensor:
+        """Give some pictures as the network takes them, uint8 (n, 3, S, S), on the CPU."""
+        return torch.stack([to_tensor(self.preprocessing(dataset.image(int(row)))) for row in rows])
 
     def predict(self, paths: str | Path | Iterable[str | Path], calibrated: bool = True) -> pd.DataFrame:
         """Give a verdict on each picture file, in order.
@@ -163,7 +217,7 @@ class Run:
             if good:
                 logits, _ = self._forward(torch.stack([item["image"] for item in good]), precision)
             files = [(paths[item["row"]], item.get("reason", "")) for item in batch]
-            yield _verdict_rows(files, logits, self.classes, temperature)
+            yield verdict_rows(files, logits, self.classes, temperature)
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""
@@ -171,14 +225,64 @@ class Run:
             raise CheckpointError(f"{self.checkpoint} lies in no run folder, so it has no results.")
         return Result.load(self.folder / "evaluation" / folder_name(name) / block)
 
+    @property
+    def _other_paths(self) -> dict[str, str]:
+        data = self.record.get("data", {})
+        blind = {"blind": data["blind"]} if data.get("blind") else {}
+        return {**data.get("ood", {}), **blind, **self.others}
+
+    def _read(self, name: str) -> Dataset:
+        if name in SPLITS:
+            if self.images is None:
+                raise ConfigError(
+                    f"split={name}: {self.checkpoint} lies in no run folder, so its own data is not known.",
+                    "Say what to evaluate on: data=folder data.root=DIR, or data=manifest data.manifest=FILE",
+                )
+            part = self.images.part(name)
+            if not len(part):
+                raise DataError(f"{self.name} has no {name} images.", "See its split.csv.")
+            return part
+        if name not in self._other_paths:
+            known = ["test", "val", "calibration", *self._other_paths]
+            raise ConfigError(f"split={name}: the run has no such set.", f"Expected one of {', '.join(known)}.")
+        path = Path(self._other_paths[name])
+        if name == "blind":
+            return read_dataset(path, name)
+        plain = path.is_dir() and not any(child.is_dir() for child in path.iterdir())
+        found = read_pictures(path, name) if plain else read_dataset(path, name)
+        label = found.frame["label"]
+        return replace(found, frame=found.frame.assign(label=label.where(label.isin(self.classes), "")))
+
+    def _own(self, split: str) -> Dataset:
+        """Give a split of the run's own that a block needs."""
+        if self.images is None or not len(self.images.part(split)):
+            raise BlockError(f"{self.name}: its {split} pictures are not known, and this block is fitted on them.")
+        return self.dataset(split)
+
     def _compute(self, dataset: Dataset) -> Predictions:
         workers = self._workers(len(dataset))
         batches = evaluation_loader(dataset, self.classes, self.preprocessing, self.batch_size, workers)
         outputs = [self._forward(batch["image"]) for batch in batches]
+        logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        return self._describe(dataset, logits, embeddings)
+
+    def _compute_varied(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+        workers = self._workers(len(dataset))
+        size = self.batch_size
+        batches = varied_loader(dataset, self.classes, self.preprocessing, variations, size, workers)
+        outputs: list[list[NDArray[np.float32]]] = [[] for _ in variations]
+        for batch in batches:
+            # one variation at a time: what a batch holds beside it would change the last digits
+            for index, logits in enumerate(outputs):
+                logits.append(self._forward(batch["image"][:, index].contiguous())[0])
+        none = np.zeros((len(dataset), 0), dtype=np.float32)
+        return [self._describe(dataset, np.concatenate(logits), none) for logits in outputs]
+
+    def _describe(self, dataset: Dataset, logits: NDArray[np.float32], embeddings: NDArray[np.float32]) -> Predictions:
         return Predictions(
             classes=self.classes,
-            logits=np.concatenate([logits for logits, _ in outputs]),
-            embeddings=np.concatenate([embeddings for _, embeddings in outputs]),
+            logits=logits,
+            embeddings=embeddings,
             targets=targets_of(dataset, self.classes),
             paths=strings(dataset.frame["path"]),
             groups=strings(dataset.frame["group"]),
@@ -188,72 +292,46 @@ class Run:
 
     def _forward(self, images: torch.Tensor, precision: str = "32") -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         kind = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
-        autocast = torch.autocast(self._device, dtype=kind or torch.bfloat16, enabled=kind is not None)
+        autocast = torch.autocast(self.device, dtype=kind or torch.bfloat16, enabled=kind is not None)
         with torch.inference_mode(), autocast:
-            logits, embeddings = self.classifier(images.to(self._device, non_blocking=True))
+            logits, embeddings = self.classifier(images.to(self.device, non_blocking=True))
         return logits.float().cpu().numpy(), embeddings.float().cpu().numpy()
 
     def _workers(self, n: int) -> int:
         # starting a worker costs more than decoding a few pictures
         return self.workers if n > 4 * self.batch_size else 0
 
-    @property
-    def _device(self) -> str:
-        if self.device == "cpu" or not torch.cuda.is_available():
-            return "cpu"
-        return "cuda"
-
-    def _cache_file(self, dataset: Dataset) -> Path | None:
-        if self.folder is None:
-            return None
+    def _key(self, dataset: Dataset, variation: str = "") -> str:
+        """Give what Predictions are kept under: it changes with whatever they depend on."""
         columns = dataset.frame[["path", "label", "group", "source"]].to_csv(index=False)
         preprocessing = json.dumps(self.card.preprocessing, sort_keys=True)
-        key = [self.checkpoint_sha256, dataset.fingerprint, preprocessing, columns]
-        return self.folder / "predictions" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.npz"
+        key = [self.checkpoint_sha256, dataset.fingerprint, preprocessing, columns, *([variation] if variation else [])]
+        return hashlib.sha256(repr(key).encode()).hexdigest()[:24]
 
-    def _guard_classes(self, dataset: Dataset) -> None:
-        unknown = sorted(set(dataset.classes) - set(self.classes))
-        if unknown:
-            raise GuardError(
-                f"{dataset.name} has class {unknown[0]!r}, which this network does not know.",
-                f"It knows: {', '.join(self.classes)}. Classes are matched by name:",
-                "rename the folder or label, or leave those pictures out.",
-            )
+    def _kept(self, key: str) -> Predictions | None:
+        if self.folder is None:
+            return self._made.get(key)
+        file = self.folder / "predictions" / f"{key}.npz"
+        return Predictions.load(file) if file.is_file() else None
 
-    def _guard_overlap(self, dataset: Dataset) -> None:
-        if self.images is None or "overlap" in self.allow or dataset.name == "train":
-            return
-        train = self.images.part("train").frame
-        for column, known, what in (
-            ("sha256", set(train["sha256"]), "picture"),
-            ("group", {*train["group"], *train["stated_group"]} - {""}, "group"),
-        ):
-            shared = dataset.frame[column].isin(known)
-            if shared.any():
-                raise GuardError(
-                    f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} pictures with the training data by "
-                    f"{what}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-                    "Figures on pictures that the network has seen say nothing of new ones: take others out, or",
-                    "say allow=[overlap], which is written beside the figures.",
-                )
+    def _keep(self, key: str, predictions: Predictions) -> Predictions:
+        if self.folder is None:
+            self._made[key] = predictions
+        else:
+            (self.folder / "predictions").mkdir(exist_ok=True)
+            predictions.save(self.folder / "predictions" / f"{key}.npz")
+        return predictions
 
-    def _guard_near(self, dataset: Dataset) -> None:
-        if self.images is None or "near_duplicates" in self.allow or dataset.name == "train":
-            return
-        if dataset.fingerprint in self._compared:
+    def _guard(self, dataset: Dataset) -> None:
+        unseen.refuse_unknown(dataset, self.classes)
+        if self.images is None or dataset.name == "train":
             return
         train = self.images.part("train")
-        # copies of the bytes are for _guard_overlap to tell
-        found = [match for match in shared_pictures(train, dataset) if match.kind != "bytes"]
-        if found:
-            copies = len({match.right for match in found})
-            raise GuardError(
-                f"{copies} of {len(dataset)} pictures of {dataset.name} are near-duplicates of training pictures, "
-                f"first {dataset.frame['path'].iat[found[0].right]} of {train.frame['path'].iat[found[0].left]}.",
-                "Figures on pictures that the network has seen say nothing of new ones: take them out, or",
-                "say allow=[near_duplicates], which is written beside the figures.",
-            )
-        self._compared.add(dataset.fingerprint)
+        if "overlap" not in self.allow:
+            unseen.refuse_overlap(dataset, train)
+        if "near_duplicates" not in self.allow and dataset.fingerprint not in self._compared:
+            unseen.refuse_near(dataset, train)
+            self._compared.add(dataset.fingerprint)
 
 
 def load(run: str | Path, **options: Any) -> Run:
@@ -270,29 +348,3 @@ def set_threads(threads: int | None) -> None:
     """Let the network use so many threads; None: as many as torch takes of itself."""
     if threads:
         torch.set_num_threads(threads)
-
-
-def verdict_columns(classes: Sequence[str]) -> list[str]:
-    """Give the column names of a table of verdicts."""
-    return ["path", "status", "reason", "prediction", "confidence", *(f"prob_{name}" for name in classes)]
-
-
-def _verdict_rows(
-    files: Sequence[tuple[str, str]], logits: NDArray[np.float32], classes: tuple[str, ...], temperature: float
-) -> pd.DataFrame:
-    """Lay the logits of the good files, and the reasons of the bad ones, into rows."""
-    good = [path for path, reason in files if not reason]
-    none = np.zeros((len(good), 0), dtype=np.float32)
-    targets = np.full(len(good), -1, dtype=np.int64)
-    seen = strings(good)
-    verdicts = Predictions(classes, logits, none, targets, seen, seen, seen, temperature)
-    probabilities = verdicts.probabilities
-    rows, k = [], 0
-    for path, reason in files:
-        row: dict[str, Any] = {"path": path, "status": "error" if reason else "ok", "reason": reason}
-        if not reason:
-            row |= {"prediction": classes[int(verdicts.predicted[k])], "confidence": probabilities[k].max()}
-            row |= {f"prob_{name}": probabilities[k, c] for c, name in enumerate(classes)}
-            k += 1
-        rows.append(row)
-    return pd.DataFrame(rows, columns=verdict_columns(classes))

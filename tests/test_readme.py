@@ -32,19 +32,20 @@ def commands(page: str) -> list[str]:
     return [line.partition(" #")[0].strip() for line in "".join(bodies).splitlines()]
 
 
-def examples(page: str, ending: str) -> Iterator[tuple[str, str]]:
+def examples(page: str, endings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Give each fenced example of a file with its path: what stands last in backquotes before it."""
     text, end = (ROOT / page).read_text(encoding="utf-8"), 0
     for fence in FENCE.finditer(text):
         named = re.findall(r"`([\w/]+\.\w+)`", text[end : fence.start()])
-        if named and named[-1].endswith(ending):
+        if named and named[-1].endswith(endings):
             yield named[-1], fence[2]
         end = fence.end()
 
 
 def to_run() -> list[Any]:
     lines = dict.fromkeys(line for page in PAGES for line in commands(page) if line not in SCRIPTS)
-    return [pytest.param(line, marks=[pytest.mark.slow] * (" -m " in line or "sweep=" in line)) for line in lines]
+    slow = (" -m ", "sweep=", "block=all")
+    return [pytest.param(line, marks=[pytest.mark.slow] * any(sign in line for sign in slow)) for line in lines]
 
 
 def made_small(words: list[str]) -> list[str]:
@@ -64,7 +65,7 @@ def place(tiny_run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFacto
         shutil.copy(pictures / manifest, folder)
     shutil.copytree(tiny_run, folder / "runs" / "demo")
     assert main(["evaluate", f"ckpt={folder / 'runs' / 'demo'}", "split=blind"]) == 0
-    for file, body in (example for page in PAGES for example in examples(page, ".yaml")):
+    for file, body in (example for page in PAGES for example in examples(page, ("yaml", "py"))):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(body, encoding="utf-8")
     return folder
@@ -104,16 +105,6 @@ def test_the_python_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str
     exec(body, names)
     assert list(names["table"]["status"]) == ["ok", "ok"]
     assert "value=" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("_here")
-def test_the_example_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ((module, body),) = examples("docs/extending.md", ".py")
-    (tmp_path / Path(module).name).write_text(body)
-    monkeypatch.setattr(blocks, "__path__", [*blocks.__path__, str(tmp_path)])
-    words = ["ckpt=runs/demo", "block=confidence", "block.confidence.sure=.95", "out=sure"]
-    assert main(["evaluate", "-cd", "conf", *words]) == 0
-    assert Path("sure/test/confidence/metrics.json").is_file()
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:

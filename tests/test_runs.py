@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from avatar_bench.__main__ import main
 from avatar_bench.data.duplicates import Match
 from avatar_bench.data.guards import shared_pictures
 from avatar_bench.data.manifest import Dataset, read_manifest
-from avatar_bench.errors import CheckpointError, ConfigError, DataError, DivergedError, GuardError
+from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.models.classifier import Card
 from avatar_bench.records import find_runs, newest_run, read_record, write_record
 from avatar_bench.runs import Run
@@ -147,7 +148,7 @@ def test_a_set_is_compared_with_the_training_pictures_once(
         compared.append(len(dataset))
         return shared_pictures(train, dataset)
 
-    monkeypatch.setattr("avatar_bench.runs.shared_pictures", compare)
+    monkeypatch.setattr("avatar_bench.data.unseen.shared_pictures", compare)
     for _ in range(3):
         run.predictions(read_manifest(pictures / "blind.csv"))
     assert compared == [len(read_manifest(pictures / "blind.csv"))]
@@ -321,3 +322,107 @@ def test_results_are_read_back_from_the_run_folder(tiny_run: Path, tmp_path: Pat
     bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
     with pytest.raises(CheckpointError):
         Run.open(bare).results("blind_test")
+
+
+@dataclass(frozen=True)
+class Darker:
+    """A variation that a seed decides on."""
+
+    by: int
+    at: str = "input"
+
+    @property
+    def key(self) -> str:
+        return f"darker-{self.by}-{self.at}"
+
+    def __call__(self, image: Any, seed: int) -> Any:
+        return np.clip(image.astype(int) - self.by - seed % 7, 0, 255).astype(np.uint8)
+
+
+def test_variations_are_those_of_single_pictures_and_are_kept(run_copy: Path, tmp_path: Path) -> None:
+    run = Run.open(run_copy, workers=0)
+    dataset = run.dataset("test")
+    wanted = [Darker(40), Darker(0, "native"), Darker(90)]
+    made = run.variations(dataset, wanted)
+    assert len({predictions.logits.tobytes() for predictions in made}) == 3
+    row = 3
+    seed = int(dataset.frame["sha256"].iat[row][:8], 16)
+    for variation, predictions in zip(wanted, made, strict=True):
+        image = dataset.image(row)
+        if variation.at == "native":
+            square = run.preprocessing(variation(image, seed))
+        else:
+            square = variation(run.preprocessing(image), seed)
+        with torch.inference_mode():
+            logits, _ = run.classifier(torch.from_numpy(square.transpose(2, 0, 1)[None].copy()))
+        np.testing.assert_allclose(predictions.logits[row], logits[0], atol=1e-4)
+        assert predictions.embeddings.shape == (len(dataset), 0)
+        assert (predictions.targets == run.predictions(dataset).targets).all()
+    kept = sorted((run_copy / "predictions").iterdir())
+    again = Run.open(run_copy)
+    again.classifier = None  # type: ignore[assignment]  # what is kept needs no network
+    for first, second in zip(made[::-1], again.variations(dataset, wanted[::-1]), strict=True):
+        np.testing.assert_array_equal(first.logits, second.logits)
+    assert sorted((run_copy / "predictions").iterdir()) == kept
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_variations_do_not_depend_on_workers_or_what_else_is_asked(
+    workers: int, run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "_workers", lambda run, n: run.workers)
+    some = [Darker(by) for by in range(0, 110, 10)]  # more than are held at once
+    alone = Run.open(run_copy, workers=0)
+    alone.folder = None
+    expected = [alone.variations(Run.open(run_copy).dataset("test"), [one])[0] for one in some]
+    run = Run.open(run_copy, workers=workers)
+    for one, other in zip(expected, run.variations(run.dataset("test"), some), strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+
+
+def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    run = Run.open(shutil.copy(best(tiny_run), tmp_path / "bare.ckpt"), workers=0)
+    blind = read_manifest(pictures / "blind.csv")
+    assert run.predictions(blind) is run.predictions(blind)
+    with pytest.raises(BlockError, match="calibration pictures are not known"):
+        run.calibration(blind)
+    with pytest.raises(BlockError, match="train pictures are not known"):
+        run.training()
+    assert run.blind is None
+    assert run.ood == {}
+
+
+def test_what_is_fitted_is_never_judged_by_the_same_pictures(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    fitted = run.calibration(run.dataset("test"))
+    own = run.images.part("calibration").frame
+    assert list(fitted.paths) == list(own["path"])
+    with pytest.raises(GuardError, match="fitted on"):
+        run.calibration(run.dataset("calibration"))
+    test = run.dataset("test")
+    groups = test.frame["group"].where(np.arange(len(test)) > 0, own["group"].iat[0])
+    with pytest.raises(GuardError, match="1 of"):
+        run.calibration(replace(test, frame=test.frame.assign(group=groups)))
+
+
+def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    (tmp_path / "named" / "real").mkdir(parents=True)
+    (tmp_path / "named" / "cat").mkdir()
+    flat.mkdir()
+    for number, place in enumerate((flat, flat, tmp_path / "named" / "real", tmp_path / "named" / "cat")):
+        image = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(image).save(place / f"{number}.png")
+    others = {"flat": str(flat), "named": str(tmp_path / "named"), "blind": str(pictures / "blind.csv")}
+    run = Run.open(tiny_run, others=others)
+    assert {name: sorted(dataset.frame["label"]) for name, dataset in run.ood.items()} == {
+        "flat": ["", ""],
+        "named": ["", "real"],
+    }
+    assert run.blind is not None
+    assert run.used.keys() == {"flat", "named", "blind"}
+    assert (run.predictions(run.dataset("flat")).targets == -1).all()
+    with pytest.raises(DataError, match="gone"):
+        Run.open(tiny_run, others={"gone": str(tmp_path / "gone")}).dataset("gone")

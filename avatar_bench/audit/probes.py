@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench import metrics, stats
+from avatar_bench import stats
+from avatar_bench.metrics import classification
 from avatar_bench.results import Metric
 
 Floats = NDArray[np.float64]
@@ -191,9 +192,9 @@ def _figures(scores: Floats, targets: Codes, groups: NDArray[np.str_], names: Se
     classes, predicted = scores.shape[1], scores.argmax(axis=1)
 
     def statistic(weights: Floats) -> Floats:
-        aurocs = [metrics.auroc(column, targets == index, weights) for index, column in enumerate(scores.T)]
-        confusion = metrics.confusion_matrix(targets, predicted, classes, weights)
-        return np.column_stack([*aurocs, metrics.balanced_accuracy(confusion)])
+        aurocs = [classification.auroc(column, targets == index, weights) for index, column in enumerate(scores.T)]
+        confusion = classification.confusion_matrix(targets, predicted, classes, weights)
+        return np.column_stack([*aurocs, classification.balanced_accuracy(confusion)])
 
     values = statistic(np.ones((1, len(targets))))[0]
     lows, highs = stats.bootstrap_interval(statistic, groups, plan.resamples, plan.level, plan.seed)

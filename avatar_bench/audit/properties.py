@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ from scipy.fft import dctn, rfft2
 
 from avatar_bench.audit.provenance import HINTS, hints
 from avatar_bench.data.decode import FORMATS, decode_bytes
+from avatar_bench.data.slices import jpeg_quality
 
 Value = float | str | bool
 Pixels = NDArray[np.uint8]
@@ -46,23 +46,6 @@ TINY = 48  # pixels of the shorter side: half of the smallest of them
 BLANK = 0.02  # contrast
 BLURRED = 0.02  # variance of the Laplacian over luma's, so that pale and dark pictures do not pass for blurred
 EXTREME_ASPECT = 2.5  # a strip loses most of itself where a square is cut, and its faces where it is squashed
-
-# ITU T.81, table K.1: luminance, which libjpeg scales by its quality
-_LUMINANCE = np.array(
-    [
-        [16, 11, 10, 16, 24, 40, 51, 61],
-        [12, 12, 14, 19, 26, 58, 60, 55],
-        [14, 13, 16, 24, 40, 57, 69, 56],
-        [14, 17, 22, 29, 51, 87, 80, 62],
-        [18, 22, 37, 56, 68, 109, 103, 77],
-        [24, 35, 55, 64, 81, 104, 113, 92],
-        [49, 64, 78, 87, 103, 121, 120, 101],
-        [72, 92, 95, 98, 112, 100, 103, 99],
-    ]
-)
-_QUALITIES = np.arange(1, 101)
-_SCALES = np.where(_QUALITIES < 50, 5000 // _QUALITIES, 200 - 2 * _QUALITIES)
-_LOG_TABLES = np.log(np.clip((_SCALES[:, None] * _LUMINANCE.ravel() + 50) // 100, 1, 255))
 
 _SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0"}
 
@@ -99,7 +82,7 @@ def metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:
             "width": width,
             "height": height,
             "aspect": width / height,
-            "jpeg_quality": _quality(tables[min(tables)]) if tables else -1,
+            "jpeg_quality": jpeg_quality(tables[min(tables)]) if tables else -1,
             "subsampling": _subsampling(image.layer) if tables else "",  # type: ignore[attr-defined]
             "progressive": bool(info & {"progressive", "interlace"}),
             "exif": bool(info & {"exif", "raw profile type exif"}),
@@ -171,12 +154,6 @@ def outliers(frame: pd.DataFrame) -> pd.Series[str]:
         "blurred": edges < BLURRED,
     }
     return pd.Series(np.select(list(odd.values()), list(odd), ""), index=frame.index, dtype=str)
-
-
-def _quality(table: Iterable[int]) -> int:
-    """Give the quality whose table is nearest, by ratios, to this one."""
-    distance = np.abs(_LOG_TABLES - np.log(np.maximum(list(table), 1))).sum(axis=1)
-    return int(_QUALITIES[distance.argmin()])
 
 
 def _subsampling(layers: list[tuple[int, int, int, int]]) -> str:

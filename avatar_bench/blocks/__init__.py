@@ -1,13 +1,18 @@
-"""The registry of blocks: a module of this package is a block, and its name is the block's."""
+"""The registry of blocks: each is a module here, or one beside its yaml in a user's folder, of the block's name."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -19,29 +24,60 @@ from avatar_bench.errors import ConfigError
 _NOT_BLOCKS = {"base"}
 
 
-def available() -> list[str]:
-    """Give the names of all blocks, sorted, without importing any."""
-    names = {module.name for module in pkgutil.iter_modules(__path__)}
-    return sorted(name for name in names - _NOT_BLOCKS if not name.startswith("_"))
+def available(folders: Sequence[Path] = ()) -> list[str]:
+    """Give the names of all blocks, sorted, without importing any; `folders` are users' own, laid out like conf/."""
+    names = {module.name for module in pkgutil.iter_modules(__path__)} - _NOT_BLOCKS
+    return sorted({name for name in names if not name.startswith("_")} | _own(folders).keys())
 
 
-def build(name: str, options: Mapping[str, Any] | None = None) -> Block:
+def build(name: str, options: Mapping[str, Any] | None = None, folders: Sequence[Path] = ()) -> Block:
     """Give the block of this name with these options; raise ConfigError on an unknown name, option or type."""
-    if name not in available():
-        raise ConfigError(*_unknown("block", name, available()))
-    return _configure(name, _block_class(name), dict(options or {}))
+    if name not in available(folders):
+        raise ConfigError(*_unknown("block", name, available(folders)))
+    return _configure(name, _block_class(_module(name, folders)), dict(options or {}))
 
 
-def _block_class(name: str) -> type[Block]:
-    module = importlib.import_module(f"{__name__}.{name}")
+def code_digest(block: Block) -> str:
+    """Give 16 hex digits that change with any line of this package, or of the module of a user's block."""
+    package = Path(__file__).parents[1]
+    own = Path(inspect.getfile(type(block)))
+    digest = hashlib.sha256()
+    for file in [*sorted(package.rglob("*.py")), own]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _own(folders: Sequence[Path]) -> dict[str, Path]:
+    """Give the modules in users' folders that are blocks: those with a yaml beside them."""
+    files = [file for folder in reversed(folders) for file in sorted((folder / "block").glob("*.py"))]
+    return {file.stem: file for file in files if file.with_suffix(".yaml").is_file()}
+
+
+def _module(name: str, folders: Sequence[Path]) -> ModuleType:
+    if importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    file = _own(folders)[name]
+    full = f"avatar_bench_user.{name}"
+    spec = importlib.util.spec_from_file_location(full, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[full] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's module does
+        raise ConfigError(f"block={name}: {file} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _block_class(module: ModuleType) -> type[Block]:
     own = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
         if issubclass(member, Block) and member.__module__ == module.__name__
     ]
     if len(own) != 1:
-        raise TypeError(
-            f"{module.__name__} must define one dataclass that subclasses RunBlock or DatasetBlock, not {len(own)}"
+        raise ConfigError(
+            f"{module.__file__} must define one dataclass that subclasses RunBlock or DatasetBlock, not {len(own)}"
         )
     return own[0]
 

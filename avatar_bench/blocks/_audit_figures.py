@@ -13,29 +13,17 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from avatar_bench import plots
+from avatar_bench.messages import say
 from avatar_bench.results import Metric
 
-NUMBERS = {
-    "width": "width (pixels)",
-    "height": "height (pixels)",
-    "aspect": "width / height",
-    "jpeg_quality": "JPEG quality (-1: no JPEG)",
-    "bytes_per_pixel": "bytes per pixel",
-    "grey": "share of grey pixels",
-    "brightness": "mean brightness",
-    "contrast": "contrast (sd of brightness)",
-    "saturation": "mean saturation",
-    "sharpness": "sharpness (log10)",
-}
-WORDS = {"format": "format", "mode": "colour mode", "subsampling": "chroma subsampling"}
-FLAGS = {"progressive": "progressive", "exif": "EXIF", "icc": "ICC profile"}
 _COLUMNS, _BINS, _MOST_WORDS = 4, 24, 6
 
 
 @plots.use_style()
 def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw a small panel a property: the share of each class's pictures by value; numbers are cut at 1 and 99 %."""
-    names = {**WORDS, "flags": "stored with", **NUMBERS}
+    numbers = _number_titles()
+    names = {**_word_titles(), "flags": say("stored with"), **numbers}
     rows = -(-len(names) // _COLUMNS)
     figure = plots.new_figure(2.45 * _COLUMNS, 1.85 * rows + 0.4)
     panels = figure.subplots(rows, _COLUMNS).ravel()
@@ -44,14 +32,14 @@ def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
     for axes, (name, title) in zip(panels, names.items(), strict=False):
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=7)
-        if name in NUMBERS:
+        if name in numbers:
             _steps(axes, frame, name, classes)
         else:
             _shares(axes, _word_shares(frame, name, classes))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     handles = [Patch(color=plots.color(i), alpha=0.8, label=plots.short(name)) for i, name in enumerate(classes)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
-    figure.supylabel("share of the class's pictures (%)", fontsize=9)
+    figure.supylabel(say("share of the class's pictures (%)"), fontsize=9)
     return figure
 
 
@@ -60,7 +48,10 @@ def aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
     rows = [
         (f"{name}{after}", found[f"{prefix}{name}_auroc"], kind)
         for name in names
-        for prefix, after, kind in (("", "", "as stored"), ("equalised/", ", equalised", "after equalising"))
+        for prefix, after, kind in (
+            ("", "", say("as stored")),
+            ("equalised/", say(", equalised"), say("after equalising")),
+        )
         if f"{prefix}{name}_auroc" in found and found[f"{prefix}{name}_auroc"].value is not None
         if not (prefix and name == "source")  # which equalising leaves as it is
     ]
@@ -71,7 +62,7 @@ def aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
         _numbers([metric.low for metric in metrics]),
         _numbers([metric.high for metric in metrics]),
         [metric.n for metric in metrics],
-        label="AUROC of the class told best from this alone (%; n: groups)",
+        label=say("AUROC of the class told best from this alone (%; n: groups)"),
         kinds=[kind for _, _, kind in rows],
         chance=0.5,
     )
@@ -86,7 +77,7 @@ def carriers(table: pd.DataFrame, groups: int) -> Figure:
         known["low"],
         known["high"],
         [groups] * len(known),
-        label="AUROC of the class told best from this property (%; n: groups)",
+        label=say("AUROC of the class told best from this property (%; n: groups)"),
         chance=0.5,
     )
 
@@ -101,14 +92,14 @@ def cross_table(table: pd.DataFrame, column: str, classes: Sequence[str]) -> Fig
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
     axes.set_xticks(range(len(classes)), [plots.short(name, 18) for name in classes], rotation=30, ha="right")
-    axes.set_yticks(range(len(shown)), [plots.short(str(name) or "not known", 30) for name in shown[column]])
+    axes.set_yticks(range(len(shown)), [plots.short(str(name) or say("not known"), 30) for name in shown[column]])
     axes.spines[:].set_visible(False)
-    axes.set(xlabel="class", ylabel=column)
+    axes.set(xlabel=say("class"), ylabel=column)
     for (row, place), count in np.ndenumerate(counts):
         if count:
             ink = "white" if shares[row, place] > 0.55 * shares.max() else "black"
             axes.text(place, row, f"{count:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label="share of the class (%)")
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of the class (%)"))
     return figure
 
 
@@ -129,20 +120,45 @@ def _shares(axes: Axes, table: pd.DataFrame) -> None:
     for index, label in enumerate(table.columns):
         places = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width
         axes.bar(places, table[label], width, color=plots.color(index), alpha=0.8)
-    names = [plots.short(str(word) or "none", 14) for word in table.index]
+    names = [plots.short(str(word) or say("none"), 14) for word in table.index]
     axes.set_xticks(range(len(table)), names, rotation=25 if len(names) > 3 else 0)
     axes.set_ylim(0, 1.04)
 
 
 def _word_shares(frame: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.DataFrame:
     if name == "flags":
-        means = frame.groupby("label")[list(FLAGS)].mean().T.rename(index=FLAGS)
+        flags = _flag_names()
+        means = frame.groupby("label")[list(flags)].mean().T.rename(index=flags)
     else:
         common = frame[name].value_counts().index[:_MOST_WORDS]
-        words = frame[name].where(frame[name].isin(common), "others")
+        others = say("others")
+        words = frame[name].where(frame[name].isin(common), others)
         means = pd.crosstab(words, frame["label"], normalize="columns")
-        means = means.reindex([*common, *(["others"] if "others" in means.index else [])])
+        means = means.reindex([*common, *([others] if others in means.index else [])])
     return means.reindex(columns=list(classes), fill_value=0.0)
+
+
+def _number_titles() -> dict[str, str]:
+    return {
+        "width": say("width (pixels)"),
+        "height": say("height (pixels)"),
+        "aspect": say("width / height"),
+        "jpeg_quality": say("JPEG quality (-1: no JPEG)"),
+        "bytes_per_pixel": say("bytes per pixel"),
+        "grey": say("share of grey pixels"),
+        "brightness": say("mean brightness"),
+        "contrast": say("contrast (sd of brightness)"),
+        "saturation": say("mean saturation"),
+        "sharpness": say("sharpness (log10)"),
+    }
+
+
+def _word_titles() -> dict[str, str]:
+    return {"format": say("format"), "mode": say("colour mode"), "subsampling": say("chroma subsampling")}
+
+
+def _flag_names() -> dict[str, str]:
+    return {"progressive": say("progressive"), "exif": "EXIF", "icc": say("ICC profile")}
 
 
 def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:

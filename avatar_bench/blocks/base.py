@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from avatar_bench import metrics, stats
-from avatar_bench.errors import GuardError
+from avatar_bench import stats
+from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.messages import say
+from avatar_bench.metrics import classification
+from avatar_bench.results import Metric
 
 if TYPE_CHECKING:
     from avatar_bench.data.manifest import Dataset
@@ -27,6 +30,65 @@ class RunBlock:
         """Give the Result of this block; `run.predictions(dataset)` is cached, so ask for it freely."""
         raise NotImplementedError
 
+    def require(self, option: str, valid: bool, expected: str) -> None:
+        """Raise ConfigError where an option's value is not valid; `expected` says in words what is."""
+        if not valid:
+            name = type(self).__module__.rpartition(".")[2]
+            raise ConfigError(f"block.{name}.{option}={getattr(self, option)}: expected {expected}.")
+
+
+@dataclass(kw_only=True)
+class IntervalBlock(RunBlock):
+    """Judge a Run by figures that bear intervals.
+
+    `level` of the intervals, 0 to 1; `resamples` (100 or more) and `seed` of the bootstrap, which draws whole groups.
+    """
+
+    level: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.require("level", 0 < self.level < 1, "above 0 and below 1")
+        self.require("resamples", self.resamples >= 100, "100 or more")
+        self.require("seed", self.seed >= 0, "0 or more")
+
+    def share(
+        self,
+        hits: NDArray[np.bool_],
+        groups: NDArray[np.str_],
+        unit: str = "group",
+        higher_is_better: bool | None = True,
+        floor: float | None = None,
+    ) -> Metric:
+        """Give the share of True in `hits` (N,), N at least 1, as `stats.share_interval` does."""
+        ends = stats.share_interval(hits, groups, self.resamples, self.level, self.seed, unit)
+        value = float(np.mean(hits))
+        return Metric(value, ends.n, ends.low, ends.high, ends.method, higher_is_better, floor=floor)
+
+    def resampled(
+        self,
+        names: Sequence[str],
+        statistic: stats.Statistic,
+        groups: ArrayLike,
+        higher_is_better: bool | Mapping[str, bool | None] | None = True,
+        floors: Mapping[str, float] | None = None,
+        reason: str | None = None,
+    ) -> dict[str, Metric]:
+        """Give figures by name with bootstrap intervals; `statistic` maps weights (B, N) to (B, K) for K names.
+
+        A figure that is NaN becomes null with `reason`. `higher_is_better` and `floors` may tell names apart.
+        """
+        group = np.asarray(groups)
+        values = statistic(np.ones((1, len(group))))[0]
+        lows, highs = stats.bootstrap_interval(statistic, group, self.resamples, self.level, self.seed)
+        better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
+        units = len(np.unique(group))
+        return {
+            name: _bootstrapped(value, low, high, units, better[name], (floors or {}).get(name), reason)
+            for name, value, low, high in zip(names, values, lows, highs, strict=True)
+        }
+
 
 @dataclass(kw_only=True)
 class DatasetBlock:
@@ -40,6 +102,14 @@ class DatasetBlock:
 Block = RunBlock | DatasetBlock
 
 
+def known(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
+    """Give the rows whose true class is known, (M,); raise BlockError where there is none."""
+    rows = np.flatnonzero(predictions.targets >= 0)
+    if len(rows) == 0:
+        raise BlockError(f"{dataset.name}: no picture's true class is known, so there is nothing to judge.")
+    return rows
+
+
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:
     """Raise GuardError where another order of the class names explains the predictions significantly better.
 
@@ -49,12 +119,24 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
     if "permutation" in allow:
         return
     known = predictions.targets >= 0
-    confusion = metrics.confusion_matrix(
+    confusion = classification.confusion_matrix(
         predictions.targets[known], predictions.predicted[known], len(predictions.classes)
     )
     order = stats.permutation_alarm(confusion)
     if order is not None:
         raise GuardError(*_order_alarm(predictions.classes, order, confusion))
+
+
+def _bootstrapped(
+    value: float, low: float, high: float, units: int, better: bool | None, floor: float | None, reason: str | None
+) -> Metric:
+    if np.isnan(value):
+        why = reason or say("the set holds too few classes for it")
+        return Metric(None, units, higher_is_better=better, reason=why, floor=floor)
+    if not low < high:
+        why = say("no interval: every resample gives the same figure")
+        return Metric(float(value), units, higher_is_better=better, reason=why, floor=floor)
+    return Metric(float(value), units, float(low), float(high), "bootstrap by group", better, floor=floor)
 
 
 def _order_alarm(classes: tuple[str, ...], order: tuple[int, ...], confusion: NDArray[np.float64]) -> list[str]:

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench import metrics, plots, stats
-from avatar_bench.blocks.base import RunBlock, check_class_order
-from avatar_bench.errors import ConfigError, DataError
+from avatar_bench import plots, stats
+from avatar_bench.blocks.base import IntervalBlock, check_class_order, known
+from avatar_bench.messages import say
+from avatar_bench.metrics import classification
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:
@@ -23,43 +24,38 @@ if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
 _FEW = 30  # images of a class below which its figures are little more than anecdotes
-_OVERALL = ("balanced_accuracy", "macro_f1", "mcc")
+_OVERALL = {
+    "balanced_accuracy": classification.balanced_accuracy,
+    "macro_f1": classification.macro_f1,
+    "mcc": classification.mcc,
+}
 
 
 @dataclass(kw_only=True)
-class BlindTest(RunBlock):
+class BlindTest(IntervalBlock):
     """Judge a run on images whose true class is known.
 
-    `level` of the intervals, 0 to 1; `resamples` and `seed` of the bootstrap; `discordance`, the share of images that
-    exactly one of two networks has right, for the detectable difference (None: as if two networks of this accuracy
-    erred independently, 2 a (1 - a)); `gallery`, how many of the most confident errors are shown.
+    `discordance` is the share of images that exactly one of two networks has right, for the detectable difference
+    (None: as if two networks of this accuracy erred independently, 2 a (1 - a)); `gallery`, how many of the most
+    confident errors are shown.
     """
 
-    level: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
     discordance: float | None = None
     gallery: int = 12
 
     def __post_init__(self) -> None:
-        for name, valid, expected in (
-            ("level", 0 < self.level < 1, "above 0 and below 1"),
-            ("resamples", self.resamples >= 100, "100 or more"),
-            ("discordance", self.discordance is None or 0 < self.discordance <= 1, "null, or above 0 and up to 1"),
-            ("gallery", self.gallery >= 0, "0 or more"),
-        ):
-            if not valid:
-                raise ConfigError(f"block.blind_test.{name}={getattr(self, name)}: expected {expected}.")
+        super().__post_init__()
+        valid = self.discordance is None or 0 < self.discordance <= 1
+        self.require("discordance", valid, "null, or above 0 and up to 1")
+        self.require("gallery", self.gallery >= 0, "0 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give accuracy and its kin, tables and figures of the images whose class is known.
 
-        Raise DataError where no image's class is known, GuardError where the class names are in the wrong order.
+        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
-        rows = np.flatnonzero(asked.targets >= 0)
-        if len(rows) == 0:
-            raise DataError(f"{dataset.name}: no picture's true class is known, so there is nothing to judge.")
+        rows = known(asked, dataset)
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
         result = Result("blind_test", dataset.name, len(rows), predictions.classes)
@@ -82,7 +78,7 @@ class BlindTest(RunBlock):
     def _metrics(self, predictions: Predictions) -> dict[str, Metric]:
         n, classes = len(predictions), len(predictions.classes)
         found = {
-            "accuracy": self._share(predictions.correct, predictions.groups),
+            "accuracy": self.share(predictions.correct, predictions.groups, floor=1 / classes),
             "accuracy_by_source": self._accuracy_by_source(predictions),
             "chance": Metric(1 / classes, n, higher_is_better=None),
             "majority_share": Metric(float(np.bincount(predictions.targets).max() / n), n, higher_is_better=None),
@@ -90,51 +86,44 @@ class BlindTest(RunBlock):
         found |= self._resampled(predictions)
         for index, name in enumerate(predictions.classes):
             target, predicted = predictions.targets == index, predictions.predicted == index
-            absent = "no picture of this class in the set"
+            absent = say("no picture of this class in the set")
             found[f"recall/{name}"] = self._share_of(target, predictions, absent)
-            reason = "the class is never predicted" if target.any() else absent
+            reason = say("the class is never predicted") if target.any() else absent
             found[f"precision/{name}"] = self._share_of(predicted & target.any(), predictions, reason)
         found["detectable_difference"] = self._detectable(found["accuracy"].value or 0.0, n)
         return found
 
-    def _share(self, hits: NDArray[np.bool_], groups: NDArray[np.str_], unit: str = "group") -> Metric:
-        interval = stats.share_interval(hits, groups, self.resamples, self.level, self.seed, unit)
-        return Metric(float(hits.mean()), interval.n, interval.low, interval.high, interval.method)
-
     def _share_of(self, images: NDArray[np.bool_], predictions: Predictions, reason: str) -> Metric:
         if not images.any():
             return Metric(None, 0, reason=reason)
-        return self._share(predictions.correct[images], predictions.groups[images])
+        return self.share(predictions.correct[images], predictions.groups[images])
 
     def _accuracy_by_source(self, predictions: Predictions) -> Metric:
         known = predictions.sources != ""
         sources = predictions.sources[known]
         if len(np.unique(sources)) < 2:
-            return Metric(None, len(np.unique(sources)), reason="fewer than two sources are known")
-        return self._share(predictions.correct[known], sources, "source")
+            return Metric(None, len(np.unique(sources)), reason=say("fewer than two sources are known"))
+        return self.share(predictions.correct[known], sources, "source")
 
     def _resampled(self, predictions: Predictions) -> dict[str, Metric]:
-        names = [*_OVERALL, *(f"{kind}/{name}" for kind in ("f1", "auroc") for name in predictions.classes)]
-        statistic = _figures_of(predictions)
-        values = statistic(np.ones((1, len(predictions))))[0]
-        lows, highs = stats.bootstrap_interval(statistic, predictions.groups, self.resamples, self.level, self.seed)
-        units = len(np.unique(predictions.groups))
-        return {
-            name: _bootstrapped(value, low, high, units)
-            for name, value, low, high in zip(names, values, lows, highs, strict=True)
-        }
+        classes = predictions.classes
+        names = [*_OVERALL, *(f"{kind}/{name}" for kind in ("f1", "auroc") for name in classes)]
+        floors = {"balanced_accuracy": 1 / len(classes), "mcc": 0.0, **{f"auroc/{name}": 0.5 for name in classes}}
+        return self.resampled(names, _figures_of(predictions), predictions.groups, floors=floors)
 
     def _detectable(self, accuracy: float, n: int) -> Metric:
         discordance = 2 * accuracy * (1 - accuracy) if self.discordance is None else self.discordance
         difference = stats.detectable_difference(n, discordance)
-        reason = f"at {n} pictures and a discordance of {discordance:.3g} no difference is detectable"
+        reason = say(
+            "at {n} pictures and a discordance of {share} no difference is detectable", n=n, share=f"{discordance:.3g}"
+        )
         return Metric(difference, n, higher_is_better=False, reason=reason if difference is None else None)
 
     def _per_source(self, predictions: Predictions) -> pd.DataFrame:
         names, rows = predictions.classes, []
         for source, target, images in _by_source(predictions):
             correct = predictions.correct[images]
-            share = self._share(correct, predictions.groups[images])
+            share = self.share(correct, predictions.groups[images])
             wrong = predictions.predicted[images][~correct]
             error = names[np.bincount(wrong).argmax()] if len(wrong) else ""
             rows.append((source, names[target], len(images), share.n, share.value, share.low, share.high, error))
@@ -146,15 +135,18 @@ class BlindTest(RunBlock):
         worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][: self.gallery]
         names = predictions.classes
         titles = [
-            f"true: {names[predictions.targets[i]]}\npredicted: {names[predictions.predicted[i]]}, "
-            f"{predictions.confidence[i]:.1%}\n{predictions.sources[i] or 'source not known'}"
+            say("true: {name}", name=names[predictions.targets[i]])
+            + "\n"
+            + say("predicted: {name}", name=names[predictions.predicted[i]])
+            + f", {predictions.confidence[i]:.1%}\n"
+            + (str(predictions.sources[i]) or say("source not known"))
             for i in worst
         ]
         return plots.gallery([dataset.image(int(rows[i])) for i in worst], titles)
 
 
 def _confusion(predictions: Predictions) -> NDArray[np.float64]:
-    return metrics.confusion_matrix(predictions.targets, predictions.predicted, len(predictions.classes))
+    return classification.confusion_matrix(predictions.targets, predictions.predicted, len(predictions.classes))
 
 
 def _by_source(predictions: Predictions) -> Iterator[tuple[str, int, NDArray[np.intp]]]:
@@ -167,20 +159,12 @@ def _figures_of(predictions: Predictions) -> stats.Statistic:
     targets, predicted, scores = predictions.targets, predictions.predicted, predictions.probabilities
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        confusion = metrics.confusion_matrix(targets, predicted, len(predictions.classes), weights)
-        overall = [metrics.balanced_accuracy(confusion), metrics.macro_f1(confusion), metrics.mcc(confusion)]
-        aurocs = [metrics.auroc(column, targets == index, weights) for index, column in enumerate(scores.T)]
-        return np.column_stack([*overall, metrics.f1(confusion), *aurocs])
+        confusion = classification.confusion_matrix(targets, predicted, len(predictions.classes), weights)
+        overall = [function(confusion) for function in _OVERALL.values()]
+        aurocs = [classification.auroc(column, targets == index, weights) for index, column in enumerate(scores.T)]
+        return np.column_stack([*overall, classification.f1(confusion), *aurocs])
 
     return statistic
-
-
-def _bootstrapped(value: float, low: float, high: float, units: int) -> Metric:
-    if np.isnan(value):
-        return Metric(None, units, reason="the set holds too few classes for it")
-    if not low < high:
-        return Metric(float(value), units, reason="no interval: every resample gives the same figure")
-    return Metric(float(value), units, float(low), float(high), "bootstrap by group")
 
 
 def _predictions_table(predictions: Predictions) -> pd.DataFrame:
@@ -209,12 +193,12 @@ def _confusion_table(classes: tuple[str, ...], confusion: NDArray[np.float64]) -
 def _per_source_figure(table: pd.DataFrame, classes: int) -> Figure:
     shown = table.nlargest(plots.MOST_BARS, "n").sort_values(["target", "accuracy"])
     return plots.interval_bars(
-        [source or "(not known)" for source in shown["source"]],
+        [source or say("(not known)") for source in shown["source"]],
         shown["accuracy"],
         shown["low"],
         shown["high"],
         shown["n"],
-        label="share of the source's pictures that are recognised (%)",
+        label=say("share of the source's pictures that are recognised (%)"),
         kinds=list(shown["target"]),
         chance=1 / classes,
     )
@@ -223,15 +207,22 @@ def _per_source_figure(table: pd.DataFrame, classes: int) -> Figure:
 def _warnings(predictions: Predictions, asked: int) -> list[str]:
     said = []
     if asked > len(predictions):
-        said.append(f"{asked - len(predictions)} of {asked} pictures have no known class and are left out.")
+        left_out = asked - len(predictions)
+        said.append(say("{n} of {all} pictures have no known class and are left out.", n=left_out, all=asked))
     for name, n in zip(
         predictions.classes, np.bincount(predictions.targets, minlength=len(predictions.classes)), strict=True
     ):
         if n == 0:
-            said.append(f"The set has no picture of class {name!r}: its figures are null, and means leave it out.")
+            told = say(
+                "The set has no picture of class '{name}': its figures are null, and means leave it out.", name=name
+            )
+            said.append(told)
         elif n < _FEW:
-            said.append(f"The set has only {n} pictures of class {name!r}: see the width of the intervals.")
+            told = say(
+                "The set has only {n} pictures of class '{name}': see the width of the intervals.", n=n, name=name
+            )
+            said.append(told)
     unknown = int((predictions.sources == "").sum())
     if unknown:
-        said.append(f"The source of {unknown} pictures is not known; accuracy_by_source leaves them out.")
+        said.append(say("The source of {n} pictures is not known; accuracy_by_source leaves them out.", n=unknown))
     return said

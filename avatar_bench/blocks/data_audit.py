@@ -24,6 +24,7 @@ from avatar_bench.blocks import _audit_figures as figures
 from avatar_bench.blocks import _suspects
 from avatar_bench.blocks.base import DatasetBlock
 from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:
@@ -160,11 +161,21 @@ def _named(found: dict[str, Probe], prefix: str) -> dict[str, Metric]:
 def _left_out(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[str]:
     said = []
     if len(known) < len(dataset):
-        said.append(f"{len(dataset) - len(known)} of {len(dataset)} pictures have no class, and were left out")
+        said.append(
+            say(
+                "{n} of {all} pictures have no known class and are left out.",
+                n=len(dataset) - len(known),
+                all=len(dataset),
+            )
+        )
     if len(drawn) < len(known):
-        said.append(f"{len(drawn)} of {len(known)} pictures were looked at, the same share of each class")
+        said.append(
+            say("{n} of {all} pictures were looked at, the same share of each class", n=len(drawn), all=len(known))
+        )
     if bad:
-        said.append(f"{len(bad)} of {len(drawn)} pictures cannot be decoded; first: {bad[0][1]}")
+        said.append(
+            say("{n} of {all} pictures cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1])
+        )
     return said
 
 

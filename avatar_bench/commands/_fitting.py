@@ -21,7 +21,8 @@ from avatar_bench.data.manifest import SPLITS, Dataset, write_split
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError, GuardError
-from avatar_bench.metrics import fit_temperature
+from avatar_bench.messages import speak
+from avatar_bench.metrics.calibration import fit_temperature
 from avatar_bench.models.classifier import Card, Classifier, TrainingOptions, read_checkpoint
 from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.training import (
@@ -69,6 +70,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
             "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
             "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
         },
+        "balance": settings.mode.balance,
         "stages": record.get("stages", []),
     }
     write_record(folder, record)
@@ -127,7 +129,7 @@ def _say_stage(classifier: Classifier, number: int, names: list[str]) -> dict[st
 
 def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: Path, dataset: Dataset) -> None:
     """Fit the temperature, complete the checkpoint and the record, and draw the curves."""
-    run = Run(best, record=record, device=settings.trainer.accelerator, workers=settings.data.workers)
+    run = Run(best, record=record, accelerator=settings.trainer.accelerator, workers=settings.data.workers)
     calibration = dataset.part("calibration")
     temperature = 1.0
     if len(calibration) >= FEW and len(calibration.classes) > 1:
@@ -139,7 +141,8 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
     row = rows.loc[rows[METRIC].idxmax()]
-    figure = curves(history)
+    with speak(settings.lang):
+        figure = curves(history)
     figure.savefig(folder / "curves.png")
     record |= {
         "temperature": temperature,

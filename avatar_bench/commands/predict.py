@@ -48,12 +48,12 @@ def _open(path: Path, settings: PredictConfig) -> Run:
     from avatar_bench.runs import Run, set_threads
 
     set_threads(settings.threads)
-    return Run.open(path, device=settings.accelerator, workers=settings.workers, batch_size=settings.batch_size)
+    return Run.open(path, accelerator=settings.accelerator, workers=settings.workers, batch_size=settings.batch_size)
 
 
 def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int]:
     """Write the rows that the output lacks; give the numbers of verdicts, of errors and of rows that were there."""
-    from avatar_bench.runs import verdict_columns
+    from avatar_bench.verdicts import verdict_columns
 
     run.classifier  # noqa: B018  # a bad checkpoint shows before the output is touched
     ok = errors = 0

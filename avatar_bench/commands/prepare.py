@@ -69,10 +69,10 @@ def _recipe(settings: PrepareConfig) -> Recipe:
 
 def _known(out: Path, how: dict[str, Any]) -> Result | None:
     """Give the audit that an earlier run has left, if it is whole and was made like this."""
-    if not all((out / file).is_file() for file in ("audit/metrics.json", "card.md", "card.html")):
+    if not all((out / file).is_file() for file in ("card.md", "card.html")):
         return None
-    result = Result.load(out / "audit")
-    return result if how.items() <= result.provenance.items() else None
+    result = Result.load_whole(out / "audit")
+    return result if result and how.items() <= result.provenance.items() else None
 
 
 def _audit(out: Path, audit: DatasetBlock, how: dict[str, Any]) -> Result:

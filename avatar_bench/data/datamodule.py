@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from avatar_bench.data.corruptions import Variation, seed_of
 from avatar_bench.data.decode import decode
+from avatar_bench.data.geometry import Image
 from avatar_bench.data.manifest import Dataset, files_of
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import DataError
@@ -58,6 +60,31 @@ class ReadableImages(Images):
         except DataError as error:
             row = item[0] if isinstance(item, tuple) else item
             return {"row": row, "reason": error.lines[0].removeprefix(f"{self.files[row]}: ")}
+
+
+class VariedImages(Images):
+    """Give K variations of image k, decoded once: {"image": uint8 (K, 3, S, S), "target", "row"}.
+
+    The seed of a variation is the picture's own, of `hashes` (N,) in hex: the same whatever network is judged,
+    and in whatever order, by however many workers, it is read.
+    """
+
+    def __init__(self, *args: Any, variations: Sequence[Variation], hashes: Sequence[str], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.variations = tuple(variations)
+        self.seeds = [seed_of(digest) for digest in hashes]
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        row = item[0] if isinstance(item, tuple) else item
+        native = decode(Path(self.files[row]))
+        square = self.preprocessing(native)
+        images = [to_tensor(self._vary(variation, native, square, row)) for variation in self.variations]
+        return {"image": torch.stack(images), "target": int(self.targets[row]), "row": row}
+
+    def _vary(self, variation: Variation, native: Image, square: Image, row: int) -> Image:
+        if variation.at == "native":
+            return self.preprocessing(variation(native, self.seeds[row]))
+        return variation(square, self.seeds[row])
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -146,6 +173,21 @@ def evaluation_loader(
 ) -> DataLoader[dict[str, Any]]:
     """Serve every image of a dataset once, in order, unaugmented."""
     images = Images(files_of(dataset), targets_of(dataset, classes), preprocessing)
+    return loader(images, batch_size, workers)
+
+
+def varied_loader(
+    dataset: Dataset,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    variations: Sequence[Variation],
+    batch_size: int,
+    workers: int,
+) -> DataLoader[dict[str, Any]]:
+    """Serve K variations of every image of a dataset, in order."""
+    files, targets = files_of(dataset), targets_of(dataset, classes)
+    hashes = list(dataset.frame["sha256"])
+    images = VariedImages(files, targets, preprocessing, variations=variations, hashes=hashes)
     return loader(images, batch_size, workers)
 
 

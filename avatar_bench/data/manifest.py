@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from avatar_bench.data.decode import SUFFIXES, decode
 from avatar_bench.errors import DataError
 
-COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash")
+STORED = ("width", "height", "format", "jpeg_quality")  # how a picture is stored
+COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", *STORED)
 SPLITS = ("train", "val", "calibration", "test")
 
 
@@ -96,6 +97,16 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
     return _complete(frame, root, name or root.name)
 
 
+def read_pictures(root: Path, name: str | None = None) -> Dataset:
+    """Read every picture at or below a folder, of no known class; raise DataError where there is none."""
+    files = [file.relative_to(root).as_posix() for file in _pictures(root)] if root.is_dir() else []
+    if not files:
+        raise DataError(
+            f"{root} is no folder of pictures.", f"Expected pictures with endings {', '.join(sorted(SUFFIXES))}."
+        )
+    return _complete(pd.DataFrame({"path": files}), root, name or root.name)
+
+
 def read_manifest(file: Path, name: str | None = None) -> Dataset:
     """Read a CSV with at least `path,label`, paths relative to it; other known columns are used, the rest ignored.
 
@@ -124,7 +135,7 @@ def read_manifest(file: Path, name: str | None = None) -> Dataset:
 
 def write_split(dataset: Dataset, file: Path) -> None:
     """Write what `read_split` reads: every image of a run with its side, and what tells copies of it."""
-    columns = ["path", "label", "source", "group", "split", "sha256", "phash", "stated_group"]
+    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", "stated_group", *STORED]
     frame = dataset.frame.reindex(columns=columns, fill_value="")
     frame.to_csv(file, index=False)
 

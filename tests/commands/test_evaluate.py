@@ -382,3 +382,137 @@ def test_a_data_block_takes_the_runs_own_data_where_no_other_is_named(run_copy: 
     assert main(["evaluate", f"ckpt={run_copy}", *words]) == 0
     found = Result.load(run_copy / "evaluation" / "val" / "data_audit")
     assert found.provenance["split"] == "val"
+
+
+CONSTANT = """
+from dataclasses import dataclass
+from avatar_bench.blocks.base import RunBlock
+from avatar_bench.results import Metric, Result
+
+@dataclass(kw_only=True)
+class Constant(RunBlock):
+    number: float = 1.0
+
+    def evaluate(self, run, dataset):
+        result = Result("constant", dataset.name, len(dataset), run.classes)
+        result.metrics = {"number": Metric(self.number, len(run.predictions(dataset)))}
+        return result
+"""
+
+
+@pytest.fixture
+def own_block(tmp_path: Path) -> Path:
+    """A user's folder with a block of its own."""
+    folder = tmp_path / "own" / "block"
+    folder.mkdir(parents=True)
+    (folder / "constant.py").write_text(CONSTANT)
+    (folder / "constant.yaml").write_text("# @package block.constant\n# a number\nnumber: 2\n")
+    return folder
+
+
+@pytest.mark.parametrize("way", ["-cd", "variable"])
+def test_a_block_of_a_users_folder_is_one_module_and_one_yaml(
+    way: str, own_block: Path, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["-cd", str(own_block.parent)] if way == "-cd" else []
+    if way == "variable":
+        monkeypatch.setenv("AVATAR_BENCH_CONF", str(own_block.parent))
+    asked = ["block=constant", "block.constant.number=3", f"out={tmp_path / 'out'}"]
+    assert main(["evaluate", *words, f"ckpt={tiny_run}", *asked]) == 0
+    assert Result.load(tmp_path / "out" / "test" / "constant").metrics["number"].value == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("x = (", "SyntaxError"),
+        ("x = 1", "must define one dataclass"),
+    ],
+)
+def test_a_users_block_that_cannot_be_used_is_told_in_lines(
+    body: str, told: str, own_block: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own_block / "constant.py").write_text(body)
+    assert main(["evaluate", "-cd", str(own_block.parent), f"ckpt={tiny_run}", "block=constant"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 3
+    assert "constant.py" in lines[0]
+    assert told in lines[0]
+
+
+def test_a_result_that_would_come_out_the_same_is_kept(
+    run_copy: Path, own_block: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "-cd", str(own_block.parent), f"ckpt={run_copy}", "block=constant"]
+    file = run_copy / "evaluation" / "test" / "constant" / "metrics.json"
+
+    def judged(*more: str) -> bool:
+        before = file.stat().st_mtime_ns if file.exists() else 0
+        assert main([*words, *more]) == 0
+        kept = "already there" in capsys.readouterr().out
+        assert kept == (before == file.stat().st_mtime_ns)
+        return not kept
+
+    assert judged()
+    assert not judged()
+    assert judged("again=true")
+    assert judged("block.constant.number=4")
+    assert judged("block.constant.number=4", "lang=ru")
+    assert not judged("block.constant.number=4", "lang=ru")
+    (own_block / "constant.py").write_text(CONSTANT.replace("self.number, len", "-self.number, len"))
+    assert judged("block.constant.number=4", "lang=ru")
+    assert Result.load(file.parent).metrics["number"].value == -4
+    file.write_text("{")
+    assert judged("block.constant.number=4", "lang=ru")
+
+
+def test_a_result_that_lacks_a_file_is_made_again(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(run_copy) == 0
+    figure = run_copy / "evaluation" / "test" / "blind_test" / "confusion.png"
+    figure.unlink()
+    assert evaluate(run_copy) == 0
+    assert figure.is_file()
+    assert evaluate(run_copy) == 0
+    assert capsys.readouterr().out.count("already there") == 1
+
+
+def test_a_slice_of_the_pictures_is_judged_alone(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(run_copy) == 0
+    table = result(run_copy, "test").tables["predictions"]
+    source = table["source"].iat[0]
+    assert evaluate(run_copy, f"where.source={source}") == 0
+    sliced = result(run_copy, f"test_source_{source}")
+    own = table[table["source"] == source]
+    assert sliced.n == len(own)
+    assert sliced.metrics["accuracy"].value == pytest.approx(own["correct"].mean())
+    assert evaluate(run_copy, "where.source=nobody") == 2
+    assert "It has: " in capsys.readouterr().err
+
+
+def test_a_block_that_cannot_be_used_ends_the_command_where_it_was_asked_for(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", f"ckpt={run_copy}", "block=out_of_domain"]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 3
+    assert "out" in lines[0]
+
+
+def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "faces" / "real"
+    pictures.mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(pictures / f"{number}.png")
+    words = ["block=[blind_test,out_of_domain]", "skip_unusable=true", FEW]
+    shutil.move(run_copy / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
+    asked = ["data=folder", f"data.root={pictures.parent}", f"out={tmp_path / 'out'}", "data.workers=0"]
+    assert main(["evaluate", f"ckpt={tmp_path / 'bare.ckpt'}", *words, *asked]) == 0
+    told = capsys.readouterr()
+    left_out = [line for line in told.err.splitlines() if line.startswith("left out: ")]
+    assert [Path(line.split(": ")[1]).name for line in left_out] == ["out_of_domain"]
+    assert told.out.splitlines()[-1] == "blocks judged: 1; left out: 1"
+    assert Result.load(tmp_path / "out" / "faces" / "blind_test").n == 4

@@ -1,4 +1,4 @@
-"""Figures of merit, as pure functions on arrays.
+"""Figures of merit of a classifier, from its confusion matrix and its scores.
 
 The functions of a confusion matrix take a stack of them, (..., C, C), targets by predictions, in counts or weights, so
 that one definition serves the figure and its thousands of resamples; the tests hold each against scikit-learn.
@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 Floats = NDArray[np.float64]
-TEMPERATURE_RANGE = (0.05, 20.0)
 
 
 def confusion_matrix(
@@ -96,29 +93,6 @@ def auroc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = No
     own = weights[..., inside]
     won = np.einsum("...i,...i->...", own, below[..., first]) + np.einsum("...i,...i->...", own, below[..., last])
     return _ratio(won, 2 * own.sum(axis=-1) * below[..., -1])
-
-
-def nll(logits: ArrayLike, targets: NDArray[np.integer], temperature: float = 1.0) -> float:
-    """Give the mean negative log-likelihood in nats of targets (N,) under logits (N, C) / temperature."""
-    log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
-    return float(-log_probabilities[np.arange(len(targets)), targets].mean())
-
-
-def fit_temperature(logits: ArrayLike, targets: NDArray[np.integer]) -> float:
-    """Give the temperature, .05 to 20, that minimises the negative log-likelihood of targets (N,) under logits (N, C).
-
-    An end of the range is the answer where there is no minimum inside, as when every image is right. Raise
-    ValueError without images. Guo et al., ICML 2017.
-    """
-    if len(targets) == 0:
-        raise ValueError("a temperature cannot be fitted without images")
-    found = minimize_scalar(
-        lambda log_t: nll(logits, targets, float(np.exp(log_t))),
-        bounds=tuple(np.log(TEMPERATURE_RANGE)),
-        method="bounded",
-        options={"xatol": 1e-7},
-    )
-    return float(np.clip(np.exp(found.x), *TEMPERATURE_RANGE))
 
 
 def _hits(table: Floats) -> Floats:

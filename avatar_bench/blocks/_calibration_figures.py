@@ -1,0 +1,182 @@
+"""The figures of the block calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from avatar_bench import plots
+from avatar_bench.messages import say
+from avatar_bench.metrics import selective
+
+if TYPE_CHECKING:
+    from avatar_bench.predictions import Predictions
+    from avatar_bench.results import Metric
+
+_RIGHT, _WRONG = plots.PALETTE[5], plots.PALETTE[4]
+# marker, colour, and step off the row's middle
+_METHODS = {"lac": ("o", plots.PALETTE[0], -0.14), "aps": ("s", plots.PALETTE[1], 0.14)}
+
+
+@plots.use_style()
+def reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric]) -> Figure:
+    """Draw reliability diagrams with intervals and counts, of the raw and of the scaled probabilities."""
+    figure = plots.new_figure(7.6, 4.6)
+    grid = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True, sharey="row")
+    titles = (say("before scaling"), say("after scaling"))
+    for column, (table, title, prefix) in enumerate(zip(tables, titles, ("", "scaled/"), strict=True)):
+        upper, lower = grid[:, column]
+        shown = table[table["count"] > 0]
+        width = shown["high"] - shown["low"]
+        upper.bar(shown["low"], shown["accuracy"], width, align="edge", color=_RIGHT, alpha=0.6, edgecolor="white")
+        _whiskers(upper, shown)
+        upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1)
+        upper.set_title(f"{title}\n{_error_and_floor(metrics, prefix)}")
+        lower.bar(shown["low"], shown["count"], width, align="edge", color=plots.GREY, edgecolor="white")
+        lower.set(xlabel=say("confidence (%)"), xlim=(0, 1))
+        lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+        for axes in (upper, lower):
+            axes.grid(True)
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        upper.set_ylim(0, 1.02)
+        upper.yaxis.set_major_formatter(PercentFormatter(1.0))
+    grid[0, 0].set_ylabel(say("accuracy (%)"))
+    grid[1, 0].set_ylabel(say("pictures"))
+    return figure
+
+
+@plots.use_style()
+def confidence(predictions: Predictions) -> Figure:
+    """Draw how confident the right answers are, and how confident the wrong ones, before and after scaling."""
+    figure = plots.new_figure(7.6, 3.1)
+    grid = figure.subplots(1, 2, sharex=True, sharey=True)
+    edges = np.linspace(1 / max(2, len(predictions.classes)), 1, 21)
+    titles = (say("before scaling"), say("after scaling"))
+    for axes, title, judged in zip(grid, titles, (replace(predictions, temperature=1.0), predictions), strict=True):
+        for right, name, ink in ((True, say("right answers"), _RIGHT), (False, say("wrong answers"), _WRONG)):
+            own = judged.confidence[judged.correct == right]
+            share, label = np.full(len(own), 1 / max(1, len(own))), f"{name} (n = {len(own)})"
+            axes.hist(own, bins=list(edges), weights=share, color=ink, alpha=0.6, label=label, edgecolor="white")
+        axes.set(title=title, xlabel=say("confidence (%)"), xlim=(edges[0], 1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(axis="y")
+    grid[0].set_ylabel(say("share of these answers (%)"))
+    grid[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(figure, 2)
+    return figure
+
+
+@plots.use_style()
+def risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -> Figure:
+    """Draw the share of errors among the answers against the share of pictures answered, most confident first."""
+    figure = plots.new_figure(5.6, 3.7)
+    axes = figure.subplots()
+    coverage, risk = selective.risk_coverage(predictions.confidence, predictions.correct)
+    blue, label = plots.color(0), say("this network, AURC = {value}", value=f"{area.value:.4f}")
+    axes.plot(coverage, risk, color=blue, label=label)
+    low, high = 1 - table["high"], 1 - table["low"]
+    axes.fill_between(table["coverage"], low, high, color=blue, alpha=0.2, linewidth=0, label=say("its interval"))
+    wrong = 1 - predictions.correct.mean()
+    axes.axhline(wrong, color=plots.GREY, linestyle="--", linewidth=1, label=say("random order"))
+    share = np.linspace(1e-3, 1, 500)
+    best = np.maximum(0, share - 1 + wrong) / share
+    axes.plot(share, best, ":", color=plots.GREY, label=say("best order: errors last"))
+    axes.set(xlabel=say("pictures answered, most confident first (%)"), ylabel=say("errors among the answers (%)"))
+    # the first few answers alone may all be wrong: what follows them is what matters
+    axes.set(xlim=(0, 1), ylim=(0, 1.1 * float(1 - table["low"].min())))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(True)
+    _legend(figure, 2)
+    return figure
+
+
+@plots.use_style()
+def coverage(table: pd.DataFrame, aim: float) -> Figure:
+    """Draw the coverage and the mean size of the conformal sets, of all pictures and by true class."""
+    sides = {method: own.reset_index(drop=True) for method, own in table.groupby("method", sort=False)}
+    names = [plots.short(name, 18) or say("all") for name in sides["lac"]["class"]]
+    figure = plots.new_figure(7.6, 1.5 + 0.42 * len(names))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for method, own in sides.items():
+        _coverages(left, own, str(method), ("coverage", "low", "high"))
+        marker, ink, step = _METHODS[str(method)]
+        right.plot(own["set_size"], own.index + step, marker, color=ink, markersize=5)
+    _aim_at(left, aim, table["low"].min())
+    right.set(xlabel=say("classes in a set, mean"), xlim=(0, 1.1 * table["set_size"].max() + 0.1))
+    right.grid(True)
+    _name_rows(left, names, sides["lac"]["n"])
+    _legend(figure, 3)
+    return figure
+
+
+@plots.use_style()
+def shift(table: pd.DataFrame, aim: float) -> Figure:
+    """Draw what is left of the coverage, and what becomes of the calibration error, on changed and other pictures.
+
+    Without conformal sets the table has no columns of coverage, and their side stays away.
+    """
+    with_sets = "coverage_lac" in table
+    figure = plots.new_figure(8.0 if with_sets else 5.2, 1.6 + 0.4 * len(table))
+    panels = np.atleast_1d(figure.subplots(1, 1 + with_sets, sharey=True))
+    for method in _METHODS if with_sets else ():
+        _coverages(panels[0], table, method, [f"coverage_{method}{end}" for end in ("", "_low", "_high")])
+    if with_sets:
+        _aim_at(panels[0], aim, min(table["coverage_lac_low"].min(), table["coverage_aps_low"].min()))
+    errors = panels[-1]
+    chance = say("chance alone, 95th percentile")
+    errors.barh(table.index, table["ece_floor_p95"], color="#D9D9D9", height=0.7, label=chance)
+    errors.plot(table["ece_15"], table.index, "D", color=plots.PALETTE[4], markersize=5, label=say("ECE, 15 bins"))
+    errors.set(xlabel=say("ECE after scaling (%)"), xlim=(0, None))
+    errors.xaxis.set_major_formatter(PercentFormatter(1.0))
+    errors.grid(axis="x")
+    _name_rows(panels[0], [plots.short(name, 20) for name in table["set"]], table["n"])
+    _legend(figure, 3)
+    return figure
+
+
+def _error_and_floor(metrics: Mapping[str, Metric], prefix: str) -> str:
+    error, floor = (metrics[prefix + name].value or 0.0 for name in ("ece_15", "ece_floor_p95"))
+    return say("ECE {error}, chance alone up to {floor}", error=f"{error:.1%}", floor=f"{floor:.1%}")
+
+
+def _coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[str]) -> None:
+    """Draw one method's coverage with its intervals, a row of the table beside the other method's."""
+    value, low, high = (table[column].to_numpy() for column in columns)
+    marker, ink, step = _METHODS[method]
+    rows = table.index.to_numpy() + step
+    axes.hlines(rows, low, high, color=ink, linewidth=1.3)
+    axes.plot(value, rows, marker, color=ink, markersize=5, label=method.upper())
+
+
+def _aim_at(axes: Axes, aim: float, lowest: float) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.axvline(aim, color="black", linestyle="--", linewidth=1, label=say("promised: {share}", share=f"{aim:.0%}"))
+    axes.set(xlabel=say("sets that hold the true class (%)"), xlim=(max(0.0, min(lowest, aim) - 0.03), 1.01))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(True)
+
+
+def _name_rows(axes: Axes, names: Sequence[str], ns: Iterable[int]) -> None:
+    axes.set_yticks(range(len(names)), [f"{name} (n = {n})" for name, n in zip(names, ns, strict=True)])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _whiskers(axes: Axes, table: pd.DataFrame) -> None:
+    axes.vlines(table["confidence"], table["accuracy_low"], table["accuracy_high"], color="black", linewidth=1.1)
+    axes.plot(table["confidence"], table["accuracy"], "o", color="black", markersize=3)
+
+
+def _legend(figure: Figure, columns: int) -> None:
+    handles: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)

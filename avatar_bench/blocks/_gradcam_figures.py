@@ -1,0 +1,168 @@
+"""The figures of gradcam: maps over pictures, deletion and insertion, and the maps of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from avatar_bench import plots
+from avatar_bench.messages import say
+from avatar_bench.metrics.attribution import enlarge
+from avatar_bench.results import Metric
+
+if TYPE_CHECKING:
+    from avatar_bench.predictions import Predictions
+
+Pictures = NDArray[np.uint8]
+Maps = Mapping[str, NDArray[np.float32]]
+
+_EVIDENCE, _SIGNED = "inferno", "coolwarm"
+_VEIL = 0.55  # opacity of a map over its picture
+
+
+@plots.use_style()
+def panels(pictures: Pictures, predictions: Predictions, maps: Maps, each: int) -> Figure:
+    """Draw `each` right and wrong pictures (N, S, S, 3) of each class: the picture, then its maps (N, h, w) over it.
+
+    A right picture has one map, that of its class; a wrong one that of the predicted and that of the true class.
+    """
+    lines = [line for k in range(len(predictions.classes)) for line in _lines_of(predictions, k, each)]
+    lines = lines[: plots.MOST_BARS]
+    figure = plots.new_figure(7.6, 0.55 + 1.72 * len(lines))
+    grid = figure.subplots(len(lines), 5, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    names = [plots.short(name, 20) for name in predictions.classes]
+    for line, (right, wrong) in zip(grid, lines, strict=True):
+        for row, cells in ((right, line[:2]), (wrong, line[2:])):
+            if row is not None:
+                _explain(cells, pictures[row], row, predictions, maps, names)
+    scale = ScalarMappable(Normalize(0, 1), _EVIDENCE)
+    label = say("evidence for the class, share of the map's largest value (%)")
+    figure.colorbar(scale, ax=grid, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0))
+    return figure
+
+
+@plots.use_style()
+def curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
+    """Draw the mean probability of the predicted class over the share of pixels, with its interval and its area."""
+    figure = plots.new_figure(7.4, 3.5)
+    for axes, kind, title, label in zip(
+        figure.subplots(1, 2, sharey=True),
+        ("deletion", "insertion"),
+        (
+            say("Deletion (band: {level:.0%} interval)", level=level),
+            say("Insertion (band: {level:.0%} interval)", level=level),
+        ),
+        (say("pixels deleted, most important first (%)"), say("pixels inserted, most important first (%)")),
+        strict=True,
+    ):
+        for name, said, colour, dash in (
+            (kind, "Grad-CAM", plots.color(0), "-"),
+            (f"{kind}_random", say("random maps"), plots.GREY, "--"),
+        ):
+            one = table[table["curve"] == name]
+            area = say("{name}, area {value:.3f}", name=said, value=metrics[name].value)
+            axes.plot(one["share"], one["probability"], dash, color=colour, label=area)
+            axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(True)
+        axes.legend(loc="best", fontsize=8)
+    figure.axes[0].set_ylabel(say("mean probability of the predicted class (%)"))
+    return figure
+
+
+@plots.use_style()
+def sanity(pictures: Pictures, maps: Maps, rows: Sequence[int], table: pd.DataFrame, floor: float | None) -> Figure:
+    """Draw how like the run's maps are to those of random weights: the mean correlation, and the maps of some pictures.
+
+    `pictures` (R, S, S, 3) are those of `rows` of the maps; `floor` is the correlation with random maps.
+    """
+    steps = len(table)
+    figure = plots.new_figure(1.5 + 1.35 * (steps + 2), 2.4 + 1.3 * len(rows))
+    grid = figure.add_gridspec(1 + len(rows), steps + 2, height_ratios=[1.5, *[1] * len(rows)])
+    _correlations(figure.add_subplot(grid[0, 2:]), table, floor)
+    for line, (picture, row) in enumerate(zip(pictures, rows, strict=True), start=1):
+        cells = [figure.add_subplot(grid[line, column]) for column in range(steps + 2)]
+        cells[0].imshow(picture)
+        for axes, shown in zip(cells[1:], [maps["trained"][row], *maps["randomised"][:, row]], strict=True):
+            _overlay(axes, picture, shown, _SIGNED, signed=True)
+        for axes in cells:
+            axes.set_axis_off()
+        if line == 1:
+            for axes, title in zip(cells, [say("picture"), say("trained")], strict=False):
+                axes.set_title(title, fontsize=8)
+    scale = ScalarMappable(Normalize(-1, 1), _SIGNED)
+    label = say("evidence against and for the class, share of the map's largest value (%)")
+    figure.colorbar(
+        scale, ax=figure.axes, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0)
+    )
+    return figure
+
+
+def _lines_of(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
+    """Pair the first right pictures of a class with its most confident errors; None where there are too few."""
+    own = predictions.targets == k
+    right = np.flatnonzero(own & predictions.correct)[:each].tolist()
+    wrong = np.flatnonzero(own & ~predictions.correct)
+    wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:each].tolist()
+    pairs = [(_nth(right, i), _nth(wrong, i)) for i in range(each)]
+    return [pair for pair in pairs if pair != (None, None)]
+
+
+def _nth(rows: list[int], i: int) -> int | None:
+    return rows[i] if i < len(rows) else None
+
+
+def _explain(
+    cells: Sequence[Axes], picture: Pictures, row: int, predictions: Predictions, maps: Maps, names: Sequence[str]
+) -> None:
+    target, guess = names[predictions.targets[row]], names[predictions.predicted[row]]
+    share = predictions.confidence[row]
+    said = (
+        say("right, {share:.0%}", share=share) if predictions.correct[row] else say("wrong, {share:.0%}", share=share)
+    )
+    cells[0].imshow(picture)
+    cells[0].set_title(f"{target}\n{said}", fontsize=7.5)
+    _overlay(cells[1], picture, maps["predicted"][row], _EVIDENCE)
+    cells[1].set_title(say("predicted:\n{name}", name=guess), fontsize=7.5)
+    if len(cells) > 2:
+        _overlay(cells[2], picture, maps["true"][row], _EVIDENCE)
+        cells[2].set_title(say("true:\n{name}", name=target), fontsize=7.5)
+
+
+def _overlay(axes: Axes, picture: Pictures, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
+    """Lay a map (h, w), as a share of its largest value, over a grey picture (S, S, 3)."""
+    side = picture.shape[0]
+    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
+    largest = float(np.abs(shown).max()) or 1.0
+    share = enlarge(shown[None] / largest, side)[0]
+    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_VEIL)
+    if not shown.any():
+        axes.text(0.5, 0.04, say("no evidence"), transform=axes.transAxes, ha="center", color="white", fontsize=7)
+
+
+def _correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> None:
+    """Draw the mean correlation by network, one point above each column of maps."""
+    places = np.arange(len(table))
+    axes.vlines(places, table["low"], table["high"], color=plots.color(0), linewidth=1.4)
+    axes.plot(places, table["correlation"], "o", color=plots.color(0), markersize=4)
+    if floor is not None:
+        axes.axhline(floor, color="black", linestyle="--", linewidth=1, label=say("random maps"))
+        axes.legend(loc="upper right", fontsize=8)
+    names = [say("{k} of {n}", k=row.groups_randomised, n=row.groups) for row in table.itertuples()]
+    axes.set_xticks(places, names, fontsize=8)
+    axes.set(xlim=(-0.5, len(table) - 0.5), ylim=(0, 1.02), ylabel=say("mean |Spearman's ρ|"))
+    axes.set_xlabel(say("layer groups with random weights, from the head downward"), fontsize=8)
+    axes.grid(axis="y")

@@ -1,0 +1,183 @@
+"""efficiency: what a run costs in weights, operations, memory and time, on synthetic input and on real files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from avatar_bench.blocks import _efficiency_figures as figures
+from avatar_bench.blocks import _efficiency_timing as timing
+from avatar_bench.blocks.base import IntervalBlock
+from avatar_bench.errors import BlockError, ConfigError
+from avatar_bench.messages import say
+from avatar_bench.metrics.timing import quantiles
+from avatar_bench.models import profiling
+from avatar_bench.models.runtimes import RUNTIMES, missing
+from avatar_bench.results import Metric, Result
+
+if TYPE_CHECKING:
+    from avatar_bench.data.manifest import Dataset
+    from avatar_bench.runs import Run
+
+AGREEMENT = 1e-4  # of a runtime's logits with torch's, absolute below 1, relative above
+_TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": True}  # is more better?
+
+
+@dataclass(kw_only=True)
+class Efficiency(IntervalBlock):
+    """Measure what a run's network costs on this machine; the bootstrap draws whole rounds.
+
+    `batches` of pictures and `threads` of the network (0: as many as are set) are timed each with each, in
+    `runtimes`, by turns: `rounds` of them, about `seconds` in all for each setting. Two identical networks that differ
+    by more than `tolerance` mean that the machine is too noisy. `passes` over real files, decoded by the run's own
+    number of workers and by each of `workers`.
+    """
+
+    batches: list[int] = field(default_factory=lambda: [1, 8, 32])
+    threads: list[int] = field(default_factory=lambda: [1, 0])
+    runtimes: list[str] = field(default_factory=lambda: ["torch"])
+    rounds: int = 10
+    seconds: float = 3.0
+    tolerance: float = 0.1
+    passes: int = 3
+    workers: list[int] = field(default_factory=lambda: [0])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("batches", 1 in self.batches and min(self.batches) > 0, "numbers of 1 or more, 1 among them")
+        self.require("threads", min(self.threads, default=-1) >= 0, "one number or more, each 0 or more")
+        known = self.runtimes[:1] == ["torch"] and set(self.runtimes) <= set(RUNTIMES)
+        self.require("runtimes", known, f"torch first, then any of {', '.join(RUNTIMES[1:])}")
+        self.require("rounds", self.rounds >= 2, "2 or more")
+        self.require("seconds", self.seconds >= 0, "0 or more")
+        self.require("tolerance", self.tolerance > 0, "above 0")
+        self.require("passes", self.passes >= 2, "2 or more")
+        self.require("workers", min(self.workers, default=0) >= 0, "numbers of 0 or more")
+        for runtime in self.runtimes:
+            if absent := missing(runtime):
+                raise ConfigError(
+                    f"block.efficiency.runtimes: {runtime} needs {absent}, which is not installed.",
+                    "Install the extra (pip install 'avatar-bench[export]'), or leave that runtime out.",
+                )
+
+    def evaluate(self, run: Run, dataset: Dataset) -> Result:
+        """Give counts, timings with intervals, and a figure; the dataset's files are read, its labels are not."""
+        if len(dataset) == 0:
+            raise BlockError(f"{dataset.name} has no pictures to time the network on.")
+        result = Result("efficiency", dataset.name, len(dataset), run.classes)
+        samples = self._time_network(run, result)
+        workers = list(dict.fromkeys([run.workers, *self.workers]))
+        passes = timing.time_files(run, dataset, workers, self.passes, self.seed)
+        latency, end_to_end = self._latency(samples), self._end_to_end(passes)
+        latency["steady"] = latency["noise"].max() <= self.tolerance
+        result.metrics = self._counts(run) | self._metrics(latency, end_to_end)
+        result.tables = {"latency": latency, "end_to_end": end_to_end, "samples": samples, "passes": passes}
+        result.figures = {"latency": figures.latency(latency, end_to_end, run.batch_size)}
+        result.provenance = {"machine": profiling.machine(run.device)}
+        result.warnings += self._doubts(latency)
+        return result
+
+    def _counts(self, run: Run) -> dict[str, Metric]:
+        net, size = run.classifier.net, run.preprocessing.size
+        counts = {
+            "params_m": profiling.parameters(net) / 1e6,
+            "macs_g": profiling.macs(net, size) / 1e9,
+            "weights_mb": profiling.weight_bytes(net) / 1e6,
+            "peak_memory_mb": profiling.peak_bytes(run.classifier, timing.synthetic(run, max(self.batches))) / 1e6,
+        }
+        return {name: Metric(value, 1, higher_is_better=False) for name, value in counts.items()}
+
+    def _time_network(self, run: Run, result: Result) -> pd.DataFrame:
+        factories, distances = timing.build(run, self.runtimes)
+        for name, distance in distances.items():
+            if not distance <= AGREEMENT:
+                result.warnings.append(
+                    say(
+                        "The runtime {runtime} is not timed: its logits differ from torch's by {distance}.",
+                        runtime=name,
+                        distance=f"{distance:.2g}",
+                    )
+                )
+                del factories[name]
+        own = torch.get_num_threads()
+        # a GPU does not compute by these threads
+        threads = [count or own for count in self.threads] if run.device == "cpu" else [own]
+        turns = {"rounds": self.rounds, "seconds": self.seconds, "seed": self.seed}
+        return timing.time_network(run, factories, self.batches, list(dict.fromkeys(threads)), turns)
+
+    def _latency(self, samples: pd.DataFrame) -> pd.DataFrame:
+        """Give a row per setting: its quantiles and rate with intervals, and how far a copy of the network differs."""
+        rows = []
+        for case, part in samples.groupby(list(timing.Case._fields), sort=False):
+            row: dict[str, Any] = dict(zip(timing.Case._fields, case, strict=True))
+            row |= {"rounds": part["round"].nunique(), "calls": len(part)}
+            for name, metric in self._figures(part, row["batch"]).items():
+                row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
+            rows.append(row)
+        table = pd.DataFrame(rows)
+        setting = ["runtime", "batch", "threads"]
+        pairs = table.pivot(index=setting, columns="network", values="latency_ms")
+        noise = pairs.max(axis=1, skipna=False) / pairs.min(axis=1) - 1
+        return table.join(noise.rename("noise"), on=setting)
+
+    def _figures(self, part: pd.DataFrame, batch: int) -> dict[str, Metric]:
+        seconds = part["seconds"].to_numpy()
+
+        def statistic(weights: Any) -> Any:
+            found = 1000 * quantiles(seconds, (0.5, 0.95, 0.5), weights)
+            found[:, 2] = 1000 * batch / found[:, 2]
+            return found
+
+        return self.resampled(list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
+
+    def _end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
+        """Give a row per number of workers: pictures, passes, and images per second with its interval."""
+        rows = []
+        for workers, part in passes.groupby("workers", sort=False):
+            counts = part[["pictures", "seconds"]].to_numpy(dtype=float)
+            rate = self.resampled(["rate"], lambda weights: _rate(weights @ counts), part["round"].to_numpy())["rate"]  # noqa: B023  # called at once
+            rows.append((workers, int(counts[:, 0].sum()), len(part), rate.value, rate.low, rate.high))
+        name = "images_per_second"
+        return pd.DataFrame(rows, columns=["workers", "pictures", "passes", name, f"{name}_low", f"{name}_high"])
+
+    def _metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
+        """Give the figures of the first number of threads, torch's without a prefix, and those of the run's workers."""
+        noise, found = float(latency["noise"].max()), {}
+        reason = None if noise <= self.tolerance else say("the machine is too noisy for it")
+        rows = latency[(latency["network"] == "run") & (latency["threads"] == latency["threads"].iloc[0])]
+        for _, row in rows.iterrows():
+            prefix = "" if row["runtime"] == "torch" else f"{row['runtime']}/"
+            for name, better in _TIMES.items():
+                found[f"{prefix}{name}/b{row['batch']}"] = _metric(row, name, "round", better, reason)
+        own = end_to_end.iloc[0]
+        found["end_to_end_images_per_second"] = _metric(own, "images_per_second", "pass", True, reason)
+        rounds = int(latency["rounds"].min())
+        return found | {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
+
+    def _doubts(self, latency: pd.DataFrame) -> list[str]:
+        noise = latency["noise"].max()
+        if noise <= self.tolerance:
+            return []
+        return [
+            say(
+                "The machine is too noisy: two identical networks differ by {noise}, of {tolerance} allowed.",
+                noise=f"{noise:.0%}",
+                tolerance=f"{self.tolerance:.0%}",
+            )
+        ]
+
+
+def _rate(sums: Any) -> Any:
+    return sums[:, :1] / sums[:, 1:]
+
+
+def _metric(row: pd.Series, name: str, unit: str, better: bool, reason: str | None) -> Metric:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    units = int(row["rounds"] if unit == "round" else row["passes"])
+    metric = Metric(float(row[name]), units, higher_is_better=better, reason=reason)
+    if pd.isna(low):
+        return replace(metric, reason=reason or say("no interval: every resample gives the same figure"))
+    return replace(metric, low=float(low), high=float(high), interval=f"bootstrap by {unit}")

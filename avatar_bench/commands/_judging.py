@@ -1,0 +1,158 @@
+"""Put one Run, or the data alone, through blocks; a Result that would come out the same is kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import avatar_bench
+from avatar_bench import blocks
+from avatar_bench.blocks.base import Block, DatasetBlock
+from avatar_bench.config import EvaluateConfig, WhereConfig
+from avatar_bench.data.manifest import Dataset
+from avatar_bench.data.slices import describe
+from avatar_bench.errors import ConfigError, GuardError, OutputError
+from avatar_bench.messages import speak
+from avatar_bench.records import folder_name
+from avatar_bench.results import Result
+
+if TYPE_CHECKING:
+    from avatar_bench.runs import Run
+
+_WITHOUT_RUN = Path("runs") / "evaluation"
+
+
+class Judge:
+    """Put a Run, or else the data alone, through one block after the other; save and tell what they say."""
+
+    def __init__(self, settings: EvaluateConfig, named: Dataset | None, run: Run | None, several: bool) -> None:
+        self.settings = settings
+        self.run = run
+        if run is not None:
+            _guard_preprocessing(run, settings)
+        dataset = named or (slice_of(run.dataset(settings.split), settings.where) if run else None)
+        assert dataset is not None
+        self.dataset = dataset
+        place = _place(run, settings, several) if run else Path(settings.out or _WITHOUT_RUN)
+        self.folder = place / folder_name(dataset.name)
+
+    def __call__(self, name: str, block: Block) -> Result:
+        """Give the Result that is there already where nothing has changed, else a new one."""
+        folder = self.folder / name
+        origin = self._origin(block)
+        result = None if self.settings.again else self._kept(folder, origin)
+        said = "already there: "
+        if result is None:
+            said = ""
+            started = time.monotonic()
+            with speak(self.settings.lang):
+                result = self._put_through(block)
+            result.provenance |= origin | {"sets": self.run.used if self.run else {}}
+            result.provenance["seconds"] = round(time.monotonic() - started, 3)
+            _save(result, folder)
+        for warning in result.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        print(f"{said}{folder}: {_headline(result)}")
+        return result
+
+    def _put_through(self, block: Block) -> Result:
+        if isinstance(block, DatasetBlock):
+            return block.audit(self.dataset)
+        assert self.run is not None
+        return block.evaluate(self.run, self.dataset)
+
+    def _origin(self, block: Block) -> dict[str, Any]:
+        """Give all that a Result depends on, as plain values."""
+        settings, run = self.settings, self.run
+        found = {
+            "data_fingerprint": self.dataset.fingerprint,
+            "split": settings.split if settings.data.kind == "run" else "all",
+            "where": asdict(settings.where),
+            "allow": sorted(settings.allow),
+            "lang": settings.lang,
+            "options": json.loads(json.dumps(asdict(block))),
+            "code": blocks.code_digest(block),
+            "version": avatar_bench.__version__,
+        }
+        if isinstance(block, DatasetBlock):
+            found["equalise"] = run.card.preprocessing.get("equalise") if run else settings.data.equalise
+        return found | (_provenance_of(run) if run else {})
+
+    def _kept(self, folder: Path, origin: dict[str, Any]) -> Result | None:
+        result = Result.load_whole(folder)
+        if result is None or not origin.items() <= result.provenance.items():
+            return None
+        sets = result.provenance.get("sets", {})
+        now = {name: self.run.dataset(name).fingerprint for name in sets} if self.run else {}
+        return result if now == sets else None
+
+
+def _save(result: Result, folder: Path) -> None:
+    try:
+        result.save(folder)
+    except OSError as error:
+        reason = f"{folder} cannot be written: {error.strerror or error}."
+        raise OutputError(reason, "Give another place: out=DIR") from error
+
+
+def slice_of(dataset: Dataset, where: WhereConfig) -> Dataset:
+    """Give the pictures of a dataset that are in all slices of `where`; raise ConfigError where none is."""
+    wanted = {key: value for key, value in asdict(where).items() if value is not None}
+    if not wanted:
+        return dataset
+    table = describe(dataset)
+    for key, value in wanted.items():
+        if value not in set(table[key]):
+            there = ", ".join(sorted(set(table[key]) - {""})) or "nothing that is known"
+            raise ConfigError(f"where.{key}={value}: {dataset.name} has none of it.", f"It has: {there}.")
+    keep = np.logical_and.reduce([table[key] == value for key, value in wanted.items()])
+    if not keep.any():
+        raise ConfigError(f"where: no picture of {dataset.name} is in all of these slices.")
+    return dataset.take(keep, " ".join([dataset.name, *(f"{key}={value}" for key, value in wanted.items())]))
+
+
+def _guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
+    """Refuse to judge a network on images that are prepared in another way than those it was trained on."""
+    names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
+    for option, name in names.items():
+        value, kept = getattr(settings.data, option), run.card.preprocessing.get(name)
+        if value is not None and value != kept:
+            raise GuardError(
+                f"data.{option}={value}, but this network was trained with {kept}.",
+                "Another preprocessing gives figures of another network: leave the option out, or train with it.",
+            )
+
+
+def _place(run: Run, settings: EvaluateConfig, several: bool) -> Path:
+    if settings.out:
+        return Path(settings.out) / run.name if several else Path(settings.out)
+    return (run.folder or run.checkpoint.parent) / "evaluation"
+
+
+def _provenance_of(run: Run) -> dict[str, Any]:
+    return {
+        "run": str(run.folder or run.checkpoint),
+        "checkpoint_sha256": run.checkpoint_sha256,
+        "split_fingerprint": run.card.split_fingerprint,
+        "seed": run.seed,
+        "temperature": run.temperature,
+        "others": dict(run.others),
+        "overlap_checked": run.images is not None and "overlap" not in run.allow,
+        "torch": metadata.version("torch"),
+    }
+
+
+def _headline(result: Result) -> str:
+    """Say the first figure of a Result with its interval."""
+    name, metric = next(iter(result.metrics.items()))
+    if metric.value is None:
+        return f"{name}: {metric.reason}"
+    interval = f" [{metric.low:.3f}, {metric.high:.3f}]" if metric.low is not None and metric.high is not None else ""
+    return f"{name} {metric.value:.3f}{interval} on {result.set} (n = {result.n})"

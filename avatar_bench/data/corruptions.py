@@ -1,0 +1,198 @@
+"""Corruptions of five severities, and delivery tiers: what happens to a picture between the camera and the network."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from PIL import Image as Pillow
+
+from avatar_bench.data.geometry import Image
+
+SEVERITIES = (1, 2, 3, 4, 5)
+PLACES = ("input", "native")
+# One parameter a severity; the third is that of the study that this package re-does.
+PARAMETERS: dict[str, tuple[Any, ...]] = {
+    "noise": (5, 10, 15, 25, 40),  # standard deviation of Gaussian noise, of 255
+    "blur": ((3, 0.5), (5, 0.8), (5, 1.1), (9, 1.8), (15, 3.0)),  # Gaussian: side of the kernel and sigma, pixels
+    "brightness": (1.15, 1.3, 1.5, 1.75, 2.0),  # factor of HSV's V
+    "rotation": (5, 10, 15, 25, 40),  # degrees, counter-clockwise
+    "jpeg": (80, 60, 30, 15, 8),  # quality
+}
+KINDS = tuple(PARAMETERS)
+_WEBP_MOST = 16383  # pixels of a side
+
+
+class Variation(Protocol):
+    """Change a picture; a frozen, picklable dataclass, so that worker processes can be given it."""
+
+    @property
+    def key(self) -> str:
+        """Name the variation with every parameter: what is cached under one key never means another picture."""
+
+    @property
+    def at(self) -> str:
+        """Say when it comes: "native", before preprocessing, or "input", after it."""
+
+    def __call__(self, image: Image, seed: int) -> Image:
+        """Give (H, W, 3) uint8 RGB changed, of any size; the result depends on `image` and `seed` (>= 0) alone."""
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """Corrupt a picture by one of KINDS at a severity of 1 to 5; its size stays.
+
+    noise: Gaussian, the same pattern at each severity, times its standard deviation. blur: Gaussian. brightness: HSV's
+    V times a factor, hue and saturation kept, clipped at white. rotation: about the centre, bilinear. jpeg: 4:2:0.
+    What blur and rotation need from beyond the border is mirrored: a black or white corner would be a cue of its own,
+    as drawings often stand on one. Raise ValueError on an unknown kind, severity or place.
+    """
+
+    kind: str
+    severity: int
+    at: str = "input"
+
+    def __post_init__(self) -> None:
+        for name, known in (("kind", KINDS), ("severity", SEVERITIES), ("at", PLACES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {getattr(self, name)!r}")
+
+    @property
+    def parameter(self) -> Any:
+        """Give the entry of PARAMETERS."""
+        return PARAMETERS[self.kind][self.severity - 1]
+
+    @property
+    def key(self) -> str:
+        """Name it with its parameter and place."""
+        return f"{self.kind} {self.parameter} at {self.at}"
+
+    def __call__(self, image: Image, seed: int) -> Image:
+        """Corrupt (H, W, 3) uint8 RGB; only noise looks at the seed."""
+        if self.kind == "noise":
+            return _noise(image, self.parameter, seed)
+        return _CORRUPT[self.kind](image, self.parameter)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Send a picture, as decoded from its file, through one of TIERS; raise ValueError on an unknown one.
+
+    web, hard, thumbnail_64, thumbnail_128: the longest side brought down to 768, 512, 64 or 128 pixels, never up, then
+    JPEG of quality 60, 40, 85 or 85. webp: WebP of quality 75. double_jpeg: JPEG of quality 75 twice, 4 pixels cut off
+    between, so that its blocks fall elsewhere. screenshot: shown at .77 of its size and grabbed at 1.31 of that, as by
+    a screen of another density, without loss.
+    """
+
+    tier: str
+
+    def __post_init__(self) -> None:
+        if self.tier not in TIERS:
+            raise ValueError(f"tier must be one of {', '.join(TIERS)}, not {self.tier!r}")
+
+    @property
+    def at(self) -> str:
+        """Say that it comes before preprocessing."""
+        return "native"
+
+    @property
+    def key(self) -> str:
+        """Name it; the number tells this recipe of the tier from later ones."""
+        return f"delivery {self.tier} 1"
+
+    def __call__(self, image: Image, seed: int) -> Image:
+        """Give (H', W', 3) uint8 RGB, no larger than `image` but by rounding; the seed does not matter."""
+        return _TIERS[self.tier](image)
+
+
+def seed_of(sha256: str) -> int:
+    """Give the seed of a picture's variations from its file's hash, in hex: the same for every network and order."""
+    return int(sha256[:8], 16)
+
+
+def vary(variation: Variation, image: Image, prepare: Callable[[Image], Image], seed: int) -> Image:
+    """Vary a decoded picture (H, W, 3) before or after `prepare` brings it to the network's size, as its `at` says."""
+    if variation.at == "native":
+        return prepare(variation(image, seed))
+    return variation(prepare(image), seed)
+
+
+def _noise(image: Image, deviation: float, seed: int) -> Image:
+    pattern = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
+    return _to_bytes(image + np.float32(deviation) * pattern)
+
+
+def _blur(image: Image, kernel: tuple[int, float]) -> Image:
+    side, sigma = kernel
+    return np.asarray(cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REFLECT_101), dtype=np.uint8)
+
+
+def _brightness(image: Image, factor: float) -> Image:
+    value = image.max(axis=2, keepdims=True).astype(np.float32)
+    return _to_bytes(image * np.minimum(factor, 255 / np.maximum(value, 1)))  # with H and S kept, RGB scale as V does
+
+
+def _rotation(image: Image, degrees: float) -> Image:
+    height, width = image.shape[:2]
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    turned = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(turned, dtype=np.uint8)
+
+
+def _jpeg(image: Image, quality: int) -> Image:
+    return _encode(image, "JPEG", quality=quality, subsampling="4:2:0")
+
+
+def _small_jpeg(image: Image, longest: int, quality: int) -> Image:
+    return _jpeg(_shrink(image, longest), quality)
+
+
+def _double_jpeg(image: Image) -> Image:
+    once = _jpeg(image, 75)
+    return _jpeg(once[4:, 4:] if min(once.shape[:2]) > 16 else once, 75)
+
+
+def _screenshot(image: Image) -> Image:
+    return _scale(_scale(image, 0.77, cv2.INTER_AREA), 1.31, cv2.INTER_LINEAR)
+
+
+def _encode(image: Image, kind: str, **options: Any) -> Image:
+    stream = io.BytesIO()
+    Pillow.fromarray(image).save(stream, kind, **options)
+    return np.array(Pillow.open(stream).convert("RGB"))
+
+
+def _shrink(image: Image, longest: int) -> Image:
+    scale = longest / max(image.shape[:2])
+    return _scale(image, scale, cv2.INTER_AREA) if scale < 1 else image
+
+
+def _scale(image: Image, scale: float, interpolation: int) -> Image:
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)
+
+
+def _to_bytes(values: np.ndarray[Any, Any]) -> Image:
+    return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
+
+
+_CORRUPT: dict[str, Callable[[Image, Any], Image]] = {
+    "blur": _blur,
+    "brightness": _brightness,
+    "rotation": _rotation,
+    "jpeg": _jpeg,
+}
+_TIERS: dict[str, Callable[[Image], Image]] = {
+    "web": lambda image: _small_jpeg(image, 768, 60),
+    "hard": lambda image: _small_jpeg(image, 512, 40),
+    "thumbnail_64": lambda image: _small_jpeg(image, 64, 85),
+    "thumbnail_128": lambda image: _small_jpeg(image, 128, 85),
+    "webp": lambda image: _encode(_shrink(image, _WEBP_MOST), "WEBP", quality=75),
+    "double_jpeg": _double_jpeg,
+    "screenshot": _screenshot,
+}
+TIERS = tuple(_TIERS)

@@ -1,0 +1,55 @@
+"""Numbers on attribution maps: the order in which they rank pixels, areas under curves, rank correlation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+Floats = NDArray[np.float64]
+
+
+def enlarge(maps: ArrayLike, size: int) -> Floats:
+    """Interpolate maps (N, h, w) bilinearly to (N, size, size), pixel centres aligned, borders continued."""
+    values = np.asarray(maps, dtype=np.float64)
+    rows, columns = (_weights(length, size) for length in values.shape[1:])
+    return np.asarray(rows @ values @ columns.T)
+
+
+def removal_order(maps: ArrayLike, size: int, generator: np.random.Generator) -> NDArray[np.int32]:
+    """Rank the pixels of a picture by its map, (N, h, w) to (N, size, size) from 0, the most important, upward.
+
+    Equal pixels, such as all that a rectified map leaves at zero, are ordered at random.
+    """
+    values = enlarge(maps, size).reshape(len(np.asarray(maps)), -1)
+    ties = generator.random(values.shape)
+    order = np.lexsort((ties, -values))
+    ranks = np.empty(order.shape, dtype=np.int32)
+    np.put_along_axis(ranks, order, np.arange(size * size, dtype=np.int32)[None], axis=1)
+    return ranks.reshape(-1, size, size)
+
+
+def area(curves: ArrayLike) -> Floats:
+    """Give the area under each curve (N, K + 1) over K equal steps from 0 to 1, (N,), by the trapezoidal rule."""
+    heights = np.asarray(curves, dtype=np.float64)
+    return np.asarray(np.trapezoid(heights, dx=1 / (heights.shape[1] - 1), axis=1))
+
+
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> Floats:
+    """Give Spearman's correlation of each pair of maps, (N, h, w) twice to (N,); NaN where a map is constant."""
+    one, other = (_centred_ranks(maps) for maps in (first, second))
+    norms = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+    products = (one * other).sum(axis=1)
+    return np.asarray(np.divide(products, norms, out=np.full(len(norms), np.nan), where=norms > 0))
+
+
+def _weights(length: int, size: int) -> Floats:
+    """Give the matrix (size, length) of linear interpolation between the centres of cells."""
+    places = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+    return np.asarray(np.maximum(0.0, 1 - np.abs(places[:, None] - np.arange(length))))
+
+
+def _centred_ranks(maps: ArrayLike) -> Floats:
+    values = np.asarray(maps)
+    ranks = rankdata(values.reshape(len(values), -1), axis=1)
+    return np.asarray(ranks - ranks.mean(axis=1, keepdims=True))

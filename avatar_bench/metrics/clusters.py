@@ -1,0 +1,214 @@
+"""Clusters of embeddings: how far apart the classes lie, from sums over pairs of pictures.
+
+Functions of `weights` (B, N), how often each picture counts in each of B resamples, give (B, ...); a picture is never
+compared with itself or its copies. `labels` (N,) are integers; class k is the k-th of their sorted values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import silhouette_samples
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from avatar_bench.metrics.neighbourhoods import Rows, distances, neighbours, purity
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The embeddings (N, D) of pictures in groups (N,), with what their figures are computed from.
+
+    `k` neighbours are looked at for purity.
+    """
+
+    embeddings: ArrayLike
+    groups: ArrayLike
+    k: int = 10
+
+    @cached_property
+    def euclidean(self) -> Floats:
+        """Give the Euclidean distance of each two pictures, (N, N)."""
+        return distances(self.embeddings)
+
+    @cached_property
+    def cosine(self) -> Floats:
+        """Give the cosine distance of each two pictures, (N, N), 0 to 2."""
+        return distances(self.embeddings, "cosine")
+
+    @cached_property
+    def products(self) -> Floats:
+        """Give the inner product of each two pictures about the mean, (N, N)."""
+        return gram(self.embeddings)
+
+    @cached_property
+    def near(self) -> Rows:
+        """Give the rows of each picture's neighbours in other groups, (N, k)."""
+        return neighbours(self.euclidean, self.groups, self.k)
+
+    def by_picture(self, labels: Labels) -> Floats:
+        """Give silhouette, cosine silhouette and kNN purity of each picture, (N, 3); purity NaN without neighbours.
+
+        `labels` have at least two values, and fewer than N. Rousseeuw, J. Comput. Appl. Math. 20 (1987) 53.
+        """
+        own = [silhouette_samples(kind, labels, metric="precomputed") for kind in (self.euclidean, self.cosine)]
+        return np.column_stack([*own, purity(self.near, labels)])
+
+    def overall(self, labels: Labels, weights: ArrayLike | None = None) -> Floats:
+        """Give separation ratio, Davies-Bouldin and Calinski-Harabasz, (3,), or (B, 3) for weights (B, N)."""
+        found = [
+            separation_ratio(self.euclidean, labels, weights),
+            davies_bouldin(self.products, labels, weights),
+            calinski_harabasz(self.products, labels, weights),
+        ]
+        return np.stack(found, axis=-1)
+
+
+def gram(embeddings: ArrayLike) -> Floats:
+    """Give the inner products (N, N) of embeddings (N, D) about their mean."""
+    centred = np.asarray(embeddings, dtype=np.float64)
+    centred = centred - centred.mean(axis=0)  # else figures of far-off clusters would drown in rounding
+    return np.asarray(centred @ centred.T)
+
+
+def mean_distances(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
+    """Give the mean distance of the pictures of each two classes, (..., K, K), self distances left out.
+
+    `between` (N, N) are distances. NaN on the diagonal for a class of one picture.
+    """
+    given = _weights(weights, len(labels))
+    return _squeeze(_ratio(_pair_sums(between, labels, given), _pairs(labels, given)), weights)
+
+
+def separation_ratio(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
+    """Give mean between-class / mean within-class distance over all pairs of pictures, (...); 1: no separation."""
+    given = _weights(weights, len(labels))
+    sums, pairs = _pair_sums(between, labels, given), _pairs(labels, given)
+    own = np.eye(sums.shape[-1], dtype=bool)
+    inside = _ratio(sums[:, own].sum(axis=1), pairs[:, own].sum(axis=1))
+    return _squeeze(_ratio(_ratio(sums[:, ~own].sum(axis=1), pairs[:, ~own].sum(axis=1)), inside), weights)
+
+
+def calinski_harabasz(products: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
+    """Give the variance between classes over that within them, (...), from inner products (N, N); higher is better.
+
+    Calinski and Harabasz, Commun. Stat. 3 (1974) 1.
+    """
+    given = _weights(weights, len(labels))
+    sums, total = _pair_sums(products, labels, given), given.sum(axis=1)
+    size = given @ _one_hot(labels)
+    explained = _ratio(np.diagonal(sums, axis1=1, axis2=2), size).sum(axis=1)
+    within = given @ products.diagonal() - explained
+    spread = explained - sums.sum(axis=(1, 2)) / total
+    classes = size.shape[1]
+    return _squeeze(_ratio(spread * (total - classes), within * (classes - 1)), weights)
+
+
+def davies_bouldin(products: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
+    """Give the mean over classes of the worst (scatter + scatter) / distance of centroids, (...); lower is better.
+
+    From inner products (N, N). Davies and Bouldin, IEEE TPAMI 1 (1979) 224.
+    """
+    given, member = _weights(weights, len(labels)), _one_hot(labels)
+    size = given @ member
+    centre = _ratio(_sums(products, labels, given), size[..., None])  # (B, K, N): centroid times picture
+    inner = _ratio((centre * given[:, None, :]) @ member, size[:, None, :])  # (B, K, K): centroid times centroid
+    norm = np.diagonal(inner, axis1=1, axis2=2)
+    apart = np.sqrt(np.maximum(0.0, norm[:, :, None] + norm[:, None, :] - 2 * inner))
+    away = np.sqrt(np.maximum(0.0, products.diagonal() - 2 * centre + norm[..., None]))  # of pictures from centroids
+    scatter = _ratio(np.einsum("bkn,bn,nk->bk", away, given, member), size)
+    worst = _ratio(scatter[:, :, None] + scatter[:, None, :], apart)
+    own = np.eye(size.shape[1], dtype=bool)
+    return _squeeze(np.where(own, -np.inf, worst).max(axis=2).mean(axis=1), weights)
+
+
+def means(weights: Floats, values: Floats) -> Floats:
+    """Give the weighted means of columns (N, K), (B, K), values of NaN left out."""
+    there = ~np.isnan(values)
+    return _ratio(weights @ np.where(there, values, 0.0), weights @ there.astype(np.float64))
+
+
+def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Floats:
+    """Give the silhouette of each picture among those of the same value in `within` (N,), (N,).
+
+    `between` (N, N) are distances. NaN where all there bear one label, or each its own.
+    """
+    found = np.full(len(labels), np.nan)
+    for value in np.unique(within):
+        rows = np.flatnonzero(within == value)
+        if 2 <= len(np.unique(labels[rows])) < len(rows):
+            found[rows] = silhouette_samples(between[np.ix_(rows, rows)], labels[rows], metric="precomputed")
+    return found
+
+
+def probe(embeddings: ArrayLike, labels: Labels, groups: ArrayLike, folds: int, seed: int = 0) -> Labels:
+    """Give the class of each picture by logistic regression on the pictures of other folds, (N,).
+
+    Features are standardised in each fold, the penalty is L2 with C = 1; a group stays in one fold. Every class needs
+    as many groups as there are `folds`.
+    """
+    learner: Any = LogisticRegression(max_iter=1000)  # type: ignore[no-untyped-call]
+    model = make_pipeline(StandardScaler(), learner)  # type: ignore[no-untyped-call]
+    split: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
+    return np.asarray(cross_val_predict(model, np.asarray(embeddings), labels, groups=np.asarray(groups), cv=split))
+
+
+def permuted(
+    labels: Labels, groups: ArrayLike, generator: np.random.Generator, within: ArrayLike | None = None
+) -> Labels:
+    """Deal the labels (N,) of the groups' first pictures anew to whole groups, (N,).
+
+    With `within` (N,) they are dealt among groups of the same value alone.
+    """
+    _, first, member = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    dealt = labels[first]
+    strata = np.zeros(len(first)) if within is None else np.asarray(within)[first]
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        dealt[rows] = generator.permutation(dealt[rows])
+    return dealt[member]
+
+
+def _weights(weights: ArrayLike | None, n: int) -> Floats:
+    return np.ones((1, n)) if weights is None else np.asarray(weights, dtype=np.float64)
+
+
+def _squeeze(values: Floats, weights: ArrayLike | None) -> Floats:
+    return values[0] if weights is None else values
+
+
+def _one_hot(labels: Labels) -> Floats:
+    return np.asarray(labels[:, None] == np.unique(labels), dtype=np.float64)
+
+
+def _sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
+    """Give the weighted sum of each column of a kernel (N, N) over the rows of each class, (B, K, N)."""
+    rows = [np.flatnonzero(column) for column in _one_hot(labels).T]
+    return np.stack([weights[:, own] @ kernel[own] for own in rows], axis=1)
+
+
+def _pair_sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
+    """Give the weighted sum of a kernel (N, N) over the pairs of each two classes, (B, K, K)."""
+    return np.asarray((_sums(kernel, labels, weights) * weights[:, None, :]) @ _one_hot(labels))
+
+
+def _pairs(labels: Labels, weights: Floats) -> Floats:
+    """Give the weighted number of pairs of each two classes, a picture and itself left out, (B, K, K)."""
+    member = _one_hot(labels)
+    size = weights @ member
+    own = (weights**2) @ member
+    return np.asarray(size[:, :, None] * size[:, None, :] - own[:, :, None] * np.eye(member.shape[1]))
+
+
+def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
+    above, below = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
+    return np.asarray(np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0))

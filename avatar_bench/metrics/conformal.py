@@ -1,0 +1,52 @@
+"""Split conformal prediction: sets of classes that hold the true one with a stated chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Reals = NDArray[np.floating]
+Entry = TypeVar("Entry", bound=np.generic)
+Scores = Callable[[Reals, Reals], Floats]  # probabilities (N, C) and numbers from 0 to 1 (N,) to scores (N, C)
+
+
+def lac_scores(probabilities: Reals, uniform: Reals) -> Floats:
+    """Give how badly each class fits each image, (N, C), 0 to 1: one minus its probability; `uniform` is not used.
+
+    Sadinle, Lei and Wasserman, J. Am. Stat. Assoc. 114 (2019) 223.
+    """
+    return np.asarray(1.0 - probabilities)
+
+
+def aps_scores(probabilities: Reals, uniform: Reals) -> Floats:
+    """Give how badly each class fits each image, (N, C), 0 to 1: the probability of the likelier classes, and a share.
+
+    The share `uniform` (N,), 0 to 1, of the class's own probability makes the coverage exact: without it every set
+    would be too large, or the surest images would get an empty one. Romano, Sesia and Candes, NeurIPS 2020.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ranked = np.take_along_axis(probabilities, order, axis=1)
+    scores = np.empty(ranked.shape)
+    np.put_along_axis(scores, order, ranked.cumsum(axis=1) - (1 - uniform[:, None]) * ranked, axis=1)
+    return scores
+
+
+METHODS: dict[str, Scores] = {"lac": lac_scores, "aps": aps_scores}
+
+
+def threshold(scores: Reals, alpha: float) -> float:
+    """Give the score up to which a class is in the set, from the true classes' scores (M,) on calibration images.
+
+    It is the ceil((M + 1) (1 - alpha))-th smallest; infinite, so that every class is in, where M is too small for it.
+    """
+    rank = int(np.ceil((len(scores) + 1) * (1 - alpha) - 1e-9))  # 1 - .1 is not .9 in binary
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
+
+
+def of_targets(scores: NDArray[Entry], targets: NDArray[np.integer]) -> NDArray[Entry]:
+    """Give the entry of each image's true class, (N,), of scores or membership (N, C)."""
+    return np.asarray(scores[np.arange(len(targets)), targets])

@@ -1,0 +1,56 @@
+"""Neighbourhoods of embeddings: distances, nearest pictures, their purity and the faithfulness of maps to them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import pairwise_distances
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+
+
+def distances(embeddings: ArrayLike, metric: str = "euclidean") -> Floats:
+    """Give the distance of each two pictures, (N, N) with a diagonal of 0; `metric` is euclidean or cosine."""
+    found = pairwise_distances(np.asarray(embeddings, dtype=np.float64), metric=metric)
+    np.fill_diagonal(found, 0.0)
+    return np.asarray(found)
+
+
+def neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLike | None = None) -> Rows:
+    """Give the rows of the k nearest pictures of other groups, (N, k), the nearest first; -1 where there are fewer.
+
+    With `within` (N,) only pictures of the same value count.
+    """
+    group = np.asarray(groups)
+    allowed = group[:, None] != group
+    if within is not None:
+        kind = np.asarray(within)
+        allowed &= kind[:, None] == kind
+    ranked = np.argsort(np.where(allowed, between, np.inf), axis=1, kind="stable")[:, :k]
+    return np.where(np.take_along_axis(allowed, ranked, axis=1), ranked, -1)
+
+
+def purity(near: Rows, labels: ArrayLike) -> Floats:
+    """Give the share of each picture's neighbours (N, k) that bear its own label, (N,); NaN without neighbours."""
+    label = np.asarray(labels)
+    same = (label[near] == label[:, None]) & (near >= 0)
+    count = (near >= 0).sum(axis=1)
+    return np.asarray(np.divide(same.sum(axis=1), count, out=np.full(len(near), np.nan), where=count > 0))
+
+
+def trustworthiness(embeddings: ArrayLike, points: ArrayLike, k: int = 5) -> Floats:
+    """Give how far each picture's k neighbours on a map (N, 2) are neighbours in the embedding too, (N,), up to 1.
+
+    The mean is the trustworthiness of the map; about .5 for a random one. `k` is below N / 2.
+    Venna and Kaski, ICANN 2001, 485.
+    """
+    n = len(np.asarray(points))
+    original, drawn = distances(embeddings), distances(points)
+    for table in (original, drawn):
+        np.fill_diagonal(table, np.inf)
+    rank = np.empty((n, n), dtype=np.intp)
+    np.put_along_axis(rank, np.argsort(original, axis=1, kind="stable"), np.arange(1, n + 1)[None, :], axis=1)
+    near = np.argsort(drawn, axis=1, kind="stable")[:, :k]
+    excess = np.maximum(0, np.take_along_axis(rank, near, axis=1) - k).sum(axis=1)
+    return np.asarray(1 - 2 * excess / (k * (2 * n - 3 * k - 1)))

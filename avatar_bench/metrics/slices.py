@@ -1,0 +1,52 @@
+"""Slices of a data set: which of them a network does worse on than chance explains."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+_CHUNK_ELEMENTS = 4_000_000  # keys held at once: 32 MB
+
+
+def accuracies(
+    correct: ArrayLike, strata: ArrayLike, groups: ArrayLike, members: ArrayLike, draws: int, seed: int = 0
+) -> tuple[Floats, Floats]:
+    """Give the accuracy of each slice as it is, (J,), and where right and wrong are dealt out anew, (draws, J).
+
+    `correct` (N,) bool; `members` (N, J) bool, the pictures of each slice, none empty; `strata` (N,) are true classes.
+    What is dealt is the accuracy of a whole group, among the groups of its class: that of a picture is its group's, so
+    that pictures which stand and fall together are one finding. With groups of one picture it is the picture's own.
+    """
+    member = np.asarray(members, dtype=np.float64)
+    pairs = np.stack([np.unique(np.asarray(part), return_inverse=True)[1] for part in (strata, groups)], axis=1)
+    kinds, unit = np.unique(pairs, axis=0, return_inverse=True)
+    rate = np.bincount(unit, np.asarray(correct, dtype=np.float64)) / np.bincount(unit)
+    weight = np.zeros((len(kinds), member.shape[1]))
+    np.add.at(weight, unit, member)
+    weight /= weight.sum(axis=0)
+    dealt = [rate[order] @ weight for order in _orders(kinds[:, 0], draws, seed)]
+    return rate @ weight, np.concatenate(dealt)
+
+
+def max_t(observed: ArrayLike, null: ArrayLike) -> tuple[Floats, Floats]:
+    """Give two-sided p-values (J,) of J figures against their draws (B, J) under the null, plain and adjusted for J.
+
+    Adjusted by the largest of all standardised figures in each draw, which minds that slices overlap: Westfall and
+    Young, Resampling-Based Multiple Testing (1993). A figure that never changes has p = 1.
+    """
+    drawn = np.asarray(null, dtype=np.float64)
+    centre, spread = drawn.mean(axis=0), drawn.std(axis=0)
+    spread = np.where(spread > 1e-12, spread, np.inf)
+    seen, noise = np.abs(np.asarray(observed) - centre) / spread, np.abs(drawn - centre) / spread
+    largest = noise.max(axis=1, keepdims=True)
+    plain, adjusted = (((part >= seen - 1e-9).sum(axis=0) + 1) / (len(drawn) + 1) for part in (noise, largest))
+    return plain, adjusted
+
+
+def _orders(strata: NDArray[np.intp], draws: int, seed: int) -> list[NDArray[np.intp]]:
+    """Give orders of the units, sorted by stratum, that exchange units of one stratum alone; (some, U) each."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK_ELEMENTS // len(strata))
+    sizes = [min(step, draws - start) for start in range(0, draws, step)]
+    return [np.argsort(strata + rng.random((size, len(strata))), axis=1) for size in sizes]

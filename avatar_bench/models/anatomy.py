@@ -1,0 +1,248 @@
+"""The anatomy of a network, read off by inspection and two forward passes: its stages, layers and depth."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
+
+from avatar_bench.models.profiling import blank, counted_flops
+
+STEM, HEAD = "stem", "head"
+_PRODUCTS = (nn.modules.conv._ConvNd, nn.Linear)
+Shape = tuple[int, ...]
+
+
+class Anatomy(NamedTuple):
+    """Hold a row per stage, a row per layer, and the number of layers with weights on the longest path.
+
+    `stages`: stage, module, blocks, block_type, params, macs, output, stride, normalisation, activation. `layers`, in
+    the order they run: stage, module, type, params, macs, output, kernel, stride. In both, params and macs (for one
+    picture) sum to the network's; `output` is a shape without the batch, such as "64 x 56 x 56"; the stride of a stage
+    is the picture's side over its output's, that of a layer its own.
+    """
+
+    stages: pd.DataFrame
+    layers: pd.DataFrame
+    depth: int
+
+
+def dissect(net: nn.Module, size: int) -> Anatomy:
+    """Take a timm network in eval mode apart, as it runs on a picture of `size` pixels a side.
+
+    Stages are the modules whose features timm lists, with their siblings; equal blocks that timm lists one by one (a
+    transformer's) are one stage. What is defined before the first is the stem, after the last the head.
+    """
+    parts = _parts(net)
+    stage_of = _stage_of(net, parts)
+    shapes, macs = _trace(net, size)
+    layers = _layers(net, stage_of, shapes, macs)
+    order = dict.fromkeys(layers["stage"])
+    rows = [_stage(net, name, parts.get(name, ()), layers[layers["stage"] == name], shapes, size) for name in order]
+    stages = pd.DataFrame(rows).astype({"stride": "Int64"})
+    return Anatomy(stages, layers, depth(net, size))
+
+
+def depth(net: nn.Module, size: int) -> int:
+    """Count the layers with weights on the longest path from the picture to the logits.
+
+    Convolutions and linear layers count wherever they stand on it, in squeeze-and-excitation too; what runs beside it,
+    as a shortcut's convolution does, does not. So ResNet-18 has 18. `net` is in eval mode.
+    """
+    picture, path = blank(net, size), _LongestPath()
+    path.reached[picture] = 0
+    with torch.no_grad(), path:
+        logits = net(picture)
+    return int(path.reached[logits])
+
+
+def _parts(net: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Give the modules of each stage by its number, from the picture on."""
+    modules = dict(net.named_modules())
+    listed = [item["module"] for item in net.feature_info]  # type: ignore[union-attr]
+    listed = [name for name in listed if _is_body(modules[name])]
+    parents = {name.rpartition(".")[0] for name in listed} - {""}
+    names = [name for name in modules if name in listed or name.rpartition(".")[0] in parents]
+    runs: list[list[str]] = []
+    for name in filter(lambda name: _is_body(modules[name]), names):
+        last = runs[-1][-1] if runs else None
+        if last and _is_single(modules[name]) and type(modules[name]) is type(modules[last]):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return {str(number): tuple(run) for number, run in enumerate(runs, 1)}
+
+
+def _is_body(module: nn.Module) -> bool:
+    return bool([*module.children()]) and bool([*module.parameters()]) and not _is_norm(module)
+
+
+def _is_single(module: nn.Module) -> bool:
+    return _units(module) == [module]
+
+
+def _units(module: nn.Module) -> list[nn.Module]:
+    """Give the blocks of a stage: its outermost numbered modules that are no plain layers; or the stage itself."""
+    found: dict[str, nn.Module] = {}
+    for name, inner in module.named_modules():
+        outermost = not any(name.startswith(f"{known}.") for known in found)
+        if re.search(r"\d$", name) and _is_body(inner) and outermost:
+            found[name] = inner
+    return [*found.values()] or [module]
+
+
+def _stage_of(net: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Give the stage of every module; what stands between two stages counts with the first."""
+    owner = {name: stage for stage, names in parts.items() for name in names}
+    last = next(reversed([*parts]), STEM)
+    found, current = {}, STEM
+    for name, _ in net.named_modules():
+        inside = next((stage for top, stage in owner.items() if name == top or name.startswith(f"{top}.")), None)
+        if inside is None and current == last:
+            current = HEAD
+        found[name] = current = inside or current
+    return found
+
+
+def _trace(net: nn.Module, size: int) -> tuple[dict[str, Shape], Counter[str]]:
+    """Give the output shape of every module that runs, in the order they begin, and everyone's MACs."""
+    shapes: dict[str, Shape] = {}
+    hooks = []
+    for name, module in net.named_modules():
+        # partial: a lambda here would see the last name alone
+        hooks.append(module.register_forward_pre_hook(partial(_begin, shapes, name)))
+        hooks.append(module.register_forward_hook(partial(_end, shapes, name)))
+    try:
+        with counted_flops() as counter:
+            net(blank(net, size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    root = type(net).__name__
+    flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items() if name != "Global"}
+    return shapes, Counter({name.removeprefix(root).removeprefix("."): n // 2 for name, n in flops.items()})
+
+
+def _begin(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any) -> None:
+    shapes.setdefault(name, ())
+
+
+def _end(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    shapes[name] = tuple(tensors[-1].shape[1:])
+
+
+def _layers(
+    net: nn.Module, stage_of: Mapping[str, str], shapes: Mapping[str, Shape], macs: Counter[str]
+) -> pd.DataFrame:
+    """Give a row to each module without children, and to each with weights or products of its own."""
+    rows = []
+    modules = dict(net.named_modules())
+    for name in dict.fromkeys([*shapes, *modules]):
+        module = modules[name]
+        inner = [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
+        own = macs[name] - sum(macs[child] for child in inner)
+        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        runs = name in shapes and not inner and not isinstance(module, nn.Identity)
+        if not (params or own or runs):
+            continue
+        rows.append(
+            {
+                "stage": stage_of[name],
+                "module": name,
+                "type": type(module).__name__,
+                "params": params,
+                "macs": own,
+                "output": _text(shapes.get(name)),
+                "kernel": _text(getattr(module, "kernel_size", None)),
+                "stride": _text(getattr(module, "stride", None)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _stage(
+    net: nn.Module, stage: str, names: Sequence[str], part: pd.DataFrame, shapes: Mapping[str, Shape], size: int
+) -> dict[str, Any]:
+    inner = [net.get_submodule(name) for name in part["module"]]
+    units = [unit for name in names for unit in _units(net.get_submodule(name))]
+    ran = [name for name in (names or part["module"]) if name in shapes and name]
+    output = shapes[ran[-1]] if ran else None
+    return {
+        "stage": stage,
+        "module": _span(names or list(dict.fromkeys(name.split(".")[0] for name in part["module"] if name))),
+        "blocks": len(units),
+        "block_type": _kinds(units or [module for module in inner if isinstance(module, _PRODUCTS)]),
+        "params": int(part["params"].sum()),
+        "macs": int(part["macs"].sum()),
+        "output": _text(output),
+        "stride": _reduction(net, names, output, size),
+        "normalisation": _kinds(module for module in inner if _is_norm(module)),
+        "activation": _kinds(module for module in inner if _is_activation(module)),
+    }
+
+
+class _LongestPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Note how many products with weights lie on the longest path from the picture to each tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.reached: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        fed = [self.reached[leaf] for leaf in given if leaf in self.reached]
+        made = func(*args, **(kwargs or {}))
+        if fed:  # else it only prepares weights
+            weighs = func._overloadpacket in flop_registry and any(
+                leaf.ndim > 1 for leaf in given if leaf not in self.reached
+            )
+            for leaf in tree_leaves(made):
+                if isinstance(leaf, Tensor):
+                    self.reached[leaf] = max(fed) + weighs
+        return made
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)
+
+
+def _is_activation(module: nn.Module) -> bool:
+    # torch keeps its activations in one module, timm in a few whose names begin alike
+    return "activation" in type(module).__module__ and not isinstance(module, nn.Softmax | nn.MultiheadAttention)
+
+
+def _kinds(modules: Iterable[nn.Module]) -> str:
+    return ", ".join(dict.fromkeys(type(module).__name__ for module in modules))
+
+
+def _span(names: Sequence[str]) -> str:
+    """Name modules side by side: "blocks.0 to blocks.11"."""
+    return f"{names[0]} to {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def _text(sides: Any) -> str:
+    if sides is None:
+        return ""
+    return " x ".join(map(str, sides)) if isinstance(sides, tuple) else f"{sides} x {sides}"
+
+
+def _reduction(net: nn.Module, names: Sequence[str], output: Shape | None, size: int) -> int | None:
+    listed: Any = net.feature_info
+    said = [item["reduction"] for item in listed if item["module"] in names]
+    if said:
+        return int(said[-1])
+    if output is None or len(output) != 3 or output[1] != output[2]:
+        return None
+    return round(size / output[2])

@@ -1,0 +1,219 @@
+"""Attribution: where in a picture a classifier finds its evidence, and whether it does not only seem so."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from captum.attr import LayerGradCam
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[attr-defined]  # it lacks a marker
+
+from avatar_bench.errors import BlockError
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.finetuning import layer_groups
+from avatar_bench.models.weights import create_backbone
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SpatialLayer:
+    """Name a module whose output is a map of `size` (h, w) cells, and say how that output is laid out.
+
+    `layout` is "NCHW", "NHWC", or "tokens" (N, prefix + h w, C), of which the first `prefix` are no patches; `last`
+    tells whether it is the last stage of the network.
+    """
+
+    name: str
+    layout: Literal["NCHW", "NHWC", "tokens"]
+    size: tuple[int, int]
+    prefix: int = 0
+    last: bool = True
+
+    def to_map(self, output: Tensor) -> Tensor:
+        """Turn the module's output into (N, C, h, w)."""
+        if self.layout == "NHWC":
+            return output.permute(0, 3, 1, 2)
+        if self.layout == "tokens":
+            return output[:, self.prefix :].transpose(1, 2).reshape(len(output), -1, *self.size)
+        return output
+
+    def from_map(self, image: Tensor, output: Tensor) -> Tensor:
+        """Turn (N, C, h, w) back into what the next module expects; `output` lends the tokens that are no patches."""
+        if self.layout == "NHWC":
+            return image.permute(0, 2, 3, 1)
+        if self.layout == "tokens":
+            return torch.cat([output[:, : self.prefix], image.flatten(2).transpose(1, 2)], dim=1)
+        return image
+
+
+@torch.inference_mode(False)
+def spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
+    """Find the last stage whose output is a map that the embedding depends on, by a dry pass of one image.
+
+    It is the first of `images`, uint8 (N, 3, S, S). Passed over are maps of a single cell, outputs of another shape
+    than the stage claims, and the last block of a transformer that is read off its class token: its patches have no
+    gradient. Raises BlockError where no stage is left.
+    """
+    net = _frozen_copy(classifier)
+    stages = [dict(stage) for stage in getattr(net.net, "feature_info", None) or []]
+    outputs = _stage_outputs(net, stages, images[:1])
+    for stage in reversed(stages):
+        output, gradient = outputs.get(stage["module"], (None, None))
+        if output is None or gradient is None:
+            continue
+        layer = _layout(net.net, stage, tuple(output.shape), images.shape[-1], stage is stages[-1])
+        if layer is not None and math.prod(layer.size) > 1 and layer.to_map(gradient).any():
+            return layer
+    raise BlockError(
+        f"{classifier.card.backbone} has no stage whose output is a map of its pictures ({images.shape[-1]} pixels):",
+        "Grad-CAM has nothing to show for it.",
+    )
+
+
+@torch.inference_mode(False)
+def grad_cam(
+    classifier: Classifier,
+    layer: SpatialLayer,
+    images: Tensor,
+    classes: NDArray[np.integer],
+    batch_size: int = 32,
+    rectify: bool = True,
+) -> Floats:
+    """Give the Grad-CAM map (N, h, w) of one class (N,) for each of the uint8 images (N, 3, S, S), never enlarged.
+
+    Without `rectify`, evidence against the class stays, as negative values. The network is not touched: a copy is read.
+    Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391
+    """
+    net, probe = _frozen_copy(classifier), nn.Identity()
+    net.net.get_submodule(layer.name).register_forward_hook(
+        lambda module, inputs, output: layer.from_map(probe(layer.to_map(output)), output)
+    )
+    attributor, wanted, maps = LayerGradCam(lambda batch: net(batch)[0], probe), torch.as_tensor(classes), []
+    for rows in _batches(len(images), batch_size):
+        batch, target = images[rows].to(net.device), wanted[rows].to(net.device)
+        maps.append(attributor.attribute(batch, target=target, relu_attributions=rectify).detach()[:, 0].float().cpu())
+    return torch.cat(maps).numpy()
+
+
+@torch.inference_mode(False)
+def cascade(classifier: Classifier, seed: int = 0, steps: int = 4) -> Iterator[tuple[int, int, Classifier]]:
+    """Give copies whose weights are drawn anew from the head downward: (layer groups drawn, groups in all, copy).
+
+    The last of the (at most) `steps` copies keeps no weight. Adebayo et al., NeurIPS 2018,
+    https://arxiv.org/abs/1810.03292
+    """
+    card = classifier.card
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = create_backbone(card.backbone, len(card.classes), options=card.options).state_dict()
+    groups = layer_groups(classifier.net)
+    for drawn in sorted({round(k) for k in np.linspace(len(groups), 1, steps)}):
+        net = _frozen_copy(classifier)
+        net.net.load_state_dict(_of_modules(fresh, [name for group in groups[-drawn:] for name in group]), strict=False)
+        yield drawn, len(groups), net
+
+
+def fade(
+    classifier: Classifier,
+    start: Tensor,
+    end: Tensor,
+    ranks: NDArray[np.integer],
+    classes: NDArray[np.integer],
+    steps: int = 16,
+    batch_size: int = 32,
+) -> Floats:
+    """Give the probability (N, steps + 1) of one class (N,) while pictures turn into others, pixel by pixel.
+
+    `start` and `end` are uint8 (N, 3, S, S); `ranks` (N, S, S), from 0, say which pixels are replaced first. From the
+    picture to a void this is deletion, from a void to the picture insertion; Petsiuk et al., BMVC 2018,
+    https://arxiv.org/abs/1806.07421. Probabilities are scaled by the card's temperature.
+    """
+    counts = np.round(np.linspace(0, ranks[0].size, steps + 1)).astype(int).tolist()
+    curves = []
+    for rows in _batches(len(start), batch_size):
+        first, last, order, wanted = (
+            torch.as_tensor(part)[rows].to(classifier.device) for part in (start, end, ranks, classes)
+        )
+        with torch.inference_mode():
+            logits = [classifier(torch.where(order[:, None] < count, last, first))[0] for count in counts]
+            scores = torch.softmax(torch.stack(logits, dim=1).double() / classifier.card.temperature, dim=2)
+        curves.append(scores[torch.arange(len(wanted), device=wanted.device), :, wanted].float().cpu())
+    return torch.cat(curves).numpy()
+
+
+def void(images: Tensor, kind: str) -> Tensor:
+    """Give what pictures (N, 3, S, S) uint8 are without their content: their "mean" colour, or themselves under "blur".
+
+    The blur is that of Petsiuk et al.: 11 pixels, sigma 5.
+    """
+    if kind == "mean":
+        return images.float().mean(dim=(2, 3), keepdim=True).round().to(torch.uint8).expand_as(images)
+    return gaussian_blur(images, kernel_size=[11, 11], sigma=[5.0, 5.0])  # type: ignore[no-any-return]
+
+
+def _batches(n: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, n, size)]
+
+
+def _frozen_copy(classifier: Classifier) -> Classifier:
+    """Copy a classifier for gradients of its maps alone; tensors made in inference mode become ordinary ones."""
+    return copy.deepcopy(classifier).eval().requires_grad_(False)
+
+
+def _stage_outputs(
+    net: Classifier, stages: list[dict[str, Any]], image: Tensor
+) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Give the output of each stage's module for one picture, and the gradient of the embedding to it."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            return output
+        kept[name] = output if output.requires_grad else output.requires_grad_()
+        return output.clone()  # what follows may work in place
+
+    modules = dict(net.net.named_modules())
+    hooks = [
+        modules[name].register_forward_hook(lambda module, inputs, output, name=name: keep(name, output))
+        for name in (stage["module"] for stage in stages)
+        if name in modules
+    ]
+    with torch.enable_grad():
+        _, embeddings = net(image.to(net.device))  # logits say nothing where a new head is all zeros
+    for hook in hooks:
+        hook.remove()
+    if not kept:
+        return {}
+    gradients = torch.autograd.grad(embeddings.abs().sum(), list(kept.values()), allow_unused=True)
+    return {name: (kept[name], gradient) for name, gradient in zip(kept, gradients, strict=True)}
+
+
+def _layout(
+    net: nn.Module, stage: Mapping[str, Any], shape: tuple[int, ...], side: int, last: bool
+) -> SpatialLayer | None:
+    """Tell how an output is laid out, by the channels and the reduction that the stage claims; None where it is not."""
+    name, channels = stage["module"], stage["num_chs"]
+    if len(shape) == 4 and (shape[1] == channels) != (shape[3] == channels):
+        if shape[1] == channels:
+            return SpatialLayer(name, "NCHW", shape[2:], last=last)
+        return SpatialLayer(name, "NHWC", shape[1:3], last=last)
+    if len(shape) == 3 and shape[2] == channels:
+        cells = math.ceil(side / stage["reduction"])
+        prefix = shape[1] - cells**2
+        if prefix in (0, getattr(net, "num_prefix_tokens", 0)):
+            return SpatialLayer(name, "tokens", (cells, cells), prefix, last)
+    return None
+
+
+def _of_modules(state: Mapping[str, Tensor], parameters: list[str]) -> dict[str, Tensor]:
+    """Give the state of the modules that have these parameters, running statistics among it."""
+    modules = {name.rpartition(".")[0] for name in parameters}
+    return {key: value for key, value in state.items() if key.rpartition(".")[0] in modules}

@@ -1,0 +1,170 @@
+"""What a network costs: weights, operations, memory and time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+_SHORT = 0.05  # seconds; a shorter call is repeated once untimed, for it feels what ran before it
+_MOST_CALLS = 20  # timed at one visit
+_FEWEST_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """Name something to be timed: `call` runs it once, to its end, with so many `threads` of torch."""
+
+    call: Callable[[], object]
+    threads: int
+
+
+def parameters(net: nn.Module) -> int:
+    """Count the weights that are learnt."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def weight_bytes(net: nn.Module) -> int:
+    """Count the bytes of all weights and of the statistics that are kept with them (batch-norm's)."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+
+
+def macs(net: nn.Module, size: int) -> int:
+    """Count the multiply-adds of convolutions and matrix products on one picture of `size` pixels a side.
+
+    Half of the FLOPs of torch's counter; normalisation, activations and pooling are not counted. `net` is in eval mode.
+    """
+    with counted_flops() as counter:
+        net(blank(net, size))
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def counted_flops() -> Iterator[FlopCounterMode]:
+    """Count the FLOPs of what runs inside a `with`, attention's included."""
+    # the counter does not know the fused attention of the CPU, which this takes apart into matrix products
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter
+
+
+def blank(net: nn.Module, size: int) -> Tensor:
+    """Give a black picture, (1, 3, size, size), of the type and on the device of the network's weights."""
+    weight = next(net.parameters())
+    return torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device)
+
+
+def peak_bytes(net: nn.Module, images: Tensor) -> int:
+    """Give the most bytes that weights and tensors take at once while `net` runs on `images`.
+
+    On CUDA what its allocator counts, the kernels' scratch memory included. On the CPU the same is counted tensor by
+    tensor, without scratch memory: unlike the growth of the process, it does not depend on what has run before.
+    """
+    if images.device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        with torch.inference_mode():
+            net(images)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+    counter = _LiveBytes()
+    with torch.no_grad(), counter:
+        net(images)
+    return weight_bytes(net) + images.numel() * images.element_size() + counter.peak
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside a `with`, and as many as before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def interleaved(
+    jobs: Sequence[Job], rounds: int, seconds: float, seed: int = 0, clock: Callable[[], float] = time.perf_counter
+) -> pd.DataFrame:
+    """Time jobs in turns, so that a slow moment of the machine meets them all; a row a call: job, round, seconds.
+
+    In each round every job is visited once, in an order drawn anew, and called until its share of `seconds`, which
+    each job may take in all, is used up: once at least, 20 times at most. One visit before the first warms up. Where
+    the jobs are too long for `seconds`, there are fewer rounds, 3 at least. Rows are sorted by job.
+    """
+    order, rows = np.random.default_rng(seed), []
+    usual = [min(_visit(job, 2, 0.0, clock)) for job in jobs]
+    begun = clock()
+    for number in range(rounds):
+        for place in order.permutation(len(jobs)).tolist():
+            calls = int(np.clip(seconds / rounds / max(usual[place], 1e-9), 1, _MOST_CALLS))
+            rows += [(place, number, took) for took in _visit(jobs[place], calls, usual[place], clock)]
+        if number + 1 >= _FEWEST_ROUNDS and clock() - begun > seconds * len(jobs):
+            break
+    table = pd.DataFrame(rows, columns=["job", "round", "seconds"])
+    return table.sort_values("job", kind="stable", ignore_index=True)
+
+
+def arrivals(batches: Iterable[Sized], clock: Callable[[], float] = time.perf_counter) -> Iterator[tuple[int, float]]:
+    """Give the length of each batch, and the seconds that it was waited for."""
+    start = clock()
+    for batch in batches:
+        end = clock()
+        yield len(batch), end - start
+        start = end
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Describe the machine that figures of speed hold for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": cores,
+        "system": platform.system(),
+        "torch": torch.__version__,
+    }
+
+
+def _visit(job: Job, calls: int, usual: float, clock: Callable[[], float]) -> list[float]:
+    took = []
+    with torch_threads(job.threads):
+        if usual < _SHORT:
+            job.call()
+        for _ in range(calls):
+            start = clock()
+            job.call()
+            took.append(clock() - start)
+    return took
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Count the bytes of storages made inside a `with` that are still referred to, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
+                self.live[leaf.untyped_storage()] = leaf.untyped_storage().nbytes()
+        self.peak = max(self.peak, sum(self.live.values()))
+        return made

@@ -1,0 +1,104 @@
+"""Runtimes: ways to compute what one classifier answers, by torch or by an exported network."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from avatar_bench.errors import ConfigError
+
+Engine = Callable[[Tensor], NDArray[np.float32]]  # uint8 pictures (n, 3, S, S) to logits (n, C), when they are there
+RUNTIMES = ("torch", "contiguous", "compile", "onnx")
+_NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+
+
+def missing(runtime: str) -> str:
+    """Name the first package of the extra `export` that a runtime needs and that is not installed; "" if none."""
+    needed = _NEEDED.get(runtime, ())
+    return next((name for name in needed if importlib.util.find_spec(name) is None), "")
+
+
+def prepare(runtime: str, classifier: nn.Module, size: int) -> Callable[[int], Engine]:
+    """Give what builds an engine for so many threads; the export, where there is one, is done once.
+
+    "torch" computes as `predict` does; "contiguous" with the channels before the pixels in memory; "compile" by
+    torch.compile; "onnx" by onnxruntime, on the CPU. Raise ConfigError where a package is missing.
+    """
+    if absent := missing(runtime):
+        raise ConfigError(
+            f"The runtime {runtime} needs {absent}, which is not installed.", "pip install 'avatar-bench[export]'"
+        )
+    if runtime == "onnx":
+        model = to_onnx(classifier, size)
+        return lambda threads: _onnx_engine(model, threads)
+    if runtime == "contiguous":
+        classifier = copy.deepcopy(classifier).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    answer: Any = torch.compile(classifier) if runtime == "compile" else classifier
+    return lambda threads: _torch_engine(answer)
+
+
+def to_onnx(classifier: nn.Module, size: int) -> bytes:
+    """Export a classifier as an ONNX model that maps `images` (batch, 3, S, S) uint8 to `logits` (batch, C)."""
+    answer = _Logits(copy.deepcopy(classifier).cpu()).eval()
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of one picture, it would take the batch for constant
+    with _hushed():
+        program = torch.onnx.export(
+            answer,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+class _Logits(nn.Module):
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(images)[0]
+        return logits
+
+
+def _torch_engine(answer: Any) -> Engine:
+    def engine(images: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(answer(images)[0].float().cpu().numpy())  # which waits for a GPU
+
+    return engine
+
+
+def _onnx_engine(model: bytes, threads: int) -> Engine:
+    onnxruntime: Any = importlib.import_module("onnxruntime")  # an extra, which ships no types
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda images: np.asarray(session.run(None, {"images": images.cpu().numpy()})[0])
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep quiet about the exporter's steps, of which nothing is to be done."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

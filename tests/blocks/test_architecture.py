@@ -1,0 +1,79 @@
+"""Tests of the block architecture on the tiny run, and of its diagram."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
+
+from avatar_bench import blocks
+from avatar_bench.__main__ import main
+from avatar_bench.blocks import _architecture_figures as figures
+from avatar_bench.blocks.architecture import Architecture
+from avatar_bench.models.anatomy import dissect
+from avatar_bench.runs import Run
+
+YAML = Path(__file__).parents[2] / "conf" / "block" / "architecture.yaml"
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("architecture")
+    assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={out}"]) == 0
+    return out / "test" / "architecture"
+
+
+def test_every_metric_can_be_recomputed_from_the_saved_tables(saved: Path, tiny_run: Path) -> None:
+    said = json.loads((saved / "metrics.json").read_text())["metrics"]
+    assert set(said) == {"params_m", "macs_g", "depth", "input_size"}
+    for table in (pd.read_csv(saved / "stages.csv"), pd.read_csv(saved / "layers.csv")):
+        assert said["params_m"]["value"] == pytest.approx(table["params"].sum() / 1e6, abs=1e-12)
+        assert said["macs_g"]["value"] == pytest.approx(table["macs"].sum() / 1e9, abs=1e-12)
+    layers = pd.read_csv(saved / "layers.csv")
+    beside = layers["module"].str.contains("downsample")
+    assert said["depth"]["value"] == (layers["type"].isin(["Conv2d", "Linear"]) & ~beside).sum()
+    assert said["input_size"]["value"] == 32
+
+
+def test_the_sums_are_those_of_the_checkpoint(saved: Path, tiny_run: Path) -> None:
+    said = json.loads((saved / "metrics.json").read_text())["metrics"]
+    weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    learnt = [value.numel() for name, value in weights.items() if name.endswith(("weight", "bias"))]
+    assert said["params_m"]["value"] == pytest.approx(sum(learnt) / 1e6, abs=1e-12)
+    run = Run.open(tiny_run)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run.classifier(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=run.device))
+    assert said["macs_g"]["value"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12)
+
+
+def test_the_diagram_is_saved(saved: Path) -> None:
+    assert (saved / "diagram.png").is_file()
+
+
+@pytest.mark.parametrize("model", ["resnet18", "mobilenetv3_small", "convnext_tiny", "efficientnet_lite0"])
+def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Callable[[str], Any]) -> None:
+    net = network(model)
+    mode = net.training
+    anatomy = dissect(net.eval(), 64)
+    net.train(mode)
+    figure = figures.diagram(anatomy, model, 64, 3)
+    figure.draw_without_rendering()
+    left = figure.axes[0]
+    words = {text.get_text() for text in left.texts}
+    assert set(anatomy.stages["output"]) <= words
+    for text in left.texts:
+        assert left.get_window_extent().x0 - 1 <= text.get_window_extent().x0
+        assert text.get_window_extent().x1 <= left.get_window_extent().x1 + 1
+    assert len(figure.axes[1].patches) == len(anatomy.stages)
+
+
+def test_the_yaml_states_what_the_block_takes() -> None:
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.architecture\n")
+    assert blocks.build("architecture", OmegaConf.to_container(OmegaConf.load(YAML))) == Architecture()

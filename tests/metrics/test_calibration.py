@@ -1,0 +1,220 @@
+"""Tests of the figures of calibration, and of the temperature."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn import metrics as sk
+from torchmetrics.functional import classification as tm
+
+from avatar_bench import stats
+from avatar_bench.metrics import calibration
+
+
+def calibrated_logits(n=20_000):
+    """Logits whose softmax is the true distribution of the targets drawn from it."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 1.5, (n, 3))
+    targets = (softmax(logits, axis=1).cumsum(axis=1) < generator.random((n, 1))).sum(axis=1)
+    return logits, np.minimum(targets, 2)
+
+
+def test_nll_equals_sklearn_log_loss():
+    logits, targets = calibrated_logits(500)
+    expected = sk.log_loss(targets, softmax(logits / 1.7, axis=1))
+    assert calibration.nll(logits, targets, 1.7) == pytest.approx(expected)
+
+
+def test_nll_stays_finite_for_a_confident_error():
+    assert calibration.nll([[5000.0, 0.0]], np.array([1])) == pytest.approx(5000)
+
+
+def test_temperature_of_calibrated_logits_is_one_and_of_logits_times_three_is_three():
+    logits, targets = calibrated_logits()
+    assert calibration.fit_temperature(logits, targets) == pytest.approx(1, abs=0.04)
+    assert calibration.fit_temperature(3 * logits, targets) == pytest.approx(3, abs=0.1)
+
+
+def test_temperature_equals_the_best_of_a_grid():
+    logits, targets = calibrated_logits(400)
+    grid = np.linspace(0.5, 4, 3501)
+    best = grid[np.argmin([calibration.nll(2 * logits, targets, t) for t in grid])]
+    assert calibration.fit_temperature(2 * logits, targets) == pytest.approx(best, abs=0.002)
+
+
+def test_temperature_stops_at_the_ends_of_its_range():
+    targets = np.array([0, 1, 2] * 5)
+    assert calibration.fit_temperature(np.eye(3)[targets], targets) == pytest.approx(0.05, rel=1e-3)
+    assert calibration.fit_temperature(np.eye(3)[(targets + 1) % 3], targets) == pytest.approx(20, rel=1e-3)
+
+
+def test_a_temperature_cannot_be_fitted_on_nothing():
+    with pytest.raises(ValueError, match="without images"):
+        calibration.fit_temperature(np.zeros((0, 3)), np.zeros(0, int))
+
+
+def overconfident(n=500):
+    logits, targets = calibrated_logits(n)
+    return softmax(2 * logits, axis=1), targets
+
+
+def pick(kind, probabilities, targets, weights=None):
+    return calibration.calibration_errors(probabilities, targets, weights)[..., calibration.ECE_KINDS.index(kind)]
+
+
+def test_brier_score_equals_sklearn_and_goes_from_0_to_2():
+    probabilities, targets = overconfident()
+    expected = sk.brier_score_loss(targets, probabilities, scale_by_half=False)
+    assert calibration.brier_scores(probabilities, targets).mean() == pytest.approx(expected, abs=1e-12)
+    ends = calibration.brier_scores(np.eye(2), np.array([0, 0]))
+    assert ends.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("bins", [10, 15])
+def test_ece_equals_torchmetrics(bins):
+    probabilities, targets = overconfident()
+    given = torch.from_numpy(probabilities), torch.from_numpy(targets)
+    expected = tm.multiclass_calibration_error(*given, num_classes=3, n_bins=bins, norm="l1")
+    assert pick(f"ece_{bins}", probabilities, targets) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_classwise_ece_is_the_mean_of_torchmetrics_over_the_classes():
+    probabilities, targets = overconfident()
+    each = [
+        tm.binary_calibration_error(torch.from_numpy(column.copy()), torch.from_numpy(targets == index), n_bins=15)
+        for index, column in enumerate(probabilities.T)
+    ]
+    assert pick("ece_classwise", probabilities, targets) == pytest.approx(float(np.mean(each)), abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [14, 15, 500, 503])
+def test_adaptive_ece_equals_bins_cut_by_pandas(n):
+    probabilities, targets = overconfident(n)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    bins = pd.qcut(confidence, 15, duplicates="drop")
+    frame = pd.DataFrame({"gap": correct - confidence, "bin": bins})
+    expected = frame.groupby("bin", observed=True)["gap"].sum().abs().sum() / n
+    assert pick("ece_adaptive", probabilities, targets) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_confidence_of_one_is_in_the_last_bin_and_an_edge_in_the_bin_below():
+    edges = calibration.equal_width(10)
+    assert calibration.bin_of(np.array([0.0, 0.1, 0.10001, 0.3, 0.7, 0.95, 1.0]), edges).tolist() == [
+        0,
+        0,
+        1,
+        2,
+        6,
+        9,
+        9,
+    ]
+    # by hand: bin of .95 and 1: |1 + 0 - 1.95| / 3, bin of .7: |1 - .7| / 3
+    found = calibration.ece(np.array([0.95, 1.0, 0.7]), [True, False, True], edges)
+    assert found == pytest.approx((0.95 + 0.3) / 3)
+
+
+def test_equal_confidences_share_one_bin_of_equal_mass():
+    probabilities, targets = np.tile([0.8, 0.2], (20, 1)), np.arange(20) % 2
+    assert calibration.equal_mass(probabilities.max(axis=1)).tolist() == [0.8]
+    assert pick("ece_adaptive", probabilities, targets) == pytest.approx(0.3)
+
+
+def test_one_picture_has_an_error_of_its_own():
+    assert calibration.calibration_errors(np.array([[0.6, 0.4]]), np.array([1])) == pytest.approx([0.6] * 4)
+    assert calibration.calibration_errors(np.eye(3), np.arange(3)) == pytest.approx([0] * 4)
+
+
+def test_a_weight_counts_as_so_many_copies_in_the_bins_of_the_set():
+    probabilities, targets = overconfident(200)
+    weights = np.random.default_rng(1).multinomial(200, np.full(200, 1 / 200), size=5).astype(float)
+    found = calibration.calibration_errors(probabilities, targets, weights)
+    assert found.shape == (5, 4)
+    for row, values in zip(weights.astype(int), found, strict=True):
+        copies = np.repeat(probabilities, row, axis=0), np.repeat(targets, row)
+        expected = calibration.calibration_errors(*copies)
+        assert values[[0, 1, 3]] == pytest.approx(expected[[0, 1, 3]])  # the adaptive bins are those of the set
+
+
+def test_noise_floor_is_what_torchmetrics_finds_on_outcomes_drawn_by_numpy():
+    probabilities = softmax(calibrated_logits(300)[0], axis=1)
+    generator = np.random.default_rng(5)
+    drawn = []
+    for _ in range(400):
+        targets = generator.multinomial(1, probabilities).argmax(axis=1)
+        given = torch.from_numpy(probabilities), torch.from_numpy(targets)
+        drawn.append(float(tm.multiclass_calibration_error(*given, num_classes=3, n_bins=15)))
+    floor = calibration.noise_floor(probabilities)[:, 1]
+    assert floor.mean() == pytest.approx(np.mean(drawn), abs=2e-3)
+    assert np.quantile(floor, 0.95) == pytest.approx(np.quantile(drawn, 0.95), abs=4e-3)
+
+
+def test_noise_floor_of_certainty_is_zero_and_one_seed_gives_one_floor():
+    assert calibration.noise_floor(np.eye(3)[np.arange(30) % 3], 100).max() == 0
+    probabilities = overconfident(50)[0]
+    np.testing.assert_array_equal(
+        calibration.noise_floor(probabilities, 50), calibration.noise_floor(probabilities, 50)
+    )
+
+
+def test_calibrated_probabilities_lie_below_the_95th_percentile_of_their_floor_95_times_in_100():
+    logits, targets = calibrated_logits(20_000)
+    probabilities = softmax(logits, axis=1)
+    below = []
+    for rows in np.arange(20_000).reshape(100, 200):
+        floor = np.quantile(calibration.noise_floor(probabilities[rows], 300), 0.95, axis=0)
+        below.append(calibration.calibration_errors(probabilities[rows], targets[rows]) <= floor)
+    assert (np.mean(below, axis=0) > 0.88).all()
+
+
+def test_an_overconfident_network_is_mended_by_its_temperature():
+    logits, targets = calibrated_logits(4000)
+    fitted, judged = slice(0, 2000), slice(2000, None)
+    temperature = calibration.fit_temperature(3 * logits[fitted], targets[fitted])
+    assert temperature == pytest.approx(3, abs=0.1)
+    before, after = (softmax(3 * logits[judged] / t, axis=1) for t in (1, temperature))
+    assert (calibration.calibration_errors(before, targets[judged]) > 0.06).all()
+    limit = np.quantile(calibration.noise_floor(after), 0.95, axis=0)
+    assert (calibration.calibration_errors(after, targets[judged]) < limit).all()
+
+
+def test_resampled_temperatures_equal_refits_of_the_copies():
+    logits, targets = calibrated_logits(150)
+    weights = np.random.default_rng(1).multinomial(150, np.full(150, 1 / 150), size=8).astype(float)
+    found = calibration.resampled_temperatures(2 * logits, targets, weights)
+    expected = [
+        calibration.fit_temperature(np.repeat(2 * logits, row, axis=0), np.repeat(targets, row))
+        for row in weights.astype(int)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+def test_resampled_temperatures_stop_at_the_ends_of_their_range():
+    targets, ones = np.array([0, 1, 2] * 5), np.ones((1, 15))
+    assert calibration.resampled_temperatures(np.eye(3)[targets], targets, ones) == pytest.approx(0.05, rel=0.05)
+    assert calibration.resampled_temperatures(np.eye(3)[(targets + 1) % 3], targets, ones) == pytest.approx(
+        20, rel=0.05
+    )
+
+
+def test_reliability_bins_hold_every_picture_and_empty_ones_have_no_accuracy():
+    probabilities, targets = overconfident()
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    table = pd.DataFrame(calibration.reliability(confidence, correct, calibration.equal_width(15)))
+    assert list(table) == ["bin", "low", "high", "count", "confidence", "accuracy"]
+    assert table["count"].sum() == len(targets)
+    assert table.loc[table["count"] == 0, ["confidence", "accuracy"]].isna().all(axis=None)
+    gaps = (table["count"] * (table["accuracy"] - table["confidence"]).abs()).sum() / len(targets)
+    assert gaps == pytest.approx(pick("ece_15", probabilities, targets))
+
+
+def test_two_thousand_resamples_of_ten_thousand_pictures_take_seconds():
+    probabilities, targets = overconfident(10_000)
+    begin = time.process_time()
+    stats.bootstrap_interval(lambda w: calibration.calibration_errors(probabilities, targets, w), np.arange(10_000))
+    calibration.noise_floor(probabilities)
+    assert time.process_time() - begin < 6

@@ -1,0 +1,101 @@
+"""Tests of the figures of merit against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from avatar_bench.metrics import classification
+
+
+@pytest.fixture(params=[(3, [0, 1, 2]), (5, [0, 3, 4]), (2, [0, 1])], ids=["3", "2 of 5 absent", "2"])
+def drawn(request):
+    """Targets, predictions and class count, with absent classes in one case."""
+    classes, present = request.param
+    generator = np.random.default_rng(0)
+    targets = generator.choice(present, 200)
+    predicted = np.where(generator.random(200) < 0.6, targets, generator.integers(0, classes, 200))
+    return targets, predicted, classes, present
+
+
+def test_confusion_has_targets_in_rows_as_in_sklearn(drawn):
+    targets, predicted, classes, _ = drawn
+    expected = sk.confusion_matrix(targets, predicted, labels=range(classes))
+    np.testing.assert_array_equal(classification.confusion_matrix(targets, predicted, classes), expected)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_overall_figures_equal_sklearn_over_the_classes_present(drawn):
+    targets, predicted, classes, present = drawn
+    confusion = classification.confusion_matrix(targets, predicted, classes)
+    assert classification.accuracy(confusion) == pytest.approx(sk.accuracy_score(targets, predicted))
+    assert classification.balanced_accuracy(confusion) == pytest.approx(sk.balanced_accuracy_score(targets, predicted))
+    assert classification.mcc(confusion) == pytest.approx(sk.matthews_corrcoef(targets, predicted))
+    expected = sk.f1_score(targets, predicted, labels=present, average="macro")
+    assert classification.macro_f1(confusion) == pytest.approx(expected)
+
+
+def test_figures_by_class_equal_sklearn_and_are_nan_for_an_absent_class(drawn):
+    targets, predicted, classes, present = drawn
+    confusion = classification.confusion_matrix(targets, predicted, classes)
+    expected = sk.precision_recall_fscore_support(targets, predicted, labels=present)[:3]
+    for function, values in zip(
+        (classification.precision, classification.recall, classification.f1), expected, strict=True
+    ):
+        np.testing.assert_allclose(function(confusion)[present], values)
+        assert np.isnan(np.delete(function(confusion), present)).all()
+
+
+def test_a_class_never_predicted_has_no_precision_but_a_recall_and_an_f1_of_zero():
+    confusion = np.array([[10, 0], [5, 0]])
+    assert np.isnan(classification.precision(confusion)[1])
+    assert classification.recall(confusion)[1] == classification.f1(confusion)[1] == 0
+    assert classification.macro_f1(confusion) == pytest.approx(
+        sk.f1_score([0] * 10 + [1] * 5, [0] * 15, average="macro")
+    )
+
+
+def test_mcc_is_zero_for_a_constant_prediction_and_nan_for_a_constant_target():
+    assert classification.mcc([[10, 0], [5, 0]]) == 0
+    assert np.isnan(classification.mcc([[10, 5], [0, 0]]))
+
+
+def test_an_empty_confusion_gives_nan_everywhere():
+    empty = np.zeros((3, 3))
+    for function in (
+        classification.accuracy,
+        classification.balanced_accuracy,
+        classification.macro_f1,
+        classification.mcc,
+    ):
+        assert np.isnan(function(empty))
+
+
+def test_a_stack_of_weights_equals_one_confusion_after_another(drawn):
+    targets, predicted, classes, _ = drawn
+    weights = np.random.default_rng(1).integers(0, 4, (6, 200))
+    stack = classification.confusion_matrix(targets, predicted, classes, weights)
+    for row, confusion in zip(weights, stack, strict=True):
+        expected = sk.confusion_matrix(targets, predicted, labels=range(classes), sample_weight=row)
+        np.testing.assert_array_equal(confusion, expected)
+    for function in (classification.accuracy, classification.macro_f1, classification.mcc, classification.precision):
+        np.testing.assert_allclose(function(stack), [function(confusion) for confusion in stack])
+
+
+@pytest.mark.parametrize("digits", [8, 1], ids=["distinct", "tied"])
+def test_auroc_equals_sklearn_with_ties_and_weights(digits):
+    generator = np.random.default_rng(0)
+    positive = generator.random(300) < 0.3
+    scores = np.round(generator.random(300) + 0.3 * positive, digits)
+    weights = generator.integers(0, 3, (5, 300))
+    assert classification.auroc(scores, positive) == pytest.approx(sk.roc_auc_score(positive, scores))
+    expected = [sk.roc_auc_score(positive, scores, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(classification.auroc(scores, positive, weights), expected)
+
+
+def test_auroc_at_its_edges():
+    assert classification.auroc([1.0, 0.0], [True, False]) == 1
+    assert classification.auroc([0.5, 0.5], [True, False]) == 0.5
+    assert np.isnan(classification.auroc([0.1, 0.2], [True, True]))
+    assert np.isnan(classification.auroc([0.1, 0.2], [False, False]))

@@ -1,0 +1,149 @@
+"""Tests of how far apart classes lie, against scikit-learn and sums by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+
+from avatar_bench.metrics import clusters
+from avatar_bench.metrics.neighbourhoods import distances
+
+
+def two_scales(n=90, apart=0.8, seed=0):
+    """Give embeddings far from zero, and labels with gaps between their numbers."""
+    rng = np.random.default_rng(seed)
+    labels = np.array([0, 2, 5])[np.arange(n) % 3]
+    return rng.normal(size=(n, 12)) * (1 + labels[:, None] / 5) + apart * labels[:, None] + 100, labels
+
+
+def replicated(x, labels, seed=0):
+    """Give weights (1, N), and the data with as many copies of each row."""
+    weights = np.random.default_rng(seed).integers(0, 4, len(x))
+    return weights[None].astype(float), np.repeat(x, weights, axis=0), np.repeat(labels, weights)
+
+
+def test_davies_bouldin_and_calinski_harabasz_equal_sklearn():
+    x, labels = two_scales()
+    products = clusters.gram(x)
+    assert clusters.davies_bouldin(products, labels) == pytest.approx(sk.davies_bouldin_score(x, labels), rel=1e-9)
+    expected = sk.calinski_harabasz_score(x, labels)
+    assert clusters.calinski_harabasz(products, labels) == pytest.approx(expected, rel=1e-9)
+
+
+def test_weights_count_as_copies():
+    x, labels = two_scales()
+    weights, copies, names = replicated(x, labels)
+    products = clusters.gram(x)
+    assert clusters.davies_bouldin(products, labels, weights) == pytest.approx(
+        [sk.davies_bouldin_score(copies, names)], rel=1e-9
+    )
+    assert clusters.calinski_harabasz(products, labels, weights) == pytest.approx(
+        [sk.calinski_harabasz_score(copies, names)], rel=1e-9
+    )
+
+
+def by_hand(x, labels, origin):
+    """Give mean distances between and within classes, copies of one picture never compared."""
+    between, within = [], []
+    for i in range(len(x)):
+        for j in range(len(x)):
+            if origin[i] != origin[j]:
+                (within if labels[i] == labels[j] else between).append(np.linalg.norm(x[i] - x[j]))
+    return np.mean(between), np.mean(within)
+
+
+def test_separation_ratio_is_between_over_within_without_self_distances():
+    x, labels = two_scales(30)
+    between, within = by_hand(x, labels, np.arange(30))
+    assert clusters.separation_ratio(distances(x), labels) == pytest.approx(between / within, rel=1e-9)
+    weights, copies, names = replicated(x, labels)
+    origin = np.repeat(np.arange(30), weights[0].astype(int))
+    between, within = by_hand(copies, names, origin)
+    assert clusters.separation_ratio(distances(x), labels, weights) == pytest.approx([between / within], rel=1e-9)
+
+
+def test_mean_distances_are_those_of_pairs():
+    x, labels = two_scales(30)
+    far = distances(x)
+    table = clusters.mean_distances(far, labels)
+    first, second = np.flatnonzero(labels == 0), np.flatnonzero(labels == 2)
+    np.testing.assert_allclose(table, table.T)
+    assert table[0, 1] == pytest.approx(far[np.ix_(first, second)].mean())
+    own = far[np.ix_(first, first)]
+    assert table[0, 0] == pytest.approx(own[~np.eye(len(first), dtype=bool)].mean())
+    alone = clusters.mean_distances(far[:4, :4], np.array([0, 0, 0, 1]))
+    assert np.isnan(alone[1, 1])
+    assert np.isfinite(alone[0]).all()
+
+
+def test_a_resample_without_a_class_gives_nan_where_the_figure_needs_it():
+    x, labels = two_scales(30)
+    weights = (labels != 5).astype(float)[None]
+    products = clusters.gram(x)
+    assert np.isnan(clusters.davies_bouldin(products, labels, weights)).all()
+    assert np.isnan(clusters.calinski_harabasz(products, labels, weights)).all()
+
+
+def test_one_point_a_class_parts_without_end():
+    x = np.repeat(np.array([[0.0, 0.0], [3.0, 4.0]]), 5, axis=0)
+    labels = np.repeat([0, 1], 5)
+    assert clusters.davies_bouldin(clusters.gram(x), labels) == pytest.approx(0, abs=1e-6)
+    assert np.isnan(clusters.separation_ratio(distances(x), labels))  # nothing to divide by
+
+
+def test_silhouettes_and_purity_by_picture_equal_sklearn():
+    x, labels = two_scales()
+    found = clusters.Space(x, np.arange(90).astype(str), 10).by_picture(labels)
+    np.testing.assert_allclose(found[:, 0], sk.silhouette_samples(x, labels), atol=1e-6)
+    np.testing.assert_allclose(found[:, 1], sk.silhouette_samples(x, labels, metric="cosine"), atol=1e-6)
+    assert ((found[:, 2] >= 0) & (found[:, 2] <= 1)).all()
+
+
+def test_silhouettes_within_look_at_pictures_of_one_kind_alone():
+    x, labels = two_scales()
+    kind = np.repeat([0, 1, 2], 30)
+    labels[kind == 2] = 0
+    found = clusters.silhouettes_within(distances(x), labels, kind)
+    np.testing.assert_allclose(found[:30], sk.silhouette_samples(x[:30], labels[:30]), atol=1e-6)
+    assert np.isnan(found[60:]).all()  # one label there
+
+
+def test_the_probe_never_learns_from_the_group_that_it_judges():
+    rng = np.random.default_rng(3)
+    x = np.repeat(rng.normal(size=(40, 30)), 5, axis=0) + 0.01 * rng.normal(size=(200, 30))
+    groups = np.repeat(np.arange(40), 5)
+    labels = rng.permutation(np.arange(40) % 2)[groups]  # a group's pictures give each other's label away
+    apart = (clusters.probe(x, labels, groups, 5) == labels).mean()
+    leaking = (clusters.probe(x, labels, np.arange(200), 5) == labels).mean()
+    assert leaking > 0.95
+    assert apart < 0.7
+
+
+def test_the_probe_equals_logistic_regression_fold_by_fold():
+    x, labels = two_scales(apart=0.1)
+    groups = np.arange(90) // 2
+    expected = np.empty(90, dtype=int)
+    for train, test in StratifiedGroupKFold(3, shuffle=True, random_state=7).split(x, labels, groups):
+        mean, spread = x[train].mean(axis=0), x[train].std(axis=0)
+        model = LogisticRegression(max_iter=1000).fit((x[train] - mean) / spread, labels[train])
+        expected[test] = model.predict((x[test] - mean) / spread)
+    assert (clusters.probe(x, labels, groups, 3, seed=7) == expected).mean() > 0.98
+
+
+def test_permuted_labels_stay_with_their_groups_and_within_their_kind():
+    groups = np.repeat(np.arange(20), 3)
+    labels, kind = np.arange(20)[groups] % 4, np.arange(20)[groups] % 2
+    dealt = clusters.permuted(labels, groups, np.random.default_rng(0))
+    assert all(len(set(dealt[groups == group])) == 1 for group in range(20))
+    assert sorted(dealt) == sorted(labels)
+    assert (dealt != labels).any()
+    inside = clusters.permuted(labels, groups, np.random.default_rng(0), within=kind)
+    assert (inside % 2 == labels % 2).all()  # odd labels belong to odd kinds
+
+
+def test_means_leave_missing_values_out():
+    weights, values = np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 1.0]]), np.array([[1.0], [4.0], [np.nan]])
+    np.testing.assert_allclose(clusters.means(weights, values), [[3.0], [np.nan]])

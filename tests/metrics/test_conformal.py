@@ -1,0 +1,118 @@
+"""Tests of conformal prediction sets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from avatar_bench.metrics import conformal
+
+
+def exchangeable(n, seed=0, scale=1.0):
+    """Probabilities (n, 3), true classes drawn from what they are at scale 1, and numbers from 0 to 1."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 2, (n, 3))
+    targets = (softmax(logits, axis=1).cumsum(axis=1) < generator.random((n, 1))).sum(axis=1)
+    return softmax(scale * logits, axis=1), np.minimum(targets, 2), generator.random(n)
+
+
+def sets_of(method, fitted, judged, alpha=0.1):
+    scores = conformal.METHODS[method]
+    limit = conformal.threshold(conformal.of_targets(scores(fitted[0], fitted[2]), fitted[1]), alpha)
+    return scores(judged[0], judged[2]) <= limit
+
+
+def test_scores_of_one_picture_are_those_counted_by_hand():
+    probabilities, uniform = np.array([[0.2, 0.7, 0.1]]), np.array([0.5])
+    np.testing.assert_allclose(conformal.lac_scores(probabilities, uniform), [[0.8, 0.3, 0.9]])
+    np.testing.assert_allclose(conformal.aps_scores(probabilities, uniform), [[0.8, 0.35, 0.95]])
+    np.testing.assert_allclose(conformal.aps_scores(probabilities, np.array([1.0])), [[0.9, 0.7, 1.0]])
+    np.testing.assert_allclose(conformal.aps_scores(probabilities, np.array([0.0])), [[0.7, 0.0, 0.9]])
+
+
+def test_the_threshold_is_the_score_of_the_corrected_rank():
+    assert conformal.threshold(np.arange(1, 10) / 10, 0.1) == 0.9  # ceil(10 x .9) = the ninth of nine
+    assert conformal.threshold(np.arange(1, 20) / 20, 0.1) == 0.9  # the eighteenth of nineteen
+    assert conformal.threshold(np.arange(1, 21) / 20, 0.1) == 0.95  # ceil(18.9) = the nineteenth of twenty
+
+
+@pytest.mark.parametrize("n", [0, 1, 8])
+def test_every_class_is_in_where_there_are_too_few_calibration_pictures(n):
+    assert conformal.threshold(np.zeros(n), 0.1) == float("inf")
+
+
+def test_lac_sets_equal_those_of_crepes():
+    crepes = pytest.importorskip("crepes")
+    (fitted, targets, uniform), judged = exchangeable(137), exchangeable(400, seed=1)
+    theirs = crepes.ConformalClassifier()
+    theirs.fit(conformal.of_targets(conformal.lac_scores(fitted, uniform), targets))
+    expected = theirs.predict_set(conformal.lac_scores(judged[0], judged[2]), confidence=0.9, smoothing=False)
+    np.testing.assert_array_equal(sets_of("lac", (fitted, targets, uniform), judged), expected.astype(bool))
+
+
+@pytest.mark.parametrize("method", conformal.METHODS)
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.4])
+def test_sets_equal_those_of_mapie(method, alpha):
+    mapie = pytest.importorskip("mapie.classification")
+    fitted, judged = exchangeable(211), exchangeable(400, seed=1)
+    given = Given(1 - fitted[2], 1 - judged[2])  # MAPIE takes away what is added here
+    theirs = mapie.SplitConformalClassifier(Known(), 1 - alpha, method, random_state=given)
+    theirs.conformalize(fitted[0], fitted[1])
+    params = {"include_last_label": "randomized"} if method == "aps" else None
+    _, expected = theirs.predict_set(judged[0], conformity_score_params=params)
+    ours = sets_of(method, fitted, judged, alpha)
+    np.testing.assert_array_equal(ours, expected[:, :, 0])
+    assert 0.5 < ours.sum(axis=1).mean() < 3
+
+
+@pytest.mark.parametrize("method", conformal.METHODS)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_coverage_is_as_promised_whether_or_not_the_network_is_calibrated(method, scale):
+    found = []
+    for seed in range(200):
+        fitted, judged = exchangeable(200, seed, scale), exchangeable(200, 1000 + seed, scale)
+        found.append(conformal.of_targets(sets_of(method, fitted, judged), judged[1]).mean())
+    assert np.mean(found) == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("method", conformal.METHODS)
+def test_sets_grow_with_the_coverage_asked_for(method):
+    fitted, judged = exchangeable(200), exchangeable(300, seed=1)
+    few, many = (sets_of(method, fitted, judged, alpha) for alpha in (0.3, 0.05))
+    assert (few <= many).all()
+    assert few.sum() < many.sum()
+
+
+def test_equal_probabilities_put_every_class_in_by_lac():
+    fitted = np.full((50, 3), 1 / 3), np.arange(50) % 3, np.full(50, 0.5)
+    assert sets_of("lac", fitted, fitted).all()
+
+
+class Given(np.random.RandomState):
+    """A random state that gives the numbers of the two parts, told apart by their length."""
+
+    def __init__(self, *parts):
+        super().__init__(0)
+        self.parts = {len(part): part for part in parts}
+
+    def uniform(self, size):
+        return self.parts[size if isinstance(size, int) else size[0]].reshape(size)
+
+
+class Known:
+    """A classifier whose pictures are their own probabilities, as MAPIE wants one."""
+
+    classes_ = np.arange(3)
+
+    def fit(self, x, y):
+        return self
+
+    def predict_proba(self, x):
+        return x
+
+    def predict(self, x):
+        return x.argmax(axis=1)
+
+    def __sklearn_is_fitted__(self):
+        return True

@@ -1,0 +1,158 @@
+"""Tests of the out-of-domain scores against pytorch-ood, and of their figures of merit against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from sklearn.covariance import LedoitWolf
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from avatar_bench.metrics import detection
+
+
+@pytest.fixture(scope="module")
+def features():
+    """Training embeddings and targets; embeddings and logits of 90 pictures of the domain and of 60 others."""
+    rng = np.random.default_rng(0)
+    centres, mix = rng.normal(0, 1.5, (3, 12)), np.eye(12) + 0.2 * rng.normal(size=(12, 12))
+    targets = np.arange(300) % 3
+    training = centres[targets] + rng.normal(size=(300, 12)) @ mix
+    inside = centres[np.arange(90) % 3] + rng.normal(size=(90, 12)) @ mix
+    outside = rng.normal(0.6, 2.0, (60, 12)) @ mix
+    embeddings = np.concatenate([inside, outside]).astype(np.float32)
+    logits = (0.1 * embeddings @ centres.T).astype(np.float32)
+    return training.astype(np.float32), targets, embeddings, logits, np.arange(150) >= 90
+
+
+def oracle(name, features):
+    """Give the scores of pytorch-ood's detector."""
+    detector = pytest.importorskip("pytorch_ood.detector")
+    training, targets, embeddings, logits, _ = (torch.as_tensor(part) for part in features)
+    if name == "mahalanobis":
+        return detector.Mahalanobis(None).fit_features(training, targets).predict_features(embeddings).numpy()
+    if name == "knn":
+        return detector.KNN(None, k=50).fit_features(training, targets).predict_features(embeddings).numpy()
+    kind = {"msp": detector.MaxSoftmax, "max_logit": detector.MaxLogit, "energy": detector.EnergyBased}[name]
+    return kind.score(logits).numpy()
+
+
+def ours(name, features):
+    training, targets, embeddings, logits, _ = features
+    if name == "mahalanobis":
+        return detection.mahalanobis(embeddings, detection.fit_gaussians(training, targets))
+    if name == "knn":
+        return detection.knn(embeddings, training, k=50)
+    return getattr(detection, name)(logits)
+
+
+@pytest.mark.parametrize("name", ["msp", "max_logit", "energy", "mahalanobis", "knn"])
+def test_scores_and_their_auroc_equal_those_of_pytorch_ood(name, features):
+    theirs, mine, outside = oracle(name, features), ours(name, features), features[-1]
+    if name == "mahalanobis":
+        theirs = theirs * 2 * len(features[0])  # it halves the distance, and leaves the covariance a sum
+    np.testing.assert_allclose(mine, theirs, rtol=1e-2 if name == "mahalanobis" else 1e-5)  # a float32 inverse
+    expected = sk.roc_auc_score(outside, theirs)
+    assert detection.auroc(detection.roc(mine, outside)) == pytest.approx(expected, abs=1e-3)
+    assert 0.5 < expected < 1 or name in ("msp", "max_logit", "energy")
+
+
+def test_the_mahalanobis_distance_is_that_of_a_linear_discriminant_analysis(features):
+    training, targets, embeddings, *_ = features
+    fitted = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True).fit(training, targets)
+    inverse = np.linalg.inv(fitted.covariance_)
+    apart = embeddings[:, None] - fitted.means_
+    expected = np.einsum("nci,ij,ncj->nc", apart, inverse, apart).min(axis=1)
+    found = detection.mahalanobis(embeddings, detection.fit_gaussians(training, targets))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_singular_covariance_is_shrunk_by_ledoit_and_wolf(features):
+    training, targets, embeddings, *_ = features
+    few, of = training[:9], targets[:9]
+    gaussians = detection.fit_gaussians(few, of)
+    centred = few - np.stack([few[of == target].mean(axis=0) for target in of])
+    reference = LedoitWolf(assume_centered=True).fit(centred.astype(np.float64))
+    assert gaussians.shrinkage == pytest.approx(reference.shrinkage_)
+    apart = embeddings[:, None] - gaussians.means
+    expected = np.einsum("nci,ij,ncj->nc", apart, reference.precision_, apart).min(axis=1)
+    np.testing.assert_allclose(detection.mahalanobis(embeddings, gaussians), expected, rtol=1e-4)
+    assert detection.fit_gaussians(training, targets).shrinkage == 0
+
+
+def test_a_feature_that_never_changes_and_single_pictures_are_no_obstacle(features):
+    training, targets, embeddings, *_ = features
+    dead = detection.fit_gaussians(np.column_stack([training, np.zeros(300)]), targets)
+    assert 0 < dead.shrinkage <= 1
+    assert np.isfinite(detection.mahalanobis(np.column_stack([embeddings, np.ones(150)]), dead)).all()
+    alone = detection.fit_gaussians(training[:3], targets[:3])
+    expected = ((embeddings[:, None] - training[:3]) ** 2).sum(axis=2).min(axis=1)
+    np.testing.assert_allclose(detection.mahalanobis(embeddings, alone), expected, rtol=1e-4)
+
+
+def test_knn_takes_the_farthest_where_there_are_too_few_and_minds_direction_alone(features):
+    training, _, embeddings, *_ = features
+    np.testing.assert_allclose(detection.knn(embeddings, training[:4], 50), detection.knn(embeddings, training[:4], 4))
+    np.testing.assert_allclose(detection.knn(3 * embeddings, training), detection.knn(embeddings, training), atol=1e-6)
+    assert np.isfinite(detection.knn(np.zeros((1, 12)), training)).all()
+
+
+def test_certain_and_uniform_logits_end_the_range_of_msp():
+    np.testing.assert_allclose(detection.msp([[1000.0, 0, 0], [0, 0, 0]]), [-1, -1 / 3])
+    assert detection.energy([[0.0, 0, 0]], temperature=2)[0] == pytest.approx(-2 * np.log(3))
+
+
+@pytest.mark.parametrize("rounded", [False, True], ids=["distinct", "tied"])
+def test_aupr_and_fpr_equal_sklearn_with_and_without_ties(rounded):
+    rng = np.random.default_rng(1)
+    positive = rng.random(200) < 0.3
+    scores = rng.normal(size=200) + positive
+    scores = np.round(scores, 1) if rounded else scores
+    assert detection.aupr(detection.roc(scores, positive)) == pytest.approx(
+        sk.average_precision_score(positive, scores)
+    )
+    alarm, recall, _ = sk.roc_curve(positive, scores, drop_intermediate=False)
+    assert detection.fpr95(detection.roc(scores, positive)) == pytest.approx(alarm[recall >= 0.95].min())
+    assert detection.auroc(detection.roc(scores, positive)) == pytest.approx(sk.roc_auc_score(positive, scores))
+    weights = rng.integers(0, 3, (4, 200)).astype(float)
+    expected = [sk.roc_auc_score(positive, scores, sample_weight=row) for row in weights]
+    assert detection.auroc(detection.roc(scores, positive, weights)) == pytest.approx(expected)
+    for row, found in zip(weights, detection.fpr95(detection.roc(scores, positive, weights)), strict=True):
+        alarm, recall, _ = sk.roc_curve(positive, scores, sample_weight=row, drop_intermediate=False)
+        assert found == pytest.approx(alarm[recall >= 0.95 - 1e-12].min())
+    share = positive.mean()
+    for row, found in zip(weights, detection.aupr(detection.roc(scores, positive, weights)), strict=True):
+        kept = np.where(positive, row * share / row[positive].sum(), row * (1 - share) / row[~positive].sum())
+        assert found == pytest.approx(sk.average_precision_score(positive, scores, sample_weight=kept))
+
+
+def test_fpr_equals_pytorch_ood():
+    functional = pytest.importorskip("pytorch_ood.metrics.functional")
+    rng = np.random.default_rng(2)
+    positive = np.arange(140) < 40
+    scores = rng.normal(size=140) + positive
+    expected = functional.fpr_at_tpr(torch.tensor(scores), torch.tensor(np.where(positive, -1, 0)))
+    assert detection.fpr95(detection.roc(scores, positive)) == pytest.approx(float(expected))
+
+
+def test_a_perfect_score_and_one_that_knows_nothing_end_the_scales():
+    positive = np.arange(40) < 10
+    assert (detection.aupr(detection.roc(positive, positive)), detection.fpr95(detection.roc(positive, positive))) == (
+        1,
+        0,
+    )
+    assert detection.aupr(detection.roc(np.zeros(40), positive)) == pytest.approx(0.25)
+    assert detection.fpr95(detection.roc(np.zeros(40), positive)) == 1
+
+
+def test_without_both_kinds_there_is_no_figure():
+    for positive in (np.ones(3, bool), np.zeros(3, bool)):
+        assert np.isnan(detection.auroc(detection.roc([1, 2, 3], positive)))
+        assert np.isnan(detection.aupr(detection.roc([1, 2, 3], positive)))
+        assert np.isnan(detection.fpr95(detection.roc([1, 2, 3], positive)))
+    weights = np.array([[1, 1, 0.0], [0, 0, 1], [1, 1, 1]])
+    for figure in (detection.auroc, detection.aupr, detection.fpr95):
+        np.testing.assert_array_equal(
+            np.isnan(figure(detection.roc([1, 2, 3], [True, True, False], weights))), [True, True, False]
+        )

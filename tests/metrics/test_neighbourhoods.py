@@ -1,0 +1,61 @@
+"""Tests of distances, neighbours, their purity and the trustworthiness of maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn import manifold
+from sklearn.neighbors import KNeighborsClassifier
+
+from avatar_bench.metrics.neighbourhoods import distances, neighbours, purity, trustworthiness
+
+
+def points(n=60, d=5, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d)) + 3
+
+
+def test_distances_equal_scipy_and_are_zero_to_oneself():
+    for metric in ("euclidean", "cosine"):
+        np.testing.assert_allclose(distances(points(), metric), cdist(points(), points(), metric), atol=1e-6)
+        assert (distances(points(), metric).diagonal() == 0).all()
+
+
+def test_neighbours_are_sklearns_where_every_picture_is_its_own_group():
+    x, labels = points(), np.arange(60) % 3
+    near = neighbours(distances(x), np.arange(60).astype(str), 7)
+    model = KNeighborsClassifier(7).fit(x, labels)
+    np.testing.assert_array_equal(near, model.kneighbors(return_distance=False))  # without oneself
+    by_hand = [(labels[row] == label).mean() for row, label in zip(near, labels, strict=True)]
+    np.testing.assert_allclose(purity(near, labels), by_hand)
+
+
+def test_neighbours_are_of_other_groups_and_of_the_same_kind():
+    groups, kind = np.arange(60) // 4, np.arange(60) % 2
+    near = neighbours(distances(points()), groups, 5, within=kind)
+    assert (near >= 0).all()
+    assert (groups[near] != groups[:, None]).all()
+    assert (kind[near] == kind[:, None]).all()
+
+
+def test_missing_neighbours_do_not_count():
+    near = neighbours(distances(points(4)), ["a", "a", "b", "b"], 3)
+    assert ((near >= 0).sum(axis=1) == 2).all()
+    np.testing.assert_allclose(purity(near, np.array([0, 0, 0, 1])), [0.5, 0.5, 1.0, 0.0])
+    alone = neighbours(distances(points(3)), ["a"] * 3, 2)
+    assert (alone == -1).all()
+    assert np.isnan(purity(alone, np.zeros(3))).all()
+
+
+@pytest.mark.parametrize("k", [1, 5, 12])
+def test_mean_trustworthiness_equals_sklearn(k):
+    x = points(80)
+    for drawn in (x[:, :2], np.random.default_rng(1).permutation(x[:, :2])):
+        expected = manifold.trustworthiness(x, drawn, n_neighbors=k)
+        assert trustworthiness(x, drawn, k).mean() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_faithful_map_is_trusted_and_a_random_one_half():
+    x = points(400, 2)
+    assert trustworthiness(x, 2 * x + 1).min() == 1
+    assert trustworthiness(x, np.random.default_rng(2).normal(size=(400, 2))).mean() == pytest.approx(0.5, abs=0.03)

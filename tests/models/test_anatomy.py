@@ -1,0 +1,132 @@
+"""Tests of what is read off a network, for every model of conf/model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from avatar_bench.catalogue import choices
+from avatar_bench.models import profiling
+from avatar_bench.models.anatomy import depth, dissect
+
+MODELS = sorted(set(choices("model")) - {"timm"})
+
+
+@pytest.fixture
+def resting(network: Callable[[str], Any]) -> Any:
+    """Give a model's network in eval mode, and back as it was."""
+    used = []
+
+    def build(model: str) -> Any:
+        net = network(model)
+        used.append((net, net.training))
+        return net.eval()
+
+    yield build
+    for net, mode in used:
+        net.train(mode)
+
+
+def new(name: str, **options: Any) -> Any:
+    return timm.create_model(name, pretrained=False, num_classes=3, **options).eval()
+
+
+def side(net: Any) -> int:
+    config = net.pretrained_cfg
+    return int(config["input_size"][-1]) if config.get("fixed_input_size") else 64
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[str], Any]) -> None:
+    net = resting(model)
+    found = dissect(net, side(net))
+    for table in (found.stages, found.layers):
+        assert table["params"].sum() == sum(parameter.numel() for parameter in net.parameters())
+        assert table["macs"].sum() == profiling.macs(net, side(net))
+    assert set(found.layers["stage"]) == set(found.stages["stage"])
+    names = found.stages["stage"].tolist()
+    assert names == ["stem", *map(str, range(1, len(names) - 1)), "head"]
+    assert (found.stages["blocks"].iloc[1:-1] >= 1).all()
+    assert found.layers["module"].is_unique
+    assert not net.training
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    # by the number in the name; by hand for the rest: patches + 6 x (qkv, projection, two of the MLP) + head
+    [("resnet18", 18), ("resnet50", 50), ("densenet121", 121), ("test_vit.r160_in1k", 1 + 6 * 4 + 1)],
+)
+def test_depth_is_that_of_the_longest_path(name: str, layers: int) -> None:
+    net = new(name)
+    assert depth(net, side(net)) == layers
+
+
+def test_depth_takes_the_longer_branch_and_not_both() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.short = nn.Conv2d(3, 3, 1)
+            self.long = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.short(x) + self.long(x)
+
+    assert depth(Branches().eval(), 8) == 2
+    assert depth(nn.Sequential(Branches(), nn.Flatten(), nn.Linear(192, 2)).eval(), 8) == 3
+
+
+def test_the_stages_of_resnet50_are_those_of_its_paper() -> None:
+    """He et al., Deep Residual Learning, table 1."""
+    stages = dissect(new("resnet50"), 224).stages
+    assert stages["blocks"].tolist() == [0, 3, 4, 6, 3, 0]
+    assert stages["block_type"].tolist() == ["Conv2d", *["Bottleneck"] * 4, "Linear"]
+    shapes = ["64 x 56 x 56", "256 x 56 x 56", "512 x 28 x 28", "1024 x 14 x 14", "2048 x 7 x 7", "3"]
+    assert stages["output"].tolist() == shapes
+    assert stages["stride"].tolist()[:-1] == [4, 4, 8, 16, 32]
+    assert set(stages["normalisation"][:-1]) == {"BatchNorm2d"}
+    assert set(stages["activation"][:-1]) == {"ReLU"}
+
+
+def test_equal_blocks_of_a_transformer_are_one_stage() -> None:
+    stages = dissect(new("test_vit.r160_in1k"), 160).stages
+    assert stages["stage"].tolist() == ["stem", "1", "head"]
+    assert stages.loc[1, ["module", "blocks", "block_type", "output", "stride"]].tolist() == [
+        "blocks.0 to blocks.5",
+        6,
+        "Block",
+        "101 x 64",
+        16,
+    ]
+    assert stages.loc[1, "normalisation"] == "LayerNorm"
+    assert stages.loc[1, "activation"] == "GELU"
+    net = new("test_vit.r160_in1k")
+    loose = net.cls_token.numel() + net.pos_embed.numel()
+    assert stages.loc[0, "params"] == loose + sum(p.numel() for p in net.patch_embed.parameters())
+
+
+def test_layers_come_in_the_order_they_run() -> None:
+    layers = dissect(new("resnet18"), 64).layers
+    assert layers["module"].tolist()[:5] == ["conv1", "bn1", "act1", "maxpool", "layer1.0.conv1"]
+    assert layers["module"].iloc[-1] == "fc"
+    first = layers.iloc[0]
+    assert first[["type", "params", "macs", "output", "kernel", "stride"]].tolist() == [
+        "Conv2d",
+        64 * 3 * 49,
+        64 * 3 * 49 * 32 * 32,
+        "64 x 32 x 32",
+        "7 x 7",
+        "2 x 2",
+    ]
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    net = new("test_resnet.r160_in1k")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    dissect(net, 64)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

@@ -1,0 +1,290 @@
+"""Tests of Grad-CAM on every kind of backbone against the grad-cam package, of random weights, and of deletion."""
+
+from __future__ import annotations
+
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+
+from avatar_bench.errors import BlockError
+from avatar_bench.metrics.attribution import rank_correlation
+from avatar_bench.models.attribution import SpatialLayer, cascade, fade, grad_cam, spatial_layer, void
+from avatar_bench.models.classifier import Card, Classifier
+
+PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+CLASSES = ("drawing", "generated", "real")
+# backbone: (input size, the layer that is expected)
+NETWORKS = {
+    "mobilenetv3_small_100": (128, SpatialLayer("blocks.5", "NCHW", (4, 4))),
+    "resnet50": (96, SpatialLayer("layer4", "NCHW", (3, 3))),
+    "resnet18": (128, SpatialLayer("layer4", "NCHW", (4, 4))),
+    "efficientnet_b0": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
+    "convnext_tiny": (96, SpatialLayer("stages.3", "NCHW", (3, 3))),
+    "tf_efficientnet_lite0": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
+    "mobilenetv2_100": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
+    # the last block's patches do not reach its class token
+    "vit_small_patch16_224": (96, SpatialLayer("blocks.10", "tokens", (6, 6), prefix=1, last=False)),
+    "test_vit2": (160, SpatialLayer("blocks.7", "tokens", (10, 10), prefix=1)),  # read off the mean of its patches
+    "swin_tiny_patch4_window7_224": (112, SpatialLayer("layers.3", "NHWC", (4, 4))),
+}
+
+
+@cache
+def classifier(backbone: str) -> Classifier:
+    """Build a classifier with random weights, once; a test gives it back as it was."""
+    options = {"img_size": NETWORKS[backbone][0]} if backbone.startswith(("vit", "swin")) else {}
+    torch.manual_seed(0)
+    net = timm.create_model(backbone, num_classes=3, **options)
+    return Classifier(Card(CLASSES, backbone, PLAIN, options), net).eval()
+
+
+def pictures(n: int, size: int, seed: int = 0) -> torch.Tensor:
+    """Give pictures with coarse patches, so that their maps are not flat."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (n, 3, 4, 4), dtype=np.uint8)
+    return torch.nn.functional.interpolate(torch.from_numpy(coarse), (size, size), mode="nearest")
+
+
+def stub(**stages: tuple[nn.Module, int]) -> Classifier:
+    """Build a classifier whose stages are these modules, each with the channels that it claims."""
+
+    class Net(nn.Sequential):
+        def forward_features(self, images):
+            return self(images)
+
+        def forward_head(self, features, pre_logits=False):
+            return features.flatten(1)[:, :3]
+
+        def get_classifier(self):
+            return nn.Identity()
+
+    net = Net()
+    net.feature_info = []
+    for name, (module, claimed) in stages.items():
+        net.add_module(name, module)
+        net.feature_info.append({"module": name, "num_chs": claimed, "reduction": 8})
+    net.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    return Classifier(Card(CLASSES, "stub", PLAIN), net).eval()
+
+
+@pytest.mark.parametrize("backbone", NETWORKS)
+def test_the_last_stage_with_a_map_is_found(backbone):
+    size, expected = NETWORKS[backbone]
+    assert spatial_layer(classifier(backbone), pictures(1, size)) == expected
+
+
+def test_a_map_of_one_cell_is_passed_over():
+    assert spatial_layer(classifier("resnet18"), pictures(1, 32)) == SpatialLayer("layer3", "NCHW", (2, 2), last=False)
+    mobile = classifier("mobilenetv3_small_100")
+    mobile.net.feature_info.append({"module": "conv_head", "num_chs": 1024, "reduction": 32})
+    layer = spatial_layer(mobile, pictures(1, 128))
+    mobile.net.feature_info.pop()
+    assert layer == SpatialLayer("blocks.5", "NCHW", (4, 4), last=False)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {},
+        {"one": (nn.AdaptiveAvgPool2d(1), 3)},  # a single cell
+        {"one": (nn.Flatten(), 3)},  # no map
+        {"one": (nn.Conv2d(3, 4, 3), 5)},  # other channels than it claims
+        {"one": (nn.Flatten(2), 32 * 32)},  # three tokens: no square of patches
+        {"one": (nn.Conv2d(3, 30, 3), 30)},  # channels first or last? both fit
+    ],
+    ids=["none", "cell", "vector", "channels", "tokens", "ambiguous"],
+)
+def test_what_is_no_map_is_refused_in_two_lines(stages):
+    with pytest.raises(BlockError, match="Grad-CAM") as caught:
+        spatial_layer(stub(**stages), pictures(1, 32))
+    assert len(caught.value.lines) == 2
+
+
+def reference(model: Classifier, layer: SpatialLayer, images: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+    """Give the unrectified maps of the grad-cam package."""
+
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch):
+            return self.model(batch)[0]
+
+    module = model.net.get_submodule(layer.name)
+    with GradCAM(Logits(), [module], reshape_transform=layer.to_map) as cam:
+        cam(images.float(), [ClassifierOutputTarget(int(target)) for target in targets])
+        kept = cam.activations_and_grads
+        activations, gradients = kept.activations[0].numpy(), kept.gradients[0].numpy()
+        model.zero_grad()
+        return cam.get_cam_image(images, module, None, activations, gradients)
+
+
+@pytest.mark.parametrize("backbone", NETWORKS)
+def test_maps_equal_those_of_the_grad_cam_package(backbone):
+    model, images, targets = classifier(backbone), pictures(3, NETWORKS[backbone][0]), np.array([0, 1, 2])
+    layer = spatial_layer(model, images)
+    maps = grad_cam(model, layer, images, targets, batch_size=2, rectify=False)
+    assert maps.shape == (3, *layer.size)
+    assert maps.dtype == np.float32
+    for found, expected in zip(maps, reference(model, layer, images, targets), strict=True):
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.9999
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_rectified_map_keeps_the_evidence_for_the_class():
+    model, images, layer = classifier("resnet18"), pictures(4, 128), NETWORKS["resnet18"][1]
+    signed = grad_cam(model, layer, images, np.arange(4) % 3, rectify=False)
+    assert (signed < 0).any()
+    rectified = grad_cam(model, layer, images, np.arange(4) % 3)
+    np.testing.assert_allclose(rectified, np.maximum(signed, 0), rtol=1e-5, atol=1e-9)
+
+
+def test_the_cells_of_a_map_add_up_to_the_logit_where_the_head_is_linear_in_the_mean():
+    model, images, layer = classifier("resnet18"), pictures(3, 128), NETWORKS["resnet18"][1]
+    for k in range(3):
+        maps = grad_cam(model, layer, images, np.full(3, k), rectify=False)
+        with torch.no_grad():
+            expected = model(images)[0][:, k] - model.net.fc.bias[k]
+        np.testing.assert_allclose(maps.sum(axis=(1, 2)), expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_maps_depend_on_the_class_and_not_on_the_batch():
+    model, images, layer = classifier("vit_small_patch16_224"), pictures(5, 96), NETWORKS["vit_small_patch16_224"][1]
+    maps = grad_cam(model, layer, images, np.zeros(5, int), batch_size=5)
+    np.testing.assert_allclose(grad_cam(model, layer, images, np.zeros(5, int), 2), maps, rtol=1e-3, atol=1e-7)
+    assert not np.allclose(grad_cam(model, layer, images, np.ones(5, int)), maps, rtol=0.1)
+
+
+def test_the_network_is_left_exactly_as_it_was():
+    model, images = classifier("mobilenetv3_small_100"), pictures(2, 128)
+    model.net.conv_stem.weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    layer = spatial_layer(model, images)
+    grad_cam(model, layer, images, np.zeros(2, int))
+    list(cascade(model, seed=0, steps=2))
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    model.net.conv_stem.weight.requires_grad_(True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+    assert not model.training
+
+
+def test_a_network_that_was_built_and_used_in_inference_mode_is_explained():
+    torch.manual_seed(0)
+    images = pictures(2, 128)
+    with torch.inference_mode():
+        net = timm.create_model("resnet18", num_classes=3)
+        model = Classifier(Card(CLASSES, "resnet18", PLAIN), net).eval()
+        model(images)
+        layer = spatial_layer(model, images)
+        maps = grad_cam(model, layer, images, np.array([0, 1]), rectify=False)
+    np.testing.assert_allclose(maps, reference(classifier("resnet18"), layer, images, np.array([0, 1])), rtol=1e-3)
+
+
+def test_the_cascade_draws_weights_anew_from_the_head_downward():
+    model = classifier("tf_efficientnet_lite0")
+    state = model.net.state_dict()
+    networks = list(cascade(model, seed=1, steps=3))
+    assert [drawn for drawn, _, _ in networks] == [1, 5, 9]
+    assert {of for _, of, _ in networks} == {9}
+    assert [drawn for drawn, _, _ in cascade(model, steps=1)] == [9]
+    changed = [
+        {name for name, value in network.net.state_dict().items() if not torch.equal(value, state[name])}
+        for _, _, network in networks
+    ]
+    assert "classifier.weight" in changed[0]
+    assert "conv_stem.weight" not in changed[1]
+    assert changed[0] < changed[1] < changed[2]
+    assert {name for name in state if name.endswith("conv_dw.weight") or name == "conv_stem.weight"} < changed[2]
+
+
+def test_running_statistics_are_drawn_anew_with_their_layer():
+    torch.manual_seed(0)
+    net = timm.create_model("resnet18", num_classes=3)
+    net.bn1.running_mean.fill_(3)
+    net.layer4[1].bn2.running_mean.fill_(3)
+    model = Classifier(Card(CLASSES, "resnet18", PLAIN), net).eval()
+    means = [
+        (float(one.net.bn1.running_mean.mean()), float(one.net.layer4[1].bn2.running_mean.mean()))
+        for _, _, one in cascade(model, steps=3)
+    ]
+    assert means[0][0] == 3
+    assert means[1] == (3, 0)
+    assert means[2] == (0, 0)
+
+
+def test_the_cascade_depends_on_its_seed_alone_and_leaves_the_global_random_state():
+    model = classifier("mobilenetv3_small_100")
+    heads = []
+    for seed in (0, 0, 1):
+        before = torch.random.get_rng_state()
+        heads.append(next(iter(cascade(model, seed, 2)))[2].net.classifier.weight)
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_100", "resnet18", "convnext_tiny", "vit_small_patch16_224"])
+def test_maps_change_when_the_weights_are_random(backbone):
+    size, layer = NETWORKS[backbone]
+    model, images, classes = classifier(backbone), pictures(6, size), np.arange(6) % 3
+    trained = grad_cam(model, layer, images, classes, rectify=False)
+    *_, (_, _, network) = cascade(model, seed=7)
+    randomised = grad_cam(network, layer, images, classes, rectify=False)
+    assert np.abs(rank_correlation(trained, randomised)).mean() < 0.75
+
+
+class Counter(nn.Module):
+    """Say, as the logit of class 0, which share of the pixels is white; the other classes have logit 0."""
+
+    device = torch.device("cpu")
+    card = SimpleNamespace(temperature=0.5)
+
+    def forward(self, images):
+        white = (images == 255).float().mean(dim=(1, 2, 3))
+        return torch.stack([white, 0 * white, 0 * white], dim=1), white
+
+
+def test_pictures_fade_in_equal_steps_in_the_order_of_the_ranks():
+    start, end = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.full((5, 3, 8, 8), 255, dtype=torch.uint8)
+    end[:, :, :, 4:] = 0  # the right half stays black
+    left_first = np.tile(np.arange(64).reshape(8, 8).T, (5, 1, 1))
+    classes = np.array([0, 0, 1, 2, 0])
+    curves = fade(Counter(), start, end, left_first, classes, steps=4, batch_size=2)
+    logits = np.array([0, 0.25, 0.5, 0.5, 0.5]) / 0.5
+    white = np.exp(logits) / (np.exp(logits) + 2)
+    np.testing.assert_allclose(curves[0], white, rtol=1e-6)
+    np.testing.assert_allclose(curves[[2, 3]], [(1 - white) / 2] * 2, rtol=1e-6)
+    np.testing.assert_allclose(curves[4], white, rtol=1e-6)
+
+
+def test_a_curve_starts_and_ends_at_the_probabilities_of_whole_pictures():
+    model, images = classifier("resnet18"), pictures(3, 64)
+    empty, classes = void(images, "blur"), np.array([0, 1, 2])
+    ranks = np.tile(np.random.default_rng(0).permutation(64 * 64).reshape(64, 64), (3, 1, 1))
+    curves = fade(model, images, empty, ranks, classes, steps=3)
+    with torch.no_grad():
+        for column, shown in ((0, images), (-1, empty)):
+            expected = torch.softmax(model(shown)[0], dim=1).numpy()[np.arange(3), classes]
+            np.testing.assert_allclose(curves[:, column], expected, rtol=1e-4)
+
+
+def test_a_void_picture_keeps_its_colour_or_its_coarse_shape():
+    images = pictures(2, 64)
+    flat, blurred = void(images, "mean"), void(images, "blur")
+    np.testing.assert_array_equal(flat[:, :, 0, 0], images.float().mean(dim=(2, 3)).round())
+    assert (flat == flat[:, :, :1, :1]).all()
+    kernel = np.exp(-(np.arange(-5, 6) ** 2) / 50)
+    weights = np.outer(kernel, kernel) / kernel.sum() ** 2
+    expected = (images[0, 0, 15:26, 15:26].numpy() * weights).sum()
+    assert float(blurred[0, 0, 20, 20]) == pytest.approx(expected, abs=1)
+    assert blurred.dtype == flat.dtype == torch.uint8
