@@ -43,7 +43,8 @@ def test_every_class_is_in_where_there_are_too_few_calibration_pictures(n):
 
 
 def test_lac_sets_equal_those_of_crepes():
-    crepes = pytest.importorskip("crepes")
+    import crepes
+
     (fitted, targets, uniform), judged = exchangeable(137), exchangeable(400, seed=1)
     theirs = crepes.ConformalClassifier()
     theirs.fit(conformal.of_targets(conformal.lac_scores(fitted, uniform), targets))
@@ -54,7 +55,8 @@ def test_lac_sets_equal_those_of_crepes():
 @pytest.mark.parametrize("method", conformal.METHODS)
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.4])
 def test_sets_equal_those_of_mapie(method, alpha):
-    mapie = pytest.importorskip("mapie.classification")
+    from mapie import classification as mapie
+
     fitted, judged = exchangeable(211), exchangeable(400, seed=1)
     given = Given(1 - fitted[2], 1 - judged[2])  # MAPIE takes away what is added here
     theirs = mapie.SplitConformalClassifier(Known(), 1 - alpha, method, random_state=given)

@@ -1,0 +1,181 @@
+"""block=all on a run: every block writes the figures, tables and arrays that the contract names, and once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from avatar_bench import blocks
+from avatar_bench.__main__ import main
+from avatar_bench.blocks.base import RunBlock
+from avatar_bench.catalogue import choices
+from avatar_bench.results import Result
+
+CLASSES = ("drawing", "generated", "real")
+CORRUPTIONS = ("noise", "blur", "brightness", "rotation", "jpeg")
+ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
+SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
+MIXES = ("50-25-25", "70-15-15", "80-10-10")
+METRICS = {
+    "blind_test": [
+        *("accuracy", "balanced_accuracy", "macro_f1", "mcc", "detectable_difference"),
+        *(f"{kind}/{name}" for kind in ("precision", "recall", "f1", "auroc") for name in CLASSES),
+    ],
+    "robustness": [
+        *("clean", "robustness", "mean_over_severities", *CORRUPTIONS, "delivery/web"),
+        *(f"{kind}/{name}" for kind in ("drop", "relative") for name in CORRUPTIONS),
+        *(f"bias/{name}" for name in CLASSES),
+    ],
+    "calibration": [
+        *(f"{before}{name}" for before in ("", "scaled/") for name in (*ERRORS, "temperature")),
+        *("aurc", "coverage/lac", "coverage/aps", "set_size/lac", "set_size/aps"),
+    ],
+    "embedding": ["trustworthiness"],
+    "clusters": [
+        *("silhouette", "silhouette_cosine", "separation_ratio", "davies_bouldin", "calinski_harabasz"),
+        *("knn_purity", "linear_probe"),
+    ],
+    "gradcam": ["deletion", "insertion", "deletion_random", "insertion_random", "sanity_correlation"],
+    "efficiency": [
+        *("params_m", "macs_g", "weights_mb", "latency_ms/b1", "latency_ms_p95/b1", "images_per_second/b4"),
+        *("end_to_end_images_per_second", "peak_memory_mb"),
+    ],
+    "out_of_domain": [
+        *(f"share/{ood}/{name}" for ood in ("noise", "faces") for name in CLASSES),
+        *(f"{kind}/noise/{score}" for kind in ("auroc", "aupr", "fpr95") for score in SCORES),
+        "accuracy/faces",
+    ],
+    "error_bias": [
+        *("unbias", "mean_confidence", "std_confidence", "mean_confidence_right", "mean_confidence_wrong"),
+        "worst_slice",
+    ],
+    "prior_shift": [f"{kind}/{mix}" for kind in ("accuracy", "macro_f1") for mix in MIXES],
+    "architecture": ["params_m", "macs_g", "depth", "input_size"],
+}
+FILES = {
+    "blind_test": ["predictions.csv", "confusion.csv", "per_source.csv"],
+    "robustness": ["severities.csv"],
+    "calibration": ["reliability.csv"],
+    "embedding": ["points.csv"],
+    "clusters": [],
+    "gradcam": ["maps.npz"],
+    "efficiency": [],
+    "out_of_domain": [],
+    "error_bias": ["slices.csv"],
+    "prior_shift": [],
+    "architecture": [],
+}
+QUICK = [
+    *(f"block.{name}.resamples=100" for name in METRICS if name != "architecture"),
+    *("block.robustness.severities=[3]", "block.robustness.delivery=[web]", "block.clusters.permutations=2"),
+    *("block.gradcam.images=6", "block.gradcam.steps=3", "block.gradcam.random_weights=1"),
+    *("block.efficiency.batches=[1,4]", "block.efficiency.rounds=3", "block.efficiency.seconds=.05"),
+    *("block.efficiency.passes=2", "block.efficiency.threads=[1]", "block.error_bias.minimum=5"),
+]
+
+
+@pytest.fixture(scope="module")
+def ood(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two sets: pictures of noise, and some that bear a class of the run."""
+    root = tmp_path_factory.mktemp("ood")
+    for folder in (root / "noise", root / "faces" / "real"):
+        folder.mkdir(parents=True)
+        rng = np.random.default_rng(len(folder.name))
+        for number in range(12):
+            image = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(image).save(folder / f"{number}.png")
+    return f"data.ood={{noise: {root / 'noise'}, faces: {root / 'faces'}}}"
+
+
+@pytest.fixture(scope="module")
+def judged(tiny_run: Path, ood: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    out = tmp_path_factory.mktemp("judged")
+    words = ["evaluate", f"ckpt={tiny_run}", "block=all", f"out={out}", "data.workers=0", ood, *QUICK]
+    before = verdicts(tiny_run, out / "before.csv")
+    assert main(words) == 0
+    assert verdicts(tiny_run, out / "after.csv") == before
+    return out / "test", words
+
+
+def verdicts(run: Path, file: Path) -> bytes:
+    """What predict says of the pictures on which a run was judged: nothing that judges may change it."""
+    table = pd.read_csv(run / "split.csv")
+    root = json.loads((run / "run.json").read_text())["data"]["root"]
+    names = file.with_suffix(".txt")
+    names.write_text("\n".join(f"{root}/{path}" for path in table.loc[table["split"] == "test", "path"]))
+    assert main(["predict", f"ckpt={run}", f"input=@{names}", f"output={file}", "workers=0"]) == 0
+    return file.read_bytes()
+
+
+def test_all_names_every_block_that_reads_a_run() -> None:
+    everything = [name for name in blocks.available() if isinstance(blocks.build(name), RunBlock)]
+    named = yaml.safe_load(choices("block")["all"].read_text(encoding="utf-8"))["defaults"]
+    assert sorted(set(named) - {"_self_"}) == everything == sorted(METRICS)
+
+
+@pytest.mark.parametrize("name", blocks.available())
+def test_each_block_has_its_yaml_which_states_its_defaults(name: str) -> None:
+    file = choices("block")[name]
+    first, second = file.read_text(encoding="utf-8").splitlines()[:2]
+    assert first == f"# @package block.{name}"
+    assert second.startswith("# ")
+    assert blocks.build(name, yaml.safe_load(file.read_text(encoding="utf-8")) or {}) == blocks.build(name)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_each_block_writes_what_the_contract_names(name: str, judged: tuple[Path, list[str]]) -> None:
+    folder = judged[0] / name
+    found = Result.load_whole(folder)
+    assert found is not None
+    assert [metric for metric in METRICS[name] if metric not in found.metrics] == []
+    assert [file for file in FILES[name] if not (folder / file).is_file()] == []
+    assert list(folder.glob("*.png")), "no figure"
+    assert list(folder.glob("*.csv")), "no table"
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_each_figure_has_its_n_and_an_interval_around_it_or_a_reason(name: str, judged: tuple[Path, list[str]]) -> None:
+    found = Result.load(judged[0] / name)
+    for metric in found.metrics.values():
+        assert metric.n >= 0
+        if metric.value is not None and metric.low is not None and metric.high is not None:
+            assert metric.low <= metric.high
+        assert metric.value is not None or metric.reason
+
+
+def test_a_second_time_nothing_is_judged_again(
+    judged: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the network was asked again")
+
+    monkeypatch.setattr("avatar_bench.models.classifier.Classifier.forward", never)
+    assert main(judged[1]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == ["already there"] * len(METRICS)
+
+
+def test_in_russian_every_block_draws_the_same_figures(
+    tiny_run: Path, ood: str, judged: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    words = ["evaluate", f"ckpt={tiny_run}", "block=all", f"out={tmp_path}", "data.workers=0", ood, "lang=ru", *QUICK]
+    assert main(words) == 0
+    for name in METRICS:
+        english, russian = (
+            sorted(file.name for file in (at / name).iterdir()) for at in (judged[0], tmp_path / "test")
+        )
+        assert english == russian
+
+
+def test_every_option_of_a_block_is_said_in_its_page() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "blocks"
+    for name in blocks.available():
+        options = yaml.safe_load(choices("block")[name].read_text(encoding="utf-8")) or {}
+        page = (docs / f"{name}.md").read_text(encoding="utf-8")
+        assert [option for option in options if f"`{option}`" not in page] == []
