@@ -115,7 +115,7 @@ def test_unlabelled_and_broken_pictures_are_left_out_and_counted(tmp_path: Path)
     result = DataAudit(equalised=False, **FAST).audit(dataset)
     assert result.n == 27
     said = "\n".join(result.warnings)
-    assert "2 of 30 pictures have no class" in said
+    assert "2 of 30 pictures have no known class" in said
     assert "1 of 28 pictures cannot be decoded; first: " in said
     assert "a3.png" in said
 

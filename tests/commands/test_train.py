@@ -20,6 +20,7 @@ from PIL import Image
 
 from avatar_bench.__main__ import main
 from avatar_bench.catalogue import choices
+from avatar_bench.data.manifest import STORED
 from avatar_bench.models.training import History
 from avatar_bench.runs import Run
 
@@ -71,7 +72,7 @@ def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> N
     assert list(history(tiny_run)) == [
         "epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr",
     ]  # fmt: skip
-    columns = ["path", "label", "source", "group", "split", "sha256", "phash", "stated_group"]
+    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", "stated_group", *STORED]
     assert list(pd.read_csv(tiny_run / "split.csv")) == columns
 
 
