@@ -42,6 +42,11 @@ def create_backbone(
         net = timm.create_model(name, pretrained=weights == "hub", num_classes=classes, **(options or {}))
     except Exception as error:  # timm and the hub client raise many types, none of them ours
         raise _explain(name, weights, error) from error
+    if not isinstance(net.get_classifier(), nn.Module):  # type: ignore[operator]
+        raise ConfigError(
+            f"model.backbone={name} has several classifiers, which are trained together by distillation.",
+            "Choose a network with one: such as the same without distillation.",
+        )
     if weights == "package":
         if not package:
             raise ConfigError(

@@ -177,3 +177,8 @@ def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.Mon
 def test_normalisation_is_the_backbones_own(network: Callable[[str], Any]) -> None:
     assert normalisation(network("efficientnet_lite0")) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert normalisation(network("resnet18")) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
+    with pytest.raises(ConfigError, match="several classifiers"):
+        create_backbone("deit_tiny_distilled_patch16_224", 3)
