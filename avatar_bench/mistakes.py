@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from avatar_bench.catalogue import did_you_mean
+from avatar_bench.catalogue import choices, did_you_mean
 from avatar_bench.errors import AvatarBenchError, OutputError
 
 _DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
@@ -44,7 +44,7 @@ def _is_hydras(error: BaseException) -> bool:
 def _configuration(error: BaseException) -> tuple[str, ...]:
     """Tell a mistake in the options; Hydra's and OmegaConf's texts are the only place that holds the details."""
     text = str(error)
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         return _unknown_choice(found[1], found[2], text)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_option(found[1], error)
@@ -60,7 +60,7 @@ def _configuration(error: BaseException) -> tuple[str, ...]:
 
 def _unknown_choice(group: str, name: str, text: str) -> tuple[str, ...]:
     listed = text.partition("Available options")[2].partition("search path:")[0]
-    known = re.findall(r"^\t(\S+)$", listed, re.MULTILINE)
+    known = re.findall(r"^\t(\S+)$", listed, re.MULTILINE) or list(choices(group))
     nearest = did_you_mean(name, known)
     return (f"{group}={name}: there is no such {group}" + (f"; {nearest}" if nearest else ""),) + (
         (f"there are: {' '.join(known)}",) if known else ()

@@ -111,10 +111,10 @@ def _quote_override(word: str, multirun: bool) -> str:
     if match is None or match["value"] in _NOTHING:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
-    if re.fullmatch(MAPPINGS, key) and value.startswith("{"):
-        return f"{prefix or '++'}{key}={_quote_mapping(value)}"  # ++: Hydra's struct mode closes a dict to new names
-    if key in OPEN and value.startswith("{"):
-        return f"{prefix or '++'}{key}={value}"
+    maps_paths = re.fullmatch(MAPPINGS, key)
+    if (maps_paths or key in OPEN) and value.startswith("{"):
+        named = _quote_mapping(key, value) if maps_paths else value
+        return f"{prefix or '++'}{key}={named}"  # ++: Hydra's struct mode closes a dict to new names
     if not re.fullmatch(PATHS, key):
         return word
     return f"{prefix}{key}={_quote_value(key, value, multirun)}"
@@ -134,11 +134,18 @@ def _quote_value(key: str, value: str, multirun: bool) -> str:
     return quote(_home(value))
 
 
-def _quote_mapping(text: str) -> str:
+def _quote_mapping(key: str, text: str) -> str:
     """Quote the values of `{a: PATH, b: PATH}`; a comma belongs to the path unless a name and a colon follow it."""
-    parts = re.split(r"(?:^|,)\s*([\w.-]+)\s*:\s*", text.strip()[1:].removesuffix("}"))
-    pairs = zip(parts[1::2], parts[2::2], strict=True)
-    return "{" + ", ".join(f"{name}: {_path(value)}" for name, value in pairs) + "}"
+    inside = text.strip()[1:].removesuffix("}")
+    before, *parts = re.split(r"""(?:^|,)\s*("[^"]*"|'[^']*'|[\w .-]+?)\s*:\s*""", inside)
+    names = [name.strip("\"' ") for name in parts[::2]]
+    for name in [before] * bool(before.strip()) + names:
+        if not re.fullmatch(r"[\w.-]+", name) or name == before:
+            raise ConfigError(
+                f"{key}: cannot read a name and a path from {name.strip()!r}",
+                f"expected names of letters, digits and . - _, each with its path: '{key}={{NAME: PATH}}'",
+            )
+    return "{" + ", ".join(f"{name}: {_path(value)}" for name, value in zip(names, parts[1::2], strict=True)) + "}"
 
 
 def _elements(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -69,7 +70,7 @@ class Predictions:
 
     def save(self, file: Path) -> None:
         """Write one .npz without pickle, complete or not at all."""
-        part = file.with_name(file.name + ".part")
+        part = file.with_name(f"{file.name}.{os.getpid()}.part")  # another process may be writing the same
         with part.open("wb") as stream:
             np.savez(
                 stream,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
+import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
+_STALE = 86_400  # seconds after which a half-written folder is nobody's
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,10 @@ class Result:
 
     def save(self, folder: Path) -> Path:
         """Write metrics.json, every table, figure and array set into `folder`, replacing an earlier Result whole."""
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # a name of its own: another process may be writing the same Result
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        part.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp keeps others out
         (part / "metrics.json").write_text(self._json(), encoding="utf-8")
         for name, table in self.tables.items():
             table.to_csv(part / f"{name}.csv", index=False, float_format="%.17g")
@@ -73,8 +78,7 @@ class Result:
             figure.clear()
         for name, arrays in self.arrays.items():
             np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        _put_in_place(part, folder)
         return folder
 
     @property
@@ -120,6 +124,23 @@ class Result:
             "provenance": self.provenance,
         }
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _put_in_place(part: Path, folder: Path) -> None:
+    """Give a finished folder its name, in place of what bears it, be that written by another process just now."""
+    for attempt in range(9, -1, -1):
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            part.rename(folder)
+            break
+        except OSError:
+            if not attempt:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
+    for left in folder.parent.glob(f".{folder.name}.*.part"):  # of processes that were killed, or still write
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left)
 
 
 def _without_nothing(metric: Metric) -> dict[str, Any]:

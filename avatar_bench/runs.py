@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -246,6 +247,9 @@ class Run:
             known = ["test", "val", "calibration", *self._other_paths]
             raise ConfigError(f"split={name}: the run has no such set.", f"Expected one of {', '.join(known)}.")
         path = Path(self._other_paths[name])
+        if not path.exists():
+            option = "data.blind" if name == "blind" else f"data.ood.{name}"
+            raise DataError(f"{option}: {path} does not exist.", "Expected a folder of pictures or a manifest.")
         if name == "blind":
             return read_dataset(path, name)
         plain = path.is_dir() and not any(child.is_dir() for child in path.iterdir())
@@ -311,8 +315,10 @@ class Run:
     def _kept(self, key: str) -> Predictions | None:
         if self.folder is None:
             return self._made.get(key)
-        file = self.folder / "predictions" / f"{key}.npz"
-        return Predictions.load(file) if file.is_file() else None
+        try:
+            return Predictions.load(self.folder / "predictions" / f"{key}.npz")
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # missing, or damaged: to be made again
+            return None
 
     def _keep(self, key: str, predictions: Predictions) -> Predictions:
         if self.folder is None:

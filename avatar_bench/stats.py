@@ -27,10 +27,10 @@ class Interval(NamedTuple):
     method: str
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Give Wilson's score interval of a proportion; (0, 1) where n is 0.
 
-    Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+    Successes may be a fraction, of groups whose images do not all agree. Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
     """
     if n == 0:
         return 0.0, 1.0
@@ -68,16 +68,17 @@ def share_interval(
 ) -> Interval:
     """Give the interval of the share of hits (N,) bool among images in groups (N,); N is at least 1.
 
-    Wilson where every group has one image, else a bootstrap of whole groups. Where all images agree, resampling
-    them says nothing, so Wilson counts the groups instead. `n` is the number of groups.
+    Wilson where every group has one image, else a bootstrap of whole groups. Where every resample gives the
+    same share (all images agree, there is one group), they say nothing, so Wilson counts the groups instead. `n` is the
+    number of groups.
     """
     hit = np.asarray(hits, dtype=np.float64)
     units = len(np.unique(np.asarray(groups)))
     if units == len(hit):
         return Interval(*wilson(int(hit.sum()), units, level), units, "wilson")
-    if hit.min() == hit.max():
-        return Interval(*wilson(units * int(hit[0]), units, level), units, f"wilson by {unit}")
     low, high = bootstrap_interval(lambda w: w @ hit / w.sum(axis=1), groups, resamples, level, seed)
+    if not low < high:
+        return Interval(*wilson(units * float(hit.mean()), units, level), units, f"wilson by {unit}")
     return Interval(float(low), float(high), units, f"bootstrap by {unit}")
 
 

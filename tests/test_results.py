@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib
@@ -95,8 +97,22 @@ def test_not_a_number_elsewhere_is_refused_and_an_earlier_result_stays(tmp_path:
 
 def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path: Path) -> None:
     result().save(tmp_path / "x")
-    (tmp_path / "x.part").mkdir()  # as an interrupted save leaves it
-    (tmp_path / "x.part" / "stale.csv").touch()
+    left = tmp_path / ".x.1234.part"  # as a killed process leaves it
+    left.mkdir()
+    (left / "stale.csv").touch()
+    os.utime(left, (0, 0))
     Result("blind_test", "blind", 0, ("a",)).save(tmp_path / "x")
     assert [file.name for file in (tmp_path / "x").iterdir()] == ["metrics.json"]
-    assert not (tmp_path / "x.part").exists()
+    assert not left.exists()
+
+
+def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for _ in range(5):
+            made = Result("block", "test", number, ("a",), tables={"numbers": pd.DataFrame({"x": range(200)})})
+            made.save(tmp_path / "test" / "block")
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, range(6)))
+    assert Result.load_whole(tmp_path / "test" / "block") is not None
+    assert [file.name for file in (tmp_path / "test").iterdir()] == ["block"]

@@ -103,6 +103,14 @@ def test_share_interval_counts_groups_where_all_images_agree():
     assert interval == (*stats.wilson(3, 3), 3, "wilson by source")
 
 
+@pytest.mark.parametrize(("hits", "groups"), [([1] * 11 + [0], [0] * 12), ([1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])])
+def test_share_interval_is_never_a_point(hits, groups):
+    low, high, n, method = stats.share_interval(np.array(hits, bool), np.array(groups))
+    assert low < np.mean(hits) < high
+    assert (n, method) == (len(set(groups)), "wilson by group")
+    assert (low, high) == stats.wilson(n * np.mean(hits), n)
+
+
 def test_share_interval_of_repeated_groups_is_wider_than_of_single_images():
     hits, groups = clustered_hits(np.random.default_rng(0))
     clustered, single = stats.share_interval(hits, groups), stats.wilson(int(hits.sum()), len(hits))

@@ -22,17 +22,30 @@ from avatar_bench.blocks.base import Block
 from avatar_bench.errors import ConfigError
 
 _NOT_BLOCKS = {"base"}
+_USERS = "avatar_bench_user"  # the package that modules of users' folders are loaded into
 
 
 def available(folders: Sequence[Path] = ()) -> list[str]:
     """Give the names of all blocks, sorted, without importing any; `folders` are users' own, laid out like conf/."""
-    names = {module.name for module in pkgutil.iter_modules(__path__)} - _NOT_BLOCKS
-    return sorted({name for name in names if not name.startswith("_")} | _own(folders).keys())
+    return sorted(_ours() | _own(folders).keys())
+
+
+def is_users(block: Block) -> bool:
+    """Say whether a block is of a user's folder."""
+    return type(block).__module__.startswith(f"{_USERS}.")
+
+
+def of_users(folders: Sequence[Path]) -> dict[str, Path]:
+    """Give the yaml of each block in users' folders."""
+    return {name: file.with_suffix(".yaml") for name, file in sorted(_own(folders).items())}
 
 
 def build(name: str, options: Mapping[str, Any] | None = None, folders: Sequence[Path] = ()) -> Block:
     """Give the block of this name with these options; raise ConfigError on an unknown name, option or type."""
     if name not in available(folders):
+        for folder in folders:
+            if (folder / "block" / f"{name}.yaml").is_file():
+                raise ConfigError(f"block={name}: {folder / 'block'} holds {name}.yaml, but no {name}.py beside it.")
         raise ConfigError(*_unknown("block", name, available(folders)))
     return _configure(name, _block_class(_module(name, folders)), dict(options or {}))
 
@@ -48,16 +61,24 @@ def code_digest(block: Block) -> str:
 
 
 def _own(folders: Sequence[Path]) -> dict[str, Path]:
-    """Give the modules in users' folders that are blocks: those with a yaml beside them."""
+    """Give the modules in users' folders that are blocks: those with a yaml beside them; ConfigError on our names."""
     files = [file for folder in reversed(folders) for file in sorted((folder / "block").glob("*.py"))]
-    return {file.stem: file for file in files if file.with_suffix(".yaml").is_file()}
+    found = {file.stem: file for file in files if file.with_suffix(".yaml").is_file()}
+    for name in sorted(_ours() & found.keys()):
+        raise ConfigError(f"{found[name]}: avatar_bench has a block {name} of its own.", "Give yours another name.")
+    return found
+
+
+def _ours() -> set[str]:
+    names = {module.name for module in pkgutil.iter_modules(__path__)} - _NOT_BLOCKS
+    return {name for name in names if not name.startswith("_")}
 
 
 def _module(name: str, folders: Sequence[Path]) -> ModuleType:
     if importlib.util.find_spec(f"{__name__}.{name}"):
         return importlib.import_module(f"{__name__}.{name}")
     file = _own(folders)[name]
-    full = f"avatar_bench_user.{name}"
+    full = f"{_USERS}.{name}"
     spec = importlib.util.spec_from_file_location(full, file)
     assert spec is not None
     assert spec.loader is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import time
@@ -18,8 +19,8 @@ from avatar_bench.blocks.base import Block, DatasetBlock
 from avatar_bench.config import EvaluateConfig, WhereConfig
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.slices import describe
-from avatar_bench.errors import ConfigError, GuardError, OutputError
-from avatar_bench.messages import speak
+from avatar_bench.errors import AvatarBenchError, ConfigError, GuardError, OutputError
+from avatar_bench.messages import say, speak
 from avatar_bench.records import folder_name
 from avatar_bench.results import Result
 
@@ -53,7 +54,8 @@ class Judge:
             said = ""
             started = time.monotonic()
             with speak(self.settings.lang):
-                result = self._put_through(block)
+                result = self._put_through(name, block)
+                result.warnings += self._unchecked()
             result.provenance |= origin | {"sets": self.run.used if self.run else {}}
             result.provenance["seconds"] = round(time.monotonic() - started, 3)
             _save(result, folder)
@@ -62,11 +64,19 @@ class Judge:
         print(f"{said}{folder}: {_headline(result)}")
         return result
 
-    def _put_through(self, block: Block) -> Result:
-        if isinstance(block, DatasetBlock):
-            return block.audit(self.dataset)
-        assert self.run is not None
-        return block.evaluate(self.run, self.dataset)
+    def _put_through(self, name: str, block: Block) -> Result:
+        try:
+            if isinstance(block, DatasetBlock):
+                return block.audit(self.dataset)
+            assert self.run is not None
+            return block.evaluate(self.run, self.dataset)
+        except AvatarBenchError:
+            raise
+        except Exception as error:
+            if not blocks.is_users(block):
+                raise
+            reason = f"block={name}: {inspect.getfile(type(block))} failed: {type(error).__name__}: {error}"
+            raise ConfigError(reason, "It is a block of yours; AVATAR_BENCH_DEBUG=1 shows where.") from error
 
     def _origin(self, block: Block) -> dict[str, Any]:
         """Give all that a Result depends on, as plain values."""
@@ -87,11 +97,19 @@ class Judge:
 
     def _kept(self, folder: Path, origin: dict[str, Any]) -> Result | None:
         result = Result.load_whole(folder)
-        if result is None or not origin.items() <= result.provenance.items():
+        wanted = {key: value for key, value in origin.items() if key != "run"}  # a run may have been moved or copied
+        if result is None or not wanted.items() <= result.provenance.items():
             return None
         sets = result.provenance.get("sets", {})
         now = {name: self.run.dataset(name).fingerprint for name in sets} if self.run else {}
         return result if now == sets else None
+
+    def _unchecked(self) -> list[str]:
+        """Say what is judged on trust: a checkpoint alone does not know the pictures that it was trained on."""
+        if self.run is None or self.run.images is not None:
+            return []
+        name = self.run.checkpoint.name
+        return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
 
 
 def _save(result: Result, folder: Path) -> None:

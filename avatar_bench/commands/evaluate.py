@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench import blocks
 from avatar_bench.assembly.datasets import open_dataset
-from avatar_bench.blocks.base import DatasetBlock
+from avatar_bench.blocks.base import DatasetBlock, RunBlock
 from avatar_bench.commands._judging import Judge, slice_of
 from avatar_bench.config import EvaluateConfig
 from avatar_bench.errors import BlockError, GuardError
@@ -33,7 +35,8 @@ def evaluate(cfg: DictConfig) -> None:
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, EvaluateConfig)
     folders = _user_folders()
-    chosen = {name: blocks.build(name, options or {}, folders) for name, options in settings.block.items()}
+    asked = settings.block | (_users_own(folders, settings.block) if _all_are_asked() else {})
+    chosen = {name: blocks.build(name, options or {}, folders) for name, options in asked.items()}
     other = settings.data.kind != "run"
     alone = {name: block for name, block in chosen.items() if other and isinstance(block, DatasetBlock)}
     by_run = {name: block for name, block in chosen.items() if name not in alone}
@@ -63,6 +66,17 @@ def _user_folders() -> list[Path]:
     """Give the folders of yaml that Hydra looked into, in which a user's blocks may lie."""
     sources = HydraConfig.get().runtime.config_sources
     return [Path(source.path) for source in sources if source.schema == "file"]
+
+
+def _all_are_asked() -> bool:
+    return "all" in re.findall(r"\w+", str(HydraConfig.get().runtime.choices.get("block", "")))
+
+
+def _users_own(folders: list[Path], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the options of the users' blocks that read a run, which conf/block/all.yaml cannot name."""
+    yaml = {name: file for name, file in blocks.of_users(folders).items() if name not in chosen}
+    found: dict[str, Any] = {name: OmegaConf.to_object(OmegaConf.load(file)) for name, file in yaml.items()}
+    return {name: given for name, given in found.items() if isinstance(blocks.build(name, given, folders), RunBlock)}
 
 
 def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:

@@ -305,6 +305,7 @@ def quiet() -> None:
         ".*exists and is not empty.*",  # the run folder is ours
         ".*number of training batches.*",
         ".*litlogger.*",
+        ".*This DataLoader will create.*",  # the number of workers is the user's choice
         ".*in eval mode at the start of training.*",  # frozen layers are, on purpose
         ".*isinstance\\(treespec, LeafSpec\\).*",  # torch's own deprecation inside Lightning
         ".*Starting from v1.9.0.*",

@@ -265,7 +265,7 @@ def test_without_ckpt_the_newest_run_is_taken_and_named(
     assert main(["evaluate", FEW, "data.workers=0"]) == 0
     out, err = capsys.readouterr()
     assert "ckpt=runs/x/new (the newest run)" in err
-    assert out.startswith("runs/x/new/evaluation/test/blind_test: accuracy ")
+    assert "runs/x/new/evaluation/test/blind_test: accuracy " in out
 
 
 def test_a_checkpoint_outside_its_run_is_judged_on_data_that_is_named(
@@ -516,3 +516,91 @@ def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
     assert [Path(line.split(": ")[1]).name for line in left_out] == ["out_of_domain"]
     assert told.out.splitlines()[-1] == "blocks judged: 1; left out: 1"
     assert Result.load(tmp_path / "out" / "faces" / "blind_test").n == 4
+
+
+def test_block_all_takes_in_the_blocks_of_users(
+    run_copy: Path, own_block: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate", "-cd", str(own_block.parent), f"ckpt={run_copy}"]
+    monkeypatch.setattr("avatar_bench.commands.evaluate.Judge.__call__", lambda judge, name, block: named.append(name))
+    monkeypatch.setattr("avatar_bench.commands.evaluate._guard_verdicts", lambda *_: None)
+    named: list[str] = []
+    assert main([*words, "block=all"]) == 0
+    assert {"constant", "blind_test", "architecture"} <= set(named)
+    assert named.count("constant") == 1
+    named.clear()
+    assert main([*words, "block=blind_test"]) == 0
+    assert named == ["blind_test"]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "code", "told"),
+    [
+        ("clusters", CONSTANT, 2, "avatar_bench has a block clusters of its own"),
+        ("lonely", None, 2, "no lonely.py beside it"),
+        ("constant", CONSTANT.replace("self.number, len", "1 / 0, len"), 2, "ZeroDivisionError"),
+    ],
+)
+def test_what_is_wrong_with_a_users_block_is_told_by_its_name(
+    name: str,
+    body: str | None,
+    code: int,
+    told: str,
+    own_block: Path,
+    tiny_run: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (own_block / f"{name}.yaml").write_text(f"# @package block.{name}\n# mine\nnumber: 2\n")
+    if body:
+        (own_block / f"{name}.py").write_text(body)
+    words = ["-cd", str(own_block.parent), f"ckpt={tiny_run}", f"block={name}", "again=true"]
+    assert main(["evaluate", *words]) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) <= 3
+    assert name in lines[0]
+    assert told in lines[0]
+
+
+def test_a_checkpoint_alone_is_said_to_be_judged_on_trust(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    bare = shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
+    asked = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}", f"out={tmp_path / 'out'}"]
+    assert evaluate(Path(bare), *asked) == 0
+    found = Result.load(tmp_path / "out" / "blind" / "blind_test")
+    assert any("not known" in warning and "bare.ckpt" in warning for warning in found.warnings)
+
+
+def test_a_copied_run_keeps_its_results(run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(run_copy) == 0
+    other = shutil.copytree(run_copy, tmp_path / "other place")
+    assert evaluate(other) == 0
+    assert "already there" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_damaged_predictions_are_made_again(run_copy: Path) -> None:
+    assert evaluate(run_copy) == 0
+    before = result(run_copy, "test").metrics["accuracy"]
+    for file in (run_copy / "predictions").iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    assert evaluate(run_copy, "again=true") == 0
+    assert result(run_copy, "test").metrics["accuracy"] == before
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "told"),
+    [
+        ("{my cats: x}", 2, "'my cats'"),
+        ("{x}", 2, "'x'"),
+        ('{"cats": /no/such}', 3, "data.ood.cats: /no/such does not exist"),
+        ("{test: x}", 2, "data.ood.test"),
+    ],
+)
+def test_a_set_that_cannot_be_read_is_told_by_its_name(
+    given: str, code: int, told: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", f"ckpt={tiny_run}", "block=out_of_domain", f"data.ood={given}"]) == code
+    assert told in capsys.readouterr().err
+
+
+def test_an_unknown_block_in_a_list_is_told_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "block=[calibration,robustnes]"]) == 2
+    assert "did you mean robustness?" in capsys.readouterr().err
