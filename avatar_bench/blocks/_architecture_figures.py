@@ -66,7 +66,7 @@ def _box(axes: Axes, row: int, stage: pd.Series) -> None:
         (0.17, -0.16, plots.short(times, 46), {}),
         (0.98, -0.16, stage["output"], {"ha": "right"}),
         (0.17, 0.17, plots.short(extras, 56), small),
-        (0.98, 0.17, plots.short(stage["module"], 30), {"ha": "right", **small}),
+        (0.98, 0.17, plots.short(stage["module"].replace(" to ", " … "), 30), {"ha": "right", **small}),
     ]
     for x, y, text, options in words:
         axes.text(x, row + y, text, va="center", **{"fontsize": 8.5, **options})
@@ -95,7 +95,10 @@ def _shares(axes: Axes, stages: pd.DataFrame, column: str, title: str) -> None:
 
 
 def _short_number(value: float) -> str:
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
+    if value >= 1e9:
+        return say("{number} G", number=f"{value / 1e9:.3g}")
+    if value >= 1e6:
+        return say("{number} M", number=f"{value / 1e6:.3g}")
+    if value >= 1e3:
+        return say("{number} k", number=f"{value / 1e3:.3g}")
     return f"{value:.0f}"

@@ -77,10 +77,11 @@ def confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classes: in
             weights = [1 / len(values)] * len(values)
             axes.hist(values, bins=edges.tolist(), weights=weights, color=colour, label=name, **how)  # type: ignore[arg-type]
             axes.axvline(float(values.mean()), color=colour, linestyle="--", linewidth=1.2)
-    axes.set(xlabel=say("confidence (dashed: mean)"), ylabel=say("share of the answers of a kind (%)"))
+    axes.set(xlabel=say("confidence (%; dashed: mean)"), ylabel=say("share of the answers of a kind (%)"))
     axes.set_xlim(edges[0], 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
@@ -110,7 +111,18 @@ def weakest(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure
 def label(row: pd.Series) -> str:
     """Name a row of the table of slices: what it is cut by, the slice, and its true class."""
     target = f" ({row['target']})" if row["target"] else ""
-    return f"{row['by']} {row['slice']}{target}"
+    return f"{_kind(str(row['by']))} {row['slice']}{target}"
+
+
+def _kind(by: str) -> str:
+    words = {
+        "source": say("source"),
+        "generator": say("generator"),
+        "size": say("size"),
+        "format": say("format"),
+        "jpeg_quality": say("JPEG quality"),
+    }
+    return words[by]
 
 
 def _colour(target: str, classes: Sequence[str]) -> str:

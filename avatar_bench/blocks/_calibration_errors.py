@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import norm, t
 
+from avatar_bench import stats
 from avatar_bench.messages import say
 from avatar_bench.metrics import calibration
 from avatar_bench.results import Metric
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def error_floors(judged: Predictions, prefix: str, draws: int, seed: int) -> pd.DataFrame:
-    """Tabulate by kind of calibration error what chance alone makes of it: its mean and its 95th percentile."""
-    drawn = calibration.noise_floor(judged.probabilities, draws, seed)
+def error_floors(block: IntervalBlock, judged: Predictions, prefix: str = "") -> pd.DataFrame:
+    """Tabulate by kind of calibration error what chance alone makes of it: mean, 95th percentile, end of its interval.
+
+    Pictures of a group are drawn together as far as the gaps of the real ones correlate.
+    """
+    correlation = calibration.group_correlation(judged.correct - judged.confidence, judged.groups)
+    drawn = calibration.noise_floor(judged.probabilities, block.resamples, block.seed, judged.groups, correlation)
+    p95, high = np.quantile(drawn, [0.95, (1 + block.level) / 2], axis=0)
     names = [prefix + kind for kind in calibration.ECE_KINDS]
-    return pd.DataFrame(
-        {"metric": names, "floor": drawn.mean(axis=0), "floor_p95": np.quantile(drawn, 0.95, axis=0)},
-    )
+    return pd.DataFrame({"metric": names, "floor": drawn.mean(axis=0), "floor_p95": p95, "floor_high": high})
 
 
 def errors(block: IntervalBlock, judged: Predictions, prefix: str, floors: pd.DataFrame) -> dict[str, Metric]:
@@ -37,10 +42,8 @@ def errors(block: IntervalBlock, judged: Predictions, prefix: str, floors: pd.Da
     """
     classes, n = len(judged.classes), len(judged)
     floor = {prefix + "nll": float(np.log(classes)), prefix + "brier": 1 - 1 / classes}
-    floor |= {name: float(mean) for name, mean in zip(floors["metric"], floors["floor"], strict=True)}
-    found = block.resampled(list(floor), _errors_of(judged), judged.groups, higher_is_better=False, floors=floor)
-    for name, highest in zip(floors["metric"], floors["floor_p95"], strict=True):
-        found[name] = _without_bias(found[name], float(highest))
+    found = block.resampled(list(floor), _losses_of(judged), judged.groups, higher_is_better=False, floors=floor)
+    found |= _calibration_errors(block, judged, floors)
     row = calibration.ECE_KINDS.index("ece_15")
     for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
         found[prefix + name] = Metric(float(floors[column].iloc[row]), n, higher_is_better=None)
@@ -78,24 +81,47 @@ def temperatures(block: IntervalBlock, temperature: float, held_out: Predictions
     return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
 
 
-def _errors_of(judged: Predictions) -> Statistic:
+def _losses_of(judged: Predictions) -> Statistic:
     losses = calibration.losses_of(judged.logits, judged.targets, judged.temperature)
     each = np.column_stack([losses, calibration.brier_scores(judged.probabilities, judged.targets)])
-
-    def statistic(weights: Floats) -> Floats:
-        means = weights @ each / weights.sum(axis=1, keepdims=True)
-        return np.hstack([means, calibration.calibration_errors(judged.probabilities, judged.targets, weights)])
-
-    return statistic
+    return lambda weights: weights @ each / weights.sum(axis=1, keepdims=True)
 
 
-def _without_bias(metric: Metric, floor_p95: float) -> Metric:
-    """Mirror the bootstrap interval of a calibration error at the error, since a resample adds its own noise to it.
+def _calibration_errors(block: IntervalBlock, judged: Predictions, floors: pd.DataFrame) -> dict[str, Metric]:
+    """Give the calibration errors with intervals that hold the true error at least as often as `level` says.
 
-    It reaches to 0 where chance alone could make the error.
+    An end lies as far off as chance can move the error (`calibration.error_deviations`), and no nearer than that of
+    the accuracy, as pictures that are all right do not show what errors are to come. The low end is 0 where chance
+    alone may make the error, by the bootstrap or by the noise floor.
     """
-    if metric.value is None or metric.low is None or metric.high is None:
-        return metric
-    low = 0.0 if metric.value <= floor_p95 else max(0.0, 2 * metric.value - metric.high)
-    high = max(metric.value, 2 * metric.value - metric.low)
-    return replace(metric, low=low, high=high, interval="basic bootstrap by group")
+    values = calibration.calibration_errors(judged.probabilities, judged.targets)
+    moves = calibration.error_deviations(judged.probabilities, judged.targets, judged.groups)
+    _, ends = stats.bootstrap_interval(moves, judged.groups, block.resamples, block.level, block.seed)
+    accuracy = block.share(judged.correct, judged.groups)
+    # another error moves the probabilities of two classes, whose errors classwise ECE averages
+    share = np.array([1, 1, 1, min(1.0, 2 / len(judged.classes))])
+    least = share * (float(np.mean(judged.correct)) - (accuracy.low or 0.0))
+    alone, added, more, less = _stretch(accuracy.n, block.level) * ends.reshape(4, -1)
+    lows = values - np.maximum(added, least)
+    lows[values <= np.maximum(alone, floors["floor_high"])] = 0.0
+    highs = np.minimum(1.0, values + np.maximum(np.maximum(more, less), least))
+    rows = zip(floors["metric"], values, np.maximum(0.0, lows), highs, floors["floor"], strict=True)
+    return {
+        name: _error(float(value), float(low), float(high), float(floor), accuracy.n)
+        for name, value, low, high, floor in rows
+    }
+
+
+def _error(value: float, low: float, high: float, floor: float, n: int) -> Metric:
+    if n < 2:
+        why = say("no interval: every resample gives the same figure")
+        return Metric(value, n, higher_is_better=False, reason=why, floor=floor)
+    return Metric(value, n, low, high, "widened bootstrap by group", higher_is_better=False, floor=floor)
+
+
+def _stretch(groups: int, level: float) -> float:
+    """Give how much wider Student's interval of a mean is than a bootstrap of few groups makes it."""
+    if groups < 2:
+        return 1.0
+    tail = (1 - level) / 2
+    return float(t.isf(tail, groups - 1) / norm.isf(tail) * np.sqrt(groups / (groups - 1)))

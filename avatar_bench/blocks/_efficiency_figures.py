@@ -37,14 +37,14 @@ def latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int) -> F
     for axes in (left, right):
         _scales(axes, sorted({*table["batch"]}))
     handles, labels = right.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 
 def _name(row: pd.Series) -> str:
     runtime, threads = row["runtime"], row["threads"]
     if row["network"] == "copy":
-        return say("{runtime}, threads: {threads}, identical copy", runtime=runtime, threads=threads)
+        return say("{runtime}, threads: {threads}, copy", runtime=runtime, threads=threads)
     return say("{runtime}, threads: {threads}", runtime=runtime, threads=threads)
 
 

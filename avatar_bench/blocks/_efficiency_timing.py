@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avatar_bench.data.manifest import files_of
@@ -19,7 +23,9 @@ if TYPE_CHECKING:
     from avatar_bench.data.manifest import Dataset
     from avatar_bench.runs import Run
 
-MEASURED = 4  # batches timed in each pass over real files
+FEWEST = 4  # batches timed in each pass over real files
+_FEWEST_PASSES = 3
+_PREFETCHED = 2  # batches that a worker of torch's loader has ready at most
 _TESTED = 4  # pictures on which runtimes must agree
 Factory = Callable[[int], Engine]
 
@@ -72,26 +78,44 @@ def time_network(
     return pd.concat([named, timed[["round", "seconds"]]], axis=1)
 
 
-def time_files(run: Run, dataset: Dataset, workers: Sequence[int], passes: int, seed: int) -> pd.DataFrame:
+def time_files(
+    run: Run, dataset: Dataset, workers: Sequence[int], passes: int, seconds: float, seed: int
+) -> pd.DataFrame:
     """Time verdicts on files of a dataset, decode included; a row per pass: workers, round, pictures, seconds.
 
-    The settings take turns. Batches that are decoded while workers start are not counted; files are drawn anew for
-    each pass, some twice where the dataset is small.
+    A pass lasts about `seconds` or more; where that is more than twice as long, there are fewer, 3 at least. The
+    settings take turns, and every pass begins with the same files in the same order, repeated where the dataset is
+    small: passes differ by what the machine does, not by what they read.
     """
-    files, rng = [str(file) for file in files_of(dataset)], np.random.default_rng(seed)
-    _pass(run, files, workers[0], rng)  # brings files into the system's cache
-    rows = [(count, number, *_pass(run, files, count, rng)) for number in range(passes) for count in workers]
+    files = np.random.default_rng(seed).permutation([str(file) for file in files_of(dataset)])
+    batches = {count: _enough(_pass(run, files, count, FEWEST), seconds, run.batch_size) for count in workers}
+    for file in files[: max(batches.values()) * run.batch_size]:
+        Path(file).read_bytes()  # into the system's cache
+    rows: list[tuple[float, ...]] = []
+    for turn in range(passes):
+        rows += [(count, turn, *_pass(run, files, count, batches[count])) for count in workers]
+        if turn + 1 >= _FEWEST_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
+            break
     table = pd.DataFrame(rows, columns=["workers", "round", "pictures", "seconds"])
-    return table.astype({"pictures": int})
+    return table.astype({"workers": int, "round": int, "pictures": int})
 
 
-def _pass(run: Run, files: Sequence[str], workers: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Give how many pictures were timed, and their seconds."""
+def _enough(trial: tuple[float, float], seconds: float, batch_size: int) -> int:
+    pictures, took = trial
+    return max(FEWEST, math.ceil(seconds * pictures / max(took, 1e-9) / batch_size))
+
+
+def _pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tuple[float, float]:
+    """Give how many pictures were timed, and their seconds: those of the middle of a long job.
+
+    While workers start, batches come late and then all at once; at the end nothing is decoded beside the network.
+    """
     timed = copy.copy(run)  # it shares the network
     timed.workers = workers
-    ahead = workers + 1  # while workers start, each has a batch at the same time
-    drawn = np.resize(rng.permutation(len(files)), run.batch_size * (ahead + MEASURED)).tolist()
-    waits = np.array(list(arrivals(timed.verdicts([files[row] for row in drawn]))))[ahead:]
+    first, last = workers + 1, _PREFETCHED * workers
+    asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
+    # it stops there: the last batches are to be decoded, and not to be waited for
+    waits = np.array(list(islice(arrivals(timed.verdicts(asked)), first + batches)))[first:]
     pictures, seconds = waits.sum(axis=0).tolist()
     return pictures, seconds
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from avatar_bench import plots
@@ -19,6 +19,7 @@ from avatar_bench.results import Metric
 INSIDE, OUTSIDE = plots.GREY, plots.color(4)
 _MOST_PANELS = 6  # sets side by side that can still be read
 _BINS = 30
+_WIDE = 50  # times: a wider range of scores is drawn on a logarithmic axis
 
 
 @plots.use_style()
@@ -46,7 +47,7 @@ def shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence
 def aurocs(metrics: Mapping[str, Metric], table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) -> Figure:
     """Draw the AUROC of each score with its interval, a panel for each set; chance is marked."""
     sets = sets[:_MOST_PANELS]
-    figure = plots.new_figure(max(5.0, 1.5 + 2.0 * len(sets)), 1.5 + 0.3 * len(scores))
+    figure = plots.new_figure(max(5.0, 1.5 + 2.2 * len(sets)), 1.5 + 0.3 * len(scores))
     panels = np.atleast_1d(figure.subplots(1, len(sets), sharey=True, sharex=True))
     for axes, name in zip(panels, sets, strict=True):
         for row, score in enumerate(scores):
@@ -74,11 +75,14 @@ def histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) 
     for line, score in zip(grid, scores, strict=True):
         shown = table.loc[(table["kind"] == "in_domain") | table["set"].isin(sets), score]
         low, high = np.quantile(shown, [0.005, 0.995])
-        edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+        wide = low > 0 and high > _WIDE * low
+        edges = (np.geomspace if wide else np.linspace)(low, high if high > low else low + 1, _BINS + 1)
         for axes, name in zip(line, sets, strict=True):
             beside = table[(table["set"] == name) & (table["kind"] != "in_domain")]
             _distribution(axes, domain[score], edges, color=INSIDE, alpha=0.6, label=say("in domain"))
             _distribution(axes, beside[score], edges, color=OUTSIDE, histtype="step", label=say("out of domain"))
+            if wide:
+                _logarithmic(axes)
         line[0].set_ylabel(score)
     for axes, name in zip(grid[0], sets, strict=True):
         axes.set_title(plots.short(name, 22))
@@ -94,8 +98,8 @@ def _point(axes: Axes, row: int, metric: Metric) -> None:
     if metric.low is not None and metric.high is not None:
         axes.hlines(row, metric.low, metric.high, color=plots.GREY, linewidth=2)
     axes.plot(metric.value, row, "o", color="black", markersize=4)
-    align = "right" if metric.value > 0.5 else "left"
-    axes.annotate(f"{metric.value:.3f}", (metric.value, row), (0, 4), textcoords="offset points", ha=align, fontsize=7)
+    place = axes.get_yaxis_transform()
+    axes.text(1.02, row, f"{metric.value:.3f}", va="center", fontsize=7.5, color="#404040", transform=place)
 
 
 def _ends(share: Metric | None) -> str:
@@ -107,8 +111,14 @@ def _ends(share: Metric | None) -> str:
 def _distribution(axes: Axes, values: pd.Series, edges: NDArray[np.float64], **how: Any) -> None:
     """Draw shares; what lies beyond the outer edges is counted in the outer bins."""
     axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), weights=[1 / len(values)] * len(values), **how)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.tick_params(labelsize=7)
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _kind(kind: str) -> str:

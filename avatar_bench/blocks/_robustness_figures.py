@@ -27,23 +27,23 @@ def draw(result: Result) -> dict[str, Figure]:
     tiers = [name for name in result.metrics if name.startswith("delivery/")]
     drawn = {
         "severities": severities(result.tables["severities"], result.tables["recalls"], result.classes),
-        "severity_3": bars(result.metrics, ["clean", *kinds, "robustness"], chance),
+        "severity_3": bars(result.metrics, ["clean", *kinds, "robustness"], result.n, chance),
         "one_class": one_class(result.tables["bias"], result.classes),
     }
     if tiers:
-        drawn["delivery"] = bars(result.metrics, ["clean", *tiers], chance)
+        drawn["delivery"] = bars(result.metrics, ["clean", *tiers], result.n, chance)
     return drawn
 
 
-def bars(metrics: Mapping[str, Metric], names: Sequence[str], chance: float) -> Figure:
-    """Draw accuracies as bars with their intervals, those that cannot be had left out."""
+def bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chance: float) -> Figure:
+    """Draw accuracies of n pictures as bars with their intervals, those that cannot be had left out."""
     shown = {name: metrics[name] for name in names if metrics[name].value is not None}
     value, low, high = (
         np.array([getattr(one, end) for one in shown.values()], dtype=float) for end in ("value", "low", "high")
     )
     label = say("share of the pictures that are recognised (%)")
     said = [variation_name(name) for name in shown]
-    return plots.interval_bars(said, value, low, high, [one.n for one in shown.values()], label=label, chance=chance)
+    return plots.interval_bars(said, value, low, high, [n] * len(shown), label=label, chance=chance)
 
 
 @plots.use_style()

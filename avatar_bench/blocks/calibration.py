@@ -74,7 +74,7 @@ class Calibration(IntervalBlock):
         """Put the errors, their floors, the reliability tables and both figures of confidence into the result."""
         floors = []
         for prefix, judged in (("", replace(predictions, temperature=1.0)), ("scaled/", predictions)):
-            floors.append(error_floors(judged, prefix, self.resamples, self.seed))
+            floors.append(error_floors(self, judged, prefix))
             result.metrics |= errors(self, judged, prefix, floors[-1])
             result.tables["reliability_scaled" if prefix else "reliability"] = reliability(self, judged)
         result.tables["floors"] = pd.concat(floors, ignore_index=True)
@@ -126,7 +126,7 @@ class Calibration(IntervalBlock):
             if max(row["coverage_lac_high"], row["coverage_aps_high"]) < 1 - self.alpha:
                 told = say(
                     "{name}: only {lac} (LAC) and {aps} (APS) of the sets hold the true class, {share} were promised.",
-                    name=row["set"],
+                    name=figures.set_name(row["set"]),
                     lac=f"{row['coverage_lac']:.1%}",
                     aps=f"{row['coverage_aps']:.1%}",
                     share=f"{1 - self.alpha:.0%}",
@@ -135,15 +135,15 @@ class Calibration(IntervalBlock):
 
     def _shift_row(self, name: str, judged: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
         found = calibration.calibration_errors(judged.probabilities, judged.targets)
-        floor = calibration.noise_floor(judged.probabilities, self.resamples, self.seed)[:, _ECE_15]
+        floor = error_floors(self, judged).iloc[_ECE_15]
         row = {
             "set": name,
             "n": len(judged),
             "accuracy": float(judged.correct.mean()),
             "nll": calibration.nll(judged.logits, judged.targets, judged.temperature),
             "ece_15": float(found[_ECE_15]),
-            "ece_floor": float(floor.mean()),
-            "ece_floor_p95": float(np.quantile(floor, 0.95)),
+            "ece_floor": float(floor["floor"]),
+            "ece_floor_p95": float(floor["floor_p95"]),
         }
         return row | (sets.row(self, judged) if sets else {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.messages import say
 from avatar_bench.metrics.timing import quantiles
 from avatar_bench.models import profiling
+from avatar_bench.models.anatomy import dissect
 from avatar_bench.models.runtimes import RUNTIMES, missing
 from avatar_bench.results import Metric, Result
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
 AGREEMENT = 1e-4  # of a runtime's logits with torch's, absolute below 1, relative above
+_COUNTED = ("params", "bytes", "macs")
 _TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": True}  # is more better?
 
 
@@ -30,10 +33,10 @@ _TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": Tru
 class Efficiency(IntervalBlock):
     """Measure what a run's network costs on this machine; the bootstrap draws whole rounds.
 
-    `batches` of pictures and `threads` of the network (0: as many as are set) are timed each with each, in
-    `runtimes`, by turns: `rounds` of them, about `seconds` in all for each setting. Two identical networks that differ
-    by more than `tolerance` mean that the machine is too noisy. `passes` over real files, decoded by the run's own
-    number of workers and by each of `workers`.
+    `batches` of pictures (1 is added) and `threads` of the network (0: as many as are set) are timed each with each,
+    in `runtimes`, by turns: `rounds` of them, about `seconds` in all for each setting. `passes` over real files last
+    `pass_seconds` or more, decoded by the run's own number of workers and by each of `workers`. The machine is too
+    noisy where two identical networks, or two passes of one setting, differ by more than `tolerance`.
     """
 
     batches: list[int] = field(default_factory=lambda: [1, 8, 32])
@@ -42,12 +45,14 @@ class Efficiency(IntervalBlock):
     rounds: int = 10
     seconds: float = 3.0
     tolerance: float = 0.1
-    passes: int = 3
+    passes: int = 5
+    pass_seconds: float = 2.0
     workers: list[int] = field(default_factory=lambda: [0])
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("batches", 1 in self.batches and min(self.batches) > 0, "numbers of 1 or more, 1 among them")
+        self.require("batches", min(self.batches, default=1) > 0, "numbers of 1 or more")
+        self.batches = sorted({1, *self.batches})
         self.require("threads", min(self.threads, default=-1) >= 0, "one number or more, each 0 or more")
         known = self.runtimes[:1] == ["torch"] and set(self.runtimes) <= set(RUNTIMES)
         self.require("runtimes", known, f"torch first, then any of {', '.join(RUNTIMES[1:])}")
@@ -55,6 +60,7 @@ class Efficiency(IntervalBlock):
         self.require("seconds", self.seconds >= 0, "0 or more")
         self.require("tolerance", self.tolerance > 0, "above 0")
         self.require("passes", self.passes >= 2, "2 or more")
+        self.require("pass_seconds", self.pass_seconds >= 0, "0 or more")
         self.require("workers", min(self.workers, default=0) >= 0, "numbers of 0 or more")
         for runtime in self.runtimes:
             if absent := missing(runtime):
@@ -70,25 +76,18 @@ class Efficiency(IntervalBlock):
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
         samples = self._time_network(run, result)
         workers = list(dict.fromkeys([run.workers, *self.workers]))
-        passes = timing.time_files(run, dataset, workers, self.passes, self.seed)
+        passes = timing.time_files(run, dataset, workers, self.passes, self.pass_seconds, self.seed)
         latency, end_to_end = self._latency(samples), self._end_to_end(passes)
         latency["steady"] = latency["noise"].max() <= self.tolerance
-        result.metrics = self._counts(run) | self._metrics(latency, end_to_end)
+        layers = dissect(run.classifier.net, run.preprocessing.size).layers[["module", "type", *_COUNTED]]
+        memory = profiling.memory(run.classifier, timing.synthetic(run, max(self.batches)))
+        result.metrics = _counts(layers, memory) | self._metrics(latency, end_to_end)
         result.tables = {"latency": latency, "end_to_end": end_to_end, "samples": samples, "passes": passes}
+        result.tables |= {"layers": layers, "memory": memory}
         result.figures = {"latency": figures.latency(latency, end_to_end, run.batch_size)}
         result.provenance = {"machine": profiling.machine(run.device)}
-        result.warnings += self._doubts(latency)
+        result.warnings += self._doubts(latency, end_to_end)
         return result
-
-    def _counts(self, run: Run) -> dict[str, Metric]:
-        net, size = run.classifier.net, run.preprocessing.size
-        counts = {
-            "params_m": profiling.parameters(net) / 1e6,
-            "macs_g": profiling.macs(net, size) / 1e9,
-            "weights_mb": profiling.weight_bytes(net) / 1e6,
-            "peak_memory_mb": profiling.peak_bytes(run.classifier, timing.synthetic(run, max(self.batches))) / 1e6,
-        }
-        return {name: Metric(value, 1, higher_is_better=False) for name, value in counts.items()}
 
     def _time_network(self, run: Run, result: Result) -> pd.DataFrame:
         factories, distances = timing.build(run, self.runtimes)
@@ -134,14 +133,16 @@ class Efficiency(IntervalBlock):
         return self.resampled(list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
 
     def _end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
-        """Give a row per number of workers: pictures, passes, and images per second with its interval."""
-        rows = []
+        """Give a row per number of workers: the median pass's images per second with its interval, passes' noise."""
+        rows, name = [], "images_per_second"
         for workers, part in passes.groupby("workers", sort=False):
-            counts = part[["pictures", "seconds"]].to_numpy(dtype=float)
-            rate = self.resampled(["rate"], lambda weights: _rate(weights @ counts), part["round"].to_numpy())["rate"]  # noqa: B023  # called at once
-            rows.append((workers, int(counts[:, 0].sum()), len(part), rate.value, rate.low, rate.high))
-        name = "images_per_second"
-        return pd.DataFrame(rows, columns=["workers", "pictures", "passes", name, f"{name}_low", f"{name}_high"])
+            rates = (part["pictures"] / part["seconds"]).to_numpy()
+            found = self.resampled([name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
+            row: dict[str, Any] = {"workers": workers, "pictures": int(part["pictures"].sum()), "passes": len(part)}
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            rows.append(row | {"noise": rates.max() / rates.min() - 1})
+        table = pd.DataFrame(rows).astype({f"{name}_low": float, f"{name}_high": float})
+        return table.assign(steady=table["noise"] <= self.tolerance)
 
     def _metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
         """Give the figures of the first number of threads, torch's without a prefix, and those of the run's workers."""
@@ -153,25 +154,43 @@ class Efficiency(IntervalBlock):
             for name, better in _TIMES.items():
                 found[f"{prefix}{name}/b{row['batch']}"] = _metric(row, name, "round", better, reason)
         own = end_to_end.iloc[0]
+        if reason is None and not own["steady"]:
+            reason = say("passes over the same files differ too much")
         found["end_to_end_images_per_second"] = _metric(own, "images_per_second", "pass", True, reason)
         rounds = int(latency["rounds"].min())
         return found | {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
 
-    def _doubts(self, latency: pd.DataFrame) -> list[str]:
-        noise = latency["noise"].max()
-        if noise <= self.tolerance:
-            return []
-        return [
-            say(
-                "The machine is too noisy: two identical networks differ by {noise}, of {tolerance} allowed.",
-                noise=f"{noise:.0%}",
-                tolerance=f"{self.tolerance:.0%}",
+    def _doubts(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> list[str]:
+        noise, allowed, doubts = latency["noise"].max(), f"{self.tolerance:.0%}", []
+        if noise > self.tolerance:
+            doubts.append(
+                say(
+                    "The machine is too noisy: two identical networks differ by {noise}, of {tolerance} allowed.",
+                    noise=f"{noise:.0%}",
+                    tolerance=allowed,
+                )
             )
-        ]
+        for _, row in end_to_end[~end_to_end["steady"]].iterrows():
+            doubts.append(
+                say(
+                    "End to end is too noisy, workers: {workers}: passes differ by {noise}, of {tolerance} allowed.",
+                    workers=row["workers"],
+                    noise=f"{row['noise']:.0%}",
+                    tolerance=allowed,
+                )
+            )
+        return doubts
 
 
-def _rate(sums: Any) -> Any:
-    return sums[:, :1] / sums[:, 1:]
+def _counts(layers: pd.DataFrame, memory: pd.DataFrame) -> dict[str, Metric]:
+    params, stored, macs = layers[list(_COUNTED)].sum()
+    counts = {
+        "params_m": params / 1e6,
+        "macs_g": macs / 1e9,
+        "weights_mb": stored / 1e6,
+        "peak_memory_mb": memory["bytes"].max() / 1e6,
+    }
+    return {name: Metric(float(value), 1, higher_is_better=False) for name, value in counts.items()}
 
 
 def _metric(row: pd.Series, name: str, unit: str, better: bool, reason: str | None) -> Metric:

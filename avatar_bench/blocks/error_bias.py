@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from avatar_bench import stats
 from avatar_bench.blocks import _bias_figures as figures
+from avatar_bench.blocks import _ood_reading as reading
 from avatar_bench.blocks._bias_slices import Slice, accuracy_of_rest, confusion_table, cut_by, ood_table, pictures_table
 from avatar_bench.blocks.base import IntervalBlock, check_class_order, known
 from avatar_bench.data import slices
+from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
 from avatar_bench.metrics import slices as chance
 from avatar_bench.results import Metric, Result
@@ -55,14 +57,14 @@ class ErrorBias(IntervalBlock):
         rows = known(asked, dataset)
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
-        beside = {name: run.predictions(other) for name, other in run.ood.items()}
+        beside, why = _beside(run)
         kinds = slices.describe(dataset).iloc[rows].reset_index(drop=True)
         parts = list(cut_by(predictions, kinds))
         table, floor = self._slices(predictions, parts)
         result = Result("error_bias", dataset.name, len(rows), predictions.classes)
         result.metrics = {
             "worst_slice": self._worst(table, floor),
-            "unbias": self._unbias(beside, len(predictions.classes)),
+            "unbias": self._unbias(beside, len(predictions.classes), why),
             **self._confidence(predictions),
         }
         result.tables = {
@@ -81,9 +83,9 @@ class ErrorBias(IntervalBlock):
         result.warnings = self._warnings(result, len(asked))
         return result
 
-    def _unbias(self, beside: Mapping[str, Predictions], classes: int) -> Metric:
+    def _unbias(self, beside: Mapping[str, Predictions], classes: int, why: str) -> Metric:
         if not beside:
-            return Metric(None, 0, reason=say("the run has no out-of-domain set"))
+            return Metric(None, 0, reason=why)
         predicted = np.concatenate([predictions.predicted for predictions in beside.values()])
         groups = np.concatenate([predictions.groups for predictions in beside.values()])
         chosen = np.eye(classes)[predicted]
@@ -164,7 +166,11 @@ class ErrorBias(IntervalBlock):
         return said
 
     def _told(self, worst: Metric, table: pd.DataFrame) -> list[str]:
+        """Name the weakest slice where slices differ at all; where none does, it is no finding."""
         tested = table[table["p"].notna()]
+        found = int((tested["p_adjusted"] < 1 - self.level).sum())
+        if not found:
+            return []
         weakest = say(
             "The weakest of {n} slices is {name}: {accuracy}; by chance the weakest would have {floor}.",
             n=len(tested),
@@ -174,7 +180,7 @@ class ErrorBias(IntervalBlock):
         )
         differing = say(
             "{found} of {n} slices differ from the other pictures of their class by more than chance.",
-            found=int((tested["p_adjusted"] < 1 - self.level).sum()),
+            found=found,
             n=len(tested),
         )
         return [weakest, differing]
@@ -184,6 +190,15 @@ _COLUMNS = [
     *("by", "slice", "target", "n", "groups", "accuracy", "low", "high", "low_joint", "high_joint"),
     *("rest", "p", "p_adjusted", "mean_confidence", "most_common_error"),
 ]
+
+
+def _beside(run: Run) -> tuple[dict[str, Predictions], str]:
+    """Give the Predictions of the out-of-domain sets, or none and why."""
+    try:
+        found = reading.read(run)
+    except BlockError as error:
+        return {}, say("a set cannot be read: {why}", why=error.lines[0])
+    return {name: predictions for name, (_, predictions) in found.items()}, say("the run has no out-of-domain set")
 
 
 def _mean(weights: NDArray[np.float64], values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from avatar_bench import plots
 from avatar_bench.blocks import _ood_figures as figures
+from avatar_bench.blocks import _ood_reading as reading
+from avatar_bench.blocks import _ood_warnings as warnings
 from avatar_bench.blocks._ood_sets import Set, scores_table, sets_table
 from avatar_bench.blocks.base import IntervalBlock, check_class_order
 from avatar_bench.errors import BlockError, ConfigError
@@ -38,7 +40,6 @@ SCORES = (*OF_LOGITS, *OF_EMBEDDINGS)
 FIGURES = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
 LABELS = {"children_adults": "real", "simpsons": "drawing"}
 NEAR = ("animal_faces",)
-_FEW = 30  # pictures of a set below which its figures are little more than anecdotes
 
 
 @dataclass(kw_only=True)
@@ -66,13 +67,14 @@ class OutOfDomain(IntervalBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give shares, detection figures and accuracies of each set.
 
-        Raise BlockError where the run has no out-of-domain set or `dataset` is one, GuardError where the class names
-        are in the wrong order.
+        Raise BlockError where the run has no out-of-domain set, one is broken, or `dataset` is one; GuardError where
+        the class names are in the wrong order.
         """
         sets = self._sets(run, dataset)
         inside = run.predictions(dataset)
         training = _training(run)
-        scorers = self._scorers(training)
+        gaussians = None if training is None else detection.fit_gaussians(training.embeddings, training.targets)
+        scorers = self._scorers(training, gaussians)
         everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
         for predictions in everything.values():
             check_class_order(predictions, run.allow)
@@ -84,18 +86,21 @@ class OutOfDomain(IntervalBlock):
             "scores": scores_table(dataset.name, inside, sets, scores),
         }
         result.figures = self._figures(result, sets, list(scorers))
-        result.warnings = _warnings(training, sets, [name for name in self.scores if name not in scorers])
+        missing = [name for name in self.scores if name not in scorers]
+        shrinkage = gaussians.shrinkage if gaussians is not None and "mahalanobis" in scorers else 0.0
+        result.warnings = [*warnings.of_scores(missing, shrinkage), *warnings.of_sets(training, sets)]
         return result
 
     def _sets(self, run: Run, dataset: Dataset) -> list[Set]:
-        if not run.ood:
+        found = reading.read(run)
+        if not found:
             raise BlockError(
                 "The run has no out-of-domain set.", "Name some: 'data.ood={name: FOLDER}' of evaluate or train."
             )
-        if dataset.name in run.ood:
+        if dataset.name in found:
             raise BlockError(f"{dataset.name} is an out-of-domain set itself.", "Judge a set of the domain: split=test")
         self._check_names(run)
-        return [self._judged(run, name, other) for name, other in run.ood.items()]
+        return [self._judged(run.classes, name, *both) for name, both in found.items()]
 
     def _check_names(self, run: Run) -> None:
         """Refuse names that the user gave and the run lacks; the defaults are of sets that a run may do without."""
@@ -112,21 +117,19 @@ class OutOfDomain(IntervalBlock):
                     f"block.out_of_domain.labels.{name}={label}: expected one of {', '.join(run.classes)}."
                 )
 
-    def _judged(self, run: Run, name: str, other: Dataset) -> Set:
-        predictions = run.predictions(other)
+    def _judged(self, classes: Sequence[str], name: str, other: Dataset, predictions: Predictions) -> Set:
         label = self.labels.get(name)
-        if label in run.classes:
-            targets = np.where(predictions.targets < 0, run.classes.index(label), predictions.targets)
+        if label in classes:
+            targets = np.where(predictions.targets < 0, classes.index(label), predictions.targets)
             predictions = replace(predictions, targets=targets)
         shifted = bool((predictions.targets >= 0).any())
         kind = "shifted" if shifted else "near" if name in self.near else "far"
         return Set(name, kind, other, predictions)
 
-    def _scorers(self, training: Predictions | None) -> dict[str, Scorer]:
+    def _scorers(self, training: Predictions | None, gaussians: detection.Gaussians | None) -> dict[str, Scorer]:
         """Give the scores that are asked for and can be had."""
         scorers = dict(OF_LOGITS)
-        if training is not None:
-            gaussians = detection.fit_gaussians(training.embeddings, training.targets)
+        if training is not None and gaussians is not None:
             embeddings = training.embeddings
             scorers["mahalanobis"] = lambda other: detection.mahalanobis(other.embeddings, gaussians)
             scorers["knn"] = lambda other: detection.knn(other.embeddings, embeddings, self.k)
@@ -169,8 +172,9 @@ class OutOfDomain(IntervalBlock):
         found = self.resampled(list(keys), statistic, groups, better, floors)
         for score in (name for name in self.scores if name not in both):
             for figure in FIGURES:
-                key, better_high = f"{figure}/{each.name}/{score}", figure != "fpr95"
-                found[key] = Metric(None, 0, higher_is_better=better_high, reason=_unfitted(), floor=floor[figure])
+                why, better_high = warnings.unfitted(), figure != "fpr95"
+                lacking = Metric(None, 0, higher_is_better=better_high, reason=why, floor=floor[figure])
+                found[f"{figure}/{each.name}/{score}"] = lacking
         return found
 
     def _figures(self, result: Result, sets: Sequence[Set], scores: Sequence[str]) -> dict[str, Figure]:
@@ -193,8 +197,7 @@ class OutOfDomain(IntervalBlock):
             for row in rows[np.argsort(-confidence[rows], kind="stable")][:number].tolist():
                 images.append(each.dataset.image(row))
                 name = each.predictions.classes[each.predictions.predicted[row]]
-                said = say("predicted: {name}", name=name)
-                titles.append(f"{each.name}\n{said}\n{confidence[row]:.1%}")
+                titles.append("\n".join([each.name, say("predicted:"), name, f"{confidence[row]:.1%}"]))
         return plots.gallery(images, titles)
 
 
@@ -211,34 +214,3 @@ def _training(run: Run) -> Predictions | None:
         return run.training()
     except BlockError:
         return None
-
-
-def _unfitted() -> str:
-    return say("the run's training pictures are not known, and this score is fitted on them")
-
-
-def _warnings(training: Predictions | None, sets: Sequence[Set], missing: Sequence[str]) -> list[str]:
-    said = []
-    if missing:
-        said.append(say("Left out: {scores}; {why}.", scores=", ".join(missing), why=_unfitted()))
-    for each in sets:
-        n, known = len(each.predictions), int((each.predictions.targets >= 0).sum())
-        if n < _FEW:
-            said.append(say("{name} has only {n} pictures: see the width of the intervals.", name=each.name, n=n))
-        if 0 < known < n:
-            told = say(
-                "The class of {n} of {all} pictures of {name} is not known; its accuracy leaves them out.",
-                n=n - known,
-                all=n,
-                name=each.name,
-            )
-            said.append(told)
-        seen = set(training.sources) & set(each.predictions.sources) - {""} if training is not None else set()
-        if seen:
-            told = say(
-                "{name} has pictures of sources that training saw ({sources}): the network may know them by these.",
-                name=each.name,
-                sources=", ".join(sorted(seen)),
-            )
-            said.append(told)
-    return said

@@ -1,14 +1,18 @@
 """How well probabilities tell how often they are right, and the temperature that mends them.
 
-The calibration errors take targets (..., N), so that many draws of them are judged at once, and weights (B, N), how
+The calibration errors take targets (..., N), so that many draws of them are judged at once, or weights (B, N), how
 often each image was drawn in each of B resamples. The tests hold them against scikit-learn and torchmetrics.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_array
 from scipy.special import log_softmax
 
 Floats = NDArray[np.float64]
@@ -88,47 +92,93 @@ def bin_of(confidence: Reals, edges: Reals) -> NDArray[np.intp]:
 def ece(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None = None) -> Floats:
     """Give the expected calibration error, 0 to 1: the gap between confidence and accuracy, averaged over the bins.
 
-    `confidence` is (N,); `correct` (..., N) and `weights` (..., N) give (...). Naeini et al., AAAI 2015.
+    `confidence` is (N,); `correct` (..., N) gives (...), or `weights` (..., N) do. Naeini et al., AAAI 2015.
     """
-    gap = np.asarray(correct, dtype=np.float64) - confidence
-    mass = gap if weights is None else weights * gap
-    total = len(confidence) if weights is None else weights.sum(axis=-1)
-    bins = bin_of(confidence, edges)
-    member = np.zeros((len(bins), int(bins.max()) + 1))
-    member[np.arange(len(bins)), bins] = 1.0
-    return np.asarray(np.abs(mass @ member).sum(axis=-1) / total)
+    return np.asarray(np.abs(_gaps(confidence, correct, edges, weights)).sum(axis=-1))
+
+
+def bin_gaps(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> list[Floats]:
+    """Give by kind of ECE_KINDS the gap of each bin, accuracy minus confidence times its share of the images.
+
+    Each is (..., bins) and its absolute values sum to the error. `targets` are (..., N), or `weights` are. The bins
+    are of the predicted class, 10 and 15 equal ones and 15 of equal mass (Nguyen and O'Connor, EMNLP 2015), and 15
+    equal ones of each class's probability, divided by the number of classes (Kull et al., NeurIPS 2019).
+    """
+    confidence, correct = probabilities.max(axis=1), targets == probabilities.argmax(axis=1)
+    kinds = (equal_width(10), equal_width(BINS), equal_mass(confidence))
+    top = [_gaps(confidence, correct, edges, weights) for edges in kinds]
+    columns = enumerate(probabilities.T)
+    by_class = [_gaps(column, targets == index, equal_width(BINS), weights) for index, column in columns]
+    return [*top, np.concatenate(by_class, axis=-1) / len(by_class)]
 
 
 def calibration_errors(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> Floats:
-    """Give the errors of ECE_KINDS, (..., 4), for probabilities (N, C), targets (..., N) and weights (..., N).
+    """Give the errors of ECE_KINDS, (..., 4), as `bin_gaps` bins them, for targets (..., N) or weights (..., N)."""
+    return np.stack([np.abs(gaps).sum(axis=-1) for gaps in bin_gaps(probabilities, targets, weights)], axis=-1)
 
-    Of the predicted class in 10 and 15 equal bins and in 15 of equal mass (Nguyen and O'Connor, EMNLP 2015), and the
-    mean over the classes of the error of each one's probability in 15 equal bins (Kull et al., NeurIPS 2019).
+
+def error_deviations(
+    probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike
+) -> Callable[[Floats], Floats]:
+    """Give what maps weights (B, N) to how far chance moves the errors of ECE_KINDS, (B, 16), four columns each.
+
+    The columns are the errors that chance makes of no gap at all; what it adds to the error of gaps one standard
+    error (by group) smaller than those seen; and what it adds to, and takes from, that of gaps too large to change
+    sign. Chance adds most to small gaps and never takes more than from large ones, so the second column bounds
+    how far an error lies too high, and the last two how far too low.
     """
-    confidence, correct = probabilities.max(axis=1), targets == probabilities.argmax(axis=1)
-    top = [
-        ece(confidence, correct, edges, weights)
-        for edges in (equal_width(10), equal_width(BINS), equal_mass(confidence))
-    ]
-    by_class = [
-        ece(column, targets == index, equal_width(BINS), weights) for index, column in enumerate(probabilities.T)
-    ]
-    return np.stack([*top, np.mean(by_class, axis=0)], axis=-1)
+    seen = bin_gaps(probabilities, targets)
+    errors = _gap_errors(probabilities, targets, groups)
+    smaller = [_shrunken(gaps, error) for gaps, error in zip(seen, errors, strict=True)]
+
+    def deviations(weights: Floats) -> Floats:
+        noise = [drawn - gaps for drawn, gaps in zip(bin_gaps(probabilities, targets, weights), seen, strict=True)]
+        alone = [np.abs(moved) for moved in noise]
+        added = [np.abs(gaps + moved) - np.abs(gaps) for gaps, moved in zip(smaller, noise, strict=True)]
+        signed = [np.sign(gaps) * moved for gaps, moved in zip(seen, noise, strict=True)]
+        return np.stack([part.sum(axis=1) for part in (*alone, *added, *signed, *(-s for s in signed))], axis=1)
+
+    return deviations
 
 
-def noise_floor(probabilities: Reals, draws: int = 2000, seed: int = 0) -> Floats:
+def noise_floor(
+    probabilities: Reals, draws: int = 2000, seed: int = 0, groups: ArrayLike | None = None, correlation: float = 0.0
+) -> Floats:
     """Give the errors of ECE_KINDS, (draws, 4), of a perfectly calibrated network that is as confident as this one.
 
     The true classes are drawn from the probabilities (N, C) themselves, so that chance alone makes the errors;
-    Vaicenavicius et al., AISTATS 2019.
+    Vaicenavicius et al., AISTATS 2019. Two images of one of the `groups` (N,) are right or wrong by one and the same
+    draw with a chance of `correlation`, 0 to 1.
     """
     generator, n = np.random.default_rng(seed), len(probabilities)
-    below = probabilities.cumsum(axis=1)[:, :-1]  # a class is drawn where a uniform number lies in its share
+    member = None if groups is None or correlation <= 0 else np.unique(np.asarray(groups), return_inverse=True)[1]
+    # the likeliest class comes first, so that one number decides for a whole group whether it is right
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    below = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)[:, :-1]
     found = []
     for start in range(0, draws, step := max(1, _CHUNK_ELEMENTS // n)):
         uniform = generator.random((min(step, draws - start), n))
-        found.append(calibration_errors(probabilities, (uniform[..., None] >= below).sum(axis=-1)))
+        if member is not None:
+            shared = generator.random((len(uniform), int(member.max()) + 1))[:, member]
+            uniform = np.where(generator.random(uniform.shape) < np.sqrt(correlation), shared, uniform)
+        rank = (uniform[..., None] >= below).sum(axis=-1)
+        found.append(calibration_errors(probabilities, order[np.arange(n), rank]))
     return np.concatenate(found)
+
+
+def group_correlation(gaps: ArrayLike, groups: ArrayLike) -> float:
+    """Give the correlation, 0 to 1, of two images of one group in their gaps (N,) of correctness and confidence.
+
+    The mean product over all such pairs, divided by the variance; 0 where no group has two images.
+    """
+    _, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    centred = np.asarray(gaps, dtype=np.float64)
+    centred = centred - centred.mean()
+    pairs, variance = float((sizes * (sizes - 1)).sum()), float((centred**2).mean())
+    if pairs == 0 or variance == 0:
+        return 0.0
+    products = (np.bincount(member, weights=centred) ** 2).sum() - (centred**2).sum()
+    return float(np.clip(products / pairs / variance, 0.0, 1.0))
 
 
 def reliability(confidence: Reals, correct: NDArray[np.bool_], edges: Reals) -> dict[str, NDArray[np.generic]]:
@@ -139,3 +189,27 @@ def reliability(confidence: Reals, correct: NDArray[np.bool_], edges: Reals) -> 
     means = [np.divide(total, count, out=np.full(size, np.nan), where=count > 0) for total in sums]
     keys = ("bin", "low", "high", "count", "confidence", "accuracy")
     return dict(zip(keys, (np.arange(size), edges[:-1], edges[1:], count, *means), strict=True))
+
+
+def _gaps(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None) -> Floats:
+    """Give each bin's sum of correctness minus confidence, divided by all images, (..., bins)."""
+    bins, gap = bin_of(confidence, edges), np.asarray(correct, dtype=np.float64) - confidence
+    member = np.zeros((len(bins), int(bins.max()) + 1))
+    member[np.arange(len(bins)), bins] = 1.0
+    if weights is None:
+        return np.asarray(gap @ member / len(bins))
+    total = weights @ np.ones(len(bins))
+    return np.asarray(weights @ (gap[:, None] * member) / total[..., None])
+
+
+def _gap_errors(probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike) -> list[Floats]:
+    """Give the standard error of every bin's gap, by kind as in `bin_gaps`, when whole groups are drawn."""
+    _, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    # a resample for each group, of its images alone; sparse, as there may be as many groups as images
+    alone: Any = csr_array((np.ones(len(member)), (member, np.arange(len(member)))))
+    share = sizes[:, None] / len(member)
+    return [np.sqrt(((gaps * share) ** 2).sum(axis=0)) for gaps in bin_gaps(probabilities, targets, alone)]
+
+
+def _shrunken(gaps: Floats, error: Floats) -> Floats:
+    return np.asarray(np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - error))

@@ -16,6 +16,7 @@ from sklearn.preprocessing import normalize
 
 Floats = NDArray[np.float64]
 RECALL = 0.95
+CONDITION = 1e6  # embeddings come in single precision, which keeps less than a digit of a worse inverse
 
 
 class Gaussians(NamedTuple):
@@ -52,19 +53,22 @@ def energy(logits: ArrayLike, temperature: float = 1.0) -> Floats:
 def fit_gaussians(embeddings: ArrayLike, targets: ArrayLike) -> Gaussians:
     """Fit a mean for each class and one covariance for all to training embeddings (N, D) of classes (N,).
 
-    A covariance that is singular (fewer pictures than features, features that never change) is mixed with a spherical
-    one by Ledoit and Wolf's weight, J. Multivar. Anal. 88 (2004) 365.
+    A covariance whose condition number is above CONDITION (hardly more pictures than features, features that hardly
+    change) is mixed with a spherical one by the weight of Ledoit and Wolf, J. Multivar. Anal. 88 (2004) 365, or by the
+    least that brings it to CONDITION where theirs does not.
     """
     features = np.asarray(embeddings, dtype=np.float64)
     classes, member = np.unique(np.asarray(targets), return_inverse=True)
     means = np.stack([features[member == index].mean(axis=0) for index in range(len(classes))])
     centred = features - means[member]
     variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
-    shrinkage = 0.0
-    if variances[0] <= variances[-1] * len(variances) * np.finfo(np.float64).eps:
-        shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True)) if variances[-1] > 0 else 1.0
-        spherical = variances.mean() if variances[-1] > 0 else 1.0
-        variances = (1 - shrinkage) * variances + shrinkage * spherical
+    if variances[-1] <= 0:
+        return Gaussians(means, axes, 1.0)
+    shrinkage, excess = 0.0, variances[-1] - CONDITION * variances[0]
+    if excess > 0:
+        enough = excess / (excess + (CONDITION - 1) * variances.mean())
+        shrinkage = max(float(ledoit_wolf_shrinkage(centred, assume_centered=True)), float(enough))
+        variances = (1 - shrinkage) * variances + shrinkage * variances.mean()
     return Gaussians(means, axes / np.sqrt(variances), shrinkage)
 
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
-from avatar_bench.models.profiling import blank, counted_flops
+from avatar_bench.models.profiling import blank, counted_flops, layer_bytes
 
 STEM, HEAD = "stem", "head"
 _PRODUCTS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -28,9 +28,11 @@ class Anatomy(NamedTuple):
     """Hold a row per stage, a row per layer, and the number of layers with weights on the longest path.
 
     `stages`: stage, module, blocks, block_type, params, macs, output, stride, normalisation, activation. `layers`, in
-    the order they run: stage, module, type, params, macs, output, kernel, stride. In both, params and macs (for one
-    picture) sum to the network's; `output` is a shape without the batch, such as "64 x 56 x 56"; the stride of a stage
-    is the picture's side over its output's, that of a layer its own.
+    the order they run: stage, module, type, params, bytes, macs, on_longest_path, input, output, kernel, stride. In
+    both, params and macs (for one picture) sum to the network's, as bytes of what is stored do, and on_longest_path
+    (how many times the layer lies on it: 1, or 0) to the depth. `input`, of the first layer the picture, and `output`
+    are shapes without the batch, such as "64 x 56 x 56"; the stride of a stage is the picture's side over its
+    output's, that of a layer its own.
     """
 
     stages: pd.DataFrame
@@ -46,25 +48,29 @@ def dissect(net: nn.Module, size: int) -> Anatomy:
     """
     parts = _parts(net)
     stage_of = _stage_of(net, parts)
-    shapes, macs = _trace(net, size)
-    layers = _layers(net, stage_of, shapes, macs)
+    inputs, shapes, macs = _trace(net, size)
+    path = longest_path(net, size)
+    layers = _layers(net, stage_of, inputs, shapes, macs, Counter(path))
     order = dict.fromkeys(layers["stage"])
     rows = [_stage(net, name, parts.get(name, ()), layers[layers["stage"] == name], shapes, size) for name in order]
     stages = pd.DataFrame(rows).astype({"stride": "Int64"})
-    return Anatomy(stages, layers, depth(net, size))
+    return Anatomy(stages, layers, len(path))
 
 
-def depth(net: nn.Module, size: int) -> int:
-    """Count the layers with weights on the longest path from the picture to the logits.
+def longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
+    """Name the layers with weights on the longest path from the picture to the logits; the first of equal ones.
 
     Convolutions and linear layers count wherever they stand on it, in squeeze-and-excitation too; what runs beside it,
     as a shortcut's convolution does, does not. So ResNet-18 has 18. `net` is in eval mode.
     """
     picture, path = blank(net, size), _LongestPath()
-    path.reached[picture] = 0
+    path.reached[picture] = ()
+    for name, tensor in [*net.named_buffers(), *net.named_parameters()]:
+        path.owner[tensor] = name.rpartition(".")[0]
     with torch.no_grad(), path:
         logits = net(picture)
-    return int(path.reached[logits])
+    found: tuple[str, ...] = path.reached[logits]
+    return found
 
 
 def _parts(net: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -115,13 +121,14 @@ def _stage_of(net: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, s
     return found
 
 
-def _trace(net: nn.Module, size: int) -> tuple[dict[str, Shape], Counter[str]]:
-    """Give the output shape of every module that runs, in the order they begin, and everyone's MACs."""
+def _trace(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str, Shape], Counter[str]]:
+    """Give the shapes of every module's input and output, in the order they begin, and everyone's MACs."""
+    inputs: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
     hooks = []
     for name, module in net.named_modules():
         # partial: a lambda here would see the last name alone
-        hooks.append(module.register_forward_pre_hook(partial(_begin, shapes, name)))
+        hooks.append(module.register_forward_pre_hook(partial(_begin, inputs, name)))
         hooks.append(module.register_forward_hook(partial(_end, shapes, name)))
     try:
         with counted_flops() as counter:
@@ -131,11 +138,12 @@ def _trace(net: nn.Module, size: int) -> tuple[dict[str, Shape], Counter[str]]:
             hook.remove()
     root = type(net).__name__
     flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items() if name != "Global"}
-    return shapes, Counter({name.removeprefix(root).removeprefix("."): n // 2 for name, n in flops.items()})
+    return inputs, shapes, Counter({name.removeprefix(root).removeprefix("."): n // 2 for name, n in flops.items()})
 
 
 def _begin(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any) -> None:
-    shapes.setdefault(name, ())
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    shapes.setdefault(name, tuple(tensors[0].shape[1:]) if tensors else ())
 
 
 def _end(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -144,18 +152,23 @@ def _end(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any, ou
 
 
 def _layers(
-    net: nn.Module, stage_of: Mapping[str, str], shapes: Mapping[str, Shape], macs: Counter[str]
+    net: nn.Module,
+    stage_of: Mapping[str, str],
+    inputs: Mapping[str, Shape],
+    shapes: Mapping[str, Shape],
+    macs: Counter[str],
+    path: Counter[str],
 ) -> pd.DataFrame:
     """Give a row to each module without children, and to each with weights or products of its own."""
     rows = []
-    modules = dict(net.named_modules())
-    for name in dict.fromkeys([*shapes, *modules]):
+    modules, stored = dict(net.named_modules()), layer_bytes(net)
+    for name in dict.fromkeys([*inputs, *modules]):
         module = modules[name]
         inner = [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
         own = macs[name] - sum(macs[child] for child in inner)
         params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         runs = name in shapes and not inner and not isinstance(module, nn.Identity)
-        if not (params or own or runs):
+        if not (params or stored[name] or own or runs):
             continue
         rows.append(
             {
@@ -163,7 +176,10 @@ def _layers(
                 "module": name,
                 "type": type(module).__name__,
                 "params": params,
+                "bytes": stored[name],
                 "macs": own,
+                "on_longest_path": path[name],
+                "input": _text(inputs.get(name)),
                 "output": _text(shapes.get(name)),
                 "kernel": _text(getattr(module, "kernel_size", None)),
                 "stride": _text(getattr(module, "stride", None)),
@@ -194,23 +210,28 @@ def _stage(
 
 
 class _LongestPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Note how many products with weights lie on the longest path from the picture to each tensor."""
+    """Note whose products with weights lie on the longest path from the picture to each tensor.
+
+    `owner` names the module of each weight, and of what is made of weights alone.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.reached: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self.owner: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         fed = [self.reached[leaf] for leaf in given if leaf in self.reached]
+        weights = [leaf for leaf in given if leaf in self.owner and leaf not in self.reached]
         made = func(*args, **(kwargs or {}))
-        if fed:  # else it only prepares weights
-            weighs = func._overloadpacket in flop_registry and any(
-                leaf.ndim > 1 for leaf in given if leaf not in self.reached
-            )
-            for leaf in tree_leaves(made):
-                if isinstance(leaf, Tensor):
-                    self.reached[leaf] = max(fed) + weighs
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and fed:
+                matrices = [self.owner[weight] for weight in weights if weight.ndim > 1]
+                weighs = matrices[:1] if func._overloadpacket in flop_registry else ()
+                self.reached[leaf] = (*max(fed, key=len), *weighs)
+            elif isinstance(leaf, Tensor) and weights:  # it only prepares weights
+                self.owner[leaf] = self.owner[weights[0]]
         return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,15 @@ def parameters(net: nn.Module) -> int:
 
 def weight_bytes(net: nn.Module) -> int:
     """Count the bytes of all weights and of the statistics that are kept with them (batch-norm's)."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    return sum(layer_bytes(net).values())
+
+
+def layer_bytes(net: nn.Module) -> Counter[str]:
+    """Count the same by the name of the module that holds them."""
+    found: Counter[str] = Counter()
+    for name, tensor in net.state_dict().items():
+        found[name.rpartition(".")[0]] += tensor.numel() * tensor.element_size()
+    return found
 
 
 def macs(net: nn.Module, size: int) -> int:
@@ -67,23 +76,17 @@ def blank(net: nn.Module, size: int) -> Tensor:
     return torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device)
 
 
-def peak_bytes(net: nn.Module, images: Tensor) -> int:
-    """Give the most bytes that weights and tensors take at once while `net` runs on `images`.
+def memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
+    """Give a row to each operation as `net` runs on `images`: operation, and bytes of weights and tensors meanwhile.
 
     On CUDA what its allocator counts, the kernels' scratch memory included. On the CPU the same is counted tensor by
     tensor, without scratch memory: unlike the growth of the process, it does not depend on what has run before.
     """
-    if images.device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        with torch.inference_mode():
-            net(images)
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
-    counter = _LiveBytes()
+    given = weight_bytes(net) + images.numel() * images.element_size()
+    counter = _AllocatedBytes() if images.device.type == "cuda" else _LiveBytes(given)
     with torch.no_grad(), counter:
         net(images)
-    return weight_bytes(net) + images.numel() * images.element_size() + counter.peak
+    return pd.DataFrame(counter.steps, columns=["operation", "bytes"])
 
 
 @contextmanager
@@ -152,13 +155,31 @@ def _visit(job: Job, calls: int, usual: float, clock: Callable[[], float]) -> li
     return took
 
 
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the bytes of storages made inside a `with` that are still referred to, and their peak."""
+class _AllocatedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Note the most bytes that CUDA's allocator held during each operation inside a `with`."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        torch.cuda.reset_peak_memory_stats()  # what is allocated is counted as it is asked for, not as it is computed
+        made = func(*args, **(kwargs or {}))
+        self.steps.append((str(func.overloadpacket), torch.cuda.max_memory_allocated()))
+        return made
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Note after each operation inside a `with` the bytes of storages made in it and still referred to.
+
+    `given` bytes are there all the time.
+    """
+
+    def __init__(self, given: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
-        self.peak = 0
+        self.given = given
+        self.steps: list[tuple[str, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
@@ -166,5 +187,5 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
                 self.live[leaf.untyped_storage()] = leaf.untyped_storage().nbytes()
-        self.peak = max(self.peak, sum(self.live.values()))
+        self.steps.append((str(func.overloadpacket), self.given + sum(self.live.values())))
         return made

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
-from avatar_bench import blocks
+from avatar_bench import blocks, messages
 from avatar_bench.__main__ import main
 from avatar_bench.blocks import _architecture_figures as figures
 from avatar_bench.blocks.architecture import Architecture
@@ -37,6 +37,8 @@ def test_every_metric_can_be_recomputed_from_the_saved_tables(saved: Path, tiny_
         assert said["params_m"]["value"] == pytest.approx(table["params"].sum() / 1e6, abs=1e-12)
         assert said["macs_g"]["value"] == pytest.approx(table["macs"].sum() / 1e9, abs=1e-12)
     layers = pd.read_csv(saved / "layers.csv")
+    assert said["depth"]["value"] == layers["on_longest_path"].sum()
+    assert said["input_size"]["value"] == int(layers["input"].iloc[0].split(" x ")[-1])
     beside = layers["module"].str.contains("downsample")
     assert said["depth"]["value"] == (layers["type"].isin(["Conv2d", "Linear"]) & ~beside).sum()
     assert said["input_size"]["value"] == 32
@@ -72,6 +74,13 @@ def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Call
         assert left.get_window_extent().x0 - 1 <= text.get_window_extent().x0
         assert text.get_window_extent().x1 <= left.get_window_extent().x1 + 1
     assert len(figure.axes[1].patches) == len(anatomy.stages)
+
+
+def test_large_numbers_are_written_in_the_language_that_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [12, 1234, 5_670_000, 8.9e9]
+    assert [figures._short_number(number) for number in numbers] == ["12", "1.23 k", "5.67 M", "8.9 G"]
+    monkeypatch.setattr(messages, "catalogue", lambda language: {"{number} M": "{number} млн"})
+    assert figures._short_number(numbers[2]) == "5.67 млн"
 
 
 def test_the_yaml_states_what_the_block_takes() -> None:

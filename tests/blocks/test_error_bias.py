@@ -15,7 +15,8 @@ from scipy.stats import fisher_exact
 
 from avatar_bench import blocks, stats
 from avatar_bench.blocks.error_bias import ErrorBias
-from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
+from avatar_bench.messages import catalogue, speak
 
 YAML = Path(__file__).parents[2] / "conf" / "block" / "error_bias.yaml"
 STORED = {"width": "200", "height": "300", "format": "PNG"}
@@ -148,7 +149,7 @@ def test_a_slanted_source_is_told_from_chance_and_the_others_are_not(saved):
     assert any(line.startswith(f"{len(found)} of ") and "by more than chance" in line for line in said["warnings"])
 
 
-def test_the_p_value_of_a_source_of_single_pictures_is_fishers(oracle, judge):
+def test_the_p_value_of_a_source_of_single_pictures_is_close_to_fishers(oracle, judge):
     given = oracle("noisy", n=300)
     logits = given.logits.copy()
     logits[np.flatnonzero(given.sources == "s00")[:6], :] = (0, 9, 0)
@@ -188,6 +189,57 @@ def test_each_wrong_order_of_three_classes_is_refused(order, oracle, judge):
     with pytest.raises(GuardError, match="wrong order"):
         judge(oracle(("permuted", order)))
     assert judge(oracle(("permuted", order)), allow={"permutation"}).metrics
+
+
+def test_slices_that_do_not_differ_are_no_warning(oracle, judge):
+    result = judge(oracle("noisy"))
+    assert (result.tables["slices"]["p_adjusted"].dropna() >= 0.05).all()
+    assert result.warnings == []
+
+
+def test_a_set_that_cannot_be_read_costs_unbias_alone(oracle, dataset_of, fake_run, tmp_path):
+    given = oracle("noisy")
+
+    def predictions(dataset):
+        if dataset.name == "things":
+            raise DataError("things/3.png: empty file.")
+        return given
+
+    run = fake_run(given, ood={"things": (dataset_of(given, "things"), given)})
+    run.predictions = predictions
+    result = ErrorBias(resamples=100).evaluate(run, dataset_of(given, **STORED))
+    assert "things/3.png: empty file." in result.metrics["unbias"].reason
+    assert "set things" in result.metrics["unbias"].reason
+    assert result.metrics["worst_slice"].value is not None
+    result.save(tmp_path / "error_bias")
+
+
+def test_a_guard_on_a_set_still_ends_the_block(oracle, dataset_of, fake_run):
+    given = oracle("noisy")
+
+    def predictions(dataset):
+        raise GuardError("shared pictures")
+
+    run = fake_run(given, ood={"things": (dataset_of(given, "things"), given)})
+    run.predictions = predictions
+    with pytest.raises(GuardError, match="shared pictures"):
+        ErrorBias(resamples=100).evaluate(run, dataset_of(given, **STORED))
+
+
+def test_the_figures_speak_of_slices_in_the_language_asked_for(oracle, judge):
+    with speak("ru"):
+        figure = judge(oracle("noisy")).figures["weakest_slices"]
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert names
+    assert all(name.startswith(catalogue("ru").get("source", "source")) for name in names)
+
+
+def test_confidence_is_in_percent_and_its_legend_beside_the_bars(oracle, judge):
+    figure = judge(oracle("noisy")).figures["confidence"]
+    (axes,) = figure.axes
+    assert axes.get_legend() is None
+    assert len(figure.legends) == 1
+    assert axes.xaxis.get_major_formatter()(0.5) == "50%"
 
 
 def test_without_sets_out_of_the_domain_unbias_is_null(oracle, judge, tmp_path):

@@ -17,7 +17,7 @@ from sklearn import metrics as sk
 
 from avatar_bench import blocks, stats
 from avatar_bench.blocks.out_of_domain import FIGURES, SCORES, OutOfDomain
-from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 
 YAML = Path(__file__).parents[2] / "conf" / "block" / "out_of_domain.yaml"
 
@@ -269,6 +269,62 @@ def test_a_run_without_such_sets_and_a_set_of_its_own_are_refused(oracle, world,
     run, _ = world()
     with pytest.raises(BlockError, match="things is an out-of-domain set itself"):
         OutOfDomain().evaluate(run, run.ood["things"])
+
+
+def test_a_set_that_cannot_be_read_is_a_reason_to_leave_the_block_out(world):
+    run, dataset = world()
+    given = run.predictions
+
+    def predictions(other):
+        if other.name == "things":
+            raise DataError("things/3.png: empty file.")
+        return given(other)
+
+    run.predictions = predictions
+    with pytest.raises(
+        BlockError, match=r"The out-of-domain set things cannot be used: things/3\.png: empty file"
+    ) as told:
+        OutOfDomain(resamples=100).evaluate(run, dataset)
+    assert len(told.value.lines) == 2
+    assert "data.ood={things: FOLDER}" in told.value.lines[1]
+
+
+def test_a_covariance_that_had_to_be_shrunk_is_said(world):
+    run, dataset = world()
+    assert not any("shrunk" in line for line in OutOfDomain(resamples=100).evaluate(run, dataset).warnings)
+    training = run.training()
+    training.embeddings[:, -1] = 1e-6 * training.embeddings[:, -1]
+    assert any("shrunk" in line for line in OutOfDomain(resamples=100).evaluate(run, dataset).warnings)
+    without = OutOfDomain(resamples=100, scores=["knn"]).evaluate(run, dataset)
+    assert not any("shrunk" in line for line in without.warnings)
+
+
+def test_no_line_of_chance_strikes_a_figure_through_and_wide_scores_have_a_logarithmic_axis(world):
+    run, dataset = world()
+    training = run.training()
+    training.embeddings[:, -1] = 1e-3 * training.embeddings[:, -1]
+    drawn = OutOfDomain(resamples=100).evaluate(run, dataset).figures
+    for axes in drawn["auroc"].axes:
+        assert len(axes.texts) == len(SCORES)
+        assert all(text.get_position()[0] > 1 for text in axes.texts)
+    scales = {axes.get_ylabel(): axes.get_xscale() for axes in drawn["scores"].axes if axes.get_ylabel()}
+    assert scales == dict.fromkeys(SCORES, "linear") | {"mahalanobis": "log"}
+
+
+def test_block_all_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, capsys):
+    from avatar_bench.__main__ import main
+
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "a.png").write_bytes(b"")
+    chosen = ["evaluate", f"ckpt={run_copy}", "block=[out_of_domain,error_bias]", "skip_unusable=true"]
+    for folder, told in (("odd", "a.png: empty file"), ("gone", "gone")):
+        out = tmp_path / f"out_{folder}"
+        assert main([*chosen, f"out={out}", f"data.ood={{odd: {tmp_path / folder}}}"]) == 0
+        said = capsys.readouterr().err
+        assert "left out: " in said
+        assert told in said
+        metrics = json.loads((out / "test" / "error_bias" / "metrics.json").read_text())["metrics"]
+        assert told in metrics["unbias"]["reason"]
 
 
 def test_sources_that_training_saw_and_small_sets_are_said(oracle, outside, dataset_of, fake_run):

@@ -54,6 +54,15 @@ def shaky(make_predictions):
     return make(3, 0, 0), vary
 
 
+def test_the_figures_count_pictures_where_the_metrics_count_groups(judge, shaky) -> None:
+    result = judge(*shaky)
+    assert result.metrics["clean"].n == 60
+    for name in ("delivery", "severity_3"):
+        said = {text.get_text() for text in result.figures[name].axes[0].texts}
+        assert "120" in said
+        assert "60" not in said
+
+
 def test_a_perfect_oracle_loses_nothing(judge, oracle) -> None:
     result = judge(oracle("perfect"))
     for name in ("robustness", "clean", "mean_over_severities", *KINDS, *(f"delivery/{tier}" for tier in TIERS)):

@@ -76,7 +76,12 @@ QUICK = [
     *("block.robustness.severities=[3]", "block.robustness.delivery=[web]", "block.clusters.permutations=2"),
     *("block.gradcam.images=6", "block.gradcam.steps=3", "block.gradcam.random_weights=1"),
     *("block.efficiency.batches=[1,4]", "block.efficiency.rounds=3", "block.efficiency.seconds=.05"),
-    *("block.efficiency.passes=2", "block.efficiency.threads=[1]", "block.error_bias.minimum=5"),
+    *(
+        "block.efficiency.passes=2",
+        "block.efficiency.pass_seconds=0",
+        "block.efficiency.threads=[1]",
+        "block.error_bias.minimum=5",
+    ),
 ]
 
 

@@ -604,3 +604,19 @@ def test_a_set_that_cannot_be_read_is_told_by_its_name(
 def test_an_unknown_block_in_a_list_is_told_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "block=[calibration,robustnes]"]) == 2
     assert "did you mean robustness?" in capsys.readouterr().err
+
+
+def test_a_kept_result_does_not_hide_that_a_set_has_gone(run_copy: Path, tmp_path: Path, capsys: Any) -> None:
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    rng = np.random.default_rng(3)
+    for number in range(6):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(faces / f"{number}.png")
+    words = ["block=[out_of_domain,architecture]", "skip_unusable=true", f"data.ood={{faces: {faces}}}"]
+    few = ["block.out_of_domain.resamples=100", "data.workers=0"]
+    assert main(["evaluate", f"ckpt={run_copy}", *words, *few]) == 0
+    shutil.rmtree(faces)
+    assert main(["evaluate", f"ckpt={run_copy}", *words, *few]) == 0
+    told = capsys.readouterr()
+    assert "left out" in told.err
+    assert "faces" in told.err

@@ -161,6 +161,74 @@ def test_noise_floor_of_certainty_is_zero_and_one_seed_gives_one_floor():
     )
 
 
+def test_noise_floor_of_groups_that_fall_together_is_that_of_one_image_each():
+    probabilities = softmax(calibrated_logits(100)[0], axis=1)
+    groups = np.repeat(np.arange(100), 5)
+    copies = np.repeat(probabilities, 5, axis=0)
+    together = calibration.noise_floor(copies, 1000, groups=groups, correlation=1)[:, [0, 1, 3]].mean(axis=0)
+    np.testing.assert_allclose(together, calibration.noise_floor(probabilities, 1000)[:, [0, 1, 3]].mean(axis=0), 0.05)
+    apart = calibration.noise_floor(copies, 100, groups=groups, correlation=0)
+    np.testing.assert_array_equal(apart, calibration.noise_floor(copies, 100))
+
+
+def test_noise_floor_gives_outcomes_of_one_group_the_correlation_asked_for():
+    """Two images of one bin: the error is .6 or .4 where both agree and .1 where they do not."""
+    probabilities = np.array([[0.6, 0.4], [0.6, 0.4]])
+    drawn = calibration.noise_floor(probabilities, 20_000, groups=[0, 0], correlation=0.5)[:, 0]
+    assert np.isclose(drawn, 0.1).mean() == pytest.approx(0.5 * 2 * 0.6 * 0.4, abs=0.015)
+    assert np.isclose(drawn, 0.4).mean() == pytest.approx(0.5 * 0.6 + 0.5 * 0.36, abs=0.015)
+
+
+def test_group_correlation_is_that_of_all_pairs_of_a_group():
+    generator = np.random.default_rng(2)
+    groups = generator.integers(0, 40, 120)
+    gaps = generator.normal(size=40)[groups] + generator.normal(size=120)
+    pairs = [(i, j) for i in range(120) for j in range(120) if i != j and groups[i] == groups[j]]
+    centred = gaps - gaps.mean()
+    expected = np.mean([centred[i] * centred[j] for i, j in pairs]) / centred.var()
+    assert calibration.group_correlation(gaps, groups) == pytest.approx(expected)
+
+
+def test_group_correlation_has_ends_and_is_zero_where_nothing_repeats_or_differs():
+    assert calibration.group_correlation([1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"]) == pytest.approx(1)
+    assert calibration.group_correlation([1.0, 0.0], ["a", "a"]) == 0
+    assert calibration.group_correlation([1.0, 0.0, 0.5], ["a", "b", "c"]) == 0
+    assert calibration.group_correlation([0.3, 0.3], ["a", "a"]) == 0
+
+
+def test_bin_gaps_sum_to_the_errors_and_are_those_counted_by_pandas():
+    probabilities, targets = overconfident(300)
+    gaps = calibration.bin_gaps(probabilities, targets)
+    assert [np.abs(part).sum() for part in gaps] == pytest.approx(
+        calibration.calibration_errors(probabilities, targets).tolist()
+    )
+    confidence = probabilities.max(axis=1)
+    frame = pd.DataFrame({"gap": (probabilities.argmax(axis=1) == targets) - confidence})
+    expected = frame.groupby(pd.cut(confidence, np.linspace(0, 1, 11)), observed=False)["gap"].sum() / 300
+    np.testing.assert_allclose(gaps[0], expected[: len(gaps[0])], atol=1e-12)
+
+
+def test_deviations_of_the_errors_are_those_of_each_bin_by_hand():
+    probabilities, targets = overconfident(120)
+    groups, weights = np.arange(120) // 2, np.zeros(120)
+    weights[np.random.default_rng(4).integers(0, 60, 60).repeat(2) * 2 + np.tile([0, 1], 60)] += 1
+    confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    alone = added = signed = 0.0
+    for start in range(10):
+        inside = (confidence > start / 10) & (confidence <= (start + 1) / 10)
+        gap = inside * (hit - confidence)
+        seen, drawn = gap.mean(), np.average(gap, weights=weights)
+        error = np.sqrt(sum(gap[groups == group].sum() ** 2 for group in range(60))) / 120
+        smaller = np.sign(seen) * max(0, abs(seen) - error)
+        alone += abs(drawn - seen)
+        added += abs(smaller + drawn - seen) - abs(smaller)
+        signed += np.sign(seen) * (drawn - seen)
+    found = calibration.error_deviations(probabilities, targets, groups)(weights[None])
+    assert found.shape == (1, 16)
+    assert found[0, ::4] == pytest.approx([alone, added, signed, -signed])
+    assert calibration.error_deviations(probabilities, targets, groups)(np.ones((1, 120))) == pytest.approx(0)
+
+
 def test_calibrated_probabilities_lie_below_the_95th_percentile_of_their_floor_95_times_in_100():
     logits, targets = calibrated_logits(20_000)
     probabilities = softmax(logits, axis=1)
@@ -215,6 +283,7 @@ def test_reliability_bins_hold_every_picture_and_empty_ones_have_no_accuracy():
 def test_two_thousand_resamples_of_ten_thousand_pictures_take_seconds():
     probabilities, targets = overconfident(10_000)
     begin = time.process_time()
-    stats.bootstrap_interval(lambda w: calibration.calibration_errors(probabilities, targets, w), np.arange(10_000))
-    calibration.noise_floor(probabilities)
+    groups = np.arange(10_000) // 2
+    stats.bootstrap_interval(calibration.error_deviations(probabilities, targets, groups), groups)
+    calibration.noise_floor(probabilities, groups=groups, correlation=0.5)
     assert time.process_time() - begin < 6

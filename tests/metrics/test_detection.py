@@ -48,6 +48,11 @@ def ours(name, features):
     return getattr(detection, name)(logits)
 
 
+def centred_covariance(embeddings, targets):
+    centred = np.concatenate([embeddings[targets == t] - embeddings[targets == t].mean(axis=0) for t in set(targets)])
+    return centred.T.astype(np.float64) @ centred / len(centred)
+
+
 @pytest.mark.parametrize("name", ["msp", "max_logit", "energy", "mahalanobis", "knn"])
 def test_scores_and_their_auroc_equal_those_of_pytorch_ood(name, features):
     theirs, mine, outside = oracle(name, features), ours(name, features), features[-1]
@@ -80,6 +85,36 @@ def test_a_singular_covariance_is_shrunk_by_ledoit_and_wolf(features):
     expected = np.einsum("nci,ij,ncj->nc", apart, reference.precision_, apart).min(axis=1)
     np.testing.assert_allclose(detection.mahalanobis(embeddings, gaussians), expected, rtol=1e-4)
     assert detection.fit_gaussians(training, targets).shrinkage == 0
+
+
+def test_an_ill_conditioned_covariance_is_shrunk_and_one_below_the_limit_is_not(features):
+    training, targets, embeddings, *_ = features
+    rng = np.random.default_rng(3)
+    for spread, bad in ((1e-2, False), (1e-5, True)):
+        faint = spread * rng.normal(size=(300, 1))
+        wider = np.column_stack([training, faint]).astype(np.float64)
+        covariance = centred_covariance(wider, targets)
+        assert (np.linalg.cond(covariance) > detection.CONDITION) == bad
+        gaussians = detection.fit_gaussians(wider, targets)
+        assert (gaussians.shrinkage > 0) == bad
+        kept = np.linalg.inv(gaussians.whitening @ gaussians.whitening.T)
+        mixed = (1 - gaussians.shrinkage) * covariance + gaussians.shrinkage * np.trace(covariance) / 13 * np.eye(13)
+        np.testing.assert_allclose(kept, mixed, rtol=1e-6, atol=1e-9)
+        assert np.linalg.cond(kept) <= detection.CONDITION
+        # a picture that is off by .01 in the faint feature alone is no longer thrown out of all proportion
+        far = detection.mahalanobis(np.column_stack([embeddings, np.full(150, 0.01)]), gaussians)
+        near = detection.mahalanobis(np.column_stack([embeddings, np.zeros(150)]), gaussians)
+        np.testing.assert_allclose(far, near, rtol=0.1, atol=1.5)
+
+
+def test_where_the_weight_of_ledoit_and_wolf_is_too_small_the_least_that_suffices_is_taken():
+    signs = np.stack([np.arange(400) % 2, np.arange(400) // 2 % 2], axis=1) * 2.0 - 1  # whose covariance is certain
+    embeddings = signs * (1e4, 1e-1)
+    weight = LedoitWolf(assume_centered=True).fit(embeddings).shrinkage_
+    found = detection.fit_gaussians(embeddings, np.zeros(400))
+    kept = np.linalg.inv(found.whitening @ found.whitening.T)
+    assert weight < found.shrinkage
+    assert np.linalg.cond(kept) == pytest.approx(detection.CONDITION, rel=1e-6)
 
 
 def test_a_feature_that_never_changes_and_single_pictures_are_no_obstacle(features):

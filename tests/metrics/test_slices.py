@@ -9,7 +9,15 @@ from scipy.stats import fisher_exact, hypergeom
 from avatar_bench.metrics import slices
 
 
-def test_one_slice_of_single_pictures_is_fishers_exact_test():
+def distant(total, hits, size, seen):
+    """Give the exact chance of a number of hits as far from the expected one as that seen."""
+    dealt = hypergeom(total, hits, size)
+    outcomes = np.arange(size + 1)
+    far = np.abs(outcomes - dealt.mean()) >= abs(seen - dealt.mean()) - 1e-9
+    return dealt.pmf(outcomes[far]).sum()
+
+
+def test_one_slice_of_single_pictures_has_the_exact_p_value_of_its_distance():
     correct = np.arange(60) % 10 > 1
     member = np.zeros((60, 1), bool)
     member[:20] = True
@@ -18,11 +26,19 @@ def test_one_slice_of_single_pictures_is_fishers_exact_test():
     inside, outside = correct[:20], correct[20:]
     assert seen[0] == inside.mean()
     p, adjusted = slices.max_t(seen, dealt)
+    assert p[0] == adjusted[0] == pytest.approx(distant(60, correct.sum(), 20, inside.sum()), abs=0.01)
     table = [[inside.sum(), 20 - inside.sum()], [outside.sum(), 40 - outside.sum()]]
-    assert p[0] == adjusted[0] == pytest.approx(fisher_exact(table).pvalue, abs=0.01)
+    assert p[0] == pytest.approx(fisher_exact(table).pvalue, abs=0.01)
     expected = hypergeom(60, correct.sum(), 20)
     assert dealt.mean() * 20 == pytest.approx(expected.mean(), abs=0.05)
     assert dealt.std() * 20 == pytest.approx(expected.std(), rel=0.03)
+
+
+def test_where_the_distribution_is_skewed_the_p_value_is_not_fishers():
+    correct, member = np.arange(71) > 1, (np.arange(71) < 48)[:, None]  # both errors are in the slice
+    p, _ = slices.max_t(*slices.accuracies(correct, np.zeros(71), np.arange(71), member, 20_000))
+    assert p[0] == pytest.approx(distant(71, 69, 48, 46), abs=0.01) == pytest.approx(0.556, abs=0.01)
+    assert fisher_exact([[46, 2], [23, 0]]).pvalue == pytest.approx(1)
 
 
 def test_accuracy_is_dealt_within_a_class_alone():

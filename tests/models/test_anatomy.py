@@ -12,7 +12,7 @@ from torch import nn
 
 from avatar_bench.catalogue import choices
 from avatar_bench.models import profiling
-from avatar_bench.models.anatomy import depth, dissect
+from avatar_bench.models.anatomy import dissect, longest_path
 
 MODELS = sorted(set(choices("model")) - {"timm"})
 
@@ -48,6 +48,9 @@ def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[
     for table in (found.stages, found.layers):
         assert table["params"].sum() == sum(parameter.numel() for parameter in net.parameters())
         assert table["macs"].sum() == profiling.macs(net, side(net))
+    assert found.layers["bytes"].sum() == sum(v.numel() * v.element_size() for v in net.state_dict().values())
+    assert found.layers["on_longest_path"].sum() == found.depth
+    assert found.layers["input"].iloc[0] == f"3 x {side(net)} x {side(net)}"
     assert set(found.layers["stage"]) == set(found.stages["stage"])
     names = found.stages["stage"].tolist()
     assert names == ["stem", *map(str, range(1, len(names) - 1)), "head"]
@@ -63,7 +66,7 @@ def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[
 )
 def test_depth_is_that_of_the_longest_path(name: str, layers: int) -> None:
     net = new(name)
-    assert depth(net, side(net)) == layers
+    assert len(longest_path(net, side(net))) == layers
 
 
 def test_depth_takes_the_longer_branch_and_not_both() -> None:
@@ -76,8 +79,29 @@ def test_depth_takes_the_longer_branch_and_not_both() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.short(x) + self.long(x)
 
-    assert depth(Branches().eval(), 8) == 2
-    assert depth(nn.Sequential(Branches(), nn.Flatten(), nn.Linear(192, 2)).eval(), 8) == 3
+    assert longest_path(Branches().eval(), 8) == ("long.0", "long.3")
+    whole = nn.Sequential(Branches(), nn.Flatten(), nn.Linear(192, 2)).eval()
+    assert longest_path(whole, 8) == ("0.long.0", "0.long.3", "2")
+
+
+def test_a_layer_that_runs_twice_lies_on_the_path_twice() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    assert longest_path(nn.Sequential(conv, nn.ReLU(), conv).eval(), 8) == ("0", "0")
+
+
+def test_a_shortcut_of_resnet18_lies_beside_the_path() -> None:
+    layers = dissect(new("resnet18"), 64).layers.set_index("module")["on_longest_path"]
+    assert set(layers[layers > 0]) == {1}
+    weighty = [name for name in layers.index if "conv" in name or name == "fc"]
+    assert sorted(layers[layers > 0].index) == sorted(weighty)
+
+
+def test_a_weight_made_of_weights_counts_with_its_layer() -> None:
+    """timm standardises these weights at each pass, so what is multiplied is not the parameter itself."""
+    from timm.layers import ScaledStdConv2d
+
+    net = nn.Sequential(ScaledStdConv2d(3, 4, 3), nn.ReLU(), ScaledStdConv2d(4, 4, 3)).eval()
+    assert longest_path(net, 8) == ("0", "2")
 
 
 def test_the_stages_of_resnet50_are_those_of_its_paper() -> None:
@@ -114,10 +138,12 @@ def test_layers_come_in_the_order_they_run() -> None:
     assert layers["module"].tolist()[:5] == ["conv1", "bn1", "act1", "maxpool", "layer1.0.conv1"]
     assert layers["module"].iloc[-1] == "fc"
     first = layers.iloc[0]
-    assert first[["type", "params", "macs", "output", "kernel", "stride"]].tolist() == [
+    assert first[["type", "params", "bytes", "macs", "input", "output", "kernel", "stride"]].tolist() == [
         "Conv2d",
         64 * 3 * 49,
+        4 * 64 * 3 * 49,
         64 * 3 * 49 * 32 * 32,
+        "3 x 64 x 64",
         "64 x 32 x 32",
         "7 x 7",
         "2 x 2",

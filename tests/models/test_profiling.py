@@ -74,23 +74,53 @@ def test_weights_are_counted_with_the_statistics_kept_beside_them() -> None:
     assert profiling.weight_bytes(net.half()) == 2 * (24 + 8) + 8
 
 
+def peak(net: nn.Module, images: torch.Tensor) -> int:
+    return int(profiling.memory(net, images)["bytes"].max())
+
+
+def test_weights_are_told_by_layer() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4)))
+    assert profiling.layer_bytes(net) == {"0": 4 * 16, "1.0": 4 * 16 + 8}
+
+
+def test_memory_is_told_by_operation() -> None:
+    net, images = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten()), torch.zeros(2, 3, 10, 10)
+    steps = profiling.memory(net, images)
+    assert steps["operation"].tolist() == ["aten.convolution", "aten.relu", "aten.view"]
+    before, made = profiling.weight_bytes(net) + 2 * 300 * 4, 2 * 800 * 4
+    assert steps["bytes"].tolist() == [before + made, before + 2 * made, before + made]
+
+
 def test_peak_memory_is_what_lives_at_the_same_time() -> None:
     images = torch.zeros(2, 3, 10, 10)
     conv, bigger = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
     weights = profiling.weight_bytes(nn.Sequential(conv, bigger))
     given, first, second = (2 * channels * 100 * 4 for channels in (3, 8, 16))
-    assert profiling.peak_bytes(conv, images) == profiling.weight_bytes(conv) + given + first
-    assert profiling.peak_bytes(nn.Sequential(conv, bigger), images) == weights + given + first + second
+    assert peak(conv, images) == profiling.weight_bytes(conv) + given + first
+    assert peak(nn.Sequential(conv, bigger), images) == weights + given + first + second
     # made in place, or only looked at in another way, it takes no more
     inplace = nn.Sequential(conv, nn.ReLU(inplace=True), nn.Flatten())
-    assert profiling.peak_bytes(inplace, images) == profiling.weight_bytes(conv) + given + first
+    assert peak(inplace, images) == profiling.weight_bytes(conv) + given + first
 
 
 def test_peak_memory_does_not_grow_with_what_is_let_go() -> None:
     deep = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(20)))
     images = torch.zeros(1, 3, 50, 50)
     per_picture = 3 * 50 * 50 * 4
-    assert profiling.peak_bytes(deep, images) - profiling.weight_bytes(deep) == 3 * per_picture
+    assert peak(deep, images) - profiling.weight_bytes(deep) == 3 * per_picture
+
+
+def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported = iter([500, 900])
+    resets: list[int] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: resets.append(1))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(reported))
+    net, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.zeros(2, 3, 10, 10)
+    counter = profiling._AllocatedBytes()
+    with torch.no_grad(), counter:
+        net(images)
+    assert counter.steps == [("aten.convolution", 500), ("aten.relu", 900)]
+    assert len(resets) == 2
 
 
 def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew() -> None:
