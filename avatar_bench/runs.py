@@ -146,8 +146,8 @@ class Run:
 
     @property
     def used(self) -> dict[str, str]:
-        """Give the fingerprint of every set that was asked for so far, by name."""
-        return {name: dataset.fingerprint for name, dataset in sorted(self._sets.items())}
+        """Give the digest of every set that was asked for so far, by name."""
+        return {name: dataset.digest for name, dataset in sorted(self._sets.items())}
 
     def predictions(self, dataset: Dataset) -> Predictions:
         """Give the Predictions of a dataset, in its order; computed once and kept in the run folder.

@@ -83,10 +83,13 @@ class Judge:
         settings, run = self.settings, self.run
         found = {
             "data_fingerprint": self.dataset.fingerprint,
+            "data_digest": self.dataset.digest,
             "split": settings.split if settings.data.kind == "run" else "all",
             "where": asdict(settings.where),
             "allow": sorted(settings.allow),
             "lang": settings.lang,
+            "accelerator": settings.accelerator,
+            "threads": settings.threads,
             "options": json.loads(json.dumps(asdict(block))),
             "code": blocks.code_digest(block),
             "version": avatar_bench.__version__,
@@ -102,7 +105,7 @@ class Judge:
             return None
         sets = result.provenance.get("sets", {})
         try:
-            now = {name: self.run.dataset(name).fingerprint for name in sets} if self.run else {}
+            now = {name: self.run.dataset(name).digest for name in sets} if self.run else {}
         except AvatarBenchError:  # a set is gone: for the block to tell, if it needs it
             return None
         return result if now == sets else None

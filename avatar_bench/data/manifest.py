@@ -46,6 +46,11 @@ class Dataset:
         rows = sorted(zip(self.frame["sha256"], self.frame["label"], self.frame["group"], strict=True))
         return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
+    @cached_property
+    def digest(self) -> str:
+        """Give 16 hex digits that change with anything that is known of the pictures, and with their order."""
+        return hashlib.sha256(self.frame.to_csv(index=False).encode()).hexdigest()[:16]
+
     def file(self, row: int) -> Path:
         """Give the absolute path of one image."""
         return self.root / str(self.frame["path"].iat[row])

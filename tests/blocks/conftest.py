@@ -69,7 +69,7 @@ def dataset_of() -> Callable[..., Any]:
         frame = pd.DataFrame(plain | {"sha256": [f"{i:064x}" for i in range(len(labels))]} | blank | columns)
         grey = np.full((8, 6, 3), 128, np.uint8)
         shape = {"__len__": lambda self: len(labels)}
-        fields = {"frame": frame, "image": lambda self, row: grey, "name": name, "fingerprint": name}
+        fields = {"frame": frame, "image": lambda self, row: grey, "name": name, "fingerprint": name, "digest": name}
         return type("Dataset", (), shape | fields)()
 
     return build

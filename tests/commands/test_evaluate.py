@@ -620,3 +620,13 @@ def test_a_kept_result_does_not_hide_that_a_set_has_gone(run_copy: Path, tmp_pat
     told = capsys.readouterr()
     assert "left out" in told.err
     assert "faces" in told.err
+
+
+def test_a_source_that_is_named_otherwise_is_judged_anew(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(pictures / "blind.csv")
+    words = ["data=manifest", f"data.manifest={tmp_path / 'ours.csv'}", f"out={tmp_path / 'out'}"]
+    for source in ("one", "other"):
+        manifest(tmp_path / "ours.csv", table.assign(source=source), pictures)
+        assert evaluate(run_copy, *words) == 0
+        found = Result.load(tmp_path / "out" / "ours" / "blind_test")
+        assert set(found.tables["per_source"]["source"]) == {source}
