@@ -11,6 +11,7 @@ import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,12 +53,14 @@ def build(name: str, options: Mapping[str, Any] | None = None, folders: Sequence
 
 def code_digest(block: Block) -> str:
     """Give 16 hex digits that change with any line of this package, or of the module of a user's block."""
+    own = Path(inspect.getfile(type(block))).read_bytes()
+    return hashlib.sha256(_package_digest() + own).hexdigest()[:16]
+
+
+@cache
+def _package_digest() -> bytes:
     package = Path(__file__).parents[1]
-    own = Path(inspect.getfile(type(block)))
-    digest = hashlib.sha256()
-    for file in [*sorted(package.rglob("*.py")), own]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(package.rglob("*.py")))).digest()
 
 
 def _own(folders: Sequence[Path]) -> dict[str, Path]:

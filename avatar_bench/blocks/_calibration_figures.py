@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from avatar_bench import plots
+from avatar_bench.blocks.base import corruption_words
 from avatar_bench.messages import say
 from avatar_bench.metrics import selective
 
@@ -146,14 +147,7 @@ def shift(table: pd.DataFrame, aim: float) -> Figure:
 
 def set_name(name: str) -> str:
     """Give the words for a corruption; any other set bears its own name."""
-    words = {
-        "noise": say("noise"),
-        "blur": say("blur"),
-        "brightness": say("brightness"),
-        "rotation": say("rotation"),
-        "jpeg": say("JPEG"),
-    }
-    return words.get(name, name)
+    return corruption_words().get(name, name)
 
 
 def _error_and_floor(metrics: Mapping[str, Metric], prefix: str) -> str:

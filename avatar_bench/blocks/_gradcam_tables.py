@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench import stats
+from avatar_bench.blocks.base import answers
 from avatar_bench.metrics.attribution import area, rank_correlation
 
 if TYPE_CHECKING:
@@ -38,23 +39,12 @@ def describe(maps: Arrays, predictions: Predictions, drawn: int) -> dict[str, ND
 
 def pictures(predictions: Predictions, faded: Arrays, found: Arrays) -> pd.DataFrame:
     """Give a row a picture; errors that were added for the gallery alone have no figures."""
-    names, n = np.array(predictions.classes), len(faded["deletion"])
+    n = len(faded["deletion"])
     areas = {name: area(faded[name]) for name in CURVES}
     areas["deletion_gain"] = areas["deletion_random"] - areas["deletion"]
     areas["insertion_gain"] = areas["insertion"] - areas["insertion_random"]
     areas[SANITY] = np.abs(rank_correlation(found["trained"], found["randomised"][-1]))
-    table = pd.DataFrame(
-        {
-            "path": predictions.paths,
-            "target": names[predictions.targets],
-            "prediction": names[predictions.predicted],
-            "confidence": predictions.confidence,
-            "correct": predictions.correct,
-            "source": predictions.sources,
-            "group": predictions.groups,
-            "drawn": np.arange(len(predictions)) < n,
-        }
-    )
+    table = answers(predictions).assign(drawn=np.arange(len(predictions)) < n)
     return table.join(pd.DataFrame(areas))
 
 

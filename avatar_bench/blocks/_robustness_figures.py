@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from avatar_bench import plots
+from avatar_bench.blocks.base import corruption_words
 from avatar_bench.data.corruptions import KINDS
 from avatar_bench.messages import say
 from avatar_bench.predictions import Predictions
@@ -107,11 +108,7 @@ def variation_name(name: str) -> str:
     """Give the words for a corruption, a tier or a mean of them."""
     words = {
         "clean": say("clean"),
-        "noise": say("noise"),
-        "blur": say("blur"),
-        "brightness": say("brightness"),
-        "rotation": say("rotation"),
-        "jpeg": say("JPEG"),
+        **corruption_words(),
         "robustness": say("mean of the five"),
         "delivery/web": say("web: 768 px, JPEG 60"),
         "delivery/hard": say("hard: 512 px, JPEG 40"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench import stats
@@ -108,6 +109,40 @@ def known(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
     if len(rows) == 0:
         raise BlockError(f"{dataset.name}: no picture's true class is known, so there is nothing to judge.")
     return rows
+
+
+def left_out(n: int, asked: int) -> list[str]:
+    """Say that `n` of the pictures asked for have no known class; nothing where all have one."""
+    if not n:
+        return []
+    return [say("{n} of {all} pictures have no known class and are left out.", n=n, all=asked)]
+
+
+def answers(predictions: Predictions) -> pd.DataFrame:
+    """Give a row a picture of known class: path, target, prediction, confidence, correct, source, group."""
+    names = np.array(predictions.classes)
+    return pd.DataFrame(
+        {
+            "path": predictions.paths,
+            "target": names[predictions.targets],
+            "prediction": names[predictions.predicted],
+            "confidence": predictions.confidence,
+            "correct": predictions.correct,
+            "source": predictions.sources,
+            "group": predictions.groups,
+        }
+    )
+
+
+def corruption_words() -> dict[str, str]:
+    """Give the words for each corruption, by its name."""
+    return {
+        "noise": say("noise"),
+        "blur": say("blur"),
+        "brightness": say("brightness"),
+        "rotation": say("rotation"),
+        "jpeg": say("JPEG"),
+    }
 
 
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench import plots, stats
-from avatar_bench.blocks.base import IntervalBlock, check_class_order, known
+from avatar_bench.blocks.base import IntervalBlock, answers, check_class_order, known, left_out
 from avatar_bench.messages import say
 from avatar_bench.metrics import classification
 from avatar_bench.results import Metric, Result
@@ -168,20 +168,8 @@ def _figures_of(predictions: Predictions) -> stats.Statistic:
 
 
 def _predictions_table(predictions: Predictions) -> pd.DataFrame:
-    names, probabilities = np.array(predictions.classes), predictions.probabilities
-    table = pd.DataFrame(
-        {
-            "path": predictions.paths,
-            "target": names[predictions.targets],
-            "prediction": names[predictions.predicted],
-            "confidence": predictions.confidence,
-            "correct": predictions.correct,
-            "source": predictions.sources,
-            "group": predictions.groups,
-        }
-    )
     columns = [f"prob_{name}" for name in predictions.classes]
-    return pd.concat([table, pd.DataFrame(probabilities, columns=columns)], axis=1)
+    return answers(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
 
 
 def _confusion_table(classes: tuple[str, ...], confusion: NDArray[np.float64]) -> pd.DataFrame:
@@ -205,10 +193,7 @@ def _per_source_figure(table: pd.DataFrame, classes: int) -> Figure:
 
 
 def _warnings(predictions: Predictions, asked: int) -> list[str]:
-    said = []
-    if asked > len(predictions):
-        left_out = asked - len(predictions)
-        said.append(say("{n} of {all} pictures have no known class and are left out.", n=left_out, all=asked))
+    said = left_out(asked - len(predictions), asked)
     for name, n in zip(
         predictions.classes, np.bincount(predictions.targets, minlength=len(predictions.classes)), strict=True
     ):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.blocks import _calibration_figures as figures
 from avatar_bench.blocks._calibration_errors import error_floors, errors, reliability, temperatures
 from avatar_bench.blocks._calibration_sets import ConformalSets, draw_uniforms
-from avatar_bench.blocks.base import IntervalBlock, check_class_order, known
+from avatar_bench.blocks.base import IntervalBlock, check_class_order, known, left_out
 from avatar_bench.data.corruptions import KINDS, SEVERITIES, Corruption
 from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
@@ -191,9 +191,7 @@ def _arrays(
 
 
 def _warnings(asked: int, n: int, temperature: float, held_out: Predictions | None) -> list[str]:
-    said = []
-    if asked > n:
-        said.append(say("{n} of {all} pictures have no known class and are left out.", n=asked - n, all=asked))
+    said = left_out(asked - n, asked)
     if temperature == 1:
         said.append(
             say("The run's temperature is 1, as it could not be fitted: the scaled figures are the plain ones.")

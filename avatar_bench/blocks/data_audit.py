@@ -22,7 +22,7 @@ from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
 from avatar_bench.audit.provenance import HINTS
 from avatar_bench.blocks import _audit_figures as figures
 from avatar_bench.blocks import _suspects
-from avatar_bench.blocks.base import DatasetBlock
+from avatar_bench.blocks.base import DatasetBlock, left_out
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
@@ -159,15 +159,7 @@ def _named(found: dict[str, Probe], prefix: str) -> dict[str, Metric]:
 
 
 def _left_out(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[str]:
-    said = []
-    if len(known) < len(dataset):
-        said.append(
-            say(
-                "{n} of {all} pictures have no known class and are left out.",
-                n=len(dataset) - len(known),
-                all=len(dataset),
-            )
-        )
+    said = left_out(len(dataset) - len(known), len(dataset))
     if len(drawn) < len(known):
         said.append(
             say("{n} of {all} pictures were looked at, the same share of each class", n=len(drawn), all=len(known))

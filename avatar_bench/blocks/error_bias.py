@@ -14,7 +14,7 @@ from avatar_bench import stats
 from avatar_bench.blocks import _bias_figures as figures
 from avatar_bench.blocks import _ood_reading as reading
 from avatar_bench.blocks._bias_slices import Slice, accuracy_of_rest, confusion_table, cut_by, ood_table, pictures_table
-from avatar_bench.blocks.base import IntervalBlock, check_class_order, known
+from avatar_bench.blocks.base import IntervalBlock, check_class_order, known, left_out
 from avatar_bench.data import slices
 from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
@@ -149,10 +149,7 @@ class ErrorBias(IntervalBlock):
         return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices", floor=floor)
 
     def _warnings(self, result: Result, asked: int) -> list[str]:
-        said = []
-        if asked > result.n:
-            left_out = asked - result.n
-            said.append(say("{n} of {all} pictures have no known class and are left out.", n=left_out, all=asked))
+        said = left_out(asked - result.n, asked)
         unbias, worst = result.metrics["unbias"], result.metrics["worst_slice"]
         if unbias.value is not None:
             told = say(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.blocks import _robustness_figures as figures
 from avatar_bench.blocks import _robustness_tables as tables
-from avatar_bench.blocks.base import IntervalBlock, check_class_order, known
+from avatar_bench.blocks.base import IntervalBlock, check_class_order, known, left_out
 from avatar_bench.data.corruptions import (
     KINDS,
     PLACES,
@@ -218,9 +218,7 @@ def _some_of(given: Collection[object], whole: Collection[object]) -> bool:
 
 
 def _warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[str]:
-    said = []
-    if asked > len(clean):
-        said.append(say("{n} of {all} pictures have no known class and are left out.", n=asked - len(clean), all=asked))
+    said = left_out(asked - len(clean), asked)
     counts = np.bincount(clean.targets, minlength=len(clean.classes))
     said += [
         say("The set has no picture of class {name}.", name=n)

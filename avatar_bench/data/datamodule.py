@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from avatar_bench.data.corruptions import Variation, seed_of
+from avatar_bench.data.corruptions import Variation, seed_of, vary
 from avatar_bench.data.decode import decode
 from avatar_bench.data.geometry import Image
 from avatar_bench.data.manifest import Dataset, files_of
@@ -78,13 +78,12 @@ class VariedImages(Images):
         row = item[0] if isinstance(item, tuple) else item
         native = decode(Path(self.files[row]))
         square = self.preprocessing(native)
-        images = [to_tensor(self._vary(variation, native, square, row)) for variation in self.variations]
-        return {"image": torch.stack(images), "target": int(self.targets[row]), "row": row}
 
-    def _vary(self, variation: Variation, native: Image, square: Image, row: int) -> Image:
-        if variation.at == "native":
-            return self.preprocessing(variation(native, self.seeds[row]))
-        return variation(square, self.seeds[row])
+        def prepare(image: Image) -> Image:  # what is not varied before is prepared once
+            return square if image is native else self.preprocessing(image)
+
+        images = [to_tensor(vary(variation, native, prepare, self.seeds[row])) for variation in self.variations]
+        return {"image": torch.stack(images), "target": int(self.targets[row]), "row": row}
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
