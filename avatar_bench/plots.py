@@ -23,6 +23,7 @@ from avatar_bench.messages import say
 
 # Okabe and Ito's colours, told apart with every common colour blindness; https://jfly.uni-koeln.de/color
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
+MARKERS = ("o", "s", "^", "D")  # one for each round through the palette
 GREY = "#7F7F7F"
 # The first font that has a character draws it; those that a machine lacks are left out, or matplotlib complains.
 FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS")
@@ -40,6 +41,8 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "image.cmap": "Blues",
+    "svg.fonttype": "none",  # text stays text: smaller, and it can be searched and read aloud
+    "svg.hashsalt": "avatar_bench",  # the same figure gives the same file
     "text.parse_math": False,  # a class or file name may hold a dollar sign
 }
 MOST_BARS = 40
@@ -59,6 +62,11 @@ def use_style() -> Iterator[None]:
 def color(index: int) -> str:
     """Give the palette's colour of a class or model by its position; it repeats after eight."""
     return PALETTE[index % len(PALETTE)]
+
+
+def marker(index: int) -> str:
+    """Give the marker of a model by its position, so that models of one colour are told apart."""
+    return MARKERS[index // len(PALETTE) % len(MARKERS)]
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -67,6 +67,14 @@ class Predictions:
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Predictions:
         """Give the Predictions of some rows, by index or mask."""
         return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+
+    def in_order(self, classes: Sequence[str]) -> Predictions:
+        """Give the Predictions with the same classes in another order, by name."""
+        if tuple(classes) == self.classes:
+            return self
+        place = [self.classes.index(name) for name in classes]
+        moved = np.append(np.argsort(place), -1)  # -1, a target that is not known, stays the last
+        return replace(self, classes=tuple(classes), logits=self.logits[:, place], targets=moved[self.targets])
 
     def save(self, file: Path) -> None:
         """Write one .npz without pickle, complete or not at all."""

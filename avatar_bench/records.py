@@ -12,7 +12,9 @@ from typing import Any
 from avatar_bench.errors import CheckpointError
 
 RECORD = "run.json"
+ENSEMBLE = "ensemble.json"
 METRIC = "val/macro_f1"
+ENDED = ("failed", "interrupted", "diverged")  # how a run ends that is not finished
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Record:
 
     def choice(self, group: str, key: str) -> str:
         """Give a name from run.json, else from the run's config.yaml, or a dash."""
-        value = self.data.get(group) or _config(self.folder).get(group)
+        value = self.data.get(group) or read_config(self.folder).get(group)
         return str((value.get(key) if isinstance(value, dict) else value) or "-")
 
 
@@ -84,6 +86,12 @@ def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
     return path, folder if inside else None
 
 
+def check_run(path: Path) -> None:
+    """Raise CheckpointError where a path is no run folder, .ckpt file or folder of an ensemble."""
+    if not (path / ENSEMBLE).is_file():
+        locate(path)
+
+
 def find_runs(root: Path) -> list[Path]:
     """Give the run folders below a folder, the newest last."""
     found = [file.parent for file in root.rglob(RECORD)] if root.is_dir() else []
@@ -109,6 +117,17 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a run folder's config.yaml as plain values; empty where there is none that can be read."""
+    import yaml
+
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        config = None
+    return config if isinstance(config, dict) else {}
+
+
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write a run folder's run.json, complete or not at all."""
     part = folder / f"{RECORD}.part"
@@ -128,16 +147,6 @@ def _read(file: Path) -> Record:
     except (OSError, ValueError):  # a run that was killed while it wrote
         data = {}
     return Record(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {})
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        config = None
-    return config if isinstance(config, dict) else {}
 
 
 def _number(value: Any, form: str) -> str:

@@ -75,6 +75,7 @@ class Result:
             table.to_csv(part / f"{name}.csv", index=False, float_format="%.17g")
         for name, figure in self.figures.items():
             figure.savefig(part / f"{name}.png")
+            figure.savefig(part / f"{name}.svg", metadata={"Date": None})
             figure.clear()
         for name, arrays in self.arrays.items():
             np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
@@ -84,7 +85,7 @@ class Result:
     @property
     def files(self) -> list[str]:
         """Give the names of the tables, figures and arrays as files."""
-        kinds = ((self.tables, "csv"), (self.figures, "png"), (self.arrays, "npz"))
+        kinds = ((self.tables, "csv"), (self.figures, "png"), (self.figures, "svg"), (self.arrays, "npz"))
         return sorted(f"{name}.{ending}" for kind, ending in kinds for name in kind)
 
     @classmethod

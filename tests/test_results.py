@@ -53,7 +53,13 @@ def test_a_saved_result_is_read_back(tmp_path: Path) -> None:
 
 def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
     folder = result().save(tmp_path / "blind_test")
-    assert {file.name for file in folder.iterdir()} == {"metrics.json", "scores.csv", "curve.png", "maps.npz"}
+    assert {file.name for file in folder.iterdir()} == {
+        "metrics.json",
+        "scores.csv",
+        "curve.png",
+        "curve.svg",
+        "maps.npz",
+    }
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     np.testing.assert_array_equal(np.load(folder / "maps.npz")["first"], np.eye(2))
 
