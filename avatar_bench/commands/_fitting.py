@@ -28,6 +28,7 @@ from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.training import (
     TrainerOptions,
     build_logger,
+    embed,
     finish,
     fit_stage,
     precision_for,
@@ -107,11 +108,21 @@ def _fit_stages(
         record["stages"] = [other for other in record["stages"] if other["stage"] != number]
         record["stages"].append({"stage": number, **asdict(stage), **_say_stage(classifier, number, names)})
         write_record(folder, record)
+        data.embeddings = _embeddings(classifier, data, options)
         best = fit_stage(classifier, data, folder, options, logger, first_epoch, resume)
         first_epoch = 1 + max(int(row["epoch"]) for row in read_history(folder / "metrics.csv"))
         resume = None
         classifier.net.load_state_dict(Classifier.load(best).net.state_dict())
     return best
+
+
+def _embeddings(classifier: Classifier, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
+    """Compute the embeddings of train and val once where all epochs of a stage would find the same; None elsewhere."""
+    same = classifier.learns_from_embeddings and not data.augmentation.changes and options.limit_batches is None
+    if not same:
+        return None
+    sets = {"train": data.train_set, "val": data.val_set}
+    return {name: embed(classifier, data.plain(images), options) for name, images in sets.items()}
 
 
 def _say_stage(classifier: Classifier, number: int, names: list[str]) -> dict[str, Any]:

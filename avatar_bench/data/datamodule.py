@@ -86,6 +86,21 @@ class VariedImages(Images):
         return {"image": torch.stack(images), "target": int(self.targets[row]), "row": row}
 
 
+class Embeddings(TorchDataset[dict[str, Any]]):
+    """Give what a network made of image k, {"embedding": (D,), "target": int, "row": k}, in place of the image."""
+
+    def __init__(self, embeddings: NDArray[np.float32], targets: NDArray[np.int64]) -> None:
+        self.embeddings = torch.from_numpy(embeddings)
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        row = item[0] if isinstance(item, tuple) else item
+        return {"embedding": self.embeddings[row], "target": int(self.targets[row]), "row": row}
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
     """Give (row, augmentation seed) pairs in an order of (seed, epoch) alone.
 
@@ -141,6 +156,7 @@ class DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.balance = balance
+        self.embeddings: dict[str, NDArray[np.float32]] | None = None  # of train and val, served in place of images
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -157,14 +173,26 @@ class DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         targets = targets_of(self.train_set, self.classes)
         weights = 1 / self.counts[targets] if self.balance == "sampler" else None
-        images = Images(files_of(self.train_set), targets, self.preprocessing, self.augmentation)
+        images: Images | Embeddings
+        if self.embeddings is None:
+            images = Images(files_of(self.train_set), targets, self.preprocessing, self.augmentation)
+        else:
+            images = Embeddings(self.embeddings["train"], targets)
         sampler = EpochSampler(len(images), self.seed, weights)
         # a last batch of one image has no batch-norm statistics
         lonely = len(sampler) % self.batch_size == 1 and len(sampler) > 1
-        return loader(images, self.batch_size, self.workers, sampler=sampler, drop_last=lonely)
+        workers = self.workers if self.embeddings is None else 0
+        return loader(images, self.batch_size, workers, sampler=sampler, drop_last=lonely)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return evaluation_loader(self.val_set, self.classes, self.preprocessing, self.batch_size, self.workers)
+        if self.embeddings is None:
+            return self.plain(self.val_set)
+        targets = targets_of(self.val_set, self.classes)
+        return loader(Embeddings(self.embeddings["val"], targets), self.batch_size, 0)
+
+    def plain(self, images: Dataset) -> DataLoader[dict[str, Any]]:
+        """Serve every image of a dataset once, in order, unaugmented."""
+        return evaluation_loader(images, self.classes, self.preprocessing, self.batch_size, self.workers)
 
 
 def evaluation_loader(
@@ -190,7 +218,7 @@ def varied_loader(
     return loader(images, batch_size, workers)
 
 
-def loader(images: Images, batch_size: int, workers: int, **options: Any) -> DataLoader[dict[str, Any]]:
+def loader(images: Images | Embeddings, batch_size: int, workers: int, **options: Any) -> DataLoader[dict[str, Any]]:
     """Build a loader that draws nothing from the global random state."""
     return DataLoader(
         images,

@@ -91,6 +91,11 @@ class Augmentation:
         # Built here, not at the first call: worker processes then inherit the import, which takes a second.
         object.__setattr__(self, "_compose", _compose(self))
 
+    @property
+    def changes(self) -> bool:
+        """Tell whether any part is on."""
+        return self._compose is not None
+
     def __call__(self, image: Image, seed: int) -> Image:
         """Vary (H, W, 3) uint8 RGB, same shape; the result depends on `image` and `seed` (0 or above) alone."""
         if self._compose is None:

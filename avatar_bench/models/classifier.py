@@ -134,7 +134,16 @@ class Classifier(pl.LightningModule):
         """Give logits and pre-logits embeddings by one pass."""
         features = self.net.forward_features(self._normalise(images))  # type: ignore[operator]
         embeddings = self.net.forward_head(features, pre_logits=True)  # type: ignore[operator]
-        return self.net.get_classifier()(embeddings), embeddings  # type: ignore[operator]
+        return self._head(embeddings), embeddings
+
+    @property
+    def learns_from_embeddings(self) -> bool:
+        """Tell whether a stage's loss depends on the embeddings alone: the classifier learns, and nothing else acts.
+
+        Mixup mixes images, and dropout before the classifier would be left out.
+        """
+        drops = getattr(self.net, "drop_rate", 0.0) or 0.0
+        return self.stage.unfreeze == "classifier" and self._options.mixup == 0 and drops == 0
 
     def begin(self, stage: Stage) -> list[str]:
         """Freeze all but the layers of `stage`; give the names of the parameters that learn."""
@@ -155,19 +164,16 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(self._options.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        images, targets = self._normalise(batch["image"]), batch["target"]
-        if self._options.mixup > 0:
-            mix = MixUp(alpha=self._options.mixup, num_classes=len(self.card.classes))
-            images, targets = mix(images, targets)
+        logits, targets = self._learn_from(batch)
         loss = functional.cross_entropy(
-            self.net(images), targets, weight=self.class_weights, label_smoothing=self._options.label_smoothing
+            logits, targets, weight=self.class_weights, label_smoothing=self._options.label_smoothing
         )
         self._check_finite(loss)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(images), sync_dist=True)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(logits), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        logits, _ = self(batch["image"])
+        logits = self._head(batch["embedding"]) if "embedding" in batch else self(batch["image"])[0]
         loss = functional.cross_entropy(logits, batch["target"])
         self._check_finite(loss)  # before the checkpoints of this epoch are written
         self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
@@ -191,6 +197,19 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CARD_KEY] = self.card.plain()
+
+    def _head(self, embeddings: Tensor) -> Tensor:
+        return self.net.get_classifier()(embeddings)  # type: ignore[operator, no-any-return]
+
+    def _learn_from(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Give logits (N, C) and targets, (N,) or mixed (N, C), of a batch of images or of their embeddings."""
+        if "embedding" in batch:
+            return self._head(batch["embedding"]), batch["target"]
+        images, targets = self._normalise(batch["image"]), batch["target"]
+        if self._options.mixup > 0:
+            mix = MixUp(alpha=self._options.mixup, num_classes=len(self.card.classes))
+            images, targets = mix(images, targets)
+        return self.net(images), targets
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):

@@ -9,14 +9,16 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -95,6 +97,18 @@ def fit_stage(
     if not best.is_file():
         raise DataError("No checkpoint was chosen: val macro-F1 was never measured.", "Is the val split empty?")
     return best
+
+
+@torch.inference_mode()
+def embed(classifier: Classifier, batches: Iterable[dict[str, Any]], options: TrainerOptions) -> NDArray[np.float32]:
+    """Give the embeddings (N, D) of batches of images, as the classifier makes them in evaluation."""
+    cuda = options.accelerator != "cpu" and torch.cuda.is_available()
+    classifier.eval().to("cuda" if cuda else "cpu")
+    if options.channels_last:
+        classifier.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bar = tqdm(batches, "features", leave=False, disable=None if options.progress else True)
+    found = [classifier(batch["image"].to(classifier.device))[1].float().cpu().numpy() for batch in bar]
+    return np.concatenate(found)
 
 
 def precision_for(options: TrainerOptions) -> str:

@@ -21,6 +21,7 @@ from PIL import Image
 from avatar_bench.__main__ import main
 from avatar_bench.catalogue import choices
 from avatar_bench.data.manifest import STORED
+from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.training import History
 from avatar_bench.runs import Run
 
@@ -167,6 +168,36 @@ def test_frozen_weights_and_statistics_do_not_move(unfreeze: str, tiny_run: Path
     else:
         assert {name.split(".")[1] for name in moved} == {"layer4", "fc"}
         assert any(name.endswith("running_mean") for name in moved)
+
+
+def test_a_classifier_that_learns_alone_sees_each_picture_once_and_learns_the_same(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    forward = Classifier.forward
+
+    def counted(self: Classifier, images: torch.Tensor) -> Any:
+        passes.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Classifier, "forward", counted)
+    words = ("mode=frozen", "epochs=5", "mode.balance=sampler")
+    once = train(tmp_path / "once", *words)
+    table = pd.read_csv(once / "split.csv")
+    assert sum(passes) == len(table[table["split"] != "test"])  # calibration for the temperature
+    monkeypatch.setattr(Classifier, "learns_from_embeddings", property(lambda self: False))
+    anew = train(tmp_path / "anew", *words)
+    pd.testing.assert_frame_equal(history(once), history(anew), rtol=1e-4)
+    for name, tensor in weights(once).items():
+        torch.testing.assert_close(tensor, weights(anew)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("word", ["data.augment.flip=.5", "data.augment.mixup=.2", "model.options={drop_rate: .1}"])
+def test_what_acts_on_each_picture_anew_is_not_left_out_of_frozen_training(
+    word: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avatar_bench.commands._fitting.embed", lambda *_: pytest.fail("pictures were seen once"))
+    train(tmp_path / "run", "mode=frozen", word)
 
 
 def test_statistics_of_layers_that_learn_do_move(tiny_run: Path, train: Train, tmp_path: Path) -> None:
@@ -341,13 +372,13 @@ def test_a_grid_makes_a_readable_folder_a_job_and_trains_none_twice(
         for mode in ("frozen", "few_shot")
         for seed in (1, 2)
     }
-    assert {child.name for child in (tmp_path / "grid").iterdir()} - {"multirun.yaml"} == names
+    assert {child.name for child in (tmp_path / "grid").iterdir()} - {"multirun.yaml", "jobs.csv"} == names
     lost = tmp_path / "grid" / "resnet18-frozen-seed2"
     (lost / "run.json").write_text(json.dumps(record(lost) | {"status": "interrupted"}), encoding="utf-8")
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").glob("*/checkpoints/best.ckpt")}
     capsys.readouterr()
     assert main(command) == 0
-    assert capsys.readouterr().err.count("finished before") == 7
+    assert capsys.readouterr().err.count("finished before, left as it is") == 7
     changed = {file.parents[1].name for file, time in times.items() if file.stat().st_mtime_ns != time}
     assert changed == {lost.name}
 
