@@ -113,28 +113,33 @@ def _run(command: str, words: list[str]) -> int:
         return _hydra(command, flags, quoted + overrides.sweep_overrides(quoted, Path(scratch)), Path(scratch))
 
 
-def _hydra(command: str, flags: list[str], quoted: list[str], sweep: Path | None) -> int:
-    """Call Hydra, which reads sys.argv, and give the exit code; `sweep` is the folder of a sweep."""
+def _hydra(command: str, flags: list[str], quoted: list[str], folder: Path | None) -> int:
+    """Call Hydra, which reads sys.argv, and give the exit code; `folder` is that of a sweep."""
     import hydra
 
     from avatar_bench import config
-    from avatar_bench.commands._job import FAILED_JOBS, Job, JobError
+    from avatar_bench.commands._job import Job, JobError
 
     config.register()
     job = Job(command)
+    entry = hydra.main(config_path=str(catalogue.conf_folder()), config_name=command, version_base="1.3")(job)
     with _hydra_surroundings([*flags, *quoted]):
+        if folder is None:
+            entry()
+            if job.errors:
+                raise job.errors[0]
+            return 0
+        from avatar_bench.commands._sweep import Sweep
+
+        sweep = Sweep(folder, records=command == "train")
         try:
-            hydra.main(config_path=str(catalogue.conf_folder()), config_name=command, version_base="1.3")(job)()
-        except JobError as error:  # the launcher raises the first, when all jobs are done
+            with sweep.followed():
+                entry()
+        except JobError as error:
             print("\n".join(error.lines), file=sys.stderr)
-            job.errors.append(error)
-    if {"-c", "--cfg", "--info"} & {flag.partition("=")[0] for flag in flags}:
-        return 0
-    if sweep is None:
-        if job.errors:
-            raise job.errors[0]
-        return 0
-    return job.finish_sweep(sweep) if command == "train" else FAILED_JOBS * bool(job.errors)
+        finally:
+            code = sweep.finish()
+    return code
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.catalogue import did_you_mean, user_folders
 from avatar_bench.errors import ConfigError
+from avatar_bench.overrides import quote
 from avatar_bench.records import folder_name
 
 
@@ -51,6 +53,7 @@ class SplitConfig:
     folds: int = 10  # one fold is test, the next is val, the rest is train
     by: str | None = None  # group | source | generator: split anew; null: as the data set states, else by group
     held_out: list[str] = field(default_factory=list)  # of by=source|generator: these are test; none: some are drawn
+    at_least: int = 20  # of sweep=leave_one_source_out and the like: pictures of a unit that is held out
 
 
 @dataclass
@@ -170,7 +173,7 @@ class WhereConfig:
 
 @dataclass
 class EvaluateConfig:
-    ckpt: Any = None  # a run folder, a .ckpt file, or null: the newest run
+    ckpt: Any = None  # a run folder, a .ckpt file, a folder that holds runs, a list, or null: the newest run
     split: str = "test"  # of data=run: test, val, calibration, blind, or the name of one of its data.ood
     out: str | None = None  # null: in the run's folder
     allow: list[str] = field(default_factory=list)  # guards to pass by name
@@ -186,7 +189,7 @@ class EvaluateConfig:
 
 @dataclass
 class PredictConfig:
-    ckpt: str | None = None  # a run folder, a .ckpt file, or null: the newest run
+    ckpt: str | None = None  # a run folder, a .ckpt file, an ensemble's folder, or null: the newest run
     input: str = MISSING  # a file, folder, glob, @list.txt, or - for paths on standard input
     output: str = MISSING  # a .csv, .jsonl or .parquet file, or - for standard output
     calibrated: bool = True  # scale by the run's temperature
@@ -227,7 +230,20 @@ class PrepareConfig:
     block: dict[str, Any] = field(default_factory=dict)  # options of data_audit
 
 
-SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "prepare": PrepareConfig}
+@dataclass
+class ReportConfig:
+    runs: str = "runs"  # a folder that holds runs, or one run
+    out: str | None = None  # the page, a .html file; null: report.html in that folder
+    lang: str = "en"  # of the report: en | ru; figures stay in the language that they were drawn in
+
+
+SCHEMAS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "prepare": PrepareConfig,
+    "report": ReportConfig,
+}
 
 CHOICES = {
     "mode.balance": ("sampler", "loss", "none"),
@@ -249,8 +265,20 @@ GUARDS = {  # what `allow` may name
     "evaluate": ("overlap", "near_duplicates", "permutation", "shortcut"),
     "prepare": ("shortcut",),
 }
+LAUNCHERS: dict[str, dict[str, Any]] = {  # where we want other defaults than the launchers of hydra's plugins have
+    "joblib": {"n_jobs": 2},
+    "submitit_local": {"name": "avatar_bench", "timeout_min": 1440, "stderr_to_stdout": True},
+    "submitit_slurm": {
+        "name": "avatar_bench",
+        "timeout_min": 1440,
+        "stderr_to_stdout": True,
+        "cpus_per_task": 2,
+        "setup": ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"],  # else each job takes all cores of its machine
+    },
+}
 RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that data.ood may not be called
 OUTPUTS = (".csv", ".jsonl", ".parquet")
+PAGES = (".html", ".htm")
 WEIGHTS = ("hub", "none", "package")
 
 Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
@@ -273,6 +301,7 @@ RANGES: dict[str, Rule] = {
     "mode.val_shots": _COUNT,
     "data.image_size": _COUNT,
     "data.split.folds": (lambda value: value >= 3, "at least 3: test, val and train"),
+    "data.split.at_least": _COUNT,
     "split.seed": _NATURAL,
     "split.folds": (lambda value: value >= 3, "at least 3: test, val and train"),
     "cap.per_class": _COUNT,
@@ -312,16 +341,50 @@ class UserFolders(SearchPathPlugin):  # type: ignore[misc, unused-ignore]
 
 
 def register() -> None:
-    """Put the schemas where `defaults: [schema/<command>@_here_]` finds them, and the users' folders of yaml."""
+    """Put the schemas where `defaults: [schema/<command>@_here_]` finds them, and the users' folders of yaml.
+
+    `${units:source}` stands for the sources of the data set that the same configuration names, one a job of a sweep.
+    """
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(group="schema", name=name, node=schema)
     Plugins.instance().register(UserFolders)
+    OmegaConf.register_new_resolver("units", _units, replace=True)
+    _set_launchers()
+
+
+def _set_launchers() -> None:
+    store = ConfigStore.instance()
+    installed = store.list("hydra/launcher")
+    for name, options in LAUNCHERS.items():
+        if f"{name}.yaml" in installed:
+            plain = store.load(f"hydra/launcher/{name}.yaml")
+            node = OmegaConf.merge(plain.node, options)
+            store.store(group="hydra/launcher", name=name, node=node, provider=plain.provider)
+
+
+def _units(by: str, *, _root_: DictConfig) -> str:
+    """Give the values of data.split.held_out for a sweep over units: ['a'],['b']."""
+    from avatar_bench.assembly.datasets import open_dataset
+    from avatar_bench.data.units import units_to_hold_out
+
+    options = OmegaConf.to_object(_root_.data)
+    assert isinstance(options, DataConfig)
+    kept, reasons = units_to_hold_out(open_dataset(options).frame, by, options.split.at_least)
+    if reasons:
+        print(f"not held out: {', '.join(f'{name} ({why})' for name, why in reasons.items())}", file=sys.stderr)
+    return ",".join(f"[{quote(name)}]" for name in kept)
 
 
 def check(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError where an option is missing or breaks a rule that types cannot say."""
     check_required(command, cfg)
-    checks = {"train": check_train, "evaluate": check_evaluate, "predict": check_predict, "prepare": check_prepare}
+    checks = {
+        "train": check_train,
+        "evaluate": check_evaluate,
+        "predict": check_predict,
+        "prepare": check_prepare,
+        "report": check_report,
+    }
     checks[command](cfg)
 
 
@@ -400,6 +463,13 @@ def check_prepare(cfg: DictConfig) -> None:
         raise ConfigError("out: where should it go?", "for example: avatar-bench prepare source=tabler out=DIR")
 
 
+def check_report(cfg: DictConfig) -> None:
+    """Raise ConfigError where the options of report break a rule."""
+    _check_values(cfg)
+    if cfg.out is not None and Path(str(cfg.out)).suffix.lower() not in PAGES:
+        raise ConfigError(f"out={cfg.out}: expected a file that ends in {_alternatives(PAGES)}")
+
+
 def _check_values(cfg: DictConfig) -> None:
     for option, allowed in CHOICES.items():
         value = OmegaConf.select(cfg, option)
@@ -409,7 +479,7 @@ def _check_values(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, option)
         if value is not None and not holds(value):
             raise ConfigError(f"{option}={value}: expected {expected}")
-    for option in ("out", "ckpt", "input", "init_from", "resume", "data.root", "data.manifest", "data.blind"):
+    for option in ("out", "ckpt", "input", "runs", "init_from", "resume", "data.root", "data.manifest", "data.blind"):
         if OmegaConf.select(cfg, option) == "":
             raise ConfigError(f"{option}= is empty: expected a path, or {option}=null for none")
 

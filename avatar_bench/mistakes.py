@@ -15,12 +15,18 @@ from avatar_bench.errors import AvatarBenchError, OutputError
 _DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
+_EXTRAS = {
+    "hydra/launcher": {"joblib": "sweeps", "submitit_local": "sweeps", "submitit_slurm": "sweeps", "ray": "ray"},
+    "hydra/sweeper": {"optuna": "optuna"},
+}
+
+
 def explain(error: BaseException) -> tuple[tuple[str, ...], int]:
     """Give the lines for stderr and the exit code of an error; AVATAR_BENCH_DEBUG=1 puts its traceback first."""
     if os.environ.get("AVATAR_BENCH_DEBUG") == "1":
         traceback.print_exception(error)
-    if isinstance(error, AvatarBenchError):
-        return error.lines, error.exit_code
+    if ours := _ours(error):
+        return ours.lines, ours.exit_code
     if _is_hydras(error):
         return _configuration(error), 2
     if type(error).__module__.startswith("yaml."):
@@ -30,6 +36,14 @@ def explain(error: BaseException) -> tuple[tuple[str, ...], int]:
     text = " ".join(str(error).split())[:300]
     hint = "please report it with the command and the output under AVATAR_BENCH_DEBUG=1"
     return (f"internal error: {type(error).__name__}: {text} ({hint})",), 1
+
+
+def _ours(error: BaseException) -> AvatarBenchError | None:
+    """Give the error itself where it is ours, or ours that Hydra or OmegaConf has wrapped in theirs."""
+    if isinstance(error, AvatarBenchError):
+        return error
+    inner = error.__cause__ or error.__context__
+    return _ours(inner) if inner is not None and _is_hydras(error) else None
 
 
 def _is_hydras(error: BaseException) -> bool:
@@ -59,6 +73,8 @@ def _configuration(error: BaseException) -> tuple[str, ...]:
 
 
 def _unknown_choice(group: str, name: str, text: str) -> tuple[str, ...]:
+    if extra := _EXTRAS.get(group, {}).get(name):
+        return f"{group}={name}: its package is not installed", f'install it: pip install "avatar-bench[{extra}]"'
     listed = text.partition("Available options")[2].partition("search path:")[0]
     known = re.findall(r"^\t(\S+)$", listed, re.MULTILINE) or list(choices(group))
     nearest = did_you_mean(name, known)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from avatar_bench.errors import ConfigError
+from avatar_bench.records import folder_name
 
 PATHS = (
     r"out|ckpt|input|output|runs|resume|init_from|data\.(root|manifest|blind|name)|model\.weights"
@@ -32,6 +34,8 @@ _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[^\s=]+)=(?P<value>.*)", re.
 _SWEEP_FUNCTION = re.compile(r"(choice|glob|range|interval|shuffle|sort|tag)\(.*\)$", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*$", re.ASCII)
 _NOTHING = ("", "null")
+_SAYS_LITTLE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|null|true|false", re.IGNORECASE)
+_DIGITS = 5  # of a number in a folder's name
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -88,6 +92,25 @@ def sweep_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
     fixed = [key for key in map(_key, overrides) if key not in swept and not key.startswith(("hydra.", "hydra/"))]
     names = ",".join(dict.fromkeys(fixed))
     return [f"hydra.sweep.dir={quote(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
+
+
+def job_name(overrides: Sequence[str], shared: Collection[str] = ()) -> str:
+    """Name a job of a sweep, and its folder, by the options that it does not share with all other jobs.
+
+    An option is its value, with the last part of its key before a number, null, true or false. Where a folder cannot
+    bear all of a value, four digits of its hash tell it from others.
+    """
+    own = [word.partition("=")[::2] for word in overrides if not word.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    return folder_name("-".join(_name_of(key, value) for key, value in own if key.lstrip("+~") not in shared))
+
+
+def _name_of(key: str, value: str) -> str:
+    if _SAYS_LITTLE.fullmatch(value):
+        short = f"{float(value):.{_DIGITS}g}" if len(value) > _DIGITS + 2 and "." in value else value
+        return key.rpartition(".")[2] + short
+    plain = re.sub(r"""^\[?['"]?|['"]?\]?$""", "", value)
+    name = folder_name(plain)
+    return name if name == plain else f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:4]}"
 
 
 def _arguments_of(flag: str, rest: list[str]) -> list[str]:

@@ -32,7 +32,7 @@ from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataEr
 from avatar_bench.models.classifier import Card, Classifier, read_checkpoint
 from avatar_bench.models.training import checksum_of, quiet, verify
 from avatar_bench.predictions import Predictions, strings
-from avatar_bench.records import folder_name, locate, read_record
+from avatar_bench.records import folder_name, locate, read_config, read_record
 from avatar_bench.results import Result
 from avatar_bench.verdicts import verdict_columns, verdict_rows
 
@@ -45,7 +45,8 @@ class Run:
 
     `allow` names guards that the user has turned off; `accelerator` ("auto", "cpu", "gpu") and `workers` say where
     predictions are made. `others` are sets beside the run's own: {name: folder or manifest}; "blind" is the blind set,
-    the rest are out of domain.
+    the rest are out of domain. `label` names the run among those that it is compared with, `recipe` all of them that
+    differ in seed alone; `judged` is the folder of its Results, else that in the run folder.
     """
 
     checkpoint: Path
@@ -56,6 +57,9 @@ class Run:
     workers: int = 2
     batch_size: int = 32
     others: dict[str, str] = field(default_factory=dict)
+    label: str = ""
+    recipe: str = ""
+    judged: Path | None = None
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
     _made: dict[str, Predictions] = field(default_factory=dict, repr=False, compare=False)  # where no folder keeps them
     _compared: set[str] = field(default_factory=set, repr=False, compare=False)  # sets found apart from training
@@ -226,6 +230,38 @@ class Run:
             raise CheckpointError(f"{self.checkpoint} lies in no run folder, so it has no results.")
         return Result.load(self.folder / "evaluation" / folder_name(name) / block)
 
+    def saved(self, block: str, name: str) -> Result | None:
+        """Read the Result of a block on a set; None where it is missing, damaged, or another checkpoint's."""
+        place = self.judged or (self.folder and self.folder / "evaluation")
+        found = Result.load_whole(place / folder_name(name) / block) if place else None
+        ours = found is not None and found.provenance.get("checkpoint_sha256") == self.checkpoint_sha256
+        return found if ours else None
+
+    def digests(self, name: str) -> dict[str, str]:
+        """Give the SHA-256 of the metrics.json of each block that is saved of a set, by the block's name."""
+        place = self.judged or (self.folder and self.folder / "evaluation")
+        files = sorted((place / folder_name(name)).glob("*/metrics.json")) if place else []
+        return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    def wake(self) -> None:
+        """Read the network now; raise CheckpointError where it cannot be."""
+        self.classifier  # noqa: B018
+
+    def rest(self) -> None:
+        """Let go of the network; it is read again when it is asked for."""
+        self.__dict__.pop("classifier", None)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Give the options that the run was trained with; empty where they are not known."""
+        return read_config(self.folder) if self.folder else {}
+
+    @cached_property
+    def history(self) -> pd.DataFrame | None:
+        """Give the run's metrics.csv, a row an epoch; None where there is none."""
+        file = self.folder / "metrics.csv" if self.folder else None
+        return pd.read_csv(file) if file and file.is_file() else None
+
     @property
     def _other_paths(self) -> dict[str, str]:
         data = self.record.get("data", {})
@@ -338,16 +374,6 @@ class Run:
         if "near_duplicates" not in self.allow and dataset.fingerprint not in self._compared:
             unseen.refuse_near(dataset, train)
             self._compared.add(dataset.fingerprint)
-
-
-def load(run: str | Path, **options: Any) -> Run:
-    """Open a run folder or checkpoint file for use from Python: `load(run).predict(paths)`."""
-    return Run.open(run, **options)
-
-
-def predict(run: str | Path, paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Give a verdict on each picture file: `load(run).predict(paths)`."""
-    return load(run).predict(paths)
 
 
 def set_threads(threads: int | None) -> None:

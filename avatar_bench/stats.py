@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
 _CHUNK_ELEMENTS = 4_000_000  # weights held at once: 32 MB
+_MANY = 300_000  # images, for which the exact power and its normal approximation agree to a hundredth
 
 
 class Interval(NamedTuple):
@@ -49,8 +50,20 @@ def bootstrap_interval(
     for K figures at once; `groups` (N,) are labels. Both ends have shape () or (K,). Resamples in which a figure
     is NaN (a class was not drawn) are left out of it; NaN where all are.
     """
+    return percentiles(resampled(statistic, groups, resamples, seed), level)
+
+
+def resampled(statistic: Statistic, groups: ArrayLike, resamples: int = 2000, seed: int = 0) -> Floats:
+    """Give a statistic of each resample, (B,) or (B, K): what `bootstrap_interval` takes its interval from.
+
+    The draws of groups depend on `groups`, `resamples` and `seed` alone, so that statistics of two calls are paired.
+    """
     _, member = np.unique(np.asarray(groups), return_inverse=True)
-    drawn = np.concatenate([statistic(weights) for weights in _resampled_weights(member, resamples, seed)])
+    return np.concatenate([statistic(weights) for weights in _resampled_weights(member, resamples, seed)])
+
+
+def percentiles(drawn: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Give the ends of the middle `level` of resamples (B,) or (B, K), those that are NaN left out; NaN if all are."""
     usable = ~np.isnan(drawn).all(axis=0)
     # A column without any figure would make nanquantile warn; zeros stand in for it and are masked again.
     ends = np.nanquantile(np.where(usable, drawn, 0.0), [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -126,6 +139,30 @@ def mcnemar_power(n: int, discordance: float, difference: float, alpha: float = 
     better = (1 + difference / discordance) / 2
     rejects = binom.cdf(critical, pairs, better) + binom.sf(pairs - critical - 1, pairs, better)
     return float(binom.pmf(pairs, n, discordance) @ rejects)
+
+
+def required_pictures(discordance: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
+    """Give the least number of images on which an exact two-sided McNemar test finds a difference in accuracy.
+
+    It inverts `mcnemar_power`: `discordance` is the share of images that exactly one of two classifiers has right,
+    `difference`, at most as large, is taken without its sign. Above 300,000 images it is the normal approximation;
+    Connor, Biometrics 43 (1987) 207. None where there is no difference.
+    """
+    apart = min(abs(difference), discordance)
+    if apart <= 0:
+        return None
+    chance, miss = float(norm.isf(alpha / 2)), float(norm.isf(1 - power))
+    enough = math.ceil(((chance * math.sqrt(discordance) + miss * math.sqrt(discordance - apart**2)) / apart) ** 2)
+    if enough > _MANY:
+        return enough
+    while mcnemar_power(enough, discordance, apart, alpha) < power:
+        enough *= 2
+    too_few = 0
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        found = mcnemar_power(middle, discordance, apart, alpha) >= power
+        too_few, enough = (too_few, middle) if found else (middle, enough)
+    return enough
 
 
 def permutation_alarm(confusion: ArrayLike, minimum: int = 10, alpha: float = 0.001) -> tuple[int, ...] | None:

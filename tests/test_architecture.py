@@ -18,15 +18,29 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config", "overrides", "mistakes"),
     ("assembly",),
     ("audit",),
+    ("ensembles",),
     ("runs",),
     ("data", "models"),
-    ("predictions", "verdicts", "results", "metrics", "stats", "plots", "records", "packages", "catalogue"),
-    ("errors", "messages"),
+    ("reporting",),
+    ("predictions", "verdicts", "results", "metrics", "stats", "plots", "records", "entrants", "packages", "catalogue"),
+    ("errors", "messages", "pages"),
 )
 CONFIG_USERS = ("__main__", "commands")
 HYDRA_USERS = ("__main__", "commands", "config", "blocks/__init__")
 PURE = ("metrics", "stats", "plots")
-NO_TORCH = (*PURE, "predictions", "results", "records", "catalogue", "config", "overrides", "mistakes", "errors")
+NO_TORCH = (
+    *PURE,
+    "predictions",
+    "results",
+    "records",
+    "pages",
+    "reporting",
+    "catalogue",
+    "config",
+    "overrides",
+    "mistakes",
+    "errors",
+)
 
 
 def modules(package: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ import string
 from pathlib import Path
 
 import pytest
+from jinja2 import Environment, nodes
 
 from avatar_bench.messages import catalogue, languages, say, speak
 
@@ -26,6 +27,19 @@ def said() -> dict[str, str]:
                 given = {keyword.arg for keyword in node.keywords}
                 assert given == places(text), f"{file}:{node.lineno}: places of {text!r}"
                 found[text] = f"{file.name}:{node.lineno}"
+    return found | said_in_templates()
+
+
+def said_in_templates() -> dict[str, str]:
+    """Give every text that a template says, with the template where it stands."""
+    found = {}
+    for file in PACKAGE.rglob("*.jinja"):
+        for call in Environment().parse(file.read_text(encoding="utf-8")).find_all(nodes.Call):
+            if isinstance(call.node, nodes.Name) and call.node.name == "say":
+                assert isinstance(call.args[0], nodes.Const), f"{file}:{call.lineno}: say takes a literal text"
+                text = str(call.args[0].value)
+                assert {keyword.key for keyword in call.kwargs} == places(text), f"{file}:{call.lineno}: {text!r}"
+                found[text] = f"{file.name}:{call.lineno}"
     return found
 
 

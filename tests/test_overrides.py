@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from avatar_bench.errors import ConfigError
 from avatar_bench.overrides import (
     is_multirun,
+    job_name,
     quote,
     quote_paths,
     split_flags,
@@ -193,3 +194,22 @@ def test_the_jobs_of_a_sweep_are_named_by_what_is_swept() -> None:
     folder, names = sweep_overrides(words, Path("runs/x y"))
     assert folder == "hydra.sweep.dir='runs/x y'"
     assert names == "hydra.job.config.override_dirname.exclude_keys=[seed,data.root]"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["model=resnet18", "mode.shots=5", "seed=1"], "resnet18-shots5-seed1"),
+        (["data.fraction=0.25", "+data.limit=null", "trainer.compile=true"], "fraction0.25-limitnull-compiletrue"),
+        (["lr=0.0031622776601683794", "seed=12345678"], "lr0.0031623-seed12345678"),
+        (["data.split.held_out=[tabler]"], "tabler"),
+        (["data.split.held_out=['naev']", "hydra.launcher.n_jobs=2", "hydra/launcher=joblib"], "naev"),
+        (["epochs=5", "model=resnet18"], "resnet18"),
+        (["~epochs", "++epochs=5"], "unnamed"),
+        (["data.split.held_out=['a b']"], "a_b-c868"),
+        (["data.split.held_out=[a_b]"], "a_b"),
+        (["data.split.held_out=[a,b]"], "a_b-1eb7"),
+    ],
+)
+def test_a_job_is_named_by_what_it_does_not_share(words: list[str], name: str) -> None:
+    assert job_name(words, ("epochs",)) == name

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
-from avatar_bench import plots
+from avatar_bench import pages, plots
 from avatar_bench.data.decode import decode
 from avatar_bench.results import Metric, Result
 
@@ -35,7 +33,6 @@ FIGURES = {
 _SAMPLES, _A_SOURCE, _ACROSS = 24, 3, 6  # pictures of a class, of them of one source, in a row
 _QUARANTINE = 40  # rows shown; the file has them all
 _WIDTH = 1500  # pixels of an inlined figure
-_MARKS = re.compile(r"([\\`*_\[\]#!|~$])")
 
 
 def write_card(folder: Path, result: Result) -> list[Path]:
@@ -54,13 +51,6 @@ def write_card(folder: Path, result: Result) -> list[Path]:
         page.write_text(environment.get_template(f"card.{ending}.jinja").render(content), encoding="utf-8")
         written.append(page)
     return written
-
-
-def escape_markdown(value: Any) -> str:
-    """Give a value as plain text of one line that no Markdown or HTML in it can leave."""
-    if isinstance(value, Markup):
-        return value
-    return Markup(_MARKS.sub(r"\\\1", html.escape(" ".join(str(value).split()), quote=False)))
 
 
 def _content(folder: Path, manifest: pd.DataFrame, result: Result) -> dict[str, Any]:
@@ -139,20 +129,15 @@ def _write_samples(folder: Path, manifest: pd.DataFrame) -> list[tuple[str, Path
 
 
 def _markdown(folder: Path) -> Environment:
-    environment = _environment(autoescape=False, finalize=escape_markdown)
+    environment = pages.markdown()
     environment.filters["picture"] = lambda file: Markup(file.relative_to(folder).as_posix())
     return environment
 
 
 def _web() -> Environment:
-    environment = _environment(autoescape=True)
+    environment = pages.web()
     environment.filters["picture"] = _inlined
     return environment
-
-
-def _environment(**options: Any) -> Environment:
-    loader = PackageLoader("avatar_bench", "templates")
-    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
 
 
 def _inlined(file: Path) -> Markup:

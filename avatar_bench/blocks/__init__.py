@@ -101,7 +101,8 @@ def _block_class(module: ModuleType) -> type[Block]:
     ]
     if len(own) != 1:
         raise ConfigError(
-            f"{module.__file__} must define one dataclass that subclasses RunBlock or DatasetBlock, not {len(own)}"
+            f"{module.__file__} must define one dataclass, not {len(own)}, that subclasses "
+            "RunBlock, CompareBlock or DatasetBlock"
         )
     return own[0]
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Pictures = NDArray[np.uint8]
 Maps = Mapping[str, NDArray[np.float32]]
 
-_EVIDENCE, _SIGNED = "inferno", "coolwarm"
+EVIDENCE = "inferno"
+_SIGNED = "coolwarm"
 _VEIL = 0.55  # opacity of a map over its picture
 
 
@@ -46,7 +47,7 @@ def panels(pictures: Pictures, predictions: Predictions, maps: Maps, each: int) 
         for row, cells in ((right, line[:2]), (wrong, line[2:])):
             if row is not None:
                 _explain(cells, pictures[row], row, predictions, maps, names)
-    scale = ScalarMappable(Normalize(0, 1), _EVIDENCE)
+    scale = ScalarMappable(Normalize(0, 1), EVIDENCE)
     label = say("evidence for the class, share of the map's largest value (%)")
     figure.colorbar(scale, ax=grid, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0))
     return figure
@@ -97,7 +98,7 @@ def sanity(pictures: Pictures, maps: Maps, rows: Sequence[int], table: pd.DataFr
         cells = [figure.add_subplot(grid[line, column]) for column in range(steps + 2)]
         cells[0].imshow(picture)
         for axes, shown in zip(cells[1:], [maps["trained"][row], *maps["randomised"][:, row]], strict=True):
-            _overlay(axes, picture, shown, _SIGNED, signed=True)
+            overlay(axes, picture, shown, _SIGNED, signed=True)
         for axes in cells:
             axes.set_axis_off()
         if line == 1:
@@ -109,6 +110,17 @@ def sanity(pictures: Pictures, maps: Maps, rows: Sequence[int], table: pd.DataFr
         scale, ax=figure.axes, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0)
     )
     return figure
+
+
+def overlay(axes: Axes, picture: Pictures, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
+    """Lay a map (h, w), as a share of its largest value, over a grey picture (S, S, 3)."""
+    side = picture.shape[0]
+    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
+    largest = float(np.abs(shown).max()) or 1.0
+    share = enlarge(shown[None] / largest, side)[0]
+    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_VEIL)
+    if not shown.any():
+        axes.text(0.5, 0.04, say("no evidence"), transform=axes.transAxes, ha="center", color="white", fontsize=7)
 
 
 def _lines_of(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
@@ -135,22 +147,11 @@ def _explain(
     )
     cells[0].imshow(picture)
     cells[0].set_title(f"{target}\n{said}", fontsize=7.5)
-    _overlay(cells[1], picture, maps["predicted"][row], _EVIDENCE)
+    overlay(cells[1], picture, maps["predicted"][row], EVIDENCE)
     cells[1].set_title(say("predicted:\n{name}", name=guess), fontsize=7.5)
     if len(cells) > 2:
-        _overlay(cells[2], picture, maps["true"][row], _EVIDENCE)
+        overlay(cells[2], picture, maps["true"][row], EVIDENCE)
         cells[2].set_title(say("true:\n{name}", name=target), fontsize=7.5)
-
-
-def _overlay(axes: Axes, picture: Pictures, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
-    """Lay a map (h, w), as a share of its largest value, over a grey picture (S, S, 3)."""
-    side = picture.shape[0]
-    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
-    largest = float(np.abs(shown).max()) or 1.0
-    share = enlarge(shown[None] / largest, side)[0]
-    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_VEIL)
-    if not shown.any():
-        axes.text(0.5, 0.04, say("no evidence"), transform=axes.transAxes, ha="center", color="white", fontsize=7)
 
 
 def _correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> None:

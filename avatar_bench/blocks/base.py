@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class RunBlock:
-    """Judge one Run on one Dataset; a subclass adds its options as fields and touches no disk, path or config."""
-
-    def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give the Result of this block; `run.predictions(dataset)` is cached, so ask for it freely."""
-        raise NotImplementedError
+class Options:
+    """Hold what every block has: options that say what is wrong with their values."""
 
     def require(self, option: str, valid: bool, expected: str) -> None:
         """Raise ConfigError where an option's value is not valid; `expected` says in words what is."""
@@ -39,8 +35,8 @@ class RunBlock:
 
 
 @dataclass(kw_only=True)
-class IntervalBlock(RunBlock):
-    """Judge a Run by figures that bear intervals.
+class Intervals(Options):
+    """Give figures their intervals.
 
     `level` of the intervals, 0 to 1; `resamples` (100 or more) and `seed` of the bootstrap, which draws whole groups.
     """
@@ -92,7 +88,40 @@ class IntervalBlock(RunBlock):
 
 
 @dataclass(kw_only=True)
-class DatasetBlock:
+class RunBlock(Options):
+    """Judge one Run on one Dataset; a subclass adds its options as fields and touches no disk, path or config."""
+
+    def evaluate(self, run: Run, dataset: Dataset) -> Result:
+        """Give the Result of this block; `run.predictions(dataset)` is cached, so ask for it freely."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class IntervalBlock(Intervals, RunBlock):
+    """Judge a Run by figures that bear intervals."""
+
+
+@dataclass(kw_only=True)
+class CompareBlock(Options):
+    """Compare several Runs, each on the Dataset that stands at its place; else as a RunBlock.
+
+    Where `reads_results`, it reads what blocks have said of the runs, and is judged anew when that changes.
+    """
+
+    reads_results: ClassVar[bool] = False
+
+    def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
+        """Give the Result of this block; runs that differ in seed alone have the same `recipe`."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class IntervalCompareBlock(Intervals, CompareBlock):
+    """Compare Runs by figures that bear intervals."""
+
+
+@dataclass(kw_only=True)
+class DatasetBlock(Options):
     """Judge one Dataset, without a network; else as a RunBlock."""
 
     def audit(self, dataset: Dataset) -> Result:
@@ -100,7 +129,43 @@ class DatasetBlock:
         raise NotImplementedError
 
 
-Block = RunBlock | DatasetBlock
+Block = RunBlock | CompareBlock | DatasetBlock
+
+
+def together(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
+    """Give what each run says of the one set that all are judged on: pictures of known class, in one order.
+
+    Classes stand in the first run's order, matched by name. Raise BlockError where there are fewer runs than
+    `minimum`, where they are judged on different pictures or know different classes, or where no class is known;
+    GuardError where the class names of one are in the wrong order.
+    """
+    if len(runs) < minimum:
+        raise BlockError(f"It compares {minimum} runs or more, and there is {len(runs)}.")
+    first = datasets[0]
+    for run, dataset in zip(runs, datasets, strict=True):
+        if dataset.fingerprint != first.fingerprint:
+            raise BlockError(
+                f"{run.label} is judged on other pictures of {dataset.name} than {runs[0].label}.",
+                "Compare on one set: split=blind, data=manifest data.manifest=FILE, or runs of one data.split.seed.",
+            )
+        if set(run.classes) != set(runs[0].classes):
+            raise BlockError(
+                f"{run.label} knows the classes {', '.join(run.classes)}, {runs[0].label} {', '.join(runs[0].classes)}."
+            )
+    asked = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
+    for run, predictions in zip(runs, asked, strict=True):
+        check_class_order(predictions, run.allow)
+    found = [predictions.in_order(runs[0].classes) for predictions in asked]
+    rows = known(found[0], first)
+    return [_aligned(predictions, first, dataset, rows) for predictions, dataset in zip(found, datasets, strict=True)]
+
+
+def recipes(runs: Sequence[Run]) -> dict[str, list[int]]:
+    """Give the positions of the runs of each recipe, runs that differ in seed alone, in order of appearance."""
+    found: dict[str, list[int]] = {}
+    for position, run in enumerate(runs):
+        found.setdefault(run.recipe, []).append(position)
+    return found
 
 
 def known(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
@@ -160,6 +225,16 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
     order = stats.permutation_alarm(confusion)
     if order is not None:
         raise GuardError(*_order_alarm(predictions.classes, order, confusion))
+
+
+def _aligned(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:
+    """Give the rows of the first dataset; pictures are matched by content, label and group, as fingerprints are."""
+    frames = [one.frame for one in (first, dataset)]
+    keys = [frame["sha256"] + "\n" + frame["label"] + "\n" + frame["group"] for frame in frames]
+    wanted, there = (np.argsort(key.to_numpy(dtype=np.str_), kind="stable") for key in keys)
+    place = np.empty(len(first), dtype=np.intp)
+    place[wanted] = there
+    return predictions.take(place[rows])
 
 
 def _bootstrapped(

@@ -1,4 +1,4 @@
-"""Put one Run, or the data alone, through blocks; a Result that would come out the same is kept."""
+"""Put Runs, or the data alone, through blocks; a Result that would come out the same is kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 import avatar_bench
 from avatar_bench import blocks
-from avatar_bench.blocks.base import Block, DatasetBlock
+from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
 from avatar_bench.config import EvaluateConfig, WhereConfig
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.slices import describe
@@ -27,22 +28,18 @@ from avatar_bench.results import Result
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
-_WITHOUT_RUN = Path("runs") / "evaluation"
-
 
 class Judge:
-    """Put a Run, or else the data alone, through one block after the other; save and tell what they say."""
+    """Put Runs, each with its Dataset, or a Dataset alone, through one block after the other; save and tell it.
 
-    def __init__(self, settings: EvaluateConfig, named: Dataset | None, run: Run | None, several: bool) -> None:
+    Results go to `place`/<set>/<block>/.
+    """
+
+    def __init__(self, settings: EvaluateConfig, runs: Sequence[Run], datasets: Sequence[Dataset], place: Path) -> None:
         self.settings = settings
-        self.run = run
-        if run is not None:
-            _guard_preprocessing(run, settings)
-        dataset = named or (slice_of(run.dataset(settings.split), settings.where) if run else None)
-        assert dataset is not None
-        self.dataset = dataset
-        place = _place(run, settings, several) if run else Path(settings.out or _WITHOUT_RUN)
-        self.folder = place / folder_name(dataset.name)
+        self.runs = runs
+        self.datasets = datasets
+        self.folder = place / folder_name(datasets[0].name)
 
     def __call__(self, name: str, block: Block) -> Result:
         """Give the Result that is there already where nothing has changed, else a new one."""
@@ -55,8 +52,8 @@ class Judge:
             started = time.monotonic()
             with speak(self.settings.lang):
                 result = self._put_through(name, block)
-                result.warnings += self._unchecked()
-            result.provenance |= origin | {"sets": self.run.used if self.run else {}}
+                result.warnings += [warning for run in self.runs for warning in _unchecked(run)]
+            result.provenance |= origin | self._whereabouts(block)
             result.provenance["seconds"] = round(time.monotonic() - started, 3)
             _save(result, folder)
         for warning in result.warnings:
@@ -66,10 +63,11 @@ class Judge:
 
     def _put_through(self, name: str, block: Block) -> Result:
         try:
+            if isinstance(block, CompareBlock):
+                return block.compare(self.runs, self.datasets)
             if isinstance(block, DatasetBlock):
-                return block.audit(self.dataset)
-            assert self.run is not None
-            return block.evaluate(self.run, self.dataset)
+                return block.audit(self.datasets[0])
+            return block.evaluate(self.runs[0], self.datasets[0])
         except AvatarBenchError:
             raise
         except Exception as error:
@@ -79,11 +77,9 @@ class Judge:
             raise ConfigError(reason, "It is a block of yours; AVATAR_BENCH_DEBUG=1 shows where.") from error
 
     def _origin(self, block: Block) -> dict[str, Any]:
-        """Give all that a Result depends on, as plain values."""
-        settings, run = self.settings, self.run
+        """Give all that a Result depends on, as plain values; where a run lies is no part of it."""
+        settings = self.settings
         found = {
-            "data_fingerprint": self.dataset.fingerprint,
-            "data_digest": self.dataset.digest,
             "split": settings.split if settings.data.kind == "run" else "all",
             "where": asdict(settings.where),
             "allow": sorted(settings.allow),
@@ -94,28 +90,50 @@ class Judge:
             "code": blocks.code_digest(block),
             "version": avatar_bench.__version__,
         }
+        parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
+        if isinstance(block, CompareBlock):
+            runs = zip(self.runs, parts, strict=True)
+            return found | {"torch": metadata.version("torch"), "compared": [_entry(run) | part for run, part in runs]}
         if isinstance(block, DatasetBlock):
+            run = next(iter(self.runs), None)
             found["equalise"] = run.card.preprocessing.get("equalise") if run else settings.data.equalise
-        return found | (_provenance_of(run) if run else {})
+        return found | parts[0] | (_provenance_of(self.runs[0]) if self.runs else {})
+
+    def _whereabouts(self, block: Block) -> dict[str, Any]:
+        """Give what a Result read that can only be told when it is made."""
+        if not isinstance(block, CompareBlock):
+            run = next(iter(self.runs), None)
+            return {"run": _place_of(run), "sets": run.used} if run else {"sets": {}}
+        found: dict[str, Any] = {"runs": [_place_of(run) for run in self.runs], "sets": [run.used for run in self.runs]}
+        return found | ({"read": self._digests()} if block.reads_results else {})
+
+    def _digests(self) -> list[dict[str, str]]:
+        """Give the digest of what is saved of each run on its set, by block."""
+        return [run.digests(dataset.name) for run, dataset in zip(self.runs, self.datasets, strict=True)]
 
     def _kept(self, folder: Path, origin: dict[str, Any]) -> Result | None:
         result = Result.load_whole(folder)
-        wanted = {key: value for key, value in origin.items() if key != "run"}  # a run may have been moved or copied
-        if result is None or not wanted.items() <= result.provenance.items():
+        if result is None or not origin.items() <= result.provenance.items():
+            return None
+        if "read" in result.provenance and result.provenance["read"] != self._digests():
             return None
         sets = result.provenance.get("sets", {})
         try:
-            now = {name: self.run.dataset(name).digest for name in sets} if self.run else {}
+            now = [{name: run.dataset(name).digest for name in used} for run, used in self._used(sets)]
         except AvatarBenchError:  # a set is gone: for the block to tell, if it needs it
             return None
-        return result if now == sets else None
+        return result if now == [used for _, used in self._used(sets)] else None
 
-    def _unchecked(self) -> list[str]:
-        """Say what is judged on trust: a checkpoint alone does not know the pictures that it was trained on."""
-        if self.run is None or self.run.images is not None:
-            return []
-        name = self.run.checkpoint.name
-        return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
+    def _used(self, sets: Any) -> list[tuple[Run, dict[str, str]]]:
+        return list(zip(self.runs, sets if isinstance(sets, list) else [sets], strict=False))
+
+
+def _unchecked(run: Run) -> list[str]:
+    """Say what is judged on trust: a checkpoint alone does not know the pictures that it was trained on."""
+    if run.images is not None:
+        return []
+    name = run.checkpoint.name
+    return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
 
 
 def _save(result: Result, folder: Path) -> None:
@@ -142,7 +160,7 @@ def slice_of(dataset: Dataset, where: WhereConfig) -> Dataset:
     return dataset.take(keep, " ".join([dataset.name, *(f"{key}={value}" for key, value in wanted.items())]))
 
 
-def _guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
+def guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
     """Refuse to judge a network on images that are prepared in another way than those it was trained on."""
     names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
     for option, name in names.items():
@@ -154,15 +172,16 @@ def _guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
             )
 
 
-def _place(run: Run, settings: EvaluateConfig, several: bool) -> Path:
-    if settings.out:
-        return Path(settings.out) / run.name if several else Path(settings.out)
-    return (run.folder or run.checkpoint.parent) / "evaluation"
+def _place_of(run: Run) -> str:
+    return str(run.folder or run.checkpoint)
+
+
+def _entry(run: Run) -> dict[str, Any]:
+    return {"label": run.label, "recipe": run.recipe} | _provenance_of(run)
 
 
 def _provenance_of(run: Run) -> dict[str, Any]:
     return {
-        "run": str(run.folder or run.checkpoint),
         "checkpoint_sha256": run.checkpoint_sha256,
         "split_fingerprint": run.card.split_fingerprint,
         "seed": run.seed,
@@ -175,6 +194,8 @@ def _provenance_of(run: Run) -> dict[str, Any]:
 
 def _headline(result: Result) -> str:
     """Say the first figure of a Result with its interval."""
+    if not result.metrics:
+        return f"on {result.set} (n = {result.n})"
     name, metric = next(iter(result.metrics.items()))
     if metric.value is None:
         return f"{name}: {metric.reason}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,24 +14,30 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench import blocks
 from avatar_bench.assembly.datasets import open_dataset
-from avatar_bench.blocks.base import DatasetBlock, RunBlock
-from avatar_bench.commands._judging import Judge, slice_of
+from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
+from avatar_bench.commands._judging import Judge, guard_preprocessing, slice_of
 from avatar_bench.config import EvaluateConfig
+from avatar_bench.entrants import Entrant, entrants
 from avatar_bench.errors import BlockError, GuardError
-from avatar_bench.records import RECORD, find_runs, locate, newest_run
+from avatar_bench.records import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_run, read_record
 
 if TYPE_CHECKING:
+    from avatar_bench.data.manifest import Dataset
     from avatar_bench.results import Result
     from avatar_bench.runs import Run
 
+_WITHOUT_RUN = Path("runs") / "evaluation"
+
 
 def evaluate(cfg: DictConfig) -> None:
-    """Put each Run, and the data where a block asks for no more, through each block, and save the Results.
+    """Put each Run, and the data where a block asks for no more, through each block, compare them, save the Results.
 
-    They go to RUN/evaluation/<set>/<block>/, those on data without a Run to runs/evaluation/<set>/<block>/, or all to
-    out=DIR. A Result that is there already and would come out the same is kept. Raise GuardError, after all is saved,
-    where an audit finds that the data cannot answer the question; BlockError where a block cannot be used, unless
-    `skip_unusable` (block=all) leaves it out.
+    They go to RUN/evaluation/<set>/<block>/, comparisons to FOLDER/evaluation/<set>/<block>/ where FOLDER holds the
+    runs, those on data without a Run to runs/evaluation/<set>/<block>/, or all to out=DIR. A Result that is there
+    already and would come out the same is kept. Ensembles that are found go to FOLDER/ensembles/<strategy>/, and with
+    block=all they are put through the blocks like a Run. Raise GuardError, after all is saved, where an audit finds
+    that the data cannot answer the question; BlockError where a block cannot be used, unless `skip_unusable`
+    (block=all) leaves it out.
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, EvaluateConfig)
@@ -39,27 +46,65 @@ def evaluate(cfg: DictConfig) -> None:
     chosen = {name: blocks.build(name, options or {}, folders) for name, options in asked.items()}
     other = settings.data.kind != "run"
     alone = {name: block for name, block in chosen.items() if other and isinstance(block, DatasetBlock)}
-    by_run = {name: block for name, block in chosen.items() if name not in alone}
-    paths = _run_paths(settings.ckpt) if by_run else []
-    for place in paths:  # a mistake shows before torch has loaded
-        locate(place)
+    comparing = {name: block for name, block in chosen.items() if isinstance(block, CompareBlock)}
+    by_run = {name: block for name, block in chosen.items() if name not in alone | comparing}
+    work = _Work(settings)
+    paths = _run_paths(settings) if by_run or comparing else []
     named = slice_of(open_dataset(settings.data), settings.where) if other else None
-    results, left_out = [], []
-    for path in [*([None] if alone else []), *paths]:
-        run = None if path is None else _open(path, settings)
-        judge = Judge(settings, named, run, several=len(paths) > 1)
-        for name, block in (alone if run is None else by_run).items():
+    if named is not None:
+        work.judge(alone, Judge(settings, [], [named], Path(settings.out or _WITHOUT_RUN)))
+    runs = [_open(entrant, settings, several=len(paths) > 1) for entrant in entrants(paths)]
+    datasets = [_judged_on(run, settings, named) for run in runs]
+    for run, dataset in zip(runs, datasets, strict=True):
+        assert run.judged is not None
+        work.judge(by_run, Judge(settings, [run], [dataset], run.judged))
+        run.rest()
+    if comparing and (len(runs) > 1 or not settings.skip_unusable):
+        place = _together(paths, settings)
+        work.judge(comparing, Judge(settings, runs, datasets, place / "evaluation"))
+        work.judge_ensembles(by_run, place, named)
+    work.finish()
+
+
+class _Work:
+    """Put blocks before judges, and keep what came of it."""
+
+    def __init__(self, settings: EvaluateConfig) -> None:
+        self.settings = settings
+        self.results: list[Result] = []
+        self.left_out: list[str] = []
+
+    def judge(self, chosen: Mapping[str, Block], judge: Judge) -> None:
+        """Put the judge's Runs through blocks; leave out those that cannot be used, where that is allowed."""
+        for name, block in chosen.items():
             try:
-                results.append(judge(name, block))
+                self.results.append(judge(name, block))
             except BlockError as error:
-                if not settings.skip_unusable:
+                if not self.settings.skip_unusable:
                     raise
-                left_out.append(f"left out: {judge.folder / name}: {error.lines[0]}")
-    if left_out:
-        print(*left_out, sep="\n", file=sys.stderr)
-    if len(results) + len(left_out) > 1:
-        print(f"blocks judged: {len(results)}" + f"; left out: {len(left_out)}" * bool(left_out))
-    _guard_verdicts(results, settings)
+                self.left_out.append(f"left out: {judge.folder / name}: {error.lines[0]}")
+
+    def judge_ensembles(self, by_run: Mapping[str, Block], place: Path, named: Dataset | None) -> None:
+        """Write the ensembles that a Result describes, and put them through the blocks that Runs went through."""
+        from avatar_bench import ensembles
+
+        found = [result.provenance["ensembles"] for result in self.results if "ensembles" in result.provenance]
+        for strategy, description in (found[-1] if found else {}).items():
+            folder = ensembles.save(place / "ensembles" / folder_name(strategy), description)
+            run = _open(Entrant(folder, strategy, strategy, {}, {}), self.settings, several=True)
+            dataset = _judged_on(run, self.settings, named)
+            assert run.judged is not None
+            self.judge(by_run, Judge(self.settings, [run], [dataset], run.judged))
+            run.rest()
+
+    def finish(self) -> None:
+        """Say how many blocks were judged and what was left out; fail where an audit says no."""
+        if self.left_out:
+            print(*self.left_out, sep="\n", file=sys.stderr)
+        if len(self.results) + len(self.left_out) > 1:
+            left = f"; left out: {len(self.left_out)}" * bool(self.left_out)
+            print(f"blocks judged: {len(self.results)}{left}")
+        _guard_verdicts(self.results, self.settings)
 
 
 def _user_folders() -> list[Path]:
@@ -73,10 +118,11 @@ def _all_are_asked() -> bool:
 
 
 def _users_own(folders: list[Path], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the options of the users' blocks that read a run, which conf/block/all.yaml cannot name."""
+    """Give the options of the users' blocks that read runs, which conf/block/all.yaml cannot name."""
     yaml = {name: file for name, file in blocks.of_users(folders).items() if name not in chosen}
     found: dict[str, Any] = {name: OmegaConf.to_object(OmegaConf.load(file)) for name, file in yaml.items()}
-    return {name: given for name, given in found.items() if isinstance(blocks.build(name, given, folders), RunBlock)}
+    built = {name: blocks.build(name, given, folders) for name, given in found.items()}
+    return {name: found[name] for name, block in built.items() if not isinstance(block, DatasetBlock)}
 
 
 def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:
@@ -93,28 +139,60 @@ def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:
             )
 
 
-def _run_paths(ckpt: Any) -> list[Path]:
+def _run_paths(settings: EvaluateConfig) -> list[Path]:
+    """Give the runs that are asked for; those in a folder of many that are not finished are left out, and named."""
+    ckpt = settings.ckpt
     if ckpt is None:
         newest = newest_run(Path("runs"))
         print(f"ckpt={newest} (the newest run)", file=sys.stderr)
         return [newest]
-    if isinstance(ckpt, list):
-        return [Path(path) for path in ckpt]
-    path = Path(ckpt)
-    if path.is_dir() and not (path / RECORD).is_file() and (inside := find_runs(path)):
-        return inside
-    return [path]
+    paths = [Path(path) for path in ckpt] if isinstance(ckpt, list) else [Path(ckpt)]
+    inside = find_runs(paths[0]) if len(paths) == 1 and _holds_runs(paths[0]) else []
+    if inside:
+        unfinished = {path: read_record(path).get("status", "unknown") for path in inside}
+        unfinished = {path: status for path, status in unfinished.items() if status != "finished"}
+        for path, status in unfinished.items():
+            print(f"left out: {path}: its status is {status}", file=sys.stderr)
+        paths = [path for path in inside if path not in unfinished] or inside
+    for path in paths:  # a mistake shows before torch has loaded
+        check_run(path)
+    return paths
 
 
-def _open(path: Path, settings: EvaluateConfig) -> Run:
-    from avatar_bench.runs import Run, set_threads
+def _holds_runs(path: Path) -> bool:
+    return path.is_dir() and not (path / RECORD).is_file() and not (path / ENSEMBLE).is_file()
+
+
+def _together(paths: Sequence[Path], settings: EvaluateConfig) -> Path:
+    """Give the folder of what is found by comparing: out=, the folder that was given, or the one around all runs."""
+    if settings.out:
+        return Path(settings.out)
+    if isinstance(settings.ckpt, str) and len(paths) > 1:
+        return Path(settings.ckpt)
+    return Path(os.path.commonpath([str(path.absolute().parent) for path in paths]))
+
+
+def _judged_on(run: Run, settings: EvaluateConfig, named: Dataset | None) -> Dataset:
+    guard_preprocessing(run, settings)
+    return named or slice_of(run.dataset(settings.split), settings.where)
+
+
+def _open(entrant: Entrant, settings: EvaluateConfig, several: bool) -> Run:
+    from avatar_bench.ensembles import open_run
+    from avatar_bench.runs import set_threads
 
     set_threads(settings.threads)
-    return Run.open(
-        path,
+    run = open_run(
+        entrant.folder,
         allow=frozenset(settings.allow),
         accelerator=settings.accelerator,
         workers=settings.data.workers,
         batch_size=int(settings.data.batch_size),
         others={**settings.data.ood, **({"blind": settings.data.blind} if settings.data.blind else {})},
+        label=entrant.label,
+        recipe=entrant.recipe,
     )
+    run.judged = (run.folder or run.checkpoint.parent) / "evaluation"
+    if settings.out:
+        run.judged = Path(settings.out) / run.name if several else Path(settings.out)
+    return run

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from avatar_bench.commands._rows import make_room, open_rows
 from avatar_bench.config import PredictConfig
 from avatar_bench.errors import DataError
-from avatar_bench.records import locate, newest_run
+from avatar_bench.records import check_run, newest_run
 
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
@@ -32,7 +32,7 @@ def predict(cfg: DictConfig) -> None:
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PredictConfig)
     path = Path(settings.ckpt) if settings.ckpt else _newest()
-    locate(path)  # a mistake shows before torch has loaded
+    check_run(path)  # a mistake shows before torch has loaded
     make_room(settings.output)
     files = input_files(settings.input)
     ok, errors, kept = _write(_open(path, settings), files, settings)
@@ -45,17 +45,18 @@ def predict(cfg: DictConfig) -> None:
 
 
 def _open(path: Path, settings: PredictConfig) -> Run:
-    from avatar_bench.runs import Run, set_threads
+    from avatar_bench.ensembles import open_run
+    from avatar_bench.runs import set_threads
 
     set_threads(settings.threads)
-    return Run.open(path, accelerator=settings.accelerator, workers=settings.workers, batch_size=settings.batch_size)
+    return open_run(path, accelerator=settings.accelerator, workers=settings.workers, batch_size=settings.batch_size)
 
 
 def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int]:
     """Write the rows that the output lacks; give the numbers of verdicts, of errors and of rows that were there."""
     from avatar_bench.verdicts import verdict_columns
 
-    run.classifier  # noqa: B018  # a bad checkpoint shows before the output is touched
+    run.wake()  # a bad checkpoint shows before the output is touched
     ok = errors = 0
     with open_rows(settings.output, verdict_columns(run.classes), settings.update) as rows:
         todo = [file for file in files if file not in rows.done]

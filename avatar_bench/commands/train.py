@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,20 +12,19 @@ from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.assembly.datasets import open_dataset
+from avatar_bench.commands._folders import held, new_run, write_config
 from avatar_bench.config import TrainConfig
 from avatar_bench.data.decode import formats_of
 from avatar_bench.data.guards import refuse_formats, refuse_shortcut, split_apart
 from avatar_bench.data.manifest import Dataset, files_of, read_split
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError, OutputError
-from avatar_bench.records import METRIC, RECORD, folder_name, locate, read_record, write_record
+from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
 
 AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
-ENDED = ("failed", "interrupted", "diverged")
 
 
 def train(cfg: DictConfig) -> float:
@@ -39,10 +36,17 @@ def train(cfg: DictConfig) -> float:
         folder, settings, record = _reopen(Path(cfg.resume))
     else:
         settings = _settings(cfg)
-        folder, record = _new_run(cfg, settings)
+        folder, record = new_run(cfg, settings)
     if record.get("status") == "finished":
         print(f"{folder}: finished before, left as it is.", file=sys.stderr)
-        return float(record["metrics"][METRIC])
+    else:
+        with held(folder, record):
+            _complete(cfg, settings, folder, record)
+    return float(record["metrics"][METRIC])
+
+
+def _complete(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict[str, Any]) -> None:
+    """Train, and leave in run.json how it ended."""
     begun = time.monotonic()
     try:
         whole, dataset = _images(settings)  # a mistake shows before torch has loaded, and leaves no run folder
@@ -66,7 +70,6 @@ def train(cfg: DictConfig) -> float:
         f"(n = {record['split']['counts']['val']}, the images that chose the checkpoint); "
         f"next: avatar-bench evaluate ckpt={folder}"
     )
-    return float(best[METRIC])
 
 
 def _settings(cfg: DictConfig) -> TrainConfig:
@@ -163,38 +166,6 @@ def _same_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
     return Dataset(whole.name, whole.root, read_split(folder / "split.csv", whole.root).frame)
 
 
-def _new_run(cfg: DictConfig, settings: TrainConfig) -> tuple[Path, dict[str, Any]]:
-    """Make the run folder and its first record; give an earlier one of the same configuration back as it is."""
-    choices = HydraConfig.get().runtime.choices
-    model = choices.get("model") or "timm"
-    name = choices.get("experiment") or (model if model != "timm" else settings.model.backbone)
-    folder, sweeping = _folder(settings, folder_name(f"{name}-{settings.mode.name}"))
-    record: dict[str, Any] = {
-        "status": "running",
-        "name": name,
-        "model": model,
-        "mode": settings.mode.name,
-        "experiment": choices.get("experiment"),
-        "sweep": choices.get("sweep"),
-        "sweep_job": sweeping,
-        "seed": settings.seed,
-        "git": _git(),
-    }
-    if (folder / RECORD).is_file():
-        earlier = read_record(folder)
-        config = folder / "config.yaml"
-        same = config.is_file() and config.read_text(encoding="utf-8") == _yaml(cfg)
-        if sweeping and same and earlier.get("status") == "finished":
-            return folder, earlier
-        untrained = earlier.get("status") in ENDED and not any((folder / "checkpoints").glob("*.ckpt"))
-        if not (sweeping and same) and not untrained:
-            raise ConfigError(
-                f"out: {folder} holds a run already, status {earlier.get('status', 'unknown')}.",
-                f"Choose another out=DIR, or go on with it: avatar-bench train resume={folder}",
-            )
-    return folder, record
-
-
 def _start(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
     """Make the run folder, with its configuration and its first record."""
     try:
@@ -202,37 +173,17 @@ def _start(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
     except OSError as error:
         raise OutputError(f"out={folder} cannot be made: {error.strerror}.", "Give another: out=DIR") from error
     if not cfg.resume:
-        part = folder / "config.yaml.part"
-        part.write_text(_yaml(cfg), encoding="utf-8")
-        part.replace(folder / "config.yaml")
+        write_config(folder, cfg)
     record |= {"status": "running", "started": record.get("started") or _now(), "error": None}
     write_record(folder, record)
 
 
 def _fail(folder: Path, record: dict[str, Any], error: BaseException) -> None:
-    status = {DivergedError: "diverged", KeyboardInterrupt: "interrupted", SystemExit: "interrupted"}
-    record |= {"status": status.get(type(error), "failed"), "error": str(error) or type(error).__name__}
+    status = "diverged" if isinstance(error, DivergedError) else "failed"
+    if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning has a SystemExit of its own
+        status = "interrupted"
+    record |= {"status": status, "error": str(error) or type(error).__name__}
     write_record(folder, record)
-
-
-def _folder(settings: TrainConfig, name: str) -> tuple[Path, bool]:
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN:
-        left_out = set(hydra.job.config.override_dirname.exclude_keys)
-        swept = [item.split("=", 1) for item in hydra.overrides.task]
-        parts = [
-            f"{key.rsplit('.', 1)[-1]}{value}" if _is_number(value) else value
-            for key, value in swept
-            if key.lstrip("+") not in left_out
-        ]
-        return Path(hydra.sweep.dir) / folder_name("-".join(parts)), True
-    if settings.out:
-        return Path(settings.out), False
-    stamp = Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, number = stamp, 2
-    while folder.exists():
-        folder, number = stamp.with_name(f"{stamp.name}_{number}"), number + 1
-    return folder, False
 
 
 def _reopen(folder: Path) -> tuple[Path, TrainConfig, dict[str, Any]]:
@@ -251,23 +202,5 @@ def _reopen(folder: Path) -> tuple[Path, TrainConfig, dict[str, Any]]:
     return folder, settings, read_record(folder)
 
 
-def _yaml(cfg: DictConfig) -> str:
-    return OmegaConf.to_yaml(cfg, resolve=True)
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text) is not None
-
-
 def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def _git() -> str | None:
-    """Give the commit that GIT_COMMIT or the checkout around the working folder names."""
-    head = Path(os.environ.get("GIT_DIR", ".git")) / "HEAD"
-    try:
-        text = head.read_text(encoding="utf-8").strip()
-        return (head.parent / text[5:]).read_text(encoding="utf-8").strip() if text.startswith("ref: ") else text
-    except OSError:
-        return None

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from avatar_bench import plots
-from avatar_bench.audit.card import escape_markdown, write_card
+from avatar_bench.audit.card import write_card
+from avatar_bench.pages import escape_markdown
 from avatar_bench.results import Metric, Result
 
 EVIL = "<script>alert('x')</script>"

@@ -109,6 +109,11 @@ def fake_run() -> Callable[..., Any]:
             "seed": 0,
             "record": {},
             "name": "a/run",
+            "label": "run",
+            "recipe": "run",
+            "config": {},
+            "history": None,
+            "saved": lambda block, name: None,
             "predictions": lambda dataset: known.get(dataset.name, predictions),
             "variations": vary,
             "calibration": lambda dataset: have(calibration),
@@ -119,3 +124,55 @@ def fake_run() -> Callable[..., Any]:
         return SimpleNamespace(**plain | fields)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def colour_finder() -> Callable[..., Any]:
+    """Build a Classifier for 64 pixels whose evidence is known: class k looks at one colour, cell by cell.
+
+    `colours` are those of the classes, 0 to 2. The map of a class has side `cells` and is its colour's mean in each
+    cell, above a mean of `above`; empty where its `weight` is negative.
+    """
+    import torch
+    from torch import nn
+
+    from avatar_bench.models.classifier import Card, Classifier
+
+    class Finder(nn.Module):
+        def __init__(self, colours: Sequence[int], cells: int, above: float, weight: float) -> None:
+            super().__init__()
+            side = 64 // cells
+            self.feature_info = [{"module": "cells", "num_chs": 3, "reduction": side}]
+            self.cells, self.head = nn.Conv2d(3, 3, side, side), nn.Linear(3, len(colours))
+            with torch.no_grad():
+                self.cells.weight.copy_(torch.eye(3)[:, :, None, None].expand(3, 3, side, side) / side**2)
+                self.cells.bias.fill_(2 - 4 * above)  # a pixel of 0..1 arrives as 4 x - 2
+                self.head.weight.copy_(weight * torch.eye(3)[list(colours)])
+
+        def forward_features(self, images: Any) -> Any:
+            return self.cells(images).relu()
+
+        def forward_head(self, features: Any, pre_logits: bool = False) -> Any:
+            return features.mean(dim=(2, 3))
+
+        def get_classifier(self) -> Any:
+            return self.head
+
+    def build(colours: Sequence[int] = (0, 1, 2), cells: int = 8, above: float = 0.0, weight: float = 80.0) -> Any:
+        card = Card(CLASSES, "colours", {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)})
+        return Classifier(card, Finder(colours, cells, above, weight)).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., Any]:
+    """Draw uint8 pictures (n, 3, 64, 64) of 8 x 8 cells; no two cells of a picture have as much of a colour."""
+    import torch
+
+    def draw(n: int, seed: int = 0) -> Any:
+        levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (n, 3, 256))
+        small = np.random.default_rng(seed).permuted(levels, axis=2)[:, :, :64].reshape(n, 3, 8, 8)
+        return torch.from_numpy(small.repeat(8, axis=2).repeat(8, axis=3))
+
+    return draw

@@ -13,7 +13,7 @@ from PIL import Image
 
 from avatar_bench import blocks
 from avatar_bench.__main__ import main
-from avatar_bench.blocks.base import RunBlock
+from avatar_bench.blocks.base import CompareBlock, RunBlock
 from avatar_bench.catalogue import choices
 from avatar_bench.results import Result
 
@@ -118,10 +118,13 @@ def verdicts(run: Path, file: Path) -> bytes:
     return file.read_bytes()
 
 
-def test_all_names_every_block_that_reads_a_run() -> None:
-    everything = [name for name in blocks.available() if isinstance(blocks.build(name), RunBlock)]
+def test_all_names_every_block_that_reads_or_compares_runs() -> None:
+    built = {name: blocks.build(name) for name in blocks.available()}
+    reading = [name for name, block in built.items() if isinstance(block, RunBlock)]
+    comparing = [name for name, block in built.items() if isinstance(block, CompareBlock)]
     named = yaml.safe_load(choices("block")["all"].read_text(encoding="utf-8"))["defaults"]
-    assert sorted(set(named) - {"_self_"}) == everything == sorted(METRICS)
+    assert sorted(set(named) - {"_self_"}) == sorted(reading + comparing)
+    assert sorted(METRICS) == reading
 
 
 @pytest.mark.parametrize("name", blocks.available())

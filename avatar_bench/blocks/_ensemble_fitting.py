@@ -1,0 +1,145 @@
+"""What the block ensemble fits on held-out pictures alone: the strategies and the soup."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_bench.ensembles import Combined, Soup
+from avatar_bench.errors import BlockError
+from avatar_bench.metrics import calibration
+from avatar_bench.metrics.ensembles import STRATEGIES, Mix, average, greedy_soup
+
+if TYPE_CHECKING:
+    from avatar_bench.data.manifest import Dataset
+    from avatar_bench.predictions import Predictions
+    from avatar_bench.runs import Run
+
+FEWEST = 20  # held-out pictures
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Hold the pictures that are of the calibration half for every run, and what each run says of them."""
+
+    dataset: Dataset
+    predictions: list[Predictions]
+
+    @cached_property
+    def logits(self) -> NDArray[np.float64]:
+        """Give the logits (M, N, C) of M runs."""
+        return np.stack([one.logits for one in self.predictions]).astype(np.float64)
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """Give the class (N,) of each picture."""
+        return self.predictions[0].targets
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+class Recipe(NamedTuple):
+    """Hold how a strategy mixes the runs, and the temperature of the mixture."""
+
+    mix: Mix
+    temperature: float
+
+
+class Cooked(NamedTuple):
+    """Hold a soup: the runs that could be in it and those that are, by position, and the Run that they make."""
+
+    candidates: list[int]
+    kept: list[int]
+    run: Soup
+
+
+def held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOut:
+    """Give the pictures that every run holds out for calibration and none has learned from.
+
+    Raise BlockError where a run does not know its own, or they are fewer than 20 or lack a class; GuardError where a
+    set that is judged shares pictures with them.
+    """
+    asked = [run.calibration(dataset) for run, dataset in zip(runs, datasets, strict=True)]
+    images = [run.images for run in runs]
+    parts = [one.part("calibration") for one in images if one is not None]
+    shared = reduce(set.intersection, (set(part.frame["sha256"]) for part in parts))
+    for one in images:
+        frame = one.frame if one is not None else parts[0].frame.iloc[:0]
+        shared -= set(frame.loc[frame["split"].isin(["train", "val"]), "sha256"])
+    first = parts[0].frame
+    wanted = first["sha256"].isin(shared) & (first["label"] != "") & ~first["sha256"].duplicated()
+    dataset = parts[0].take(wanted)
+    _refuse_few(runs, dataset)
+    keys = dataset.frame["sha256"].tolist()
+    rows = [_positions(part, keys) for part in parts]
+    found = [one.in_order(runs[0].classes).take(place) for one, place in zip(asked, rows, strict=True)]
+    return HeldOut(dataset, found)
+
+
+def fit(held: HeldOut) -> dict[str, Recipe]:
+    """Give every strategy's recipe: what is judged later does not come here."""
+    found = {}
+    for name, strategy in STRATEGIES.items():
+        mix = strategy(held.logits, held.targets)
+        found[name] = Recipe(mix, calibration.fit_temperature(average(held.logits, mix), held.targets))
+    return found
+
+
+def cook(runs: Sequence[Run], held: HeldOut) -> Cooked | None:
+    """Give the greedy soup of the runs of one network and one origin, the most that there are; None of fewer than two.
+
+    The runs come in the order of their accuracy on the held-out pictures, and each stays if the soup's does not fall.
+    """
+    candidates = max(_kin(runs), key=len, default=[])
+    if len(candidates) < 2:
+        return None
+    scores = [float((held.predictions[run].correct).mean()) for run in candidates]
+
+    def judge(some: list[int]) -> float:
+        soup = Soup.of([runs[candidates[index]] for index in some])
+        return float(soup.predictions(held.dataset).correct.mean())
+
+    kept = [candidates[index] for index in greedy_soup(scores, judge)]
+    soup = Soup.of([runs[position] for position in kept])
+    told = soup.predictions(held.dataset)
+    temperature = calibration.fit_temperature(told.logits, told.targets)
+    return Cooked(candidates, kept, replace(soup, fitted=temperature))
+
+
+def _kin(runs: Sequence[Run]) -> list[list[int]]:
+    """Give the positions of runs whose weights may be averaged, in order of appearance; of copies the first."""
+    found: dict[str, dict[str, int]] = {}
+    for position, run in enumerate(runs):
+        if isinstance(run, Combined):
+            continue
+        card = run.card
+        # random weights of another seed are another origin
+        origin = (card.weights, card.seed if card.weights == "none" else None)
+        parts = [card.backbone, card.options, card.preprocessing, list(card.classes), origin]
+        found.setdefault(json.dumps(parts, sort_keys=True), {}).setdefault(run.checkpoint_sha256, position)
+    return [list(members.values()) for members in found.values()]
+
+
+def _refuse_few(runs: Sequence[Run], dataset: Dataset) -> None:
+    missing = [name for name in runs[0].classes if name not in dataset.classes]
+    if len(dataset) >= FEWEST and not missing:
+        return
+    lacking = f", none of {missing[0]!r}" if missing else ""
+    raise BlockError(
+        f"Weights are fitted on pictures that all runs hold out for calibration: there are {len(dataset)}{lacking}.",
+        f"Expected {FEWEST} or more, of every class.",
+        "Compare runs of one data.split.seed and one data.val_fraction, or name them: 'ckpt=[RUN,RUN]'.",
+    )
+
+
+def _positions(part: Dataset, keys: Sequence[str]) -> NDArray[np.intp]:
+    frame = part.frame
+    place = {key: row for row, key in reversed(list(enumerate(frame["sha256"])))}
+    return np.array([place[key] for key in keys], dtype=np.intp)

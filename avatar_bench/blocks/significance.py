@@ -1,0 +1,204 @@
+"""significance: which recipes are told apart on one set, and which are tied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench import stats
+from avatar_bench.blocks import _significance_figures as figures
+from avatar_bench.blocks._seeds import Recipes, about_seeds
+from avatar_bench.blocks.base import IntervalCompareBlock, left_out, recipes, together
+from avatar_bench.messages import say
+from avatar_bench.metrics import paired
+from avatar_bench.results import Metric, Result
+
+if TYPE_CHECKING:
+    from avatar_bench.data.manifest import Dataset
+    from avatar_bench.predictions import Predictions
+    from avatar_bench.runs import Run
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(kw_only=True)
+class Significance(IntervalCompareBlock):
+    """Compare the accuracy of every two recipes on the same pictures.
+
+    Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
+    out 0. `power` is the chance of that which `needed` and `detectable_difference` ask for.
+    """
+
+    alpha: float = 0.05
+    power: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("alpha", 0 < self.alpha < 1, "above 0 and below 1")
+        self.require("power", 0 < self.power < 1, "above 0 and below 1")
+
+    def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
+        """Give p-values, differences and a ranking with its ties; of single runs where all are of one recipe.
+
+        Raise BlockError where the runs cannot be set side by side, GuardError where a class order is wrong.
+        """
+        found = together(runs, datasets)
+        members = recipes(runs)
+        if len(members) == 1:
+            members = {run.label: [place] for place, run in enumerate(runs)}
+        judged = Recipes.of(members, runs, found)
+        drawn = judged.draw(self)
+        result = Result("significance", datasets[0].name, len(found[0]), found[0].classes)
+        accuracies = judged.accuracies(self, drawn)
+        order = sorted(range(len(members)), key=lambda place: -_value(accuracies[judged.names[place]]))
+        pairs = result.tables["pairs"] = self._pairs(judged, drawn, order)
+        ranking = result.tables["ranking"] = _ranking(judged, accuracies, drawn, pairs, order, self.level)
+        result.metrics = self._metrics(pairs, ranking, judged) | {
+            f"accuracy/{name}": metric for name, metric in accuracies.items()
+        }
+        result.figures = {
+            "ranking": figures.ranking(ranking, judged.names),
+            "differences": figures.differences(pairs, list(ranking["recipe"])),
+        }
+        result.arrays = {"answers": _answers(judged, found[0], runs)}
+        result.warnings = left_out(len(datasets[0]) - len(found[0]), len(datasets[0])) + about_seeds(judged.seeds_of)
+        return result
+
+    def _pairs(self, judged: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
+        """Give a row for every two recipes, the better one as a."""
+        table = pd.DataFrame([self._pair(judged, drawn, a, b) for a, b in combinations(order, 2)])
+        table.insert(list(table).index("p") + 1, "p_holm", stats.holm(table["p"]))
+        beyond = (table["low"] > 0) | (table["high"] < 0)
+        return table.assign(told_apart=(table["p_holm"] < self.alpha) & beyond)
+
+    def _pair(self, judged: Recipes, drawn: Floats, a: int, b: int) -> dict[str, object]:
+        groups, n = judged.groups, judged.right.shape[1]
+        first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
+        only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
+        gains, whole = _gains(judged, a, b)
+        sums = paired.group_sums(gains, groups)
+        difference = float(gains.sum() / (whole * n))
+        single = judged.units == n and judged.sizes[a] == judged.sizes[b] == 1
+        low, high = _ends(drawn[:, a] - drawn[:, b], self.level)
+        needed = stats.required_pictures((only_a + only_b) / n, difference, self.power, self.alpha)
+        return {
+            "a": judged.names[a],
+            "b": judged.names[b],
+            "n": n,
+            "only_a_right": only_a,
+            "only_b_right": only_b,
+            "p": paired.cluster_permutation(gains, groups),
+            "difference": difference,
+            "low": low,
+            "high": high,
+            "test": "exact McNemar" if single else "cluster permutation",
+            "groups": judged.units,
+            "discordant_groups": int((sums != 0).sum()),
+            "seeds_a": int(judged.sizes[a]),
+            "seeds_b": int(judged.sizes[b]),
+            "design_effect": paired.design_effect(gains, groups),
+            "needed": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
+        }
+
+    def _metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, judged: Recipes) -> dict[str, Metric]:
+        closest = pairs.iloc[0]  # the best and the second
+        n, units = int(closest["n"]), judged.units
+        low, high = (None if np.isnan(closest[end]) else float(closest[end]) for end in ("low", "high"))
+        discordance = (closest["only_a_right"] + closest["only_b_right"]) / n
+        fewer = int(n / closest["design_effect"])
+        detectable = stats.detectable_difference(fewer, discordance, self.power, self.alpha)
+        needed = None if np.isnan(closest["needed"]) else float(closest["needed"])
+        equal = say("the best two are right equally often")
+        few = say("too few pictures on which the best two differ")
+        return {
+            "best_accuracy": _best(ranking, units),
+            "pairs_told_apart": Metric(float(pairs["told_apart"].sum()), len(pairs), higher_is_better=None),
+            "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
+            "gain_over_second": Metric(float(closest["difference"]), units, low, high, "paired bootstrap"),
+            "detectable_difference": Metric(
+                detectable, n, higher_is_better=False, reason=few if detectable is None else None
+            ),
+            "needed": Metric(needed, n, higher_is_better=False, reason=equal if needed is None else None),
+        }
+
+
+def _value(metric: Metric) -> float:
+    assert metric.value is not None
+    return round(metric.value, 12)  # means over seeds differ in their last digits
+
+
+def _gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
+    """Give what a has right beyond b of each picture (N,) in whole parts, and how many of them make one picture."""
+    whole = math.lcm(int(judged.sizes[a]), int(judged.sizes[b]))
+    first, second = (judged.counts[place] * (whole // judged.sizes[place]) for place in (a, b))
+    return np.asarray(first - second), whole
+
+
+def _ends(drawn: Floats, level: float) -> tuple[float, float]:
+    """Give the interval of a difference; none where the two never differ."""
+    low, high = stats.percentiles(drawn, level)
+    return (float(low), float(high)) if low < high else (math.nan, math.nan)
+
+
+def _ranking(
+    judged: Recipes,
+    accuracies: dict[str, Metric],
+    drawn: Floats,
+    pairs: pd.DataFrame,
+    order: Sequence[int],
+    level: float,
+) -> pd.DataFrame:
+    names = [judged.names[place] for place in order]
+    metrics = [accuracies[name] for name in names]
+    places = np.quantile(paired.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
+    apart = _apart(pairs, names)
+    return pd.DataFrame(
+        {
+            "recipe": names,
+            "seeds": judged.sizes[list(order)],
+            "n": judged.right.shape[1],
+            "groups": judged.units,
+            "accuracy": [metric.value for metric in metrics],
+            "low": [metric.low for metric in metrics],
+            "high": [metric.high for metric in metrics],
+            "interval": [metric.interval for metric in metrics],
+            "rank": paired.ranks([_value(metric) for metric in metrics]),
+            "rank_low": places[0, list(order)],
+            "rank_high": places[1, list(order)],
+            "tied_with_best": ~apart[0],
+            "letters": paired.letters(paired.tie_groups(apart), len(names)),
+        }
+    )
+
+
+def _apart(pairs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Give which two recipes are told apart, (R, R)."""
+    place = {name: index for index, name in enumerate(names)}
+    apart = np.zeros((len(names), len(names)), dtype=bool)
+    for row in pairs[pairs["told_apart"]].itertuples():
+        apart[place[str(row.a)], place[str(row.b)]] = apart[place[str(row.b)], place[str(row.a)]] = True
+    return apart
+
+
+def _best(ranking: pd.DataFrame, units: int) -> Metric:
+    first = ranking.iloc[0]
+    return Metric(float(first["accuracy"]), units, float(first["low"]), float(first["high"]), str(first["interval"]))
+
+
+def _answers(judged: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:
+    """Give what every figure here rests on: a row a run, a column a picture."""
+    recipe = {run: name for name, members in judged.members.items() for run in members}
+    return {
+        "right": judged.right,
+        "recipe": np.array([recipe[place] for place in range(len(runs))], dtype=np.str_),
+        "seed": np.array(judged.seeds),
+        "path": predictions.paths,
+        "group": predictions.groups,
+    }

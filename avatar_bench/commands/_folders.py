@@ -1,0 +1,174 @@
+"""Folders of runs: which one a training has, what lies there already, and who may write there."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from avatar_bench.assembly.datasets import open_dataset
+from avatar_bench.config import TrainConfig
+from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
+from avatar_bench.overrides import job_name
+from avatar_bench.records import ENDED, RECORD, folder_name, read_record
+
+CONFIG, LOCK = "config.yaml", "run.lock"
+HOW = ("out", "lang", "callbacks.progress", "data.workers")  # options that change no weight
+
+
+def new_run(cfg: DictConfig, settings: TrainConfig) -> tuple[Path, dict[str, Any]]:
+    """Give the folder of a run and its first record, or the record of an earlier run that is left as it is.
+
+    A job of a sweep whose folder holds the same configuration is left as it is where it is finished, goes on where it
+    was interrupted or killed (`settings.resume` is set), and begins anew where it failed or diverged. Raise ConfigError
+    where the folder holds another run, GuardError where a finished one saw other pictures.
+    """
+    choices = HydraConfig.get().runtime.choices
+    model = choices.get("model") or "timm"
+    name = choices.get("experiment") or (model if model != "timm" else settings.model.backbone)
+    folder, sweeping = _folder(settings, folder_name(f"{name}-{settings.mode.name}"))
+    record: dict[str, Any] = {
+        "status": "running",
+        "name": name,
+        "model": model,
+        "mode": settings.mode.name,
+        "experiment": choices.get("experiment"),
+        "sweep": choices.get("sweep"),
+        "sweep_job": sweeping,
+        "seed": settings.seed,
+        "git": _git(),
+    }
+    if not (folder / RECORD).is_file():
+        return folder, record
+    earlier = read_record(folder)
+    status = earlier.get("status", "unknown")
+    if status in ENDED and not any((folder / "checkpoints").glob("*.ckpt")):
+        return folder, record
+    if not sweeping:
+        raise ConfigError(
+            f"out: {folder} holds a run already, status {status}.",
+            f"Choose another out=DIR, or go on with it: avatar-bench train resume={folder}",
+        )
+    _refuse_other_options(folder, cfg)
+    if status == "finished":
+        _refuse_other_pictures(folder, earlier, settings)
+        return folder, earlier
+    return folder, _go_on(folder, earlier, settings) or record
+
+
+@contextmanager
+def held(folder: Path, record: Mapping[str, Any]) -> Iterator[None]:
+    """Keep other processes from the folder of a sweep's job meanwhile; the system lets go of it should this one die."""
+    if not record.get("sweep_job"):
+        yield
+        return
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"out: another process is training in {folder}.", "Wait for it, or stop it.") from error
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def write_config(folder: Path, cfg: DictConfig) -> None:
+    """Write the resolved configuration, complete or not at all."""
+    part = folder / f"{CONFIG}.part"
+    part.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    part.replace(folder / CONFIG)
+
+
+def _folder(settings: TrainConfig, name: str) -> tuple[Path, bool]:
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        shared = hydra.job.config.override_dirname.exclude_keys
+        return Path(hydra.sweep.dir) / job_name(hydra.overrides.task, shared), True
+    if settings.out:
+        return Path(settings.out), False
+    stamp = Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = stamp, 2
+    while folder.exists():
+        folder, number = stamp.with_name(f"{stamp.name}_{number}"), number + 1
+    return folder, False
+
+
+def _refuse_other_options(folder: Path, cfg: DictConfig) -> None:
+    """Raise ConfigError, naming the options, where a folder holds a run of another configuration."""
+    schema = OmegaConf.structured(TrainConfig)  # options that are younger than the run have their defaults there
+    try:
+        kept = _flat(OmegaConf.to_container(OmegaConf.merge(schema, OmegaConf.load(folder / CONFIG))))
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"{folder} holds a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}.",
+            "Remove the folder to train it anew, or choose another: out=DIR",
+        ) from error
+    asked = _flat(OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True))
+    other = [key for key in {**asked, **kept} if key not in HOW and asked.get(key) != kept.get(key)]
+    if other:
+        said = [f"{key} is {kept.get(key)} there, {asked.get(key)} here" for key in other[:3]]
+        raise ConfigError(
+            f"{folder} holds a run of another configuration: {'; '.join(said)}{'; ...' * (len(other) > 3)}.",
+            "Choose another folder for this sweep, out=DIR, or remove that run.",
+        )
+
+
+def _flat(values: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {key: values}
+    inside = (_flat(value, f"{key}.{name}".strip(".")) for name, value in values.items())
+    return {path: value for part in inside for path, value in part.items()}
+
+
+def _refuse_other_pictures(folder: Path, earlier: Mapping[str, Any], settings: TrainConfig) -> None:
+    """Raise GuardError where the pictures have changed since a run: its figures would stand beside others' in vain."""
+    trained_on = (earlier.get("data") or {}).get("fingerprint")
+    if trained_on not in (None, open_dataset(settings.data).fingerprint):
+        raise GuardError(
+            f"{folder} was trained before, on other pictures than data={settings.data.kind} names now.",
+            "Restore them, or train all jobs on the new ones in another folder: out=DIR",
+        )
+
+
+def _go_on(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict[str, Any] | None:
+    """Have an interrupted or killed job go on from its last checkpoint; clear away what cannot be gone on with."""
+    from avatar_bench.models.training import verify  # imports torch, which this job needs from here on
+
+    last = folder / "checkpoints" / "last.ckpt"
+    if earlier.get("status") in ("running", "interrupted") and last.is_file() and earlier.get("stages"):
+        try:
+            verify(last)
+            settings.resume = str(folder)
+            print(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
+            return earlier
+        except CheckpointError:  # killed between the checkpoint and its hash
+            pass
+    for name in ("checkpoints", "predictions", "evaluation", "logs"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    return None
+
+
+def _git() -> str | None:
+    """Give the commit that GIT_COMMIT or the checkout around the working folder names."""
+    head = Path(os.environ.get("GIT_DIR", ".git")) / "HEAD"
+    try:
+        text = head.read_text(encoding="utf-8").strip()
+        return (head.parent / text[5:]).read_text(encoding="utf-8").strip() if text.startswith("ref: ") else text
+    except OSError:
+        return None

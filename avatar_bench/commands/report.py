@@ -1,0 +1,33 @@
+"""report: put what is saved of several runs on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from avatar_bench.config import ReportConfig
+from avatar_bench.errors import OutputError
+from avatar_bench.messages import speak
+from avatar_bench.reporting.page import write_report
+from avatar_bench.reporting.study import read_study
+
+
+def report(cfg: DictConfig) -> None:
+    """Write one self-contained page of the runs below a folder, and say in one line what it holds.
+
+    Raises DataError where the folder holds no run that was judged, OutputError where the page cannot be written.
+    """
+    settings = OmegaConf.to_object(cfg)
+    assert isinstance(settings, ReportConfig)
+    root = Path(settings.runs).expanduser()
+    page = Path(settings.out).expanduser() if settings.out else root / "report.html"
+    with speak(settings.lang):
+        study = read_study(root)
+        try:
+            answer = write_report(study, page, settings.lang)
+        except OSError as error:
+            reason = f"{page} cannot be written: {error.strerror or error}."
+            raise OutputError(reason, "Give another place: out=FILE.html") from error
+    size = page.stat().st_size / 1e6
+    print(f"{page}: {size:.1f} MB, {len(study.runs)} runs, {len(study.problems)} problems; {answer}")

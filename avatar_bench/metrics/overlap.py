@@ -1,0 +1,152 @@
+"""Overlap of raw attribution maps: how far those of two networks point at the same cells."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import hypergeom, rankdata
+
+from avatar_bench.metrics.attribution import enlarge
+
+Floats = NDArray[np.float64]
+Masks = NDArray[np.bool_]
+
+NAMES = ("iou_top20", "iou_half", "pearson", "spearman")
+
+
+def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
+    """Give each of NAMES for every map of one network (N, h, w) with every map of another (M, H, W), as (N, M).
+
+    The diagonal compares maps of the same pictures, the rest maps of different ones. NaN where a map is constant.
+    """
+    one, other = common_grid(first, second)
+    return {
+        "iou_top20": iou(top_cells(one), top_cells(other)),
+        "iou_half": iou(hot_cells(one), hot_cells(other)),
+        "pearson": correlation(one, other),
+        "spearman": correlation(_ranks(one), _ranks(other)),
+    }
+
+
+def chance(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
+    """Give what each of NAMES is on average, (N,), for N pairs of maps of which one has its cells shuffled."""
+    one, other = common_grid(first, second)
+    cells = one[0].size
+    found = {
+        name: _chance_iou(mask(one), mask(other), cells)
+        for name, mask in (("iou_top20", top_cells), ("iou_half", hot_cells))
+    }
+    none = np.where(_constant(one) | _constant(other), np.nan, 0.0)
+    return found | {"pearson": none, "spearman": none}
+
+
+def common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
+    """Give maps (N, h, w) and (M, H, W) on one grid: as they are, or enlarged to a square of the longest side."""
+    one, other = (np.asarray(maps, dtype=np.float64) for maps in (first, second))
+    if one.shape[1:] == other.shape[1:]:
+        return one, other
+    side = max(*one.shape[1:], *other.shape[1:])
+    return enlarge(one, side), enlarge(other, side)
+
+
+def top_cells(maps: ArrayLike, share: float = 0.2) -> Masks:
+    """Mark the most important cells of maps (N, h, w), as many in each: this share of them, rounded, and at least one.
+
+    Which of equal cells belong to them is drawn, by the map's own values as the seed: a map always has the same top,
+    and two maps that are zero in the same places have not. None in a constant map.
+    """
+    values = np.asarray(maps, dtype=np.float64)
+    count = max(1, round(share * values[0].size)) if len(values) else 0
+    flat = values.reshape(len(values), values[0].size if len(values) else 0)
+    top = np.zeros(flat.shape, dtype=np.bool_)
+    for row, mask in zip(flat, top, strict=True):
+        ties = np.random.default_rng(zlib.crc32(row.tobytes())).random(len(row))
+        mask[np.lexsort((ties, -row))[:count]] = True
+    return np.asarray(top.reshape(values.shape) & ~_constant(values)[:, None, None])
+
+
+def hot_cells(maps: ArrayLike, level: float = 0.5) -> Masks:
+    """Mark the cells of maps (N, h, w) that have this share of the map's largest value, or more.
+
+    None in a map that is constant, or nowhere above 0.
+    """
+    values = np.asarray(maps, dtype=np.float64)
+    largest = values.max(axis=(1, 2), keepdims=True)
+    return np.asarray((values >= level * largest) & (largest > 0) & ~_constant(values)[:, None, None])
+
+
+def iou(first: Masks, second: Masks) -> Floats:
+    """Give intersection over union of every mask (N, h, w) with every other (M, h, w), (N, M); NaN for an empty one."""
+    one, other = (masks.reshape(len(masks), -1).astype(np.float64) for masks in (first, second))
+    shared, sizes, others = one @ other.T, one.sum(axis=1)[:, None], other.sum(axis=1)[None]
+    known = (sizes > 0) & (others > 0)
+    return np.asarray(np.divide(shared, sizes + others - shared, out=np.full(shared.shape, np.nan), where=known))
+
+
+def correlation(first: ArrayLike, second: ArrayLike) -> Floats:
+    """Give Pearson's correlation of every map (N, h, w) with every other (M, h, w), (N, M); NaN for a constant one."""
+    one, other = (_standardised(maps) for maps in (first, second))
+    return np.asarray(np.clip(one @ other.T, -1, 1))  # NaN stays
+
+
+def chance_iou(size: int, other: int, cells: int) -> float:
+    """Give the mean IoU of sets of `size` and `other` cells that are drawn independently from `cells`; sizes above 0.
+
+    What they share is hypergeometric. About .111 for two fifths of many cells: .04 of them shared, .36 in either.
+    """
+    shared = np.arange(min(size, other) + 1)
+    return float(hypergeom.pmf(shared, cells, size, other) @ (shared / (size + other - shared)))
+
+
+def of_others(table: Floats, strata: ArrayLike) -> Floats:
+    """Give the mean overlap of each picture's two maps with those of other pictures of its stratum, (n, n) to (n,).
+
+    `table` holds the overlap of one network's maps, by row, with another's, by column; `strata` (n,) are labels. What
+    is NaN is left out; NaN where a stratum has one picture.
+    """
+    labels = np.asarray(strata)
+    other = (labels[:, None] == labels[None]) & ~np.eye(len(labels), dtype=np.bool_)
+    apart = np.where(other, table, np.nan)
+    return nan_mean(np.concatenate([apart, apart.T], axis=1), axis=1)
+
+
+def dealt(strata: ArrayLike, times: int, generator: np.random.Generator) -> NDArray[np.intp]:
+    """Deal n pictures at random to the places of their own stratum, (times, n) positions."""
+    labels = np.unique(np.asarray(strata), return_inverse=True)[1]
+    drawn = generator.random((times, len(labels)))
+    places = np.empty(drawn.shape, dtype=np.intp)
+    places[:, np.argsort(labels, kind="stable")] = np.lexsort((drawn, np.broadcast_to(labels, drawn.shape)), axis=1)
+    return places
+
+
+def nan_mean(values: Floats, axis: int | None = None) -> Floats:
+    """Give the mean of what is not NaN; NaN, without a warning, where nothing is."""
+    there = ~np.isnan(values)
+    counts = np.asarray(there.sum(axis=axis), dtype=np.float64)
+    total = np.asarray(np.where(there, values, 0.0).sum(axis=axis))
+    return np.asarray(np.divide(total, counts, out=np.full(counts.shape, np.nan), where=counts > 0))
+
+
+def _constant(maps: Floats) -> Masks:
+    return np.asarray(maps.max(axis=(1, 2)) <= maps.min(axis=(1, 2)))
+
+
+def _ranks(maps: Floats) -> Floats:
+    return np.asarray(rankdata(maps.reshape(len(maps), -1), axis=1).reshape(maps.shape))
+
+
+def _standardised(maps: ArrayLike) -> Floats:
+    """Give each map as a row of mean 0 and length 1; NaN where it is constant."""
+    values = np.asarray(maps, dtype=np.float64)
+    flat = values.reshape(len(values), -1)
+    centred = flat - flat.mean(axis=1, keepdims=True)
+    length = np.sqrt((centred**2).sum(axis=1, keepdims=True))
+    length[_constant(values)] = np.nan
+    return np.asarray(centred / length)
+
+
+def _chance_iou(first: Masks, second: Masks, cells: int) -> Floats:
+    sizes = [masks.sum(axis=(1, 2)).tolist() for masks in (first, second)]
+    return np.array([chance_iou(a, b, cells) if a and b else np.nan for a, b in zip(*sizes, strict=True)])

@@ -1,0 +1,203 @@
+"""Blocks: a section of the report for each block, with its figures side by side and how to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from avatar_bench.messages import say
+from avatar_bench.reporting import words
+from avatar_bench.reporting.captions import alternative, caption, in_order
+from avatar_bench.reporting.files import Files
+from avatar_bench.reporting.numbers import metric_cell
+from avatar_bench.reporting.saved import ROWS, Saved
+from avatar_bench.reporting.saved_tables import Looks, lay_out, turned
+from avatar_bench.reporting.study import Model, Study
+from avatar_bench.reporting.tables import Row, Table, column, fit_scale
+
+MAIN = {  # what stands in the table of a block: patterns of metric names; of others the first ones
+    "blind_test": ("accuracy", "accuracy_by_source", "balanced_accuracy", "macro_f1", "mcc", "recall/*"),
+    "robustness": ("robustness", "clean", "noise", "blur", "brightness", "rotation", "jpeg", "mean_over_severities"),
+    "calibration": ("ece_15", "ece_floor", "scaled/ece_15", "nll", "brier", "temperature", "aurc", "coverage/*"),
+    "out_of_domain": ("auroc/*/energy", "accuracy/*"),
+    "efficiency": (
+        "latency_ms/b1",
+        "images_per_second/b1",
+        "end_to_end_images_per_second",
+        "params_m",
+        "peak_memory_mb",
+    ),
+    "prior_shift": ("accuracy/*", "macro_f1/*"),
+}
+_FIRST = 8  # metrics of a block that MAIN does not know
+_WIDE, _FEW = 10, 9  # a table of more columns is turned where it has so few rows
+_COLUMNS = {  # of wide tables those that are read; the CSV has all
+    "significance/pairs": ("a", "b", "difference", "p_holm", "told_apart", "needed", "only_a_right", "only_b_right"),
+    "ensemble_diversity/pairs": ("a", "b", "agreement", "kappa", "q_statistic", "double_fault", "error_correlation"),
+    "ensemble/strategies": ("strategy", "members", "accuracy", "macro_f1", "gain", "nll", "ece"),
+}
+
+
+@dataclass
+class Shown:
+    """Hold a figure as it is shown: its file, words, addresses, and the model that it is of."""
+
+    file: Path
+    alt: str
+    caption: str
+    png: str | None
+    svg: str | None
+    model: str | None = None
+
+
+@dataclass
+class Part:
+    """Hold what a block says of one set: tables, figures by name, and links to further tables."""
+
+    name: str
+    tables: list[Table] = field(default_factory=list)
+    figures: dict[str, list[Shown]] = field(default_factory=dict)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Section:
+    """Hold a block's title, how to read it, and its parts, one a set."""
+
+    block: str
+    title: str
+    reading: str
+    parts: list[Part]
+
+
+def comparison_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
+    """Give a section for each block that compares runs."""
+    blocks = words.in_order({block for _, block in study.comparisons}, words.COMPARISONS)
+    return [
+        Section(block, words.title(block), words.reading(block), list(_compared(study, block, files, looks)))
+        for block in blocks
+    ]
+
+
+def run_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
+    """Give a section for each block that reads one run, all models side by side."""
+    blocks = words.in_order({block for model in study.models for _, block in model.results}, words.BLOCKS)
+    return [
+        Section(block, words.title(block), words.reading(block), list(_judged(study, block, files, looks)))
+        for block in blocks
+    ]
+
+
+def metric_table(model: Model) -> Table:
+    """Give every figure of a model, a row each."""
+    columns = [
+        *(column(say("figure")), column(say("block")), column(say("set")), column(say("value"), True, bars=False)),
+        *(column(say("units"), True), column(say("interval")), column(say("better"))),
+    ]
+    better = {True: say("high"), False: say("low"), None: ""}
+    rows = [
+        Row([name, block, of, metric_cell(metric), metric.n, metric.interval or "", better[metric.higher_is_better]])
+        for (of, block), saved in model.results.items()
+        for name, metric in saved.result.metrics.items()
+    ]
+    return Table(f"metrics_{model.label}", say("Every figure of {model}", model=model.label), columns, rows)
+
+
+def _compared(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Part]:
+    for name in study.sets:
+        saved = study.comparisons.get((name, block))
+        if saved is None:
+            continue
+        addresses = files.of(saved)
+        part = Part(name, notes=[str(warning) for warning in saved.result.warnings])
+        part.tables = [*_saved_tables(saved, addresses, part, looks), _metrics(saved)]
+        part.figures = {figure: [_shown(saved, figure, addresses, "")] for figure in in_order(block, saved.figures)}
+        yield part
+
+
+def _judged(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Part]:
+    for name in study.sets:
+        found = study.of_block(name, block)
+        if not found:
+            continue
+        part = Part(name)
+        addresses = {label: files.of(saved) for label, saved in found.items()}
+        for fingerprint in dict.fromkeys(saved.fingerprint for saved in found.values()):
+            same = {label: saved for label, saved in found.items() if saved.fingerprint == fingerprint}
+            part.tables.append(_side_by_side(same, block, name, fingerprint if len(same) < len(found) else "", looks))
+        figures = {figure for saved in found.values() for figure in saved.figures}
+        for figure in in_order(block, figures):
+            owners = [(label, saved) for label, saved in found.items() if figure in saved.figures]
+            part.figures[figure] = [_shown(saved, figure, addresses[label], label) for label, saved in owners]
+        yield part
+
+
+def _side_by_side(found: dict[str, Saved], block: str, name: str, fingerprint: str, looks: Looks) -> Table:
+    """Lay out the main figures of a block, a row a model."""
+    metrics = _main(block, [saved.result.metrics for saved in found.values()])
+    columns = [column(say("model"))]
+    for metric in metrics:
+        better = next((m.higher_is_better for s in found.values() if (m := s.metric(metric)) is not None), None)
+        columns.append(column(metric, True, {True: "higher", False: "lower", None: None}[better]))
+    rows = []
+    for label, saved in found.items():
+        cells = [metric_cell(saved.metric(metric)) for metric in metrics]
+        rows.append(Row([{"text": label, **looks[label]}, *cells], label))
+    fit_scale(columns[1:], [Row(row.cells[1:]) for row in rows])
+    n = next(iter(found.values())).result.n
+    text = say("{block} on {set}, {n} pictures", block=block, set=name, n=n)
+    if fingerprint:
+        text = say("{pictures}, of the fingerprint {fingerprint} alone", pictures=text, fingerprint=fingerprint)
+    return Table(f"{block}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
+
+
+def _main(block: str, found: Sequence[dict[str, Any]]) -> list[str]:
+    """Give the names of the main figures of a block, in the order of its patterns."""
+    names = list(dict.fromkeys(name for metrics in found for name in metrics))
+    patterns = MAIN.get(block)
+    if patterns is None:
+        return names[:_FIRST]
+    chosen = (name for pattern in patterns for name in names if fnmatchcase(name, pattern))
+    return list(dict.fromkeys(name for name in chosen if name.count("/") == _depth(patterns, name))) or names[:_FIRST]
+
+
+def _depth(patterns: Iterable[str], name: str) -> int:
+    """Give how many levels a name is to have: * in a pattern stands for one level."""
+    return next(pattern.count("/") for pattern in patterns if fnmatchcase(name, pattern))
+
+
+def _metrics(saved: Saved) -> Table:
+    result = saved.result
+    columns = [column(say("figure")), column(say("value"), True), column(say("units"), True), column(say("interval"))]
+    rows = [Row([name, metric_cell(one), one.n, one.interval or ""]) for name, one in result.metrics.items()]
+    fit_scale(columns[1:2], [Row(row.cells[1:2]) for row in rows])
+    text = say("{block} on {set}: its figures", block=result.block, set=result.set)
+    return Table(f"{result.block}_{result.set}", text, columns, rows)
+
+
+def _saved_tables(saved: Saved, addresses: dict[str, str], part: Part, looks: Looks) -> Iterator[Table]:
+    """Show the short tables of a comparison, and link to the long ones."""
+    block, of = saved.result.block, saved.result.set
+    for name, table in saved.result.tables.items():
+        href = addresses.get(f"{name}.csv")
+        if not len(table):
+            continue
+        if len(table) <= ROWS:
+            text = say("{block} on {set}: {table}", block=block, set=of, table=name)
+            only = _COLUMNS.get(f"{block}/{name}", ())
+            shown = lay_out(table, f"{block}_{of}_{name}", text, looks, only)
+            shown.href, shown.notes = href, say("The CSV has more columns.") if only else None
+            yield turned(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
+        elif href:
+            part.links.append((f"{name}.csv", href))
+
+
+def _shown(saved: Saved, figure: str, addresses: dict[str, str], label: str) -> Shown:
+    alt = alternative(saved.result, figure, label)
+    png, svg = addresses.get(f"{figure}.png"), addresses.get(f"{figure}.svg")
+    text = label or caption(saved.result.block, figure)
+    return Shown(saved.folder / f"{figure}.png", alt, text, png, svg, label or None)

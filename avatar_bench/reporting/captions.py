@@ -1,0 +1,119 @@
+"""Captions: what each figure shows, and its text for those who do not see it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from avatar_bench.messages import say
+from avatar_bench.reporting.numbers import written
+from avatar_bench.results import Result
+
+
+def caption(block: str, figure: str) -> str:
+    """Say what a figure of a block shows; the figure's own name where it is not known here."""
+    if block == "gradcam_wall" and (named := re.fullmatch(r"class_\d+_(.+)", figure)):
+        return say("Pictures of the class {name}, model by model", name=named[1])
+    return _captions().get(f"{block}/{figure}", figure.replace("_", " "))
+
+
+def in_order(block: str, figures: Iterable[str]) -> list[str]:
+    """Give the figures of a block in the order in which they are read, the main one first."""
+    known = list(_captions())
+    places = {figure: known.index(name) for figure in figures if (name := f"{block}/{figure}") in known}
+    return sorted(figures, key=lambda figure: (places.get(figure, len(known)), figure))
+
+
+def alternative(result: Result, figure: str, owner: str) -> str:
+    """Say in words what a figure shows, of whom, on which set, and the main number of its Result."""
+    what = caption(result.block, figure)
+    if owner:
+        text = say("{what}, {model}, on {set}.", what=what, model=owner, set=result.set)
+    else:
+        text = say("{what}, all models, on {set}.", what=what, set=result.set)
+    named = next(iter(result.metrics.items()), None)
+    return text if named is None else f"{text} {named[0]}: {written(named[1])}."
+
+
+def _captions() -> dict[str, str]:
+    return _of_runs() | _of_comparisons()
+
+
+def _of_runs() -> dict[str, str]:
+    return {
+        "blind_test/confusion": say("Confusion matrix: a row is a true class, a column the answer"),
+        "blind_test/per_source": say("Accuracy by source, with intervals"),
+        "blind_test/gallery_of_errors": say("The most confident errors"),
+        "robustness/severity_3": say("Accuracy under each distortion at severity 3"),
+        "robustness/severities": say("Accuracy by distortion and severity"),
+        "robustness/delivery": say("Accuracy as pictures are delivered: recompressed, resized, screenshot"),
+        "robustness/one_class": say("What changes when one class alone is distorted"),
+        "robustness/pictures": say("A picture under each distortion and severity"),
+        "robustness/pictures_delivered": say("A picture as each way of delivery leaves it"),
+        "calibration/reliability": say("Reliability: share of right answers against confidence"),
+        "calibration/confidence": say("How confident it is"),
+        "calibration/coverage": say("How often sets of classes hold the true one"),
+        "calibration/risk_coverage": say(
+            "Risk against coverage: errors left when the least confident answers are refused"
+        ),
+        "calibration/shift": say("Calibration error under distortion"),
+        "out_of_domain/shares": say("What it calls pictures out of domain"),
+        "out_of_domain/auroc": say("How well scores tell pictures out of domain from those in it"),
+        "out_of_domain/gallery": say("Pictures out of domain with the most confident answers"),
+        "out_of_domain/scores": say("Scores in and out of domain"),
+        "error_bias/bias_map": say("Answers by slice: which class it leans to"),
+        "error_bias/confidence": say("Confidence of right and wrong answers"),
+        "error_bias/weakest_slices": say("The weakest slices, with intervals"),
+        "prior_shift/mixes": say("Accuracy under other mixes of classes"),
+        "prior_shift/shares": say("Shares of classes as they are, and as estimated"),
+        "clusters/distances": say("Distances between classes"),
+        "clusters/silhouettes": say("Silhouettes by class"),
+        "clusters/source_distances": say("Distances between sources"),
+        "embedding/tsne": say("The embedding in a plane (t-SNE), by class and by source"),
+        "embedding/pca": say("The embedding in a plane (PCA), by class and by source"),
+        "embedding/umap": say("The embedding in a plane (UMAP), by class and by source"),
+        "gradcam/panels": say("Where it looks: Grad-CAM on pictures of each class"),
+        "gradcam/curves": say("Deletion and insertion of what the map marks"),
+        "gradcam/sanity": say("Maps of the trained network and of one with random weights"),
+        "efficiency/latency": say("Latency and throughput by batch"),
+        "architecture/diagram": say("Stages of the network and their parameters"),
+        "run/curves": say("Loss and metrics by epoch"),
+        "data_audit/aurocs": say("How well the class is told without the picture"),
+        "data_audit/carriers": say("The same by single property, as stored"),
+        "data_audit/properties": say("How properties are spread over the classes"),
+        "data_audit/confounding": say("Pictures by source and class"),
+    }
+
+
+def _of_comparisons() -> dict[str, str]:
+    return {
+        "significance/ranking": say("Ranking by accuracy, with intervals and ties"),
+        "significance/differences": say("Differences of every two models, and which of them are told apart"),
+        "overview/by_class": say("Accuracy and F1 by class, model by model"),
+        "overview/robustness": say("Accuracy under each distortion, model by model"),
+        "overview/calibration": say("Calibration error against accuracy"),
+        "overview/confidence": say("Mean confidence where right and where wrong, model by model"),
+        "overview/ood_shares": say("What each model calls pictures out of domain"),
+        "overview/bias": say("Which class each model leans to, set by set"),
+        "overview/speed_size": say("Speed against size"),
+        "overview/history": say("Training: loss and metrics by epoch, model by model"),
+        "integrated_score/profile": say("The score and the qualities that it is made of"),
+        "integrated_score/ranks": say("How often each model takes each rank, under other pictures and other weights"),
+        "integrated_score/pareto": say("Accuracy against speed and size; on the front no other model is better in all"),
+        "ensemble/gain": say("What each strategy gains over the single model chosen on val"),
+        "ensemble/weights": say("How much each model weighs, by strategy"),
+        "ensemble/contribution": say("What each model contributes: the accuracy lost without it"),
+        "ensemble_diversity/kappa": say("Agreement beyond chance (kappa) of every two models"),
+        "ensemble_diversity/double_fault": say("Share of pictures that two models both miss"),
+        "ensemble_diversity/error_correlation": say("Correlation of the errors of every two models"),
+        "ensemble_diversity/kappa_error": say(
+            "Agreement against error: pairs that differ and are good lie low on the left"
+        ),
+        "gradcam_wall/wall": say("The same pictures, model by model: where each looks and what it says"),
+        "cam_overlap/overlap": say("Overlap of attention by class, against the overlap of different pictures"),
+        "cam_overlap/pairs": say("Overlap of attention by pair of models, against the overlap of different pictures"),
+        "cam_overlap/maps": say("Raw maps of the models on the same pictures"),
+        "leave_one_source_out/recall": say("Share recognised of each source that was left out"),
+        "leave_one_source_out/taken_for": say("What pictures of each source that was left out are taken for"),
+        "shots/curve": say("Accuracy and macro-F1 against pictures a class"),
+    }

@@ -1,0 +1,226 @@
+"""Page: all that is reported of a study, laid out for the templates, and written as HTML and Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+import avatar_bench
+from avatar_bench import pages, plots
+from avatar_bench.messages import say
+from avatar_bench.reporting import alerts, blocks, data_card, words
+from avatar_bench.reporting.captions import caption
+from avatar_bench.reporting.files import Files, write_text
+from avatar_bench.reporting.leaderboard import Board, answer, boards
+from avatar_bench.reporting.numbers import number
+from avatar_bench.reporting.origins import model_table, origin_table
+from avatar_bench.reporting.pictures import BUDGET, Inlined, inline
+from avatar_bench.reporting.saved_tables import Looks
+from avatar_bench.reporting.standings import board_table, gain_tables, score_tables
+from avatar_bench.reporting.study import Model, Study
+
+LARGEST = 15_000_000  # bytes of the page
+_LINK = 600  # bytes of what stands in place of a figure, at most
+_RUN_FILES = ("config.yaml", "run.json", "split.csv", "metrics.csv")
+
+
+def write_report(study: Study, page: Path, language: str, largest: int = LARGEST) -> str:
+    """Write the page, of `largest` bytes at most, and a Markdown of the same name; give the answer in a sentence.
+
+    Raises OutputError where the page is a folder, OSError where nothing can be written.
+    """
+    files = Files(page)
+    files.check()
+    page.parent.mkdir(parents=True, exist_ok=True)
+    content = _content(study, files) | {"lang": language}
+    write_text(page.with_suffix(".md"), _render(_markdown(), "report/report.md.jinja", content, {}))
+    write_text(page, _html(content, largest))
+    return str(content["answers"][0])
+
+
+def _html(content: dict[str, Any], largest: int) -> str:
+    """Render with figures; where that is too large, without the last of them, and then without long tables."""
+    template = "report/report.html.jinja"
+    figures = inline(_figures(content), min(BUDGET, largest // 2))
+    for details in (True, False):
+        content["details"] = details
+        text = _render(pages.web(), template, content, figures)
+        over = len(text.encode()) - largest
+        if over > 0:
+            figures = _fewer(figures, over)
+            text = _render(pages.web(), template, content, figures)
+        if len(text.encode()) <= largest:
+            break
+    return text
+
+
+def _fewer(figures: dict[Path, Inlined], over: int) -> dict[Path, Inlined]:
+    """Give the first of the figures, so that so many bytes are saved."""
+    kept = dict(figures)
+    while kept and over > 0:
+        _, last = kept.popitem()
+        over -= max(0, len(last.data) * 4 // 3 - _LINK)
+    return kept
+
+
+def _render(environment: Environment, template: str, content: dict[str, Any], figures: dict[Path, Inlined]) -> str:
+    environment.globals |= {"say": say, "inlined": figures.get, "slug": Slugs(), "caption": caption}
+    return environment.get_template(template).render(content)
+
+
+def _markdown() -> Environment:
+    environment = pages.markdown()
+    environment.filters["address"] = Markup  # quoted for a URL already
+    return environment
+
+
+class Slugs:
+    """Give each name an id of letters, digits and dashes that no other name has."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def __call__(self, *parts: str) -> str:
+        """Give the id of a name, the same each time."""
+        name = "\n".join(parts)
+        if name not in self._known:
+            plain = re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-") or "part"
+            taken = self._known.values()
+            self._known[name] = plain if plain not in taken else f"{plain}-{len(self._known)}"
+        return self._known[name]
+
+
+def _content(study: Study, files: Files) -> dict[str, Any]:
+    found, looks = boards(study), _looks(study)
+    tables = [board_table(board, looks) for board in found]
+    return {
+        "title": say("Report on {folder}", folder=study.root.resolve().name),
+        "question": say("Is this avatar a real photo, a drawing, or AI-generated, and which model says so best?"),
+        "classes": _classes(study),
+        "answers": [answer(board) for board in found]
+        or [say("No run was judged by blind_test: there is no answer yet.")],
+        "boards": tables,
+        "board_notes": _board_notes(found),
+        "scores": score_tables(study, files, looks),
+        "gains": gain_tables(study, files, looks),
+        "alerts": alerts.alerts(study, found),
+        "problems": alerts.problem_table(study),
+        "warnings": alerts.warning_table(study),
+        "cautions": words.cautions(),
+        "split_tables": data_card.split_tables(study),
+        "set_tables": list(data_card.set_tables(study)),
+        "audit": data_card.audit(study),
+        "comparisons": blocks.comparison_sections(study, files, looks),
+        "blocks": blocks.run_sections(study, files, looks),
+        "models": [(model.label, *looks[model.label].values()) for model in study.models],
+        "model_pages": [_model_page(study, model, files, looks[model.label]) for model in study.models],
+        "methods": words.methods(),
+        "judged": model_table(study),
+        "origins": origin_table(study, files),
+        "version": avatar_bench.__version__,
+        "counts": {"runs": len(study.runs), "ensembles": len(study.models) - len(study.runs), "sets": study.sets},
+    }
+
+
+def _looks(study: Study) -> Looks:
+    """Give each model the colour and marker that its recipe has wherever models stand side by side."""
+    recipes = list(dict.fromkeys(model.recipe for model in study.models))
+    places = {model.label: recipes.index(model.recipe) for model in study.models}
+    return {label: {"color": plots.color(place), "marker": plots.marker(place)} for label, place in places.items()}
+
+
+def _classes(study: Study) -> list[str]:
+    return list(dict.fromkeys(name for _, saved in study.saved for name in saved.result.classes))
+
+
+def _board_notes(found: list[Board]) -> list[str]:
+    """Say once how the boards are to be read, for each way in which they were made."""
+    notes = []
+    if any(board.tested for board in found):
+        notes.append(
+            say(
+                "Ranks are the range that resampled pictures give; models that share a letter are not told apart by "
+                "paired tests, after Holm's correction."
+            )
+        )
+    if any(not board.tested and len(board.rows) > 1 for board in found):
+        notes.append(
+            say(
+                "Where no paired test was made, ranks are those that overlapping intervals leave open: no test, and "
+                "wider than one would be. First: avatar-bench evaluate ckpt=FOLDER block=significance"
+            )
+        )
+    return notes
+
+
+def _model_page(study: Study, model: Model, files: Files, look: Mapping[str, str]) -> dict[str, Any]:
+    record, curves = model.record, model.folder / "curves.png"
+    facts = [
+        (say("kind"), {"run": say("run"), "soup": say("soup")}.get(model.kind, say("ensemble"))),
+        (say("backbone"), _named(model.config, "model", "backbone") or record.get("model")),
+        (say("mode"), record.get("mode")),
+        (say("seed"), record.get("seed")),
+        (say("members"), ", ".join(_members(study, record))),
+        (say("val macro-F1"), _plain((record.get("metrics") or {}).get("val/macro_f1"))),
+        (say("temperature"), _plain(record.get("temperature"))),
+        (say("trained in, seconds"), _plain(record.get("seconds"))),
+        (say("checkpoint, SHA-256"), model.checkpoint[:12]),
+    ]
+    shown = None
+    if curves.is_file():
+        text = caption("run", "curves")
+        alt = say("{what}, {model}.", what=text, model=model.label)
+        shown = blocks.Shown(curves, alt, text, files.link(curves), None, model.label)
+    return {
+        "label": model.label,
+        "look": look,
+        "facts": [(name, value) for name, value in facts if value not in (None, "")],
+        "folder": files.link(model.folder),
+        "links": [(name, files.link(model.folder / name)) for name in _RUN_FILES if (model.folder / name).is_file()],
+        "curves": shown,
+        "metrics": blocks.metric_table(model),
+        "judged": list(dict.fromkeys(block for _, block in model.results)),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return number(value) if isinstance(value, float) else value
+
+
+def _named(config: dict[str, Any], group: str, key: str) -> Any:
+    part = config.get(group)
+    return part.get(key) if isinstance(part, dict) else None
+
+
+def _members(study: Study, record: dict[str, Any]) -> Iterator[str]:
+    """Name the members of an ensemble with their weights."""
+    labels = {model.checkpoint: model.label for model in study.runs}
+    members = record.get("members")
+    for member in members if isinstance(members, list) else ():
+        if isinstance(member, dict):
+            label = labels.get(str(member.get("checkpoint_sha256")), str(member.get("run")))
+            weight = member.get("weight")
+            yield f"{label} ({number(weight)})" if isinstance(weight, float) else label
+
+
+def _figures(content: dict[str, Any]) -> list[Path]:
+    """Give the files of all figures, what says most first: where room is short the last become links.
+
+    First the comparisons of the first set, then each block's main figure there, then the others, then other sets.
+    """
+    curves = [(1, one["curves"].file) for one in content["model_pages"] if one["curves"]]
+    ranked = [*curves, *_ranked(content["comparisons"], 0, 3), *_ranked(content["blocks"], 1, 4)]
+    return [file for _, file in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _ranked(sections: Sequence[blocks.Section], first: int, others: int) -> Iterator[tuple[int, Path]]:
+    for section in sections:
+        for place, part in enumerate(section.parts):
+            for main, group in enumerate(part.figures.values()):
+                rank = others if place else first if not main or not first else first + 1
+                yield from ((rank, one.file) for one in group)

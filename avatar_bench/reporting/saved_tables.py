@@ -1,0 +1,79 @@
+"""Saved tables: what a block has saved as CSV, laid out for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from avatar_bench.reporting.numbers import Cell, digits, number, value_cell
+from avatar_bench.reporting.tables import Row, Table, column
+
+Looks = Mapping[str, Mapping[str, str]]  # color and marker of each model
+_NAMED = ("run", "recipe", "model", "label", "a", "b")  # columns that hold names of models
+
+
+def lay_out(table: pd.DataFrame, name: str, caption: str, looks: Looks, only: Sequence[str] = ()) -> Table:
+    """Give a saved table: the ends of an interval beside its value, models in their colours.
+
+    `x`, `x_low` and `x_high` become one column, and so do any column and a `low` and `high` right behind it. Of the
+    columns that are then left, `only` keeps some.
+    """
+    ends = _ends(list(map(str, table.columns)))
+    bounds = {end for pair in ends.values() for end in pair}
+    heads = [str(head) for head in table.columns if str(head) not in bounds and (not only or str(head) in only)]
+    rows = [_row(record, heads, ends, looks) for record in table.astype(object).to_dict("records")]
+    columns = [column(head, table[head].dtype.kind in "if", bars=False) for head in heads]
+    return Table(name, caption, columns, rows)
+
+
+def turned(table: Table) -> Table:
+    """Give a table of few models and many columns with a column a model instead."""
+    heads = [
+        column(str(row.cells[0]["text"] if isinstance(row.cells[0], dict) else row.cells[0]), True)
+        for row in table.rows
+    ]
+    columns = [table.columns[0], *(head | {"bars": False} for head in heads)]
+    rows = [
+        Row([one["text"], *(row.cells[place] for row in table.rows)])
+        for place, one in enumerate(table.columns[1:], start=1)
+    ]
+    return Table(table.name, table.caption, columns, rows, table.notes, table.href)
+
+
+def _ends(heads: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Give the names of the columns that hold the ends of the interval of a column."""
+    found = {head: (f"{head}_low", f"{head}_high") for head in heads if {f"{head}_low", f"{head}_high"} <= set(heads)}
+    for place in range(len(heads) - 2):
+        if heads[place + 1 : place + 3] == ["low", "high"]:
+            found[heads[place]] = ("low", "high")
+    return found
+
+
+def _row(record: Mapping[Any, Any], heads: Sequence[str], ends: Mapping[str, tuple[str, str]], looks: Looks) -> Row:
+    cells = []
+    for head in heads:
+        cell = value_cell(record[head])
+        if head in ends and isinstance(record[head], int | float):
+            cell = _with_ends(record[head], *(record[end] for end in ends[head]))
+        elif head in _NAMED and cell in looks:
+            cell = {"text": cell, **looks[str(cell)]}
+        cells.append(cell)
+    first = record.get(heads[0]) if heads and heads[0] in _NAMED[:4] else None
+    return Row(cells, str(first) if first in looks else None)
+
+
+def _with_ends(value: float, low: Any, high: Any) -> Cell | None:
+    cell = value_cell(value)
+    if cell is None or pd.isna(low) or pd.isna(high):
+        return cell if cell is None or isinstance(cell, dict) else {"text": str(cell), "value": value}
+    whole = all(float(end).is_integer() for end in (value, low, high))
+    text = f"{value:.0f}" if whole else number(value)
+    return {
+        "text": text,
+        "value": value,
+        "low": float(low),
+        "high": float(high),
+        "digits": 0 if whole else digits(value),
+    }

@@ -1,0 +1,218 @@
+"""Study: the runs, ensembles and comparisons below a folder, and what of them cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from avatar_bench.entrants import entrants
+from avatar_bench.errors import AvatarBenchError, DataError
+from avatar_bench.messages import say
+from avatar_bench.records import ENSEMBLE, RECORD, read_config, read_record
+from avatar_bench.reporting.saved import Problem, Saved, read_evaluation
+
+FIRST = ("blind", "test", "val", "calibration")  # the order of sets: what says most of new pictures stands first
+
+Key = tuple[str, str]  # set, block
+
+
+@dataclass(frozen=True)
+class Model:
+    """Hold one thing that was judged, a run or an ensemble, and its Results by set and block."""
+
+    label: str
+    recipe: str
+    kind: str  # run, ensemble or soup
+    folder: Path
+    record: dict[str, Any]
+    config: dict[str, Any]
+    results: dict[Key, Saved] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> str:
+        """Give the SHA-256 of what was judged, or an empty text where it is not known."""
+        return str(self.record.get("checkpoint_sha256") or "")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Hold all that is reported of a folder; paths in `problems` are relative to it."""
+
+    root: Path
+    models: list[Model]
+    comparisons: dict[Key, Saved]
+    problems: list[Problem]
+
+    @property
+    def runs(self) -> list[Model]:
+        """Give the models that are runs."""
+        return [model for model in self.models if model.kind == "run"]
+
+    @property
+    def sets(self) -> list[str]:
+        """Give the names of the sets that anything was judged on, the blind one first."""
+        names = {name for results in self._results() for name, _ in results}
+        return sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+
+    @property
+    def saved(self) -> Iterator[tuple[Model | None, Saved]]:
+        """Give every Result with the model that it is of, None for comparisons."""
+        yield from ((None, saved) for saved in self.comparisons.values())
+        yield from ((model, saved) for model in self.models for saved in model.results.values())
+
+    def of_block(self, name: str, block: str) -> dict[str, Saved]:
+        """Give the Results of a block on a set by the label of the model."""
+        found = {model.label: model.results.get((name, block)) for model in self.models}
+        return {label: saved for label, saved in found.items() if saved is not None}
+
+    def _results(self) -> list[dict[Key, Saved]]:
+        return [self.comparisons, *(model.results for model in self.models)]
+
+
+def read_study(root: Path) -> Study:
+    """Read all that is saved below a folder; raise DataError where it holds no run that was judged."""
+    if not root.is_dir():
+        raise DataError(f"runs={root}: there is no such folder.", "Expected one that holds runs, as train makes them.")
+    problems: list[Problem] = []
+    runs = list(_runs(root, problems))
+    models = [*runs, *_ensembles(root, runs, problems)]
+    beside = [] if (root / RECORD).is_file() else read_evaluation(root, True)  # a run's own evaluation compares nothing
+    comparisons = _usable(root, _known_alone(beside, models), problems)
+    if not models:
+        raise DataError(
+            f"runs={root} holds no run that can be reported.",
+            f"Expected a folder with run folders in it, each with its {RECORD}, as train makes them.",
+            f"See: avatar-bench list runs {root}",
+        )
+    if not comparisons and not any(model.results for model in models):
+        raise DataError(
+            f"runs={root}: nothing has been judged yet, so there is nothing to report.",
+            f"First: avatar-bench evaluate ckpt={root} block=all",
+        )
+    return Study(root, models, comparisons, [*problems, *_missing(root, models)])
+
+
+def _runs(root: Path, problems: list[Problem]) -> Iterator[Model]:
+    """Give the finished runs below a folder, the oldest first: comparisons name and colour them in that order."""
+    finished = []
+    for folder in _folders(root, RECORD):
+        try:
+            record = read_record(folder)
+        except AvatarBenchError as error:
+            problems.append(Problem("damaged", _where(folder, root), error.lines[0]))
+            continue
+        if record.get("status") == "finished":
+            finished.append((str(record.get("started", "")), str(folder), folder))
+        else:
+            why = say("its status is {status}", status=record.get("status", "unknown"))
+            problems.append(Problem("unfinished", _where(folder, root), why))
+    for one in entrants([folder for *_, folder in sorted(finished)]):
+        model = Model(one.label, one.recipe, "run", one.folder, one.record, one.config)
+        model.results.update(_usable(root, _of_model(read_evaluation(one.folder), model), problems, one.label))
+        yield model
+
+
+def _ensembles(root: Path, runs: Sequence[Model], problems: list[Problem]) -> Iterator[Model]:
+    for folder in _folders(root, ENSEMBLE):
+        try:
+            record = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+            kind, members = str(record["kind"]), [dict(member) for member in record["members"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(Problem("damaged", _where(folder, root), str(error)))
+            continue
+        strange = list(_strange(folder, members, runs))
+        problems += [Problem("foreign", _where(folder, root), why, folder.name) for why in strange]
+        if not strange:
+            model = Model(folder.name, folder.name, kind, folder, record, read_config(folder))
+            model.results.update(_usable(root, read_evaluation(folder), problems, model.label))
+            yield model
+
+
+def _strange(folder: Path, members: Sequence[dict[str, Any]], runs: Sequence[Model]) -> Iterator[str]:
+    """Name the members of an ensemble that were trained anew since, and those that are not here."""
+    known = {run.checkpoint: run for run in runs}
+    places = {run.folder.resolve(): run for run in runs}
+    for member in members:
+        theirs, file = str(member.get("checkpoint_sha256", "")), (folder / str(member.get("run", ""))).resolve()
+        if theirs in known:
+            continue
+        run = next((places[place] for place in (file, *file.parents) if place in places), None)
+        if run is None:
+            yield say("its member {member} is not here", member=member.get("run"))
+        else:
+            own = run.checkpoint[:12]
+            yield say(
+                "its member {member} is of {theirs}, that run is now {own}",
+                member=run.label,
+                theirs=theirs[:12],
+                own=own,
+            )
+
+
+def _folders(root: Path, file: str) -> list[Path]:
+    return sorted({found.parent for found in root.rglob(file)}) if root.is_dir() else []
+
+
+def _of_model(found: Iterable[Saved | Problem], model: Model) -> Iterator[Saved | Problem]:
+    """Set apart the Results of another checkpoint than the one that the run's record names."""
+    for one in found:
+        theirs = one.result.provenance.get("checkpoint_sha256") if isinstance(one, Saved) else None
+        if isinstance(one, Saved) and theirs and model.checkpoint and theirs != model.checkpoint:
+            why = say(
+                "it is of the checkpoint {theirs}, the run's is {own}", theirs=theirs[:12], own=model.checkpoint[:12]
+            )
+            yield Problem("foreign", str(one.folder), why)
+        else:
+            yield one
+
+
+def _known_alone(found: Iterable[Saved | Problem], models: Sequence[Model]) -> Iterator[Saved | Problem]:
+    """Set apart the comparisons of checkpoints that are not here."""
+    known = {model.checkpoint for model in models}
+    for one in found:
+        strange = set(_compared(one)) - known if isinstance(one, Saved) else set()
+        if isinstance(one, Saved) and strange:
+            why = say("it compares checkpoints that are not here: {names}", names=", ".join(sorted(strange)))
+            yield Problem("foreign", str(one.folder), why)
+        else:
+            yield one
+
+
+def _compared(one: Saved) -> Iterator[str]:
+    for run in one.result.provenance.get("compared") or ():
+        if isinstance(run, dict) and run.get("checkpoint_sha256"):
+            yield str(run["checkpoint_sha256"])
+
+
+def _usable(root: Path, found: Iterable[Saved | Problem], problems: list[Problem], label: str = "") -> dict[Key, Saved]:
+    """Keep what can be read, and note what cannot, and what lacks files."""
+    kept = {}
+    for one in found:
+        if isinstance(one, Problem):
+            problems.append(Problem(one.kind, _where(Path(one.where), root), one.why, label))
+            continue
+        kept[one.result.set, one.result.block] = one
+        if one.gone:
+            why = say("files are gone: {names}", names=", ".join(one.gone))
+            problems.append(Problem("missing", _where(one.folder, root), why, label))
+    return kept
+
+
+def _missing(root: Path, models: Sequence[Model]) -> Iterator[Problem]:
+    """Name the Results that others have and a run lacks."""
+    runs = [model for model in models if model.kind == "run"]
+    asked = sorted({key for model in runs for key in model.results})
+    for model in runs:
+        for name in sorted({name for name, _ in asked}):
+            blocks = [block for there, block in asked if there == name and (name, block) not in model.results]
+            if blocks:
+                why = say("not judged on {name} by: {blocks}", name=name, blocks=", ".join(blocks))
+                yield Problem("missing", _where(model.folder, root), why, model.label)
+
+
+def _where(folder: Path, root: Path) -> str:
+    return Path(os.path.relpath(folder, root)).as_posix()

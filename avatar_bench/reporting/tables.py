@@ -1,0 +1,98 @@
+"""Tables: what the report lays out in rows, for HTML, Markdown and CSV alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from avatar_bench.reporting.numbers import cell_text
+
+Column = dict[str, Any]
+_MOST_ROWS = 100  # of a table that carries its own CSV
+
+
+@dataclass
+class Row:
+    """Hold the cells of a row, the label of the model that it is of, and whether it is set off."""
+
+    cells: list[Any]
+    model: str | None = None
+    best: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """Give the row as the page's macros take it."""
+        return {"cells": self.cells, "model": self.model, "best": self.best}
+
+
+@dataclass
+class Table:
+    """Hold a table: `href` is where its CSV lies, `notes` is how to read it, `compact` keeps its rows low."""
+
+    name: str
+    caption: str
+    columns: list[Column]
+    rows: list[Row] = field(default_factory=list)
+    notes: str | None = None
+    href: str | None = None
+    compact: bool = False
+
+    @property
+    def csv(self) -> str | None:
+        """Give the address of its CSV: a saved file, or for a short table of the report's own the content itself."""
+        if self.href or not 0 < len(self.rows) <= _MOST_ROWS:
+            return self.href
+        return "data:text/csv;charset=utf-8," + quote(self.frame().to_csv(index=False))
+
+    @property
+    def plain_rows(self) -> list[dict[str, Any]]:
+        """Give the rows as the page's macros take them."""
+        return [row.plain() for row in self.rows]
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """Give the rows as plain text, for Markdown."""
+        return [[cell_text(cell) for cell in row.cells] for row in self.rows]
+
+    def frame(self) -> pd.DataFrame:
+        """Give the table for CSV: numbers in full, intervals in columns of their own."""
+        parts: dict[str, list[Any]] = {}
+        for place, column in enumerate(self.columns):
+            cells = [row.cells[place] for row in self.rows]
+            name = _free(str(column["text"]), parts)
+            parts[name] = [_full(cell) for cell in cells]
+            for end in ("low", "high"):
+                if any(isinstance(cell, dict) and end in cell for cell in cells):
+                    parts[f"{name} {end}"] = [cell.get(end) if isinstance(cell, dict) else None for cell in cells]
+        return pd.DataFrame(parts)
+
+
+def column(text: str, number: bool = False, better: str | None = None, **more: Any) -> Column:
+    """Give a column; `better` is "higher" or "lower" where one end is the good one."""
+    return {"text": text, "number": number} | ({"better": better} if better else {}) | more
+
+
+def fit_scale(columns: Sequence[Column], rows: Iterable[Row]) -> None:
+    """Draw intervals on a scale from 0 to 1 where all of a column lies there, and not at all elsewhere."""
+    kept = list(rows)
+    for place, one in enumerate(columns):
+        cells = [row.cells[place] for row in kept]
+        ends = [cell[key] for cell in cells if isinstance(cell, dict) for key in ("low", "high") if key in cell]
+        one["bars"] = bool(ends) and min(ends) >= 0 and max(ends) <= 1
+
+
+def _free(name: str, taken: dict[str, Any]) -> str:
+    return name if name not in taken else f"{name} {len(taken)}"
+
+
+def _full(cell: Any) -> Any:
+    """Give a value in full, such as a whole hash of which a few digits are shown."""
+    if not isinstance(cell, dict):
+        return cell
+    for key in ("full", "value"):
+        if cell.get(key) is not None:
+            return cell[key]
+    return cell_text(cell)

@@ -1,0 +1,193 @@
+// What a report's page does beyond being read: theme, sorting, filters, enlarged images, the place in the contents.
+"use strict";
+
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const one = (selector, root = document) => root.querySelector(selector);
+const fill = (words, values) => words.replace(/{(\w+)}/g, (whole, name) => values[name] ?? whole);
+
+// The theme is the system's until the reader chooses one; a page opened from a file may be denied storage.
+const KEY = "avatar_bench.theme";
+const remembered = () => { try { return localStorage.getItem(KEY); } catch { return null; } };
+const remember = (theme) => { try { localStorage.setItem(KEY, theme); } catch { /* forgotten, then */ } };
+if (remembered()) document.documentElement.dataset.theme = remembered();
+
+function switchTheme(button) {
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+  const show = () => button.setAttribute("aria-pressed", dark());
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    document.documentElement.dataset.theme = dark() ? "light" : "dark";
+    remember(document.documentElement.dataset.theme);
+    show();
+  });
+  system.addEventListener("change", show);
+  show();
+}
+
+// A heading sorts its column in three steps: one way, the other way, as it was. Blanks stay last, equal rows in order.
+function sortable(table) {
+  const body = table.tBodies[0];
+  const original = [...body.rows];
+  const heads = all("thead th", table);
+  heads.forEach((head, column) => {
+    const ways = head.dataset.better === "higher" ? ["descending", "ascending"] : ["ascending", "descending"];
+    const cycle = ["none", ...ways];
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...[...head.childNodes].filter((node) => node.nodeName !== "SMALL"));
+    head.prepend(button);
+    head.setAttribute("aria-sort", "none");
+    button.addEventListener("click", () => {
+      const way = cycle[(cycle.indexOf(head.getAttribute("aria-sort")) + 1) % 3];
+      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+      head.setAttribute("aria-sort", way);
+      body.append(...(way === "none" ? original : sorted(original, column, way)));
+    });
+  });
+}
+
+function sorted(rows, column, way) {
+  const keys = new Map(rows.map((row) => [row, key(row.cells[column])]));
+  const sign = way === "ascending" ? 1 : -1;
+  return [...rows].sort((a, b) => {
+    const [x, y] = [keys.get(a), keys.get(b)];
+    return (x === "") - (y === "") || (x === "" ? 0 : sign * compare(x, y));
+  });
+}
+
+function key(cell) {
+  const text = (cell.dataset.value ?? cell.textContent).trim();
+  const plain = text.replace("−", "-");
+  return plain !== "" && Number.isFinite(Number(plain)) ? Number(plain) : text;
+}
+
+function compare(x, y) {
+  const numbers = (typeof x === "string") - (typeof y === "string"); // numbers before words
+  return numbers || (typeof x === "number" ? x - y : x.localeCompare(y, document.documentElement.lang, { numeric: true }));
+}
+
+// Rows can be searched by their words. What the filter by model hides is marked apart, so that neither undoes the other.
+function searchable(box) {
+  const [field, status] = [one("input", box), one("[role=status]", box)];
+  const rows = all("tbody tr", box.parentElement);
+  box.hidden = false;
+  field.addEventListener("input", () => {
+    const words = field.value.toLocaleLowerCase().split(/\s+/);
+    rows.forEach((row) => {
+      const text = row.textContent.toLocaleLowerCase();
+      mark(row, "search", !words.every((word) => text.includes(word)));
+    });
+    status.textContent = fill(status.dataset.words, { shown: rows.filter((row) => !row.hidden).length, all: rows.length });
+  });
+}
+
+function mark(node, why, hide) {
+  node.dataset[why] = hide ? "hidden" : "";
+  node.hidden = node.dataset.search === "hidden" || node.dataset.filter === "hidden";
+}
+
+// Models that are ticked are shown, all of them where none is; a part that belongs to several is shown with any of them.
+function filterModels(form) {
+  const boxes = all("input[type=checkbox]", form);
+  const parts = all("[data-model]");
+  const status = one("[role=status]", form);
+  const apply = () => {
+    const ticked = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
+    const wanted = (part) => !ticked.size || part.dataset.model.split("\n").some((label) => ticked.has(label));
+    parts.forEach((part) => mark(part, "filter", !wanted(part)));
+    all(".contents a").forEach((link) => {
+      const target = document.getElementById(link.hash.slice(1));
+      link.parentElement.hidden = Boolean(target?.closest("[data-filter=hidden]"));
+    });
+    status.textContent = fill(form.dataset.words, { shown: ticked.size || boxes.length, all: boxes.length });
+  };
+  form.hidden = false;
+  form.addEventListener("change", apply);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => setTimeout(apply)); // the boxes change after the event
+  addEventListener("hashchange", () => {
+    if (document.getElementById(location.hash.slice(1))?.closest("[data-filter=hidden]")) form.reset(); // a link to what is hidden
+  });
+  apply();
+}
+
+// An image opens in a dialog, which goes through the images of its wall, or of the page, with the arrows.
+function enlarge(viewer) {
+  const [stage, image] = [one(".stage", viewer), one("img", viewer)];
+  const [caption, status] = [one("p", viewer), one("[role=status]", viewer)];
+  const tool = (name) => one(`[data-do=${name}]`, viewer);
+  let group = [];
+  let at = 0;
+  const full = (on) => {
+    stage.classList.toggle("full", on);
+    tool("size").setAttribute("aria-pressed", on);
+  };
+  const show = (index) => {
+    at = (index + group.length) % group.length;
+    const shown = one("img", group[at]);
+    full(false);
+    [image.src, image.alt] = [shown.src, shown.alt];
+    caption.textContent = one("figcaption", group[at].closest("figure"))?.firstChild.textContent.trim() ?? "";
+    status.textContent = `${at + 1} / ${group.length}`;
+  };
+  const open = (button) => {
+    const wall = button.closest(".wall");
+    const buttons = all(".enlarge", wall ?? document).filter((other) => other.closest(".wall") === wall);
+    group = buttons.filter((other) => other.checkVisibility());
+    [tool("previous"), status, tool("next")].forEach((part) => { part.hidden = group.length < 2; });
+    show(group.indexOf(button));
+    viewer.showModal();
+    stage.focus();
+  };
+  const acts = {
+    previous: () => show(at - 1), next: () => show(at + 1), close: () => viewer.close(),
+    size: () => full(!stage.classList.contains("full")),
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".enlarge, [data-do]");
+    if (button) button.dataset.do ? acts[button.dataset.do]() : open(button);
+    else if (event.target === viewer) viewer.close(); // the ground behind it
+  });
+  viewer.addEventListener("keydown", (event) => {
+    const act = { ArrowLeft: acts.previous, ArrowRight: acts.next }[event.key];
+    if (!act || stage.classList.contains("full")) return; // there the arrows scroll
+    event.preventDefault();
+    act();
+  });
+}
+
+// The section that is read is marked in the contents.
+function follow() {
+  const links = new Map(all(".contents a").map((link) => [link.hash.slice(1), link]));
+  const sections = all("main section[id]").filter((section) => links.has(section.id));
+  const update = () => {
+    const above = sections.filter((section) => section.getClientRects().length && section.getBoundingClientRect().top < innerHeight / 3);
+    links.forEach((link) => link.removeAttribute("aria-current"));
+    links.get((above.at(-1) ?? sections[0])?.id)?.setAttribute("aria-current", "location");
+  };
+  let waiting = 0;
+  addEventListener("scroll", () => { waiting ||= requestAnimationFrame(() => { waiting = 0; update(); }); }, { passive: true });
+  update();
+}
+
+// A region is a stop of the keyboard only where it scrolls.
+function stops() {
+  const set = () => all(".region").forEach((region) => {
+    const scrolls = region.scrollWidth > region.clientWidth || region.scrollHeight > region.clientHeight;
+    scrolls ? region.setAttribute("tabindex", "0") : region.removeAttribute("tabindex");
+  });
+  addEventListener("resize", set);
+  set();
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  all(".theme").forEach(switchTheme);
+  all("table").forEach(sortable);
+  all(".search").forEach(searchable);
+  all("form.models").forEach(filterModels);
+  all("dialog.viewer").forEach(enlarge);
+  if (!matchMedia("(min-width: 68rem)").matches) all(".side details").forEach((part) => { part.open = false; });
+  follow();
+  stops();
+});

@@ -1,0 +1,229 @@
+"""Tests of which recipes are told apart: oracles, what is saved, ties, seeds and groups."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from avatar_bench import blocks, stats
+from avatar_bench.blocks import _significance_figures as figures
+from avatar_bench.blocks import significance
+from avatar_bench.blocks.significance import Significance
+from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.results import Result
+
+YAML = Path(__file__).parents[2] / "conf" / "block" / "significance.yaml"
+
+
+@pytest.fixture
+def compare(fake_run, dataset_of):
+    """Compare {label: Predictions}, each a recipe; or {(recipe, seed): Predictions}."""
+
+    def run(found, allow=(), **options):
+        names = [key if isinstance(key, tuple) else (key, 0) for key in found]
+        runs = [
+            fake_run(each, label=f"{recipe} {seed}", recipe=recipe, seed=seed, allow=frozenset(allow))
+            for (recipe, seed), each in zip(names, found.values(), strict=True)
+        ]
+        datasets = [dataset_of(each) for each in found.values()]
+        return Significance(**{"resamples": 200, **options}).compare(runs, datasets)
+
+    return run
+
+
+@pytest.fixture
+def answers(make_predictions):
+    """Give Predictions whose answers are right where `right` (N,) says so."""
+
+    def build(right, groups=None):
+        right = np.asarray(right, dtype=bool)
+        targets = np.arange(len(right)) % 3
+        logits = 5.0 * np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
+        fields = {} if groups is None else {"groups": [f"g{group}" for group in groups]}
+        return make_predictions(targets, logits, **fields)
+
+    return build
+
+
+def test_two_copies_of_one_model_are_tied(compare, oracle):
+    result = compare({"a": oracle("noisy"), "b": oracle("noisy")})
+    pair = result.tables["pairs"].iloc[0]
+    assert (pair["p"], pair["p_holm"], pair["difference"], pair["only_a_right"]) == (1, 1, 0, 0)
+    assert not pair["told_apart"]
+    assert np.isnan(pair["needed"])
+    ranking = result.tables["ranking"]
+    assert list(ranking["rank"]) == list(ranking["rank_low"]) == list(ranking["rank_high"]) == [1, 1]
+    assert list(ranking["letters"]) == ["a", "a"]
+    assert ranking["tied_with_best"].all()
+    assert result.metrics["pairs_told_apart"].value == 0
+    assert result.metrics["needed"].value is None
+    assert "equally often" in result.metrics["needed"].reason
+
+
+def test_a_perfect_oracle_is_told_from_a_uniform_one_and_the_ranking_says_so(compare, oracle):
+    result = compare({"guess": oracle("uniform"), "good": oracle("perfect")})
+    pair = result.tables["pairs"].iloc[0]
+    assert (pair["a"], pair["b"]) == ("good", "guess")
+    assert pair["told_apart"]
+    assert pair["low"] < pair["difference"] < pair["high"]
+    ranking = result.tables["ranking"].set_index("recipe")
+    assert ranking.loc["good", "accuracy"] == 1.0
+    assert ranking.loc["guess", "low"] < 1 / 3 < ranking.loc["guess", "high"]
+    assert list(ranking["letters"]) == ["a", "b"]
+    assert list(ranking["rank_high"]) == [1, 2]
+    assert result.metrics["best_accuracy"].low == pytest.approx(stats.wilson(240, 240)[0])
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_a_wrong_class_order_is_refused(compare, oracle, order):
+    with pytest.raises(GuardError, match="wrong order"):
+        compare({"a": oracle("noisy"), "b": oracle(("permuted", order))})
+
+
+def test_p_values_equal_those_of_the_library_where_each_group_has_one_picture(compare, answers):
+    rng = np.random.default_rng(0)
+    right = {name: rng.random(240) < share for name, share in (("a", 0.95), ("b", 0.85), ("c", 0.8), ("d", 0.5))}
+    table = compare({name: answers(each) for name, each in right.items()}).tables["pairs"]
+    assert len(table) == 6
+    for row in table.itertuples():
+        a, b = right[row.a], right[row.b]
+        assert (row.only_a_right, row.only_b_right) == ((a & ~b).sum(), (b & ~a).sum())
+        assert row.difference == pytest.approx(a.mean() - b.mean())
+        counts = pd.crosstab(a, b).reindex(index=[False, True], columns=[False, True], fill_value=0)
+        assert row.p == pytest.approx(mcnemar(counts, exact=True).pvalue, abs=1e-12)
+    np.testing.assert_allclose(table["p_holm"], multipletests(table["p"], method="holm")[1])
+    assert set(table["test"]) == {"exact McNemar"}
+
+
+def test_where_groups_repeat_the_groups_are_what_is_counted(compare, answers):
+    rng = np.random.default_rng(0)
+    a, b = rng.random(40) < 0.95, rng.random(40) < 0.7
+    single = compare({"a": answers(a), "b": answers(b)}).tables["pairs"].iloc[0]
+    copies, groups = [np.repeat(each, 6) for each in (a, b)], np.repeat(np.arange(40), 6)
+    result = compare({"a": answers(copies[0], groups), "b": answers(copies[1], groups)})
+    pair = result.tables["pairs"].iloc[0]
+    assert pair["test"] == "cluster permutation"
+    assert (pair["n"], pair["groups"]) == (240, 40)
+    assert pair["p"] == pytest.approx(single["p"])
+    assert pair["low"] == pytest.approx(single["low"])
+    assert pair["design_effect"] == pytest.approx(6)
+    assert pair["needed"] == pytest.approx(6 * single["needed"])
+    metrics = result.metrics["detectable_difference"]
+    discordance = (pair["only_a_right"] + pair["only_b_right"]) / 240
+    assert metrics.value == stats.detectable_difference(40, discordance)
+
+
+def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
+    rng = np.random.default_rng(0)
+    right = {(name, seed): rng.random(240) < share for name, share in (("a", 0.9), ("b", 0.7)) for seed in (1, 2, 3)}
+    result = compare({key: answers(each) for key, each in right.items()})
+    pair, ranking = result.tables["pairs"].iloc[0], result.tables["ranking"]
+    assert (pair["seeds_a"], pair["seeds_b"], pair["test"]) == (3, 3, "cluster permutation")
+    a, b = ([right[name, seed] for seed in (1, 2, 3)] for name in "ab")
+    assert pair["only_a_right"] == pytest.approx(np.mean([(one & ~other).sum() for one in a for other in b]))
+    assert pair["difference"] == pytest.approx(np.mean(a) - np.mean(b))
+    assert pair["told_apart"]
+    assert list(ranking["seeds"]) == [3, 3]
+    assert set(ranking["interval"]) == {"bootstrap by seed and group"}
+    assert result.warnings == []
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the figures, and the matching of pictures that are the same anyway, out of a simulation."""
+    monkeypatch.setattr(significance, "together", lambda runs, sets: [run.predictions(sets[0]) for run in runs])
+    for name in ("ranking", "differences"):
+        monkeypatch.setattr(figures, name, lambda *given: None)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_lucky_seed_is_not_taken_for_a_better_recipe(compare, answers):
+    """Recipes of one kind whose seeds differ by more than pictures explain: the p-value knows pictures alone."""
+    rng = np.random.default_rng(0)
+    told, small_p = [], []
+    for _ in range(40):
+        shares = np.clip(0.8 + 0.06 * rng.normal(size=(2, 5)), 0, 1)
+        found = {(r, s): answers(rng.random(200) < shares[i, s]) for i, r in enumerate("ab") for s in range(5)}
+        pair = compare(found, resamples=100).tables["pairs"].iloc[0]
+        told.append(pair["told_apart"])
+        small_p.append(pair["p"] < 0.05)
+    assert np.mean(told) < 0.1 < 0.2 < np.mean(small_p)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_equal_recipes_are_told_apart_at_most_as_often_as_alpha(compare, answers):
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(40):
+        hard = rng.beta(3, 1, 90)
+        result = compare({name: answers(rng.random(90) < hard) for name in "abc"}, resamples=100)
+        told += result.metrics["pairs_told_apart"].value > 0
+    assert told <= 4  # of 40: 2 are expected at most
+
+
+def test_runs_of_one_recipe_are_compared_with_each_other(compare, oracle):
+    found = {("a", seed): oracle("noisy", seed=seed) for seed in (1, 2)}
+    assert set(compare(found).tables["ranking"]["recipe"]) == {"a 1", "a 2"}
+
+
+def test_recipes_of_a_single_seed_are_said(compare, answers):
+    right, other = (np.random.default_rng(0).random((2, 60)) < 0.8).tolist()
+    assert "one seed" in compare({"a": answers(right), "b": answers(other)}).warnings[0]
+    some = compare({("a", 1): answers(right), ("a", 2): answers(right), ("b", 1): answers(other)})
+    assert some.warnings == [
+        "Trained with one seed, so that intervals do not hold what another would give: b.",
+    ]
+
+
+def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp_path):
+    rng = np.random.default_rng(5)
+    kinds = [("a", 0.9, 1), ("a", 0.9, 2), ("b", 0.8, 1), ("b", 0.8, 2)]
+    found = {(r, s): answers(rng.random(150) < p, np.arange(150) // 2) for r, p, s in kinds}
+    folder = compare(found).save(tmp_path / "significance")
+    metrics, tables = (loaded := Result.load(folder)).metrics, loaded.tables
+    with np.load(folder / "answers.npz") as stored:
+        right, recipe = stored["right"], stored["recipe"]
+    a, b = (right[recipe == name].mean(axis=0) for name in "ab")
+    assert metrics["accuracy/a"].value == metrics["best_accuracy"].value == pytest.approx(a.mean(), abs=1e-6)
+    assert metrics["accuracy/b"].value == pytest.approx(b.mean(), abs=1e-6)
+    assert metrics["gain_over_second"].value == pytest.approx(a.mean() - b.mean(), abs=1e-6)
+    pair = tables["pairs"].iloc[0]
+    assert pair["only_a_right"] == pytest.approx((a * (1 - b)).sum(), abs=1e-6)
+    discordance = (pair["only_a_right"] + pair["only_b_right"]) / 150
+    needed = stats.required_pictures(discordance, a.mean() - b.mean()) * pair["design_effect"]
+    assert metrics["needed"].value == pair["needed"] == np.ceil(needed)
+    expected = stats.detectable_difference(int(150 / pair["design_effect"]), discordance)
+    assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
+    assert metrics["pairs_told_apart"].value == tables["pairs"]["told_apart"].sum()
+    assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()
+
+
+def test_nine_recipes_are_drawn_and_saved(compare, answers, tmp_path):
+    rng = np.random.default_rng(0)
+    found = {f"a rather long name of recipe {i}": answers(rng.random(120) < 0.5 + i / 20) for i in range(9)}
+    folder = compare(found).save(tmp_path / "significance")
+    assert {file.name for file in folder.glob("*.png")} == {"ranking.png", "differences.png"}
+    assert len(pd.read_csv(folder / "pairs.csv")) == 36
+
+
+def test_a_single_run_is_refused(compare, oracle):
+    with pytest.raises(BlockError):
+        compare({"a": oracle("noisy")})
+
+
+@pytest.mark.parametrize(("option", "value"), [("alpha", 0), ("power", 1), ("resamples", 10)])
+def test_an_option_out_of_range_is_named(option, value):
+    with pytest.raises(ConfigError, match=f"block.significance.{option}={value}"):
+        Significance(**{option: value})
+
+
+def test_the_yaml_states_the_defaults_of_the_block():
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.significance\n")
+    assert blocks.build("significance", OmegaConf.to_container(OmegaConf.load(YAML))) == Significance()

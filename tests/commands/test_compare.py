@@ -1,0 +1,133 @@
+"""Many runs, as a user compares them: every run block, every comparison, the ensembles; kept the second time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from avatar_bench import blocks
+from avatar_bench.__main__ import main
+from avatar_bench.blocks.base import CompareBlock
+from avatar_bench.results import Result
+
+COMPARING = [name for name in blocks.available() if isinstance(blocks.build(name), CompareBlock)]
+CLASSES = ("drawing", "generated", "real")
+METRICS = {
+    "overview": [],
+    "significance": [],
+    "ensemble": [f"{kind}/{name}" for kind in ("accuracy", "macro_f1", "gain") for name in ("soft_vote", "soup")],
+    "ensemble_diversity": [
+        *("agreement", "kappa", "disagreement", "q_statistic", "double_fault", "error_correlation"),
+    ],
+    "cam_overlap": [
+        f"{before}{kind}/{name}"
+        for before in ("", "null/")
+        for kind in ("iou_top20", "iou_half", "pearson", "spearman")
+        for name in CLASSES
+    ],
+    "gradcam_wall": [],
+}
+TABLES = {"significance": ["pairs.csv"], "ensemble_diversity": ["pairs.csv"]}
+ASKED = ["blind_test", "calibration", *METRICS]
+QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(blocks.build(name), "resamples")]
+
+
+@pytest.fixture(scope="module")
+def many(train: Callable[..., Path], tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three runs: one recipe with two seeds, and a recipe that learned longer."""
+    root = tmp_path_factory.mktemp("many")
+    shutil.copytree(tiny_run, root / "long", ignore=shutil.ignore_patterns("evaluation", "predictions"))
+    for seed in (1, 2):
+        train(root / f"short{seed}", "epochs=3", f"seed={seed}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def words(many: Path) -> list[str]:
+    block = f"block=[{','.join(ASKED)}]"
+    return ["evaluate", f"ckpt={many}", block, "data.workers=0", *QUICK, "block.cam_overlap.images=9"]
+
+
+@pytest.fixture(scope="module")
+def compared(many: Path, words: list[str]) -> Path:
+    assert main(words) == 0
+    return many / "evaluation" / "test"
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_each_comparison_writes_what_the_contract_names(name: str, compared: Path) -> None:
+    found = Result.load_whole(compared / name)
+    assert found is not None
+    assert [metric for metric in METRICS[name] if metric not in found.metrics] == []
+    assert [file for file in TABLES.get(name, []) if not (compared / name / file).is_file()] == []
+    assert list((compared / name).glob("*.svg"))
+    compared_runs = found.provenance["compared"]
+    assert len({entry["label"] for entry in compared_runs}) == 3
+    assert len({entry["recipe"] for entry in compared_runs}) == 2
+
+
+def test_the_ensembles_are_judged_like_runs(many: Path, compared: Path) -> None:
+    for strategy in ("soft_vote", "accuracy_ece", "greedy", "scaled_vote"):
+        folder = many / "ensembles" / strategy
+        judged = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
+        assert judged.value == pytest.approx(Result.load(compared / "ensemble").metrics[f"accuracy/{strategy}"].value)
+        assert Result.load_whole(folder / "evaluation" / "test" / "calibration")
+
+
+def test_a_second_time_nothing_is_judged_again(
+    compared: Path, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the network was asked again")
+
+    monkeypatch.setattr("avatar_bench.models.classifier.Classifier.forward", never)
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split(":")[0] for line in lines[:-1]} == {"already there"}
+
+
+def test_an_ensemble_gives_verdicts_like_a_run(many: Path, compared: Path, pictures: Path, tmp_path: Path) -> None:
+    folder, out = many / "ensembles" / "soft_vote", tmp_path / "verdicts.csv"
+    assert main(["predict", f"ckpt={folder}", f"input={pictures / 'blind'}", f"output={out}", "workers=0"]) == 0
+    table = pd.read_csv(out)
+    assert set(table["status"]) == {"ok"}
+    assert table[[f"prob_{name}" for name in CLASSES]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-4)
+
+
+def test_an_overview_is_made_anew_when_a_result_that_it_reads_has_changed(
+    many: Path, compared: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(many, tmp_path / "many"))
+    line = ["evaluate", f"ckpt={copy}", "block=overview", "data.workers=0"]
+    assert main(line) == 0
+    assert "already there" in capsys.readouterr().out
+    assert main(["evaluate", f"ckpt={copy / 'long'}", "block=blind_test", "block.blind_test.level=0.9"]) == 0
+    capsys.readouterr()
+    assert main(line) == 0
+    assert "already there" not in capsys.readouterr().out
+
+
+def test_of_a_single_run_a_comparison_is_refused_by_name_and_not_tried_by_all(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", f"ckpt={run_copy}", "block=significance"]) == 3
+    assert len(capsys.readouterr().err.splitlines()) <= 3
+    assert main(["evaluate", f"ckpt={run_copy}", "block=[architecture,significance]", "skip_unusable=true"]) == 0
+    assert "significance" not in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_finished_is_left_out_of_a_folder_and_named(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Path(shutil.copytree(run_copy, run_copy.parent / "other"))
+    record = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    assert main(["evaluate", f"ckpt={run_copy.parent}", "block=architecture"]) == 0
+    said = capsys.readouterr()
+    assert f"left out: {other}: its status is interrupted" in said.err
+    assert str(other) not in said.out

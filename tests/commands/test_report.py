@@ -1,0 +1,97 @@
+"""The command as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.__main__ import main
+from avatar_bench.results import Metric, Result
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Give a folder of one run that was judged."""
+    folder = tmp_path / "my runs, [1]" / "a"
+    folder.mkdir(parents=True)
+    record = {"status": "finished", "experiment": "a", "checkpoint_sha256": "0" * 64, "seed": 1}
+    (folder / "run.json").write_text(json.dumps(record))
+    metrics = {"accuracy": Metric(0.75, 90, 0.7, 0.8, "wilson")}
+    origin = {"checkpoint_sha256": "0" * 64, "data_fingerprint": "f"}
+    Result("blind_test", "test", 90, ("a", "b"), metrics, provenance=origin).save(folder / "evaluation/test/blind_test")
+    return folder.parent
+
+
+def test_one_line_says_what_was_written_and_what_it_found(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", f"runs={runs}"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{runs / 'report.html'}: ")
+    assert line.endswith("a on test: accuracy 0.750 [0.700, 0.800].")
+    assert {file.name for file in runs.iterdir()} == {"a", "report.html", "report.md"}
+
+
+def test_the_page_goes_where_it_is_asked(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", f"runs={runs}", f"out={tmp_path / 'x' / 'my page.html'}", "lang=ru"]) == 0
+    assert {file.name for file in (tmp_path / "x").iterdir()} == {"my page.html", "my page.md"}
+    assert '<html lang="ru">' in (tmp_path / "x" / "my page.html").read_text()
+    assert not (runs / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["runs=nowhere"], 3, "there is no such folder"),
+        (["lang=de"], 2, "lang=de: expected en or ru"),
+        (["out=page.pdf"], 2, "out=page.pdf: expected a file that ends in .html or .htm"),
+        (["runs="], 2, "runs= is empty"),
+        (["nosuch=1"], 2, "nosuch"),
+    ],
+)
+def test_mistakes_are_told_in_few_lines(
+    words: list[str], code: int, told: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = words if words[0].startswith("runs") else [f"runs={runs}", *words]
+    assert main(["report", *given]) == code
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.splitlines()) <= 3
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", f"runs={tmp_path}"]) == 3
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "file").write_text("")
+    assert main(["report", f"runs={runs}", f"out={runs / 'file' / 'page.html'}"]) == 5
+    assert "cannot be written" in capsys.readouterr().err
+    (runs / "report.html").mkdir()
+    assert main(["report", f"runs={runs}"]) == 5
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_the_command_is_listed_explained_and_completed(capsys: pytest.CaptureFixture[str]) -> None:
+    from avatar_bench.commands.completion import complete
+
+    main(["--help"])
+    assert "report" in capsys.readouterr().out
+    main(["report", "--help"])
+    told = capsys.readouterr().out
+    assert all(option in told for option in ("runs=runs", "out=null", "lang=en"))
+    assert complete(["rep"]) == ["report"]
+    assert complete(["report", "la"]) == ["lang="]
+
+
+def test_torch_is_not_loaded(runs: Path) -> None:
+    code = (
+        "import sys; from avatar_bench.__main__ import main; "
+        f"assert main(['report', {f'runs={runs}'!r}]) == 0; "
+        "assert not {'torch', 'timm', 'cv2', 'sklearn'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ, timeout=120)

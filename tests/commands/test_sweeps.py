@@ -1,0 +1,528 @@
+"""Sweeps: their jobs and folders, started again, cut off, and told of at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from avatar_bench.__main__ import main
+from avatar_bench.commands import _cluster
+from avatar_bench.commands._sweep import Sweep
+from avatar_bench.errors import DivergedError
+from avatar_bench.models.training import History
+
+BACKBONE = "test_resnet.r160_in1k"
+WAIT = 500  # seconds, for a machine that has much else to do
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def jobs(folder: Path) -> dict[str, tuple[str, str]]:
+    """Give the status and the reason of each job by jobs.csv."""
+    table = pd.read_csv(folder / "jobs.csv", keep_default_na=False)
+    assert list(table) == ["job", "status", "val macro-F1", "seconds", "reason"]
+    return dict(zip(table["job"], zip(table["status"], table["reason"], strict=True), strict=True))
+
+
+@pytest.fixture
+def sweep(small: list[str], tmp_path: Path) -> Callable[..., int]:
+    """Run a sweep of small trainings into tmp_path/sweep, and give its exit code."""
+
+    def run(*words: str) -> int:
+        given = {word.partition("=")[0] for word in words}
+        kept = [word for word in small if word.partition("=")[0] not in given]
+        return main(["train", *kept, "data.limit=96", f"out={tmp_path / 'sweep'}", *words])
+
+    return run
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Put a function in the place of train that keeps the options of each job."""
+    found: list[dict[str, Any]] = []
+
+    def train(cfg: Any) -> float:
+        options: Any = OmegaConf.to_container(cfg, resolve=True)
+        found.append(options)
+        return 0.5
+
+    module = types.ModuleType("avatar_bench.commands.train")
+    module.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return found
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, seed: int, epoch: int, error: BaseException) -> None:
+    """Let the job of one seed be cut off at the end of an epoch, before its checkpoint is written."""
+    whole = History.on_train_epoch_end
+
+    def stop(self: History, trainer: Any, pl_module: Any) -> None:
+        if pl_module.card.seed == seed and self.first_epoch + trainer.current_epoch == epoch:
+            raise error
+        whole(self, trainer, pl_module)
+
+    monkeypatch.setattr(History, "on_train_epoch_end", stop)
+
+
+def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(
+    sweep: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["-m", f"model.backbone={BACKBONE},no_such_net", "stage=1,2"]
+    assert sweep(*grid) == 3
+    told = jobs(tmp_path / "sweep")
+    assert {name: status for name, (status, _) in told.items()} == {
+        f"{BACKBONE}-stage1": "finished",
+        f"{BACKBONE}-stage2": "failed",
+        "no_such_net-stage1": "failed",
+        "no_such_net-stage2": "failed",
+    }
+    assert told["no_such_net-stage1"][1].startswith("model.backbone: timm has no network")
+    assert told["no_such_net-stage2"][1] == "stage=2: mode 'full' has 1 stage"
+    assert not (tmp_path / "sweep" / "no_such_net-stage2").exists()
+    printed = capsys.readouterr()
+    assert re.search(r"^no_such_net-stage2 +failed +- +- +stage=2", printed.err, re.MULTILINE)
+    assert printed.out.splitlines()[-1] == f"1 of 4 jobs are finished: {tmp_path / 'sweep' / 'jobs.csv'}"
+    trained = (tmp_path / "sweep" / f"{BACKBONE}-stage1" / "run.json").stat().st_mtime_ns
+    assert sweep(*grid) == 3
+    assert jobs(tmp_path / "sweep")[f"{BACKBONE}-stage1"] == ("finished", "finished before")
+    assert (tmp_path / "sweep" / f"{BACKBONE}-stage1" / "run.json").stat().st_mtime_ns == trained
+
+
+def test_a_sweep_cut_off_is_finished_by_the_same_command(
+    sweep: Callable[..., int], train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ["-m", "seed=1,2,3", "epochs=3"]
+    with monkeypatch.context() as patch:
+        cut(patch, 2, 3, KeyboardInterrupt())
+        assert sweep(*grid) == 130
+    assert {name: status for name, (status, _) in jobs(tmp_path / "sweep").items()} == {
+        "seed1": "finished",
+        "seed2": "interrupted",
+        "seed3": "not started",
+    }
+    assert sweep(*grid) == 0
+    assert jobs(tmp_path / "sweep") == {
+        "seed1": ("finished", "finished before"),
+        "seed2": ("finished", ""),
+        "seed3": ("finished", ""),
+    }
+    assert pd.read_csv(tmp_path / "sweep" / "seed2" / "metrics.csv")["epoch"].tolist() == [1, 2, 3]
+    whole = train(tmp_path / "whole", "data.limit=96", "seed=2", "epochs=3")
+    gone_on = tmp_path / "sweep" / "seed2"
+    assert (
+        record(gone_on)["weights_sha256"] == record(whole)["weights_sha256"]
+    )  # it went on from its last checkpoint to what it would have been
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_job_that_failed_begins_anew(
+    status: str, sweep: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        cut(patch, 1, 2, DivergedError("The loss is not finite.") if status == "diverged" else RuntimeError("gone"))
+        assert sweep("-m", "seed=1,2", "epochs=2") == 3
+    assert jobs(tmp_path / "sweep")["seed1"][0] == status
+    started = record(tmp_path / "sweep" / "seed1")["started"]
+    (tmp_path / "sweep" / "seed1" / "checkpoints" / "last.ckpt").write_bytes(b"spoiled")
+    assert sweep("-m", "seed=1,2", "epochs=2") == 0
+    assert pd.read_csv(tmp_path / "sweep" / "seed1" / "metrics.csv")["epoch"].tolist() == [1, 2]
+    assert record(tmp_path / "sweep" / "seed1")["started"] >= started
+
+
+def test_a_killed_job_whose_last_checkpoint_is_spoiled_begins_anew(sweep: Callable[..., int], tmp_path: Path) -> None:
+    assert sweep("-m", "seed=1,2") == 0
+    run = tmp_path / "sweep" / "seed1"
+    (run / "run.json").write_text(json.dumps(record(run) | {"status": "running"}), encoding="utf-8")
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"cut off")
+    assert sweep("-m", "seed=1,2") == 0
+    assert jobs(tmp_path / "sweep") == {"seed1": ("finished", ""), "seed2": ("finished", "finished before")}
+
+
+def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_named(
+    sweep: Callable[..., int], tmp_path: Path
+) -> None:
+    assert sweep("-m", "seed=1,2") == 0
+    before = (tmp_path / "sweep" / "seed1" / "run.json").read_bytes()
+    assert sweep("-m", "seed=1,3", "epochs=2", "label_smoothing=0.1") == 3
+    told = jobs(tmp_path / "sweep")
+    assert told["seed3"] == ("finished", "")
+    assert told["seed1"][0] == "failed"
+    assert "epochs is 1 there, 2 here; label_smoothing is 0.0 there, 0.1 here" in told["seed1"][1]
+    assert (tmp_path / "sweep" / "seed1" / "run.json").read_bytes() == before
+    assert sweep("-m", "seed=1,2", "data.workers=1", "lang=ru") == 0  # they change no weight
+    (tmp_path / "sweep" / "seed1" / "config.yaml").write_text("epochs: [1")
+    assert sweep("-m", "seed=1,2") == 3
+    assert "config.yaml cannot be read" in jobs(tmp_path / "sweep")["seed1"][1]
+
+
+def test_a_finished_job_whose_pictures_have_changed_is_refused(
+    sweep: Callable[..., int], pictures: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    manifest = tmp_path / "mine.csv"
+    table.to_csv(manifest, index=False)
+    assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 0
+    table.iloc[1:].to_csv(manifest, index=False)
+    assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 3
+    status, reason = jobs(tmp_path / "sweep")["seed1"]
+    assert status == "failed"
+    assert "on other pictures than data=manifest names now" in reason
+    assert record(tmp_path / "sweep" / "seed1")["status"] == "finished"
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(sweep: Callable[..., int], tmp_path: Path) -> None:
+    (tmp_path / "sweep" / "seed1").mkdir(parents=True)
+    with FileLock(tmp_path / "sweep" / "seed1" / "run.lock"):
+        assert sweep("-m", "seed=1,2") == 3
+        assert (tmp_path / "sweep" / "seed1" / "run.lock").exists()
+    told = jobs(tmp_path / "sweep")
+    assert told["seed2"][0] == "finished"
+    assert "another process is training" in told["seed1"][1]
+    assert not (tmp_path / "sweep" / "seed1" / "run.json").exists()
+    assert not (tmp_path / "sweep" / "seed2" / "run.lock").exists()
+
+
+def test_every_source_is_held_out_once(sweep: Callable[..., int], tmp_path: Path) -> None:
+    words = ["data.fraction=0.5", "data.limit=null", "trainer=debug"]
+    assert sweep("sweep=leave_one_source_out", *words) == 0
+    held = {"ink", "crayon", "vector", "gan", "diffusion", "studio", "street"}
+    assert jobs(tmp_path / "sweep").keys() == held
+    for name in held:
+        split = pd.read_csv(tmp_path / "sweep" / name / "split.csv")
+        assert set(split["source"][split["split"] == "test"]) == {name}
+        assert record(tmp_path / "sweep" / name)["mode"] == "frozen"
+
+
+def test_sources_that_cannot_be_held_out_are_named(
+    calls: list[dict[str, Any]], sweep: Callable[..., int], pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    table = pd.read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    table = table[table["source"] != "street"]
+    table.loc[table["source"] == "ink", "source"] = "ink, 'old' [1]"
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    words = ["sweep=leave_one_source_out", f"data.manifest={tmp_path / 'mine.csv'}", "data.split.at_least=21"]
+    assert sweep(*words) == 0
+    assert [call["data"]["split"]["held_out"] for call in calls] == [
+        ["crayon"],
+        ["diffusion"],
+        ["gan"],
+        ["ink, 'old' [1]"],
+    ]
+    told = "not held out: vector (20 pictures), studio (all of class real)"
+    assert capsys.readouterr().err.count(told) == 1
+    assert len(jobs(tmp_path / "sweep")) == 4
+
+
+def test_a_choice_of_sources_and_models_wins(calls: list[dict[str, Any]], sweep: Callable[..., int]) -> None:
+    words = ["data.split.held_out=[ink],[gan,street]", "model=resnet18,mobilenetv2", "model.backbone=resnet18"]
+    assert sweep("sweep=leave_one_source_out", *words, "mode=full") == 0
+    assert [call["data"]["split"]["held_out"] for call in calls] == [["ink"]] * 2 + [["gan", "street"]] * 2
+    assert {call["mode"]["name"] for call in calls} == {"full"}
+    assert {call["data"]["split"]["by"] for call in calls} == {"source"}
+
+
+def test_data_without_generators_are_refused_in_two_lines(sweep: Callable[..., int], capsys: Any) -> None:
+    assert sweep("sweep=leave_one_generator_out") == 3
+    assert capsys.readouterr().err.splitlines()[0] == "No generator can be held out: no picture names its generator."
+
+
+def test_shots_draws_by_seed_and_keeps_the_test_set(
+    calls: list[dict[str, Any]], sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert sweep("sweep=shots") == 0
+    drawn = {(call["mode"]["shots"], call["seed"], call["mode"]["name"]) for call in calls}
+    assert drawn == {(shots, seed, "few_shot") for shots in (5, 10, 20, 50, 100) for seed in (1, 2, 3)}
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "sweep")
+    assert sweep("sweep=shots", "mode.shots=3,5", "seed=1,2") == 0
+    assert jobs(tmp_path / "sweep").keys() == {f"shots{shots}-seed{seed}" for shots in (3, 5) for seed in (1, 2)}
+    splits = {name: pd.read_csv(tmp_path / "sweep" / name / "split.csv") for name in jobs(tmp_path / "sweep")}
+    tests = {frozenset(split["path"][split["split"] == "test"]) for split in splits.values()}
+    trains = {frozenset(split["path"][split["split"] == "train"]) for split in splits.values()}
+    assert len(tests) == 1
+    assert sorted(map(len, trains)) == [9, 9, 15, 15]
+
+
+def test_a_launcher_that_is_not_installed_names_its_extra(
+    calls: list[dict[str, Any]], sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    monkeypatch.setitem(ConfigStore.instance().repo["hydra"], "launcher", {})
+    assert sweep("-m", "seed=1,2", "hydra/launcher=joblib") == 2
+    told = 'hydra/launcher=joblib: its package is not installed\ninstall it: pip install "avatar-bench[sweeps]"\n'
+    assert capsys.readouterr().err == told
+
+
+def test_slurm_is_refused_where_there_is_none(
+    calls: list[dict[str, Any]], sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert sweep("-m", "seed=1,2", "hydra/launcher=submitit_slurm") == 2
+    assert "there is no sbatch here" in capsys.readouterr().err
+
+
+def test_a_failed_job_gives_nothing_and_another_commands_sweep_has_no_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = Sweep(tmp_path, records=False)
+    sweep.begin(["a", "b"])
+    failed = JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError("gone"))
+    sweep.hear("a", JobReturn(status=JobStatus.COMPLETED, _return_value=0.5))
+    assert sweep.finish() == 3  # nothing was heard of b
+    sweep.hear("b", failed)
+    assert failed.return_value is None
+    assert sweep.finish() == 3
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_running_record_of_a_job_that_was_killed_is_marked(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, records=True)
+    sweep.begin(["seed1", "seed2"])
+    for name, status in (("seed1", "running"), ("seed2", "finished")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"status": status}), encoding="utf-8")
+    assert sweep.finish() == 3  # the launcher died before it told of any
+    assert jobs(tmp_path) == {"seed1": ("interrupted", "its process was killed"), "seed2": ("finished", "")}
+    assert record(tmp_path / "seed1") == {"status": "interrupted", "error": "its process was killed"}
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err", "state"),
+    [
+        (0, "RUNNING\n", "", "RUNNING"),
+        (0, "CANCELLED\n", "", "CANCELLED"),
+        (0, "", "", "COMPLETED"),
+        (1, "", "slurm_load_jobs error: Invalid job id specified", "COMPLETED"),
+        (1, "", "Unable to contact slurm controller", "UNKNOWN"),
+    ],
+)
+def test_the_state_of_a_slurm_job_needs_no_accounting(
+    code: int, out: str, err: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = SimpleNamespace(returncode=code, stdout=out, stderr=err)
+    monkeypatch.setattr(_cluster.subprocess, "run", lambda *words, **options: answer)
+    assert _cluster._state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
+
+
+def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cluster, "LINGER", 0.0)
+    paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stdout=tmp_path / "log.out")
+    [told] = _cluster._Waited(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
+    assert told.status == JobStatus.FAILED
+    assert "was killed or died" in str(told._return_value)
+
+
+# what follows runs real launchers, in processes of their own
+
+
+def command(small: list[str], out: Path, *words: str) -> list[str]:
+    given = {word.partition("=")[0] for word in words}
+    kept = [word for word in small if word.partition("=")[0] not in given]
+    return [sys.executable, "-m", "avatar_bench", "train", *kept, "data.limit=96", f"out={out}", *words]
+
+
+def begin(words: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def end(process: subprocess.Popen[str], code: int) -> str:
+    out, _ = process.communicate(timeout=WAIT)
+    assert process.returncode == code, out
+    return out
+
+
+def until(holds: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """Wait until something holds, while the process lives."""
+    for _ in range(WAIT * 5):
+        if found := holds():
+            return found
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    raise AssertionError("waited in vain")
+
+
+def trains(run: Path) -> bool:
+    """Say whether a job has been through an epoch and is not at its end."""
+    return (run / "checkpoints" / "last.ckpt.sha256").is_file() and record(run)["status"] == "running"
+
+
+def worker_of(process: subprocess.Popen[str]) -> int:
+    """Give one of the processes that joblib has made."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"popen_loky" in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+        except OSError:
+            continue
+    return 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_basic_sweep_that_is_killed_is_finished_by_the_same_command(
+    how: signal.Signals, small: list[str], tmp_path: Path
+) -> None:
+    words = command(small, tmp_path, "-m", "seed=1,2,3", "epochs=40")
+    process = begin(words)
+    until(lambda: trains(tmp_path / "seed2"), process)
+    process.send_signal(how)
+    out = end(process, 130 if how == signal.SIGINT else -how)
+    if how == signal.SIGINT:
+        assert {name: status for name, (status, _) in jobs(tmp_path).items()} == {
+            "seed1": "finished",
+            "seed2": "interrupted",
+            "seed3": "not started",
+        }
+        assert "Traceback" not in out
+    end(begin(words), 0)
+    assert jobs(tmp_path)["seed1"] == ("finished", "finished before")
+    assert {status for status, _ in jobs(tmp_path).values()} == {"finished"}
+    assert pd.read_csv(tmp_path / "seed2" / "metrics.csv")["epoch"].tolist() == [*range(1, 41)]
+
+
+@pytest.mark.slow
+def test_joblib_runs_four_jobs_of_which_one_fails(small: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["-m", "hydra/launcher=joblib", f"model.backbone={BACKBONE},no_such_net", "label_smoothing=0,0.1"]
+    end(begin(command(small, tmp_path, *words)), 3)
+    told = jobs(tmp_path)
+    assert [status for status, _ in told.values()] == ["finished", "finished", "failed", "failed"]
+    assert told["no_such_net-label_smoothing0"][1].startswith("model.backbone: timm has no network")
+
+
+@pytest.mark.slow
+def test_a_killed_joblib_sweep_is_finished_by_the_same_command(small: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = command(small, tmp_path, "-m", "seed=1,2,3,4", "epochs=60", "hydra/launcher=joblib")
+    process = begin(words)
+    until(lambda: trains(tmp_path / "seed2"), process)
+    os.kill(until(lambda: worker_of(process), process), signal.SIGKILL)
+    out = end(process, 3)
+    assert "A process of this sweep was killed from outside" in out
+    assert "Traceback" not in out
+    assert {"interrupted", "not started"} <= {status for status, _ in jobs(tmp_path).values()}
+    assert "running" not in {record(file.parent)["status"] for file in tmp_path.glob("*/run.json")}
+    end(begin(words), 0)
+    assert {status for status, _ in jobs(tmp_path).values()} == {"finished"}
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.slow
+def test_submitit_runs_jobs_on_this_machine_and_a_killed_one_costs_itself_alone(
+    small: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    grid = ["-m", f"model.backbone={BACKBONE},no_such_net", "seed=1,2", "epochs=60"]
+    words = command(small, tmp_path, *grid, "hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2")
+    process = begin(words)
+    until(lambda: trains(tmp_path / f"{BACKBONE}-seed2"), process)
+    [os.kill(pid, signal.SIGKILL) for pid in _job_processes(tmp_path, f"{BACKBONE}-seed2")]
+    end(process, 3)
+    told = jobs(tmp_path)
+    assert [status for status, _ in told.values()] == ["finished", "interrupted", "failed", "failed"]
+    assert told[f"{BACKBONE}-seed2"][1].startswith("Its process was killed or died (FAILED); log: ")
+    assert {file.name for file in tmp_path.iterdir()} == {".submitit", "multirun.yaml", "jobs.csv", *told}
+
+
+def _job_processes(folder: Path, name: str) -> list[int]:
+    """Give the processes of the submitit job that holds the lock of a run folder."""
+    number = (folder / name / "run.lock").stat().st_ino
+    held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return [int(line[4]) for line in held if line[5].endswith(f":{number}")]
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[None]:
+    """Start the one-node SLURM of ../shared, or use the one that runs."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    scripts = Path(__file__).parents[3] / "shared" / "slurm"
+    if not shutil.which("slurmctld") or not scripts.is_dir():
+        pytest.skip("needs slurmctld, slurmd, slurm-client and munge, and ../shared/slurm")
+    ran = subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
+    done = subprocess.run(["bash", str(scripts / "up.sh")], capture_output=True, text=True, check=False, timeout=WAIT)
+    if done.returncode:
+        pytest.skip(f"SLURM did not start: {done.stderr[-200:]}")
+    yield
+    if not ran:
+        subprocess.run(["bash", str(scripts / "down.sh")], capture_output=True, check=False, timeout=WAIT)
+
+
+@pytest.mark.slow
+def test_slurm_runs_four_jobs_of_which_one_fails(slurm: None, small: list[str], tmp_path: Path) -> None:
+    grid = ["-m", "data.fraction=0.5,1", f"model.backbone={BACKBONE},no_such_net"]
+    words = command(small, tmp_path, *grid, "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1")
+    end(begin(words), 3)
+    assert [status for status, _ in jobs(tmp_path).values()] == ["finished", "failed"] * 2
+    end(begin(words), 3)
+    assert [reason for _, reason in jobs(tmp_path).values()][::2] == ["finished before"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["scancel", "kill"])
+def test_a_job_killed_on_slurm_costs_itself_alone(how: str, slurm: None, small: list[str], tmp_path: Path) -> None:
+    words = command(small, tmp_path, "-m", "seed=1,2,3", "epochs=60", "hydra/launcher=submitit_slurm")
+    words.append("hydra.launcher.cpus_per_task=1")
+    process = begin(words)
+    until(lambda: trains(tmp_path / "seed1"), process)
+    if how == "kill":
+        [os.kill(pid, signal.SIGKILL) for pid in _job_processes(tmp_path, "seed1")]
+    else:
+        [first] = (tmp_path / ".submitit").glob("*_0")
+        subprocess.run(["scancel", first.name], check=True)
+    end(process, 3)
+    state = "CANCELLED" if how == "scancel" else "FAILED"
+    assert [status for status, _ in jobs(tmp_path).values()] == ["interrupted", "finished", "finished"]
+    assert jobs(tmp_path)["seed1"][1].startswith(f"Its process was killed or died ({state})")
+    assert record(tmp_path / "seed1")["status"] == "interrupted"
+    end(begin(words), 0)
+    assert {status for status, _ in jobs(tmp_path).values()} == {"finished"}
+
+
+@pytest.mark.slow
+def test_optuna_tries_what_it_tried_before_and_trains_nothing_twice(small: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = [word for word in small if not word.startswith("lr=")]
+    words = command(words, tmp_path, "sweep=search", "hydra.sweeper.n_trials=3")
+    out = end(begin(words), 0)
+    told = pd.read_csv(tmp_path / "jobs.csv")
+    assert len(told) == 3
+    best = told["job"][told["val macro-F1"].idxmax()]
+    assert f"best of 3 by val macro-F1, {told['val macro-F1'].max():.4f}: {tmp_path / best}" in out
+    found = OmegaConf.load(tmp_path / "optimization_results.yaml")
+    assert found.best_value == pytest.approx(told["val macro-F1"].max(), abs=1e-4)
+    assert len(found.best_params) == 5
+    end(begin(words), 0)
+    assert {reason for _, reason in jobs(tmp_path).values()} == {"finished before"}
+
+
+@pytest.mark.slow
+def test_a_search_whose_trials_all_fail_ends_with_3(small: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    words = ["sweep=search", "hydra.sweeper.n_trials=2", "model.backbone=no_such_net"]
+    out = end(begin(command(small, tmp_path, *words)), 3)
+    assert "Traceback" not in out
+    assert [status for status, _ in jobs(tmp_path).values()] == ["failed"] * 2

@@ -1,0 +1,116 @@
+"""Folders of runs as train and evaluate leave them, made by hand in a moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from avatar_bench import plots
+from avatar_bench.results import Metric, Result
+
+CLASSES = ("drawing", "generated", "real")
+
+
+def checkpoint(name: str) -> str:
+    """Give the hash that stands for the checkpoint of a run."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def write_run(root: Path, name: str, seed: int = 1, **record: Any) -> Path:
+    """Write run.json, config.yaml and split.csv of a run whose experiment is its name."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    found = {
+        "status": "finished",
+        "experiment": name,
+        "seed": seed,
+        "mode": "full",
+        "started": f"2026-01-01T00:00:{len(list(root.iterdir())):02}",
+        "checkpoint_sha256": checkpoint(name),
+        "classes": list(CLASSES),
+        "split": {"fingerprint": "split0"},
+        "data": {"fingerprint": "data0"},
+        "metrics": {"val/macro_f1": 0.5},
+    }
+    (folder / "run.json").write_text(json.dumps(found | record), encoding="utf-8")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"backbone": name}, "seed": seed}), encoding="utf-8")
+    rows = [
+        (f"{label}/{k}.png", label, f"{label}-src", ("train", "val", "test")[k % 3])
+        for label in CLASSES
+        for k in range(6)
+    ]
+    pd.DataFrame(rows, columns=["path", "label", "source", "split"]).to_csv(folder / "split.csv", index=False)
+    return folder
+
+
+def write_result(
+    folder: Path,
+    block: str,
+    name: str = "test",
+    metrics: dict[str, Metric] | None = None,
+    tables: dict[str, pd.DataFrame] | None = None,
+    figures: Sequence[str] = (),
+    classes: Sequence[str] = CLASSES,
+    **provenance: Any,
+) -> Path:
+    """Save a Result below a run's folder, of the run's own checkpoint unless another is given."""
+    record = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+    origin = {
+        "checkpoint_sha256": record.get("checkpoint_sha256"),
+        "data_fingerprint": f"{name}0",
+        "seed": record.get("seed"),
+    }
+    result = Result(block, name, 90, tuple(classes), metrics or {}, tables or {})
+    result.provenance = (
+        {key: value for key, value in origin.items() if value} | {"version": "1", "code": "c"} | provenance
+    )
+    for figure in figures:
+        result.figures[figure] = plots.new_figure(1, 1)
+        result.figures[figure].text(0, 0.5, f"{folder.name[:9]} {name} {block[:9]} {figure}", size=4)
+    return result.save(folder / "evaluation" / name / block)
+
+
+def accuracy(value: float, spread: float = 0.05) -> Metric:
+    """Give an accuracy with an interval of twice the spread."""
+    return Metric(value, 90, value - spread, value + spread, "wilson", floor=1 / 3)
+
+
+def write_ranking(root: Path, name: str, rows: Sequence[tuple[Any, ...]], compared: Sequence[str] = ()) -> Path:
+    """Save what significance says: recipe, accuracy, low, high, rank_low, rank_high, tied_with_best, letters."""
+    columns = ["recipe", "accuracy", "low", "high", "rank_low", "rank_high", "tied_with_best", "letters"]
+    table = pd.DataFrame(list(rows), columns=columns)
+    entries = [{"label": one, "checkpoint_sha256": checkpoint(one), "data_fingerprint": f"{name}0"} for one in compared]
+    metrics = {"detectable_difference": Metric(0.07, 90, higher_is_better=False)}
+    return write_result(
+        root, "significance", name, metrics, {"ranking": table}, ["ranking"], compared=entries, checkpoint_sha256=None
+    )
+
+
+@pytest.fixture
+def make() -> SimpleNamespace:
+    """Give the functions that write runs, Results and rankings."""
+    return SimpleNamespace(
+        run=write_run, result=write_result, ranking=write_ranking, accuracy=accuracy, checkpoint=checkpoint
+    )
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Give a folder of two runs, good and poor, both judged by blind_test on test and blind."""
+    root = tmp_path / "runs"
+    for name, value in (("good", 0.9), ("poor", 0.6)):
+        folder = write_run(root, name)
+        for of, loss in (("test", 0.0), ("blind", 0.2)):
+            sources = pd.DataFrame({"source": ["s"], "target": ["real"], "n": [90], "groups": [80]})
+            smallest = Metric(0.1, 90, higher_is_better=False)
+            metrics = {"accuracy": accuracy(value - loss), "detectable_difference": smallest}
+            write_result(folder, "blind_test", of, metrics, {"per_source": sources}, ["confusion"])
+    return root

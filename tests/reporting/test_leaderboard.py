@@ -1,0 +1,113 @@
+"""Who stands where, and the sentence that says so."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from avatar_bench.reporting.leaderboard import Board, answer, boards
+from avatar_bench.reporting.study import read_study
+
+
+def board_of(runs: Path, name: str = "test") -> Board:
+    (found,) = [board for board in boards(read_study(runs)) if board.name == name]
+    return found
+
+
+def test_the_blind_set_stands_first(runs: Path) -> None:
+    assert [board.name for board in boards(read_study(runs))] == ["blind", "test"]
+
+
+def test_without_tests_ranks_are_what_intervals_leave_open(runs: Path, make: SimpleNamespace) -> None:
+    folder = make.run(runs, "near")
+    make.result(folder, "blind_test", "test", {"accuracy": make.accuracy(0.82)})
+    rows = board_of(runs).rows
+    assert [(row.name, row.first, row.last, row.best) for row in rows] == [
+        ("good", 1, 2, True),
+        ("near", 1, 2, True),
+        ("poor", 3, 3, False),
+    ]
+    assert answer(board_of(runs)) == (
+        "Highest of 3 on test is good: accuracy 0.900 [0.850, 0.950]; its interval overlaps with that of near, and no "
+        "paired test has been made: which of them is better is not known."
+    )
+
+
+def test_intervals_apart_are_said_to_be_no_test(runs: Path) -> None:
+    assert "no paired test" in answer(board_of(runs))
+    assert "lie below its own" in answer(board_of(runs))
+
+
+def test_a_tested_tie_is_shared_first_place(runs: Path, make: SimpleNamespace) -> None:
+    rows = [("good", 0.9, 0.85, 0.95, 1, 2, True, "a"), ("poor", 0.6, 0.5, 0.7, 1, 2, True, "a")]
+    make.ranking(runs, "test", rows, compared=["good", "poor"])
+    board = board_of(runs)
+    assert board.tested
+    assert [(row.first, row.last, row.letters, row.best) for row in board.rows] == [(1, 2, "a", True)] * 2
+    assert answer(board) == (
+        "Best of 2 on test is good: accuracy 0.900 [0.850, 0.950]; it is not told apart from poor, so that they share "
+        "first place."
+    )
+    assert board.detectable is not None
+    assert board.detectable.value == 0.07  # of the test, not of a single run
+
+
+def test_a_tested_winner_is_one(runs: Path, make: SimpleNamespace) -> None:
+    rows = [("good", 0.9, 0.85, 0.95, 1, 1, True, "a"), ("poor", 0.6, 0.5, 0.7, 2, 2, False, "b")]
+    make.ranking(runs, "test", rows, compared=["good", "poor"])
+    assert answer(board_of(runs)).endswith("it is told apart from all others.")
+    assert not board_of(runs, "blind").tested
+
+
+def test_a_ranking_that_lacks_a_run_is_not_used(runs: Path, make: SimpleNamespace) -> None:
+    make.ranking(runs, "test", [("good", 0.9, 0.85, 0.95, 1, 1, True, "a")], compared=["good"])
+    assert not board_of(runs).tested
+
+
+def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, make: SimpleNamespace) -> None:
+    for name, seed, value in (("a", 1, 0.7), ("b", 2, 0.8)):
+        folder = make.run(tmp_path, name, seed, experiment="same")
+        (folder / "config.yaml").write_text(f"model: {{backbone: r}}\nseed: {seed}\n")
+        make.result(folder, "blind_test", "test", {"accuracy": make.accuracy(value)})
+    other = make.run(tmp_path, "c", experiment="other")
+    make.result(other, "blind_test", "test", {"accuracy": make.accuracy(0.5)})
+    rows = [("same", 0.75, 0.66, 0.84, 1, 1, True, "a"), ("other", 0.5, 0.4, 0.6, 2, 2, False, "b")]
+    make.ranking(tmp_path, "test", rows)
+    board = board_of(tmp_path)
+    assert board.names == ["same", "other"]
+    assert len(board.rows) == 3
+    assert answer(board).startswith("Best of 2 on test is same: accuracy 0.750 [0.660, 0.840];")
+
+
+def test_different_pictures_under_one_name_stand_on_boards_of_their_own(runs: Path, make: SimpleNamespace) -> None:
+    make.result(runs / "poor", "blind_test", "test", {"accuracy": make.accuracy(0.6)}, data_fingerprint="other")
+    found = [board for board in boards(read_study(runs)) if board.name == "test"]
+    assert [(board.fingerprint, board.names) for board in found] == [("test0", ["good"]), ("other", ["poor"])]
+    assert answer(found[1]) == "poor on test: accuracy 0.600 [0.550, 0.650]."
+
+
+def test_a_run_without_an_accuracy_has_no_rank(runs: Path, make: SimpleNamespace) -> None:
+    from avatar_bench.results import Metric
+
+    make.result(runs / "poor", "blind_test", "test", {"accuracy": Metric(None, 0, reason="no class is known")})
+    row = board_of(runs).rows[-1]
+    assert (row.name, row.first, row.best) == ("poor", None, False)
+
+
+def test_without_blind_test_there_is_no_board(runs: Path, make: SimpleNamespace) -> None:
+    for folder in ("good", "poor"):
+        shutil.rmtree(runs / folder / "evaluation")
+        make.result(runs / folder, "robustness", "test", {"robustness": make.accuracy(0.5)})
+    assert boards(read_study(runs)) == []
+
+
+@pytest.mark.parametrize("missing", ["letters", "rank_low"])
+def test_a_ranking_of_another_make_is_not_used(missing: str, runs: Path, make: SimpleNamespace) -> None:
+    folder = make.ranking(runs, "test", [(n, 0.9, 0.8, 1.0, 1, 2, True, "a") for n in ("good", "poor")])
+    import pandas as pd
+
+    pd.read_csv(folder / "ranking.csv").drop(columns=missing).to_csv(folder / "ranking.csv", index=False)
+    assert not board_of(runs).tested

@@ -1,0 +1,112 @@
+"""How numbers are written, as text and as cells."""
+
+from __future__ import annotations
+
+import io
+import math
+from urllib.parse import unquote
+
+import pandas as pd
+import pytest
+
+from avatar_bench.reporting.numbers import cell_text, figure, listed, metric_cell, number, value_cell, written
+from avatar_bench.reporting.saved_tables import lay_out, turned
+from avatar_bench.reporting.tables import Row, Table, column, fit_scale
+from avatar_bench.results import Metric
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.6866, "0.687"),
+        (0.0, "0.000"),
+        (1.0, "1.00"),
+        (4.229, "4.23"),
+        (53.398, "53.4"),
+        (1103.0003, "1103"),
+        (-0.2, "−0.200"),
+        (0.00004, "4e−05"),
+    ],
+)
+def test_a_number_has_the_digits_that_say_something(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_an_interval_stands_behind_the_value() -> None:
+    assert figure(0.5, 0.4, 0.6) == "0.500 [0.400, 0.600]"
+    assert figure(0.5, 0.4, math.nan) == "0.500"
+    assert written(Metric(None, 0, reason="no picture")) == "none: no picture"
+
+
+def test_cells_of_metrics_are_sorted_by_value_and_say_why_there_is_none() -> None:
+    assert metric_cell(None) is None
+    assert metric_cell(Metric(0.5, 9)) == {"value": 0.5, "text": "0.500"}
+    whole = metric_cell(Metric(0.5, 9, 0.4, 0.6, floor=0.0))
+    assert whole == {"value": 0.5, "text": "0.500", "low": 0.4, "high": 0.6, "digits": 3, "floor": 0.0}
+    empty = metric_cell(Metric(None, 0, reason="why"))
+    assert cell_text(empty) == "none: why"
+
+
+def test_values_of_tables_keep_their_kind() -> None:
+    table = pd.DataFrame({"a": ["x", None], "b": [1, 2], "c": [0.5, math.nan], "d": [True, False]})
+    first, second = (row.cells for row in lay_out(table, "t", "t", {}).rows)
+    assert first[:2] == ["x", 1]
+    assert [cell_text(cell) for cell in first] == ["x", "1", "0.500", "yes"]
+    assert [cell_text(cell) for cell in second] == ["–", "2", "–", "no"]
+    assert value_cell(3.0) == {"text": "3", "value": 3.0}
+
+
+def test_ranks_and_lists_are_written() -> None:
+    assert cell_text({"first": 1, "last": 3, "letters": "ab"}) == "1–3 ab"
+    assert cell_text({"first": 2, "last": 2, "letters": ""}) == "2"
+    assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_a_table_gives_its_numbers_in_full_as_csv() -> None:
+    rows = [
+        Row(["x", metric_cell(Metric(1 / 3, 9, 0.1, 0.6)), {"text": "abc", "full": "abcdef"}, {"first": 1, "last": 2}])
+    ]
+    frame = Table("t", "t", [column("m"), column("v", True), column("h"), column("m")], rows).frame()
+    assert list(frame) == ["m", "v", "v low", "v high", "h", "m 5"]
+    assert frame.iloc[0].tolist() == ["x", 1 / 3, 0.1, 0.6, "abcdef", "1–2"]
+
+
+def test_a_table_of_the_reports_own_carries_its_csv_and_a_saved_one_links_to_it() -> None:
+    table = Table("t", "t", [column("name"), column("v", True)], [Row(["Ёж, <b>", {"value": 1 / 3, "text": "0.333"}])])
+    head, _, body = str(table.csv).partition(",")
+    assert head == "data:text/csv;charset=utf-8"
+    assert pd.read_csv(io.StringIO(unquote(body))).iloc[0].tolist() == ["Ёж, <b>", pytest.approx(1 / 3)]
+    table.href = "a/t.csv"
+    assert table.csv == "a/t.csv"
+    assert Table("t", "t", table.columns, table.rows * 101).csv is None
+    assert Table("t", "t", table.columns).csv is None
+
+
+def test_a_wide_table_of_few_models_is_turned() -> None:
+    table = pd.DataFrame({"run": ["m", "n"], "a": [1, 2], "b": [0.5, math.nan]})
+    found = turned(lay_out(table, "t", "t", {"m": {"color": "#123456", "marker": "o"}}))
+    assert [one["text"] for one in found.columns] == ["run", "m", "n"]
+    assert found.texts == [["a", "1", "2"], ["b", "0.500", "–"]]
+
+
+def test_intervals_are_drawn_where_the_scale_fits() -> None:
+    columns = [column("a", True), column("b", True), column("c", True)]
+    rows = [Row([{"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 5.0, "low": 4.0, "high": 6.0}, None])]
+    fit_scale(columns, rows)
+    assert [one["bars"] for one in columns] == [True, False, False]
+
+
+def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_their_looks() -> None:
+    table = pd.DataFrame(
+        {"run": ["m", "n"], "score": [0.5, 0.1], "score_low": [0.4, math.nan], "score_high": [0.6, math.nan]}
+        | {"rank": [1, 2], "rank_low": [1, 1], "rank_high": [2, 2], "difference": [0.2, 0.3]}
+        | {"low": [0.1, 0.2], "high": [0.3, 0.4]}
+    )
+    look = {"color": "#123456", "marker": "o"}
+    found = lay_out(table, "t", "t", {"m": look})
+    assert [one["text"] for one in found.columns] == ["run", "score", "rank", "difference"]
+    assert found.rows[0].cells[0] == {"text": "m"} | look
+    assert [row.model for row in found.rows] == ["m", None]
+    assert found.texts[0] == ["m", "0.500 [0.400, 0.600]", "1 [1.00, 2.00]", "0.200 [0.100, 0.300]"]
+    assert found.texts[1][1] == "0.100"
+    assert [one["text"] for one in lay_out(table, "t", "t", {}, ["run", "rank"]).columns] == ["run", "rank"]
