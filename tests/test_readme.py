@@ -57,14 +57,16 @@ def made_small(words: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tiny_run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages speak of: pictures, manifests, runs/demo with its evaluation, and yaml."""
+    """A folder with what the pages speak of: pictures, manifests, two runs in runs/demo, judged, and yaml."""
     folder = tmp_path_factory.mktemp("readme")
     for name, source in (("all", "all"), ("blind", "blind"), ("photos", "blind")):
         shutil.copytree(pictures / source, folder / name)
     for manifest in ("all.csv", "blind.csv"):
         shutil.copy(pictures / manifest, folder)
-    shutil.copytree(tiny_run, folder / "runs" / "demo")
-    assert main(["evaluate", f"ckpt={folder / 'runs' / 'demo'}", "split=blind"]) == 0
+    for model in ("efficientnet_lite0", "mobilenetv2"):
+        shutil.copytree(tiny_run, folder / "runs" / "demo" / model)
+    asked = [f"ckpt={folder / 'runs' / 'demo'}", "split=blind", "block=[blind_test,ensemble]", "data.workers=0"]
+    assert main(["evaluate", *asked]) == 0
     for file, body in (example for page in PAGES for example in examples(page, ("yaml", "py"))):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(body, encoding="utf-8")

@@ -58,7 +58,7 @@ def profile(table: pd.DataFrame, qualities: Sequence[str], looks: Looks, scale: 
 def rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Draw how often each model has each rank, by resample of the pictures and by random weights of the qualities."""
     n = len(names)
-    figure = plots.new_figure(3.6 + 0.8 * n, 1.8 + 0.34 * n)
+    figure = plots.new_figure(max(7.2, 3.6 + 0.8 * n), max(2.6, 1.8 + 0.34 * n))
     kinds = {"resamples": say("Pictures drawn again"), "weightings": say("Weights drawn at random")}
     for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), kinds.items(), strict=True):
         share = table.pivot(index="run", columns="rank", values=kind).loc[list(names)].to_numpy()

@@ -55,7 +55,7 @@ def differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
         value[a, b], value[b, a] = 100 * ahead, -100 * ahead
         star[a, b] = star[b, a] = told
     most = max(100 * _SMALLEST, float(np.nanmax(np.abs(value))))
-    figure = plots.new_figure(3.6 + 0.55 * len(order), 2.0 + 0.46 * len(order))
+    figure = plots.new_figure(max(5.6, 3.6 + 0.55 * len(order)), max(3.6, 2.0 + 0.46 * len(order)))
     axes = figure.subplots()
     image = axes.imshow(value, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
     names = [plots.short(name, 30) for name in order]

@@ -33,6 +33,10 @@ MAIN = {  # what stands in the table of a block: patterns of metric names; of ot
     "prior_shift": ("accuracy/*", "macro_f1/*"),
 }
 _FIRST = 8  # metrics of a block that MAIN does not know
+_MAIN_TABLES = (  # of comparisons, each open in the page and on paper
+    *("overview/runs", "significance/pairs", "ensemble_diversity/pairs", "cam_overlap/classes"),
+    *("leave_one_source_out/summary", "shots/curve"),
+)
 _WIDE, _FEW = 10, 9  # a table of more columns is turned where it has so few rows
 _COLUMNS = {  # of wide tables those that are read; the CSV has all
     "significance/pairs": ("a", "b", "difference", "p_holm", "told_apart", "needed", "only_a_right", "only_b_right"),
@@ -114,7 +118,8 @@ def _compared(study: Study, block: str, files: Files, looks: Looks) -> Iterator[
             continue
         addresses = files.of(saved)
         part = Part(name, notes=[str(warning) for warning in saved.result.warnings])
-        part.tables = [*_saved_tables(saved, addresses, part, looks), _metrics(saved)]
+        tables = [*_saved_tables(saved, addresses, part, looks), _metrics(saved)]
+        part.tables = sorted(tables, key=lambda table: not table.main)
         part.figures = {figure: [_shown(saved, figure, addresses, "")] for figure in in_order(block, saved.figures)}
         yield part
 
@@ -191,7 +196,9 @@ def _saved_tables(saved: Saved, addresses: dict[str, str], part: Part, looks: Lo
             only = _COLUMNS.get(f"{block}/{name}", ())
             shown = lay_out(table, f"{block}_{of}_{name}", text, looks, only)
             shown.href, shown.notes = href, say("The CSV has more columns.") if only else None
-            yield turned(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
+            shown = turned(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
+            shown.main = f"{block}/{name}" in _MAIN_TABLES
+            yield shown
         elif href:
             part.links.append((f"{name}.csv", href))
 

@@ -18,11 +18,12 @@ def lay_out(table: pd.DataFrame, name: str, caption: str, looks: Looks, only: Se
     """Give a saved table: the ends of an interval beside its value, models in their colours.
 
     `x`, `x_low` and `x_high` become one column, and so do any column and a `low` and `high` right behind it. Of the
-    columns that are then left, `only` keeps some.
+    columns that are then left, `only` keeps some, as far as they hold anything.
     """
     ends = _ends(list(map(str, table.columns)))
     bounds = {end for pair in ends.values() for end in pair}
-    heads = [str(head) for head in table.columns if str(head) not in bounds and (not only or str(head) in only)]
+    heads = [str(head) for head in table.columns if str(head) not in bounds]
+    heads = [head for head in heads if not only or (head in only and table[head].notna().any())]
     rows = [_row(record, heads, ends, looks) for record in table.astype(object).to_dict("records")]
     columns = [column(head, table[head].dtype.kind in "if", bars=False) for head in heads]
     return Table(name, caption, columns, rows)
@@ -57,8 +58,8 @@ def _row(record: Mapping[Any, Any], heads: Sequence[str], ends: Mapping[str, tup
         cell = value_cell(record[head])
         if head in ends and isinstance(record[head], int | float):
             cell = _with_ends(record[head], *(record[end] for end in ends[head]))
-        elif head in _NAMED and cell in looks:
-            cell = {"text": cell, **looks[str(cell)]}
+        elif head in _NAMED and isinstance(cell, str) and cell in looks:
+            cell = {"text": cell, **looks[cell]}
         cells.append(cell)
     first = record.get(heads[0]) if heads and heads[0] in _NAMED[:4] else None
     return Row(cells, str(first) if first in looks else None)

@@ -30,7 +30,10 @@ class Row:
 
 @dataclass
 class Table:
-    """Hold a table: `href` is where its CSV lies, `notes` is how to read it, `compact` keeps its rows low."""
+    """Hold a table: `href` is where its CSV lies, `notes` is how to read it, `compact` keeps its rows low.
+
+    `main` says that it stands open where others of its block are folded.
+    """
 
     name: str
     caption: str
@@ -39,6 +42,7 @@ class Table:
     notes: str | None = None
     href: str | None = None
     compact: bool = False
+    main: bool = False
 
     @property
     def csv(self) -> str | None:
