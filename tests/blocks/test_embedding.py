@@ -146,4 +146,5 @@ def test_the_command_takes_several_methods(tiny_run, tmp_path):
     words = ["evaluate", f"ckpt={tiny_run}", "block=embedding", f"out={tmp_path}", "block.embedding.method=[tsne,pca]"]
     assert main([*words, "block.embedding.resamples=100"]) == 0
     found = {file.name for file in (tmp_path / "test" / "embedding").iterdir()}
-    assert {"metrics.json", "points.csv", "points_pca.csv", "embeddings.npz", "tsne.png", "pca.png"} == found
+    figures = {f"{method}.{ending}" for method in ("tsne", "pca") for ending in ("png", "svg")}
+    assert found == {"metrics.json", "points.csv", "points_pca.csv", "embeddings.npz", *figures}

@@ -328,4 +328,5 @@ def test_the_command_writes_every_table_and_figure(tiny_run, tmp_path) -> None:
     written = {file.name for file in tmp_path.rglob("robustness/*")}
     tables = ("severities", "delivery", "recalls", "bias", "one_class", "predictions")
     figures = ("severities", "severity_3", "delivery", "one_class", "pictures", "pictures_delivered")
-    assert written == {"metrics.json", *(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)}
+    drawn = {f"{name}.{ending}" for name in figures for ending in ("png", "svg")}
+    assert written == {"metrics.json", *(f"{name}.csv" for name in tables), *drawn}
