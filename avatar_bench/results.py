@@ -90,8 +90,10 @@ class Result:
 
     @classmethod
     def load(cls, folder: Path) -> Result:
-        """Read metrics and tables back; figures stay files."""
+        """Read metrics and tables back; figures stay files. Raise ValueError on the schema of another version."""
         text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if text["schema"] != SCHEMA:
+            raise ValueError(f"schema {text['schema']}; this version reads schema {SCHEMA}")
         return cls(
             block=text["block"],
             set=text["set"],

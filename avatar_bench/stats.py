@@ -38,7 +38,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     z2 = float(norm.isf((1 - level) / 2)) ** 2
     centre = (successes + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (successes * (n - successes) / n + z2 / 4)) / (n + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # at the edges the formula gives 0 and 1 but for rounding, which may leave the proportion itself outside
+    return (max(0.0, centre - half) if successes > 0 else 0.0), (min(1.0, centre + half) if successes < n else 1.0)
 
 
 def bootstrap_interval(

@@ -122,3 +122,12 @@ def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
         list(pool.map(write, range(6)))
     assert Result.load_whole(tmp_path / "test" / "block") is not None
     assert [file.name for file in (tmp_path / "test").iterdir()] == ["block"]
+
+
+def test_a_result_of_another_schema_is_not_read(tmp_path: Path) -> None:
+    folder = result().save(tmp_path / "blind_test")
+    file = folder / "metrics.json"
+    file.write_text(file.read_text().replace('"schema": 1', '"schema": 99'))
+    assert Result.load_whole(folder) is None
+    with pytest.raises(ValueError, match="schema 99"):
+        Result.load(folder)

@@ -26,6 +26,12 @@ def test_wilson_equals_scipy(successes, n, level):
     assert stats.wilson(successes, n, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+@pytest.mark.parametrize("n", range(1, 200))
+def test_wilson_holds_the_share_itself_where_all_or_none_succeed(n):
+    assert stats.wilson(n, n)[1] == 1.0
+    assert stats.wilson(0, n)[0] == 0.0
+
+
 def test_wilson_of_nothing_is_everything():
     assert stats.wilson(0, 0) == (0.0, 1.0)
 

@@ -74,7 +74,7 @@ def weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     axes.spines[:].set_visible(False)
     for (row, column), weight in np.ndenumerate(share):
         ink = "white" if weight > 0.6 * max(0.5, share.max()) else "black"
-        axes.text(column, row, f"{weight:.0%}" if weight else "-", ha="center", va="center", color=ink, fontsize=8)
+        axes.text(column, row, f"{weight:.1%}" if weight else "-", ha="center", va="center", color=ink, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("weight (%)"))
     return figure
 

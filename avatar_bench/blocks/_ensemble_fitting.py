@@ -95,12 +95,14 @@ def fit(held: HeldOut) -> dict[str, Recipe]:
 def cook(runs: Sequence[Run], held: HeldOut) -> Cooked | None:
     """Give the greedy soup of the runs of one network and one origin, the most that there are; None of fewer than two.
 
-    The runs come in the order of their accuracy on the held-out pictures, and each stays if the soup's does not fall.
+    Of networks with equally many runs, the one with the best run on the held-out pictures is taken. Its runs come in
+    the order of their accuracy there, and each stays if the soup's does not fall.
     """
-    candidates = max(_kin(runs), key=len, default=[])
+    right = [float(predictions.correct.mean()) for predictions in held.predictions]
+    candidates = max(_kin(runs), key=lambda kin: (len(kin), max(right[run] for run in kin)), default=[])
     if len(candidates) < 2:
         return None
-    scores = [float((held.predictions[run].correct).mean()) for run in candidates]
+    scores = [right[run] for run in candidates]
 
     def judge(some: list[int]) -> float:
         soup = Soup.of([runs[candidates[index]] for index in some])

@@ -66,13 +66,20 @@ def taken_for(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
         tick.set_color(plots.color(list(classes).index(target)))
     for (row, column), part in np.ndenumerate(share):
         ink = "white" if part > 0.55 else "black"
-        axes.text(column, row, f"{part:.0%}", ha="center", va="center", color=ink, fontsize=7)
+        axes.text(column, row, _percent(part), ha="center", va="center", color=ink, fontsize=7)
     for row, (_, target) in enumerate(sources):
         place = list(classes).index(target)
         frame = Rectangle((place - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=plots.color(place))
         axes.add_patch(frame)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
     return figure
+
+
+def _percent(share: float) -> str:
+    """Write a share in whole percent, but never as none or all where it is not."""
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def _sources(matrix: pd.DataFrame, classes: Sequence[str]) -> list[Key]:

@@ -64,7 +64,8 @@ def differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     axes.set_title(say("Row minus column; * and bold: told apart"), loc="left", fontsize=9)
     axes.spines[:].set_visible(False)
     for (row, column), points in np.ndenumerate(value):
-        said = "–" if np.isnan(points) else f"{points:+.1f}{' *' if star[row, column] else ''}".replace("-", "−")
+        shown = "0.0" if abs(points) < 0.05 else f"{points:+.1f}"
+        said = "–" if np.isnan(points) else f"{shown}{' *' if star[row, column] else ''}".replace("-", "−")
         ink = "white" if abs(points) > 0.7 * most else "black"
         weight = "bold" if star[row, column] else "normal"
         axes.text(column, row, said, ha="center", va="center", color=ink, fontsize=7.5, fontweight=weight)

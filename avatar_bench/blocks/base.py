@@ -140,7 +140,11 @@ def together(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2)
     GuardError where the class names of one are in the wrong order.
     """
     if len(runs) < minimum:
-        raise BlockError(f"It compares {minimum} runs or more, and there is {len(runs)}.")
+        given = ", ".join(run.label for run in runs)
+        raise BlockError(
+            f"This block compares {minimum} runs or more, and there is {given or 'none'}.",
+            "Give several: 'ckpt=[RUN,RUN]', or ckpt=FOLDER that holds them.",
+        )
     first = datasets[0]
     for run, dataset in zip(runs, datasets, strict=True):
         if dataset.fingerprint != first.fingerprint:

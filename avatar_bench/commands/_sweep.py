@@ -147,6 +147,8 @@ def _row(name: str, told: _Told, record: Record | None) -> tuple[str, str, str, 
         return name, record.status, "-", record.seconds, told.reason or str(record.data.get("error") or "")
     if told.reason is None:
         return name, "not started", "-", "-", "the sweep ended before"
+    if record is not None and not changed and record.status == "finished":  # its folder holds something else
+        return name, "refused", record.macro_f1, record.seconds, told.reason
     return name, "failed", "-", "-", told.reason
 
 

@@ -18,7 +18,7 @@ from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
 from avatar_bench.commands._judging import Judge, guard_preprocessing, slice_of
 from avatar_bench.config import EvaluateConfig
 from avatar_bench.entrants import Entrant, entrants
-from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.errors import BlockError, CheckpointError, ConfigError, GuardError
 from avatar_bench.records import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_run, read_record
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def _run_paths(settings: EvaluateConfig) -> list[Path]:
         print(f"ckpt={newest} (the newest run)", file=sys.stderr)
         return [newest]
     paths = [Path(path) for path in ckpt] if isinstance(ckpt, list) else [Path(ckpt)]
+    if twice := [str(path) for path in paths if sum(other.absolute() == path.absolute() for other in paths) > 1]:
+        raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once: its copy would tie with it.")
     inside = find_runs(paths[0]) if len(paths) == 1 and _holds_runs(paths[0]) else []
     if inside:
         unfinished = {path: read_record(path).get("status", "unknown") for path in inside}
@@ -154,6 +156,11 @@ def _run_paths(settings: EvaluateConfig) -> list[Path]:
         for path, status in unfinished.items():
             print(f"left out: {path}: its status is {status}", file=sys.stderr)
         paths = [path for path in inside if path not in unfinished] or inside
+    elif len(paths) == 1 and _holds_runs(paths[0]):
+        raise CheckpointError(
+            f"ckpt={paths[0]} is no run, and there is none below it.",
+            "Expected a run folder, a folder that holds runs, or a .ckpt file. See: avatar-bench list runs",
+        )
     for path in paths:  # a mistake shows before torch has loaded
         check_run(path)
     return paths

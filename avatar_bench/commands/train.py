@@ -182,7 +182,8 @@ def _fail(folder: Path, record: dict[str, Any], error: BaseException) -> None:
     status = "diverged" if isinstance(error, DivergedError) else "failed"
     if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning has a SystemExit of its own
         status = "interrupted"
-    record |= {"status": status, "error": str(error) or type(error).__name__}
+    said = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(type(error), type(error).__name__)
+    record |= {"status": status, "error": said if status == "interrupted" else str(error) or said}
     write_record(folder, record)
 
 

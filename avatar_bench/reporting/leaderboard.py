@@ -75,30 +75,53 @@ def boards(study: Study) -> list[Board]:
 
 def answer(board: Board) -> str:
     """Say in a sentence who is best on a set, by how much, and from whom that cannot be told."""
-    best, *others = board.names
-    found, n = best_figure(board), len(others) + 1
-    if not others:
-        return say("{name} on {set}: accuracy {figure}.", name=best, set=board.name, figure=found)
-    if board.tested:
-        head = say("Best of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=best, figure=found)
-    else:
-        head = say("Highest of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=best, figure=found)
-    ties = [name for name in others if any(row.best for row in board.rows if row.name == name)]
-    return f"{head}; {_told_apart(board.tested, ties)}."
+    level = _level(board)
+    unread = [entry for entry in board.ranking or () if entry not in board.names]
+    left_out = " " + say("Without a usable accuracy, and left out: {names}.", names=listed(unread)) if unread else ""
+    best = {row.name for row in board.rows if row.best}
+    ties = [name for name in board.names if name in best and name not in level]
+    return f"{_head(board, level)}{_told_apart(board, level, ties)}.{left_out}"
 
 
-def _told_apart(tested: bool, ties: Sequence[str]) -> str:
-    if tested and ties:
-        return say("it is not told apart from {others}, so that they share first place", others=listed(ties))
-    if tested:
-        return say("it is told apart from all others")
-    if ties:
+def _head(board: Board, level: Sequence[str]) -> str:
+    name, n, found = listed(level), len(board.names), best_figure(board)
+    if n == 1:
+        return say("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
+    if len(level) > 1:
         return say(
+            "Level first of {n} on {set}: {name}, accuracy {figure}", n=n, set=board.name, name=name, figure=found
+        )
+    if board.tested:
+        return say("Best of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
+    return say("Highest of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
+
+
+def _level(board: Board) -> list[str]:
+    """Give what stands first, and what has the very same accuracy."""
+    if board.ranking is not None:
+        found = {name: float(board.ranking[name]["accuracy"]) for name in board.names}
+    else:
+        found = {row.name: _accuracy(row) for row in reversed(board.rows)}
+    return [name for name in board.names if found[name] == found[board.names[0]]]
+
+
+def _told_apart(board: Board, level: Sequence[str], ties: Sequence[str]) -> str:
+    """Say from whom the best cannot be told, as the rest of a sentence; nothing of one that stands alone."""
+    if len(board.names) == 1 or (len(level) > 1 and not ties):
+        return ""
+    if len(level) > 1:
+        return "; " + say("not told apart from them: {others}", others=listed(ties))
+    if board.tested and ties:
+        return "; " + say("it is not told apart from {others}, so that they share first place", others=listed(ties))
+    if board.tested:
+        return "; " + say("it is told apart from all others")
+    if ties:
+        return "; " + say(
             "its interval overlaps with that of {others}, and no paired test has been made: which of them is better is "
             "not known",
             others=listed(ties),
         )
-    return say("the intervals of all others lie below its own, though no paired test has been made")
+    return "; " + say("the intervals of all others lie below its own, though no paired test has been made")
 
 
 def best_figure(board: Board) -> str:

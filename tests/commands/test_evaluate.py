@@ -286,7 +286,8 @@ def test_a_checkpoint_outside_its_run_is_judged_on_data_that_is_named(
     ("words", "code", "told"),
     [
         (["ckpt=nowhere"], 4, "ckpt=nowhere does not exist"),
-        (["ckpt=."], 4, "not a run folder"),
+        (["ckpt=."], 4, "no run, and there is none below it"),
+        (["ckpt=[RUN,RUN]", "block=significance"], 2, "is given twice"),
         (["ckpt=RUN", "block=robustnes"], 2, "block=robustnes: there is no such block"),
         (["ckpt=RUN", "split=blnd"], 2, "split=blnd"),
         (["ckpt=RUN", "data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),

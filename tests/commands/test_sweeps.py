@@ -165,7 +165,7 @@ def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_na
     assert sweep("-m", "seed=1,3", "epochs=2", "label_smoothing=0.1") == 3
     told = jobs(tmp_path / "sweep")
     assert told["seed3"] == ("finished", "")
-    assert told["seed1"][0] == "failed"
+    assert told["seed1"][0] == "refused"
     assert "epochs is 1 there, 2 here; label_smoothing is 0.0 there, 0.1 here" in told["seed1"][1]
     assert (tmp_path / "sweep" / "seed1" / "run.json").read_bytes() == before
     assert sweep("-m", "seed=1,2", "data.workers=1", "lang=ru") == 0  # they change no weight
@@ -185,7 +185,7 @@ def test_a_finished_job_whose_pictures_have_changed_is_refused(
     table.iloc[1:].to_csv(manifest, index=False)
     assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 3
     status, reason = jobs(tmp_path / "sweep")["seed1"]
-    assert status == "failed"
+    assert status == "refused"
     assert "on other pictures than data=manifest names now" in reason
     assert record(tmp_path / "sweep" / "seed1")["status"] == "finished"
 
@@ -345,7 +345,13 @@ def command(small: list[str], out: Path, *words: str) -> list[str]:
 
 
 def begin(words: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(words, **pipes, start_new_session=True, preexec_fn=_hear_ctrl_c)
+
+
+def _hear_ctrl_c() -> None:
+    """Let SIGINT end a process again, where the tests themselves run in the background of a shell, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def end(process: subprocess.Popen[str], code: int) -> str:

@@ -62,6 +62,22 @@ def test_a_tested_winner_is_one(runs: Path, make: SimpleNamespace) -> None:
     assert not board_of(runs, "blind").tested
 
 
+def test_runs_of_the_very_same_accuracy_are_named_together(runs: Path, make: SimpleNamespace) -> None:
+    rows = [("good", 0.9, 0.85, 0.95, 1, 2, True, "a"), ("poor", 0.9, 0.85, 0.95, 1, 2, True, "a")]
+    make.ranking(runs, "test", rows, compared=["good", "poor"])
+    assert answer(board_of(runs)) == "Level first of 2 on test: good and poor, accuracy 0.900 [0.850, 0.950]."
+
+
+def test_what_was_compared_but_has_no_usable_accuracy_is_named(runs: Path, make: SimpleNamespace) -> None:
+    rows = [
+        ("spoilt", 0.95, 0.9, 0.99, 1, 1, True, "a"),
+        ("good", 0.9, 0.85, 0.95, 2, 3, False, "b"),
+        ("poor", 0.6, 0.5, 0.7, 2, 3, False, "b"),
+    ]
+    make.ranking(runs, "test", rows, compared=["good", "poor"])
+    assert answer(board_of(runs)).endswith("Without a usable accuracy, and left out: spoilt.")
+
+
 def test_a_ranking_that_lacks_a_run_is_not_used(runs: Path, make: SimpleNamespace) -> None:
     make.ranking(runs, "test", [("good", 0.9, 0.85, 0.95, 1, 1, True, "a")], compared=["good"])
     assert not board_of(runs).tested
