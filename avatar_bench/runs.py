@@ -232,14 +232,14 @@ class Run:
 
     def saved(self, block: str, name: str) -> Result | None:
         """Read the Result of a block on a set; None where it is missing, damaged, or another checkpoint's."""
-        place = self.judged or (self.folder and self.folder / "evaluation")
+        place = self._results
         found = Result.load_whole(place / folder_name(name) / block) if place else None
         ours = found is not None and found.provenance.get("checkpoint_sha256") == self.checkpoint_sha256
         return found if ours else None
 
     def digests(self, name: str) -> dict[str, str]:
         """Give the SHA-256 of the metrics.json of each block that is saved of a set, by the block's name."""
-        place = self.judged or (self.folder and self.folder / "evaluation")
+        place = self._results
         files = sorted((place / folder_name(name)).glob("*/metrics.json")) if place else []
         return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
@@ -261,6 +261,10 @@ class Run:
         """Give the run's metrics.csv, a row an epoch; None where there is none."""
         file = self.folder / "metrics.csv" if self.folder else None
         return pd.read_csv(file) if file and file.is_file() else None
+
+    @property
+    def _results(self) -> Path | None:
+        return self.judged or (self.folder and self.folder / "evaluation")
 
     @property
     def _other_paths(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from matplotlib.ticker import NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from avatar_bench import plots
+from avatar_bench.blocks._ood_sets import kind_words
 from avatar_bench.messages import say
 from avatar_bench.results import Metric
 
@@ -30,7 +31,7 @@ def shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(classes)), [plots.short(name, 18) for name in classes])
-    names = [f"{plots.short(str(row.set), 26)}\n{_kind(str(row.kind))}, n = {row.n}" for row in table.itertuples()]
+    names = [f"{plots.short(str(row.set), 26)}\n{kind_words(str(row.kind))}, n = {row.n}" for row in table.itertuples()]
     axes.set_yticks(range(len(table)), names, fontsize=8)
     axes.set(xlabel=say("predicted class"))
     axes.spines[:].set_visible(False)
@@ -54,7 +55,7 @@ def aurocs(metrics: Mapping[str, Metric], table: pd.DataFrame, sets: Sequence[st
             _point(axes, row, metrics[f"auroc/{name}/{score}"])
         about = table.set_index("set").loc[name]
         axes.axvline(0.5, color="black", linestyle="--", linewidth=1)
-        axes.set(title=f"{plots.short(name, 22)}\n{_kind(str(about['kind']))}, n = {about['n']}")
+        axes.set(title=f"{plots.short(name, 22)}\n{kind_words(str(about['kind']))}, n = {about['n']}")
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(scores)), list(scores))
     ends = [metrics[f"auroc/{name}/{score}"].low for name in sets for score in scores]
@@ -119,12 +120,3 @@ def _logarithmic(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _kind(kind: str) -> str:
-    return {
-        "in_domain": say("in domain"),
-        "near": say("near"),
-        "far": say("far"),
-        "shifted": say("shifted, in domain"),
-    }[kind]

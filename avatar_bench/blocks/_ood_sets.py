@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.messages import say
+
 if TYPE_CHECKING:
     from avatar_bench.data.manifest import Dataset
     from avatar_bench.predictions import Predictions
@@ -74,3 +76,13 @@ def _score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataF
         "confidence": predictions.confidence,
     }
     return pd.concat([pd.DataFrame(rows), scores], axis=1)
+
+
+def kind_words(kind: str) -> str:
+    """Give the words for a kind of set."""
+    return {
+        "in_domain": say("in domain"),
+        "near": say("near"),
+        "far": say("far"),
+        "shifted": say("shifted, in domain"),
+    }[kind]

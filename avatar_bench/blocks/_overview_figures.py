@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.blocks._model_figures import Looks, log_axis
+from avatar_bench.blocks._ood_sets import kind_words
 from avatar_bench.blocks.base import corruption_words
 from avatar_bench.messages import say
 
@@ -95,7 +96,7 @@ def ood_shares(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw the share of each predicted class by run, a panel a set."""
     kinds = dict(zip(table["set"], table["kind"], strict=True))
     panels = {
-        f"{plots.short(str(name), 20)}\n{_kind(str(kinds[name]))}": table["set"] == name
+        f"{plots.short(str(name), 20)}\n{kind_words(str(kinds[name]))}": table["set"] == name
         for name in list(kinds)[:_MOST_SETS]
     }
     table = table.rename(columns={"share": "value"})
@@ -213,15 +214,6 @@ def _number(axes: Axes, row: int, column: int, value: float, limits: tuple[float
     points = 0 if np.isnan(value) else round(100 * value)
     text = "–" if np.isnan(value) else f"{points:+}" if low < 0 and points else f"{points}"
     axes.text(column, row, text, ha="center", va="center", color="white" if strong else "black", fontsize=7.5)
-
-
-def _kind(kind: str) -> str:
-    return {
-        "in_domain": say("in domain"),
-        "near": say("near"),
-        "far": say("far"),
-        "shifted": say("shifted, in domain"),
-    }[kind]
 
 
 DRAW: dict[str, Callable[[pd.DataFrame, Looks], Figure]] = {
