@@ -29,8 +29,9 @@ from avatar_bench.data.datamodule import (
 from avatar_bench.data.manifest import SPLITS, Dataset, read_dataset, read_pictures, read_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
-from avatar_bench.models.classifier import Card, Classifier, read_checkpoint
-from avatar_bench.models.training import checksum_of, quiet, verify
+from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify
+from avatar_bench.models.classifier import Card, Classifier
+from avatar_bench.models.training import quiet
 from avatar_bench.predictions import Predictions, strings
 from avatar_bench.records import folder_name, locate, read_config, read_record
 from avatar_bench.results import Result

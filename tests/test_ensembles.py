@@ -19,7 +19,7 @@ from avatar_bench.data.manifest import read_manifest
 from avatar_bench.ensembles import Ensemble, Soup, describe, open_run, save
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
 from avatar_bench.metrics.ensembles import Mix
-from avatar_bench.models.classifier import read_checkpoint
+from avatar_bench.models.checkpoints import read_checkpoint
 from avatar_bench.runs import Run
 
 

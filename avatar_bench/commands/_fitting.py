@@ -23,7 +23,8 @@ from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError, GuardError
 from avatar_bench.messages import speak
 from avatar_bench.metrics.calibration import fit_temperature
-from avatar_bench.models.classifier import Card, Classifier, TrainingOptions, read_checkpoint
+from avatar_bench.models.checkpoints import read_checkpoint
+from avatar_bench.models.classifier import Card, Classifier, TrainingOptions
 from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.training import (
     TrainerOptions,

@@ -147,7 +147,7 @@ def _refuse_other_pictures(folder: Path, earlier: Mapping[str, Any], settings: T
 
 def _go_on(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict[str, Any] | None:
     """Have an interrupted or killed job go on from its last checkpoint; clear away what cannot be gone on with."""
-    from avatar_bench.models.training import verify  # imports torch, which this job needs from here on
+    from avatar_bench.models.checkpoints import verify  # imports torch, which this job needs from here on
 
     last = folder / "checkpoints" / "last.ckpt"
     if earlier.get("status") in ("running", "interrupted") and last.is_file() and earlier.get("stages"):

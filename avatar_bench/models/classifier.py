@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
 
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
+from avatar_bench.models.checkpoints import read_checkpoint
 from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
 from avatar_bench.models.weights import create_backbone
 
@@ -227,23 +228,6 @@ class Classifier(pl.LightningModule):
     def _options(self) -> TrainingOptions:
         assert self.options is not None, "a loaded classifier is for inference; train builds its own"
         return self.options
-
-
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a checkpoint file as tensors and plain types alone; raise CheckpointError where that cannot be done."""
-    if not file.is_file():
-        raise CheckpointError(f"{file} is not a file.", "Expected a checkpoint, such as RUN/checkpoints/best.ckpt.")
-    try:
-        # weights_only stands here even against the environment variable that turns it off
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and storage errors of many types
-        raise CheckpointError(
-            f"{file} cannot be read as a checkpoint ({type(error).__name__}).",
-            "It is damaged, or holds more than tensors and plain values, which is never loaded.",
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{file} holds no checkpoint.")
-    return checkpoint
 
 
 def _channels(values: Sequence[float]) -> Tensor:

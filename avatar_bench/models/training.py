@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
-import os
 import signal
 import sys
 import warnings
@@ -21,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.optim.swa_utils import get_swa_avg_fn
 from tqdm import tqdm
 
-from avatar_bench.errors import CheckpointError, ConfigError, DataError
-from avatar_bench.models.classifier import CARD_KEY, Card, Classifier, read_checkpoint
+from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.models.checkpoints import AtomicCheckpointIO, checksum_of, read_checkpoint, weights_sha256
+from avatar_bench.models.classifier import CARD_KEY, Card, Classifier
 
 MONITOR = "val/macro_f1"
 HISTORY = ("epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr")
@@ -126,61 +124,6 @@ def finish(best: Path, temperature: float) -> tuple[str, str]:
     kept[CARD_KEY] = {**card.plain(), "temperature": temperature}
     AtomicCheckpointIO().save_checkpoint(kept, best)
     return checksum_of(best), weights_sha256(kept["state_dict"])
-
-
-def weights_sha256(state: dict[str, torch.Tensor]) -> str:
-    """Give the SHA-256 of all tensors by name, whatever else their file holds."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint complete or not at all, with its .sha256 beside it, and read it as plain data only."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write to a temporary file in the same folder, flush it to the disk, and rename it."""
-        file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.name}.part")
-        with part.open("wb") as stream:
-            torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        digest = checksum_of(part)
-        part.replace(file)
-        side = _side(file)
-        part = side.with_name(f"{side.name}.part")
-        part.write_text(f"{digest}  {file.name}\n", encoding="utf-8")
-        part.replace(side)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load tensors and plain types, whatever was asked for."""
-        verify(Path(path))
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Remove the file and its checksum."""
-        super().remove_checkpoint(path)
-        _side(Path(path)).unlink(missing_ok=True)
-
-
-def checksum_of(file: Path) -> str:
-    """Give a checkpoint's SHA-256, as hex digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def verify(file: Path) -> None:
-    """Raise CheckpointError where a checkpoint is not what its .sha256 says; without one, say nothing."""
-    side = _side(file)
-    if file.is_file() and side.is_file() and side.read_text(encoding="utf-8").split()[:1] != [checksum_of(file)]:
-        raise CheckpointError(
-            f"{file} is damaged: its SHA-256 is not the one in {side.name}.",
-            "Use another checkpoint of the run, or train again.",
-        )
 
 
 def build_logger(name: str, folder: Path, run_name: str, project: str, offline: bool, settings: Any) -> Logger | None:
@@ -326,7 +269,3 @@ def quiet() -> None:
         ".*lr_scheduler.step.*",  # the first step under mixed precision may be skipped
     ):
         warnings.filterwarnings("ignore", text)
-
-
-def _side(file: Path) -> Path:
-    return file.with_name(f"{file.name}.sha256")

@@ -13,16 +13,8 @@ import pytest
 import torch
 
 from avatar_bench.__main__ import main
-from avatar_bench.errors import CheckpointError
-from avatar_bench.models.training import (
-    AtomicCheckpointIO,
-    TrainerOptions,
-    checksum_of,
-    finish,
-    precision_for,
-    verify,
-    weights_sha256,
-)
+from avatar_bench.models.checkpoints import checksum_of, verify, weights_sha256
+from avatar_bench.models.training import TrainerOptions, finish, precision_for
 from avatar_bench.results import Result
 
 Train = Callable[..., Path]
@@ -176,41 +168,6 @@ def test_a_compiled_network_trains_and_keeps_the_names_of_its_weights(
 ) -> None:
     run = train(tmp_path / "run", "trainer.compile=true", "trainer=debug")
     assert checkpoint(run)["state_dict"].keys() == checkpoint(tiny_run)["state_dict"].keys()
-
-
-def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None:
-    one = {"a": torch.ones(2), "b": torch.zeros(2)}
-    assert weights_sha256(one) == weights_sha256(dict(reversed(one.items())))
-    assert weights_sha256(one) != weights_sha256({"a": torch.ones(2), "b": torch.ones(2)})
-    assert weights_sha256(one) != weights_sha256({"b": torch.ones(2), "a": torch.zeros(2)})
-    turned = torch.arange(4).reshape(2, 2).t()
-    assert weights_sha256({"a": turned}) == weights_sha256({"a": turned.contiguous()})
-
-
-def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path) -> None:
-    file = tmp_path / "deep" / "x.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3), "b": [1, "я"]}, file)
-    assert file.with_name("x.ckpt.sha256").read_text() == f"{checksum_of(file)}  x.ckpt\n"
-    assert AtomicCheckpointIO().load_checkpoint(file)["b"] == [1, "я"]
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="damaged"):
-        verify(file)
-    AtomicCheckpointIO().remove_checkpoint(file)
-    assert list(file.parent.iterdir()) == []
-
-
-def test_a_write_that_fails_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "x.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"a": 1}, file)
-
-    def fail(*given: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space"):
-        AtomicCheckpointIO().save_checkpoint({"a": 2}, file)
-    verify(file)
-    assert AtomicCheckpointIO().load_checkpoint(file) == {"a": 1}
 
 
 def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy: Path) -> None:
