@@ -129,6 +129,7 @@ class CallbacksConfig:
     early_stopping: int | None = None  # epochs without a better val macro-F1
     ema: float | None = None  # decay of the averaged weights
     swa: int | None = None  # average the weights of each epoch from this one of a stage on
+    save_minutes: float = 5.0  # of training between two checkpoints within an epoch; 0: after every step
     progress: bool = True
 
 
@@ -328,6 +329,7 @@ RANGES: dict[str, Rule] = {
     "callbacks.early_stopping": _COUNT,
     "callbacks.ema": _INSIDE,
     "callbacks.swa": _NATURAL,
+    "callbacks.save_minutes": _NATURAL,
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class AvatarBenchError(Exception):
     """Say what went wrong, where, what was expected and what to do, in at most three lines.
@@ -52,6 +54,8 @@ class OutputError(AvatarBenchError):
 
 
 class DivergedError(AvatarBenchError):
-    """A loss or logit that is not finite."""
+    """A loss, weight or logit that is not finite; `rows` of `split` are the batch of images that gave the loss."""
 
     exit_code = 6
+    split: str = "train"
+    rows: Sequence[int] = ()

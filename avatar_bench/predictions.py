@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from avatar_bench.errors import DivergedError
+from avatar_bench.writing import whole
 
 Floats = NDArray[np.floating]
 
@@ -78,15 +78,13 @@ class Predictions:
 
     def save(self, file: Path) -> None:
         """Write one .npz without pickle, complete or not at all."""
-        part = file.with_name(f"{file.name}.{os.getpid()}.part")  # another process may be writing the same
-        with part.open("wb") as stream:
+        with whole(file, alone=False) as part, part.open("wb") as stream:
             np.savez(
                 stream,
                 classes=np.array(self.classes, dtype=np.str_),
                 temperature=np.float64(self.temperature),
                 **{name: getattr(self, name) for name in _ARRAYS},
             )
-        part.replace(file)
 
     @classmethod
     def load(cls, file: Path) -> Predictions:

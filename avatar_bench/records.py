@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import CheckpointError
+from avatar_bench.writing import write_text
 
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -130,9 +131,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write a run folder's run.json, complete or not at all."""
-    part = folder / f"{RECORD}.part"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(folder / RECORD)
+    write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:

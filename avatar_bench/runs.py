@@ -26,12 +26,13 @@ from avatar_bench.data.datamodule import (
     to_tensor,
     varied_loader,
 )
+from avatar_bench.data.guards import refuse_changed
 from avatar_bench.data.manifest import SPLITS, Dataset, read_dataset, read_pictures, read_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
 from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify
 from avatar_bench.models.classifier import Card, Classifier
-from avatar_bench.models.training import quiet
+from avatar_bench.models.silence import quiet
 from avatar_bench.predictions import Predictions, strings
 from avatar_bench.records import folder_name, locate, read_config, read_record
 from avatar_bench.results import Result
@@ -305,6 +306,7 @@ class Run:
         return self.dataset(split)
 
     def _compute(self, dataset: Dataset) -> Predictions:
+        refuse_changed(dataset)
         workers = self._workers(len(dataset))
         batches = evaluation_loader(dataset, self.classes, self.preprocessing, self.batch_size, workers)
         outputs = [self._forward(batch["image"]) for batch in batches]
@@ -312,6 +314,7 @@ class Run:
         return self._describe(dataset, logits, embeddings)
 
     def _compute_varied(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+        refuse_changed(dataset)
         workers = self._workers(len(dataset))
         size = self.batch_size
         batches = varied_loader(dataset, self.classes, self.preprocessing, variations, size, workers)

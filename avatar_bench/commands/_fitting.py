@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 from dataclasses import asdict, fields, replace
 from importlib import metadata
@@ -20,10 +21,11 @@ from avatar_bench.data.datamodule import DataModule
 from avatar_bench.data.manifest import SPLITS, Dataset, write_split
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Augmentation, Preprocessing
-from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.messages import speak
 from avatar_bench.metrics.calibration import fit_temperature
-from avatar_bench.models.checkpoints import read_checkpoint
+from avatar_bench.models.callbacks import Progressed, read_history
+from avatar_bench.models.checkpoints import BEFORE, BEST, LAST, read_checkpoint, verify
 from avatar_bench.models.classifier import Card, Classifier, TrainingOptions
 from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.training import (
@@ -33,12 +35,12 @@ from avatar_bench.models.training import (
     finish,
     fit_stage,
     precision_for,
-    read_history,
 )
 from avatar_bench.models.weights import create_backbone, normalisation
 from avatar_bench.plots import curves
 from avatar_bench.records import METRIC, write_record
 from avatar_bench.runs import Run, set_threads
+from avatar_bench.writing import whole
 
 FEW = 20  # calibration images below which a fitted temperature would be noise
 
@@ -78,7 +80,11 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     write_record(folder, record)
     _say_counts(dataset, classes, settings)
     done = _stages_done(settings, earlier, stages)
-    best = _fit_stages(settings, folder, record, classifier, data, stages, done)
+    _check_room(folder, classifier)
+    try:
+        best = _fit_stages(settings, folder, record, classifier, data, stages, done)
+    except DivergedError as error:
+        raise _with_pictures(error, dataset) from error
     _finish(settings, folder, record, best, dataset)
 
 
@@ -92,29 +98,86 @@ def _fit_stages(
     done: int,
 ) -> Path:
     """Train the stages after the first `done`, each from the best checkpoint of the one before."""
-    last = folder / "checkpoints" / "last.ckpt"
-    resume = None
-    if settings.resume and last.is_file():
-        at = Card.from_checkpoint(read_checkpoint(last), last).stage
-        done, resume = at - 1, last
+    resume, at = _newest(folder / "checkpoints") if settings.resume else (None, None)
+    done = at.stage - 1 if at else done
     options = _trainer_options(settings)
-    best = folder / "checkpoints" / "best.ckpt"
+    best = folder / "checkpoints" / BEST
     logger = build_logger(
         settings.logger.name, folder, folder.name, settings.logger.project, settings.logger.offline, _plain(settings)
     )
     first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
+    if resume and at:
+        first_epoch = 1 + max((row["epoch"] for row in _history(folder) if row["stage"] < at.stage), default=0)
+        classifier.net.load_state_dict(Classifier.load(resume).net.state_dict())  # features are made of these
     for number, stage in enumerate(stages[done:], start=done + 1):
         classifier.card = replace(classifier.card, stage=number)
         names = classifier.begin(stage)
         record["stages"] = [other for other in record["stages"] if other["stage"] != number]
         record["stages"].append({"stage": number, **asdict(stage), **_say_stage(classifier, number, names)})
         write_record(folder, record)
-        data.embeddings = _embeddings(classifier, data, options)
-        best = fit_stage(classifier, data, folder, options, logger, first_epoch, resume)
-        first_epoch = 1 + max(int(row["epoch"]) for row in read_history(folder / "metrics.csv"))
-        resume = None
+        if not (at and at.stopped):
+            data.position = (at.epochs, at.batches) if at else (0, 0)
+            data.embeddings = _embeddings(classifier, data, options)
+            best = fit_stage(classifier, data, folder, options, logger, first_epoch, resume)
+        first_epoch = 1 + max(row["epoch"] for row in _history(folder))
+        resume = at = None
         classifier.net.load_state_dict(Classifier.load(best).net.state_dict())
     return best
+
+
+def _newest(folder: Path) -> tuple[Path | None, Progressed | None]:
+    """Give the checkpoint to go on from, last.ckpt or else the one before, and how far it is; None where none was made.
+
+    Raise CheckpointError where none of those that were made is whole.
+    """
+    damage = None
+    for file in (folder / LAST, folder / BEFORE):
+        try:
+            at = Progressed.read(file) if file.is_file() else None
+        except CheckpointError as error:
+            damage = damage or error
+            continue
+        if at and not _lost(folder / BEST, at):
+            if damage:
+                print(f"warning: {damage.lines[0]} Goes on from {file.name}.", file=sys.stderr)
+            return file, at
+    if damage:
+        raise CheckpointError(
+            damage.lines[0], "No earlier one is left to go on from: train anew, with another out=DIR."
+        )
+    return None, None
+
+
+def _lost(best: Path, at: Progressed) -> bool:
+    """Say whether best.ckpt, where the next stage begins, is that of a later stage already."""
+    verify(best)
+    return best.is_file() and Card.from_checkpoint(read_checkpoint(best), best).stage > at.stage
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    rows = read_history(folder / "metrics.csv")
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
+
+
+def _check_room(folder: Path, classifier: Classifier) -> None:
+    """Raise OutputError where the disk has no room for what a run writes: it shows before the work."""
+    weights = sum(value.numel() * value.element_size() for value in classifier.state_dict().values())
+    # best, last, the one before and the next, each with two moments of the optimizer
+    needed, free = 12 * weights + 2**24, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"out={folder}: {free / 2**20:.0f} MiB are free; the checkpoints of this run need {needed / 2**20:.0f}.",
+            "Make room, or give a folder on another disk: out=DIR",
+        )
+
+
+def _with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
+    """Name the pictures of the batch whose loss is not finite."""
+    if not error.rows:
+        return error
+    paths = list(dataset.part(error.split).frame["path"].iloc[list(error.rows)])
+    named = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+    return DivergedError(error.lines[0], f"The pictures of that batch: {named}.", *error.lines[1:])
 
 
 def _embeddings(classifier: Classifier, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
@@ -155,7 +218,8 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
     row = rows.loc[rows[METRIC].idxmax()]
     with speak(settings.lang):
         figure = curves(history)
-    figure.savefig(folder / "curves.png")
+    with whole(folder / "curves.png") as part:
+        figure.savefig(part, format="png")
     record |= {
         "temperature": temperature,
         "checkpoint_sha256": checkpoint_sha256,

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +23,40 @@ from avatar_bench.config import TrainConfig
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
 from avatar_bench.overrides import job_name
 from avatar_bench.records import ENDED, RECORD, folder_name, read_record
+from avatar_bench.writing import write_text
 
 CONFIG, LOCK = "config.yaml", "run.lock"
-HOW = ("out", "lang", "callbacks.progress", "data.workers")  # options that change no weight
+HOW = ("out", "lang", "callbacks.progress", "callbacks.save_minutes", "data.workers")  # options that change no weight
 
 
-def new_run(cfg: DictConfig, settings: TrainConfig) -> tuple[Path, dict[str, Any]]:
-    """Give the folder of a run and its first record, or the record of an earlier run that is left as it is.
+def run_folder(settings: TrainConfig) -> Path:
+    """Give the folder that a run is to have: a job of a sweep within the sweep's, `out`, or one named by the time."""
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        shared = hydra.job.config.override_dirname.exclude_keys
+        return Path(hydra.sweep.dir) / job_name(hydra.overrides.task, shared)
+    if settings.out:
+        return Path(settings.out)
+    name = folder_name(f"{_name(settings)}-{settings.mode.name}")
+    stamp = Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = stamp, 2
+    while folder.exists():
+        folder, number = stamp.with_name(f"{stamp.name}_{number}"), number + 1
+    return folder
+
+
+def first_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[str, Any]:
+    """Give the first record of a run in a folder, or the record of an earlier run that is left as it is.
 
     A job of a sweep whose folder holds the same configuration is left as it is where it is finished, goes on where it
     was interrupted or killed (`settings.resume` is set), and begins anew where it failed or diverged. Raise ConfigError
     where the folder holds another run, GuardError where a finished one saw other pictures.
     """
-    choices = HydraConfig.get().runtime.choices
-    model = choices.get("model") or "timm"
-    name = choices.get("experiment") or (model if model != "timm" else settings.model.backbone)
-    folder, sweeping = _folder(settings, folder_name(f"{name}-{settings.mode.name}"))
+    choices, sweeping = HydraConfig.get().runtime.choices, HydraConfig.get().mode == RunMode.MULTIRUN
     record: dict[str, Any] = {
         "status": "running",
-        "name": name,
-        "model": model,
+        "name": _name(settings),
+        "model": choices.get("model") or "timm",
         "mode": settings.mode.name,
         "experiment": choices.get("experiment"),
         "sweep": choices.get("sweep"),
@@ -51,11 +65,11 @@ def new_run(cfg: DictConfig, settings: TrainConfig) -> tuple[Path, dict[str, Any
         "git": _git(),
     }
     if not (folder / RECORD).is_file():
-        return folder, record
+        return record
     earlier = read_record(folder)
     status = earlier.get("status", "unknown")
     if status in ENDED and not any((folder / "checkpoints").glob("*.ckpt")):
-        return folder, record
+        return record
     if not sweeping:
         raise ConfigError(
             f"out: {folder} holds a run already, status {status}.",
@@ -64,48 +78,60 @@ def new_run(cfg: DictConfig, settings: TrainConfig) -> tuple[Path, dict[str, Any
     _refuse_other_options(folder, cfg)
     if status == "finished":
         _refuse_other_pictures(folder, earlier, settings)
-        return folder, earlier
-    return folder, _go_on(folder, earlier, settings) or record
+        return earlier
+    return _go_on(folder, earlier, settings) or record
 
 
 @contextmanager
-def held(folder: Path, record: Mapping[str, Any]) -> Iterator[None]:
-    """Keep other processes from the folder of a sweep's job meanwhile; the system lets go of it should this one die."""
-    if not record.get("sweep_job"):
-        yield
-        return
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes from a run's folder meanwhile, and make it where there is none; an empty one goes again.
+
+    The lock of a process that has died is taken over, with a warning: the system has let go of it. Raise OutputError
+    where another process holds it, or the folder cannot be made or written.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        left = (folder / LOCK).exists()
         lock.acquire()
     except Timeout as error:
-        raise OutputError(f"out: another process is training in {folder}.", "Wait for it, or stop it.") from error
+        raise OutputError(f"{folder}: {_owner(folder)} is training there.", "Wait for it, or stop it.") from error
+    except OSError as error:
+        raise OutputError(f"out={folder} cannot be written: {error.strerror}.", "Give another: out=DIR") from error
+    if left:
+        print(
+            f"warning: {folder}: {_owner(folder)} ended there without a word; its lock is taken over", file=sys.stderr
+        )
     try:
         yield
     finally:
         (folder / LOCK).unlink(missing_ok=True)
         lock.release()
+        with suppress(OSError):  # the first that holds something
+            for place in made:
+                place.rmdir()
+
+
+def _owner(folder: Path) -> str:
+    """Name the process that has written a run's record last."""
+    try:
+        owner = read_record(folder)["process"]
+        return f"process {owner['pid']} on {owner['host']}"
+    except (CheckpointError, KeyError, TypeError):
+        return "another process"
 
 
 def write_config(folder: Path, cfg: DictConfig) -> None:
     """Write the resolved configuration, complete or not at all."""
-    part = folder / f"{CONFIG}.part"
-    part.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-    part.replace(folder / CONFIG)
+    write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def _folder(settings: TrainConfig, name: str) -> tuple[Path, bool]:
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN:
-        shared = hydra.job.config.override_dirname.exclude_keys
-        return Path(hydra.sweep.dir) / job_name(hydra.overrides.task, shared), True
-    if settings.out:
-        return Path(settings.out), False
-    stamp = Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, number = stamp, 2
-    while folder.exists():
-        folder, number = stamp.with_name(f"{stamp.name}_{number}"), number + 1
-    return folder, False
+def _name(settings: TrainConfig) -> str:
+    """Name a run by its experiment, else by its model."""
+    choices = HydraConfig.get().runtime.choices
+    model = choices.get("model") or "timm"
+    return str(choices.get("experiment") or (model if model != "timm" else settings.model.backbone))
 
 
 def _refuse_other_options(folder: Path, cfg: DictConfig) -> None:
@@ -147,17 +173,13 @@ def _refuse_other_pictures(folder: Path, earlier: Mapping[str, Any], settings: T
 
 def _go_on(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict[str, Any] | None:
     """Have an interrupted or killed job go on from its last checkpoint; clear away what cannot be gone on with."""
-    from avatar_bench.models.checkpoints import verify  # imports torch, which this job needs from here on
+    from avatar_bench.models.checkpoints import BEFORE, LAST, is_whole  # imports torch, which this job needs now
 
-    last = folder / "checkpoints" / "last.ckpt"
-    if earlier.get("status") in ("running", "interrupted") and last.is_file() and earlier.get("stages"):
-        try:
-            verify(last)
-            settings.resume = str(folder)
-            print(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
-            return earlier
-        except CheckpointError:  # killed between the checkpoint and its hash
-            pass
+    kept = [name for name in (LAST, BEFORE) if is_whole(folder / "checkpoints" / name)]
+    if earlier.get("status") in ("running", "interrupted") and kept and earlier.get("stages"):
+        settings.resume = str(folder)
+        print(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
+        return earlier
     for name in ("checkpoints", "predictions", "evaluation", "logs"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "metrics.csv").unlink(missing_ok=True)

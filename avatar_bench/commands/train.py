@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import os
+import platform
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.assembly.datasets import open_dataset
-from avatar_bench.commands._folders import held, new_run, write_config
+from avatar_bench.commands._folders import first_record, held, run_folder, write_config
 from avatar_bench.config import TrainConfig
 from avatar_bench.data.decode import formats_of
-from avatar_bench.data.guards import refuse_formats, refuse_shortcut, split_apart
+from avatar_bench.data.guards import refuse_changed, refuse_formats, refuse_shortcut, split_apart
 from avatar_bench.data.manifest import Dataset, files_of, read_split
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError, OutputError
+from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError
 from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
 
 AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
@@ -32,15 +35,13 @@ def train(cfg: DictConfig) -> float:
 
     Raises AvatarBenchError of every kind; whatever was written stays, with the reason in run.json.
     """
-    if cfg.resume:
-        folder, settings, record = _reopen(Path(cfg.resume))
-    else:
-        settings = _settings(cfg)
-        folder, record = new_run(cfg, settings)
-    if record.get("status") == "finished":
-        print(f"{folder}: finished before, left as it is.", file=sys.stderr)
-    else:
-        with held(folder, record):
+    settings = _reopened(Path(cfg.resume)) if cfg.resume else _settings(cfg)
+    folder = Path(settings.resume) if settings.resume else run_folder(settings)
+    with held(folder):
+        record = read_record(folder) if settings.resume else first_record(folder, cfg, settings)
+        if record.get("status") == "finished":
+            print(f"{folder}: finished before, left as it is.", file=sys.stderr)
+        else:
             _complete(cfg, settings, folder, record)
     return float(record["metrics"][METRIC])
 
@@ -57,10 +58,11 @@ def _complete(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict
 
         fit(settings, folder, record, whole, dataset)
     except BaseException as error:
-        if record.get("sweep_job"):
-            _start(folder, cfg, record)
-        if (folder / RECORD).is_file():
-            _fail(folder, record, error)
+        with suppress(OSError):  # a full disk keeps the record that is there, and the error is the one to be told
+            if record.get("sweep_job"):
+                _start(folder, cfg, record)
+            if (folder / RECORD).is_file():
+                _fail(folder, record, error)
         raise
     seconds = record.get("seconds", 0.0) + round(time.monotonic() - begun, 1)
     write_record(folder, record | {"status": "finished", "finished": _now(), "seconds": seconds})
@@ -85,6 +87,7 @@ def _images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
     whole, plan = open_dataset(settings.data), _plan(settings)
     _check_labels(whole, settings.allow)
     formats = formats_of(files_of(whole))
+    refuse_changed(whole)
     if "shortcut" not in settings.allow:
         refuse_shortcut(whole.root / AUDIT, settings.data.equalise)
     if "shortcut" not in settings.allow and settings.data.equalise is None:
@@ -167,14 +170,12 @@ def _same_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
 
 
 def _start(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
-    """Make the run folder, with its configuration and its first record."""
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"out={folder} cannot be made: {error.strerror}.", "Give another: out=DIR") from error
+    """Fill the run folder with its configuration and its first record."""
+    (folder / "checkpoints").mkdir(exist_ok=True)
     if not cfg.resume:
         write_config(folder, cfg)
-    record |= {"status": "running", "started": record.get("started") or _now(), "error": None}
+    process = {"host": platform.node(), "pid": os.getpid()}
+    record |= {"status": "running", "started": record.get("started") or _now(), "error": None, "process": process}
     write_record(folder, record)
 
 
@@ -187,8 +188,8 @@ def _fail(folder: Path, record: dict[str, Any], error: BaseException) -> None:
     write_record(folder, record)
 
 
-def _reopen(folder: Path) -> tuple[Path, TrainConfig, dict[str, Any]]:
-    """Give an interrupted run's folder, its own configuration and its record."""
+def _reopened(folder: Path) -> TrainConfig:
+    """Give the own configuration of an interrupted run."""
     if not (folder / RECORD).is_file() or not (folder / "config.yaml").is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", "Expected a folder made by train.")
     others = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
@@ -200,7 +201,7 @@ def _reopen(folder: Path) -> tuple[Path, TrainConfig, dict[str, Any]]:
     schema = OmegaConf.structured(TrainConfig)
     settings = _settings(OmegaConf.merge(schema, OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
     settings.resume = str(folder)
-    return folder, settings, read_record(folder)
+    return settings
 
 
 def _now() -> str:

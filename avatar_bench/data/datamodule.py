@@ -104,15 +104,18 @@ class Embeddings(TorchDataset[dict[str, Any]]):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Give (row, augmentation seed) pairs in an order of (seed, epoch) alone.
 
-    With `weights` (N,), rows are drawn with replacement in proportion to them. Under distributed training each
-    process takes every world-size-th pair.
+    The first epoch that is asked for may begin within it, after `skip` pairs. With `weights` (N,), rows are drawn
+    with replacement in proportion to them. Under distributed training each process takes every world-size-th pair.
     """
 
-    def __init__(self, n: int, seed: int, weights: NDArray[np.floating] | None = None) -> None:
+    def __init__(
+        self, n: int, seed: int, weights: NDArray[np.floating] | None = None, epoch: int = 0, skip: int = 0
+    ) -> None:
         self.n = n
         self.seed = seed
         self.weights = None if weights is None else weights / weights.sum()
-        self.epoch = 0
+        self.epoch = self.first = epoch
+        self.skip = skip
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
         self.world = torch.distributed.get_world_size() if distributed else 1
@@ -129,7 +132,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         rows = rng.permutation(self.n) if self.weights is None else rng.choice(self.n, self.n, p=self.weights)
         seeds = rng.integers(0, 2**31, self.n)
         mine = slice(self.rank, self.n // self.world * self.world, self.world)
-        return zip(rows[mine].tolist(), seeds[mine].tolist(), strict=True)
+        skip = self.skip if self.epoch == self.first else 0
+        return zip(rows[mine].tolist()[skip:], seeds[mine].tolist()[skip:], strict=True)
 
 
 class DataModule(pl.LightningDataModule):
@@ -157,6 +161,7 @@ class DataModule(pl.LightningDataModule):
         self.workers = workers
         self.balance = balance
         self.embeddings: dict[str, NDArray[np.float32]] | None = None  # of train and val, served in place of images
+        self.position = 0, 0  # the epoch, and the batches of it that are done, where training begins
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -178,7 +183,8 @@ class DataModule(pl.LightningDataModule):
             images = Images(files_of(self.train_set), targets, self.preprocessing, self.augmentation)
         else:
             images = Embeddings(self.embeddings["train"], targets)
-        sampler = EpochSampler(len(images), self.seed, weights)
+        epoch, batches = self.position
+        sampler = EpochSampler(len(images), self.seed, weights, epoch, batches * self.batch_size)
         # a last batch of one image has no batch-norm statistics
         lonely = len(sampler) % self.batch_size == 1 and len(sampler) > 1
         workers = self.workers if self.embeddings is None else 0

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
 from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint_files
-from avatar_bench.data.manifest import Dataset, files_of
+from avatar_bench.data.manifest import Dataset, files_of, hash_files
 from avatar_bench.data.selection import is_stated, split_dataset, stratified_rows
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
@@ -44,6 +44,18 @@ def split_apart(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: 
     if "near_duplicates" not in allow:
         _refuse_across(frame, used.frame.set_index("place")["split"], matches)
     return Dataset(used.name, used.root, used.frame.drop(columns="place"))
+
+
+def refuse_changed(dataset: Dataset) -> None:
+    """Raise GuardError where a picture is not the one whose SHA-256 the data set states."""
+    found = hash_files(files_of(dataset))
+    changed = [row for row, digest in enumerate(dataset.frame["sha256"]) if digest != found[row]]
+    if changed:
+        raise GuardError(
+            f"{dataset.file(changed[0])} is not the picture that it was: its SHA-256 is not the one that "
+            f"{dataset.name} states ({len(changed)} such pictures).",
+            "Restore it; or build the data set anew (prepare update=true), so that its groups and copies are known.",
+        )
 
 
 def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.decode import SUFFIXES, decode
 from avatar_bench.errors import DataError
+from avatar_bench.writing import whole
 
 STORED = ("width", "height", "format", "jpeg_quality")  # how a picture is stored
 COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", *STORED)
@@ -142,7 +143,8 @@ def write_split(dataset: Dataset, file: Path) -> None:
     """Write what `read_split` reads: every image of a run with its side, and what tells copies of it."""
     columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", "stated_group", *STORED]
     frame = dataset.frame.reindex(columns=columns, fill_value="")
-    frame.to_csv(file, index=False)
+    with whole(file) as part:
+        frame.to_csv(part, index=False)
 
 
 def read_split(file: Path, root: Path) -> Dataset:
@@ -166,8 +168,11 @@ def hash_files(files: Iterable[Path]) -> list[str]:
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
 
 
 def _pictures(folder: Path) -> list[Path]:

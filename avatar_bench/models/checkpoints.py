@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from avatar_bench.errors import CheckpointError
+from avatar_bench.errors import CheckpointError, OutputError
+from avatar_bench.writing import flush, whole
+
+LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"  # `before` is the last one but one
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a checkpoint complete or not at all, with its .sha256 beside it, and read it as plain data only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write to a temporary file in the same folder, flush it to the disk, and rename it."""
+        """Write to a temporary file in the same folder, flush it to the disk, and rename it.
+
+        The last checkpoint of a run becomes the one before it. Raise OutputError, leaving all earlier files, where it
+        cannot be written.
+        """
         file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.name}.part")
-        with part.open("wb") as stream:
-            torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        digest = checksum_of(part)
-        part.replace(file)
-        side = _side(file)
-        part = side.with_name(f"{side.name}.part")
-        part.write_text(f"{digest}  {file.name}\n", encoding="utf-8")
-        part.replace(side)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with whole(_side(file)) as side, whole(file) as part:
+                _save(checkpoint, part)
+                # on the disk before the file has its name: a kill between the two renames leaves its hash to be found
+                side.write_text(f"{checksum_of(part)}  {file.name}\n", encoding="utf-8")
+                flush(side)
+                if file.name == LAST:
+                    _keep(file, file.with_name(BEFORE))
+        except OSError as error:
+            raise OutputError(
+                f"{file} cannot be written: {error.strerror or error}.",
+                "What was saved before is kept. Make room, then go on with: avatar-bench train resume=RUN",
+            ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Load tensors and plain types, whatever was asked for."""
@@ -50,13 +61,26 @@ def checksum_of(file: Path) -> str:
 
 
 def verify(file: Path) -> None:
-    """Raise CheckpointError where a checkpoint is not what its .sha256 says; without one, say nothing."""
+    """Raise CheckpointError where a checkpoint is not what its .sha256 says; without one, say nothing.
+
+    The hash may still bear its first name, where the writer was killed between its two renames.
+    """
     side = _side(file)
-    if file.is_file() and side.is_file() and side.read_text(encoding="utf-8").split()[:1] != [checksum_of(file)]:
+    told = [place.read_text(encoding="utf-8").split()[:1] for place in (side, _part(side)) if place.is_file()]
+    if file.is_file() and told and [checksum_of(file)] not in told:
         raise CheckpointError(
             f"{file} is damaged: its SHA-256 is not the one in {side.name}.",
             "Use another checkpoint of the run, or train again.",
         )
+
+
+def is_whole(file: Path) -> bool:
+    """Say whether a checkpoint is there and is what its .sha256 says."""
+    try:
+        verify(file)
+    except CheckpointError:
+        return False
+    return file.is_file()
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
@@ -87,3 +111,37 @@ def weights_sha256(state: dict[str, torch.Tensor]) -> str:
 
 def _side(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
+
+
+def _part(file: Path) -> Path:
+    return file.with_name(f"{file.name}.part")
+
+
+def _save(checkpoint: dict[str, Any], part: Path) -> None:
+    """Write by torch, whose own error for a full disk does not say so."""
+    try:
+        torch.save(checkpoint, part)
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+
+def _keep(last: Path, before: Path) -> None:
+    """Give the last checkpoint a second name, with its hash, before another takes the first."""
+    if not last.is_file() or not _side(last).is_file():
+        return
+    digest = _side(last).read_text(encoding="utf-8").split()[0]
+    with whole(_side(before)) as side:
+        side.write_text(f"{digest}  {before.name}\n", encoding="utf-8")
+        _link(last, before)
+
+
+def _link(file: Path, other: Path) -> None:
+    part = _part(other)
+    part.unlink(missing_ok=True)
+    try:
+        os.link(file, part)
+    except OSError:  # a file system without links
+        shutil.copyfile(file, part)
+    part.replace(other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
 
@@ -21,7 +22,7 @@ from avatar_bench.models.checkpoints import read_checkpoint
 from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
 from avatar_bench.models.weights import create_backbone
 
-CARD_KEY = "avatar_bench"
+CARD_KEY, LOSS_KEY = "avatar_bench", "train_loss"
 SCHEMA = 1
 OPTIMIZERS = ("adamw", "adam", "sgd")
 
@@ -114,6 +115,7 @@ class Classifier(pl.LightningModule):
             "macro_f1": MulticlassF1Score(count, average="macro"),
         }
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/")  # type: ignore[arg-type]
+        self.train_loss = MeanMetric()  # over an epoch's images; a checkpoint from within the epoch holds its state
 
     @classmethod
     def load(cls, file: Path) -> Classifier:
@@ -158,6 +160,7 @@ class Classifier(pl.LightningModule):
         return self
 
     def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()
         self.train()  # Lightning keeps the modes that it finds, and validation leaves eval behind
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -169,14 +172,16 @@ class Classifier(pl.LightningModule):
         loss = functional.cross_entropy(
             logits, targets, weight=self.class_weights, label_smoothing=self._options.label_smoothing
         )
-        self._check_finite(loss)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(logits), sync_dist=True)
+        self._check_finite(loss, batch)
+        self.train_loss.update(loss.detach(), len(logits))
+        self.log("train/loss", loss, batch_size=len(logits))
+        self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits = self._head(batch["embedding"]) if "embedding" in batch else self(batch["image"])[0]
         loss = functional.cross_entropy(logits, batch["target"])
-        self._check_finite(loss)  # before the checkpoints of this epoch are written
+        self._check_finite(loss, batch)  # before the checkpoints of this epoch are written
         self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
         self.val_metrics.update(logits, batch["target"])
         self.log_dict(dict(self.val_metrics.items()), batch_size=len(logits))
@@ -189,15 +194,32 @@ class Classifier(pl.LightningModule):
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer, factor=options.factor, patience=options.patience
             )
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+            never = sys.maxsize  # Lightning steps it after the epoch's checkpoint, which would lack that step
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "frequency": never},
+            }
         if options.schedule == "cosine":
             steps = int(self.trainer.estimated_stepping_batches)
             schedule = _cosine(optimizer, steps, steps * options.warmup_epochs // max(1, stage.epochs))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
         return optimizer
 
+    def on_validation_end(self) -> None:
+        if self._options.schedule == "plateau":
+            self.lr_schedulers().step(self.trainer.callback_metrics["val/loss"])  # type: ignore[union-attr, arg-type]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, value in checkpoint["state_dict"].items():
+            if not torch.isfinite(value).all():
+                raise _diverged(f"{name} of the network is", self.global_step, self.current_epoch)
         checkpoint[CARD_KEY] = self.card.plain()
+        checkpoint[LOSS_KEY] = [float(self.train_loss.mean_value), float(self.train_loss.weight)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        value, weight = checkpoint.get(LOSS_KEY, (0.0, 0.0))
+        self.train_loss.mean_value.fill_(value)
+        self.train_loss.weight.fill_(weight)
 
     def _head(self, embeddings: Tensor) -> Tensor:
         return self.net.get_classifier()(embeddings)  # type: ignore[operator, no-any-return]
@@ -212,12 +234,11 @@ class Classifier(pl.LightningModule):
             images, targets = mix(images, targets)
         return self.net(images), targets
 
-    def _check_finite(self, loss: Tensor) -> None:
+    def _check_finite(self, loss: Tensor, batch: dict[str, Tensor]) -> None:
         if not torch.isfinite(loss):
-            raise DivergedError(
-                f"The loss is not a finite number at step {self.global_step} (epoch {self.current_epoch + 1}).",
-                "The best and last checkpoints before it are kept. Train with a smaller lr, or trainer.precision=32.",
-            )
+            error = _diverged("The loss is", self.global_step, self.current_epoch)
+            error.rows, error.split = batch["row"].tolist(), "val" if self.trainer.validating else "train"
+            raise error
 
     def _normalise(self, images: Tensor) -> Tensor:
         scaled = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
@@ -228,6 +249,13 @@ class Classifier(pl.LightningModule):
     def _options(self) -> TrainingOptions:
         assert self.options is not None, "a loaded classifier is for inference; train builds its own"
         return self.options
+
+
+def _diverged(what: str, step: int, epoch: int) -> DivergedError:
+    return DivergedError(
+        f"{what} not a finite number at step {step} (epoch {epoch + 1}).",
+        "The best and last checkpoints before it are kept. Train with a smaller lr, or trainer.precision=32.",
+    )
 
 
 def _channels(values: Sequence[float]) -> Tensor:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+)
 from pytorch_lightning.loggers import Logger
-from torch.optim.swa_utils import get_swa_avg_fn
 from tqdm import tqdm
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.models.checkpoints import AtomicCheckpointIO, checksum_of, read_checkpoint, weights_sha256
+from avatar_bench.models.callbacks import MONITOR, Best, EpochAverage, History, Progress, Snapshots
+from avatar_bench.models.checkpoints import (
+    LAST,
+    AtomicCheckpointIO,
+    checksum_of,
+    read_checkpoint,
+    weights_sha256,
+)
 from avatar_bench.models.classifier import CARD_KEY, Card, Classifier
-
-MONITOR = "val/macro_f1"
-HISTORY = ("epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr")
+from avatar_bench.models.silence import quiet
+from avatar_bench.models.stopping import Stop
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class TrainerOptions:
     early_stopping: int | None = None
     ema: float | None = None
     swa: int | None = None
+    save_minutes: float = 5.0
     progress: bool = True
 
 
@@ -61,10 +67,12 @@ def fit_stage(
     """Train the classifier's stage, and give its best checkpoint by val macro-F1.
 
     `folder` is the run folder: checkpoints/best.ckpt, last.ckpt and metrics.csv are written there, epochs counted
-    from `first_epoch`. Raises DivergedError on a loss that is not finite, KeyboardInterrupt when interrupted.
+    from `first_epoch`. `resume` is a checkpoint of this stage that is gone on from; `data` begins where it ends.
+    Raises DivergedError on a loss that is not finite, KeyboardInterrupt or SystemExit(143) when a signal ended it,
+    once the step is saved, OutputError where a checkpoint cannot be written or a process of the loader was killed.
     """
     quiet()
-    stage = classifier.stage
+    stage, stop = classifier.stage, Stop()
     if options.channels_last:
         classifier.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.compile:
@@ -83,7 +91,7 @@ def fit_stage(
         deterministic="warn",
         logger=logger or False,
         log_every_n_steps=1,
-        callbacks=_callbacks(folder, options, first_epoch),
+        callbacks=_callbacks(folder, options, first_epoch, stop, fresh=resume is None and classifier.card.stage > 1),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
         num_sanity_val_steps=0,
@@ -91,7 +99,8 @@ def fit_stage(
         enable_model_summary=False,
         use_distributed_sampler=False,  # EpochSampler divides the images itself
     )
-    _run(trainer, classifier, data, resume)
+    with stop.listening():
+        _run(trainer, classifier, data, resume, stop)
     if not best.is_file():
         raise DataError("No checkpoint was chosen: val macro-F1 was never measured.", "Is the val split empty?")
     return best
@@ -154,75 +163,7 @@ def _unused(folder: Path) -> Path:
     return next(place for place in itertools.chain([folder], numbered) if not place.exists())
 
 
-class History(Callback):
-    """Keep metrics.csv: one row an epoch, rewritten whole, epochs counted over all stages."""
-
-    def __init__(self, folder: Path, first_epoch: int, show: bool) -> None:
-        self.file = folder / "metrics.csv"
-        self.first_epoch = first_epoch
-        self.show = show
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Silence the hints in every process: those of distributed training begin with their own filters."""
-        quiet()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add this epoch's row, in place of any that an interrupted attempt left."""
-        if not trainer.is_global_zero:
-            return
-        seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        seen["train/loss"] = seen.get("train/loss_epoch", float("nan"))
-        epoch = self.first_epoch + trainer.current_epoch
-        card: Card = pl_module.card  # type: ignore[assignment]
-        seen |= {"epoch": epoch, "stage": card.stage, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
-        rows = read_history(self.file)
-        rows = [row for row in rows if row["epoch"] < epoch] + [{name: seen.get(name) for name in HISTORY}]
-        part = self.file.with_name(self.file.name + ".part")
-        pd.DataFrame(rows, columns=list(HISTORY)).astype({"epoch": int, "stage": int}).to_csv(part, index=False)
-        part.replace(self.file)
-        if self.show:
-            figures = "  ".join(f"{name} {seen[name]:.4f}" for name in HISTORY[2:6] if name in seen)
-            print(f"stage {card.stage}  epoch {epoch}  {figures}", file=sys.stderr)
-
-
-def read_history(file: Path) -> list[dict[str, Any]]:
-    """Give the rows of metrics.csv, none where there is no file."""
-    return pd.read_csv(file).to_dict("records") if file.is_file() else []  # type: ignore[return-value]
-
-
-class Progress(Callback):
-    """Draw a bar of an epoch's batches on stderr."""
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin the bar."""
-        self.bar = tqdm(total=int(trainer.num_training_batches), leave=False, file=sys.stderr, unit="batch")
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the bar on."""
-        self.bar.update()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the bar away."""
-        self.bar.close()
-
-
-class EpochAverage(WeightAveraging):
-    """Average the weights at the end of each epoch from `start` on (stochastic weight averaging)."""
-
-    def __init__(self, start: int) -> None:
-        super().__init__(avg_fn=get_swa_avg_fn())  # type: ignore[no-untyped-call]
-        self.start = start
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Say yes once an epoch, from the start on."""
-        return epoch_idx is not None and epoch_idx >= self.start
-
-
-def _callbacks(folder: Path, options: TrainerOptions, first_epoch: int) -> list[Callback]:
-    def checkpoint(name: str, **more: Any) -> ModelCheckpoint:
-        options = {"enable_version_counter": False, "auto_insert_metric_name": False, **more}
-        return ModelCheckpoint(folder / "checkpoints", filename=name, **options)
-
+def _callbacks(folder: Path, options: TrainerOptions, first_epoch: int, stop: Stop, fresh: bool) -> list[Callback]:
     bars = options.progress and sys.stderr.isatty()
     callbacks: list[Callback] = [Progress()] if bars else []
     if options.ema is not None:
@@ -232,40 +173,22 @@ def _callbacks(folder: Path, options: TrainerOptions, first_epoch: int) -> list[
     if options.early_stopping is not None:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=options.early_stopping, check_finite=False))
     callbacks.append(History(folder, first_epoch, options.progress))
-    callbacks.append(checkpoint("best", monitor=MONITOR, mode="max"))
-    callbacks.append(checkpoint("last", monitor=None, save_on_train_epoch_end=True))
+    callbacks.append(Best(folder / "checkpoints"))
+    # the last of all: what it writes holds the state of the others
+    callbacks.append(Snapshots(folder / "checkpoints" / LAST, options.save_minutes, stop, fresh))
     return callbacks
 
 
-def _run(trainer: pl.Trainer, classifier: Classifier, data: pl.LightningDataModule, resume: Path | None) -> None:
+def _run(
+    trainer: pl.Trainer, classifier: Classifier, data: pl.LightningDataModule, resume: Path | None, stop: Stop
+) -> None:
     classifier.train()
-    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
     except SystemExit as error:
-        # Lightning ends the process with 1 on Ctrl-C; the command has its own last words
+        # Lightning has exit codes of its own for signals; the command has its own last words
+        if stop.asked is not None:
+            stop.end()
         if error.code == 1 and trainer.interrupted:
             raise KeyboardInterrupt from error
         raise
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-def quiet() -> None:
-    """Silence Lightning's hints about its other products and about settings that are on purpose."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for text in (
-        ".*does not have many workers.*",
-        ".*persistent_workers=True.*",  # val is short
-        ".*srun.*",
-        ".*exists and is not empty.*",  # the run folder is ours
-        ".*number of training batches.*",
-        ".*litlogger.*",
-        ".*This DataLoader will create.*",  # the number of workers is the user's choice
-        ".*in eval mode at the start of training.*",  # frozen layers are, on purpose
-        ".*isinstance\\(treespec, LeafSpec\\).*",  # torch's own deprecation inside Lightning
-        ".*Starting from v1.9.0.*",
-        ".*lr_scheduler.step.*",  # the first step under mixed precision may be skipped
-    ):
-        warnings.filterwarnings("ignore", text)

@@ -26,7 +26,7 @@ from avatar_bench.__main__ import main
 from avatar_bench.commands import _cluster
 from avatar_bench.commands._sweep import Sweep
 from avatar_bench.errors import DivergedError
-from avatar_bench.models.training import History
+from avatar_bench.models.callbacks import History
 
 BACKBONE = "test_resnet.r160_in1k"
 WAIT = 500  # seconds, for a machine that has much else to do
@@ -197,7 +197,7 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(sweep: Callable[
         assert (tmp_path / "sweep" / "seed1" / "run.lock").exists()
     told = jobs(tmp_path / "sweep")
     assert told["seed2"][0] == "finished"
-    assert "another process is training" in told["seed1"][1]
+    assert "another process is training there" in told["seed1"][1]
     assert not (tmp_path / "sweep" / "seed1" / "run.json").exists()
     assert not (tmp_path / "sweep" / "seed2" / "run.lock").exists()
 

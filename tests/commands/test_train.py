@@ -21,8 +21,8 @@ from PIL import Image
 from avatar_bench.__main__ import main
 from avatar_bench.catalogue import choices
 from avatar_bench.data.manifest import STORED
+from avatar_bench.models.callbacks import History
 from avatar_bench.models.classifier import Classifier
-from avatar_bench.models.training import History
 from avatar_bench.runs import Run
 
 Train = Callable[..., Path]

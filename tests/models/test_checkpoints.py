@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from avatar_bench.errors import CheckpointError
+from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.models.checkpoints import AtomicCheckpointIO, checksum_of, verify, weights_sha256
 
 
@@ -33,15 +33,47 @@ def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path)
     assert list(file.parent.iterdir()) == []
 
 
-def test_a_write_that_fails_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_a_write_that_fails_leaves_the_earlier_checkpoint(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "x.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": 1}, file)
 
-    def fail(*given: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def fail(given: Any, part: Path) -> None:
+        part.write_bytes(b"half")
+        raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputError, match="No space"):
         AtomicCheckpointIO().save_checkpoint({"a": 2}, file)
     verify(file)
     assert AtomicCheckpointIO().load_checkpoint(file) == {"a": 1}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.ckpt", "x.ckpt.sha256"}
+
+
+def test_the_last_checkpoint_becomes_the_one_before(tmp_path: Path) -> None:
+    last, before = tmp_path / "last.ckpt", tmp_path / "before.ckpt"
+    for number in range(3):
+        AtomicCheckpointIO().save_checkpoint({"a": number}, last)
+    assert AtomicCheckpointIO().load_checkpoint(last) == {"a": 2}
+    assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
+    assert before.with_name("before.ckpt.sha256").read_text() == f"{checksum_of(before)}  before.ckpt\n"
+    AtomicCheckpointIO().save_checkpoint({"a": 0}, tmp_path / "best.ckpt")
+    assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
+
+
+def test_another_error_of_torch_is_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        AtomicCheckpointIO().save_checkpoint({"a": 2}, tmp_path / "x.ckpt")
+    assert list(tmp_path.iterdir()) == []

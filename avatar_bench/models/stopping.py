@@ -1,0 +1,51 @@
+"""Stopping: a signal that ends a training at its next step, once that step is saved."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+GRACE = 20  # seconds that a step may take after the signal; then the training ends where the last one was saved
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class Stop:
+    """Hold the signal that has asked for an end, None before."""
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Take note of a first signal; end at once at a second, and when the time of grace is over."""
+        if self.asked is not None:
+            self.end()
+        self.asked = number
+        print(f"{NAMES[signal.Signals(number)]}: ends once this step is saved; again: at once", file=sys.stderr)
+        signal.alarm(GRACE)
+
+    def end(self) -> NoReturn:
+        """Raise what the signal stands for: KeyboardInterrupt, or SystemExit with its exit code."""
+        signal.alarm(0)
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + (self.asked or signal.SIGTERM))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the place of the handlers of Ctrl-C and SIGTERM; only the main thread may, others go without."""
+        try:
+            before = {number: signal.signal(number, self.hear) for number in NAMES}
+            before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda number, frame: self.end())
+        except ValueError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.alarm(0)
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,97 @@
+"""Commands in processes of their own, which a test may signal, kill and starve."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.__main__ import main
+
+WAIT = 300  # seconds, for a machine that has much else to do
+
+
+class Child:
+    """Run one command line in a fork of this process, which has its libraries loaded already."""
+
+    def __init__(self, words: list[str], log: Path, before: Callable[[], None]) -> None:
+        self.log = log
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._be(words, before)
+
+    def _be(self, words: list[str], before: Callable[[], None]) -> None:
+        code = 99
+        try:
+            os.setsid()
+            stream = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(stream, 1)
+            os.dup2(stream, 2)
+            sys.stdout, sys.stderr = (os.fdopen(os.dup(stream), "w", buffering=1) for _ in range(2))
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+            before()
+            code = main(words)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    @property
+    def said(self) -> str:
+        """What it has printed on either stream."""
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds; fail where the process ends before."""
+        end = time.monotonic() + WAIT
+        while not holds():
+            assert time.monotonic() < end, self.said
+            assert os.waitpid(self.pid, os.WNOHANG) == (0, 0), f"it ended before: {self.said}"
+            time.sleep(0.005)
+
+    def send(self, number: int) -> None:
+        """Send a signal to it, and to nothing else."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it with its workers, as the end of a machine does."""
+        os.killpg(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def end(self) -> int:
+        """Wait for its end, and give its exit code, -N where signal N has killed it."""
+        end = time.monotonic() + WAIT
+        while (done := os.waitpid(self.pid, os.WNOHANG)) == (0, 0):
+            assert time.monotonic() < end, self.said
+            time.sleep(0.01)
+        return os.waitstatus_to_exitcode(done[1])
+
+    def workers(self) -> list[int]:
+        """Give the processes that it has begun."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def fork(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    """Begin a command line in a process of its own; `before` is called there first. None survives the test."""
+    begun: list[Child] = []
+
+    def run(*words: str, before: Callable[[], None] = lambda: None) -> Child:
+        begun.append(Child(list(words), tmp_path / f"log{len(begun)}.txt", before))
+        return begun[-1]
+
+    yield run
+    for child in begun:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+        except OSError:  # it has ended, as it should
+            continue

@@ -1,0 +1,312 @@
+"""Faults around a training: each ends with its exit code, a message, and a folder that can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from avatar_bench.__main__ import main
+from avatar_bench.commands import _fitting
+from avatar_bench.models.checkpoints import read_checkpoint, verify
+from avatar_bench.models.classifier import Classifier
+
+pytestmark = pytest.mark.slow
+Fork = Callable[..., Any]
+LONG = ["epochs=40", "callbacks.save_minutes=0", "data.limit=96"]
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def words(small: list[str], out: Path, *more: str) -> list[str]:
+    given = {word.partition("=")[0] for word in more}
+    return ["train", *(word for word in small if word.partition("=")[0] not in given), f"out={out}", *more]
+
+
+def steps(run: Path) -> int:
+    """Give how many steps the last checkpoint of a run holds, 0 before the first."""
+    last = run / "checkpoints" / "last.ckpt"
+    try:
+        return int(torch.load(last, weights_only=True)["global_step"])
+    except (OSError, RuntimeError, KeyError):
+        return 0
+
+
+def whole(run: Path) -> None:
+    """Hold that every file with a final name in a run folder can be read."""
+    for file in run.rglob("*"):
+        if file.suffix == ".ckpt":
+            verify(file)
+            read_checkpoint(file)
+        elif file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        elif file.suffix == ".csv":
+            pd.read_csv(file)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert main(words(small, run, "epochs=4", "data.limit=96")) == 0
+    return run
+
+
+def kill_at(fork: Fork, line: list[str], run: Path, step: int) -> None:
+    child = fork(*line)
+    child.until(lambda: steps(run) >= step)
+    child.kill()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ten_kills_at_random_steps_cost_nothing(
+    workers: int, undisturbed: Path, small: list[str], fork: Fork, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(workers)
+    total = steps(undisturbed)
+    for number in range(10):
+        run = tmp_path / f"run{number}"
+        line = words(small, run, "epochs=4", "data.limit=96", f"data.workers={workers}", "callbacks.save_minutes=0")
+        kill_at(fork, line, run, int(rng.integers(1, total - 1)))
+        assert record(run)["status"] == "running"
+        child = fork("train", f"resume={run}")
+        assert child.end() == 0, child.said
+        assert "its lock is taken over" in child.said
+        assert record(run)["weights_sha256"] == record(undisturbed)["weights_sha256"]
+        assert (run / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
+
+
+def test_fifty_kills_while_every_step_is_saved_leave_no_half_written_file(
+    small: list[str], fork: Fork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Path("/dev/shm")
+    if elsewhere.is_dir() and elsewhere.stat().st_dev != tmp_path.stat().st_dev:
+        monkeypatch.setenv("TMPDIR", str(elsewhere))
+    rng, run = np.random.default_rng(0), tmp_path / "run"
+    line = words(small, run, "epochs=400", "data.limit=96", "callbacks.save_minutes=0")
+    for _ in range(50):
+        child = fork(*line)
+        before = steps(run)
+        child.until(lambda before=before: steps(run) > before)
+        time.sleep(rng.uniform(0, 0.2))
+        child.kill()
+        whole(run)
+        line = ["train", f"resume={run}"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_saves_the_step_and_ends_the_run(
+    number: int, code: int, workers: int, small: list[str], fork: Fork, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    child = fork(*words(small, run, "epochs=40", "data.limit=96", f"data.workers={workers}"))
+    child.until((run / "checkpoints" / "best.ckpt").exists)
+    begun = time.monotonic()
+    child.send(number)
+    assert child.end() == code
+    assert time.monotonic() - begun < 30
+    assert "Traceback" not in child.said
+    assert "ends once this step is saved" in child.said
+    assert record(run)["status"] == "interrupted"
+    assert not (run / "run.lock").exists()
+    whole(run)
+
+
+def test_a_step_that_does_not_end_is_not_waited_for(
+    small: list[str], fork: Fork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, step = tmp_path / "run", Classifier.training_step
+
+    def hang(classifier: Classifier, *batch: Any) -> torch.Tensor:
+        if classifier.global_step == 3:
+            (tmp_path / "hangs").touch()
+            time.sleep(600)
+        return step(classifier, *batch)
+
+    monkeypatch.setattr(Classifier, "training_step", hang)
+    for signals in (2, 1):
+        shutil.rmtree(run, ignore_errors=True)
+        (tmp_path / "hangs").unlink(missing_ok=True)
+        child = fork(*words(small, run, *LONG))
+        child.until((tmp_path / "hangs").exists)
+        begun = time.monotonic()
+        for _ in range(signals):
+            child.send(signal.SIGINT)
+            time.sleep(1)
+        assert child.end() == 130
+        assert time.monotonic() - begun < (15 if signals == 2 else 30)
+        assert record(run)["status"] == "interrupted"
+        assert steps(run) == 3
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_word(small: list[str], fork: Fork, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    child = fork(*words(small, run, *LONG, "data.workers=2"))
+    child.until(lambda: steps(run) >= 2)
+    os.kill(child.workers()[0], signal.SIGKILL)
+    assert child.end() == 5
+    assert "Traceback" not in child.said
+    assert "was killed" in child.said
+    assert record(run)["status"] == "failed"
+    whole(run)
+
+
+def test_pictures_that_go_away_end_the_run_which_goes_on_when_they_are_back(
+    pictures: Path, small: list[str], fork: Fork, tmp_path: Path
+) -> None:
+    run, data = tmp_path / "run", Path(shutil.copytree(pictures, tmp_path / "data"))
+    child = fork(*words(small, run, *LONG, f"data.manifest={data / 'all.csv'}"))
+    child.until(lambda: steps(run) >= 2)
+    data.rename(tmp_path / "away")
+    assert child.end() == 3
+    assert "No such file or directory" in child.said
+    assert "Traceback" not in child.said
+    assert record(run)["status"] == "failed"
+    whole(run)
+    (tmp_path / "away").rename(data)
+    child = fork("train", f"resume={run}")
+    at = steps(run)
+    child.until(lambda: steps(run) > at)
+
+
+def test_a_picture_that_changed_since_prepare_is_refused_by_train_and_evaluate(
+    pictures: Path, small: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    assert main(["prepare", "source=folder", f"source.folder.root={data / 'all'}", f"out={tmp_path / 'set'}"]) in (0, 3)
+    made = tmp_path / "set" / "manifest.csv"
+    run = tmp_path / "run"
+    small = [word for word in small if not word.startswith(("data.split", "data.blind"))]
+    line = words(small, run, f"data.manifest={made}", "allow=[shortcut]")
+    assert main(line) == 0
+    table = pd.read_csv(run / "split.csv")
+    name = table["path"][table["split"] == "test"].iat[0]
+    Image.fromarray(np.full((40, 40, 3), 7, np.uint8)).save(tmp_path / "new.png")
+    (tmp_path / "set" / name).unlink()  # it is a link to what it was made of
+    shutil.copyfile(tmp_path / "new.png", tmp_path / "set" / name)
+    capsys.readouterr()
+    for again in (
+        words(small, tmp_path / "other", f"data.manifest={made}", "allow=[shortcut]"),
+        ["evaluate", f"ckpt={run}", "block=blind_test"],
+    ):
+        assert main(again) == 3
+        told = capsys.readouterr().err.splitlines()
+        assert any(str(Path(name)) in text and "not the picture that it was" in text for text in told), told
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_pictures(small: list[str], tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    assert main(words(small, run, "lr=1e30", "optimizer=sgd", "epochs=3")) == 6
+    told = capsys.readouterr().err.splitlines()[-3:]
+    assert "at step 1 (epoch 1)" in told[0]
+    assert told[1].startswith("The pictures of that batch: all/")
+    assert record(run)["status"] == "diverged"
+    assert list(run.rglob("*.ckpt*")) == []
+
+
+def test_an_empty_class_is_refused(pictures: Path, small: list[str], tmp_path: Path, capsys: Any) -> None:
+    data = Path(shutil.copytree(pictures / "all", tmp_path / "data"))
+    (data / "painting").mkdir()
+    base = [word for word in small if not word.startswith("data.manifest") and word != "data=manifest"]
+    line = ["train", *base, "data=folder", f"data.root={data}", f"out={tmp_path / 'run'}"]
+    assert main(line) == 3
+    told = capsys.readouterr().err
+    assert "painting" in told
+    assert "no picture" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_on_one_run_are_one_too_many(small: list[str], fork: Fork, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = fork(*words(small, run, *LONG))
+    first.until(lambda: steps(run) >= 1)
+    for line in (words(small, run, *LONG), ["train", f"resume={run}"]):
+        second = fork(*line)
+        assert second.end() == 5
+        assert f"process {first.pid} on" in second.said
+        assert len(second.said.splitlines()) <= 3
+    first.send(signal.SIGTERM)
+    assert first.end() == 143
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a disk")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_disk_too_small_is_found_before_the_work(small: list[str], small_disk: Path, capsys: Any) -> None:
+    filled = small_disk / "filling"
+    filled.write_bytes(bytes(12 * 2**20))
+    assert main(words(small, small_disk / "run", *LONG)) == 5
+    told = capsys.readouterr().err.splitlines()[-2:]
+    assert "MiB are free; the checkpoints of this run need" in told[0]
+    assert list(small_disk.rglob("*.ckpt*")) == []
+
+
+def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(
+    small: list[str], small_disk: Path, fork: Fork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fitting, "_check_room", lambda *given: None)  # in the way on so small a disk
+    run, filling = small_disk / "run", small_disk / "filling"
+    shutil.rmtree(run, ignore_errors=True)
+    child = fork(*words(small, run, "epochs=200", "data.limit=96", "callbacks.save_minutes=0"))
+    child.until(lambda: steps(run) >= 3)
+    with filling.open("wb") as stream:
+        try:
+            while True:
+                stream.write(bytes(2**16))
+                stream.flush()
+        except OSError:
+            pass
+    assert child.end() == 5
+    assert "No space left on device" in child.said
+    assert "Traceback" not in child.said
+    whole(run)
+    assert list(run.rglob("*.part")) == []
+    filling.unlink()
+    at = steps(run)
+    assert at >= 3
+    again = fork("train", f"resume={run}")
+    again.until(lambda: steps(run) > at)
+
+
+def test_a_folder_of_another_user_cannot_be_written(small: list[str], fork: Fork, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs to become another user")
+    place = tmp_path / "theirs"
+    place.mkdir()
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    place.chmod(0o555)
+
+    def become() -> None:
+        os.setgid(65534)
+        os.setuid(65534)
+        os.chdir("/")
+
+    child = fork(*words(small, place / "run", *LONG), before=become)
+    assert child.end() == 5
+    assert "Permission denied" in child.said
+    assert len(child.said.splitlines()) <= 3
+    assert list(place.iterdir()) == []
