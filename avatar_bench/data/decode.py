@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from avatar_bench.data.structure import MAX_EXIF, check
+from avatar_bench.data.structure import MAX_EXIF, check, lacks_pixels
 from avatar_bench.errors import DataError
 
 # What is allowed takes at most 5 s and 1.5 GiB to decode; WebP and AVIF take twice as much of both, AVIF by its bytes.
@@ -112,13 +112,17 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             _check_size(image.size, name, kind)
             image.load()
+            if kind == "PNG" and _may_lack_rows(image) and lacks_pixels(data):
+                raise ValueError("it has fewer pixels than it claims")
             return np.array(_upright(_rgb(image, kind, data, ground), _orientation(image)))
     except DataError:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels.") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: {kind} cannot be decoded: its header is broken, truncated or not supported.") from error
+        raise DataError(
+            f"{name}: {kind} cannot be decoded: its header is broken, truncated or not supported."
+        ) from error
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
         reason = str(error).rstrip(".") or type(error).__name__
         raise DataError(f"{name}: {kind} cannot be decoded: {reason}.") from error
@@ -157,6 +161,12 @@ def _check_size(size: tuple[int, int], name: str, kind: str) -> None:
         raise DataError(f"{name}: no pixels ({width} x {height}).")
     if width * height > most:
         raise DataError(f"{name}: more than {most // 10**6} million pixels ({width} x {height}).")
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Say whether the last row is blank, as it stays where nothing was written; of an interlaced one any may be."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return bool(image.info.get("interlace")) or not any(last.tobytes())
 
 
 def _rgb(image: Image.Image, kind: str, data: bytes, ground: str) -> Image.Image:

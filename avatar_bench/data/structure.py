@@ -23,6 +23,8 @@ _MARKER = re.compile(rb"\xff+([^\0\1\xd0-\xd8\xff])")  # of a JPEG, with a lengt
 _TIFF_HEADER = re.compile(rb"II(?:[*+]\0|\0[*+])|MM(?:\0[*+]|[*+]\0)")
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # by type of a tag
 _BYTES = (1, 2, 7)  # types that stay bytes or text when they are read
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type of a PNG
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _WIDTH, _HEIGHT, _COMPRESSION, _ROWS, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 278, 322, 323
 _JPEG_IN_TIFF, _WEBP_IN_TIFF = (6, 7), 50001
 
@@ -34,6 +36,22 @@ def check(kind: str, data: bytes) -> None:
     """
     walk = {"JPEG": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "BMP": _check_bmp, "TIFF": _check_tiff}
     walk.get(kind, _check_exif)(data)
+
+
+def lacks_pixels(data: bytes) -> bool:
+    """Say whether the stream of a PNG ends before its last row, which Pillow and libpng leave black."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits = depth * _CHANNELS.get(colour, 1)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sides = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
+    lacking = sum((1 + (columns * bits + 7) // 8) * rows for columns, rows in sides if columns > 0 and rows > 0)
+    stream = zlib.decompressobj()
+    for kind, start, end in _chunks(data):
+        left = data[start:end] if kind == b"IDAT" else b""
+        while left and lacking > 0:
+            lacking -= len(stream.decompress(left, 2**20))
+            left = stream.unconsumed_tail
+    return lacking > 0
 
 
 def _check_jpeg(data: bytes) -> None:
@@ -51,7 +69,7 @@ def _check_jpeg(data: bytes) -> None:
             pixels = max(pixels, height * width)
         _refuse(segments + junk > MAX_SEGMENTS, "it has too many segments, or junk between them")
         _refuse(exif > 2 * MAX_EXIF, "its EXIF is too large")
-        _refuse(scans * pixels > MAX_PASSES, "it has too many scans for its size")
+        _refuse(scans > 1 and scans * pixels > MAX_PASSES, "it has too many scans for its size")
         position = start + int.from_bytes(data[start : start + 2])
     raise ValueError("it is truncated, or its end was never written")
 
@@ -132,9 +150,9 @@ def _directory(data: bytes, base: int) -> dict[int, int]:
         return {}  # Pillow says what is broken
     _refuse(count > 2**16, "it has too many tags")
     start = base + offset + struct.calcsize(order + number)
-    length = struct.calcsize(order + entry) * count
-    whole = data[start : start + length]
-    entries = struct.iter_unpack(order + entry, whole[: len(whole) // struct.calcsize(order + entry) * struct.calcsize(order + entry)])
+    size = struct.calcsize(order + entry)
+    whole = min(count, (len(data) - start) // size)
+    entries = struct.iter_unpack(order + entry, data[start : start + size * whole])
     return _values(entries, order, len(data) - base)
 
 
