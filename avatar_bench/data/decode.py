@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from avatar_bench.data.names import shown
 from avatar_bench.data.structure import MAX_EXIF, check, lacks_pixels
 from avatar_bench.errors import DataError
 
-# What is allowed takes at most 5 s and 1.5 GiB to decode; WebP and AVIF take twice as much of both, AVIF by its bytes.
+# What is allowed takes at most 5 s and 1.5 GiB. WebP and AVIF take twice as much of both by pixel, AVIF by byte too.
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 50_000_000
 _MAX_BYTES = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
@@ -79,16 +80,17 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 def decode(file: Path) -> NDArray[np.uint8]:
     """Decode one file, (H, W, 3) uint8 RGB; raise DataError, naming file and reason, where it cannot be used."""
+    name = shown(str(file))
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would block, a device might never end
-            raise DataError(f"{file}: not a regular file.")
-        _check_bytes(status.st_size, str(file))
+            raise DataError(f"{name}: not a regular file.")
+        _check_bytes(status.st_size, name)
         data = file.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"{file}: cannot be read: {reason}.") from error
-    return decode_bytes(data, str(file))
+        raise DataError(f"{name}: cannot be read: {reason}.") from error
+    return decode_bytes(data, name)
 
 
 def formats_of(files: Iterable[Path]) -> list[str]:
@@ -124,7 +126,7 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
             f"{name}: {kind} cannot be decoded: its header is broken, truncated or not supported."
         ) from error
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        reason = str(error).rstrip(".") or type(error).__name__
+        reason = shown(str(error).rstrip(".")) or type(error).__name__
         raise DataError(f"{name}: {kind} cannot be decoded: {reason}.") from error
 
 
@@ -143,9 +145,9 @@ def format_of(data: bytes, name: str = "") -> str:
 def _format_of_file(file: Path) -> str:
     try:
         with file.open("rb") as stream:
-            return format_of(stream.read(1024), str(file))
+            return format_of(stream.read(1024), shown(str(file)))
     except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
+        raise DataError(f"{shown(str(file))}: cannot be read: {error.strerror}.") from error
 
 
 def _check_bytes(size: int, name: str, kind: str = "") -> None:
