@@ -41,7 +41,7 @@ def valid() -> list[bytes]:
 
 @st.composite
 def broken_pictures(draw: st.DrawFn) -> bytes:
-    """Take a valid picture; change, cut out and put in some bytes, or cut its end; a PNG's sums may then be made right."""
+    """Take a valid picture; change, cut and put in some bytes, or cut its end; a PNG may get right sums again."""
     data = bytearray(draw(st.sampled_from(valid())))
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, max(len(data) - 1, 0)))
