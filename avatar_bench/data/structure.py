@@ -51,7 +51,7 @@ def lacks_pixels(data: bytes) -> bool:
         while left and lacking > 0:
             lacking -= len(stream.decompress(left, 2**20))
             left = stream.unconsumed_tail
-    return lacking > 0
+    return bool(lacking > 0)
 
 
 def _check_jpeg(data: bytes) -> None:
