@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import re
@@ -76,6 +77,8 @@ _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 # Pillow warns about odd metadata and large pictures without naming the file; what matters here becomes a DataError.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with suppress(OSError, AttributeError):  # libtiff prints its errors itself, beside those that Pillow raises
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 def decode(file: Path) -> NDArray[np.uint8]:

@@ -492,6 +492,10 @@ def _tiff_wide() -> Cases:
         ),
         "million tags of numbers.tif": (tiff({**rgb, 50000: (3, [1] * 300000)}, [RGB.tobytes()]), "numbers"),
         "strip beyond its end.tif": (tiff({**rgb, 273: (4, [10**9])}, [RGB.tobytes()]), "TIFF cannot be decoded"),
+        "deflate that is broken.tif": (
+            tiff({**rgb, 259: (3, [8])}, [b"x\x9c" + b"\xff" * 99]),
+            "TIFF cannot be decoded",
+        ),
         "unknown compression.tif": (tiff({**rgb, 259: (3, [7777])}, [RGB.tobytes()]), "TIFF cannot be decoded"),
         "directory beyond its end.tif": (b"II*\0\xff\xff\xff\x7f", "TIFF cannot be decoded"),
         "65535 tags that are not there.tif": (b"II*\0\x08\0\0\0\xff\xff", "TIFF cannot be decoded"),
