@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from avatar_bench.data.names import shown
 from avatar_bench.data.structure import MAX_EXIF, check, lacks_pixels
@@ -78,7 +78,7 @@ _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 with suppress(OSError, AttributeError):  # libtiff prints its errors itself, beside those that Pillow raises
-    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def decode(file: Path) -> NDArray[np.uint8]:
