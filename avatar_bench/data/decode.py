@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import re
@@ -14,12 +15,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
+from avatar_bench.data.names import shown
+from avatar_bench.data.structure import MAX_EXIF, check, lacks_pixels
 from avatar_bench.errors import DataError
 
+# What is allowed takes at most 5 s and 1.5 GiB. WebP and AVIF take twice as much of both by pixel, AVIF by byte too.
 MAX_BYTES = 256 * 2**20
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 50_000_000
+_MAX_BYTES = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
+_MAX_PIXELS = {"WEBP": 25_000_000, "AVIF": 25_000_000}
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -71,21 +77,23 @@ _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 # Pillow warns about odd metadata and large pictures without naming the file; what matters here becomes a DataError.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with suppress(OSError, AttributeError):  # libtiff prints its errors itself, beside those that Pillow raises
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def decode(file: Path) -> NDArray[np.uint8]:
     """Decode one file, (H, W, 3) uint8 RGB; raise DataError, naming file and reason, where it cannot be used."""
+    name = shown(str(file))
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would block, a device might never end
-            raise DataError(f"{file}: not a regular file.")
-        if status.st_size > MAX_BYTES:
-            raise DataError(f"{file}: larger than {MAX_BYTES // 2**20} MiB.")
+            raise DataError(f"{name}: not a regular file.")
+        _check_bytes(status.st_size, name)
         data = file.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"{file}: cannot be read: {reason}.") from error
-    return decode_bytes(data, str(file))
+        raise DataError(f"{name}: cannot be read: {reason}.") from error
+    return decode_bytes(data, name)
 
 
 def formats_of(files: Iterable[Path]) -> list[str]:
@@ -101,24 +109,27 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
     profiles ignored; 16-bit samples keep their upper 8 bits. Raise DataError, beginning with `name`, where this cannot
     be done.
     """
-    if len(data) > MAX_BYTES:
-        raise DataError(f"{name}: larger than {MAX_BYTES // 2**20} MiB.")
     kind = format_of(data, name)
+    _check_bytes(len(data), name, kind)
     try:
+        check(kind, data)
         # JPEG too: OpenCV gives the same pixels 1.1 to 1.7 times as fast, but its libjpeg writes to stderr.
-        with Image.open(stream := io.BytesIO(data), formats=[kind]) as image:
-            _check_size(image.size, name)
-            _check_whole(kind, data, header=stream.tell())
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            _check_size(image.size, name, kind)
             image.load()
+            if kind == "PNG" and _may_lack_rows(image) and lacks_pixels(data):
+                raise ValueError("it has fewer pixels than it claims")
             return np.array(_upright(_rgb(image, kind, data, ground), _orientation(image)))
     except DataError:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels.") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: {kind} cannot be decoded: its header is broken or truncated.") from error
+        raise DataError(
+            f"{name}: {kind} cannot be decoded: its header is broken, truncated or not supported."
+        ) from error
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        reason = str(error).rstrip(".") or type(error).__name__
+        reason = shown(str(error).rstrip(".")) or type(error).__name__
         raise DataError(f"{name}: {kind} cannot be decoded: {reason}.") from error
 
 
@@ -137,26 +148,30 @@ def format_of(data: bytes, name: str = "") -> str:
 def _format_of_file(file: Path) -> str:
     try:
         with file.open("rb") as stream:
-            return format_of(stream.read(1024), str(file))
+            return format_of(stream.read(1024), shown(str(file)))
     except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
+        raise DataError(f"{shown(str(file))}: cannot be read: {error.strerror}.") from error
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def _check_bytes(size: int, name: str, kind: str = "") -> None:
+    most = min(MAX_BYTES, _MAX_BYTES.get(kind, MAX_BYTES))
+    if size > most:
+        raise DataError(f"{name}: larger than {most // 2**20} MiB.")
+
+
+def _check_size(size: tuple[int, int], name: str, kind: str) -> None:
     width, height = size
+    most = min(MAX_PIXELS, _MAX_PIXELS.get(kind, MAX_PIXELS))
     if width * height == 0:
         raise DataError(f"{name}: no pixels ({width} x {height}).")
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels ({width} x {height}).")
+    if width * height > most:
+        raise DataError(f"{name}: more than {most // 10**6} million pixels ({width} x {height}).")
 
 
-def _check_whole(kind: str, data: bytes, header: int) -> None:
-    """Find what Pillow's decoders let pass: downloads of full length whose end was never written, bits that flipped."""
-    if kind == "JPEG" and data.find(b"\xff\xd9", header) == -1:
-        raise ValueError("it is truncated, or its end was never written")
-    if kind == "PNG":
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            image.verify()
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Say whether the last row is blank, as it stays where nothing was written; of an interlaced one any may be."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return bool(image.info.get("interlace")) or not any(last.tobytes())
 
 
 def _rgb(image: Image.Image, kind: str, data: bytes, ground: str) -> Image.Image:
@@ -196,6 +211,8 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
 
 def _orientation(image: Image.Image) -> object:
     """Give the EXIF orientation of a loaded image; broken EXIF is no reason to refuse one. Loading turns a TIFF."""
+    if any(len(image.info.get(key, "")) > 2 * MAX_EXIF for key in ("exif", "Raw profile type exif")):
+        return None
     with suppress(Exception):
         return image.getexif().get(_ORIENTATION)
     return None

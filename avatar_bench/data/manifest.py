@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.data.decode import SUFFIXES, decode
+from avatar_bench.data.folders import class_folders, pictures_below
+from avatar_bench.data.names import shown
+from avatar_bench.data.tables import read_table
 from avatar_bench.errors import DataError
 from avatar_bench.writing import whole
 
@@ -73,7 +77,7 @@ class Dataset:
 
 def read_dataset(path: Path, name: str | None = None) -> Dataset:
     """Read a folder of class folders, or a manifest file; raise DataError where there is nothing to read."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return read_folder(path, name)
     return read_manifest(path, name)
 
@@ -84,13 +88,13 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
     A folder below the class folder names the source; the group is the picture's own hash, so that byte copies
     stay together. Raise DataError on a missing folder, or one without pictures in class folders.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"data.root: {root} is not a folder.", "Expected a folder with one folder per class.")
-    fixed = [split for split in ("train", "val", "test") if (root / split).is_dir()]
+    fixed = [split for split in ("train", "val", "test") if os.path.isdir(root / split)]
     rows: list[tuple[str, str, str, str]] = []
     for split in fixed or [""]:
-        for folder in sorted(child for child in (root / split).iterdir() if child.is_dir()):
-            for file in _pictures(folder):
+        for folder in class_folders(root / split):
+            for file in pictures_below(folder):
                 below = file.relative_to(folder).parts
                 source = below[0] if len(below) > 1 else ""
                 rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
@@ -105,7 +109,7 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
 
 def read_pictures(root: Path, name: str | None = None) -> Dataset:
     """Read every picture at or below a folder, of no known class; raise DataError where there is none."""
-    files = [file.relative_to(root).as_posix() for file in _pictures(root)] if root.is_dir() else []
+    files = [file.relative_to(root).as_posix() for file in pictures_below(root)] if os.path.isdir(root) else []
     if not files:
         raise DataError(
             f"{root} is no folder of pictures.", f"Expected pictures with endings {', '.join(sorted(SUFFIXES))}."
@@ -118,24 +122,15 @@ def read_manifest(file: Path, name: str | None = None) -> Dataset:
 
     Raise DataError on a missing file, column or picture, naming the first.
     """
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise DataError(f"data.manifest: {file} does not exist.", "Expected a CSV file with columns path,label.")
-    try:
-        # without index_col=False a row that is longer than the header moves every column by one
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{file} cannot be read as CSV in UTF-8: {str(error).strip()}.") from error
-    missing = [column for column in ("path", "label") if column not in table]
-    if missing:
-        raise DataError(
-            f"{file} has no column {' and '.join(missing)}.",
-            f"It has: {', '.join(table.columns)}. Expected a heading such as path,label, with commas between columns.",
-        )
+    table = read_table(file, ("path", "label"), COLUMNS)
     if table.empty:
         raise DataError(f"{file} has no rows.")
     for row, path in enumerate(table["path"]):
-        if not (file.parent / path).is_file():
-            raise DataError(f"{file}, row {row + 1}: {path} does not exist.", "Paths are relative to the manifest.")
+        if not os.path.isfile(file.parent / path):
+            what = f"{file}, row {row + 1}: {shown(path)} does not exist."
+            raise DataError(what, "Expected a file; paths are relative to the manifest.")
     return _complete(table, file.parent, name or file.stem)
 
 
@@ -153,6 +148,8 @@ def read_split(file: Path, root: Path) -> Dataset:
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
+    if "path" not in frame:
+        raise DataError(f"{file} is damaged: it has no column path.")
     return Dataset("run", root, frame.reindex(columns=[*COLUMNS, "stated_group"], fill_value=""))
 
 
@@ -172,12 +169,7 @@ def _sha256(file: Path) -> str:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}.") from error
-
-
-def _pictures(folder: Path) -> list[Path]:
-    files = sorted(folder.rglob("*"))
-    return [file for file in files if file.suffix.lower() in SUFFIXES and file.name[0] != "." and file.is_file()]
+        raise DataError(f"{shown(str(file))}: cannot be read: {error.strerror}.") from error
 
 
 def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -125,6 +126,16 @@ def test_a_comma_at_the_end_of_each_row_moves_no_column(root: Path) -> None:
         ("path,label,split\na/4.png,a,training\n", "unknown split 'training'"),
         ('path,label\n"a/4.png,a\n', "cannot be read as CSV"),
         ("path,label\nx,4.png,a\n", "row 1: x does not exist"),
+        ("path,label,label\na/4.png,a,b\n", "the column label twice"),
+        ("path,label\n" + "a" * 2**20 + ",a\n", "does not exist"),
+        ("path,label\na\x1b[2J.png,a\n", "row 1: a\\x1b[2J.png does not exist"),
+        ("path,label\n/dev/zero,a\n", "row 1: /dev/zero does not exist"),
+        ("path,label\n../data,a\n", "row 1: ../data does not exist"),
+        ("path,label\na\0.png,a\n", "zero bytes"),
+        ("path,label" + ",x" * 2**16, "its first line is longer than 64 KiB"),
+        ("x" * 2**20, "its first line is longer than 64 KiB"),
+        ("\n\n\n", "cannot be read as CSV"),
+        (",".join(f"column {n}" for n in range(5000)), "no column path and label"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_told_why(content: str, told: str, root: Path) -> None:
@@ -135,10 +146,91 @@ def test_a_manifest_that_cannot_be_used_is_told_why(content: str, told: str, roo
     assert len(caught.value.lines) <= 3
 
 
-def test_a_manifest_in_another_encoding_is_told_why(root: Path) -> None:
-    (root / "bad.csv").write_bytes("path,label\na/4.png,фото\n".encode("cp1251"))
+@pytest.mark.parametrize("encoding", ["cp1251", "utf-16", "utf-16-le", "utf-32"])
+def test_a_manifest_in_another_encoding_is_told_why(encoding: str, root: Path) -> None:
+    (root / "bad.csv").write_bytes("path,label\na/4.png,фото\n".encode(encoding))
     with pytest.raises(DataError, match="UTF-8"):
         read_manifest(root / "bad.csv")
+
+
+def test_a_manifest_that_is_too_large_or_no_regular_file_is_refused(root: Path) -> None:
+    with (root / "large.csv").open("wb") as stream:
+        stream.write(b"path,label\na/4.png,a\n")
+        stream.truncate(2**31)  # takes no room
+    with pytest.raises(DataError, match="larger than 512 MiB"):
+        read_manifest(root / "large.csv")
+    os.mkfifo(root / "pipe.csv")
+    for file in (root / "pipe.csv", Path("/dev/zero"), root / ("a" * 300 + ".csv"), root / "nul\0.csv"):
+        with pytest.raises(DataError, match="does not exist"):
+            read_manifest(file)
+
+
+def test_a_manifest_may_name_pictures_elsewhere(root: Path) -> None:
+    (root / "b" / "m.csv").write_text(f"path,label\n../a/4.png,a\n{root / 'b' / '3.webp'},b\n")
+    dataset = read_manifest(root / "b" / "m.csv")
+    assert [dataset.image(row).shape for row in (0, 1)] == [(8, 8, 3)] * 2
+
+
+def test_a_row_that_ends_early_has_blanks(root: Path) -> None:
+    (root / "short.csv").write_text("path,label,group\na/4.png,a\nb/3.webp\n")
+    frame = read_manifest(root / "short.csv").frame
+    assert frame["label"].tolist() == ["a", ""]
+    assert frame["group"].str.startswith("sha256:").all()
+
+
+def test_hidden_files_and_folders_are_no_pictures(root: Path) -> None:
+    for hidden in (root / ".cache" / "a.png", root / "a" / ".thumbnails" / "b.png"):
+        hidden.parent.mkdir()
+        shutil.copy(root / "a" / "4.png", hidden)
+    assert len(read_folder(root)) == 4
+
+
+def test_a_link_to_a_folder_may_be_a_class_and_nothing_below_one(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "b", tmp_path / "elsewhere")
+    (root / "c").symlink_to(tmp_path / "elsewhere")
+    assert read_folder(root).classes == ("a", "b", "c")
+    (root / "b" / "x" / "round").symlink_to(root)
+    with pytest.raises(DataError, match="b/x/round: a link to a folder, which is not followed"):
+        read_folder(root)
+
+
+def test_a_folder_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def deny(path: str | Path) -> object:
+        if str(path).endswith("x/y"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(DataError, match="b/x/y: cannot be read: Permission denied"):
+        read_folder(root)
+
+
+@pytest.mark.parametrize(("name", "why"), [(b"\xff.png", "not UTF-8"), (b"a\rb.png", "carriage return")])
+def test_a_name_that_no_table_keeps_is_refused_and_shown(name: bytes, why: str, root: Path) -> None:
+    shutil.copy(root / "a" / "4.png", root / "a" / os.fsdecode(name))
+    with pytest.raises(DataError, match=why) as caught:
+        read_folder(root)
+    assert str(caught.value).replace("\n", "").isprintable()
+    str(caught.value).encode()
+
+
+def test_names_with_line_ends_commas_and_quotes_survive_the_split(root: Path) -> None:
+    for name in ("new\nline.png", 'quote".png', "a,b.png", " blank .png", "=1+1.png", "-rf.png", "\ttab.png"):
+        shutil.copy(root / "a" / "4.png", root / "a" / name)
+    dataset = read_folder(root)
+    write_split(dataset, root / "split.csv")
+    again = read_split(root / "split.csv", root)
+    assert again.frame["path"].tolist() == dataset.frame["path"].tolist()
+    assert all(again.image(row).shape == (8, 8, 3) for row in range(len(again)))
+
+
+def test_a_damaged_split_is_told(root: Path) -> None:
+    for content in (b"", b"\xff\xfe\0", b"label\na\n"):
+        (root / "split.csv").write_bytes(content)
+        with pytest.raises(DataError, match=r"split\.csv"):
+            read_split(root / "split.csv", root)
 
 
 def test_missing_and_empty_places_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from avatar_bench.assembly.pictures import Picture
+from avatar_bench.data import tables
 from avatar_bench.errors import DataError
 
 Source = Mapping[str, Any]  # a yaml of conf/source
@@ -100,16 +101,7 @@ def read_table(file: Path, needed: str) -> pd.DataFrame:
 
     Raise DataError on a missing or unreadable file, a missing column, no rows, or an unknown split.
     """
-    try:
-        # without index_col=False a row that is longer than the header moves every column by one
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (OSError, ValueError) as error:  # pandas' parser errors and bad UTF-8 are ValueErrors
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(
-            f"{file} cannot be read: {reason}.", f"Expected a CSV in UTF-8 with a column {needed}."
-        ) from error
-    if needed not in table:
-        raise DataError(f"{file} has no column {needed}.", f"It has: {', '.join(table.columns)}.")
+    table = tables.read_table(file, (needed,))
     if table.empty:
         raise DataError(f"{file} has no rows.", f"Expected one row for each {needed}.")
     table = pd.DataFrame({column: table[column].str.strip() for column in table})

@@ -1,0 +1,44 @@
+"""Walks through folders of pictures, which tell what they cannot read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from avatar_bench.data.decode import SUFFIXES
+from avatar_bench.data.names import fault, shown
+from avatar_bench.errors import DataError
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Give the folders in one, sorted, without hidden ones, links to folders too; DataError where it cannot be read."""
+    try:
+        return sorted(child for child in folder.iterdir() if child.name[0] != "." and os.path.isdir(child))
+    except OSError as error:
+        raise DataError(f"{shown(str(error.filename))}: cannot be read: {error.strerror}.") from error
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Give what is named as a picture below a folder, sorted, without hidden files and folders.
+
+    Raise DataError at a folder that cannot be read, a name that no table can keep, what is named as a picture and is no
+    regular file, and at a link to a folder, which could lead anywhere, round in circles too.
+    """
+    found = []
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for link in (Path(place, name) for name in sorted(folders)):
+            if link.is_symlink():
+                raise DataError(
+                    f"{shown(str(link))}: a link to a folder, which is not followed below a class folder.",
+                    "Make the class folder itself the link, move it out, or name its pictures in a manifest.",
+                )
+        found += [Path(place, name) for name in files if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
+    for file in sorted(found):
+        if why := fault(str(file)) or ("" if os.path.isfile(file) else "no regular file, or a link to nothing"):
+            raise DataError(f"{shown(str(file))}: {why}.", "Rename it or move it out of the folder.")
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{shown(str(error.filename))}: cannot be read: {error.strerror}.") from error

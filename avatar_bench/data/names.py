@@ -1,0 +1,18 @@
+"""Names of files, which may hold any byte but two: how they are shown on one line, and which a table can keep."""
+
+from __future__ import annotations
+
+MOST = 300  # characters of a name that are shown
+
+
+def shown(name: str) -> str:
+    """Give a name on one line: what cannot be printed escaped, the middle of a very long one left out."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return line if len(line) <= MOST else f"{line[: MOST // 2]}...{line[-MOST // 2 :]}"
+
+
+def fault(name: str) -> str:
+    """Say why a CSV in UTF-8 cannot keep a name, or nothing."""
+    if "\r" in name:
+        return "its name holds a carriage return"
+    return "its name is not UTF-8" if name.encode(errors="replace").decode() != name else ""

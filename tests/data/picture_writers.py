@@ -1,0 +1,158 @@
+"""Writers of picture files, byte by byte, for tests that must know the pixels without any library's word."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Write a chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(
+    samples: NDArray[np.integer],
+    depth: int,
+    colour: int,
+    before: Sequence[tuple[bytes, bytes]] = (),
+    after: Sequence[tuple[bytes, bytes]] = (),
+    interlaced: bool = False,
+    pieces: int = 1,
+) -> bytes:
+    """Write a PNG of samples (H, W, C), with more chunks before and after its pixels, those in so many pieces."""
+    height, width = samples.shape[:2]
+    passes = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7] if interlaced else [samples]
+    rows = b"".join(b"\0" + _packed(row.reshape(-1), depth) for part in passes if part.size for row in part)
+    packed = zlib.compress(rows)
+    step = -(-len(packed) // pieces)
+    body = b"".join(chunk(b"IDAT", packed[i : i + step]) for i in range(0, len(packed), step))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
+    first, last = (b"".join(chunk(*one) for one in more) for more in (before, after))
+    return b"\x89PNG\r\n\x1a\n" + header + first + body + last + chunk(b"IEND", b"")
+
+
+def _packed(row: NDArray[np.integer], depth: int) -> bytes:
+    if depth == 16:
+        return row.astype(">u2").tobytes()
+    if depth == 8:
+        return row.astype(np.uint8).tobytes()
+    bits = (row[:, None] >> np.arange(depth - 1, -1, -1)) & 1
+    return np.packbits(bits.astype(np.uint8).reshape(-1)).tobytes()
+
+
+def tiff(
+    tags: dict[int, tuple[int, Sequence[int]]], data: Sequence[bytes], order: str = "<", big: bool = False
+) -> bytes:
+    """Write a TIFF of one directory: tag to (type, values); `data` are its strips or tiles."""
+    blocks, place = [], 16 if big else 8
+    for block in data:
+        blocks.append(place)
+        place += len(block)
+    tiled = 322 in tags
+    where, lengths = (324, 325) if tiled else (273, 279)
+    full = {where: (4, blocks), lengths: (4, [len(block) for block in data]), **tags}
+    entries, extra = b"", b""
+    start = place + (8 if big else 2) + len(full) * (20 if big else 12) + (8 if big else 4)
+    for tag, (kind, values) in sorted(full.items()):
+        letter = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 11: "f", 12: "d", 16: "Q"}.get(kind, "I")
+        content = struct.pack(order + letter * len(values), *values)
+        count = len(values) // 2 if kind == 5 else len(values)
+        width = 8 if big else 4
+        if len(content) > width:
+            extra, content = extra + content, struct.pack(order + ("Q" if big else "I"), start + len(extra))
+        entries += struct.pack(order + ("HHQ" if big else "HHI"), tag, kind, count) + content.ljust(width, b"\0")
+    mark = b"II" if order == "<" else b"MM"
+    head = struct.pack(order + "HHHQ", 43, 8, 0, place) if big else struct.pack(order + "HI", 42, place)
+    number = struct.pack(order + ("Q" if big else "H"), len(full))
+    return mark + head + b"".join(data) + number + entries + bytes(8 if big else 4) + extra
+
+
+def tiff_of(samples: NDArray[np.generic], photometric: int, **more: tuple[int, Sequence[int]]) -> bytes:
+    """Write an unpacked TIFF of samples (H, W, C) in one strip; `more` tags are named t<number>."""
+    height, width, channels = samples.shape
+    bits = samples.dtype.itemsize * 8
+    tags = {
+        256: (3, [width]),
+        257: (3, [height]),
+        258: (3, [bits] * channels),
+        259: (3, [1]),
+        262: (3, [photometric]),
+        277: (3, [channels]),
+        278: (3, [height]),
+    }
+    return tiff(tags | {int(name[1:]): value for name, value in more.items()}, [samples.tobytes()])
+
+
+def bmp(
+    width: int, height: int, bits: int, data: bytes, palette: bytes = b"", compression: int = 0, masks: bytes = b""
+) -> bytes:
+    """Write a BMP with the header of Windows 3; a negative height counts rows from the top."""
+    offset = 14 + 40 + len(masks) + len(palette)
+    colours = len(palette) // 4
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, colours, 0)
+    return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + header + masks + palette + data
+
+
+def rows(samples: Pixels) -> bytes:
+    """Pad each row of a BMP, the last first, to four bytes."""
+    return b"".join(row.tobytes() + bytes(-row.size % 4) for row in samples[::-1])
+
+
+def gif(
+    size: tuple[int, int],
+    frames: Iterable[tuple[tuple[int, int], Pixels, int | None]],
+    palette: Pixels | None,
+    disposal: int = 0,
+    before: bytes = b"",
+    interlaced: bool = False,
+) -> bytes:
+    """Write a GIF: each frame is where it lies (left, top), its indices (H, W), and the index that is transparent."""
+    table = b"" if palette is None else palette.tobytes()
+    bits = max(len(table) // 3 - 1, 1).bit_length() - 1
+    flags = 0 if palette is None else 0x80 | bits
+    body = b"GIF89a" + struct.pack("<HHBBB", *size, flags, 0, 0) + table + before
+    for (left, top), indices, clear in frames:
+        control = disposal << 2 | (clear is not None)
+        body += b"!\xf9\x04" + struct.pack("<BHB", control, 5, clear or 0) + b"\0"
+        body += b"," + struct.pack("<HHHHB", left, top, *indices.shape[::-1], 0x40 if interlaced else 0)
+        order = [y for a, b in ((0, 8), (4, 8), (2, 4), (1, 2)) for y in range(a, len(indices), b)]
+        body += _lzw(indices[order] if interlaced else indices)
+    return body + b";"
+
+
+def _lzw(indices: Pixels) -> bytes:
+    """Write 8-bit indices as LZW that begins anew before its codes would grow."""
+    codes = []
+    flat = indices.reshape(-1).tolist()
+    for start in range(0, len(flat), 100):
+        codes += [256, *flat[start : start + 100]]
+    bits = sum(code << 9 * place for place, code in enumerate([*codes, 257]))
+    data = bits.to_bytes(-(-9 * (len(codes) + 1) // 8), "little")
+    blocks = (data[i : i + 255] for i in range(0, len(data), 255))
+    return b"\x08" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
+
+
+def riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Write a WebP of chunks."""
+    body = b"WEBP" + b"".join(k + struct.pack("<I", len(d)) + d + bytes(len(d) % 2) for k, d in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    """Write a segment of a JPEG."""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+def exif(*entries: tuple[int, int, int, bytes], order: str = "<", following: int = 0) -> bytes:
+    """Write a TIFF header and a directory of entries (tag, type, count, four bytes)."""
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    body = b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
+    return mark + struct.pack(order + "IH", 8, len(entries)) + body + struct.pack(order + "I", following)

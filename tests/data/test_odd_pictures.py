@@ -1,0 +1,239 @@
+"""Tests of the picture loader on odd and hostile files: no wrong verdict, no traceback, little time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avatar_bench.__main__ import main
+from avatar_bench.data.decode import SUFFIXES, decode, decode_bytes
+from avatar_bench.data.manifest import read_folder
+from avatar_bench.errors import DataError
+from tests.data.bombs import BOMBS
+from tests.data.odd_pictures import RGB, corpus, save
+
+# pytest resets the filter that decode.py sets when it is imported; subprocesses below check that one.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
+]
+
+SECONDS, MEMORY = 5, 1.5 * 2**30
+DECODE = """
+import json, sys, time
+from pathlib import Path
+from avatar_bench.data.decode import decode
+from avatar_bench.errors import DataError
+for file in sorted(Path(sys.argv[1]).iterdir()):
+    begun = time.process_time()
+    try:
+        found = decode(file).shape
+    except DataError as error:
+        found = error.lines
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+    print(json.dumps([file.name, found, time.process_time() - begun, peak]))
+assert "torch" not in sys.modules
+"""
+
+
+def decode_apart(folder: Path) -> dict[str, tuple[list[int] | list[str], float, int]]:
+    """Decode a folder in a process of its own: by name the shape or reason, seconds of CPU and peak memory so far."""
+    command = [sys.executable, "-W", "always", "-c", DECODE, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return {name: (found, seconds, peak) for name, found, seconds, peak in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus in a folder; never write into it."""
+    place = tmp_path_factory.mktemp("odd")
+    for name, odd in corpus().items():
+        (place / name).write_bytes(odd.data)
+    return place
+
+
+def test_the_corpus_is_large_and_of_every_format() -> None:
+    assert len(corpus()) >= 250
+    assert sum(odd.pixels is not None for odd in corpus().values()) >= 120
+    endings = {Path(name).suffix for name in corpus()}
+    assert endings == {".avif", ".bmp", ".gif", ".jpg", ".png", ".tif", ".webp"}
+
+
+@pytest.mark.parametrize("kind", corpus())
+def test_an_odd_picture_gives_its_pixels_or_the_reason_why_not(kind: str) -> None:
+    odd = corpus()[kind]
+    if odd.pixels is None:
+        with pytest.raises(DataError) as caught:
+            decode_bytes(odd.data, odd.name)
+        assert caught.value.lines[0].startswith(f"{odd.name}: ")
+        assert odd.reason in caught.value.lines[0]
+        assert len(caught.value.lines) <= 3
+    else:
+        found = decode_bytes(odd.data, odd.name)
+        assert (found.shape, found.dtype) == (odd.pixels.shape, np.uint8)
+        assert np.abs(found.astype(int) - odd.pixels).max() <= odd.tolerance
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figures")
+def test_the_corpus_takes_little_and_writes_nothing(folder: Path) -> None:
+    found = decode_apart(folder)
+    assert found.keys() == corpus().keys()
+    for name, (verdict, seconds, peak) in found.items():
+        pixels = corpus()[name].pixels
+        assert (verdict == list(pixels.shape)) if pixels is not None else isinstance(verdict[0], str), name
+        assert seconds < SECONDS, name
+        assert peak < MEMORY, name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figures")
+@pytest.mark.parametrize("kind", BOMBS)
+def test_the_costliest_pictures_stay_under_5_seconds_and_1_5_gib(kind: str, tmp_path: Path) -> None:
+    data, expected = BOMBS[kind]()
+    (tmp_path / kind).write_bytes(data)
+    del data
+    verdict, seconds, peak = decode_apart(tmp_path)[kind]
+    (tmp_path / kind).unlink()
+    assert seconds < SECONDS
+    assert peak < MEMORY
+    if isinstance(expected, str):
+        assert expected in str(verdict[0])
+    else:
+        assert verdict == [*expected, 3]
+
+
+def test_predict_gives_each_odd_picture_its_row_and_no_more(
+    folder: Path, tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.csv"
+    assert main(["predict", f"ckpt={tiny_run}", f"input={folder}", f"output={output}", "workers=0"]) == 3
+    assert "Traceback" not in capfd.readouterr().err
+    rows = pd.read_csv(output, keep_default_na=False)
+    verdicts = {Path(path).name: status for path, status in zip(rows["path"], rows["status"], strict=True)}
+    assert verdicts == {name: "error" if odd.pixels is None else "ok" for name, odd in corpus().items()}
+
+
+def test_prepare_keeps_the_valid_and_names_the_others(
+    folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(pictures / "blind", root)
+    shutil.copytree(folder, root / "real" / "odd")
+    words = [
+        f"block.data_audit.{word}" for word in ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
+    ]
+    assert main(["prepare", "source=folder", f"source.folder.root={root}", f"out={out}", *words]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+    table = pd.read_csv(out / "quarantine.csv", keep_default_na=False)
+    refused = {Path(name).name for name in table["file"]}
+    valid = {name for name, odd in corpus().items() if odd.pixels is not None}
+    assert corpus().keys() - refused <= valid
+    assert not refused & valid
+
+
+def test_training_refuses_a_bad_picture_by_name(
+    pictures: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(pictures / "all", root)
+    words = [word for word in small if not word.startswith(("data=", "data.manifest=", "data.blind="))]
+    for name in ("text.jpg", "rgba cut at 50.png", "300 scans of 8000x6000.jpg"):
+        file = root / "real" / name
+        file.write_bytes(corpus()[name].data)
+        code = main(["train", *words, "data=folder", f"data.root={root}", f"out={tmp_path / 'run'}"])
+        err = capsys.readouterr().err
+        assert code == 3
+        assert name in err
+        assert "Traceback" not in err
+        file.unlink()
+
+
+def _pipe(place: Path) -> None:
+    os.mkfifo(place)
+
+
+def _socket(place: Path) -> None:
+    here = Path.cwd()
+    os.chdir(place.parent)  # the path of a socket is short
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(place.name)
+    finally:
+        os.chdir(here)
+
+
+def _nowhere(place: Path) -> None:
+    place.symlink_to("nowhere")
+
+
+def _round(place: Path) -> None:
+    place.symlink_to(place.name)
+
+
+def _device(place: Path) -> None:
+    place.symlink_to("/dev/zero")
+
+
+SPECIAL: dict[str, Callable[[Path], None]] = {
+    "a pipe.png": _pipe,
+    "a socket.png": _socket,
+    "a link to nothing.png": _nowhere,
+    "a link to itself.png": _round,
+    "a link to a device.png": _device,
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_files_are_refused_by_the_loader_and_by_a_walk(name: str, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    SPECIAL[name](tmp_path / "real" / name)
+    with pytest.raises(DataError, match=name):
+        decode(tmp_path / "real" / name)
+    with pytest.raises(DataError, match=name):
+        read_folder(tmp_path)
+
+
+NAMES = [
+    "-rf.png",
+    "a\nb.png",
+    "\x1b[31mred\x07.png",
+    "é" * 125 + ".png",
+    "  both ends .png ",
+    "'; drop.png",
+    "=1+1.png",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_names_are_read_and_told_on_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(save(RGB, "PNG"))
+    assert np.array_equal(decode(tmp_path / name), RGB)
+    (tmp_path / name).write_bytes(b"words")
+    with pytest.raises(DataError) as caught:
+        decode(tmp_path / name)
+    assert len(caught.value.lines) == 2
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+def test_a_name_that_is_not_utf_8_is_told_and_printable(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"\xff\xfe.png")
+    file.write_bytes(b"words")
+    with pytest.raises(DataError, match=r"\\udcff\\udcfe\.png: not a known") as caught:
+        decode(file)
+    str(caught.value).encode()
+
+
+def test_every_ending_of_the_corpus_is_one_that_folders_are_searched_for(folder: Path) -> None:
+    assert {file.suffix for file in folder.iterdir()} <= SUFFIXES
