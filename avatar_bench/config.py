@@ -17,8 +17,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.catalogue import did_you_mean, user_folders
 from avatar_bench.errors import ConfigError
+from avatar_bench.models.schema import OPTIONS, fault_of_options
 from avatar_bench.overrides import quote
-from avatar_bench.records import folder_name
+from avatar_bench.records import folder_name, refuse_address
 
 
 @dataclass
@@ -406,6 +407,8 @@ def check_train(cfg: DictConfig) -> None:
     _check_split(cfg.data)
     _check_stages(cfg)
     _check_weights(str(cfg.model.weights))
+    if fault := fault_of_options(OmegaConf.to_container(cfg.model.options)):  # type: ignore[arg-type]
+        raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(OPTIONS))}")
     _check_allow("train", cfg.allow)
     if cfg.data.kind == "run":
         raise ConfigError("data=run is for evaluate; train takes data=demo, data=folder or data=manifest")
@@ -545,6 +548,7 @@ def _check_stages(cfg: DictConfig) -> None:
 
 
 def _check_weights(weights: str) -> None:
+    refuse_address(weights, "model.weights")
     if weights not in WEIGHTS and not Path(weights).is_file():
         nearest = did_you_mean(weights, WEIGHTS)
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -112,11 +113,15 @@ def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reseal() -> Callable[[Path], None]:
-    """Write the .sha256 beside a file that a test has changed on purpose."""
+    """Write the .sha256 beside a file that a test has changed on purpose, and what the run's record says of it."""
 
     def write(file: Path) -> None:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         file.with_name(f"{file.name}.sha256").write_text(f"{digest}  {file.name}\n")
+        record = file.parents[1] / "run.json"
+        if record.is_file():
+            stated = json.loads(record.read_text(encoding="utf-8")) | {"checkpoint_sha256": digest}
+            record.write_text(json.dumps(stated), encoding="utf-8")
 
     return write
 
