@@ -49,7 +49,7 @@ def open_run(path: str | Path, **options: Any) -> Run:
     """
     place = Path(path)
     folder = place.parent if place.name == ENSEMBLE else place
-    return _open(folder, options) if (folder / ENSEMBLE).is_file() else Run.open(place, **options)
+    return _open(folder, options) if os.path.isfile(folder / ENSEMBLE) else Run.open(place, **options)
 
 
 def save(folder: Path, description: Mapping[str, Any]) -> Path:

@@ -107,7 +107,7 @@ def refuse_address(text: str, option: str) -> None:
 
 def check_run(path: Path) -> None:
     """Raise CheckpointError where a path is no run folder, .ckpt file or folder of an ensemble."""
-    if not (path / ENSEMBLE).is_file():
+    if not os.path.isfile(path / ENSEMBLE):
         locate(path)
 
 

@@ -267,9 +267,12 @@ class Run:
 
     @cached_property
     def history(self) -> pd.DataFrame | None:
-        """Give the run's metrics.csv, a row an epoch; None where there is none."""
+        """Give the run's metrics.csv, a row an epoch; None where there is none that can be read."""
         file = self.folder / "metrics.csv" if self.folder else None
-        return pd.read_csv(file) if file and file.is_file() else None
+        try:
+            return pd.read_csv(file) if file and file.is_file() else None
+        except (OSError, ValueError):
+            return None
 
     @property
     def _results(self) -> Path | None:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from avatar_bench import records
 from avatar_bench.__main__ import main
-from avatar_bench.records import read_records, table
+from avatar_bench.errors import CheckpointError
+from avatar_bench.records import read_record, read_records, table
 
 
 def write(folder: Path, text: str) -> None:
@@ -46,6 +48,35 @@ def test_a_name_comes_from_the_record_else_from_the_config(tmp_path: Path) -> No
 
 def test_a_table_is_laid_out_in_columns() -> None:
     assert table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"seconds": NaN}',
+        '{"data": []}',
+        '{"metrics": "x"}',
+        '{"status": 1}',
+        "\xff",
+        "[]",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_record_that_no_run_of_ours_writes_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError) as caught:
+        read_record(tmp_path)
+    assert len(caught.value.lines) <= 3
+    assert [record.macro_f1 for record in read_records(tmp_path)] == ["-"]
+
+
+def test_a_record_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "LARGEST", 10)
+    (tmp_path / "run.json").write_text('{"name": "long"}')
+    with pytest.raises(CheckpointError, match="larger than 10 bytes"):
+        read_record(tmp_path)
 
 
 def test_things_that_are_no_files_are_refused_at_once(tmp_path: Path, capsys: Any) -> None:

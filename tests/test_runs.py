@@ -427,3 +427,11 @@ def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(
     assert (run.predictions(run.dataset("flat")).targets == -1).all()
     with pytest.raises(DataError, match="gone"):
         Run.open(tiny_run, others={"gone": str(tmp_path / "gone")}).dataset("gone")
+
+
+def test_kept_predictions_of_other_pictures_are_made_again(run_copy: Path, pictures: Path) -> None:
+    blind = read_manifest(pictures / "blind.csv")
+    made = Run.open(run_copy).predictions(blind)
+    (kept,) = (run_copy / "predictions").iterdir()
+    made.take(np.arange(len(made))[::-1]).save(kept)
+    np.testing.assert_array_equal(Run.open(run_copy).predictions(blind).logits, made.logits)
