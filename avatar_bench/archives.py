@@ -44,6 +44,8 @@ def check_torch(stream: BinaryIO) -> bytes:
         top = records[0].filename.partition("/")[0]
         if any(not record.filename.startswith(f"{top}/") for record in records):
             raise BadZipFile("its records lie in several folders")
+        if any(record.external_attr & 0xFFFF or record.extra or record.comment for record in records):
+            raise BadZipFile("a record has attributes")  # with that of a folder, torch would leave a tensor unread
         if any(record.filename == f"{top}/constants.pkl" for record in records):
             raise BadZipFile("it holds code, of TorchScript")
         _check_places(stream, records, archive.start_dir)

@@ -64,7 +64,7 @@ def zipped(pickled: bytes) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, part in {"data.pkl": pickled, "byteorder": b"little", "data/0": bytes(60), "version": b"3"}.items():
-            archive.writestr(f"archive/{name}", part)
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), part)
     return content.getvalue()
 
 

@@ -55,7 +55,7 @@ def _zip(file: Path, pickled: bytes, more: dict[str, bytes] | None = None, metho
     parts = {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n", **(more or {})}
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in parts.items():
-            archive.writestr(f"archive/{name}", content)
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content, method)
 
 
 def _called(function: str, argument: str) -> bytes:
@@ -162,7 +162,7 @@ BOMBS: dict[str, Callable[[Path], Any]] = {
 def _twice(file: Path) -> None:
     _zip(file, b"\x80\x02}.")
     with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), b"\x80\x02}.")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
