@@ -17,8 +17,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.catalogue import did_you_mean, user_folders
 from avatar_bench.errors import ConfigError
+from avatar_bench.models.schema import OPTIONS, fault_of_options
 from avatar_bench.overrides import quote
-from avatar_bench.records import folder_name
+from avatar_bench.records import folder_name, refuse_address
 
 
 @dataclass
@@ -238,12 +239,19 @@ class ReportConfig:
     lang: str = "en"  # of the report: en | ru; figures stay in the language that they were drawn in
 
 
+@dataclass
+class ExportConfig:
+    ckpt: str | None = None  # a run folder, a .ckpt file, a soup's folder, or null: the newest run
+    out: str = MISSING  # a .safetensors or .onnx file; what it is goes into a .json file beside it
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "prepare": PrepareConfig,
     "report": ReportConfig,
+    "export": ExportConfig,
 }
 
 CHOICES = {
@@ -280,6 +288,7 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # where we want other defaults than th
 RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that data.ood may not be called
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 PAGES = (".html", ".htm")
+EXPORTS = (".safetensors", ".onnx")
 WEIGHTS = ("hub", "none", "package")
 
 Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
@@ -386,6 +395,7 @@ def check(command: str, cfg: DictConfig) -> None:
         "predict": check_predict,
         "prepare": check_prepare,
         "report": check_report,
+        "export": check_export,
     }
     checks[command](cfg)
 
@@ -393,7 +403,7 @@ def check(command: str, cfg: DictConfig) -> None:
 def check_required(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError naming the options that have no value yet, with an example."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        examples = {"input": "photos/", "output": "verdicts.csv", "model.backbone": "resnet34"}
+        examples = {"input": "photos/", "output": "verdicts.csv", "out": "net.onnx", "model.backbone": "resnet34"}
         values = " ".join(f"{option}={examples.get(option, 'VALUE')}" for option in missing)
         raise ConfigError(
             f"{command} needs a value for {', '.join(missing)}",
@@ -408,6 +418,8 @@ def check_train(cfg: DictConfig) -> None:
     _check_split(cfg.data)
     _check_stages(cfg)
     _check_weights(str(cfg.model.weights))
+    if fault := fault_of_options(OmegaConf.to_container(cfg.model.options)):  # type: ignore[arg-type]
+        raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(OPTIONS))}")
     _check_allow("train", cfg.allow)
     if cfg.data.kind == "run":
         raise ConfigError("data=run is for evaluate; train takes data=demo, data=folder or data=manifest")
@@ -472,6 +484,13 @@ def check_report(cfg: DictConfig) -> None:
         raise ConfigError(f"out={cfg.out}: expected a file that ends in {_alternatives(PAGES)}")
 
 
+def check_export(cfg: DictConfig) -> None:
+    """Raise ConfigError where the options of export break a rule."""
+    _check_values(cfg)
+    if Path(str(cfg.out)).suffix not in EXPORTS:
+        raise ConfigError(f"out={cfg.out}: expected a file that ends in {_alternatives(EXPORTS)}")
+
+
 def _check_values(cfg: DictConfig) -> None:
     for option, allowed in CHOICES.items():
         value = OmegaConf.select(cfg, option)
@@ -484,6 +503,8 @@ def _check_values(cfg: DictConfig) -> None:
     for option in ("out", "ckpt", "input", "runs", "init_from", "resume", "data.root", "data.manifest", "data.blind"):
         if OmegaConf.select(cfg, option) == "":
             raise ConfigError(f"{option}= is empty: expected a path, or {option}=null for none")
+    for option in ("ckpt", "init_from", "resume", "model.weights"):
+        refuse_address(str(OmegaConf.select(cfg, option)), option)
 
 
 def _check_data(cfg: DictConfig) -> None:

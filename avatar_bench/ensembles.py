@@ -23,8 +23,9 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
 from avatar_bench.metrics.ensembles import Mix, average
 from avatar_bench.models.classifier import Card, Classifier
+from avatar_bench.models.schema import fault_of_classes
 from avatar_bench.predictions import Predictions
-from avatar_bench.records import ENSEMBLE
+from avatar_bench.records import ENSEMBLE, read_json
 from avatar_bench.runs import Run
 from avatar_bench.verdicts import verdict_rows
 
@@ -48,7 +49,7 @@ def open_run(path: str | Path, **options: Any) -> Run:
     """
     place = Path(path)
     folder = place.parent if place.name == ENSEMBLE else place
-    return _open(folder, options) if (folder / ENSEMBLE).is_file() else Run.open(place, **options)
+    return _open(folder, options) if os.path.isfile(folder / ENSEMBLE) else Run.open(place, **options)
 
 
 def save(folder: Path, description: Mapping[str, Any]) -> Path:
@@ -133,6 +134,8 @@ class Ensemble(Combined):
         """Give the order of the classes, the temperature, and of the rest what all members agree on."""
         cards = [member.card for member in self.members]
         first = cards[0]
+        if any(set(card.classes) != set(self.order) for card in cards):
+            raise CheckpointError(f"{self.checkpoint}: its classes are not those of its members.", _AGAIN)
         alike = [card.split_fingerprint == first.split_fingerprint for card in cards]
         return replace(
             first,
@@ -215,10 +218,10 @@ class Soup(Combined):
         return classifier
 
 
-def _open(folder: Path, options: Mapping[str, Any]) -> Combined:
+def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> Combined:
     stated = _read(folder)
     shared = {name: value for name, value in options.items() if name not in _OF_RUN_ALONE}
-    members = tuple(_member(folder, member, shared) for member in stated["members"])
+    members = tuple(_member(folder, member, shared, depth) for member in stated["members"])
     mix = Mix(*(np.array([float(member[key]) for member in stated["members"]]) for key in ("weight", "temperature")))
     fields = {"members": members, "mix": mix, "fitted": float(stated["temperature"]), **options}
     place = (folder / ENSEMBLE, folder, _record(members))
@@ -230,27 +233,33 @@ def _open(folder: Path, options: Mapping[str, Any]) -> Combined:
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / ENSEMBLE
     try:
-        stated = json.loads(file.read_text(encoding="utf-8"))
+        stated = read_json(file)
         members = stated["members"]
         keys = {"run", "checkpoint_sha256", "weight", "temperature"}
         whole = stated["kind"] in ("ensemble", "soup") and bool(members) and all(keys <= one.keys() for one in members)
         numbers = [float(one[key]) for one in members for key in ("weight", "temperature")] + [stated["temperature"]]
-        usable = whole and all(0 < number < np.inf for number in numbers) and bool(stated["classes"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        usable = whole and all(0 < number < np.inf for number in numbers) and len(members) <= MEMBERS
+        usable = usable and isinstance(stated["classes"], list) and not fault_of_classes(stated["classes"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}.", _AGAIN) from error
     if not usable:
         raise CheckpointError(f"{file} does not describe an ensemble: members, weights, temperatures, classes.", _AGAIN)
     return dict(stated)
 
 
+MEMBERS = 1000  # at most
+DEPTH = 2  # of ensembles: one of soups is deep enough
 _AGAIN = "Make it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
 
 
-def _member(folder: Path, stated: Mapping[str, Any], options: Mapping[str, Any]) -> Run:
+def _member(folder: Path, stated: Mapping[str, Any], options: Mapping[str, Any], depth: int) -> Run:
     place = Path(os.path.normpath(folder / str(stated["run"])))
     if not place.exists():
         raise CheckpointError(f"{folder / ENSEMBLE}: its member {place} is gone.", _AGAIN)
-    run = open_run(place, **options)
+    inner = place.parent if place.name == ENSEMBLE else place
+    if (inner / ENSEMBLE).is_file() and depth == DEPTH:  # it may be a member of itself
+        raise CheckpointError(f"{folder / ENSEMBLE}: its members are ensembles of ensembles.", _AGAIN)
+    run = _open(inner, options, depth + 1) if (inner / ENSEMBLE).is_file() else Run.open(place, **options)
     if run.checkpoint_sha256 != stated["checkpoint_sha256"]:
         raise CheckpointError(f"{folder / ENSEMBLE}: its member {place} is no longer the one it was made of.", _AGAIN)
     return run

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from avatar_bench.errors import DivergedError
+from avatar_bench.archives import open_stored
+from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.writing import whole
 
 Floats = NDArray[np.floating]
@@ -88,16 +90,34 @@ class Predictions:
 
     @classmethod
     def load(cls, file: Path) -> Predictions:
-        """Read what `save` wrote; never unpickles."""
-        with np.load(file, allow_pickle=False) as stored:
-            return cls(
-                classes=tuple(str(name) for name in stored["classes"]),
-                temperature=float(stored["temperature"]),
-                **{name: stored[name] for name in _ARRAYS},
-            )
+        """Read what `save` wrote; never unpickles. Raise CheckpointError where it is missing or anything else."""
+        try:
+            with file.open("rb") as stream, open_stored(stream):
+                stream.seek(0)
+                with np.load(stream, allow_pickle=False) as stored:
+                    return cls._whole({name: stored[name] for name in ("classes", "temperature", *_ARRAYS)})
+        except Exception as error:  # zip, header and number errors of many types
+            raise CheckpointError(f"{file} holds no predictions ({type(error).__name__}).", "Delete it.") from error
+
+    @classmethod
+    def _whole(cls, arrays: dict[str, NDArray[Any]]) -> Predictions:
+        """Build Predictions from arrays as they were stored; raise ValueError where they do not go together."""
+        classes = tuple(map(str, arrays.pop("classes")))
+        temperature = float(arrays.pop("temperature"))
+        rows = len(arrays["logits"])
+        known = all(kind in arrays[name].dtype.kind and arrays[name].ndim == n for name, (kind, n) in _KINDS.items())
+        if not known or {len(array) for array in arrays.values()} != {rows} or not 0 < temperature < np.inf:
+            raise ValueError("arrays of other shapes or types")
+        targets = arrays["targets"]
+        if arrays["logits"].shape[1] != len(classes) or ((targets < -1) | (targets >= len(classes))).any():
+            raise ValueError("other classes")
+        return cls(classes=classes, temperature=temperature, **arrays)
 
 
 _ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in ("classes", "temperature"))
+
+_KINDS = {"logits": ("f", 2), "embeddings": ("f", 2), "targets": ("i", 1)}  # of each array, its type and its axes
+_KINDS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))
 
 
 def strings(values: Iterable[str]) -> NDArray[np.str_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,13 @@ from avatar_bench.writing import write_text
 
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
+BEST = "best.ckpt"
 METRIC = "val/macro_f1"
 ENDED = ("failed", "interrupted", "diverged")  # how a run ends that is not finished
+
+
+LARGEST = 64 * 1024**2  # bytes, of a file of JSON
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/|(hf[-_]hub|local-dir|timm):")
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class Record:
     @property
     def macro_f1(self) -> str:
         """Give val macro-F1 to four digits, or a dash."""
-        return _number((self.data.get("metrics") or {}).get(METRIC), ".4f")
+        metrics = self.data.get("metrics")
+        return _number(metrics.get(METRIC) if isinstance(metrics, dict) else None, ".4f")
 
     @property
     def seconds(self) -> str:
@@ -61,35 +68,47 @@ def folder_name(text: str) -> str:
 def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
     """Give the checkpoint file and the run folder that a path means, None for a file outside a run folder.
 
-    The path is a run folder, whose best checkpoint is meant, or a .ckpt file. Raises CheckpointError on anything else.
+    The path is a run folder, whose best checkpoint is meant, a .ckpt file, or an exported .safetensors file. Raises
+    CheckpointError on anything else.
     """
-    if path.is_dir():
+    refuse_address(str(path), option)
+    if os.path.isdir(path):
         if not (path / RECORD).is_file():
             raise CheckpointError(
                 f"{option}={path} is not a run folder: it holds no {RECORD}.",
                 "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
             )
-        checkpoint = path / "checkpoints" / "best.ckpt"
-        if not checkpoint.is_file():
+        checkpoint = path / "checkpoints" / BEST
+        if not os.path.isfile(checkpoint):
             status = read_record(path).get("status", "unknown")
             raise CheckpointError(
                 f"{path} holds no checkpoints/best.ckpt; its status is {status}.",
                 f"Finish it with: avatar-bench train resume={path}",
             )
         return checkpoint, path
-    if not path.is_file():
+    if not os.path.isfile(path):
+        told = "is no file and no folder" if os.path.lexists(path) else "does not exist"
         raise CheckpointError(
-            f"{option}={path} does not exist.",
-            "Expected a run folder or a .ckpt file. See: avatar-bench list runs",
+            f"{option}={path} {told}.",
+            "Expected a run folder, a .ckpt or an exported .safetensors file. See: avatar-bench list runs",
         )
     folder = path.parent.parent
     inside = path.parent.name == "checkpoints" and (folder / RECORD).is_file()
     return path, folder if inside else None
 
 
+def refuse_address(text: str, option: str) -> None:
+    """Raise CheckpointError on an address, such as https://HOST/x.ckpt, unless a file is called so: none is opened."""
+    if _ADDRESS.match(text) and not os.path.lexists(text):
+        raise CheckpointError(
+            f"{option}={text} is an address, and checkpoints are read from files alone.",
+            "Download it first, and give the file's path.",
+        )
+
+
 def check_run(path: Path) -> None:
     """Raise CheckpointError where a path is no run folder, .ckpt file or folder of an ensemble."""
-    if not (path / ENSEMBLE).is_file():
+    if not os.path.isfile(path / ENSEMBLE):
         locate(path)
 
 
@@ -101,7 +120,7 @@ def find_runs(root: Path) -> list[Path]:
 
 def newest_run(root: Path) -> Path:
     """Give the newest run folder below `root` that holds a best checkpoint; raise CheckpointError where none does."""
-    runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / "best.ckpt").is_file()]
+    runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / BEST).is_file()]
     if not runs:
         raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or say ckpt=RUN")
     return runs[-1]
@@ -110,12 +129,33 @@ def newest_run(root: Path) -> Path:
 def read_record(folder: Path) -> dict[str, Any]:
     """Read a run folder's run.json; raise CheckpointError where it is damaged."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{folder / RECORD} is not the record of a run.")
+    for name, kinds in _KINDS.items():
+        if not isinstance(record.get(name), (*kinds, type(None))):
+            raise CheckpointError(f"{folder / RECORD}: {name} is of another kind than a run's.", "It is damaged.")
     return record
+
+
+def read_json(file: Path) -> Any:
+    """Read a file of strict JSON; raise OSError or ValueError on one that is damaged, too large or nested too deep."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file.name} is no file")
+    with file.open("rb") as stream:
+        data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST:,} bytes")
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -134,6 +174,21 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "status": (str,),
+    "started": (str,),
+    "name": (str,),
+    "data": (dict,),
+    "split": (dict,),
+    "metrics": (dict,),
+    "classes": (list,),
+    "stages": (list,),
+    "versions": (dict,),
+    "seconds": (int, float),
+    "checkpoint_sha256": (str,),
+}
+
+
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Lay out rows of equal length, the first the heading, in columns two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -142,7 +197,7 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
 
 def _read(file: Path) -> Record:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_json(file)
     except (OSError, ValueError):  # a run that was killed while it wrote
         data = {}
     return Record(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {})

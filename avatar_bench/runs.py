@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -34,7 +33,7 @@ from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify
 from avatar_bench.models.classifier import Card, Classifier
 from avatar_bench.models.silence import quiet
 from avatar_bench.predictions import Predictions, strings
-from avatar_bench.records import folder_name, locate, read_config, read_record
+from avatar_bench.records import BEST, RECORD, folder_name, locate, read_config, read_record
 from avatar_bench.results import Result
 from avatar_bench.verdicts import verdict_columns, verdict_rows
 
@@ -74,8 +73,14 @@ class Run:
 
     @cached_property
     def card(self) -> Card:
-        """Give the label contract that the checkpoint holds."""
+        """Give the label contract that the checkpoint holds; raise CheckpointError where the file is another one's."""
         verify(self.checkpoint)
+        stated = self.record.get("checkpoint_sha256") if self.folder and self.checkpoint.name == BEST else None
+        if stated not in (None, self.checkpoint_sha256):
+            raise CheckpointError(
+                f"{self.checkpoint} is damaged, or another run's: its SHA-256 is not the one in {RECORD}.",
+                "Restore it, or train again.",
+            )
         return Card.from_checkpoint(read_checkpoint(self.checkpoint), self.checkpoint)
 
     @cached_property
@@ -121,7 +126,10 @@ class Run:
         """Give every image that the run used, with its split; None for a checkpoint outside a run folder."""
         if self.folder is None or not (self.folder / "split.csv").is_file():
             return None
-        return read_split(self.folder / "split.csv", Path(self.record["data"]["root"]))
+        root = (self.record.get("data") or {}).get("root")
+        if not isinstance(root, str):
+            raise CheckpointError(f"{self.folder / RECORD} does not say where the run's pictures lie.")
+        return read_split(self.folder / "split.csv", Path(root))
 
     @property
     def device(self) -> str:
@@ -162,7 +170,7 @@ class Run:
         """
         self._guard(dataset)
         key = self._key(dataset)
-        found = self._kept(key)
+        found = self._kept(key, dataset)
         return found or self._keep(key, self._compute(dataset))
 
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
@@ -172,7 +180,7 @@ class Run:
         """
         self._guard(dataset)
         keys = {variation.key: self._key(dataset, variation.key) for variation in variations}
-        made = {name: found for name, key in keys.items() if (found := self._kept(key))}
+        made = {name: found for name, key in keys.items() if (found := self._kept(key, dataset))}
         missing = [variation for variation in dict.fromkeys(variations) if variation.key not in made]
         for first in range(0, len(missing), _AT_ONCE):
             some = missing[first : first + _AT_ONCE]
@@ -260,9 +268,12 @@ class Run:
 
     @cached_property
     def history(self) -> pd.DataFrame | None:
-        """Give the run's metrics.csv, a row an epoch; None where there is none."""
+        """Give the run's metrics.csv, a row an epoch; None where there is none that can be read."""
         file = self.folder / "metrics.csv" if self.folder else None
-        return pd.read_csv(file) if file and file.is_file() else None
+        try:
+            return pd.read_csv(file) if file and file.is_file() else None
+        except (OSError, ValueError):
+            return None
 
     @property
     def _results(self) -> Path | None:
@@ -270,9 +281,9 @@ class Run:
 
     @property
     def _other_paths(self) -> dict[str, str]:
-        data = self.record.get("data", {})
-        blind = {"blind": data["blind"]} if data.get("blind") else {}
-        return {**data.get("ood", {}), **blind, **self.others}
+        data = self.record.get("data") or {}
+        stated = {**(data.get("ood") or {}), "blind": data.get("blind")}
+        return {**{name: path for name, path in stated.items() if isinstance(path, str) and path}, **self.others}
 
     def _read(self, name: str) -> Dataset:
         if name in SPLITS:
@@ -356,13 +367,15 @@ class Run:
         key = [self.checkpoint_sha256, dataset.fingerprint, preprocessing, columns, *([variation] if variation else [])]
         return hashlib.sha256(repr(key).encode()).hexdigest()[:24]
 
-    def _kept(self, key: str) -> Predictions | None:
+    def _kept(self, key: str, dataset: Dataset) -> Predictions | None:
         if self.folder is None:
             return self._made.get(key)
         try:
-            return Predictions.load(self.folder / "predictions" / f"{key}.npz")
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # missing, or damaged: to be made again
+            found = Predictions.load(self.folder / "predictions" / f"{key}.npz")
+        except CheckpointError:  # missing, or damaged: to be made again
             return None
+        ours = found.classes == self.classes and np.array_equal(found.paths, strings(dataset.frame["path"]))
+        return found if ours else None
 
     def _keep(self, key: str, predictions: Predictions) -> Predictions:
         if self.folder is None:

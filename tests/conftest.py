@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -112,11 +114,37 @@ def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reseal() -> Callable[[Path], None]:
-    """Write the .sha256 beside a file that a test has changed on purpose."""
+    """Write the .sha256 beside a file that a test has changed on purpose, and what the run's record says of it."""
 
     def write(file: Path) -> None:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         file.with_name(f"{file.name}.sha256").write_text(f"{digest}  {file.name}\n")
+        record = file.parents[1] / "run.json"
+        if record.is_file():
+            stated = json.loads(record.read_text(encoding="utf-8")) | {"checkpoint_sha256": digest}
+            record.write_text(json.dumps(stated), encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def card() -> dict[str, Any]:
+    """The card of a small checkpoint, as plain values."""
+    from avatar_bench.models.classifier import Card
+
+    preprocessing = {"size": 32, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
+    return Card(("a", "b"), "test_resnet", preprocessing).plain()
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(card: dict[str, Any]) -> Callable[..., Path]:
+    """Write a small checkpoint, whole in all but its network, whose card says something else; give the file back."""
+    import torch
+
+    def write(file: Path, **other: Any) -> Path:
+        state = OrderedDict((f"net.{name}", torch.randn(5, 3)) for name in "abc")
+        torch.save({"state_dict": state, "epoch": 3, "rate": 0.25, "avatar_bench": {**card, **other}}, file)
+        return file
 
     return write
 

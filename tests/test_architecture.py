@@ -22,7 +22,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("data", "models"),
     ("reporting",),
-    ("predictions", "verdicts", "results", "metrics", "stats", "plots", "records", "entrants", "packages", "catalogue"),
+    (
+        "predictions",
+        "verdicts",
+        "results",
+        "metrics",
+        "stats",
+        "plots",
+        "records",
+        "entrants",
+        "packages",
+        "catalogue",
+        "archives",
+    ),
     ("errors", "messages", "pages", "writing"),
 )
 CONFIG_USERS = ("__main__", "commands")

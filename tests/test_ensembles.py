@@ -227,3 +227,31 @@ def test_options_reach_every_member(runs: list[Path], pictures: Path, tmp_path: 
     assert ensemble.label == "vote"
     assert [member.label for member in ensemble.members] == ["", ""]  # type: ignore[attr-defined]
     assert len(ensemble.predictions(read_manifest(pictures / "all.csv")))
+
+
+@pytest.mark.parametrize("way", [".", "ensemble.json", "../other"])
+def test_an_ensemble_that_is_its_own_member_is_refused(way: str, tmp_path: Path) -> None:
+    for name, member in (("one", way), ("other", "../one")):
+        (tmp_path / name).mkdir()
+        stated = {"run": member, "checkpoint_sha256": "0", "weight": 1, "temperature": 1}
+        said = {"kind": "ensemble", "members": [stated], "temperature": 1, "classes": ["a", "b"]}
+        (tmp_path / name / "ensemble.json").write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match="ensembles of ensembles"):
+        open_run(tmp_path / "one")
+
+
+@pytest.mark.parametrize("odd", [{"classes": "ab"}, {"classes": ["a"]}, {"temperature": 10**400}, {"members": 3}])
+def test_an_odd_description_is_refused(odd: dict[str, Any], tmp_path: Path) -> None:
+    stated = {"run": "x", "checkpoint_sha256": "0", "weight": 1, "temperature": 1}
+    said = {"kind": "ensemble", "members": [stated], "temperature": 1, "classes": ["a", "b"]}
+    (tmp_path / "ensemble.json").write_text(json.dumps({**said, **odd}))
+    with pytest.raises(CheckpointError, match=r"ensemble\.json"):
+        open_run(tmp_path)
+
+
+def test_classes_that_are_not_the_members_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", runs[:1])
+    said = json.loads((folder / "ensemble.json").read_text())
+    (folder / "ensemble.json").write_text(json.dumps({**said, "classes": ["a", "b", "c"]}))
+    with pytest.raises(CheckpointError, match="not those of its members"):
+        open_run(folder).card  # noqa: B018

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from avatar_bench.errors import DivergedError
+from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.predictions import Predictions, strings
 
 
@@ -78,7 +78,7 @@ def test_a_file_gives_back_what_was_saved_and_holds_no_pickle(tmp_path: Path) ->
 
 def test_an_object_array_is_never_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", classes=np.array([{"a": 1}], dtype=object), temperature=1.0)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(CheckpointError, match="ValueError"):
         Predictions.load(tmp_path / "x.npz")
 
 
@@ -94,3 +94,46 @@ def test_no_pictures_and_some_rows(tmp_path: Path) -> None:
         np.testing.assert_array_equal(part.targets, made.targets[rows])
         np.testing.assert_array_equal(part.paths, made.paths[rows])
         assert part.classes == made.classes
+
+
+def _spoil(file: Path, **other: Any) -> None:
+    with np.load(file) as stored:
+        arrays = {**stored, **other}
+    np.savez(file.open("wb"), **arrays)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"logits": np.zeros((3, 3), dtype=np.float32)},
+        {"logits": np.zeros((2, 2), dtype=np.float32)},
+        {"logits": np.full((2, 3), np.nan, dtype=np.float32)},
+        {"logits": np.zeros((2, 3), dtype=np.int64)},
+        {"targets": np.array([0, 3])},
+        {"targets": np.array([0, -2])},
+        {"targets": np.array(["0", "1"])},
+        {"embeddings": np.zeros(2)},
+        {"paths": np.zeros(2)},
+        {"temperature": np.array([1.0, 2.0])},
+        {"temperature": np.nan},
+        {"classes": np.array(3)},
+    ],
+    ids=str,
+)
+def test_arrays_that_do_not_go_together_are_refused(other: dict[str, Any], tmp_path: Path) -> None:
+    given(np.zeros((2, 3)), [0, 1]).save(tmp_path / "x.npz")
+    _spoil(tmp_path / "x.npz", **other)
+    with pytest.raises(CheckpointError):
+        Predictions.load(tmp_path / "x.npz")
+
+
+def test_packed_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "packed.npz", logits=np.zeros(10**6))
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "text.npz").write_text("no arrays")
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:  # says that it is larger than memory
+        header = "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,)}\n"
+        archive.writestr("classes.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode())
+    for name in ("packed.npz", "one.npy", "text.npz", "huge.npz", "nowhere.npz"):
+        with pytest.raises(CheckpointError):
+            Predictions.load(tmp_path / name)

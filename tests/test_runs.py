@@ -175,7 +175,7 @@ def test_a_network_that_gives_no_finite_logit_is_refused(
     run_copy: Path, reseal: Callable[[Path], None], pictures: Path
 ) -> None:
     checkpoint = torch.load(best(run_copy), weights_only=True)
-    checkpoint["state_dict"]["net.fc.bias"][0] = torch.nan
+    checkpoint["state_dict"]["net.fc.weight"][:] = 3e38  # finite, but no sum of them is
     torch.save(checkpoint, best(run_copy))
     reseal(best(run_copy))
     with pytest.raises(DivergedError):
@@ -268,7 +268,8 @@ def test_a_plain_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_card_survives_a_checkpoint(tmp_path: Path) -> None:
     card = Card(
-        classes=("b", "а б", "c,d"), backbone="resnet18", preprocessing={"size": 32}, options={"drop": 0.1},
+        classes=("b", "а б", "c,d"), backbone="resnet18", options={"drop_rate": 0.1},
+        preprocessing={"size": 32, "resize": "crop", "mean": [0, 0, 0], "std": [1, 1, 1]},
         temperature=1.5, stage=2, versions={"torch": "2"},
     )  # fmt: skip
     torch.save({"avatar_bench": card.plain()}, tmp_path / "x.ckpt")
@@ -426,3 +427,11 @@ def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(
     assert (run.predictions(run.dataset("flat")).targets == -1).all()
     with pytest.raises(DataError, match="gone"):
         Run.open(tiny_run, others={"gone": str(tmp_path / "gone")}).dataset("gone")
+
+
+def test_kept_predictions_of_other_pictures_are_made_again(run_copy: Path, pictures: Path) -> None:
+    blind = read_manifest(pictures / "blind.csv")
+    made = Run.open(run_copy).predictions(blind)
+    (kept,) = (run_copy / "predictions").iterdir()
+    made.take(np.arange(len(made))[::-1]).save(kept)
+    np.testing.assert_array_equal(Run.open(run_copy).predictions(blind).logits, made.logits)

@@ -32,7 +32,7 @@ def open_rows(output: str, columns: list[str], update: bool) -> Rows:
         raise OutputError(f"output={output} cannot be written: {error.strerror or error}.") from error
 
 
-def make_room(output: str) -> None:
+def make_room(output: str, option: str = "output") -> None:
     """Make the folder of an output, so that a place that cannot be written shows before the work; or OutputError."""
     if output == "-":
         return
@@ -40,9 +40,9 @@ def make_room(output: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"output={output}: its folder cannot be made: {error.strerror}.") from error
+        raise OutputError(f"{option}={output}: its folder cannot be made: {error.strerror}.") from error
     if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise OutputError(f"output={output} cannot be written.", "Expected a file in a folder that you may write to.")
+        raise OutputError(f"{option}={output} cannot be written.", "Expected a file in a folder that you may write to.")
 
 
 class Rows:

@@ -25,6 +25,7 @@ from avatar_bench.data.guards import refuse_changed, refuse_formats, refuse_shor
 from avatar_bench.data.manifest import Dataset, files_of, read_split
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError
+from avatar_bench.models.schema import fault_of_classes
 from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
 
 AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
@@ -127,6 +128,8 @@ def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
             f"{dataset.name} has one class only, {dataset.classes[0]!r}.",
             "A classifier needs two classes or more: one folder each, or two labels in the manifest.",
         )
+    if fault := fault_of_classes(dataset.classes):
+        raise GuardError(f"{dataset.name}: {fault}.", "Give the folders, or the labels, other names.")
     written: dict[str, str] = {}
     for name in dataset.classes:
         if (other := written.setdefault(name.casefold(), name)) != name:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from avatar_bench.errors import CheckpointError, OutputError
+from avatar_bench.models.tensors import read_archive, read_plain_json, read_safetensors, reason_of
 from avatar_bench.writing import flush, whole
 
 LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"  # `before` is the last one but one
+CARD_KEY = "avatar_bench"  # of what a checkpoint says of itself
+SEAL = "sha256"  # of an exported file: the hash of its texts and weights
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -63,11 +68,11 @@ def checksum_of(file: Path) -> str:
 def verify(file: Path) -> None:
     """Raise CheckpointError where a checkpoint is not what its .sha256 says; without one, say nothing.
 
-    The hash may still bear its first name, where the writer was killed between its two renames.
+    A .sha256.part counts too: of one that was killed, the file is in place before its checksum.
     """
     side = _side(file)
-    told = [place.read_text(encoding="utf-8").split()[:1] for place in (side, _part(side)) if place.is_file()]
-    if file.is_file() and told and [checksum_of(file)] not in told:
+    sides = [place for place in (side, side.with_name(f"{side.name}.part")) if os.path.isfile(place)]
+    if os.path.isfile(file) and side in sides and checksum_of(file) not in map(_stated, sides):
         raise CheckpointError(
             f"{file} is damaged: its SHA-256 is not the one in {side.name}.",
             "Use another checkpoint of the run, or train again.",
@@ -84,15 +89,17 @@ def is_whole(file: Path) -> bool:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a checkpoint file as tensors and plain types alone; raise CheckpointError where that cannot be done."""
-    if not file.is_file():
+    """Read a checkpoint, or an exported .safetensors file, as tensors and plain values, on the CPU.
+
+    Raises CheckpointError where it is damaged, too large, or holds anything else.
+    """
+    if not os.path.isfile(file):
         raise CheckpointError(f"{file} is not a file.", "Expected a checkpoint, such as RUN/checkpoints/best.ckpt.")
     try:
-        # weights_only stands here even against the environment variable that turns it off
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        checkpoint = _read_export(file) if file.suffix == ".safetensors" else read_archive(file)
     except Exception as error:  # zip, pickle and storage errors of many types
         raise CheckpointError(
-            f"{file} cannot be read as a checkpoint ({type(error).__name__}).",
+            f"{file} cannot be read as a checkpoint: {reason_of(error)}.",
             "It is damaged, or holds more than tensors and plain values, which is never loaded.",
         ) from error
     if not isinstance(checkpoint, dict):
@@ -100,13 +107,31 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def weights_sha256(state: dict[str, torch.Tensor]) -> str:
+def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
     """Give the SHA-256 of all tensors by name, whatever else their file holds."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
         digest.update(state[name].cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def seal_of(state: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> str:
+    """Give the SHA-256 of an exported file's tensors, with their shapes and types, and of the texts beside them."""
+    shapes = {name: (str(state[name].dtype), list(state[name].shape)) for name in sorted(state)}
+    said = [shapes, weights_sha256(state), sorted(texts.items())]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _read_export(file: Path) -> dict[str, Any]:
+    """Read an exported .safetensors file as the checkpoint that it was made from."""
+    state, texts = read_safetensors(file)
+    if CARD_KEY not in texts:
+        raise ValueError("it was not exported by avatar-bench, so its classes are not known")
+    if texts.pop(SEAL, "") != seal_of(state, texts):
+        raise ValueError("its SHA-256 is not the one that it states")
+    state = {f"net.{name}": tensor for name, tensor in state.items()}
+    return {"state_dict": state, CARD_KEY: read_plain_json(texts[CARD_KEY])}
 
 
 def _side(file: Path) -> Path:
@@ -145,3 +170,9 @@ def _link(file: Path, other: Path) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(file, part)
     part.replace(other)
+
+
+def _stated(side: Path) -> str:
+    """Give the digest that a .sha256 states; "" where it states none."""
+    with side.open("rb") as stream:
+        return (stream.read(200).decode("utf-8", "replace").split() or [""])[0]

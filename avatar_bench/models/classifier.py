@@ -18,11 +18,14 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
 
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
+from avatar_bench.models.checkpoints import CARD_KEY as CARD_KEY
 from avatar_bench.models.checkpoints import read_checkpoint
 from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
+from avatar_bench.models.misfits import refuse_misfit
+from avatar_bench.models.schema import fault_of_card
 from avatar_bench.models.weights import create_backbone
 
-CARD_KEY, LOSS_KEY = "avatar_bench", "train_loss"
+LOSS_KEY = "train_loss"
 SCHEMA = 1
 OPTIMIZERS = ("adamw", "adam", "sgd")
 
@@ -60,14 +63,12 @@ class Card:
                 "Expected checkpoints/best.ckpt or last.ckpt of a run folder.",
             )
         if card.get("schema") != SCHEMA:
-            raise CheckpointError(f"{file} has schema {card.get('schema')}; this version reads schema {SCHEMA}.")
-        classes = card["classes"]
-        if not (isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)):
-            raise CheckpointError(f"{file}: its class names are not a list of strings.")
-        temperature = card.get("temperature", 1.0)
-        if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
-            raise CheckpointError(f"{file}: its temperature is {temperature!r}; expected a number above 0.")
-        return cls(**{**card, "classes": tuple(classes)})
+            raise CheckpointError(
+                f"{file} has schema {ascii(card.get('schema'))[:20]}; this version reads schema {SCHEMA}."
+            )
+        if fault := fault_of_card(card):
+            raise CheckpointError(f"{file}: {fault}.", "It is damaged, or was made by hand.")
+        return cls(**{**card, "classes": tuple(card["classes"])})
 
     def plain(self) -> dict[str, Any]:
         """Give the card as types that a weights-only load accepts."""
@@ -119,18 +120,24 @@ class Classifier(pl.LightningModule):
 
     @classmethod
     def load(cls, file: Path) -> Classifier:
-        """Rebuild the classifier of a checkpoint on the CPU, in eval mode; never unpickles objects."""
+        """Rebuild the classifier of a checkpoint on the CPU, in eval mode; never unpickles objects.
+
+        Its network is built only once names and sizes are known to fit. Raises CheckpointError.
+        """
         checkpoint = read_checkpoint(file)
         card = Card.from_checkpoint(checkpoint, file)
+        state = checkpoint.get("state_dict")
         try:
+            refuse_misfit(state, card.backbone, len(card.classes), card.options)
             net = create_backbone(card.backbone, len(card.classes), options=card.options)
         except ConfigError as error:
             raise CheckpointError(f"{file}: its network cannot be built.", *error.lines[:1]) from error
+        except ValueError as error:
+            raise CheckpointError(
+                f"{file}: its weights do not fit its own network, {card.backbone}: {error}."
+            ) from error
         classifier = cls(card, net)
-        try:
-            classifier.load_state_dict(checkpoint["state_dict"])
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f"{file}: its weights do not fit its own network, {card.backbone}.") from error
+        classifier.load_state_dict(checkpoint["state_dict"])
         return classifier.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

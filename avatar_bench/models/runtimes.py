@@ -48,9 +48,12 @@ def prepare(runtime: str, classifier: nn.Module, size: int) -> Callable[[int], E
     return lambda threads: _torch_engine(answer)
 
 
-def to_onnx(classifier: nn.Module, size: int) -> bytes:
-    """Export a classifier as an ONNX model that maps `images` (batch, 3, S, S) uint8 to `logits` (batch, C)."""
-    answer = _Logits(copy.deepcopy(classifier).cpu()).eval()
+def to_onnx(classifier: nn.Module, size: int, temperature: float | None = None) -> bytes:
+    """Export a classifier as an ONNX model that maps `images` (batch, 3, S, S) uint8 to `logits` (batch, C).
+
+    With a temperature, it gives `probabilities` (batch, C) too, the softmax of logits / temperature.
+    """
+    answer = _Answer(copy.deepcopy(classifier).cpu(), temperature).eval()
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of one picture, it would take the batch for constant
     with _hushed():
         program = torch.onnx.export(
@@ -58,7 +61,7 @@ def to_onnx(classifier: nn.Module, size: int) -> bytes:
             (example,),
             dynamo=True,
             input_names=["images"],
-            output_names=["logits"],
+            output_names=["logits", "probabilities"][: 1 if temperature is None else 2],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
@@ -66,14 +69,15 @@ def to_onnx(classifier: nn.Module, size: int) -> bytes:
     return bytes(program.model_proto.SerializeToString())
 
 
-class _Logits(nn.Module):
-    def __init__(self, classifier: nn.Module) -> None:
+class _Answer(nn.Module):
+    def __init__(self, classifier: nn.Module, temperature: float | None) -> None:
         super().__init__()
         self.classifier = classifier
+        self.temperature = temperature
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         logits: Tensor = self.classifier(images)[0]
-        return logits
+        return (logits,) if self.temperature is None else (logits, torch.softmax(logits / self.temperature, dim=1))
 
 
 def _torch_engine(answer: Any) -> Engine:

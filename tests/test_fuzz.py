@@ -1,0 +1,124 @@
+"""Whatever bytes a reader is given, it gives a value or an error of ours."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from avatar_bench.ensembles import open_run
+from avatar_bench.errors import AvatarBenchError
+from avatar_bench.models.checkpoints import read_checkpoint
+from avatar_bench.models.classifier import CARD_KEY, Card, Classifier
+from avatar_bench.predictions import Predictions
+from avatar_bench.records import locate, read_record
+
+FUZZ = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+SHORT, LONG = settings(FUZZ, max_examples=60), settings(FUZZ, max_examples=1500, derandomize=False)
+MUTATIONS = st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=12)), max_size=6)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def mutated(data: bytes, changes: list[tuple[int, bytes]]) -> bytes:
+    for place, new in changes:
+        at = place % (len(data) + 1)
+        data = data[:at] + new + data[at + len(new) :]
+    return data
+
+
+def read_all(folder: Path, data: bytes) -> None:
+    """Have every reader of files that may be a stranger's read the same bytes; only errors of ours may come out."""
+    (folder / "ensembles").mkdir(exist_ok=True)
+    for name in ("x.ckpt", "x.safetensors", "x.npz", "run.json", "ensembles/ensemble.json"):
+        (folder / name).write_bytes(data)
+    readers: list[Callable[[], Any]] = [
+        lambda: Classifier.load(folder / "x.ckpt"),
+        lambda: Classifier.load(folder / "x.safetensors"),
+        lambda: Predictions.load(folder / "x.npz"),
+        lambda: read_record(folder),
+        lambda: locate(folder),
+        lambda: open_run(folder / "ensembles").card,
+    ]
+    for read in readers:
+        with suppress(AvatarBenchError):
+            read()
+
+
+def zipped(pickled: bytes) -> bytes:
+    """Give a whole archive as torch writes it around a pickle, with one tensor's bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, part in {"data.pkl": pickled, "byteorder": b"little", "data/0": bytes(60), "version": b"3"}.items():
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), part)
+    return content.getvalue()
+
+
+def seeds(checkpoint: Path, card: dict[str, Any]) -> list[bytes]:
+    """Give the bytes of one whole file of each kind."""
+    names, logits, file = np.array(["x", "y"]), np.zeros((2, 2), dtype=np.float32), checkpoint.with_suffix(".npz")
+    Predictions(("a", "b"), logits, logits, np.zeros(2, dtype=np.int64), names, names, names).save(file)
+    member = {"run": "../x.ckpt", "checkpoint_sha256": "0", "weight": 1, "temperature": 1}
+    ensemble = {"kind": "ensemble", "members": [member], "temperature": 1, "classes": ["a", "b"]}
+    return [
+        checkpoint.read_bytes(),
+        save({"a": torch.ones(2)}, {CARD_KEY: json.dumps(card)}),
+        file.read_bytes(),
+        json.dumps(ensemble).encode(),
+        json.dumps({"status": "finished", "data": {"root": "x", "ood": {}}, "metrics": {"val/macro_f1": 1}}).encode(),
+    ]
+
+
+def fuzz(checkpoint: Path, card: dict[str, Any], how: settings) -> None:
+    folder, begun = checkpoint.parent, seeds(checkpoint, card)
+    with zipfile.ZipFile(checkpoint) as archive:
+        (pickled,) = (archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    assert set(read_checkpoint(checkpoint)) == {"state_dict", "epoch", "rate", CARD_KEY}
+
+    @how
+    @given(st.binary(max_size=300) | st.builds(mutated, st.sampled_from(begun), MUTATIONS))
+    def bytes_of_any_kind(data: bytes) -> None:
+        read_all(folder, data)
+
+    @how
+    @given(st.builds(mutated, st.just(pickled), MUTATIONS))
+    def pickles_of_any_kind(data: bytes) -> None:
+        read_all(folder, zipped(data))
+
+    @how
+    @given(st.dictionaries(st.sampled_from(sorted(card)), VALUES), VALUES)
+    def cards_of_any_kind(said: dict[str, Any], more: Any) -> None:
+        with suppress(AvatarBenchError):
+            Card.from_checkpoint({CARD_KEY: {**card, **said}}, folder)
+        read_all(folder, json.dumps({**said, "members": more, "kind": "soup", "data": more}).encode())
+
+    bytes_of_any_kind()
+    pickles_of_any_kind()
+    cards_of_any_kind()
+
+
+def test_whatever_is_read_gives_a_value_or_an_error_of_ours(
+    small_checkpoint: Callable[..., Path], card: dict[str, Any], tmp_path: Path
+) -> None:
+    fuzz(small_checkpoint(tmp_path / "seed.ckpt"), card, SHORT)
+
+
+@pytest.mark.slow
+def test_whatever_is_read_at_length_gives_a_value_or_an_error_of_ours(
+    small_checkpoint: Callable[..., Path], card: dict[str, Any], tmp_path: Path
+) -> None:
+    fuzz(small_checkpoint(tmp_path / "seed.ckpt"), card, LONG)
