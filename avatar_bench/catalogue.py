@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from avatar_bench.errors import ConfigError
@@ -73,7 +74,7 @@ def choices(group: str, extra: Sequence[Path] = ()) -> dict[str, Path]:
 def summary(yaml: Path) -> str:
     """Give what a yaml says it is: its first comment, after a `# @package` line."""
     with yaml.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+        for line in islice(iter(lambda: lines.readline(1000), ""), 100):
             if line.startswith("#") and "@package" not in line:
                 return line.lstrip("# ").strip().rstrip(".")
             if line.strip() and not line.startswith("#"):

@@ -58,5 +58,6 @@ def _each_text(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
     for n, dtype in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(dtype):
             kept = dtype if isinstance(dtype, pd.StringDtype) else object
-            frame.isetitem(n, frame.iloc[:, n].astype(object).map(changed).astype(kept))
+            texts = [changed(value) for value in frame.iloc[:, n]]
+            frame.isetitem(n, pd.Series(texts, index=frame.index, dtype=kept))  # guessing a dtype fails on surrogates
     return frame.set_axis([changed(name) for name in frame.columns], axis="columns")

@@ -15,6 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from avatar_bench import composing
 from avatar_bench.catalogue import did_you_mean, user_folders
 from avatar_bench.errors import ConfigError
 from avatar_bench.overrides import quote
@@ -345,6 +346,7 @@ def register() -> None:
 
     `${units:source}` stands for the sources of the data set that the same configuration names, one a job of a sweep.
     """
+    composing.install()
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(group="schema", name=name, node=schema)
     Plugins.instance().register(UserFolders)
@@ -378,6 +380,7 @@ def _units(by: str, *, _root_: DictConfig) -> str:
 def check(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError where an option is missing or breaks a rule that types cannot say."""
     check_required(command, cfg)
+    OmegaConf.to_container(cfg, resolve=True)  # what cannot be resolved shows before anything is done
     checks = {
         "train": check_train,
         "evaluate": check_evaluate,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.errors import CheckpointError
+from avatar_bench.errors import CheckpointError, ConfigError
 
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -119,11 +119,11 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a run folder's config.yaml as plain values; empty where there is none that can be read."""
-    import yaml
+    from avatar_bench.yaml_files import read_yaml  # imports yaml, which most commands do without
 
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        config = read_yaml(folder / "config.yaml")
+    except ConfigError:
         config = None
     return config if isinstance(config, dict) else {}
 

@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("commands",),
     ("blocks",),
-    ("config", "overrides", "mistakes"),
+    ("config", "overrides", "mistakes", "composing"),
     ("assembly",),
     ("audit",),
     ("ensembles",),
@@ -23,10 +23,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "models"),
     ("reporting",),
     ("predictions", "verdicts", "results", "metrics", "stats", "plots", "records", "entrants", "packages", "catalogue"),
-    ("errors", "messages", "pages", "cells"),
+    ("errors", "messages", "pages", "cells", "yaml_files", "trees"),
 )
 CONFIG_USERS = ("__main__", "commands")
-HYDRA_USERS = ("__main__", "commands", "config", "blocks/__init__")
+HYDRA_USERS = ("__main__", "commands", "config", "composing", "blocks/__init__")
 PURE = ("metrics", "stats", "plots")
 NO_TORCH = (
     *PURE,
@@ -35,6 +35,9 @@ NO_TORCH = (
     "records",
     "pages",
     "cells",
+    "yaml_files",
+    "trees",
+    "composing",
     "reporting",
     "catalogue",
     "config",

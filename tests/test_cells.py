@@ -84,3 +84,8 @@ def test_a_file_is_neutral_and_read_back(tmp_path: Path) -> None:
     write_csv(frame, tmp_path / "a.csv")
     assert pd.read_csv(tmp_path / "a.csv")["path"].str.startswith("'").sum() >= len(HOSTILE) - 2
     pd.testing.assert_frame_equal(read_csv(tmp_path / "a.csv"), frame)
+
+
+def test_names_that_are_not_unicode_pass() -> None:
+    frame = pd.DataFrame({"path": pd.Series(["=\udcff", "b"], dtype=object)})
+    assert spreadsheet_safe(frame)["path"].tolist() == ["'=\udcff", "b"]

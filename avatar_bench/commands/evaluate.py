@@ -20,6 +20,7 @@ from avatar_bench.config import EvaluateConfig
 from avatar_bench.entrants import Entrant, entrants
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, GuardError
 from avatar_bench.records import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_run, read_record
+from avatar_bench.yaml_files import checked_text
 
 if TYPE_CHECKING:
     from avatar_bench.data.manifest import Dataset
@@ -120,7 +121,9 @@ def _all_are_asked() -> bool:
 def _users_own(folders: list[Path], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Give the options of the users' blocks that read runs, which conf/block/all.yaml cannot name."""
     yaml = {name: file for name, file in blocks.of_users(folders).items() if name not in chosen}
-    found: dict[str, Any] = {name: OmegaConf.to_object(OmegaConf.load(file)) for name, file in yaml.items()}
+    found: dict[str, Any] = {
+        name: OmegaConf.to_object(OmegaConf.create(checked_text(file))) for name, file in yaml.items()
+    }
     built = {name: blocks.build(name, given, folders) for name, given in found.items()}
     return {name: found[name] for name, block in built.items() if not isinstance(block, DatasetBlock)}
 

@@ -23,6 +23,7 @@ from avatar_bench.data.manifest import Dataset, files_of, read_split
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
+from avatar_bench.trees import read_tree
 
 AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
 
@@ -198,7 +199,7 @@ def _reopen(folder: Path) -> tuple[Path, TrainConfig, dict[str, Any]]:
             "Leave it out, or start a new run with init_from=RUN.",
         )
     schema = OmegaConf.structured(TrainConfig)
-    settings = _settings(OmegaConf.merge(schema, OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
+    settings = _settings(OmegaConf.merge(schema, read_tree(folder / "config.yaml")))  # type: ignore[arg-type]
     settings.resume = str(folder)
     return folder, settings, read_record(folder)
 
