@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,13 @@ def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
     # csv of Python before 3.13 leaves a carriage return outside quotes, where it ends a row for those who read it
     returns = any("\r" in str(name) or _holds_return(safe.iloc[:, n]) for n, name in enumerate(safe))
     safe.to_csv(target, index=False, quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL, **options)
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Give what write_csv writes."""
+    text = io.StringIO()
+    write_csv(frame, text)
+    return text.getvalue()
 
 
 def read_csv(source: Any, **options: Any) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from avatar_bench.cells import read_csv, spreadsheet_plain, spreadsheet_safe, write_csv
 
@@ -89,3 +92,36 @@ def test_a_file_is_neutral_and_read_back(tmp_path: Path) -> None:
 def test_names_that_are_not_unicode_pass() -> None:
     frame = pd.DataFrame({"path": pd.Series(["=\udcff", "b"], dtype=object)})
     assert spreadsheet_safe(frame)["path"].tolist() == ["'=\udcff", "b"]
+
+
+HOSTILE_CLASSES = ("=cmd", "@photo", "+drawn")
+
+
+def test_every_csv_of_a_run_is_neutral_and_read_back(tmp_path: Path, train: Callable[..., Path]) -> None:
+    from avatar_bench.__main__ import main
+    from tests.conftest import draw
+
+    rng = np.random.default_rng(0)
+    for label in HOSTILE_CLASSES:
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(12):
+            shown = draw(("drawing", "generated", "real")[HOSTILE_CLASSES.index(label)], rng)
+            Image.fromarray(shown).save(tmp_path / "set" / label / f"-{number};=1+1.png")
+    words = ("data=folder", f"data.root={tmp_path / 'set'}", "data.manifest=null", "data.blind=null")
+    run = train(tmp_path / "run", *words)
+    assert main(["evaluate", f"ckpt={run}", "block=blind_test", "data.workers=0", "accelerator=cpu"]) == 0
+    for file in run.rglob("*.csv"):
+        for row in csv.reader(file.open(encoding="utf-8", newline="")):
+            for part in (part for cell in row for part in cell.split(";")):
+                assert not part.startswith(("=", "+", "@")), (file, part)
+                assert not (part.startswith("-") and not is_number(part)), (file, part)
+    told = read_csv(run / "split.csv")
+    assert set(told["label"]) == set(HOSTILE_CLASSES)
+    assert all((tmp_path / "set" / path).is_file() for path in told["path"])
+
+
+def is_number(text: str) -> bool:
+    try:
+        return bool(float(text)) or True
+    except ValueError:
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import shutil
 import sys
@@ -12,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from avatar_bench.cells import write_csv
 from avatar_bench.commands._cluster import waiting
 from avatar_bench.commands._job import FAILED_JOBS, JobError
 from avatar_bench.errors import ConfigError
@@ -87,8 +88,7 @@ class Sweep:
 
     def _tell(self, rows: Sequence[tuple[str, ...]]) -> None:
         print(table([HEADING, *((*row[:4], _short(row[4])) for row in rows)]), file=sys.stderr)
-        with (self.folder / JOBS).open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([HEADING, *rows])
+        write_csv(pd.DataFrame(rows, columns=list(HEADING)), self.folder / JOBS)
         done = [row for row in rows if row[1] == "finished"]
         if (self.folder / BEST).is_file() and done:
             best = max(done, key=lambda row: row[2])

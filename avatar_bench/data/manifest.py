@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.cells import read_csv, write_csv
 from avatar_bench.data.decode import SUFFIXES, decode
 from avatar_bench.errors import DataError
 
@@ -121,7 +122,7 @@ def read_manifest(file: Path, name: str | None = None) -> Dataset:
         raise DataError(f"data.manifest: {file} does not exist.", "Expected a CSV file with columns path,label.")
     try:
         # without index_col=False a row that is longer than the header moves every column by one
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        table = read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{file} cannot be read as CSV in UTF-8: {str(error).strip()}.") from error
     missing = [column for column in ("path", "label") if column not in table]
@@ -142,13 +143,13 @@ def write_split(dataset: Dataset, file: Path) -> None:
     """Write what `read_split` reads: every image of a run with its side, and what tells copies of it."""
     columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", "stated_group", *STORED]
     frame = dataset.frame.reindex(columns=columns, fill_value="")
-    frame.to_csv(file, index=False)
+    write_csv(frame, file)
 
 
 def read_split(file: Path, root: Path) -> Dataset:
     """Read the split.csv of a run: every image that it used, below `root`; raise DataError where it is damaged."""
     try:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+        frame = read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
     return Dataset("run", root, frame.reindex(columns=[*COLUMNS, "stated_group"], fill_value=""))

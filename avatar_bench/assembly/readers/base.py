@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from avatar_bench.assembly.pictures import Picture
+from avatar_bench.cells import read_csv
 from avatar_bench.errors import DataError
 
 Source = Mapping[str, Any]  # a yaml of conf/source
@@ -102,7 +103,7 @@ def read_table(file: Path, needed: str) -> pd.DataFrame:
     """
     try:
         # without index_col=False a row that is longer than the header moves every column by one
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        table = read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (OSError, ValueError) as error:  # pandas' parser errors and bad UTF-8 are ValueErrors
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(
