@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from avatar_bench.errors import ConfigError
+from avatar_bench.terminal import tell
 
 ENTRY_POINTS = "avatar_bench.conf"
 VARIABLE = "AVATAR_BENCH_CONF"
@@ -97,7 +98,7 @@ def _installed_folders() -> list[Path]:
         try:
             spec = find_spec(point.module)
         except Exception as error:  # another's broken package may not end our command
-            print(f"avatar-bench: the yaml of {point.value} is left out: {error}", file=sys.stderr)
+            tell(f"avatar-bench: the yaml of {point.value} is left out: {error}", file=sys.stderr)
             continue
         if spec is not None:
             places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]

@@ -20,6 +20,7 @@ from avatar_bench.catalogue import did_you_mean, user_folders
 from avatar_bench.errors import ConfigError
 from avatar_bench.overrides import quote
 from avatar_bench.records import folder_name
+from avatar_bench.terminal import tell
 
 
 @dataclass
@@ -373,7 +374,7 @@ def _units(by: str, *, _root_: DictConfig) -> str:
     assert isinstance(options, DataConfig)
     kept, reasons = units_to_hold_out(open_dataset(options).frame, by, options.split.at_least)
     if reasons:
-        print(f"not held out: {', '.join(f'{name} ({why})' for name, why in reasons.items())}", file=sys.stderr)
+        tell(f"not held out: {', '.join(f'{name} ({why})' for name, why in reasons.items())}", file=sys.stderr)
     return ",".join(f"[{quote(name)}]" for name in kept)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.terminal import printable
 
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -137,6 +138,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Lay out rows of equal length, the first the heading, in columns two spaces apart."""
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "models"),
     ("reporting",),
     ("predictions", "verdicts", "results", "metrics", "stats", "plots", "records", "entrants", "packages", "catalogue"),
-    ("errors", "messages", "pages", "cells", "yaml_files", "trees"),
+    ("errors", "messages", "pages", "cells", "yaml_files", "trees", "terminal"),
 )
 CONFIG_USERS = ("__main__", "commands")
 HYDRA_USERS = ("__main__", "commands", "config", "composing", "blocks/__init__")

@@ -22,6 +22,7 @@ from avatar_bench.config import TrainConfig
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
 from avatar_bench.overrides import job_name
 from avatar_bench.records import ENDED, RECORD, folder_name, read_record
+from avatar_bench.terminal import tell
 from avatar_bench.trees import read_tree
 
 CONFIG, LOCK = "config.yaml", "run.lock"
@@ -154,7 +155,7 @@ def _go_on(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict
         try:
             verify(last)
             settings.resume = str(folder)
-            print(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
+            tell(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
             return earlier
         except CheckpointError:  # killed between the checkpoint and its hash
             pass

@@ -24,6 +24,7 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.mistakes import explain
 from avatar_bench.overrides import job_name
 from avatar_bench.records import ENDED, RECORD, Record, read_records, table, write_record
+from avatar_bench.terminal import tell
 
 HEADING = ("job", "status", "val macro-F1", "seconds", "reason")
 JOBS, BEST = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
@@ -92,9 +93,9 @@ class Sweep:
         done = [row for row in rows if row[1] == "finished"]
         if (self.folder / BEST).is_file() and done:
             best = max(done, key=lambda row: row[2])
-            print(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
+            tell(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
         then = f"; next: avatar-bench evaluate ckpt={self.folder} block=all" if len(done) > 1 else ""
-        print(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS}{then}")
+        tell(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS}{then}")
 
 
 class Followed(Launcher):

@@ -23,6 +23,7 @@ from avatar_bench.data.manifest import Dataset, files_of, read_split
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
+from avatar_bench.terminal import tell
 from avatar_bench.trees import read_tree
 
 AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
@@ -39,7 +40,7 @@ def train(cfg: DictConfig) -> float:
         settings = _settings(cfg)
         folder, record = new_run(cfg, settings)
     if record.get("status") == "finished":
-        print(f"{folder}: finished before, left as it is.", file=sys.stderr)
+        tell(f"{folder}: finished before, left as it is.", file=sys.stderr)
     else:
         with held(folder, record):
             _complete(cfg, settings, folder, record)
@@ -66,7 +67,7 @@ def _complete(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict
     seconds = record.get("seconds", 0.0) + round(time.monotonic() - begun, 1)
     write_record(folder, record | {"status": "finished", "finished": _now(), "seconds": seconds})
     best = record["metrics"]
-    print(
+    tell(
         f"{folder}: val accuracy {best['val/accuracy']:.3f}, macro-F1 {best[METRIC]:.3f} "
         f"(n = {record['split']['counts']['val']}, the images that chose the checkpoint); "
         f"next: avatar-bench evaluate ckpt={folder}"
@@ -95,7 +96,7 @@ def _images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
     notes: list[str] = []
     dataset = split_apart(whole, plan, settings.allow, notes)
     for note in notes:
-        print(f"warning: {note}", file=sys.stderr)
+        tell(f"warning: {note}", file=sys.stderr)
     return whole, dataset
 
 
