@@ -45,7 +45,7 @@ _DOLLAR = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 _ALLOWED = re.compile(rf"\s*(?:\.*[\w.\[\]/-]+\s*\}}|(?:{'|'.join(RESOLVERS)})\s*:)")
 
 
-def check_tree(values: Mapping[str, Any], where: str = "") -> None:
+def check_tree(values: Mapping[Any, Any], where: str = "") -> None:
     """Raise ConfigError where a tree of plain values, not resolved, could build an object or tell a secret.
 
     `where` is the file that it was read from; none: the options that Hydra composed, its own node included.

@@ -47,7 +47,7 @@ def checked_text(file: Path) -> str:
 
 def _check_events(file: Path, text: str) -> None:
     """Count nodes and characters in one pass over the parser's events, which holds no more than the open ones."""
-    anchors: dict[str, tuple[int, int] | None] = {}  # None: still open
+    anchors: dict[str | None, tuple[int, int] | None] = {}  # None: still open
     stack: list[list[Any]] = [[None, 0, 0]]  # anchor, nodes, characters
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.AliasEvent):
