@@ -22,8 +22,21 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("data", "models"),
     ("reporting",),
-    ("predictions", "verdicts", "results", "metrics", "stats", "plots", "records", "entrants", "packages", "catalogue"),
-    ("errors", "messages", "pages", "cells", "yaml_files", "trees", "terminal"),
+    (
+        "predictions",
+        "verdicts",
+        "results",
+        "metrics",
+        "stats",
+        "plots",
+        "records",
+        "entrants",
+        "packages",
+        "catalogue",
+        "yaml_files",
+        "trees",
+    ),
+    ("errors", "messages", "pages", "cells", "terminal"),
 )
 CONFIG_USERS = ("__main__", "commands")
 HYDRA_USERS = ("__main__", "commands", "config", "composing", "blocks/__init__")

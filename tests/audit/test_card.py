@@ -169,7 +169,7 @@ def test_markdown_is_escaped_to_one_line(text: object, escaped: str) -> None:
 
 def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:
     write_set(tmp_path)
-    write_card(tmp_path, audited(tmp_path), "set")
+    write_card(tmp_path, audited(tmp_path))
     text = (tmp_path / "card.html").read_text(encoding="utf-8")
     (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
