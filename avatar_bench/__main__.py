@@ -16,6 +16,7 @@ from typing import NoReturn
 from avatar_bench import __version__, catalogue
 from avatar_bench.errors import ConfigError
 from avatar_bench.mistakes import explain
+from avatar_bench.terminal import accept_any_text
 
 WORDS = ("list", "completion")  # commands that take plain words and need no Hydra
 
@@ -23,6 +24,7 @@ WORDS = ("list", "completion")  # commands that take plain words and need no Hyd
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code; SIGTERM raises SystemExit(143)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    accept_any_text()
     with _sigterm():
         try:
             code = _answer(words)

@@ -6,9 +6,11 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from avatar_bench.errors import ConfigError
+from avatar_bench.terminal import tell
 
 ENTRY_POINTS = "avatar_bench.conf"
 VARIABLE = "AVATAR_BENCH_CONF"
@@ -73,7 +75,7 @@ def choices(group: str, extra: Sequence[Path] = ()) -> dict[str, Path]:
 def summary(yaml: Path) -> str:
     """Give what a yaml says it is: its first comment, after a `# @package` line."""
     with yaml.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+        for line in islice(iter(lambda: lines.readline(1000), ""), 100):
             if line.startswith("#") and "@package" not in line:
                 return line.lstrip("# ").strip().rstrip(".")
             if line.strip() and not line.startswith("#"):
@@ -96,7 +98,7 @@ def _installed_folders() -> list[Path]:
         try:
             spec = find_spec(point.module)
         except Exception as error:  # another's broken package may not end our command
-            print(f"avatar-bench: the yaml of {point.value} is left out: {error}", file=sys.stderr)
+            tell(f"avatar-bench: the yaml of {point.value} is left out: {error}", file=sys.stderr)
             continue
         if spec is not None:
             places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]

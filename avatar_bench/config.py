@@ -15,11 +15,13 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from avatar_bench import composing
 from avatar_bench.catalogue import did_you_mean, user_folders
 from avatar_bench.errors import ConfigError
 from avatar_bench.models.schema import OPTIONS, fault_of_options
 from avatar_bench.overrides import quote
 from avatar_bench.records import folder_name, refuse_address
+from avatar_bench.terminal import tell
 
 
 @dataclass
@@ -356,6 +358,7 @@ def register() -> None:
 
     `${units:source}` stands for the sources of the data set that the same configuration names, one a job of a sweep.
     """
+    composing.install()
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(group="schema", name=name, node=schema)
     Plugins.instance().register(UserFolders)
@@ -382,13 +385,14 @@ def _units(by: str, *, _root_: DictConfig) -> str:
     assert isinstance(options, DataConfig)
     kept, reasons = units_to_hold_out(open_dataset(options).frame, by, options.split.at_least)
     if reasons:
-        print(f"not held out: {', '.join(f'{name} ({why})' for name, why in reasons.items())}", file=sys.stderr)
+        tell(f"not held out: {', '.join(f'{name} ({why})' for name, why in reasons.items())}", file=sys.stderr)
     return ",".join(f"[{quote(name)}]" for name in kept)
 
 
 def check(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError where an option is missing or breaks a rule that types cannot say."""
     check_required(command, cfg)
+    OmegaConf.to_container(cfg, resolve=True)  # what cannot be resolved shows before anything is done
     checks = {
         "train": check_train,
         "evaluate": check_evaluate,

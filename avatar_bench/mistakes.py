@@ -6,11 +6,12 @@ import errno
 import os
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from avatar_bench.catalogue import choices, did_you_mean
 from avatar_bench.errors import AvatarBenchError, OutputError
+from avatar_bench.terminal import printable, without_passwords
 
 _DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
@@ -25,8 +26,13 @@ def explain(error: BaseException) -> tuple[tuple[str, ...], int]:
     """Give the lines for stderr and the exit code of an error; AVATAR_BENCH_DEBUG=1 puts its traceback first."""
     if os.environ.get("AVATAR_BENCH_DEBUG") == "1":
         traceback.print_exception(error)
+    lines, code = _told(error)
+    return tuple(printable(without_passwords(line)) for line in lines), code
+
+
+def _told(error: BaseException) -> tuple[tuple[str, ...], int]:
     if ours := _ours(error):
-        return ours.lines, ours.exit_code
+        return _without_details(ours.lines), ours.exit_code
     if _is_hydras(error):
         return _configuration(error), 2
     if type(error).__module__.startswith("yaml."):
@@ -69,7 +75,13 @@ def _configuration(error: BaseException) -> tuple[str, ...]:
     if type(error).__name__ == "OverrideParseException":
         return _unreadable(getattr(error, "override", ""), text)
     lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip()]
-    return tuple(line for line in lines if not line.startswith(("object_type", "reference_type")))[:3]
+    return _without_details(lines)
+
+
+def _without_details(lines: Sequence[str]) -> tuple[str, ...]:
+    """Give three lines at most, without those that OmegaConf adds for programmers."""
+    told = (line.strip() for line in lines)
+    return tuple(line for line in told if not line.startswith(("object_type", "reference_type")))[:3]
 
 
 def _unknown_choice(group: str, name: str, text: str) -> tuple[str, ...]:

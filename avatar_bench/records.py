@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.errors import CheckpointError
+from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.terminal import printable
 from avatar_bench.writing import write_text
 
 RECORD = "run.json"
@@ -160,11 +161,11 @@ def _refuse_constant(word: str) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a run folder's config.yaml as plain values; empty where there is none that can be read."""
-    import yaml
+    from avatar_bench.yaml_files import read_yaml  # imports yaml, which most commands do without
 
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        config = read_yaml(folder / "config.yaml")
+    except ConfigError:
         config = None
     return config if isinstance(config, dict) else {}
 
@@ -191,6 +192,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Lay out rows of equal length, the first the heading, in columns two spaces apart."""
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

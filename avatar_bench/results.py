@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from avatar_bench.cells import read_csv, write_csv
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -72,7 +74,7 @@ class Result:
         part.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp keeps others out
         (part / "metrics.json").write_text(self._json(), encoding="utf-8")
         for name, table in self.tables.items():
-            table.to_csv(part / f"{name}.csv", index=False, float_format="%.17g")
+            write_csv(table, part / f"{name}.csv", float_format="%.17g")
         for name, figure in self.figures.items():
             figure.savefig(part / f"{name}.png")
             figure.savefig(part / f"{name}.svg", metadata={"Date": None})
@@ -100,7 +102,7 @@ class Result:
             n=text["n"],
             classes=tuple(text["classes"]),
             metrics={name: Metric(**metric) for name, metric in text["metrics"].items()},
-            tables={file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))},
+            tables={file.stem: read_csv(file) for file in sorted(folder.glob("*.csv"))},
             warnings=text["warnings"],
             provenance=text["provenance"],
         )

@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("commands",),
     ("blocks",),
-    ("config", "overrides", "mistakes"),
+    ("config", "overrides", "mistakes", "composing"),
     ("assembly",),
     ("audit",),
     ("ensembles",),
@@ -34,11 +34,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "packages",
         "catalogue",
         "archives",
+        "yaml_files",
+        "trees",
     ),
-    ("errors", "messages", "pages", "writing"),
+    ("errors", "messages", "pages", "cells", "terminal", "writing"),
 )
 CONFIG_USERS = ("__main__", "commands")
-HYDRA_USERS = ("__main__", "commands", "config", "blocks/__init__")
+HYDRA_USERS = ("__main__", "commands", "config", "composing", "blocks/__init__")
 PURE = ("metrics", "stats", "plots")
 NO_TORCH = (
     *PURE,
@@ -46,6 +48,10 @@ NO_TORCH = (
     "results",
     "records",
     "pages",
+    "cells",
+    "yaml_files",
+    "trees",
+    "composing",
     "reporting",
     "catalogue",
     "config",

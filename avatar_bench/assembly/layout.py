@@ -15,6 +15,7 @@ import pandas as pd
 from avatar_bench.assembly.curation import Curated
 from avatar_bench.assembly.readers.base import DESCRIPTION, Source
 from avatar_bench.assembly.refusals import BLIND, EXACT, GROUP, Sides
+from avatar_bench.cells import csv_text, read_csv
 
 COLUMNS = (
     *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
@@ -61,13 +62,13 @@ def read_sides(out: Path) -> Sides:
     """Give the side of every picture that a data set has held so far."""
     if not (out / SIDES).is_file():
         return {}
-    table = pd.read_csv(out / SIDES, dtype={"key": str, "split": str, "fold": int}, keep_default_na=False)
+    table = read_csv(out / SIDES, dtype={"key": str, "split": str, "fold": int}, keep_default_na=False)
     return {key: (split, fold) for key, split, fold in table.itertuples(index=False)}
 
 
 def is_whole(out: Path) -> bool:
     """Say whether every picture that the tables of a data set name is there."""
-    tables = [pd.read_csv(out / name, usecols=["path"]) for name in ("manifest.csv", "blind.csv")]
+    tables = [read_csv(out / name, usecols=["path"]) for name in ("manifest.csv", "blind.csv")]
     return all((out / path).is_file() for table in tables for path in table["path"])
 
 
@@ -101,7 +102,7 @@ def _sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
 
 
 def _write_table(file: Path, table: pd.DataFrame) -> None:
-    _write_text(file, table.to_csv(index=False))
+    _write_text(file, csv_text(table))
 
 
 def _write_text(file: Path, text: str) -> None:
@@ -113,11 +114,11 @@ def _write_text(file: Path, text: str) -> None:
 
 def summarise(out: Path, built: bool) -> Summary:
     """Count what a data set holds, from its files."""
-    counts = [pd.read_csv(out / file)["label"].value_counts(sort=False) for file in ("manifest.csv", "blind.csv")]
+    counts = [read_csv(out / file)["label"].value_counts(sort=False) for file in ("manifest.csv", "blind.csv")]
     seen, blind = ({str(label): int(number) for label, number in count.sort_index().items()} for count in counts)
-    pairs = pd.read_csv(out / "duplicates.csv")
+    pairs = read_csv(out / "duplicates.csv")
     copies = pairs["kind"].isin(EXACT) & ~pairs["conflict"].astype(bool)
-    return Summary(out, seen, blind, len(pd.read_csv(out / "quarantine.csv")), int(copies.sum()), built)
+    return Summary(out, seen, blind, len(read_csv(out / "quarantine.csv")), int(copies.sum()), built)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

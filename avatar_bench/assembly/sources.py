@@ -42,6 +42,7 @@ from avatar_bench.data.fingerprints import fingerprint_files
 from avatar_bench.data.manifest import files_of, read_dataset
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError, DataError, OutputError
+from avatar_bench.terminal import tell
 
 VERSION = 2  # of what is done to a picture; a change makes data sets of the same recipe different
 SPLIT = ("by", "seed", "folds", "held_out")  # of the plan
@@ -226,7 +227,7 @@ def _read(out: Path, name: str, recipe: Recipe, state: str, update: bool) -> Jou
     journal = Journal.open(_journal_file(out, name), packages.digest(text.encode()), out, again)
     if journal.complete:
         return journal
-    print(
+    tell(
         f"{name}: {source['label'] or 'several classes'}, {source['author']}; licence: {source['licence']}",
         file=sys.stderr,
     )
@@ -312,7 +313,7 @@ def _lock(out: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"another process is building {out}: waiting for it", file=sys.stderr)
+        tell(f"another process is building {out}: waiting for it", file=sys.stderr)
         lock.acquire()
     try:
         yield
@@ -322,8 +323,8 @@ def _lock(out: Path) -> Iterator[None]:
 
 def _say(curated: Curated) -> None:
     for note in curated.notes:
-        print(note, file=sys.stderr)
+        tell(note, file=sys.stderr)
     table = curated.frame[~curated.frame["blind"]]
     counts = pd.crosstab(table["label"], table["split"])
     for label, row in counts.iterrows():
-        print(f"  {label}: {', '.join(f'{split} {n}' for split, n in row.items())}", file=sys.stderr)
+        tell(f"  {label}: {', '.join(f'{split} {n}' for split, n in row.items())}", file=sys.stderr)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from avatar_bench import pages, plots
+from avatar_bench.cells import read_csv
 from avatar_bench.data.decode import decode
 from avatar_bench.results import Metric, Result
 
@@ -79,7 +80,7 @@ def _content(folder: Path, manifest: pd.DataFrame, result: Result) -> dict[str, 
 
 
 def _table(file: Path) -> pd.DataFrame:
-    return pd.read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else pd.DataFrame()
+    return read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else pd.DataFrame()
 
 
 def _telling(table: pd.DataFrame) -> pd.DataFrame:

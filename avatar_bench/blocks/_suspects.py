@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -16,6 +15,7 @@ from avatar_bench.audit.probes import Plan
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
+from avatar_bench.yaml_files import read_yaml
 
 MIN_GROUPS = 5  # of a class: fewer cannot be spread over the folds
 _BATCH, _SIZE = 32, 224
@@ -84,7 +84,7 @@ def suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: Plan) -> 
 
 def _recipe(model: str) -> dict[str, Any]:
     file = catalogue.choices("model").get(model)
-    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))["model"] if file else {}
+    recipe = read_yaml(file)["model"] if file else {}
     if not recipe.get("package"):
         raise ConfigError(
             f"block.data_audit.features={model}: no model of this name has weights that come with a package.",

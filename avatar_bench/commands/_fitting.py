@@ -40,6 +40,7 @@ from avatar_bench.models.weights import create_backbone, normalisation
 from avatar_bench.plots import curves
 from avatar_bench.records import METRIC, write_record
 from avatar_bench.runs import Run, set_threads
+from avatar_bench.terminal import tell
 from avatar_bench.writing import whole
 
 FEW = 20  # calibration images below which a fitted temperature would be noise
@@ -194,7 +195,7 @@ def _say_stage(classifier: Classifier, number: int, names: list[str]) -> dict[st
     net, stage = classifier.net, classifier.stage
     count = sum(net.get_parameter(name).numel() for name in names)
     total = sum(parameter.numel() for parameter in net.parameters())
-    print(
+    tell(
         f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
         f"({names[0]} to {names[-1]}), {stage.epochs} epochs, lr {stage.lr:g}",
         file=sys.stderr,
@@ -211,7 +212,7 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
         held_out = run.predictions(calibration)
         temperature = fit_temperature(held_out.logits, held_out.targets)
     else:
-        print(f"warning: {len(calibration)} calibration images are too few for a temperature: 1", file=sys.stderr)
+        tell(f"warning: {len(calibration)} calibration images are too few for a temperature: 1", file=sys.stderr)
     checkpoint_sha256, weights_sha256 = finish(best, temperature)
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
@@ -297,17 +298,17 @@ def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]
 
 def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
     table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
-    print(f"{len(dataset)} images of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
+    tell(f"{len(dataset)} images of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
     for split in (split for split in SPLITS if split in table):
         counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
-        print(f"  {split}: {counts}", file=sys.stderr)
+        tell(f"  {split}: {counts}", file=sys.stderr)
     shots = settings.mode.shots
     if shots and int(table["train"].min()) < shots:
-        print(f"warning: {int(table['train'].min())} shots a class instead of {shots}", file=sys.stderr)
+        tell(f"warning: {int(table['train'].min())} shots a class instead of {shots}", file=sys.stderr)
     for split in ("val", "calibration", "test"):
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
         if missing:
-            print(f"warning: no {split} image of {', '.join(missing)}", file=sys.stderr)
+            tell(f"warning: no {split} image of {', '.join(missing)}", file=sys.stderr)
 
 
 def _batch_size(settings: TrainConfig) -> int:

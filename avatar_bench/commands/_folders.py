@@ -16,13 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from avatar_bench.assembly.datasets import open_dataset
 from avatar_bench.config import TrainConfig
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
 from avatar_bench.overrides import job_name
 from avatar_bench.records import ENDED, RECORD, folder_name, read_record
+from avatar_bench.terminal import tell
+from avatar_bench.trees import read_tree
 from avatar_bench.writing import write_text
 
 CONFIG, LOCK = "config.yaml", "run.lock"
@@ -138,8 +139,8 @@ def _refuse_other_options(folder: Path, cfg: DictConfig) -> None:
     """Raise ConfigError, naming the options, where a folder holds a run of another configuration."""
     schema = OmegaConf.structured(TrainConfig)  # options that are younger than the run have their defaults there
     try:
-        kept = _flat(OmegaConf.to_container(OmegaConf.merge(schema, OmegaConf.load(folder / CONFIG))))
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        kept = _flat(OmegaConf.to_container(OmegaConf.merge(schema, read_tree(folder / CONFIG)), resolve=True))
+    except OmegaConfBaseException as error:
         raise ConfigError(
             f"{folder} holds a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}.",
             "Remove the folder to train it anew, or choose another: out=DIR",
@@ -178,7 +179,7 @@ def _go_on(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict
     kept = [name for name in (LAST, BEFORE) if is_whole(folder / "checkpoints" / name)]
     if earlier.get("status") in ("running", "interrupted") and kept and earlier.get("stages"):
         settings.resume = str(folder)
-        print(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
+        tell(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
         return earlier
     for name in ("checkpoints", "predictions", "evaluation", "logs"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from avatar_bench import config
 from avatar_bench.errors import AvatarBenchError
 from avatar_bench.mistakes import explain
+from avatar_bench.terminal import printable
 
 FAILED_JOBS = 3  # exit code of a sweep in which a job failed
 
@@ -44,5 +45,6 @@ class Job:
                 self.errors.append(error)
                 return None
             lines, _ = explain(error)
-            print(f"{HydraConfig.get().job.override_dirname}: " + "\n".join(lines), file=sys.stderr)
+            name = printable(HydraConfig.get().job.override_dirname)
+            print(f"{name}: " + "\n".join(lines), file=sys.stderr)
             raise JobError(*lines) from error

@@ -24,6 +24,7 @@ from avatar_bench.errors import AvatarBenchError, ConfigError, GuardError, Outpu
 from avatar_bench.messages import say, speak
 from avatar_bench.records import folder_name
 from avatar_bench.results import Result
+from avatar_bench.terminal import tell
 
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
@@ -57,8 +58,8 @@ class Judge:
             result.provenance["seconds"] = round(time.monotonic() - started, 3)
             _save(result, folder)
         for warning in result.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        print(f"{said}{folder}: {_headline(result)}")
+            tell(f"warning: {warning}", file=sys.stderr)
+        tell(f"{said}{folder}: {_headline(result)}")
         return result
 
     def _put_through(self, name: str, block: Block) -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import shutil
 import sys
@@ -12,17 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from avatar_bench.cells import write_csv
 from avatar_bench.commands._cluster import waiting
 from avatar_bench.commands._job import FAILED_JOBS, JobError
 from avatar_bench.errors import ConfigError
 from avatar_bench.mistakes import explain
 from avatar_bench.overrides import job_name
 from avatar_bench.records import ENDED, RECORD, Record, read_records, table, write_record
+from avatar_bench.terminal import tell
 
 HEADING = ("job", "status", "val macro-F1", "seconds", "reason")
 JOBS, BEST = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
@@ -87,14 +89,13 @@ class Sweep:
 
     def _tell(self, rows: Sequence[tuple[str, ...]]) -> None:
         print(table([HEADING, *((*row[:4], _short(row[4])) for row in rows)]), file=sys.stderr)
-        with (self.folder / JOBS).open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([HEADING, *rows])
+        write_csv(pd.DataFrame(rows, columns=list(HEADING)), self.folder / JOBS)
         done = [row for row in rows if row[1] == "finished"]
         if (self.folder / BEST).is_file() and done:
             best = max(done, key=lambda row: row[2])
-            print(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
+            tell(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
         then = f"; next: avatar-bench evaluate ckpt={self.folder} block=all" if len(done) > 1 else ""
-        print(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS}{then}")
+        tell(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS}{then}")
 
 
 class Followed(Launcher):

@@ -20,6 +20,8 @@ from avatar_bench.config import EvaluateConfig
 from avatar_bench.entrants import Entrant, entrants
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, GuardError
 from avatar_bench.records import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_run, read_record
+from avatar_bench.terminal import tell
+from avatar_bench.yaml_files import checked_text
 
 if TYPE_CHECKING:
     from avatar_bench.data.manifest import Dataset
@@ -100,10 +102,11 @@ class _Work:
     def finish(self) -> None:
         """Say how many blocks were judged and what was left out; fail where an audit says no."""
         if self.left_out:
-            print(*self.left_out, sep="\n", file=sys.stderr)
+            for line in self.left_out:
+                tell(line, file=sys.stderr)
         if len(self.results) + len(self.left_out) > 1:
             left = f"; left out: {len(self.left_out)}" * bool(self.left_out)
-            print(f"blocks judged: {len(self.results)}{left}")
+            tell(f"blocks judged: {len(self.results)}{left}")
         _guard_verdicts(self.results, self.settings)
 
 
@@ -120,7 +123,9 @@ def _all_are_asked() -> bool:
 def _users_own(folders: list[Path], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Give the options of the users' blocks that read runs, which conf/block/all.yaml cannot name."""
     yaml = {name: file for name, file in blocks.of_users(folders).items() if name not in chosen}
-    found: dict[str, Any] = {name: OmegaConf.to_object(OmegaConf.load(file)) for name, file in yaml.items()}
+    found: dict[str, Any] = {
+        name: OmegaConf.to_object(OmegaConf.create(checked_text(file))) for name, file in yaml.items()
+    }
     built = {name: blocks.build(name, given, folders) for name, given in found.items()}
     return {name: found[name] for name, block in built.items() if not isinstance(block, DatasetBlock)}
 
@@ -144,7 +149,7 @@ def _run_paths(settings: EvaluateConfig) -> list[Path]:
     ckpt = settings.ckpt
     if ckpt is None:
         newest = newest_run(Path("runs"))
-        print(f"ckpt={newest} (the newest run)", file=sys.stderr)
+        tell(f"ckpt={newest} (the newest run)", file=sys.stderr)
         return [newest]
     paths = [Path(path) for path in ckpt] if isinstance(ckpt, list) else [Path(ckpt)]
     if twice := [str(path) for path in paths if sum(other.absolute() == path.absolute() for other in paths) > 1]:
@@ -154,7 +159,7 @@ def _run_paths(settings: EvaluateConfig) -> list[Path]:
         unfinished = {path: read_record(path).get("status", "unknown") for path in inside}
         unfinished = {path: status for path, status in unfinished.items() if status != "finished"}
         for path, status in unfinished.items():
-            print(f"left out: {path}: its status is {status}", file=sys.stderr)
+            tell(f"left out: {path}: its status is {status}", file=sys.stderr)
         paths = [path for path in inside if path not in unfinished] or inside
     elif len(paths) == 1 and _holds_runs(paths[0]):
         raise CheckpointError(

@@ -18,6 +18,7 @@ from avatar_bench.data.manifest import read_manifest
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import GuardError
 from avatar_bench.results import Result
+from avatar_bench.terminal import tell
 
 AUDIT = "data_audit"
 
@@ -42,8 +43,8 @@ def prepare(cfg: DictConfig) -> None:
         result = _audit(out, audit, how)
         write_card(out, result)
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"{summary}; card: {card}")
+        tell(f"warning: {warning}", file=sys.stderr)
+    tell(f"{summary}; card: {card}")
     _guard(result, settings)
 
 

@@ -27,6 +27,8 @@ from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError
 from avatar_bench.models.schema import fault_of_classes
 from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
+from avatar_bench.terminal import tell
+from avatar_bench.trees import read_tree
 
 AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
 
@@ -41,7 +43,7 @@ def train(cfg: DictConfig) -> float:
     with held(folder):
         record = read_record(folder) if settings.resume else first_record(folder, cfg, settings)
         if record.get("status") == "finished":
-            print(f"{folder}: finished before, left as it is.", file=sys.stderr)
+            tell(f"{folder}: finished before, left as it is.", file=sys.stderr)
         else:
             _complete(cfg, settings, folder, record)
     return float(record["metrics"][METRIC])
@@ -68,7 +70,7 @@ def _complete(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict
     seconds = record.get("seconds", 0.0) + round(time.monotonic() - begun, 1)
     write_record(folder, record | {"status": "finished", "finished": _now(), "seconds": seconds})
     best = record["metrics"]
-    print(
+    tell(
         f"{folder}: val accuracy {best['val/accuracy']:.3f}, macro-F1 {best[METRIC]:.3f} "
         f"(n = {record['split']['counts']['val']}, the images that chose the checkpoint); "
         f"next: avatar-bench evaluate ckpt={folder}"
@@ -98,7 +100,7 @@ def _images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
     notes: list[str] = []
     dataset = split_apart(whole, plan, settings.allow, notes)
     for note in notes:
-        print(f"warning: {note}", file=sys.stderr)
+        tell(f"warning: {note}", file=sys.stderr)
     return whole, dataset
 
 
@@ -202,7 +204,7 @@ def _reopened(folder: Path) -> TrainConfig:
             "Leave it out, or start a new run with init_from=RUN.",
         )
     schema = OmegaConf.structured(TrainConfig)
-    settings = _settings(OmegaConf.merge(schema, OmegaConf.load(folder / "config.yaml")))  # type: ignore[arg-type]
+    settings = _settings(OmegaConf.merge(schema, read_tree(folder / "config.yaml")))  # type: ignore[arg-type]
     settings.resume = str(folder)
     return settings
 

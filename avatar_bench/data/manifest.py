@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.cells import read_csv, write_csv
 from avatar_bench.data.decode import SUFFIXES, decode
 from avatar_bench.data.folders import class_folders, pictures_below
 from avatar_bench.data.names import shown
@@ -139,13 +140,13 @@ def write_split(dataset: Dataset, file: Path) -> None:
     columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", "stated_group", *STORED]
     frame = dataset.frame.reindex(columns=columns, fill_value="")
     with whole(file) as part:
-        frame.to_csv(part, index=False)
+        write_csv(frame, part)
 
 
 def read_split(file: Path, root: Path) -> Dataset:
     """Read the split.csv of a run: every image that it used, below `root`; raise DataError where it is damaged."""
     try:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+        frame = read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
     if "path" not in frame:

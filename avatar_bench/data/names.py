@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from avatar_bench.terminal import printable
+
 MOST = 300  # characters of a name that are shown
 
 
 def shown(name: str) -> str:
     """Give a name on one line: what cannot be printed escaped, the middle of a very long one left out."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    line = printable(name)
     return line if len(line) <= MOST else f"{line[: MOST // 2]}...{line[-MOST // 2 :]}"
 
 

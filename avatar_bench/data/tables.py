@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from avatar_bench.cells import read_csv
 from avatar_bench.data.names import shown
 from avatar_bench.errors import DataError
 
@@ -24,7 +25,7 @@ def read_table(file: Path, needed: Sequence[str], known: Sequence[str] | None = 
     heading = _heading(file, needed)
     try:
         # without index_col=False a row that is longer than the header moves every column by one
-        table = pd.read_csv(
+        table = read_csv(
             file,
             dtype=str,
             keep_default_na=False,

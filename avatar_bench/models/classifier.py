@@ -181,7 +181,7 @@ class Classifier(pl.LightningModule):
         )
         self._check_finite(loss, batch)
         self.train_loss.update(loss.detach(), len(logits))
-        self.log("train/loss", loss, batch_size=len(logits))
+        self.log("train/loss_step", loss, batch_size=len(logits))
         self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
         return loss
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from avatar_bench.cells import read_csv
 from avatar_bench.messages import say
 from avatar_bench.reporting.numbers import value_cell
 from avatar_bench.reporting.saved import Saved
@@ -89,7 +90,7 @@ def _splits(study: Study) -> dict[str, list[Model]]:
 
 def _split(folder: Path) -> pd.DataFrame | None:
     try:
-        table = pd.read_csv(folder / "split.csv", dtype=str, keep_default_na=False)
+        table = read_csv(folder / "split.csv", dtype=str, keep_default_na=False)
     except (OSError, ValueError):
         return None
     return table if {"label", "source", "split"} <= set(table) else None

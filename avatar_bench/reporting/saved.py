@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from avatar_bench.cells import read_csv
 from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
 
@@ -64,7 +65,7 @@ def read_saved(folder: Path, compares: bool = False) -> Saved | Problem:
         tables = [name for name in files if name.endswith(".csv") and name not in gone]
         if not compares:
             tables = [name for name in tables if Path(name).stem in _READ.get(folder.name, ())]
-        result = _result(text, {Path(name).stem: pd.read_csv(folder / name, nrows=ROWS + 1) for name in tables})
+        result = _result(text, {Path(name).stem: read_csv(folder / name, nrows=ROWS + 1) for name in tables})
     except FileNotFoundError:
         return Problem("damaged", str(folder), say("it holds no {file}", file=METRICS))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from avatar_bench.cells import csv_text
 from avatar_bench.reporting.numbers import cell_text
 
 Column = dict[str, Any]
@@ -49,7 +50,7 @@ class Table:
         """Give the address of its CSV: a saved file, or for a short table of the report's own the content itself."""
         if self.href or not 0 < len(self.rows) <= _MOST_ROWS:
             return self.href
-        return "data:text/csv;charset=utf-8," + quote(self.frame().to_csv(index=False))
+        return "data:text/csv;charset=utf-8," + quote(csv_text(self.frame()))
 
     @property
     def plain_rows(self) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -163,3 +165,18 @@ def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
 )
 def test_markdown_is_escaped_to_one_line(text: object, escaped: str) -> None:
     assert escape_markdown(text) == escaped
+
+
+def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    write_card(tmp_path, audited(tmp_path))
+    text = (tmp_path / "card.html").read_text(encoding="utf-8")
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    (policy,) = [
+        attrs["content"] for tag, attrs in Page(text).tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy == (
+        f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; style-src 'sha256-{digest}'"
+    )
+    assert not [attrs for _, attrs in Page(text).tags if "style" in attrs]

@@ -68,7 +68,7 @@ def stage2(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> None:
     files = {file.relative_to(tiny_run).as_posix() for file in tiny_run.rglob("*") if file.is_file()}
     kept = {file for file in files if not file.startswith(("predictions/", "evaluation/"))}
-    checkpoints = {f"checkpoints/{name}.ckpt{end}" for name in ("best", "last") for end in ("", ".sha256")}
+    checkpoints = {f"checkpoints/{name}.ckpt{end}" for name in ("best", "last", "before") for end in ("", ".sha256")}
     assert kept == {"config.yaml", "run.json", "metrics.csv", "curves.png", "split.csv", *checkpoints}
     assert list(history(tiny_run)) == [
         "epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr",
@@ -313,7 +313,9 @@ def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(
     words: list[str], train: Train, tmp_path: Path, capsys: Any
 ) -> None:
     run = train(tmp_path / "run", "lr=1e30", "optimizer=sgd", *words, code=6)
-    assert "not a finite number" in capsys.readouterr().err.splitlines()[-2]
+    told = capsys.readouterr().err.splitlines()[-3:]
+    assert "not a finite number" in told[0]
+    assert told[1].startswith("The pictures of that batch: all/")
     assert record(run)["status"] == "diverged"
     assert list(run.rglob("*.ckpt*")) == []
 
@@ -566,7 +568,7 @@ def test_an_out_that_is_a_file_is_an_error_of_output(
 ) -> None:
     (tmp_path / "file").write_text("")
     train(tmp_path / "file", code=5)
-    assert "cannot be made" in capsys.readouterr().err
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def manifest(pictures: Path) -> pd.DataFrame:

@@ -96,10 +96,12 @@ def test_a_loss_that_is_not_finite_is_told_in_training_and_in_validation() -> No
     classifier = tiny()
     with torch.no_grad():
         classifier.net.fc.bias.fill_(torch.inf)  # type: ignore[union-attr, operator]
-    batch = {"image": images(), "target": torch.tensor([0, 1, 2, 2])}
-    for step in (classifier.training_step, classifier.validation_step):
-        with pytest.raises(DivergedError, match="not a finite number"):
+    batch = {"image": images(), "target": torch.tensor([0, 1, 2, 2]), "row": torch.tensor([7, 5, 3, 1])}
+    for step, split in ((classifier.training_step, "train"), (classifier.validation_step, "val")):
+        classifier.trainer = SimpleNamespace(validating=split == "val")
+        with pytest.raises(DivergedError, match="not a finite number") as told:
             step(batch, 0)
+        assert (told.value.split, list(told.value.rows)) == (split, [7, 5, 3, 1])
 
 
 def test_val_metrics_equal_those_of_sklearn() -> None:
@@ -181,8 +183,11 @@ def test_channels_last_changes_no_logit() -> None:
 
 
 def test_the_card_goes_into_every_checkpoint_as_plain_types() -> None:
-    checkpoint: dict[str, Any] = {}
+    checkpoint: dict[str, Any] = {"state_dict": tiny().state_dict()}
     tiny().on_save_checkpoint(checkpoint)
     assert checkpoint["avatar_bench"]["classes"] == ["a", "b", "c"]
     assert checkpoint["avatar_bench"]["temperature"] == 1.0
+    checkpoint["state_dict"]["net.fc.bias"][0] = torch.nan
+    with pytest.raises(DivergedError, match=r"net\.fc\.bias"):
+        tiny().on_save_checkpoint(checkpoint)
     assert not {"mean", "std", "class_weights"} & set(tiny(class_weights=(1.0, 1.0, 1.0)).state_dict())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import re
@@ -249,3 +251,22 @@ def test_slugs_are_stable_and_apart() -> None:
     assert slug("model", "a-b") != "model-a-b"
     assert slug("model", "A b") == "model-a-b"
     assert slug("Слово") == "part"
+
+
+def test_the_page_allows_its_own_style_and_script_alone(runs: Path) -> None:
+    page = written(runs)
+    (policy,) = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert policy
+    assert policy.startswith("default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:;")
+    for tag in ("style", "script"):
+        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+
+
+def test_a_folder_named_like_an_address_is_linked_as_a_file(runs: Path, make: SimpleNamespace) -> None:
+    make.run(runs, "javascript:alert(1)")
+    links = written(runs).of("a", "href")
+    assert "javascript%3Aalert%281%29" in links
+    assert not [link for link in links if link.strip().lower().startswith("javascript:")]

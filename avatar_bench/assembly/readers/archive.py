@@ -22,6 +22,7 @@ from avatar_bench.assembly.readers import folder
 from avatar_bench.assembly.readers.base import Job, Kind, Source, local, options, short_hash, stamp
 from avatar_bench.assembly.readers.download import Address, download_one, verify
 from avatar_bench.errors import DataError
+from avatar_bench.terminal import printable
 
 OPTIONS: dict[str, Any] = {"sha256": None, "root": ".", "max_gib": 20, "max_files": 500_000, **folder.OPTIONS}
 RATIO = 200  # pictures hardly shrink when packed; only what is made to fill a disk unpacks to so many times its size
@@ -115,6 +116,9 @@ def _new(target: Path, name: str) -> Path:
 
 
 def _safe(name: str) -> str:
+    known = name.encode("utf-8", "ignore").decode()  # an old tar's names need not be Unicode
+    if printable(known) != known:
+        raise ValueError(f"the name '{printable(name)}' holds control characters")
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or re.match("[A-Za-z]:", name):
         raise ValueError(f"{name!r} leads out of it")
@@ -129,7 +133,10 @@ def _members(archive: Path) -> Iterator[Member]:
 
 def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as opened:
-        for info in opened.infolist():
+        members = opened.infolist()
+        if sum(info.compress_size for info in members) > archive.stat().st_size:
+            raise ValueError("its members overlap, so that one part of the file would be unpacked many times")
+        for info in members:
             if info.flag_bits & 1:
                 raise ValueError(f"{info.filename!r} is encrypted")
             kind = stat.S_IFMT(info.external_attr >> 16)

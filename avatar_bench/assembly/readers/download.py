@@ -95,7 +95,8 @@ class Downloader:
                 return
             except _AgainError as error:
                 if attempt > self.manners.retries or (error.wait or 0) > MAX_WAIT:
-                    host.dead = "" if host.answered else f"{urlsplit(url).netloc} cannot be reached: {error}"
+                    place = urlsplit(url).netloc.rpartition("@")[2]  # without a user's name and password
+                    host.dead = "" if host.answered else f"{place} cannot be reached: {error}"
                     raise RefusedError(f"{error}, {attempt} attempts") from error
                 if error.wait is not None:
                     host.hold(error.wait)

@@ -176,3 +176,79 @@ def test_a_root_that_is_not_in_the_archive_is_an_error_that_names_what_is(tmp_pa
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read(tmp_path, tmp_path / "none.zip")
+
+
+def lying(path):
+    """A zip whose directory says that a member is small."""
+    zipped(path, {"real/a.jpg": bytes(2**16)}, compression=zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 24 : entry + 28] = (10).to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+def overlapping(path):
+    """A zip whose directory names one member many times, as a bomb that needs no recursion does."""
+    zipped(path, {"real/0.jpg": bytes(range(256)) * 64})
+    data = path.read_bytes()
+    start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    entries = [data[start:end].replace(b"real/0.jpg", f"real/{n}.jpg".encode()) for n in range(9)]
+    tail = bytearray(data[end:])
+    tail[8:10] = tail[10:12] = (9).to_bytes(2, "little")
+    tail[12:16] = sum(map(len, entries)).to_bytes(4, "little")
+    path.write_bytes(data[:start] + b"".join(entries) + tail)
+    return path
+
+
+def through_a_link(path):
+    with tarfile.open(path, "w") as made:
+        link = tarfile.TarInfo("real")
+        link.type, link.linkname = tarfile.SYMTYPE, str(path.parent)
+        made.addfile(link)
+        made.addfile(tarfile.TarInfo("real/x.jpg"))
+    return path
+
+
+HOSTILE = {
+    "overlapping members": overlapping,
+    "lying size": lying,
+    "file through a link": through_a_link,
+    "FIFO": lambda path: special(path, type=tarfile.FIFOTYPE),
+    "block device": lambda path: special(path, type=tarfile.BLKTYPE),
+    "escape sequence": lambda path: tarred(path, {"real/\x1b[2J.jpg": b""}),
+    "newline": lambda path: zipped(path, {"real/a\nb.jpg": b""}),
+    "turned direction": lambda path: zipped(path, {"real/\u202egpj.exe": b""}),
+    "parent after a folder": lambda path: tarred(path, {"real/a/../../../x.jpg": b""}),
+    "UNC path": lambda path: zipped(path, {"\\\\host\\share\\x.jpg": b""}),
+    "very long name": lambda path: tarred(path, {"real/" + "a" * 300 + ".jpg": b""}),
+    "very deep name": lambda path: tarred(path, {"a/" * 3000 + "x.jpg": b""}),
+    "file over folder": lambda path: tarred(path, {"real/a/b.jpg": b"", "real/a": b""}),
+    "empty name": lambda path: tarred(path, {"real/a.jpg": b"", ".": b""}),
+}
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_archive_leaves_nothing(tmp_path, make):
+    with pytest.raises(DataError, match="is refused"):
+        read(tmp_path, make(tmp_path / "hostile.bin"))
+    assert list((tmp_path / "place").iterdir()) == []
+    assert not (tmp_path / "x.jpg").exists()
+
+
+def test_modes_of_the_archive_are_not_taken_over(tmp_path):
+    with tarfile.open(tmp_path / "set.tar", "w") as made:
+        info = tarfile.TarInfo("real/a.jpg")
+        info.mode = 0o6777
+        made.addfile(info)
+    archive._unpack(tmp_path / "set.tar", tmp_path / "there", 2**20, 10, None)
+    assert (tmp_path / "there" / "real" / "a.jpg").stat().st_mode & 0o7111 == 0
+
+
+def test_an_archive_of_very_many_members_is_refused_soon(tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as made:
+        for number in range(20_000):
+            made.writestr(f"{number}.jpg", b"")
+    with pytest.raises(DataError, match="more than max_files=100 files"):
+        read(tmp_path, tmp_path / "many.zip", max_files=100)
+    assert list((tmp_path / "place").iterdir()) == []

@@ -1,0 +1,62 @@
+"""Secrets of the environment: in no file of a run, in no report and in no message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.__main__ import main
+
+CANARY = "tweet7f3a"
+VARIABLES = {
+    **dict.fromkeys(("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "MY_PASSWORD"), CANARY),
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), f"http://me:{CANARY}@127.0.0.1:9"),
+    **dict.fromkeys(("PIP_INDEX_URL", "PIP_PROXY"), f"http://me:{CANARY}@127.0.0.1:9/simple"),
+}
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+
+
+def holds_canary(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file() and CANARY.encode() in file.read_bytes()]
+
+
+def test_a_run_its_figures_and_its_report_hold_no_secret(
+    secrets: None, train: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path / "runs" / "one", "logger=csv")
+    assert main(["evaluate", f"ckpt={run}", "block=blind_test", "data.workers=0", "accelerator=cpu"]) == 0
+    assert main(["report", f"runs={tmp_path / 'runs'}"]) == 0
+    told = capfd.readouterr()
+    assert holds_canary(tmp_path) == []
+    assert CANARY not in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ["source=urls", "source.urls.list=LIST"],
+        ["source=archive", "source.archive.url=http://127.0.0.1:9/a.zip"],
+        ["source=tabler"],
+    ],
+    ids=["urls", "archive", "package"],
+)
+def test_a_source_that_cannot_be_had_tells_no_secret(
+    source: list[str], secrets: None, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "list.txt").write_text("http://127.0.0.1:9/a.png\n")
+    words = [word.replace("LIST", str(tmp_path / "list.txt")) for word in source]
+    name = words[0].partition("=")[2]
+    said = [f"source.{name}.{key}=x" for key in ("label", "licence", "author")] if name != "tabler" else []
+    assert main(["prepare", *words, *said, f"out={tmp_path / 'set'}"]) in (2, 3)
+    told = capfd.readouterr()
+    assert told.err
+    assert CANARY not in told.out + told.err
+    assert holds_canary(tmp_path) == []
