@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "models"),
     ("reporting",),
     ("predictions", "verdicts", "results", "metrics", "stats", "plots", "records", "entrants", "packages", "catalogue"),
-    ("errors", "messages", "pages"),
+    ("errors", "messages", "pages", "cells"),
 )
 CONFIG_USERS = ("__main__", "commands")
 HYDRA_USERS = ("__main__", "commands", "config", "blocks/__init__")
@@ -34,6 +34,7 @@ NO_TORCH = (
     "results",
     "records",
     "pages",
+    "cells",
     "reporting",
     "catalogue",
     "config",

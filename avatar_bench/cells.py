@@ -1,0 +1,62 @@
+"""Cells of CSV files that hold strangers' text, such that no spreadsheet takes one for a formula."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+# a spreadsheet runs what follows one of these signs, also behind quotes and blanks that it drops; where commas do not
+# part its cells, semicolons and tabs do, so what stands after one of those may be the start of a cell as well
+_SIGNS = "=+\\-@＝＋－＠﹦﹢﹣﹫−"
+_PARTS = ";\\t\\r\\n"
+_DROPPED = rf"(?:['\"‘’“”\ufeff\u200b]|[^\S{_PARTS}])*"
+_NUMBER = rf"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?:\Z|[{_PARTS}])"
+_FORMULA = rf"(?={_DROPPED}[{_SIGNS}])(?!{_NUMBER})"
+_CONTROL = rf"(?='*[{_PARTS[1:]}])"
+_BARE = re.compile(rf"^{_CONTROL}|(^|[{_PARTS}]){_FORMULA}")
+_QUOTED = re.compile(rf"^'{_CONTROL}|(^|[{_PARTS}])'{_FORMULA}")
+
+
+def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give the table with a ' before each text, header or part of one that a spreadsheet would run; numbers stay."""
+    return _each_text(frame, lambda text: _BARE.sub(r"\1'", text))
+
+
+def spreadsheet_plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give the table of which spreadsheet_safe made this one."""
+    return _each_text(frame, lambda text: _QUOTED.sub(r"\1", text))
+
+
+def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
+    """Write a table, without its index, as a CSV file or stream that a spreadsheet may open; options are pandas'."""
+    safe = spreadsheet_safe(frame)
+    # csv of Python before 3.13 leaves a carriage return outside quotes, where it ends a row for those who read it
+    returns = any("\r" in str(name) or _holds_return(safe.iloc[:, n]) for n, name in enumerate(safe))
+    safe.to_csv(target, index=False, quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL, **options)
+
+
+def read_csv(source: Any, **options: Any) -> pd.DataFrame:
+    """Read a CSV file that write_csv may have written; options, and what may be read, are pandas'."""
+    return spreadsheet_plain(pd.read_csv(source, **options))
+
+
+def _holds_return(column: pd.Series) -> bool:
+    return not pd.api.types.is_numeric_dtype(column.dtype) and any(
+        "\r" in value for value in column if isinstance(value, str)
+    )
+
+
+def _each_text(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    def changed(value: Any) -> Any:
+        return change(value) if isinstance(value, str) else value
+
+    frame = frame.copy(deep=False)
+    for n, dtype in enumerate(frame.dtypes):
+        if not pd.api.types.is_numeric_dtype(dtype):
+            kept = dtype if isinstance(dtype, pd.StringDtype) else object
+            frame.isetitem(n, frame.iloc[:, n].astype(object).map(changed).astype(kept))
+    return frame.set_axis([changed(name) for name in frame.columns], axis="columns")
