@@ -58,5 +58,6 @@ def _each_text(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
     for n, dtype in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(dtype):
             kept = dtype if isinstance(dtype, pd.StringDtype) else object
-            frame.isetitem(n, frame.iloc[:, n].astype(object).map(changed).astype(kept))
+            values = [changed(value) for value in frame.iloc[:, n]]  # map would refuse names that are not UTF-8
+            frame.isetitem(n, pd.Series(values, frame.index, dtype=object).astype(kept))
     return frame.set_axis([changed(name) for name in frame.columns], axis="columns")

@@ -28,6 +28,7 @@ from avatar_bench.data.datamodule import (
 )
 from avatar_bench.data.manifest import SPLITS, Dataset, read_dataset, read_pictures, read_split
 from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.data.workers import served
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
 from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify
 from avatar_bench.models.classifier import Card, Classifier
@@ -212,18 +213,16 @@ class Run:
 
     def verdicts(self, paths: Sequence[str], calibrated: bool = True, precision: str = "32") -> Iterator[pd.DataFrame]:
         """Give the rows of `predict` batch by batch, in order; precision is "32", "bf16" or "16"."""
-        images = ReadableImages(
-            [Path(path) for path in paths], np.full(len(paths), -1, dtype=np.int64), self.preprocessing
-        )
+        images = ReadableImages(paths, self.preprocessing)
         temperature = self.temperature if calibrated else 1.0
-        batches = loader(images, self.batch_size, self._workers(len(paths)), collate_fn=list)
-        for batch in batches:
-            good = [item for item in batch if "image" in item]
-            logits = np.zeros((0, len(self.classes)), dtype=np.float32)
-            if good:
-                logits, _ = self._forward(torch.stack([item["image"] for item in good]), precision)
-            files = [(paths[item["row"]], item.get("reason", "")) for item in batch]
-            yield verdict_rows(files, logits, self.classes, temperature)
+        with served(loader(images, self.batch_size, self._workers(len(paths)), collate_fn=list)) as batches:
+            for batch in batches:
+                good = [item for item in batch if "image" in item]
+                logits = np.zeros((0, len(self.classes)), dtype=np.float32)
+                if good:
+                    logits, _ = self._forward(torch.stack([item["image"] for item in good]), precision)
+                files = [(paths[item["row"]], item.get("reason", "")) for item in batch]
+                yield verdict_rows(files, logits, self.classes, temperature)
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "models"),
     ("reporting",),
     ("predictions", "verdicts", "results", "metrics", "stats", "plots", "records", "entrants", "packages", "catalogue"),
-    ("errors", "messages", "pages", "cells"),
+    ("errors", "messages", "pages", "cells", "signals"),
 )
 CONFIG_USERS = ("__main__", "commands")
 HYDRA_USERS = ("__main__", "commands", "config", "blocks/__init__")
@@ -35,6 +35,7 @@ NO_TORCH = (
     "records",
     "pages",
     "cells",
+    "signals",
     "reporting",
     "catalogue",
     "config",
