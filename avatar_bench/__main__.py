@@ -23,7 +23,7 @@ WORDS = ("list", "completion")  # commands that take plain words and need no Hyd
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code; SIGTERM raises SystemExit(143)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    with _sigterm():
+    with _sigterm(last=argv is None):
         try:
             code = _answer(words)
             sys.stdout.flush()
@@ -157,8 +157,11 @@ def _hydra_surroundings(words: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that commands can clean up; only the main thread may set this."""
+def _sigterm(last: bool) -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that commands can clean up; only the main thread may set this.
+
+    With `last`, no more signals are heard from then on: what is left, the interpreter's own end, would print tracebacks.
+    """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -171,7 +174,9 @@ def _sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if last else before)
+        if last:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _close_stdout() -> None:

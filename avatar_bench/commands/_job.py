@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import Any
@@ -45,4 +46,5 @@ class Job:
                 return None
             lines, _ = explain(error)
             print(f"{HydraConfig.get().job.override_dirname}: " + "\n".join(lines), file=sys.stderr)
-            raise JobError(*lines) from error
+        gc.collect()  # the job's network and batches, that the next may have their memory
+        raise JobError(*lines)  # without the error, whose traceback would keep them
