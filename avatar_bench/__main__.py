@@ -160,7 +160,7 @@ def _hydra_surroundings(words: list[str]) -> Iterator[None]:
 def _sigterm(last: bool) -> Iterator[None]:
     """Turn SIGTERM into SystemExit, so that commands can clean up; only the main thread may set this.
 
-    With `last`, no more signals are heard from then on: what is left, the interpreter's own end, would print tracebacks.
+    With `last`, no signals are heard from then on: what is left, the interpreter's end, would print tracebacks.
     """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -213,16 +213,17 @@ class Run:
 
     def verdicts(self, paths: Sequence[str], calibrated: bool = True, precision: str = "32") -> Iterator[pd.DataFrame]:
         """Give the rows of `predict` batch by batch, in order; precision is "32", "bf16" or "16"."""
-        images = ReadableImages(paths, self.preprocessing)
+        files = ReadableImages(paths, self.preprocessing)
         temperature = self.temperature if calibrated else 1.0
-        with served(loader(images, self.batch_size, self._workers(len(paths)), collate_fn=list)) as batches:
+        with served(loader(files, self.batch_size, self._workers(len(paths)), collate_fn=list)) as batches:
             for batch in batches:
                 good = [item for item in batch if "image" in item]
                 logits = np.zeros((0, len(self.classes)), dtype=np.float32)
                 if good:
-                    logits, _ = self._forward(torch.stack([item["image"] for item in good]), precision)
-                files = [(paths[item["row"]], item.get("reason", "")) for item in batch]
-                yield verdict_rows(files, logits, self.classes, temperature)
+                    images = torch.from_numpy(np.stack([item["image"] for item in good]))
+                    logits, _ = self._forward(images, precision)
+                seen = [(paths[item["row"]], item.get("reason", "")) for item in batch]
+                yield verdict_rows(seen, logits, self.classes, temperature)
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""

@@ -45,6 +45,10 @@ if sys.platform == "linux":
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+        def run(self) -> None:
+            sys.excepthook = lambda *error: None  # that the main process has hung up is no news
+            super().run()
+
         def terminate(self) -> None:
             self.kill()
 
