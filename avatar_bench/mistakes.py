@@ -49,7 +49,7 @@ def _lacking(error: BaseException) -> tuple[str, ...]:
         less = "If the memory was too small: workers=0 (data.workers=0 of train), or a smaller batch_size."
         return "A process that reads pictures was killed from outside.", less
     if isinstance(error, MemoryError) or _MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
-        return "Out of memory.", "Take smaller batches: data.batch_size=N (batch_size=N of evaluate and predict)."
+        return "Out of memory.", "Take smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N)."
     return ()
 
 
