@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -211,7 +211,9 @@ class Run:
         frames = list(self.verdicts([str(file) for file in files], calibrated))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
-    def verdicts(self, paths: Sequence[str], calibrated: bool = True, precision: str = "32") -> Iterator[pd.DataFrame]:
+    def verdicts(
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+    ) -> Generator[pd.DataFrame, None, None]:
         """Give the rows of `predict` batch by batch, in order; precision is "32", "bf16" or "16"."""
         files = ReadableImages(paths, self.preprocessing)
         temperature = self.temperature if calibrated else 1.0
