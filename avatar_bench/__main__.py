@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code; SIGTERM raises SystemExit(143)."""
     words = list(sys.argv[1:] if argv is None else argv)
     accept_any_text()
-    with _sigterm():
+    with _sigterm(last=argv is None):
         try:
             code = _answer(words)
             sys.stdout.flush()
@@ -159,8 +159,11 @@ def _hydra_surroundings(words: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that commands can clean up; only the main thread may set this."""
+def _sigterm(last: bool) -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that commands can clean up; only the main thread may set this.
+
+    With `last`, no signals are heard from then on: what is left, the interpreter's end, would print tracebacks.
+    """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -173,7 +176,9 @@ def _sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if last else before)
+        if last:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _close_stdout() -> None:

@@ -67,7 +67,6 @@ def _each_text(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
         if not pd.api.types.is_numeric_dtype(dtype):
             kept = dtype if isinstance(dtype, pd.StringDtype) else object
             texts = [changed(value) for value in frame.iloc[:, n]]
-            frame.isetitem(
-                n, pd.Series(texts, index=frame.index, dtype=kept).array
-            )  # guessing a dtype fails on surrogates
+            # not guessed: that fails on names that are not UTF-8
+            frame.isetitem(n, pd.Series(texts, frame.index, dtype=object).astype(kept).array)
     return frame.set_axis([changed(name) for name in frame.columns], axis="columns")

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -161,7 +161,9 @@ class Ensemble(Combined):
         for member in self.members:
             member.wake()
 
-    def verdicts(self, paths: Sequence[str], calibrated: bool = True, precision: str = "32") -> Iterator[pd.DataFrame]:
+    def verdicts(
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+    ) -> Generator[pd.DataFrame, None, None]:
         """Give the rows of `predict` batch by batch, in order, from the mean of the members' probabilities."""
         temperature = self.temperature if calibrated else 1.0
         batches = [member.verdicts(paths, False, precision) for member in self.members]

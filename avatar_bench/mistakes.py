@@ -14,7 +14,9 @@ from avatar_bench.errors import AvatarBenchError, OutputError
 from avatar_bench.terminal import printable, without_passwords
 
 _DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-
+# of torch on CPU and GPU, of OpenCV, of C++
+_MEMORY = re.compile("(not enough|insufficient|out of|n.t allocate|cannot allocate) memory|bad_alloc", re.IGNORECASE)
+_WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
 
 _EXTRAS = {
     "hydra/launcher": {"joblib": "sweeps", "submitit_local": "sweeps", "submitit_slurm": "sweeps", "ray": "ray"},
@@ -39,9 +41,22 @@ def _told(error: BaseException) -> tuple[tuple[str, ...], int]:
         return (f"a yaml file cannot be read: {' '.join(str(error).split())}",), 2
     if isinstance(error, OSError) and error.errno in _DISK:
         return (f"{error.filename or 'output'}: {error.strerror}",), OutputError.exit_code
+    if lacks := _lacking(error):
+        return lacks, OutputError.exit_code  # as a full disk: the machine's limit, no bug
     text = " ".join(str(error).split())[:300]
     hint = "please report it with the command and the output under AVATAR_BENCH_DEBUG=1"
     return (f"internal error: {type(error).__name__}: {text} ({hint})",), 1
+
+
+def _lacking(error: BaseException) -> tuple[str, ...]:
+    """Tell what the machine lacks, memory or a process that it has ended, else nothing; only the texts say so."""
+    text = str(error)
+    if _WORKER.search(text):
+        less = "If the memory was too small: workers=0 (data.workers=0 of train), or a smaller batch_size."
+        return "A process that reads pictures was killed from outside.", less
+    if isinstance(error, MemoryError) or _MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
+        return "Out of memory.", "Take smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N)."
+    return ()
 
 
 def _ours(error: BaseException) -> AvatarBenchError | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from avatar_bench.data.datamodule import (
 from avatar_bench.data.guards import refuse_changed
 from avatar_bench.data.manifest import SPLITS, Dataset, read_dataset, read_pictures, read_split
 from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.data.workers import served
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
 from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify
 from avatar_bench.models.classifier import Card, Classifier
@@ -219,20 +220,21 @@ class Run:
         frames = list(self.verdicts([str(file) for file in files], calibrated))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
-    def verdicts(self, paths: Sequence[str], calibrated: bool = True, precision: str = "32") -> Iterator[pd.DataFrame]:
+    def verdicts(
+        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
+    ) -> Generator[pd.DataFrame, None, None]:
         """Give the rows of `predict` batch by batch, in order; precision is "32", "bf16" or "16"."""
-        images = ReadableImages(
-            [Path(path) for path in paths], np.full(len(paths), -1, dtype=np.int64), self.preprocessing
-        )
+        files = ReadableImages(paths, self.preprocessing)
         temperature = self.temperature if calibrated else 1.0
-        batches = loader(images, self.batch_size, self._workers(len(paths)), collate_fn=list)
-        for batch in batches:
-            good = [item for item in batch if "image" in item]
-            logits = np.zeros((0, len(self.classes)), dtype=np.float32)
-            if good:
-                logits, _ = self._forward(torch.stack([item["image"] for item in good]), precision)
-            files = [(paths[item["row"]], item.get("reason", "")) for item in batch]
-            yield verdict_rows(files, logits, self.classes, temperature)
+        with served(loader(files, self.batch_size, self._workers(len(paths)), collate_fn=list)) as batches:
+            for batch in batches:
+                good = [item for item in batch if "image" in item]
+                logits = np.zeros((0, len(self.classes)), dtype=np.float32)
+                if good:
+                    images = torch.from_numpy(np.stack([item["image"] for item in good]))
+                    logits, _ = self._forward(images, precision)
+                seen = [(paths[item["row"]], item.get("reason", "")) for item in batch]
+                yield verdict_rows(seen, logits, self.classes, temperature)
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""

@@ -28,11 +28,14 @@ def verdict_rows(
     verdicts = Predictions(classes, logits, none, targets, seen, seen, seen, temperature)
     probabilities = verdicts.probabilities
     rows, k = [], 0
-    for path, reason in files:
-        row: dict[str, Any] = {"path": path, "status": "error" if reason else "ok", "reason": reason}
+    for _, reason in files:
+        row: dict[str, Any] = {"status": "error" if reason else "ok", "reason": reason}
         if not reason:
             row |= {"prediction": classes[int(verdicts.predicted[k])], "confidence": probabilities[k].max()}
             row |= {f"prob_{name}": probabilities[k, c] for c, name in enumerate(classes)}
             k += 1
         rows.append(row)
-    return pd.DataFrame(rows, columns=verdict_columns(classes))
+    table = pd.DataFrame(rows, columns=verdict_columns(classes)[1:])
+    # pandas' own kind of text refuses names that are not UTF-8
+    table.insert(0, "path", pd.Series([path for path, _ in files], dtype=object))
+    return table

@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "yaml_files",
         "trees",
     ),
-    ("errors", "messages", "pages", "cells", "terminal", "writing"),
+    ("errors", "messages", "pages", "cells", "terminal", "signals", "writing"),
 )
 CONFIG_USERS = ("__main__", "commands")
 HYDRA_USERS = ("__main__", "commands", "config", "composing", "blocks/__init__")
@@ -49,6 +49,7 @@ NO_TORCH = (
     "records",
     "pages",
     "cells",
+    "signals",
     "yaml_files",
     "trees",
     "composing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import Any
@@ -47,4 +48,5 @@ class Job:
             lines, _ = explain(error)
             name = printable(HydraConfig.get().job.override_dirname)
             print(f"{name}: " + "\n".join(lines), file=sys.stderr)
-            raise JobError(*lines) from error
+        gc.collect()  # the job's network and batches, that the next may have their memory
+        raise JobError(*lines)  # without the error, whose traceback would keep them

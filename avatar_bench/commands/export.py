@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench.commands._rows import make_room
+from avatar_bench.commands._output import make_room
 from avatar_bench.config import ExportConfig
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.records import check_run, newest_run, read_json

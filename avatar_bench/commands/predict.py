@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from avatar_bench.commands._rows import make_room, open_rows
+from avatar_bench.commands._output import held, make_room
+from avatar_bench.commands._resume import missing, refuse_other_run
+from avatar_bench.commands._rows import Rows, kind_of, open_rows
 from avatar_bench.config import PredictConfig
-from avatar_bench.errors import DataError
+from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.records import check_run, newest_run
 
 if TYPE_CHECKING:
@@ -24,7 +28,6 @@ CAUTION = (
     "A verdict tells which class's training pictures a picture looks like; it is no proof of where it comes from. "
     "On other sources than those it was measured on, a network can be wrong far more often."
 )
-CHUNK = 4096  # files handed to one set of workers: what is held in memory does not grow with the input
 
 
 def predict(cfg: DictConfig) -> None:
@@ -33,9 +36,11 @@ def predict(cfg: DictConfig) -> None:
     assert isinstance(settings, PredictConfig)
     path = Path(settings.ckpt) if settings.ckpt else _newest()
     check_run(path)  # a mistake shows before torch has loaded
+    kind_of(settings.output)
     make_room(settings.output)
     files = input_files(settings.input)
-    ok, errors, kept = _write(_open(path, settings), files, settings)
+    with held(settings.output):
+        ok, errors, kept = _write(_open(path, settings), files, settings)
     told = f"{settings.output}: {ok} verdicts, {errors} files that could not be used"
     told += f", {kept} rows kept from before" if kept else ""
     print(told, file=sys.stderr if settings.output == "-" else sys.stdout)
@@ -58,17 +63,32 @@ def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, in
 
     run.wake()  # a bad checkpoint shows before the output is touched
     ok = errors = 0
-    with open_rows(settings.output, verdict_columns(run.classes), settings.update) as rows:
-        todo = [file for file in files if file not in rows.done]
-        bar = tqdm(total=len(todo), unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
-        for start in range(0, len(todo), CHUNK):
-            for batch in run.verdicts(todo[start : start + CHUNK], settings.calibrated, settings.precision):
+    with open_rows(settings.output, verdict_columns(run.classes), settings.update) as rows, _told(rows, settings):
+        refuse_other_run(run, rows.last, settings.calibrated, settings.precision)
+        todo, again = missing(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
+        kept = len(files) - len(todo) + again
+        bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
+        with bar, closing(run.verdicts(todo, settings.calibrated, settings.precision)) as batches:
+            for batch in batches:
+                batch, again = batch[again:], max(0, again - len(batch))
                 rows.write(batch)
                 bar.update(len(batch))
                 good = int((batch["status"] == "ok").sum())
                 ok, errors = ok + good, errors + len(batch) - good
-        bar.close()
-    return ok, errors, len(files) - len(todo)
+    return ok, errors, kept
+
+
+@contextmanager
+def _told(rows: Rows, settings: PredictConfig) -> Iterator[None]:
+    """Say, where the work is cut short, how many rows are there."""
+    try:
+        yield
+    except ConfigError:  # nothing was begun
+        raise
+    except BaseException:
+        then = "" if settings.output == "-" else "; the same command with update=true goes on after them"
+        print(f"{settings.output}: {rows.count} rows are written{then}.", file=sys.stderr)
+        raise
 
 
 def input_files(text: str) -> list[str]:
@@ -77,10 +97,10 @@ def input_files(text: str) -> list[str]:
     An existing path is taken literally. Raises DataError where nothing is found.
     """
     if text == "-":
-        return _lines(sys.stdin, "standard input")
+        return _paths(sys.stdin.buffer.read(), "standard input")
     path = Path(text)
     if path.is_dir():
-        found = [str(file) for file in _walk(path)]
+        found = list(_walk(text))
         if not found:
             raise DataError(f"input={text}: the folder holds no files.", "Expected pictures in it or below it.")
         return found
@@ -88,8 +108,7 @@ def input_files(text: str) -> list[str]:
         return [text]
     if text.startswith("@"):
         try:
-            with open(text[1:], encoding="utf-8", errors="surrogateescape") as stream:
-                return _lines(stream, text[1:])
+            return _paths(Path(text[1:]).read_bytes(), text[1:])
         except OSError as error:
             raise DataError(f"input={text}: {error.strerror}.", "Expected @FILE with one path a line.") from error
     found = sorted(file for file in glob.glob(text, recursive=True) if os.path.isfile(file))
@@ -100,15 +119,25 @@ def input_files(text: str) -> list[str]:
     return found
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Give the files of a folder in sorted order, without hidden ones; links to folders are not followed."""
-    for place, folders, files in os.walk(folder):
+def _walk(folder: str) -> Iterator[str]:
+    """Give the files of a folder in sorted order, without hidden ones; links to folders are not followed.
+
+    A folder that cannot be read stands for what it holds: it costs a row.
+    """
+    closed: list[str] = []
+    for place, folders, files in os.walk(str(Path(folder)), onerror=lambda error: closed.append(error.filename)):
+        yield from closed
+        closed.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place) / name for name in sorted(files) if not name.startswith("."))
+        inside = "" if place == "." else place
+        yield from (os.path.join(inside, name) for name in sorted(files) if not name.startswith("."))
+    yield from closed
 
 
-def _lines(stream: TextIO, name: str) -> list[str]:
-    paths = [line.rstrip("\r\n") for line in stream]
+def _paths(content: bytes, name: str) -> list[str]:
+    """Give the paths of a list, one a line, or parted by zeros as `find -print0` parts them."""
+    parted = content.removeprefix(codecs.BOM_UTF8).split(b"\0" if b"\0" in content else b"\n")
+    paths = [os.fsdecode(path.rstrip(b"\r\n") if b"\0" not in content else path) for path in parted]
     paths = [path for path in paths if path]
     if not paths:
         raise DataError(f"{name} holds no paths.", "Expected one path a line.")

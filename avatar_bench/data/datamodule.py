@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from avatar_bench.data.decode import decode
 from avatar_bench.data.geometry import Image
 from avatar_bench.data.manifest import Dataset, files_of
 from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.data.workers import context
 from avatar_bench.errors import DataError
 
 
@@ -51,15 +53,31 @@ class Images(TorchDataset[dict[str, Any]]):
         return {"image": to_tensor(image), "target": int(self.targets[row]), "row": row}
 
 
-class ReadableImages(Images):
-    """Give {"row", "reason"} instead of raising where a file cannot be used."""
+class ReadableImages(TorchDataset[dict[str, Any]]):
+    """Give file k as {"image": uint8 array (3, S, S), "row": k}, or as {"row", "reason"} where it cannot be used.
 
-    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+    The paths lie in one array: worker processes that read strings would each come to hold a copy of them all.
+    """
+
+    def __init__(self, paths: Sequence[str], preprocessing: Preprocessing) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.ends = np.cumsum([0, *map(len, encoded)])
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        path = os.fsdecode(self.text[self.ends[row] : self.ends[row + 1]].tobytes())
         try:
-            return super().__getitem__(item)
+            image = self.preprocessing(decode(Path(path)))
+            return {
+                "image": np.ascontiguousarray(image.transpose(2, 0, 1)),
+                "row": row,
+            }  # cheaper to send than a tensor
         except DataError as error:
-            row = item[0] if isinstance(item, tuple) else item
-            return {"row": row, "reason": error.lines[0].removeprefix(f"{self.files[row]}: ")}
+            return {"row": row, "reason": error.lines[0].removeprefix(f"{Path(path)}: ")}
 
 
 class VariedImages(Images):
@@ -224,7 +242,9 @@ def varied_loader(
     return loader(images, batch_size, workers)
 
 
-def loader(images: Images | Embeddings, batch_size: int, workers: int, **options: Any) -> DataLoader[dict[str, Any]]:
+def loader(
+    images: Images | ReadableImages | Embeddings, batch_size: int, workers: int, **options: Any
+) -> DataLoader[dict[str, Any]]:
     """Build a loader that draws nothing from the global random state."""
     return DataLoader(
         images,
@@ -234,6 +254,7 @@ def loader(images: Images | Embeddings, batch_size: int, workers: int, **options
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
         worker_init_fn=_one_thread,
+        multiprocessing_context=context() if workers else None,
         **options,
     )
 

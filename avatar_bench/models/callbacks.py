@@ -18,7 +18,7 @@ from avatar_bench.errors import CheckpointError
 from avatar_bench.models.checkpoints import BEST, read_checkpoint, verify
 from avatar_bench.models.classifier import Card
 from avatar_bench.models.silence import quiet
-from avatar_bench.models.stopping import Stop
+from avatar_bench.signals import Stop
 from avatar_bench.writing import whole
 
 MONITOR = "val/macro_f1"

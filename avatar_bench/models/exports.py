@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.models.checkpoints import CARD_KEY, SEAL, seal_of
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.runtimes import missing, to_onnx
+from avatar_bench.writing import whole
 
 AGREEMENT = 1e-4  # of what an exported network answers with torch, absolute below 1, relative above
 PROVENANCE = "provenance"  # of the text that says what an export was made from
@@ -54,16 +54,9 @@ def describe(classifier: Classifier, provenance: Mapping[str, Any], file: Path, 
 
 
 def write(data: bytes, file: Path) -> None:
-    """Write a file complete or not at all, and flush it to the disk."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a file complete or not at all."""
+    with whole(file, alone=False) as part:
+        part.write_bytes(data)
 
 
 def _onnx(classifier: Classifier, texts: Mapping[str, str]) -> bytes:

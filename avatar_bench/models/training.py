@@ -32,7 +32,7 @@ from avatar_bench.models.checkpoints import (
 )
 from avatar_bench.models.classifier import CARD_KEY, Card, Classifier
 from avatar_bench.models.silence import quiet
-from avatar_bench.models.stopping import Stop
+from avatar_bench.signals import Stop
 
 
 @dataclass(frozen=True)

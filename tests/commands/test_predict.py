@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from avatar_bench.__main__ import main
+from avatar_bench.cells import read_csv
 from avatar_bench.commands.predict import input_files
 
 COLUMNS = ["path", "status", "reason", "prediction", "confidence", "prob_drawing", "prob_generated", "prob_real"]
@@ -34,7 +35,7 @@ BROKEN = {
 
 
 def read(file: Path) -> pd.DataFrame:
-    return pd.read_csv(file, keep_default_na=False, dtype={"reason": str})
+    return read_csv(file, keep_default_na=False, dtype={"reason": str})
 
 
 def table_of(content: bytes, ending: str) -> pd.DataFrame:
@@ -219,7 +220,7 @@ def test_a_glob_a_list_and_standard_input_name_files(
 ) -> None:
     files = [str(file) for file in sorted((folder / "real").iterdir())][::-1]
     (tmp_path / "list.txt").write_text("\n".join(files) + "\n\n", encoding="utf-8")
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(files).encode())))
     assert predict(f"{folder}/real/*", tmp_path / "glob.csv") == 0
     assert predict(f"@{tmp_path / 'list.txt'}", tmp_path / "list.csv") == 0
     assert predict("-", tmp_path / "stdin.csv") == 0

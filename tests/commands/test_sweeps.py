@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
@@ -146,6 +147,40 @@ def test_a_job_that_failed_begins_anew(
     assert sweep("-m", "seed=1,2", "epochs=2") == 0
     assert pd.read_csv(tmp_path / "sweep" / "seed1" / "metrics.csv")["epoch"].tolist() == [1, 2]
     assert record(tmp_path / "sweep" / "seed1")["started"] >= started
+
+
+def test_a_job_that_diverges_leaves_the_others_alone(sweep: Callable[..., int], tmp_path: Path) -> None:
+    assert sweep("-m", "lr=1e30,3e-3", "epochs=2") == 3
+    (status, reason), other = jobs(tmp_path / "sweep").values()
+    assert status == "diverged"
+    assert "finite" in reason
+    assert other == ("finished", "")
+    assert sweep("-m", "lr=1e30,3e-3", "epochs=2") == 3
+    assert list(jobs(tmp_path / "sweep").values())[1] == ("finished", "finished before")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+def test_a_job_without_memory_says_what_to_do_and_leaves_the_others_alone(
+    error: Exception, sweep: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        cut(patch, 1, 1, error)
+        assert sweep("-m", "seed=1,2") == 3
+    assert jobs(tmp_path / "sweep") == {
+        "seed1": (
+            "failed",
+            "Out of memory. Take smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N).",
+        ),
+        "seed2": ("finished", ""),
+    }
+    assert sweep("-m", "seed=1,2") == 0
 
 
 def test_a_killed_job_whose_last_checkpoint_is_spoiled_begins_anew(sweep: Callable[..., int], tmp_path: Path) -> None:
@@ -435,6 +470,23 @@ def test_a_killed_joblib_sweep_is_finished_by_the_same_command(small: list[str],
     end(begin(words), 0)
     assert {status for status, _ in jobs(tmp_path).values()} == {"finished"}
     assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_real_lack_of_memory_costs_its_job_alone(launcher: str, small: list[str], tmp_path: Path) -> None:
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    grid = ["-m", "data.image_size=24000,32", f"hydra/launcher={launcher}"]
+    limited = ["prlimit", f"--as={6 * 2**30}"]
+    if not shutil.which("prlimit"):
+        pytest.skip("needs prlimit")
+    out = end(begin([*limited, *command(small, tmp_path, *grid)]), 3)
+    assert "Traceback" not in out
+    told = list(jobs(tmp_path).values())
+    assert [status for status, _ in told] == ["failed", "finished"]
+    assert told[0][1].startswith("Out of memory. Take smaller batches: data.batch_size=N")
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_an_unreadable_file_stops_training_and_costs_a_verdict_its_row(uneven: D
     uneven.frame.loc[0, "path"] = str(tmp_path / "broken.png")
     with pytest.raises(DataError, match=r"broken\.png"):
         list(evaluation_loader(uneven, CLASSES, PREPROCESSING, 16, 0))
-    images = ReadableImages([tmp_path / "broken.png", uneven.file(1)], np.zeros(2, np.int64), PREPROCESSING)
+    images = ReadableImages([str(tmp_path / "broken.png"), str(uneven.file(1))], PREPROCESSING)
     assert images[0]["row"] == 0
     assert images[0]["reason"]
     assert images[1]["image"].shape == (3, 32, 32)

@@ -1,20 +1,36 @@
-"""Stopping: a signal that ends a training at its next step, once that step is saved."""
+"""Ctrl-C and SIGTERM, which end a command: heard at its next step, or unheard where it puts things in order."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-GRACE = 20  # seconds that a step may take after the signal; then the training ends where the last one was saved
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+ENDING = tuple(NAMES)
+GRACE = 20  # seconds that a step may take after the signal; then the command ends where the last one was saved
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Let neither cut short what is done meanwhile; only the main thread hears them, so others need nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stop:
-    """Hold the signal that has asked for an end, None before."""
+    """Hold the signal that has asked a command to end once its step is saved, None before."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -38,7 +54,7 @@ class Stop:
     def listening(self) -> Iterator[None]:
         """Take the place of the handlers of Ctrl-C and SIGTERM; only the main thread may, others go without."""
         try:
-            before = {number: signal.signal(number, self.hear) for number in NAMES}
+            before = {number: signal.signal(number, self.hear) for number in ENDING}
             before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda number, frame: self.end())
         except ValueError:
             yield
