@@ -68,5 +68,5 @@ def _each_text(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
             kept = dtype if isinstance(dtype, pd.StringDtype) else object
             texts = [changed(value) for value in frame.iloc[:, n]]
             # not guessed: that fails on names that are not UTF-8
-            frame.isetitem(n, pd.Series(texts, frame.index, dtype=object).astype(kept).array)
+            frame.isetitem(n, pd.Series(texts, frame.index, dtype=kept))  # type: ignore[arg-type]
     return frame.set_axis([changed(name) for name in frame.columns], axis="columns")

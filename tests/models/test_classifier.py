@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_is_told_in_training_and_in_validation() -> No
         classifier.net.fc.bias.fill_(torch.inf)  # type: ignore[union-attr, operator]
     batch = {"image": images(), "target": torch.tensor([0, 1, 2, 2]), "row": torch.tensor([7, 5, 3, 1])}
     for step, split in ((classifier.training_step, "train"), (classifier.validation_step, "val")):
-        classifier.trainer = SimpleNamespace(validating=split == "val")
+        classifier.trainer = SimpleNamespace(validating=split == "val", global_step=0, current_epoch=0)
         with pytest.raises(DivergedError, match="not a finite number") as told:
             step(batch, 0)
         assert (told.value.split, list(told.value.rows)) == (split, [7, 5, 3, 1])
