@@ -13,7 +13,17 @@ from avatar_bench.catalogue import choices, did_you_mean
 from avatar_bench.errors import AvatarBenchError, OutputError
 from avatar_bench.terminal import printable, without_passwords
 
-_DISK = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_DISK = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
 # of torch on CPU and GPU, of OpenCV, of C++
 _MEMORY = re.compile("(not enough|insufficient|out of|n.t allocate|cannot allocate) memory|bad_alloc", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
@@ -28,11 +38,16 @@ def explain(error: BaseException) -> tuple[tuple[str, ...], int]:
     """Give the lines for stderr and the exit code of an error; AVATAR_BENCH_DEBUG=1 puts its traceback first."""
     if os.environ.get("AVATAR_BENCH_DEBUG") == "1":
         traceback.print_exception(error)
-    lines, code = _told(error)
+    return told(error)
+
+
+def told(error: BaseException) -> tuple[tuple[str, ...], int]:
+    """Give the lines and the exit code of an error, without passwords, and as a terminal shows them."""
+    lines, code = _lines(error)
     return tuple(printable(without_passwords(line)) for line in lines), code
 
 
-def _told(error: BaseException) -> tuple[tuple[str, ...], int]:
+def _lines(error: BaseException) -> tuple[tuple[str, ...], int]:
     if ours := _ours(error):
         return _without_details(ours.lines), ours.exit_code
     if _is_hydras(error):

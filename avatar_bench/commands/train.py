@@ -25,6 +25,7 @@ from avatar_bench.data.guards import refuse_changed, refuse_formats, refuse_shor
 from avatar_bench.data.manifest import Dataset, files_of, read_split
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError
+from avatar_bench.mistakes import told
 from avatar_bench.models.schema import fault_of_classes
 from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
 from avatar_bench.terminal import tell
@@ -158,14 +159,20 @@ def _same_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
             "Give the run folder, so that its test set stays unseen.",
         )
     record = read_record(folder)
-    if record["data"]["fingerprint"] != whole.fingerprint:
+    try:
+        fingerprint, kept_plan = record["data"]["fingerprint"], dict(record["split"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"init_from={folder}: its {RECORD} does not say which pictures it used, and how."
+        ) from error
+    if fingerprint != whole.fingerprint:
         raise GuardError(
             f"init_from={folder} was trained on other pictures than {whole.name}.",
             "Give the same data= options as that run had (its config.yaml), so that its test set stays unseen.",
         )
     for name, value in asdict(plan).items():
         value = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
-        kept = record["split"].get(name, value)
+        kept = kept_plan.get(name, value)
         if name != "draw_seed" and kept != value:
             raise ConfigError(
                 f"init_from={folder} takes over that run's split, in which {name} is {kept}, not {value}.",
@@ -189,7 +196,7 @@ def _fail(folder: Path, record: dict[str, Any], error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning has a SystemExit of its own
         status = "interrupted"
     said = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(type(error), type(error).__name__)
-    record |= {"status": status, "error": said if status == "interrupted" else str(error) or said}
+    record |= {"status": status, "error": said if status == "interrupted" else "\n".join(told(error)[0])}
     write_record(folder, record)
 
 
