@@ -21,13 +21,14 @@ from avatar_bench.data.datamodule import DataModule
 from avatar_bench.data.manifest import SPLITS, Dataset, write_split
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Augmentation, Preprocessing
-from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError, OutputError
+from avatar_bench.errors import ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.messages import speak
 from avatar_bench.metrics.calibration import fit_temperature
-from avatar_bench.models.callbacks import Progressed, read_history
-from avatar_bench.models.checkpoints import BEFORE, BEST, LAST, read_checkpoint, verify
+from avatar_bench.models.callbacks import read_history
+from avatar_bench.models.checkpoints import BEST
 from avatar_bench.models.classifier import Card, Classifier, TrainingOptions
 from avatar_bench.models.finetuning import Stage
+from avatar_bench.models.progress import newest
 from avatar_bench.models.training import (
     TrainerOptions,
     build_logger,
@@ -99,7 +100,7 @@ def _fit_stages(
     done: int,
 ) -> Path:
     """Train the stages after the first `done`, each from the best checkpoint of the one before."""
-    resume, at = _newest(folder / "checkpoints") if settings.resume else (None, None)
+    resume, at = newest(folder / "checkpoints") if settings.resume else (None, None)
     done = at.stage - 1 if at else done
     options = _trainer_options(settings)
     best = folder / "checkpoints" / BEST
@@ -124,35 +125,6 @@ def _fit_stages(
         resume = at = None
         classifier.net.load_state_dict(Classifier.load(best).net.state_dict())
     return best
-
-
-def _newest(folder: Path) -> tuple[Path | None, Progressed | None]:
-    """Give the checkpoint to go on from, last.ckpt or else the one before, and how far it is; None where none was made.
-
-    Raise CheckpointError where none of those that were made is whole.
-    """
-    damage = None
-    for file in (folder / LAST, folder / BEFORE):
-        try:
-            at = Progressed.read(file) if file.is_file() else None
-        except CheckpointError as error:
-            damage = damage or error
-            continue
-        if at and not _lost(folder / BEST, at):
-            if damage:
-                print(f"warning: {damage.lines[0]} Goes on from {file.name}.", file=sys.stderr)
-            return file, at
-    if damage:
-        raise CheckpointError(
-            damage.lines[0], "No earlier one is left to go on from: train anew, with another out=DIR."
-        )
-    return None, None
-
-
-def _lost(best: Path, at: Progressed) -> bool:
-    """Say whether best.ckpt, where the next stage begins, is that of a later stage already."""
-    verify(best)
-    return best.is_file() and Card.from_checkpoint(read_checkpoint(best), best).stage > at.stage
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:

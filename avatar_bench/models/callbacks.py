@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, W
 from torch.optim.swa_utils import get_swa_avg_fn
 from tqdm import tqdm
 
-from avatar_bench.errors import CheckpointError
-from avatar_bench.models.checkpoints import BEST, read_checkpoint, verify
+from avatar_bench.models.checkpoints import BEST
 from avatar_bench.models.classifier import Card
+from avatar_bench.models.progress import PROGRESS_KEY
 from avatar_bench.models.silence import quiet
 from avatar_bench.signals import Stop
 from avatar_bench.writing import whole
 
 MONITOR = "val/macro_f1"
-PROGRESS_KEY = "progress"
 HISTORY = ("epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr")
 
 
@@ -154,31 +152,6 @@ class Snapshots(Checkpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Say how much of its epoch a checkpoint has been through, and whether its stage was stopped early."""
         checkpoint[PROGRESS_KEY] = {"batches": self.batches, "stopped": bool(trainer.should_stop)}
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """Hold how far a checkpoint has come: its stage, from 1, whole epochs of that, and batches of the next.
-
-    `stopped` says that no epoch of the stage is to follow.
-    """
-
-    stage: int
-    epochs: int
-    batches: int
-    stopped: bool
-
-    @classmethod
-    def read(cls, file: Path) -> Progressed:
-        """Read it from last.ckpt or the one before; raise CheckpointError where it cannot be gone on from there."""
-        verify(file)
-        checkpoint = read_checkpoint(file)
-        stage = Card.from_checkpoint(checkpoint, file).stage
-        try:
-            epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-            return cls(stage, int(epochs), **checkpoint.get(PROGRESS_KEY, {"batches": 0, "stopped": False}))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{file} holds no state of a training that could go on.") from error
 
 
 class EpochAverage(WeightAveraging):
