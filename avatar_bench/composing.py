@@ -10,8 +10,6 @@ from typing import Any
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.base import Container
@@ -22,6 +20,7 @@ from avatar_bench.yaml_files import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, checke
 
 MAX_WORD, MAX_ELEMENTS = 1 << 16, 1000  # characters and commas of an override: Hydra takes a second for as many
 
+_load = FileConfigSource.load_config
 _resolve = Container._resolve_interpolation_from_parse_tree
 
 
@@ -44,27 +43,6 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
         assert isinstance(values, dict)
         check_tree(values)
         return cfg
-
-
-class BoundedFiles(FileConfigSource):  # type: ignore[misc, unused-ignore]
-    """Hydra's folders of YAML, whose files are read within the limits of yaml_files."""
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        """Load one file; raise ConfigError, naming it, where it is beyond the limits or cannot be read."""
-        file = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
-        if file.exists():
-            checked_text(file)
-        try:
-            found = super().load_config(config_path)
-            values = OmegaConf.to_container(found.config, resolve=False)
-            check_tree(values if isinstance(values, dict) else {"defaults": values}, str(file))
-            return found
-        except (
-            ValueError,
-            TypeError,
-            RecursionError,
-        ) as error:  # values that YAML allows and Python or OmegaConf does not
-            raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
 
 
 class Resolutions:
@@ -93,10 +71,10 @@ class Resolutions:
 
 
 def install() -> None:
-    """Have Hydra use CheckedLoader, BoundedFiles and Resolutions; it offers no hook for these."""
-    Plugins.instance()  # registers the source of files that is replaced here
+    """Have Hydra use CheckedLoader, read files within limits and count Resolutions; it offers no hook for these."""
     hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc, attr-defined, unused-ignore]
-    SourcesRegistry.instance().types["file"] = BoundedFiles
+    # in its own class: another in the registry would be refused in the processes of a sweep
+    FileConfigSource.load_config = _load_bounded  # type: ignore[method-assign]
     Container._resolve_interpolation_from_parse_tree = _counted  # type: ignore[method-assign, assignment]
 
 
@@ -104,6 +82,20 @@ def _counted(self: Container, *args: Any, **options: Any) -> Any:
     Resolutions.pay(20)
     found = _resolve(self, *args, **options)
     Resolutions.spend(found)
+    return found
+
+
+def _load_bounded(self: FileConfigSource, config_path: str) -> ConfigResult:
+    """Load one file; raise ConfigError, naming it, where it is beyond the limits of yaml_files or cannot be read."""
+    file = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
+    if file.exists():
+        checked_text(file)
+    try:
+        found: ConfigResult = _load(self, config_path)
+        values = OmegaConf.to_container(found.config, resolve=False)
+        check_tree(values if isinstance(values, dict) else {"defaults": values}, str(file))
+    except (ValueError, TypeError, RecursionError) as error:  # what YAML allows and Python or OmegaConf does not
+        raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +266,8 @@ CHOICES = {
     "split.by": ("group", "source", "generator"),
     "optimizer.name": ("adamw", "adam", "sgd"),
     "optimizer.schedule.name": ("none", "plateau", "cosine"),
+    "accelerator": ("auto", "cpu", "gpu"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
     "precision": ("32", "bf16", "16"),
@@ -296,6 +298,9 @@ WEIGHTS = ("hub", "none", "package")
 Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
 _POSITIVE: Rule = (lambda value: 0 < value < math.inf, "more than 0")
 _COUNT: Rule = (lambda value: value >= 1, "at least 1")
+_SEED: Rule = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
+_WORKERS: Rule = (lambda value: 0 <= value <= 256, "from 0 to 256 processes")
+_SIDE: Rule = (lambda value: 1 <= value <= 4096, "from 1 to 4096 pixels")
 _NATURAL: Rule = (lambda value: value >= 0, "0 or more")
 _SHARE: Rule = (lambda value: 0 < value <= 1, "more than 0 and at most 1")
 _PROBABILITY: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
@@ -304,17 +309,18 @@ RANGES: dict[str, Rule] = {
     "stage": _COUNT,
     "epochs": _COUNT,
     "lr": _POSITIVE,
-    "seed": _NATURAL,
+    "seed": _SEED,
     "label_smoothing": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
     "threads": _COUNT,
     "batch_size": _COUNT,
-    "workers": _NATURAL,
+    "workers": _WORKERS,
     "mode.shots": _COUNT,
     "mode.val_shots": _COUNT,
-    "data.image_size": _COUNT,
+    "data.image_size": _SIDE,
     "data.split.folds": (lambda value: value >= 3, "at least 3: test, val and train"),
     "data.split.at_least": _COUNT,
-    "split.seed": _NATURAL,
+    "split.seed": _SEED,
+    "data.split.seed": _SEED,
     "split.folds": (lambda value: value >= 3, "at least 3: test, val and train"),
     "cap.per_class": _COUNT,
     "cap.per_source": _COUNT,
@@ -322,7 +328,7 @@ RANGES: dict[str, Rule] = {
     "data.fraction": _SHARE,
     "data.val_fraction": _SHARE,
     "data.limit": _COUNT,
-    "data.workers": _NATURAL,
+    "data.workers": _WORKERS,
     "data.augment.flip": _PROBABILITY,
     "data.augment.rotation": (lambda value: 0 <= value <= 180, "from 0 to 180 degrees"),
     "data.augment.noise": _PROBABILITY,
@@ -390,8 +396,9 @@ def _units(by: str, *, _root_: DictConfig) -> str:
 
 
 def check(command: str, cfg: DictConfig) -> None:
-    """Raise ConfigError where an option is missing or breaks a rule that types cannot say."""
+    """Raise ConfigError where an option is missing, unknown, or breaks a rule that types cannot say."""
     check_required(command, cfg)
+    _check_known(cfg)
     OmegaConf.to_container(cfg, resolve=True)  # what cannot be resolved shows before anything is done
     checks = {
         "train": check_train,
@@ -493,6 +500,19 @@ def check_export(cfg: DictConfig) -> None:
     _check_values(cfg)
     if Path(str(cfg.out)).suffix not in EXPORTS:
         raise ConfigError(f"out={cfg.out}: expected a file that ends in {_alternatives(EXPORTS)}")
+
+
+def _check_known(cfg: DictConfig, around: str = "") -> None:
+    """Raise ConfigError at an option that no schema has: Hydra adds one where it is written +option=value."""
+    schema = OmegaConf.get_type(cfg)
+    known = [item.name for item in fields(schema)] if is_dataclass(schema) else list(cfg)
+    for name in cfg:
+        option = f"{around}{name!s}"
+        if name not in known:
+            nearest = did_you_mean(str(name), known)
+            raise ConfigError(f"{option}: there is no such option" + (f"; {nearest}" if nearest else ""))
+        if isinstance(inner := cfg._get_node(name), DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
+            _check_known(inner, f"{option}.")
 
 
 def _check_values(cfg: DictConfig) -> None:

@@ -17,8 +17,12 @@ class AvatarBenchError(Exception):
         text = "\n".join(lines)
         if "\nOriginal Traceback" in text:  # torch rebuilds a loader worker's error from its printed traceback
             text = text.rpartition(f"{type(self).__name__}: ")[2].strip()
+            lines = tuple(text.split("\n"))
         super().__init__(text)
-        self.lines = tuple(text.split("\n"))
+        self.lines = tuple(line.replace("\n", "\\n") for line in lines)  # a name may hold one
+
+    def __reduce__(self) -> tuple[type[AvatarBenchError], tuple[str, ...]]:
+        return type(self), self.lines
 
 
 class ConfigError(AvatarBenchError):

@@ -13,6 +13,7 @@ from avatar_bench.catalogue import choices, did_you_mean
 from avatar_bench.errors import AvatarBenchError, OutputError
 from avatar_bench.terminal import printable, without_passwords
 
+MOST = 1000  # characters of a line
 _DISK = (
     errno.EACCES,
     errno.EPERM,
@@ -22,7 +23,6 @@ _DISK = (
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EEXIST,
-    errno.ENAMETOOLONG,
 )
 # of torch on CPU and GPU, of OpenCV, of C++
 _MEMORY = re.compile("(not enough|insufficient|out of|n.t allocate|cannot allocate) memory|bad_alloc", re.IGNORECASE)
@@ -44,7 +44,11 @@ def explain(error: BaseException) -> tuple[tuple[str, ...], int]:
 def told(error: BaseException) -> tuple[tuple[str, ...], int]:
     """Give the lines and the exit code of an error, without passwords, and as a terminal shows them."""
     lines, code = _lines(error)
-    return tuple(printable(without_passwords(line)) for line in lines), code
+    return tuple(_short(printable(without_passwords(line))) for line in lines), code
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= MOST else f"{line[: MOST - 3]}..."
 
 
 def _lines(error: BaseException) -> tuple[tuple[str, ...], int]:
@@ -54,6 +58,8 @@ def _lines(error: BaseException) -> tuple[tuple[str, ...], int]:
         return _configuration(error), 2
     if type(error).__module__.startswith("yaml."):
         return (f"a yaml file cannot be read: {' '.join(str(error).split())}",), 2
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return (f"{str(error.filename)[:100]}...: {error.strerror}",), 2
     if isinstance(error, OSError) and error.errno in _DISK:
         return (f"{error.filename or 'output'}: {error.strerror}",), OutputError.exit_code
     if lacks := _lacking(error):

@@ -27,6 +27,7 @@ from avatar_bench.data.datamodule import (
 )
 from avatar_bench.data.guards import refuse_changed
 from avatar_bench.data.manifest import SPLITS, Dataset, read_dataset, read_pictures, read_split
+from avatar_bench.data.splits import refuse_other_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.workers import served
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
@@ -130,7 +131,9 @@ class Run:
         root = (self.record.get("data") or {}).get("root")
         if not isinstance(root, str):
             raise CheckpointError(f"{self.folder / RECORD} does not say where the run's pictures lie.")
-        return read_split(self.folder / "split.csv", Path(root))
+        images = read_split(self.folder / "split.csv", Path(root))
+        refuse_other_split(images, (self.record.get("split") or {}).get("fingerprint"), self.folder / "split.csv")
+        return images
 
     @property
     def device(self) -> str:

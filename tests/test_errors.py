@@ -1,5 +1,6 @@
 """Errors keep their lines on every way to the user."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -21,3 +22,9 @@ def test_a_broken_picture_is_told_in_its_own_lines_whoever_reads_it(tmp_path: Pa
     assert caught.value.lines[0].startswith(f"{broken}: ")
     assert len(caught.value.lines) <= 3
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_name_that_holds_a_newline_stays_on_its_line_also_out_of_another_process() -> None:
+    error = DataError("a\nb: broken.", "Mend it.")
+    assert error.lines == ("a\\nb: broken.", "Mend it.")
+    assert pickle.loads(pickle.dumps(error)).lines == error.lines

@@ -435,3 +435,13 @@ def test_kept_predictions_of_other_pictures_are_made_again(run_copy: Path, pictu
     (kept,) = (run_copy / "predictions").iterdir()
     made.take(np.arange(len(made))[::-1]).save(kept)
     np.testing.assert_array_equal(Run.open(run_copy).predictions(blind).logits, made.logits)
+
+
+def test_a_split_that_was_changed_or_cut_is_refused(run_copy: Path) -> None:
+    file = run_copy / "split.csv"
+    text = file.read_text()
+    swapped = text.replace(",test,", ",?,").replace(",train,", ",test,").replace(",?,", ",train,")
+    for spoilt in (swapped, "".join(text.splitlines(keepends=True)[:40])):
+        file.write_text(spoilt)
+        with pytest.raises(CheckpointError, match="not the split that the run was trained with"):
+            Run.open(run_copy).dataset("test")

@@ -21,6 +21,7 @@ from avatar_bench.data.datamodule import DataModule
 from avatar_bench.data.manifest import SPLITS, Dataset, write_split
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.data.workers import Loader
 from avatar_bench.errors import ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.messages import speak
 from avatar_bench.metrics.calibration import fit_temperature
@@ -87,6 +88,8 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
         best = _fit_stages(settings, folder, record, classifier, data, stages, done)
     except DivergedError as error:
         raise _with_pictures(error, dataset) from error
+    finally:
+        Loader.end()  # an error keeps its loader, whose processes hold memory that the next job of a sweep may need
     _finish(settings, folder, record, best, dataset)
 
 

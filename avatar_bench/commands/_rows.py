@@ -60,8 +60,8 @@ def kind_of(output: str) -> type[Rows]:
 class Rows:
     """Write rows to `place`, and put it where `final` is once all are written; None: standard output.
 
-    `kept` holds the paths of the rows that were there before, in order, `last` the last of these rows; `count` is the
-    number of rows there now.
+    `kept` holds the paths of the rows that were there before, in order, `last` the last of these rows, and `bad` counts
+    those of files that could not be used; `count` is the number of rows there now.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Rows:
     ) -> None:
         self.place, self.columns, self.final = place, columns, final
         self.kept: list[str] = []
+        self.bad = 0
         self.last: deque[dict[str, Any]] = deque(maxlen=LAST)
         if going_on and place is not None:
             self._read_earlier(place)
@@ -112,6 +113,7 @@ class Rows:
         try:
             for row in self.read(place):
                 self.kept.append(row["path"])
+                self.bad += row["status"] == "error"
                 self.last.append(row)
             self.kept = self.plain(self.kept)
             for path, row in zip(self.kept[-LAST:], self.last, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,8 +61,9 @@ class Sweep:
         Plugins.instantiate_launcher = instantiate  # type: ignore[method-assign, assignment]
         try:
             yield
-        except ValueError:  # Optuna's, where it has no trial to call the best
-            if not self.jobs or any(told.reason == "" for told in self.jobs.values()):
+        except ValueError as error:  # Optuna's, where it has no trial to call the best
+            raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
+            if "optuna" not in raised_in or any(told.reason == "" for told in self.jobs.values()):
                 raise
         finally:
             Plugins.instantiate_launcher = plain  # type: ignore[method-assign]

@@ -40,13 +40,13 @@ def predict(cfg: DictConfig) -> None:
     make_room(settings.output)
     files = input_files(settings.input)
     with held(settings.output):
-        ok, errors, kept = _write(_open(path, settings), files, settings)
+        ok, errors, kept, bad = _write(_open(path, settings), files, settings)
     told = f"{settings.output}: {ok} verdicts, {errors} files that could not be used"
     told += f", {kept} rows kept from before" if kept else ""
     print(told, file=sys.stderr if settings.output == "-" else sys.stdout)
     print(CAUTION, file=sys.stderr)
-    if errors:
-        raise DataError(f"{errors} of {len(files)} files could not be used: see status and reason in the output.")
+    if errors + bad:
+        raise DataError(f"{errors + bad} of {len(files)} files could not be used: see status and reason in the output.")
 
 
 def _open(path: Path, settings: PredictConfig) -> Run:
@@ -57,8 +57,8 @@ def _open(path: Path, settings: PredictConfig) -> Run:
     return open_run(path, accelerator=settings.accelerator, workers=settings.workers, batch_size=settings.batch_size)
 
 
-def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int]:
-    """Write the rows that the output lacks; give the numbers of verdicts, of errors and of rows that were there."""
+def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
+    """Write the rows that the output lacks; give how many: verdicts, errors, earlier rows, errors among those."""
     from avatar_bench.verdicts import verdict_columns
 
     run.wake()  # a bad checkpoint shows before the output is touched
@@ -75,7 +75,7 @@ def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, in
                 bar.update(len(batch))
                 good = int((batch["status"] == "ok").sum())
                 ok, errors = ok + good, errors + len(batch) - good
-    return ok, errors, kept
+    return ok, errors, kept, rows.bad
 
 
 @contextmanager

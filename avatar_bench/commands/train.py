@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.assembly.datasets import open_dataset
-from avatar_bench.commands._folders import first_record, held, run_folder, write_config
-from avatar_bench.config import TrainConfig
+from avatar_bench.commands._folders import CONFIG, first_record, held, run_folder, write_config
+from avatar_bench.config import TrainConfig, check_train
 from avatar_bench.data.decode import formats_of
 from avatar_bench.data.guards import refuse_changed, refuse_formats, refuse_shortcut, split_apart
 from avatar_bench.data.manifest import Dataset, files_of, read_split
-from avatar_bench.data.splits import SplitPlan
+from avatar_bench.data.splits import SplitPlan, refuse_other_split
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError
 from avatar_bench.mistakes import told
 from avatar_bench.models.schema import fault_of_classes
@@ -178,7 +179,9 @@ def _same_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
                 f"init_from={folder} takes over that run's split, in which {name} is {kept}, not {value}.",
                 "Give the same options for the split: data.fold, .split, .fraction, .limit, mode.shots and their like.",
             )
-    return Dataset(whole.name, whole.root, read_split(folder / "split.csv", whole.root).frame)
+    kept_split = read_split(folder / "split.csv", whole.root)
+    refuse_other_split(kept_split, kept_plan.get("fingerprint"), folder / "split.csv")
+    return Dataset(whole.name, whole.root, kept_split.frame)
 
 
 def _start(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
@@ -202,7 +205,7 @@ def _fail(folder: Path, record: dict[str, Any], error: BaseException) -> None:
 
 def _reopened(folder: Path) -> TrainConfig:
     """Give the own configuration of an interrupted run."""
-    if not (folder / RECORD).is_file() or not (folder / "config.yaml").is_file():
+    if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", "Expected a folder made by train.")
     others = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
     if others:
@@ -210,8 +213,14 @@ def _reopened(folder: Path) -> TrainConfig:
             f"resume goes on with the run's own configuration; {others[0]} cannot change it.",
             "Leave it out, or start a new run with init_from=RUN.",
         )
-    schema = OmegaConf.structured(TrainConfig)
-    settings = _settings(OmegaConf.merge(schema, read_tree(folder / "config.yaml")))  # type: ignore[arg-type]
+    file = folder / CONFIG
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), read_tree(file))
+        check_train(cfg)  # type: ignore[arg-type]
+    except (OmegaConfBaseException, ConfigError) as error:
+        lines = error.lines if isinstance(error, ConfigError) else str(error).splitlines()
+        raise ConfigError(f"{file}: {lines[0].removeprefix(f'{file}: ')}", *lines[1:2]) from error
+    settings = _settings(cfg)  # type: ignore[arg-type]
     settings.resume = str(folder)
     return settings
 

@@ -20,7 +20,7 @@ from avatar_bench.data.decode import decode
 from avatar_bench.data.geometry import Image
 from avatar_bench.data.manifest import Dataset, files_of
 from avatar_bench.data.transforms import Augmentation, Preprocessing
-from avatar_bench.data.workers import context
+from avatar_bench.data.workers import Loader, context
 from avatar_bench.errors import DataError
 
 
@@ -246,7 +246,7 @@ def loader(
     images: Images | ReadableImages | Embeddings, batch_size: int, workers: int, **options: Any
 ) -> DataLoader[dict[str, Any]]:
     """Build a loader that draws nothing from the global random state."""
-    return DataLoader(
+    return Loader(
         images,
         batch_size=batch_size,
         num_workers=workers,

@@ -87,24 +87,29 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
     """Read `root/<class>/...`, or `root/{train,val,test}/<class>/...` where those folders exist.
 
     A folder below the class folder names the source; the group is the picture's own hash, so that byte copies
-    stay together. Raise DataError on a missing folder, or one without pictures in class folders.
+    stay together. Raise DataError on a missing folder, and on a class without pictures.
     """
     if not os.path.isdir(root):
         raise DataError(f"data.root: {root} is not a folder.", "Expected a folder with one folder per class.")
     fixed = [split for split in ("train", "val", "test") if os.path.isdir(root / split)]
     rows: list[tuple[str, str, str, str]] = []
-    for split in fixed or [""]:
-        for folder in class_folders(root / split):
-            for file in pictures_below(folder):
-                below = file.relative_to(folder).parts
-                source = below[0] if len(below) > 1 else ""
-                rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
+    folders = [(split, folder) for split in fixed or [""] for folder in class_folders(root / split)]
+    for split, folder in folders:
+        for file in pictures_below(folder):
+            below = file.relative_to(folder).parts
+            source = below[0] if len(below) > 1 else ""
+            rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
     if not rows:
         raise DataError(
             f"{root} holds no pictures in class folders.",
             f"Expected {root.name}/<class>/<picture> with endings {', '.join(sorted(SUFFIXES))}.",
         )
     frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
+    empty = [folder for _, folder in folders if folder.name not in set(frame["label"])]
+    if empty:
+        raise DataError(
+            f"{shown(str(empty[0]))}: the class folder holds no picture.", "Fill it, or take it out of the data set."
+        )
     return _complete(frame, root, name or root.name)
 
 
@@ -130,7 +135,7 @@ def read_manifest(file: Path, name: str | None = None) -> Dataset:
         raise DataError(f"{file} has no rows.")
     for row, path in enumerate(table["path"]):
         if not os.path.isfile(file.parent / path):
-            what = f"{file}, row {row + 1}: {shown(path)} does not exist."
+            what = f"{file}, row {row + 1}: {shown(path)} does not exist, or is no file."
             raise DataError(what, "Expected a file; paths are relative to the manifest.")
     return _complete(table, file.parent, name or file.stem)
 

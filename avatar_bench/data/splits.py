@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from avatar_bench.catalogue import did_you_mean
 from avatar_bench.data.folds import draw_units, group_folds
 from avatar_bench.data.manifest import Dataset
-from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 
 FOLDS = 10
 OFF = 0.02  # share of a class by which a side may miss its aim without a word
@@ -100,6 +101,15 @@ def split_fingerprint(dataset: Dataset) -> str:
     """Give 16 hex digits that change when any image changes sides, and not with the order of rows."""
     rows = sorted(zip(dataset.frame["sha256"], dataset.frame["label"], dataset.frame["split"], strict=True))
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+
+
+def refuse_other_split(dataset: Dataset, stated: object, file: Path) -> None:
+    """Raise CheckpointError where the split that a run has kept is not the one whose fingerprint it states."""
+    if stated is not None and stated != split_fingerprint(dataset):
+        raise CheckpointError(
+            f"{file} is not the split that the run was trained with: it has been changed or damaged.",
+            "Restore it: which pictures the network has seen is not known without it.",
+        )
 
 
 def _check(frame: pd.DataFrame, plan: SplitPlan, fixed: bool) -> None:

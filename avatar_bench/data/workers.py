@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
@@ -20,6 +22,29 @@ def context() -> BaseContext | None:
     return _Context() if sys.platform == "linux" else None
 
 
+class Loader(DataLoader[Any]):
+    """A loader whose processes end before the interpreter does, though an error may still hold on to them.
+
+    multiprocessing would ask them to end by a signal that they do not hear, and wait for ever.
+    """
+
+    _running: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+    def _get_iterator(self) -> Any:
+        batches = super()._get_iterator()
+        self._running.add(batches)
+        return batches
+
+    @classmethod
+    def end(cls) -> None:
+        """End the processes of all loaders."""
+        for batches in list(cls._running):
+            _end(batches)
+
+
+atexit.register(Loader.end)  # after the imports of torch and multiprocessing, hence before what they do at the end
+
+
 @contextmanager
 def served(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     """Give a loader's batches, and end its processes however this ends, before anything else is done."""
@@ -27,9 +52,13 @@ def served(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     try:
         yield batches
     finally:
-        with unheard():
-            # torch does so when the last reference is gone, which a traceback may hold past the end of the command
-            getattr(batches, "_shutdown_workers", lambda: None)()
+        # torch does so when the last reference is gone, which a traceback may hold past the end of the command
+        _end(batches)
+
+
+def _end(batches: Any) -> None:
+    with unheard():
+        getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 if sys.platform == "linux":

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from avatar_bench.__main__ import main
@@ -606,4 +607,47 @@ def test_a_text_file_among_the_pictures_is_found_before_training(
     table.to_csv(tmp_path / "all.csv", index=False)
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
     assert "text.jpg: not a known picture format" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("epochs", -5, "at least 1"),
+        ("epochs", "foo", "epochs"),
+        ("lang", "../../x", "en or ru"),
+        ("seed", 10**20, "from 0"),
+    ],
+)
+def test_the_configuration_of_a_run_is_held_to_the_rules_of_the_command_line(
+    option: str, value: object, told: str, run_copy: Path, capsys: Any
+) -> None:
+    config = yaml.safe_load((run_copy / "config.yaml").read_text())
+    (run_copy / "config.yaml").write_text(yaml.safe_dump({**config, option: value}))
+    (run_copy / "run.json").write_text(json.dumps(record(run_copy) | {"status": "interrupted"}))
+    assert main(["train", f"resume={run_copy}"]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "config.yaml" in said
+    assert len(said.splitlines()) <= 3
+    assert record(run_copy)["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("data.workers=100000", "from 0 to 256 processes"),
+        ("data.image_size=10000000", "from 1 to 4096 pixels"),
+        ("seed=99999999999999999999999", "from 0 to 4294967295"),
+        ("trainer.accelerator=os", "auto, cpu, gpu"),
+        ("+trainer.plugins=x", "trainer.plugins: there is no such option"),
+        ("+nothing=x", "nothing: there is no such option"),
+    ],
+)
+def test_a_value_that_no_machine_could_follow_is_refused_before_the_work(
+    word: str, told: str, small: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    kept = [other for other in small if other.partition("=")[0] != word.partition("=")[0]]
+    assert main(["train", *kept, f"out={tmp_path / 'run'}", word]) == 2
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

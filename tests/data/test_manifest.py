@@ -282,3 +282,13 @@ def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
     hashes = read_manifest(root / "hashed.csv").frame["sha256"].tolist()
     assert hashes[0] == "f" * 64
     assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
+
+
+def test_a_class_folder_without_pictures_is_refused(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures / "blind", tmp_path / "data")
+    (tmp_path / "data" / "painting").mkdir()
+    (tmp_path / "data" / ".cache").mkdir()
+    with pytest.raises(DataError, match="painting: the class folder holds no picture"):
+        read_folder(tmp_path / "data")
+    (tmp_path / "data" / "painting").rmdir()
+    assert read_folder(tmp_path / "data").classes == ("drawing", "generated", "real")

@@ -115,9 +115,10 @@ def _unusable(path: Path, below: str, root: Path) -> str:
     if path.is_symlink():
         if path.is_dir():
             return "a link to a folder, which is not followed"
-        if not path.resolve().is_relative_to(root.resolve()):
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
             return "a link that leads out of the folder"
-    return "" if path.is_file() else "not a file" if path.exists() else "a link to nothing"
+    # not by methods of Path, which raise at a link that leads to itself
+    return "" if os.path.isfile(path) else "not a file" if os.path.exists(path) else "a link to nothing"
 
 
 def _by_rule(below: str, rules: list[Rule], said: Mapping[str, Any]) -> dict[str, str]:

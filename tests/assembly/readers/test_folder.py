@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from avatar_bench.assembly.readers.base import Job
-from avatar_bench.assembly.readers.folder import KIND
+from avatar_bench.assembly.readers.folder import KIND, _unusable
 from avatar_bench.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -208,3 +208,10 @@ def test_the_shared_pictures_come_with_the_counts_sources_and_groups_of_their_ma
     assert Counter((one.source, one.shared_group) for one in pictures) == Counter(
         zip(table["source"], table["group"], strict=True)
     )
+
+
+def test_links_that_lead_in_a_circle_are_put_aside(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").symlink_to("b.png")
+    (tmp_path / "real" / "b.png").symlink_to("a.png")
+    assert _unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a link to nothing"
