@@ -9,7 +9,8 @@ from typing import Any
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.base import Container
@@ -20,7 +21,6 @@ from avatar_bench.yaml_files import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, checke
 
 MAX_WORD, MAX_ELEMENTS = 1 << 16, 1000  # characters and commas of an override: Hydra takes a second for as many
 
-_load = FileConfigSource.load_config
 _resolve = Container._resolve_interpolation_from_parse_tree
 
 
@@ -73,8 +73,11 @@ class Resolutions:
 def install() -> None:
     """Have Hydra use CheckedLoader, read files within limits and count Resolutions; it offers no hook for these."""
     hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader  # type: ignore[misc, attr-defined, unused-ignore]
-    # in its own class: another in the registry would be refused in the processes of a sweep
-    FileConfigSource.load_config = _load_bounded  # type: ignore[method-assign]
+    Plugins.instance()  # registers the source of files
+    # that very class is changed: another in its place would be refused in the processes of a sweep
+    files: Any = SourcesRegistry.instance().types["file"]
+    if not hasattr(files, "plain_load_config"):
+        files.plain_load_config, files.load_config = files.load_config, _load_bounded
     Container._resolve_interpolation_from_parse_tree = _counted  # type: ignore[method-assign, assignment]
 
 
@@ -85,13 +88,13 @@ def _counted(self: Container, *args: Any, **options: Any) -> Any:
     return found
 
 
-def _load_bounded(self: FileConfigSource, config_path: str) -> ConfigResult:
+def _load_bounded(self: Any, config_path: str) -> ConfigResult:
     """Load one file; raise ConfigError, naming it, where it is beyond the limits of yaml_files or cannot be read."""
     file = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
     if file.exists():
         checked_text(file)
     try:
-        found: ConfigResult = _load(self, config_path)
+        found: ConfigResult = self.plain_load_config(config_path)
         values = OmegaConf.to_container(found.config, resolve=False)
         check_tree(values if isinstance(values, dict) else {"defaults": values}, str(file))
     except (ValueError, TypeError, RecursionError) as error:  # what YAML allows and Python or OmegaConf does not
