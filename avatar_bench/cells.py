@@ -16,7 +16,8 @@ _SIGNS = "=+\\-@＝＋－＠﹦﹢﹣﹫−"
 _PARTS = ";\\t\\r\\n"
 _DROPPED = rf"(?:['\"‘’“”\ufeff\u200b]|[^\S{_PARTS}])*"
 _NUMBER = rf"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?:\Z|[{_PARTS}])"
-_FORMULA = rf"(?={_DROPPED}[{_SIGNS}])(?!{_NUMBER})"
+_DASH = rf"-(?:\Z|[{_PARTS}])"  # stands for nothing in a table
+_FORMULA = rf"(?={_DROPPED}[{_SIGNS}])(?!{_NUMBER}|{_DASH})"
 _CONTROL = rf"(?='*[{_PARTS[1:]}])"
 _BARE = re.compile(rf"^{_CONTROL}|(^|[{_PARTS}]){_FORMULA}")
 _QUOTED = re.compile(rf"^'{_CONTROL}|(^|[{_PARTS}])'{_FORMULA}")

@@ -99,11 +99,11 @@ def held(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise OutputError(f"{folder}: {_owner(folder)} is training there.", "Wait for it, or stop it.") from error
     except OSError as error:
-        raise OutputError(f"out={folder} cannot be written: {error.strerror}.", "Give another: out=DIR") from error
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror}.", "A run needs a folder that you may write to."
+        ) from error
     if left:
-        print(
-            f"warning: {folder}: {_owner(folder)} ended there without a word; its lock is taken over", file=sys.stderr
-        )
+        print(f"warning: {folder}: {_owner(folder)} trained there and is gone; its lock is taken over", file=sys.stderr)
     try:
         yield
     finally:

@@ -42,12 +42,14 @@ def train(cfg: DictConfig) -> float:
     """
     settings = _reopened(Path(cfg.resume)) if cfg.resume else _settings(cfg)
     folder = Path(settings.resume) if settings.resume else run_folder(settings)
-    with held(folder):
-        record = read_record(folder) if settings.resume else first_record(folder, cfg, settings)
-        if record.get("status") == "finished":
-            tell(f"{folder}: finished before, left as it is.", file=sys.stderr)
-        else:
-            _complete(cfg, settings, folder, record)
+    record = read_record(folder) if settings.resume else {}
+    if record.get("status") != "finished":
+        with held(folder):
+            record = read_record(folder) if settings.resume else first_record(folder, cfg, settings)
+            if record.get("status") != "finished":
+                _complete(cfg, settings, folder, record)
+                return float(record["metrics"][METRIC])
+    tell(f"{folder}: finished before, left as it is.", file=sys.stderr)
     return float(record["metrics"][METRIC])
 
 

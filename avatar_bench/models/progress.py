@@ -58,7 +58,7 @@ def newest(folder: Path) -> tuple[Path | None, Progressed | None]:
             return file, at
     if damage:
         raise CheckpointError(
-            damage.lines[0], "No earlier one is left to go on from: train anew, with another out=DIR."
+            damage.lines[0], f"{BEFORE} is damaged or gone as well: train anew, with another out=DIR."
         )
     return None, None
 

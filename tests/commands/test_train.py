@@ -283,7 +283,8 @@ def test_a_run_cut_in_its_second_stage_goes_on_there(
     with monkeypatch.context() as patch:
         interrupt(patch, 3, RuntimeError("the plug was pulled"))
         cut = train(tmp_path / "cut", *STAGED, "stage=2", code=1)
-    assert (record(cut)["status"], record(cut)["error"]) == ("failed", "the plug was pulled")
+    assert record(cut)["status"] == "failed"
+    assert "the plug was pulled" in record(cut)["error"]
     assert main(["train", f"resume={cut}"]) == 0
     assert history(cut)[["epoch", "stage"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 2]]
     assert record(cut)["weights_sha256"] == record(stage2)["weights_sha256"]

@@ -114,7 +114,7 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_is_taken(
     assert plug.run(["train", f"resume={spoilt}"]) == 4
     told = capsys.readouterr().err.splitlines()
     assert "last.ckpt is damaged" in told[-2]
-    assert "train anew" in told[-1]
+    assert "before.ckpt is damaged or gone as well: train anew" in told[-1]
 
 
 def test_a_damaged_best_checkpoint_is_told_before_the_training_goes_on(
