@@ -120,7 +120,7 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
             if kind == "PNG" and _may_lack_rows(image) and lacks_pixels(data):
                 raise ValueError("it has fewer pixels than it claims")
             return np.array(_upright(_rgb(image, kind, data, ground), _orientation(image)))
-    except DataError:
+    except (DataError, MemoryError):  # a machine that is short of memory says nothing of the file
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels.") from error

@@ -448,3 +448,12 @@ def test_what_is_transparent_takes_the_colour_of_the_ground():
         image.save(buffer, "PNG", **({"transparency": 0} if mode == "P" else {}))
         assert (decode_bytes(buffer.getvalue(), "x", ground="#0000ff") == (0, 0, 255)).all()
         assert (decode_bytes(buffer.getvalue(), "x") == 255).all()
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_file(picture: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack(*given: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("avatar_bench.data.decode._rgb", lack)
+    with pytest.raises(MemoryError):
+        decode_bytes(save(picture, "PNG"), "a.png")
