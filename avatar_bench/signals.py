@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -40,7 +40,9 @@ class Stop:
         if self.asked is not None:
             self.end()
         self.asked = number
-        print(f"{NAMES[signal.Signals(number)]}: ends once this step is saved; again: at once", file=sys.stderr)
+        told = f"{NAMES[signal.Signals(number)]}: ends once this step is saved; again: at once\n"
+        with suppress(OSError):
+            os.write(2, told.encode())  # print may be at work where the signal came
         signal.alarm(GRACE)
 
     def end(self) -> NoReturn:

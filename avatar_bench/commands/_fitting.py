@@ -83,7 +83,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     write_record(folder, record)
     _say_counts(dataset, classes, settings)
     done = _stages_done(settings, earlier, stages)
-    _check_room(folder, classifier)
+    _check_room(folder, classifier, stages)
     try:
         best = _fit_stages(settings, folder, record, classifier, data, stages, done)
     except DivergedError as error:
@@ -135,11 +135,13 @@ def _history(folder: Path) -> list[dict[str, Any]]:
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
-def _check_room(folder: Path, classifier: Classifier) -> None:
+def _check_room(folder: Path, classifier: Classifier, stages: list[Stage]) -> None:
     """Raise OutputError where the disk has no room for what a run writes: it shows before the work."""
-    weights = sum(value.numel() * value.element_size() for value in classifier.state_dict().values())
-    # best, last, the one before and the next, each with two moments of the optimizer
-    needed, free = 12 * weights + 2**24, shutil.disk_usage(folder).free
+    net = classifier.net
+    weights = sum(value.numel() * value.element_size() for value in net.state_dict().values())
+    learning = max(sum(net.get_parameter(name).nbytes for name in classifier.begin(stage)) for stage in stages)
+    # best, last, the one before and the next, each with two moments of what learns
+    needed, free = 4 * (weights + 2 * learning) + 2**24, shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
             f"out={folder}: {free / 2**20:.0f} MiB are free; the checkpoints of this run need {needed / 2**20:.0f}.",
