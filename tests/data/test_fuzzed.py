@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 SHORT = settings(max_examples=150, deadline=None, derandomize=True, database=None)
-LONG = settings(max_examples=20_000, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+LONG = settings(SHORT, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
 
 Result = TypeVar("Result")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
