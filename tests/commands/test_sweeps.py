@@ -478,8 +478,8 @@ def test_a_killed_joblib_sweep_is_finished_by_the_same_command(small: list[str],
 def test_a_real_lack_of_memory_costs_its_job_alone(launcher: str, small: list[str], tmp_path: Path) -> None:
     if launcher == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    grid = ["-m", "data.image_size=24000,32", f"hydra/launcher={launcher}"]
-    limited = ["prlimit", f"--as={6 * 2**30}"]
+    grid = ["-m", "data.image_size=4096,32", f"hydra/launcher={launcher}"]
+    limited = ["prlimit", f"--as={5 * 2**30}"]
     if not shutil.which("prlimit"):
         pytest.skip("needs prlimit")
     out = end(begin([*limited, *command(small, tmp_path, *grid)]), 3)
