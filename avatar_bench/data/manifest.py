@@ -188,15 +188,17 @@ def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
     unknown = ~frame["split"].isin(["", *SPLITS])
     if unknown.any():
         row = int(np.flatnonzero(unknown)[0])
+        path = str(frame["path"].iat[row])
         raise DataError(
-            f"{name}, row {row + 1}, {frame['path'].iat[row]}: unknown split {frame['split'].iat[row]!r}.",
+            f"{name}, row {row + 1}, {shown(path)}: unknown split {shown(repr(frame['split'].iat[row]))}.",
             f"Expected one of {', '.join(SPLITS)}, or nothing in any row.",
         )
     unknown = ~frame["fold"].str.fullmatch(r"\d{0,3}")
     if unknown.any():
         row = int(np.flatnonzero(unknown)[0])
+        path = str(frame["path"].iat[row])
         raise DataError(
-            f"{name}, row {row + 1}, {frame['path'].iat[row]}: unknown fold {frame['fold'].iat[row]!r}.",
+            f"{name}, row {row + 1}, {shown(path)}: unknown fold {shown(repr(frame['fold'].iat[row]))}.",
             "Expected a whole number from 0, or nothing.",
         )
     return Dataset(name, root, frame)
