@@ -16,6 +16,7 @@ from typing import NoReturn
 from avatar_bench import __version__, catalogue
 from avatar_bench.errors import ConfigError
 from avatar_bench.mistakes import explain
+from avatar_bench.signals import handled
 from avatar_bench.terminal import accept_any_text
 
 WORDS = ("list", "completion")  # commands that take plain words and need no Hydra
@@ -169,14 +170,9 @@ def _sigterm(last: bool) -> Iterator[None]:
         raise SystemExit(128 + number)
 
     try:
-        before = signal.signal(signal.SIGTERM, leave)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
+        with handled({signal.SIGTERM: leave}, after=signal.SIG_IGN if last else None):
+            yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if last else before)
         if last:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.terminal import printable
+from avatar_bench.terminal import printable, tell
 from avatar_bench.writing import write_text
 
 RECORD = "run.json"
@@ -125,6 +126,13 @@ def newest_run(root: Path) -> Path:
     if not runs:
         raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or say ckpt=RUN")
     return runs[-1]
+
+
+def newest_of_all() -> Path:
+    """Give the newest run below runs/, and name it on stderr; raise CheckpointError where there is none."""
+    newest = newest_run(Path("runs"))
+    tell(f"ckpt={newest} (the newest run)", file=sys.stderr)
+    return newest
 
 
 def read_record(folder: Path) -> dict[str, Any]:

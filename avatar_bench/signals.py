@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 ENDING = tuple(NAMES)
@@ -16,17 +15,26 @@ GRACE = 20  # seconds that a step may take after the signal; then the command en
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
-    """Let neither cut short what is done meanwhile; only the main thread hears them, so others need nothing."""
-    if threading.current_thread() is not threading.main_thread():
+def handled(handlers: Mapping[int, Any], after: Any = None) -> Iterator[None]:
+    """Have signals handled so meanwhile, and then as before, or as `after` says; other threads than the main need none.
+
+    The main thread alone hears signals, and alone may say what becomes of them.
+    """
+    try:
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    except ValueError:
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if after is None else after)
+
+
+def unheard() -> AbstractContextManager[None]:
+    """Let neither cut short what is done meanwhile."""
+    return handled(dict.fromkeys(ENDING, signal.SIG_IGN))
 
 
 class Stop:
@@ -55,15 +63,10 @@ class Stop:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the place of the handlers of Ctrl-C and SIGTERM; only the main thread may, others go without."""
-        try:
-            before = {number: signal.signal(number, self.hear) for number in ENDING}
-            before[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda number, frame: self.end())
-        except ValueError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.alarm(0)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        handlers: dict[int, Any] = dict.fromkeys(ENDING, self.hear)
+        handlers[signal.SIGALRM] = lambda number, frame: self.end()
+        with handled(handlers):
+            try:
+                yield
+            finally:
+                signal.alarm(0)

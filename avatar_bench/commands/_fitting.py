@@ -138,7 +138,7 @@ def _history(folder: Path) -> list[dict[str, Any]]:
 def _check_room(folder: Path, classifier: Classifier, stages: list[Stage]) -> None:
     """Raise OutputError where the disk has no room for what a run writes: it shows before the work."""
     net = classifier.net
-    weights = sum(value.numel() * value.element_size() for value in net.state_dict().values())
+    weights = sum(value.nbytes for value in net.state_dict().values())
     learning = max(sum(net.get_parameter(name).nbytes for name in classifier.begin(stage)) for stage in stages)
     # best, last, the one before and the next, each with two moments of what learns
     needed, free = 4 * (weights + 2 * learning) + 2**24, shutil.disk_usage(folder).free

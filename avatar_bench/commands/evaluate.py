@@ -19,7 +19,7 @@ from avatar_bench.commands._judging import Judge, guard_preprocessing, slice_of
 from avatar_bench.config import EvaluateConfig
 from avatar_bench.entrants import Entrant, entrants
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, GuardError
-from avatar_bench.records import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_run, read_record
+from avatar_bench.records import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_of_all, read_record
 from avatar_bench.terminal import tell
 from avatar_bench.yaml_files import checked_text
 
@@ -148,9 +148,7 @@ def _run_paths(settings: EvaluateConfig) -> list[Path]:
     """Give the runs that are asked for; those in a folder of many that are not finished are left out, and named."""
     ckpt = settings.ckpt
     if ckpt is None:
-        newest = newest_run(Path("runs"))
-        tell(f"ckpt={newest} (the newest run)", file=sys.stderr)
-        return [newest]
+        return [newest_of_all()]
     paths = [Path(path) for path in ckpt] if isinstance(ckpt, list) else [Path(ckpt)]
     if twice := [str(path) for path in paths if sum(other.absolute() == path.absolute() for other in paths) > 1]:
         raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once: its copy would tie with it.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from avatar_bench.commands._output import make_room
 from avatar_bench.config import ExportConfig
 from avatar_bench.errors import ConfigError, OutputError
-from avatar_bench.records import check_run, newest_run, read_json
+from avatar_bench.records import check_run, newest_of_all, read_json
 
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
@@ -26,7 +25,7 @@ def export(cfg: DictConfig) -> None:
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ExportConfig)
-    path, file = Path(settings.ckpt) if settings.ckpt else _newest(), Path(settings.out)
+    path, file = Path(settings.ckpt) if settings.ckpt else newest_of_all(), Path(settings.out)
     check_run(path)  # a mistake shows before torch has loaded
     make_room(settings.out, "out")
     card = _place_of_card(file)
@@ -70,9 +69,3 @@ def _place_of_card(file: Path) -> Path:
     if not ours:
         raise ConfigError(f"out={file}: its card would replace {place}, which is none.", "Give another: out=")
     return place
-
-
-def _newest() -> Path:
-    newest = newest_run(Path("runs"))
-    print(f"ckpt={newest} (the newest run)", file=sys.stderr)
-    return newest

@@ -19,7 +19,7 @@ from avatar_bench.commands._resume import missing, refuse_other_run
 from avatar_bench.commands._rows import Rows, kind_of, open_rows
 from avatar_bench.config import PredictConfig
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.records import check_run, newest_run
+from avatar_bench.records import check_run, newest_of_all
 
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
@@ -34,7 +34,7 @@ def predict(cfg: DictConfig) -> None:
     """Write one row a file to `output`; raise DataError after the last row where any file failed."""
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PredictConfig)
-    path = Path(settings.ckpt) if settings.ckpt else _newest()
+    path = Path(settings.ckpt) if settings.ckpt else newest_of_all()
     check_run(path)  # a mistake shows before torch has loaded
     kind_of(settings.output)
     make_room(settings.output)
@@ -142,9 +142,3 @@ def _paths(content: bytes, name: str) -> list[str]:
     if not paths:
         raise DataError(f"{name} holds no paths.", "Expected one path a line.")
     return paths
-
-
-def _newest() -> Path:
-    newest = newest_run(Path("runs"))
-    print(f"ckpt={newest} (the newest run)", file=sys.stderr)
-    return newest

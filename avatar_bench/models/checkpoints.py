@@ -138,10 +138,6 @@ def _side(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
 
 
-def _part(file: Path) -> Path:
-    return file.with_name(f"{file.name}.part")
-
-
 def _save(checkpoint: dict[str, Any], part: Path) -> None:
     """Write by torch, whose own error for a full disk does not say so."""
     try:
@@ -157,19 +153,13 @@ def _keep(last: Path, before: Path) -> None:
     if not last.is_file() or not _side(last).is_file():
         return
     digest = _side(last).read_text(encoding="utf-8").split()[0]
-    with whole(_side(before)) as side:
+    with whole(_side(before)) as side, whole(before) as part:
         side.write_text(f"{digest}  {before.name}\n", encoding="utf-8")
-        _link(last, before)
-
-
-def _link(file: Path, other: Path) -> None:
-    part = _part(other)
-    part.unlink(missing_ok=True)
-    try:
-        os.link(file, part)
-    except OSError:  # a file system without links
-        shutil.copyfile(file, part)
-    part.replace(other)
+        part.unlink(missing_ok=True)
+        try:
+            os.link(last, part)
+        except OSError:  # a file system without links
+            shutil.copyfile(last, part)
 
 
 def _stated(side: Path) -> str:
