@@ -6,11 +6,11 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,14 @@ from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
 from avatar_bench.metrics.ensembles import Mix, average
-from avatar_bench.models.classifier import Card, Classifier
+from avatar_bench.models.card import Card
 from avatar_bench.models.schema import fault_of_classes
 from avatar_bench.predictions import Predictions
 from avatar_bench.records import ENSEMBLE, read_json
 from avatar_bench.runs import Run
-from avatar_bench.verdicts import verdict_rows
+
+if TYPE_CHECKING:
+    from avatar_bench.models.classifier import Classifier
 
 _OF_RUN_ALONE = ("label", "recipe", "judged")
 
@@ -161,18 +163,19 @@ class Ensemble(Combined):
         for member in self.members:
             member.wake()
 
-    def verdicts(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
-    ) -> Generator[pd.DataFrame, None, None]:
-        """Give the rows of `predict` batch by batch, in order, from the mean of the members' probabilities."""
-        temperature = self.temperature if calibrated else 1.0
-        batches = [member.verdicts(paths, False, precision) for member in self.members]
-        for frames in zip(*batches, strict=True):
-            files = list(zip(frames[0]["path"], frames[0]["reason"], strict=True))
-            good = [frame[frame["status"] == "ok"] for frame in frames]
-            shares = np.stack([frame[[f"prob_{name}" for name in self.classes]] for frame in good]).astype(float)
-            logits = self._mean(np.log(np.maximum(shares, np.finfo(float).tiny)))
-            yield verdict_rows(files, logits, self.classes, temperature)
+    @property
+    def preprocessings(self) -> tuple[Preprocessing, ...]:
+        """Give each way in which a member wants a picture prepared, once."""
+        return tuple(dict.fromkeys(one for member in self.members for one in member.preprocessings))
+
+    def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
+        """Give the logarithm of the members' mean probabilities, (n, C)."""
+        prepared = dict(zip(self.preprocessings, images, strict=True))
+        found = []
+        for member in self.members:
+            logits = member.logits([prepared[one] for one in member.preprocessings], precision)
+            found.append(logits[:, [member.classes.index(name) for name in self.classes]])
+        return self._mean(found)
 
     def _compute(self, dataset: Dataset) -> Predictions:
         made = [member.predictions(dataset).in_order(self.classes) for member in self.members]

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,27 +17,23 @@ from numpy.typing import NDArray
 
 from avatar_bench.data import unseen
 from avatar_bench.data.corruptions import Variation
-from avatar_bench.data.datamodule import (
-    ReadableImages,
-    evaluation_loader,
-    loader,
-    targets_of,
-    to_tensor,
-    varied_loader,
-)
 from avatar_bench.data.guards import refuse_changed
+from avatar_bench.data.images import evaluation_loader, readable_loader, targets_of, to_tensor, varied_loader
 from avatar_bench.data.manifest import SPLITS, Dataset, read_dataset, read_pictures, read_split
 from avatar_bench.data.splits import refuse_other_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.workers import served
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
+from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify
-from avatar_bench.models.classifier import Card, Classifier
 from avatar_bench.models.silence import quiet
 from avatar_bench.predictions import Predictions, strings
 from avatar_bench.records import BEST, RECORD, folder_name, locate, read_config, read_record
 from avatar_bench.results import Result
 from avatar_bench.verdicts import verdict_columns, verdict_rows
+
+if TYPE_CHECKING:
+    from avatar_bench.models.classifier import Classifier
 
 _AT_ONCE = 8  # variations of a batch that are held in memory: 39 MB for 32 pictures of 224 px
 
@@ -88,6 +84,8 @@ class Run:
     @cached_property
     def classifier(self) -> Classifier:
         """Give the network, in eval mode, on the run's device."""
+        from avatar_bench.models.classifier import Classifier  # with timm, which takes longer than all else
+
         quiet()
         self.preprocessing  # noqa: B018  # verifies the file and what it says first
         classifier = Classifier.load(self.checkpoint).to(self.device)
@@ -227,17 +225,24 @@ class Run:
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
     ) -> Generator[pd.DataFrame, None, None]:
         """Give the rows of `predict` batch by batch, in order; precision is "32", "bf16" or "16"."""
-        files = ReadableImages(paths, self.preprocessing)
+        reading = readable_loader(paths, self.preprocessings, self.batch_size, self._workers(len(paths)))
         temperature = self.temperature if calibrated else 1.0
-        with served(loader(files, self.batch_size, self._workers(len(paths)), collate_fn=list)) as batches:
+        with served(reading) as batches:  # pictures are decoded while the network is built
+            self.wake()
             for batch in batches:
-                good = [item for item in batch if "image" in item]
-                logits = np.zeros((0, len(self.classes)), dtype=np.float32)
-                if good:
-                    images = torch.from_numpy(np.stack([item["image"] for item in good]))
-                    logits, _ = self._forward(images, precision)
-                seen = [(paths[item["row"]], item.get("reason", "")) for item in batch]
+                none = np.zeros((0, len(self.classes)), dtype=np.float32)
+                logits = self.logits(batch["images"], precision) if batch["images"] else none
+                seen = [(paths[row], reason) for row, reason in batch["seen"]]
                 yield verdict_rows(seen, logits, self.classes, temperature)
+
+    @property
+    def preprocessings(self) -> tuple[Preprocessing, ...]:
+        """Give each way in which the run's networks want a picture prepared, once."""
+        return (self.preprocessing,)
+
+    def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
+        """Give the logits (n, C) of pictures, uint8 (n, 3, S, S) by each of `preprocessings`."""
+        return self._forward(images[0], precision)[0]
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder."""
@@ -338,7 +343,7 @@ class Run:
         for batch in batches:
             # one variation at a time: what a batch holds beside it would change the last digits
             for index, logits in enumerate(outputs):
-                logits.append(self._forward(batch["image"][:, index].contiguous())[0])
+                logits.append(self._forward(batch["image"][:, index])[0])
         none = np.zeros((len(dataset), 0), dtype=np.float32)
         return [self._describe(dataset, np.concatenate(logits), none) for logits in outputs]
 

@@ -130,7 +130,7 @@ def reseal() -> Callable[[Path], None]:
 @pytest.fixture(scope="session")
 def card() -> dict[str, Any]:
     """The card of a small checkpoint, as plain values."""
-    from avatar_bench.models.classifier import Card
+    from avatar_bench.models.card import Card
 
     preprocessing = {"size": 32, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
     return Card(("a", "b"), "test_resnet", preprocessing).plain()

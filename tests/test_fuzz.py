@@ -19,8 +19,9 @@ from safetensors.torch import save
 
 from avatar_bench.ensembles import open_run
 from avatar_bench.errors import AvatarBenchError
-from avatar_bench.models.checkpoints import read_checkpoint
-from avatar_bench.models.classifier import CARD_KEY, Card, Classifier
+from avatar_bench.models.card import Card
+from avatar_bench.models.checkpoints import CARD_KEY, read_checkpoint
+from avatar_bench.models.classifier import Classifier
 from avatar_bench.predictions import Predictions
 from avatar_bench.records import locate, read_record
 

@@ -22,7 +22,7 @@ from avatar_bench.data.duplicates import Match
 from avatar_bench.data.guards import shared_pictures
 from avatar_bench.data.manifest import Dataset, read_manifest
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
-from avatar_bench.models.classifier import Card
+from avatar_bench.models.card import Card
 from avatar_bench.records import find_runs, newest_run, read_record, write_record
 from avatar_bench.runs import Run
 

@@ -26,9 +26,11 @@ from avatar_bench.errors import ConfigError, DivergedError, GuardError, OutputEr
 from avatar_bench.messages import speak
 from avatar_bench.metrics.calibration import fit_temperature
 from avatar_bench.models.callbacks import read_history
+from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import BEST
-from avatar_bench.models.classifier import Card, Classifier, TrainingOptions
+from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage
+from avatar_bench.models.learner import Learner, TrainingOptions
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import (
     TrainerOptions,
@@ -61,7 +63,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
         )
     write_split(dataset, folder / "split.csv")
     stages = _stages(settings)
-    classifier, data = _build(settings, dataset, classes, earlier)
+    learner, data = _build(settings, dataset, classes, earlier)
     record |= {
         "classes": list(classes),
         "versions": _versions(),
@@ -83,9 +85,9 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     write_record(folder, record)
     _say_counts(dataset, classes, settings)
     done = _stages_done(settings, earlier, stages)
-    _check_room(folder, classifier, stages)
+    _check_room(folder, learner, stages)
     try:
-        best = _fit_stages(settings, folder, record, classifier, data, stages, done)
+        best = _fit_stages(settings, folder, record, learner, data, stages, done)
     except DivergedError as error:
         raise _with_pictures(error, dataset) from error
     finally:
@@ -97,7 +99,7 @@ def _fit_stages(
     settings: TrainConfig,
     folder: Path,
     record: dict[str, Any],
-    classifier: Classifier,
+    learner: Learner,
     data: DataModule,
     stages: list[Stage],
     done: int,
@@ -113,20 +115,20 @@ def _fit_stages(
     first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
     if resume and at:
         first_epoch = 1 + max((row["epoch"] for row in _history(folder) if row["stage"] < at.stage), default=0)
-        classifier.net.load_state_dict(Classifier.load(resume).net.state_dict())  # features are made of these
+        learner.net.load_state_dict(Classifier.load(resume).net.state_dict())  # features are made of these
     for number, stage in enumerate(stages[done:], start=done + 1):
-        classifier.card = replace(classifier.card, stage=number)
-        names = classifier.begin(stage)
+        learner.card = replace(learner.card, stage=number)
+        names = learner.begin(stage)
         record["stages"] = [other for other in record["stages"] if other["stage"] != number]
-        record["stages"].append({"stage": number, **asdict(stage), **_say_stage(classifier, number, names)})
+        record["stages"].append({"stage": number, **asdict(stage), **_say_stage(learner, number, names)})
         write_record(folder, record)
         if not (at and at.stopped):
             data.position = (at.epochs, at.batches) if at else (0, 0)
-            data.embeddings = _embeddings(classifier, data, options)
-            best = fit_stage(classifier, data, folder, options, logger, first_epoch, resume)
+            data.embeddings = _embeddings(learner, data, options)
+            best = fit_stage(learner, data, folder, options, logger, first_epoch, resume)
         first_epoch = 1 + max(row["epoch"] for row in _history(folder))
         resume = at = None
-        classifier.net.load_state_dict(Classifier.load(best).net.state_dict())
+        learner.net.load_state_dict(Classifier.load(best).net.state_dict())
     return best
 
 
@@ -135,11 +137,11 @@ def _history(folder: Path) -> list[dict[str, Any]]:
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
-def _check_room(folder: Path, classifier: Classifier, stages: list[Stage]) -> None:
+def _check_room(folder: Path, learner: Learner, stages: list[Stage]) -> None:
     """Raise OutputError where the disk has no room for what a run writes: it shows before the work."""
-    net = classifier.net
+    net = learner.net
     weights = sum(value.nbytes for value in net.state_dict().values())
-    learning = max(sum(net.get_parameter(name).nbytes for name in classifier.begin(stage)) for stage in stages)
+    learning = max(sum(net.get_parameter(name).nbytes for name in learner.begin(stage)) for stage in stages)
     # best, last, the one before and the next, each with two moments of what learns
     needed, free = 4 * (weights + 2 * learning) + 2**24, shutil.disk_usage(folder).free
     if free < needed:
@@ -158,18 +160,18 @@ def _with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
     return DivergedError(error.lines[0], f"The pictures of that batch: {named}.", *error.lines[1:])
 
 
-def _embeddings(classifier: Classifier, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
+def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
     """Compute the embeddings of train and val once where all epochs of a stage would find the same; None elsewhere."""
-    same = classifier.learns_from_embeddings and not data.augmentation.changes and options.limit_batches is None
+    same = learner.learns_from_embeddings and not data.augmentation.changes and options.limit_batches is None
     if not same:
         return None
     sets = {"train": data.train_set, "val": data.val_set}
-    return {name: embed(classifier, data.plain(images), options) for name, images in sets.items()}
+    return {name: embed(learner, data.plain(images), options) for name, images in sets.items()}
 
 
-def _say_stage(classifier: Classifier, number: int, names: list[str]) -> dict[str, Any]:
+def _say_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
     """Print which parameters learn in a stage, and give that for the record."""
-    net, stage = classifier.net, classifier.stage
+    net, stage = learner.net, learner.stage
     count = sum(net.get_parameter(name).numel() for name in names)
     total = sum(parameter.numel() for parameter in net.parameters())
     tell(
@@ -209,7 +211,7 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
 
 def _build(
     settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], earlier: Run | None
-) -> tuple[Classifier, DataModule]:
+) -> tuple[Learner, DataModule]:
     model = settings.model
     weights = "none" if earlier else model.weights
     net = create_backbone(model.backbone, len(classes), weights, model.package, model.options)
@@ -251,7 +253,7 @@ def _build(
         data_fingerprint=dataset.fingerprint,
         versions=_versions(),
     )
-    return Classifier(card, net, _training_options(settings, data)), data
+    return Learner(card, net, _training_options(settings, data)), data
 
 
 def _stages(settings: TrainConfig) -> list[Stage]:

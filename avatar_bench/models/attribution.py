@@ -92,7 +92,8 @@ def grad_cam(
     Without `rectify`, evidence against the class stays, as negative values. The network is not touched: a copy is read.
     Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391
     """
-    net, probe = _frozen_copy(classifier), nn.Identity()
+    net = _frozen_copy(classifier)
+    probe = nn.Identity()
     net.net.get_submodule(layer.name).register_forward_hook(
         lambda module, inputs, output: layer.from_map(probe(layer.to_map(output)), output)
     )

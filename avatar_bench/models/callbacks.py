@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, W
 from torch.optim.swa_utils import get_swa_avg_fn
 from tqdm import tqdm
 
+from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import BEST
-from avatar_bench.models.classifier import Card
 from avatar_bench.models.progress import PROGRESS_KEY
 from avatar_bench.models.silence import quiet
 from avatar_bench.signals import Stop

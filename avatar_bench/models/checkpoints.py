@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.models.tensors import read_archive, read_plain_json, read_safetensors, reason_of
@@ -23,40 +22,32 @@ CARD_KEY = "avatar_bench"  # of what a checkpoint says of itself
 SEAL = "sha256"  # of an exported file: the hash of its texts and weights
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint complete or not at all, with its .sha256 beside it, and read it as plain data only."""
+def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
+    """Write to a temporary file in the same folder, flush it to the disk, and rename it; its .sha256 comes beside it.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write to a temporary file in the same folder, flush it to the disk, and rename it.
+    The last checkpoint of a run becomes the one before it. Raise OutputError, leaving all earlier files, where it
+    cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole(_side(file)) as side, whole(file) as part:
+            _save(checkpoint, part)
+            # on the disk before the file has its name: a kill between the two renames leaves its hash to be found
+            side.write_text(f"{checksum_of(part)}  {file.name}\n", encoding="utf-8")
+            flush(side)
+            if file.name == LAST:
+                _keep(file, file.with_name(BEFORE))
+    except OSError as error:
+        raise OutputError(
+            f"{file} cannot be written: {error.strerror or error}.",
+            "What was saved before is kept. Make room, then go on with: avatar-bench train resume=RUN",
+        ) from error
 
-        The last checkpoint of a run becomes the one before it. Raise OutputError, leaving all earlier files, where it
-        cannot be written.
-        """
-        file = Path(path)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with whole(_side(file)) as side, whole(file) as part:
-                _save(checkpoint, part)
-                # on the disk before the file has its name: a kill between the two renames leaves its hash to be found
-                side.write_text(f"{checksum_of(part)}  {file.name}\n", encoding="utf-8")
-                flush(side)
-                if file.name == LAST:
-                    _keep(file, file.with_name(BEFORE))
-        except OSError as error:
-            raise OutputError(
-                f"{file} cannot be written: {error.strerror or error}.",
-                "What was saved before is kept. Make room, then go on with: avatar-bench train resume=RUN",
-            ) from error
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load tensors and plain types, whatever was asked for."""
-        verify(Path(path))
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Remove the file and its checksum."""
-        super().remove_checkpoint(path)
-        _side(Path(path)).unlink(missing_ok=True)
+def remove_checkpoint(file: Path) -> None:
+    """Remove a checkpoint and its checksum."""
+    for place in (file, _side(file)):
+        place.unlink(missing_ok=True)
 
 
 def checksum_of(file: Path) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avatar_bench.errors import CheckpointError
+from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import BEFORE, BEST, LAST, read_checkpoint, verify
-from avatar_bench.models.classifier import Card
 from avatar_bench.terminal import tell
 
 PROGRESS_KEY = "progress"

@@ -19,18 +19,23 @@ from pytorch_lightning.callbacks import (
     EMAWeightAveraging,
 )
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.models.callbacks import MONITOR, Best, EpochAverage, History, Progress, Snapshots
+from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import (
+    CARD_KEY,
     LAST,
-    AtomicCheckpointIO,
     checksum_of,
     read_checkpoint,
+    remove_checkpoint,
+    verify,
     weights_sha256,
+    write_checkpoint,
 )
-from avatar_bench.models.classifier import CARD_KEY, Card, Classifier
+from avatar_bench.models.learner import Learner
 from avatar_bench.models.silence import quiet
 from avatar_bench.signals import Stop
 
@@ -55,8 +60,25 @@ class TrainerOptions:
     progress: bool = True
 
 
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint complete or not at all, with its .sha256 beside it, and read it as plain data only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write it; raise OutputError, leaving all earlier files, where that cannot be done."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load tensors and plain types, whatever was asked for."""
+        verify(Path(path))
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove the file and its checksum."""
+        remove_checkpoint(Path(path))
+
+
 def fit_stage(
-    classifier: Classifier,
+    learner: Learner,
     data: pl.LightningDataModule,
     folder: Path,
     options: TrainerOptions,
@@ -64,7 +86,7 @@ def fit_stage(
     first_epoch: int,
     resume: Path | None = None,
 ) -> Path:
-    """Train the classifier's stage, and give its best checkpoint by val macro-F1.
+    """Train the learner's stage, and give its best checkpoint by val macro-F1.
 
     `folder` is the run folder: checkpoints/best.ckpt, last.ckpt and metrics.csv are written there, epochs counted
     from `first_epoch`. `resume` is a checkpoint of this stage that is gone on from; `data` begins where it ends.
@@ -72,11 +94,11 @@ def fit_stage(
     once the step is saved, OutputError where a checkpoint cannot be written or a process of the loader was killed.
     """
     quiet()
-    stage, stop = classifier.stage, Stop()
+    stage, stop = learner.stage, Stop()
     if options.channels_last:
-        classifier.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.compile:
-        classifier.net.compile()  # in place: a compiled module around it would rename the weights
+        learner.net.compile()  # in place: a compiled module around it would rename the weights
     best = folder / "checkpoints" / "best.ckpt"
     trainer = pl.Trainer(
         accelerator=options.accelerator,
@@ -91,7 +113,7 @@ def fit_stage(
         deterministic="warn",
         logger=logger or False,
         log_every_n_steps=1,
-        callbacks=_callbacks(folder, options, first_epoch, stop, fresh=resume is None and classifier.card.stage > 1),
+        callbacks=_callbacks(folder, options, first_epoch, stop, fresh=resume is None and learner.card.stage > 1),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
         num_sanity_val_steps=0,
@@ -100,21 +122,21 @@ def fit_stage(
         use_distributed_sampler=False,  # EpochSampler divides the images itself
     )
     with stop.listening():
-        _run(trainer, classifier, data, resume, stop)
+        _run(trainer, learner, data, resume, stop)
     if not best.is_file():
         raise DataError("No checkpoint was chosen: val macro-F1 was never measured.", "Is the val split empty?")
     return best
 
 
 @torch.inference_mode()
-def embed(classifier: Classifier, batches: Iterable[dict[str, Any]], options: TrainerOptions) -> NDArray[np.float32]:
-    """Give the embeddings (N, D) of batches of images, as the classifier makes them in evaluation."""
+def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerOptions) -> NDArray[np.float32]:
+    """Give the embeddings (N, D) of batches of images, as the learner makes them in evaluation."""
     cuda = options.accelerator != "cpu" and torch.cuda.is_available()
-    classifier.eval().to("cuda" if cuda else "cpu")
+    learner.eval().to("cuda" if cuda else "cpu")
     if options.channels_last:
-        classifier.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bar = tqdm(batches, "features", leave=False, disable=None if options.progress else True)
-    found = [classifier(batch["image"].to(classifier.device))[1].float().cpu().numpy() for batch in bar]
+    found = [learner(batch["image"].to(learner.device))[1].float().cpu().numpy() for batch in bar]
     return np.concatenate(found)
 
 
@@ -131,7 +153,7 @@ def finish(best: Path, temperature: float) -> tuple[str, str]:
     card = Card.from_checkpoint(checkpoint, best)
     kept = {key: checkpoint[key] for key in ("state_dict", "epoch", "global_step", "pytorch-lightning_version")}
     kept[CARD_KEY] = {**card.plain(), "temperature": temperature}
-    AtomicCheckpointIO().save_checkpoint(kept, best)
+    write_checkpoint(kept, best)
     return checksum_of(best), weights_sha256(kept["state_dict"])
 
 
@@ -179,12 +201,10 @@ def _callbacks(folder: Path, options: TrainerOptions, first_epoch: int, stop: St
     return callbacks
 
 
-def _run(
-    trainer: pl.Trainer, classifier: Classifier, data: pl.LightningDataModule, resume: Path | None, stop: Stop
-) -> None:
-    classifier.train()
+def _run(trainer: pl.Trainer, learner: Learner, data: pl.LightningDataModule, resume: Path | None, stop: Stop) -> None:
+    learner.train()
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+        trainer.fit(learner, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
     except SystemExit as error:
         # Lightning has exit codes of its own for signals; the command has its own last words
         if stop.asked is not None:

@@ -136,7 +136,8 @@ def colour_finder() -> Callable[..., Any]:
     import torch
     from torch import nn
 
-    from avatar_bench.models.classifier import Card, Classifier
+    from avatar_bench.models.card import Card
+    from avatar_bench.models.classifier import Classifier
 
     class Finder(nn.Module):
         def __init__(self, colours: Sequence[int], cells: int, above: float, weight: float) -> None:

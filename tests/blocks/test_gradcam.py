@@ -24,7 +24,8 @@ from avatar_bench.blocks._gradcam_tables import CURVES, GAINS, SANITY
 from avatar_bench.blocks.gradcam import GradCam
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.models import attribution
-from avatar_bench.models.classifier import Card, Classifier
+from avatar_bench.models.card import Card
+from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs import Run
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from avatar_bench.__main__ import main
 from avatar_bench.errors import CheckpointError
 from avatar_bench.models import runtimes
+from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import read_checkpoint
-from avatar_bench.models.classifier import Card
 from avatar_bench.models.weights import create_backbone
 from avatar_bench.runs import Run
 

@@ -21,7 +21,7 @@ from PIL import Image
 from avatar_bench.__main__ import main
 from avatar_bench.commands import _fitting
 from avatar_bench.models.checkpoints import read_checkpoint, verify
-from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.learner import Learner
 
 pytestmark = pytest.mark.slow
 Fork = Callable[..., Any]
@@ -129,15 +129,15 @@ def test_a_signal_saves_the_step_and_ends_the_run(
 def test_a_step_that_does_not_end_is_not_waited_for(
     small: list[str], fork: Fork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, step = tmp_path / "run", Classifier.training_step
+    run, step = tmp_path / "run", Learner.training_step
 
-    def hang(classifier: Classifier, *batch: Any) -> torch.Tensor:
-        if classifier.global_step == 3:
+    def hang(learner: Learner, *batch: Any) -> torch.Tensor:
+        if learner.global_step == 3:
             (tmp_path / "hangs").touch()
             time.sleep(600)
-        return step(classifier, *batch)
+        return step(learner, *batch)
 
-    monkeypatch.setattr(Classifier, "training_step", hang)
+    monkeypatch.setattr(Learner, "training_step", hang)
     for signals in (2, 1):
         shutil.rmtree(run, ignore_errors=True)
         (tmp_path / "hangs").unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from avatar_bench.catalogue import choices
 from avatar_bench.data.manifest import STORED
 from avatar_bench.models.callbacks import History
 from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.learner import Learner
 from avatar_bench.runs import Run
 
 Train = Callable[..., Path]
@@ -186,7 +187,7 @@ def test_a_classifier_that_learns_alone_sees_each_picture_once_and_learns_the_sa
     once = train(tmp_path / "once", *words)
     table = pd.read_csv(once / "split.csv")
     assert sum(passes) == len(table[table["split"] != "test"])  # calibration for the temperature
-    monkeypatch.setattr(Classifier, "learns_from_embeddings", property(lambda self: False))
+    monkeypatch.setattr(Learner, "learns_from_embeddings", property(lambda self: False))
     anew = train(tmp_path / "anew", *words)
     pd.testing.assert_frame_equal(history(once), history(anew), rtol=1e-4)
     for name, tensor in weights(once).items():

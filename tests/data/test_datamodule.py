@@ -14,10 +14,8 @@ import torch
 from avatar_bench.data.datamodule import (
     DataModule,
     EpochSampler,
-    ReadableImages,
-    evaluation_loader,
-    targets_of,
 )
+from avatar_bench.data.images import ReadableImages, evaluation_loader, targets_of
 from avatar_bench.data.manifest import Dataset, read_manifest
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import DataError
@@ -153,7 +151,7 @@ def test_an_unreadable_file_stops_training_and_costs_a_verdict_its_row(uneven: D
     uneven.frame.loc[0, "path"] = str(tmp_path / "broken.png")
     with pytest.raises(DataError, match=r"broken\.png"):
         list(evaluation_loader(uneven, CLASSES, PREPROCESSING, 16, 0))
-    images = ReadableImages([str(tmp_path / "broken.png"), str(uneven.file(1))], PREPROCESSING)
+    images = ReadableImages([str(tmp_path / "broken.png"), str(uneven.file(1))], [PREPROCESSING])
     assert images[0]["row"] == 0
     assert images[0]["reason"]
-    assert images[1]["image"].shape == (3, 32, 32)
+    assert images[1]["images"][0].shape == (32, 32, 3)

@@ -16,7 +16,8 @@ from torch import nn
 from avatar_bench.errors import BlockError
 from avatar_bench.metrics.attribution import rank_correlation
 from avatar_bench.models.attribution import SpatialLayer, cascade, fade, grad_cam, spatial_layer, void
-from avatar_bench.models.classifier import Card, Classifier
+from avatar_bench.models.card import Card
+from avatar_bench.models.classifier import Classifier
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 CLASSES = ("drawing", "generated", "real")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from avatar_bench.__main__ import main
-from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.learner import Learner
 
 Train = Callable[..., Path]
 STAGES = "mode.stages=[{unfreeze: classifier, epochs: 2, lr: 3e-3}, {unfreeze: all, epochs: 2, lr: 1e-3}]"
@@ -38,15 +38,15 @@ class Plug:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.steps, self.cut = 0, -1
-        step = Classifier.training_step
+        step = Learner.training_step
 
-        def count(classifier: Classifier, *batch: Any) -> torch.Tensor:
+        def count(learner: Learner, *batch: Any) -> torch.Tensor:
             self.steps += 1
             if self.steps == self.cut:
                 raise RuntimeError("the plug was pulled")
-            return step(classifier, *batch)
+            return step(learner, *batch)
 
-        patch.setattr(Classifier, "training_step", count)
+        patch.setattr(Learner, "training_step", count)
 
     def run(self, words: list[str], cut: int = -1) -> int:
         self.steps, self.cut = 0, cut

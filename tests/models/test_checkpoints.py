@@ -14,8 +14,9 @@ import torch
 
 from avatar_bench.__main__ import main
 from avatar_bench.errors import CheckpointError, OutputError
-from avatar_bench.models.checkpoints import AtomicCheckpointIO, checksum_of, read_checkpoint, verify, weights_sha256
+from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify, weights_sha256
 from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.training import AtomicCheckpointIO
 from avatar_bench.runs import Run
 
 

@@ -12,7 +12,8 @@ import torch
 
 from avatar_bench.errors import ConfigError
 from avatar_bench.models import runtimes
-from avatar_bench.models.classifier import Card, Classifier
+from avatar_bench.models.card import Card
+from avatar_bench.models.classifier import Classifier
 
 SIZE = 32
 

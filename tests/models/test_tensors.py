@@ -19,8 +19,8 @@ import torch
 
 from avatar_bench.ensembles import open_run
 from avatar_bench.errors import CheckpointError
-from avatar_bench.models.checkpoints import read_checkpoint
-from avatar_bench.models.classifier import CARD_KEY, Classifier
+from avatar_bench.models.checkpoints import CARD_KEY, read_checkpoint
+from avatar_bench.models.classifier import Classifier
 from avatar_bench.predictions import Predictions
 
 

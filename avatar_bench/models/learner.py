@@ -1,0 +1,185 @@
+"""The learner: a classifier in training, by Lightning."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
+
+from avatar_bench.errors import DivergedError
+from avatar_bench.models.card import Card
+from avatar_bench.models.checkpoints import CARD_KEY
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
+
+LOSS_KEY = "train_loss"
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train: optimizer, schedule and regularisation, as in conf/optimizer."""
+
+    seed: int
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    schedule: str = "none"
+    warmup_epochs: int = 0
+    factor: float = 0.5
+    patience: int = 1
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    class_weights: Sequence[float] | None = None
+
+
+class Learner(Classifier, pl.LightningModule):
+    """A classifier that learns, one stage at a time."""
+
+    class_weights: Tensor | None
+
+    def __init__(self, card: Card, net: nn.Module, options: TrainingOptions) -> None:
+        super().__init__(card, net)
+        self.options = options
+        self.stage = Stage("all", 1, 0.0)
+        weights = torch.tensor(options.class_weights) if options.class_weights else None
+        self.register_buffer("class_weights", weights, persistent=False)
+        count = len(card.classes)
+        metrics = {
+            "accuracy": MulticlassAccuracy(count, average="micro"),
+            "macro_f1": MulticlassF1Score(count, average="macro"),
+        }
+        self.val_metrics = MetricCollection(dict(metrics), prefix="val/")  # type: ignore[arg-type]
+        self.train_loss = MeanMetric()  # over an epoch's images; a checkpoint from within the epoch holds its state
+
+    @property
+    def learns_from_embeddings(self) -> bool:
+        """Tell whether a stage's loss depends on the embeddings alone: the classifier learns, and nothing else acts.
+
+        Mixup mixes images, and dropout before the classifier would be left out.
+        """
+        drops = getattr(self.net, "drop_rate", 0.0) or 0.0
+        return self.stage.unfreeze == "classifier" and self.options.mixup == 0 and drops == 0
+
+    def begin(self, stage: Stage) -> list[str]:
+        """Freeze all but the layers of `stage`; give the names of the parameters that learn."""
+        self.stage = stage
+        return freeze(self.net, stage.unfreeze)
+
+    def train(self, mode: bool = True) -> Learner:
+        super().train(mode)
+        if mode:
+            rest_frozen_modules(self.net)
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()
+        self.train()  # Lightning keeps the modes that it finds, and validation leaves eval behind
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # dropout and mixup depend on (seed, step) alone: not on workers, nor on what ran before
+        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits, targets = self._learn_from(batch)
+        loss = functional.cross_entropy(
+            logits, targets, weight=self.class_weights, label_smoothing=self.options.label_smoothing
+        )
+        self._check_finite(loss, batch)
+        self.train_loss.update(loss.detach(), len(logits))
+        self.log("train/loss_step", loss, batch_size=len(logits))
+        self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        logits = self._head(batch["embedding"]) if "embedding" in batch else self(batch["image"])[0]
+        loss = functional.cross_entropy(logits, batch["target"])
+        self._check_finite(loss, batch)  # before the checkpoints of this epoch are written
+        self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
+        self.val_metrics.update(logits, batch["target"])
+        self.log_dict(dict(self.val_metrics.items()), batch_size=len(logits))
+
+    def configure_optimizers(self) -> Any:
+        options, stage = self.options, self.stage
+        learning = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        optimizer = _optimizer(learning, options, stage.lr)
+        if options.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, factor=options.factor, patience=options.patience
+            )
+            never = sys.maxsize  # Lightning steps it after the epoch's checkpoint, which would lack that step
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "frequency": never},
+            }
+        if options.schedule == "cosine":
+            steps = int(self.trainer.estimated_stepping_batches)
+            schedule = _cosine(optimizer, steps, steps * options.warmup_epochs // max(1, stage.epochs))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer
+
+    def on_validation_end(self) -> None:
+        if self.options.schedule == "plateau":
+            self.lr_schedulers().step(self.trainer.callback_metrics["val/loss"])  # type: ignore[union-attr, arg-type]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, value in checkpoint["state_dict"].items():
+            if not torch.isfinite(value).all():
+                raise _diverged(f"{name} of the network is", self.global_step, self.current_epoch)
+        checkpoint[CARD_KEY] = self.card.plain()
+        checkpoint[LOSS_KEY] = [float(self.train_loss.mean_value), float(self.train_loss.weight)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        value, weight = checkpoint.get(LOSS_KEY, (0.0, 0.0))
+        self.train_loss.mean_value.fill_(value)
+        self.train_loss.weight.fill_(weight)
+
+    def _learn_from(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Give logits (N, C) and targets, (N,) or mixed (N, C), of a batch of images or of their embeddings."""
+        if "embedding" in batch:
+            return self._head(batch["embedding"]), batch["target"]
+        images, targets = self._normalise(batch["image"]), batch["target"]
+        if self.options.mixup > 0:
+            mix = MixUp(alpha=self.options.mixup, num_classes=len(self.card.classes))
+            images, targets = mix(images, targets)
+        return self.net(images), targets
+
+    def _check_finite(self, loss: Tensor, batch: dict[str, Tensor]) -> None:
+        if not torch.isfinite(loss):
+            error = _diverged("The loss is", self.global_step, self.current_epoch)
+            error.rows, error.split = batch["row"].tolist(), "val" if self.trainer.validating else "train"
+            raise error
+
+
+def _diverged(what: str, step: int, epoch: int) -> DivergedError:
+    return DivergedError(
+        f"{what} not a finite number at step {step} (epoch {epoch + 1}).",
+        "The best and last checkpoints before it are kept. Train with a smaller lr, or trainer.precision=32.",
+    )
+
+
+def _optimizer(parameters: list[nn.Parameter], options: TrainingOptions, lr: float) -> torch.optim.Optimizer:
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr, momentum=options.momentum, nesterov=options.momentum > 0, weight_decay=options.weight_decay
+        )
+    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=lr, weight_decay=options.weight_decay)
+
+
+def _cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
