@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
+_SVG_DPI = 150  # of pictures in it, which bear no more at the size of a wall's cell; lines and text have none
 _STALE = 86_400  # seconds after which a half-written folder is nobody's
 
 
@@ -76,9 +77,7 @@ class Result:
         for name, table in self.tables.items():
             write_csv(table, part / f"{name}.csv", float_format="%.17g")
         for name, figure in self.figures.items():
-            figure.savefig(part / f"{name}.png")
-            figure.savefig(part / f"{name}.svg", metadata={"Date": None})
-            figure.clear()
+            _save_figure(figure, part / name)
         for name, arrays in self.arrays.items():
             np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
         _put_in_place(part, folder)
@@ -129,6 +128,25 @@ class Result:
             "provenance": self.provenance,
         }
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _save_figure(figure: Figure, stem: Path) -> None:
+    """Write a figure as .png and .svg; it is laid out once for both, as that takes as long as drawing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a Result that is read needs none of it
+    from PIL import Image
+
+    from avatar_bench.plots import use_style
+
+    with use_style():
+        canvas = FigureCanvasAgg(figure)
+        figure.set_layout_engine("none")
+        canvas.draw()  # type: ignore[no-untyped-call]
+        page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
+        # it is opaque, and without alpha it is encoded in half the time
+        page.convert("RGB").save(f"{stem}.png", dpi=(figure.dpi, figure.dpi))
+        figure.savefig(f"{stem}.svg", dpi=_SVG_DPI, metadata={"Date": None})
+    for axes in figure.axes:  # to let go of what was drawn; clear() would first build each anew
+        axes.remove()
 
 
 def _put_in_place(part: Path, folder: Path) -> None:

@@ -87,10 +87,12 @@ def estimated_prior(
     likelihood = np.asarray(probabilities, dtype=np.float64) / train
     given = np.ones((1, len(likelihood))) if weights is None else np.asarray(weights, dtype=np.float64)
     part = given / given.sum(axis=1, keepdims=True)
+    evidence = np.empty_like(part)  # one place for all steps: to be given a new one takes longer than the arithmetic
 
     def step(prior: Floats) -> Floats:
-        evidence = prior @ likelihood.T
-        return np.asarray(prior * (np.divide(part, evidence, out=np.zeros_like(part), where=part != 0) @ likelihood))
+        np.matmul(prior, likelihood.T, out=evidence)
+        np.maximum(evidence, np.finfo(float).tiny, out=evidence)
+        return np.asarray(prior * (np.divide(part, evidence, out=evidence) @ likelihood))
 
     prior = np.array(np.broadcast_to(train if start is None else np.asarray(start), (len(part), len(train))))
     for _ in range(iterations):
