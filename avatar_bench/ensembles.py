@@ -114,6 +114,11 @@ class Combined(Run):
         known = [images for images in sets if images is not None]
         return _union(known) if len(known) == len(sets) else None
 
+    @property
+    def seconds_of_passes(self) -> float:
+        """Give how long sets of pictures took to go through every network so far."""
+        return super().seconds_of_passes + sum(member.seconds_of_passes for member in self.members)
+
     def rest(self) -> None:
         """Let go of every network."""
         super().rest()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +64,7 @@ class Run:
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
     _made: dict[str, Predictions] = field(default_factory=dict, repr=False, compare=False)  # where no folder keeps them
     _compared: set[str] = field(default_factory=set, repr=False, compare=False)  # sets found apart from training
+    _seconds: float = field(default=0.0, init=False, repr=False, compare=False)  # of all passes
 
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> Run:
@@ -164,6 +167,11 @@ class Run:
     def used(self) -> dict[str, str]:
         """Give the digest of every set that was asked for so far, by name."""
         return {name: dataset.digest for name, dataset in sorted(self._sets.items())}
+
+    @property
+    def seconds_of_passes(self) -> float:
+        """Give how long sets of pictures took to go through the network so far, decoding and variations included."""
+        return self._seconds
 
     def predictions(self, dataset: Dataset) -> Predictions:
         """Give the Predictions of a dataset, in its order; computed once and kept in the run folder.
@@ -330,7 +338,8 @@ class Run:
         refuse_changed(dataset)
         workers = self._workers(len(dataset))
         batches = evaluation_loader(dataset, self.classes, self.preprocessing, self.batch_size, workers)
-        outputs = [self._forward(batch["image"]) for batch in batches]
+        with self._timed():
+            outputs = [self._forward(batch["image"]) for batch in batches]
         logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return self._describe(dataset, logits, embeddings)
 
@@ -340,12 +349,21 @@ class Run:
         size = self.batch_size
         batches = varied_loader(dataset, self.classes, self.preprocessing, variations, size, workers)
         outputs: list[list[NDArray[np.float32]]] = [[] for _ in variations]
-        for batch in batches:
-            # one variation at a time: what a batch holds beside it would change the last digits
-            for index, logits in enumerate(outputs):
-                logits.append(self._forward(batch["image"][:, index])[0])
+        with self._timed():
+            for batch in batches:
+                # one variation at a time: what a batch holds beside it would change the last digits
+                for index, logits in enumerate(outputs):
+                    logits.append(self._forward(batch["image"][:, index])[0])
         none = np.zeros((len(dataset), 0), dtype=np.float32)
         return [self._describe(dataset, np.concatenate(logits), none) for logits in outputs]
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Add the time of a pass to the others', the network being there before."""
+        self.wake()
+        started = time.monotonic()
+        yield
+        self._seconds += time.monotonic() - started
 
     def _describe(self, dataset: Dataset, logits: NDArray[np.float32], embeddings: NDArray[np.float32]) -> Predictions:
         return Predictions(

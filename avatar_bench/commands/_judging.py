@@ -50,17 +50,21 @@ class Judge:
         said = "already there: "
         if result is None:
             said = ""
-            started = time.monotonic()
+            started, before = time.monotonic(), self._seconds_of_passes()
             with speak(self.settings.lang):
                 result = self._put_through(name, block)
                 result.warnings += [warning for run in self.runs for warning in _unchecked(run)]
             result.provenance |= origin | self._whereabouts(block)
             result.provenance["seconds"] = round(time.monotonic() - started, 3)
+            result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
             _save(result, folder)
         for warning in result.warnings:
             tell(f"warning: {warning}", file=sys.stderr)
         tell(f"{said}{folder}: {_headline(result)}")
         return result
+
+    def _seconds_of_passes(self) -> float:
+        return sum(run.seconds_of_passes for run in self.runs)
 
     def _put_through(self, name: str, block: Block) -> Result:
         try:

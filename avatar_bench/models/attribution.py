@@ -6,19 +6,17 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from captum.attr import LayerGradCam
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[attr-defined]  # it lacks a marker
 
 from avatar_bench.errors import BlockError
-from avatar_bench.models.classifier import Classifier
-from avatar_bench.models.finetuning import layer_groups
-from avatar_bench.models.weights import create_backbone
+
+if TYPE_CHECKING:
+    from avatar_bench.models.classifier import Classifier
 
 Floats = NDArray[np.float32]
 
@@ -92,6 +90,8 @@ def grad_cam(
     Without `rectify`, evidence against the class stays, as negative values. The network is not touched: a copy is read.
     Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391
     """
+    from captum.attr import LayerGradCam  # it takes longer than a kept Result does
+
     net = _frozen_copy(classifier)
     probe = nn.Identity()
     net.net.get_submodule(layer.name).register_forward_hook(
@@ -111,6 +111,9 @@ def cascade(classifier: Classifier, seed: int = 0, steps: int = 4) -> Iterator[t
     The last of the (at most) `steps` copies keeps no weight. Adebayo et al., NeurIPS 2018,
     https://arxiv.org/abs/1810.03292
     """
+    from avatar_bench.models.finetuning import layer_groups  # with timm
+    from avatar_bench.models.weights import create_backbone
+
     card = classifier.card
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -157,6 +160,10 @@ def void(images: Tensor, kind: str) -> Tensor:
     """
     if kind == "mean":
         return images.float().mean(dim=(2, 3), keepdim=True).round().to(torch.uint8).expand_as(images)
+    from torchvision.transforms.v2.functional import (  # type: ignore[attr-defined]  # it lacks a marker
+        gaussian_blur,
+    )
+
     return gaussian_blur(images, kernel_size=[11, 11], sigma=[5.0, 5.0])  # type: ignore[no-any-return]
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -15,7 +20,11 @@ from avatar_bench import blocks
 from avatar_bench.__main__ import main
 from avatar_bench.blocks.base import CompareBlock, RunBlock
 from avatar_bench.catalogue import choices
+from avatar_bench.data.corruptions import Corruption, Delivery, seed_of, vary
+from avatar_bench.data.images import to_tensor
+from avatar_bench.models.classifier import Classifier
 from avatar_bench.results import Result
+from avatar_bench.runs import Run
 
 CLASSES = ("drawing", "generated", "real")
 CORRUPTIONS = ("noise", "blur", "brightness", "rotation", "jpeg")
@@ -71,6 +80,7 @@ FILES = {
     "prior_shift": [],
     "architecture": [],
 }
+BY_NETWORK = ("efficiency", "gradcam", "architecture")  # these need more of it than its Predictions
 QUICK = [
     *(f"block.{name}.resamples=100" for name in METRICS if name != "architecture"),
     *("block.robustness.severities=[3]", "block.robustness.delivery=[web]", "block.clusters.permutations=2"),
@@ -106,6 +116,13 @@ def judged(tiny_run: Path, ood: str, tmp_path_factory: pytest.TempPathFactory) -
     assert main(words) == 0
     assert verdicts(tiny_run, out / "after.csv") == before
     return out / "test", words
+
+
+def asking(names: Sequence[str], words: list[str]) -> list[str]:
+    """Ask for these blocks alone, with their options."""
+    theirs = tuple(f"block.{name}." for name in names)
+    kept = [word for word in words if not word.startswith("block") or word.startswith(theirs)]
+    return [*kept, f"block=[{','.join(names)}]"]
 
 
 def verdicts(run: Path, file: Path) -> bytes:
@@ -167,6 +184,50 @@ def test_a_second_time_nothing_is_judged_again(
     assert main(judged[1]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == ["already there"] * len(METRICS)
+
+
+def test_each_set_goes_through_the_network_once_and_once_for_each_variation(
+    run_copy: Path, ood: str, tmp_path: Path
+) -> None:
+    seen: Counter[bytes] = Counter()
+
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, Classifier):
+            seen.update(image.numpy().tobytes() for image in inputs[0])
+
+    words = ["evaluate", f"ckpt={run_copy}", "data.workers=0", ood, f"out={tmp_path}", *QUICK]
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        assert main(asking([name for name in METRICS if name not in BY_NETWORK], words)) == 0
+    finally:
+        hook.remove()
+    run = Run.open(run_copy, others=yaml.safe_load(ood.partition("=")[2]))
+    sets = [run.dataset(name) for name in ("test", "calibration", "train", "blind", "noise", "faces")]
+    plain = [image for dataset in sets for image in run.inputs(dataset, range(len(dataset)))]
+    test = sets[0]
+    seeds = [seed_of(digest) for digest in test.frame["sha256"]]
+    variations = [*(Corruption(kind, 3) for kind in CORRUPTIONS), Delivery("web")]
+    varied = [
+        to_tensor(vary(variation, test.image(row), run.preprocessing, seed))
+        for row, seed in enumerate(seeds)
+        for variation in variations
+    ]
+    assert seen == Counter(image.numpy().tobytes() for image in [*plain, *varied])
+    kept = Result.load(tmp_path / "test" / "robustness").provenance
+    assert 0 < kept["seconds_of_passes"] < kept["seconds"]
+    assert Result.load(tmp_path / "test" / "error_bias").provenance["seconds_of_passes"] == 0
+
+
+def test_what_is_kept_is_told_and_judged_anew_without_a_network(judged: tuple[Path, list[str]]) -> None:
+    script = f"""
+import sys
+from avatar_bench.__main__ import main
+assert main({judged[1]}) == 0
+assert main({[*asking(["robustness", "error_bias"], judged[1]), "again=true"]}) == 0
+assert not {{"timm", "captum", "pytorch_lightning"}} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_in_russian_every_block_draws_the_same_figures(
