@@ -8,6 +8,7 @@ import math
 import shutil
 import tempfile
 import time
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,8 +143,8 @@ def _save_figure(figure: Figure, stem: Path) -> None:
         figure.set_layout_engine("none")
         canvas.draw()  # type: ignore[no-untyped-call]
         page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
-        # it is opaque, and without alpha it is encoded in half the time
-        page.convert("RGB").save(f"{stem}.png", dpi=(figure.dpi, figure.dpi))
+        # it is opaque: without alpha, and by runs of equal bytes alone, it is encoded in a third of the time
+        page.convert("RGB").save(f"{stem}.png", dpi=(figure.dpi, figure.dpi), compress_type=zlib.Z_RLE)
         figure.savefig(f"{stem}.svg", dpi=_SVG_DPI, metadata={"Date": None})
     for axes in figure.axes:  # to let go of what was drawn; clear() would first build each anew
         axes.remove()
