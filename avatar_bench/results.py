@@ -140,8 +140,8 @@ def _save_figure(figure: Figure, stem: Path) -> None:
 
     with use_style():
         canvas = FigureCanvasAgg(figure)
-        figure.set_layout_engine("none")
         canvas.draw()  # type: ignore[no-untyped-call]
+        figure.set_layout_engine("none")
         page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
         # it is opaque: without alpha, and by runs of equal bytes alone, it is encoded in a third of the time
         page.convert("RGB").save(f"{stem}.png", dpi=(figure.dpi, figure.dpi), compress_type=zlib.Z_RLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,15 +12,16 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
+from avatar_bench.plots import confusion_matrix
 from avatar_bench.results import Metric, Result
 
 matplotlib.use("Agg")
 
 
 def result() -> Result:
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(1, 1))
     figure.subplots().plot([0, 1])
     return Result(
@@ -62,6 +64,24 @@ def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
     }
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     np.testing.assert_array_equal(np.load(folder / "maps.npz")["first"], np.eye(2))
+
+
+def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_path: Path) -> None:
+    def drawn() -> Figure:
+        return confusion_matrix([[2, 1], [0, 9]], ["a class", "another one"])
+
+    drawn().savefig(tmp_path / "plain.png")
+    once, again = (
+        Result("confusion", "blind", 3, ("a", "b"), figures={"confusion": drawn()}).save(tmp_path / name)
+        for name in ("once", "again")
+    )
+    plain, ours = (
+        np.asarray(Image.open(file).convert("RGB")) for file in (tmp_path / "plain.png", once / "confusion.png")
+    )
+    np.testing.assert_array_equal(ours, plain)
+    vectors = (once / "confusion.svg").read_text(encoding="utf-8")
+    assert "another one" in re.findall(r"<text[^>]*>([^<]*)", vectors)
+    assert vectors == (again / "confusion.svg").read_text(encoding="utf-8")
 
 
 def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
