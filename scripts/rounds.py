@@ -198,8 +198,7 @@ def table(result: Mapping[str, Any]) -> str:
     pairs = list(
         dict.fromkeys((figure, other) for way in ways for figure, each in way["ratios"].items() for other in each)
     )
-    several = len({figure for figure, _ in pairs}) > 1
-    heads = [f"{other} / this" + (f", {figure}" if several else "") for figure, other in pairs]
+    heads = [f"{other} / this" + (f" ({figure})" if figure != "seconds" else "") for figure, other in pairs]
     rows = [["", *names, *heads], ["---"] * (1 + len(names) + len(heads))]
     for way in ways:
         cells = [told(way["figures"].get(name)) for name in names]
@@ -214,10 +213,10 @@ def told(figure: Mapping[str, Any] | None) -> str:
     """Give a median and what lies around it, to three digits."""
     if figure is None:
         return ""
-    median, low, high = (
-        f"{figure[name]:,.{2 if figure[name] < 10 else 1 if figure[name] < 100 else 0}f}"
-        for name in ("median", "low", "high")
-    )
+    values = [figure[name] for name in ("median", "low", "high")]
+    whole = all(isinstance(value, int) for value in values)
+    digits = 0 if whole or values[0] >= 100 else 1 if values[0] >= 10 else 2
+    median, low, high = (f"{value:,.{digits}f}" for value in values)
     return median if low == high else f"{median} ({low}–{high})"
 
 
