@@ -1,0 +1,242 @@
+"""Rounds: several ways to do the same, each in a process of its own, taken in turn and told beside each other."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avatar_bench import __version__
+
+PROC = Path("/proc")
+BETWEEN_SAMPLES = 0.1  # s
+INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx512_bf16",
+    "amx_bf16",
+)  # what decides how fast a network is, and in which precision
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is known of a process that ended; lines are what it said, each with the seconds since it began."""
+
+    begun: float  # seconds since 1970
+    seconds: float
+    processor: float  # seconds of all processors, of this process and of those it waited for
+    peak: float  # MiB of all its processes together, shared pages counted once; nan where it was not asked for
+    code: int
+    lines: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do a thing: a command, what to do before each round, and the figures to read off once it ended.
+
+    `first` is a command that is run once, unmeasured: for what a machine is left with by whoever ran it before.
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    read: Callable[[Ended], Figures] = lambda ended: {}
+    before: Callable[[], object] = lambda: None
+    first: Sequence[str | Path] = ()
+    code: int = 0
+    memory: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ways to do the same; `beside` names those by which the figures in `of` of each way are divided."""
+
+    title: str
+    ways: Sequence[Way]
+    beside: Sequence[str] = ()
+    of: Sequence[str] = ("seconds",)
+    left_out: Sequence[str] = ()
+
+
+def measure(comparison: Comparison, rounds: int, folder: Path, variables: Mapping[str, str]) -> dict[str, Any]:
+    """Go through all ways in turn, so often, and give medians and spread; a way that fails is left out, and told."""
+    found: dict[str, list[Figures]] = {way.name: [] for way in comparison.ways}
+    failed: list[str] = []
+
+    def complete(way: Way, command: Sequence[str | Path]) -> Ended | None:
+        ended = run(command, folder, variables, way.memory)
+        if ended.code == way.code:
+            return ended
+        del found[way.name]
+        failed.append(f"{way.name} failed with {ended.code}: {ended.lines[-1][1] if ended.lines else ''}")
+        return None
+
+    for way in comparison.ways:
+        if way.first:
+            complete(way, way.first)
+    for _ in range(rounds):
+        for way in (way for way in comparison.ways if way.name in found):
+            way.before()
+            if ended := complete(way, way.command):
+                found[way.name].append(figures_of(ended) | way.read(ended))
+    return {
+        "title": comparison.title,
+        "rounds": rounds,
+        "ways": [
+            {
+                "way": name,
+                "figures": {figure: spread([one[figure] for one in each]) for figure in each[0]},
+                "ratios": {
+                    figure: {other: ratio(found[other], each, figure) for other in comparison.beside if other in found}
+                    for figure in comparison.of
+                    if figure in each[0]
+                },
+            }
+            for name, each in found.items()
+        ],
+        "left out": list(comparison.left_out),
+        "failed": failed,
+    }
+
+
+def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str], memory: bool = False) -> Ended:
+    """Run a command to its end, as from a shell in `folder`; watch its memory where that is asked for."""
+    begun, start = time.time(), time.perf_counter()
+    lines: list[tuple[float, str]] = []
+    with subprocess.Popen(
+        [str(word) for word in command],
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        told = process.stdout
+        listener = threading.Thread(
+            target=lambda: lines.extend((time.perf_counter() - start, line.rstrip()) for line in told)
+        )
+        peaks: list[float] = []
+        done = threading.Event()
+        sampler = threading.Thread(target=lambda: peaks.extend(sample(process.pid, done)))
+        listener.start()
+        if memory:
+            sampler.start()
+        _, status, usage = os.wait4(process.pid, 0)  # in place of wait: it tells the processor's time
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        done.set()
+        for thread in (listener, sampler) if memory else (listener,):
+            thread.join()
+    processor = usage.ru_utime + usage.ru_stime
+    return Ended(begun, seconds, processor, max(peaks, default=float("nan")), process.returncode, lines)
+
+
+def sample(root: int, done: threading.Event) -> Iterator[float]:
+    """Give the memory of a process and all below it, MiB, again and again: a shared page counts once among them."""
+    while not done.wait(BETWEEN_SAMPLES):
+        yield sum(proportional(process) for process in tree(root)) / 1024
+
+
+def tree(root: int) -> list[int]:
+    """Give the ids of a process and of all below it."""
+    parents: dict[int, int] = {}
+    for folder in PROC.glob("[0-9]*"):
+        try:
+            after_name = (folder / "stat").read_text().rpartition(")")[2]
+        except OSError:  # ended meanwhile
+            continue
+        parents[int(folder.name)] = int(after_name.split()[1])
+    found = [root]
+    for process in found:  # grows as it goes
+        found.extend(child for child, parent in parents.items() if parent == process)
+    return found
+
+
+def proportional(process: int) -> int:
+    """Give the proportional set size of a process, KiB; 0 where it has ended."""
+    try:
+        lines = (PROC / str(process) / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def figures_of(ended: Ended) -> Figures:
+    """Give what every process has; the peak where it was asked for."""
+    known = {"seconds": ended.seconds, "processor seconds": ended.processor, "peak MiB": ended.peak}
+    return {name: value for name, value in known.items() if value == value}
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "rounds": list(values)}
+
+
+def ratio(other: Sequence[Figures], this: Sequence[Figures], figure: str) -> dict[str, float]:
+    """Give the ratio of the medians, with the least and the largest of any one round."""
+    each = [one[figure] / mine[figure] for one, mine in zip(other, this, strict=False)]
+    medians = (statistics.median(one[figure] for one in many) for many in (other, this))
+    return {"median": next(medians) / next(medians), "low": min(each), "high": max(each)}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Give one comparison in Markdown."""
+    ways = result["ways"]
+    names = list(dict.fromkeys(name for way in ways for name in way["figures"]))
+    pairs = list(
+        dict.fromkeys((figure, other) for way in ways for figure, each in way["ratios"].items() for other in each)
+    )
+    heads = [f"{other} / this" + (f" ({figure})" if figure != "seconds" else "") for figure, other in pairs]
+    rows = [["", *names, *heads], ["---"] * (1 + len(names) + len(heads))]
+    for way in ways:
+        cells = [told(way["figures"].get(name)) for name in names]
+        cells += [told(way["ratios"].get(figure, {}).get(other)) for figure, other in pairs]
+        rows.append([way["way"], *cells])
+    lines = [f"**{result['title']}**", "", *(f"| {' | '.join(row)} |" for row in rows)]
+    notes = [*result["left out"], *result["failed"]]
+    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
+
+
+def told(figure: Mapping[str, Any] | None) -> str:
+    """Give a median and what lies around it, to three digits."""
+    if figure is None:
+        return ""
+    values = [figure[name] for name in ("median", "low", "high")]
+    whole = all(isinstance(value, int) for value in values)
+    digits = 0 if whole or values[0] >= 100 else 1 if values[0] >= 10 else 2
+    median, low, high = (f"{value:,.{digits}f}" for value in values)
+    return median if low == high else f"{median} ({low}–{high})"
+
+
+def machine() -> dict[str, Any]:
+    """Give what figures depend on."""
+    said = (PROC / "cpuinfo").read_text() if (PROC / "cpuinfo").is_file() else ""
+    facts = dict(line.split(":", 1) for line in said.split("\n\n")[0].splitlines() if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in facts.items()}
+    flags = facts.get("flags", "").split()
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm")}
+    return {
+        "processor": facts.get("model name") or platform.processor() or platform.machine(),
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
+        "cores": cores(),
+        "system": platform.platform(terse=True),
+        "versions": {"avatar_bench": __version__, "python": platform.python_version(), **versions},
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def cores() -> int:
+    """Give how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

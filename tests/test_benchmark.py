@@ -1,0 +1,100 @@
+"""The benchmark: that its parts run, what its table and JSON hold, and that its figures are those of a process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+PARTS = ("startup", "predict", "train", "frozen", "block_all", "prepare", "duplicates", "memory")
+BUSY = "import time; start = time.process_time()\nwhile time.process_time() < start + 0.5: pass"
+HELD = "import subprocess, sys; held = bytearray(80 << 20); subprocess.run([sys.executable, '-c', sys.argv[1]])"
+HELD_BELOW = "import time; held = bytearray(60 << 20); time.sleep(1)"
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import rounds
+
+    return rounds
+
+
+def benchmark(file: Path, *words: str) -> tuple[str, dict[str, Any]]:
+    """Give what the script prints, and what it writes."""
+    command = [sys.executable, str(SCRIPTS / "benchmark"), *words, "--quick", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    return done.stdout, json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_every_planted_copy_is_found_and_no_other(tmp_path: Path) -> None:
+    _, written = benchmark(tmp_path / "found.json", "duplicates")
+    [comparison] = written["parts"]["duplicates"]
+    figures = {way["way"]: way["figures"] for way in comparison["ways"]}["avatar_bench"]
+    counts = {name: figures[name]["median"] for name in ("planted pairs found", "of", "other exact pairs")}
+    assert counts == {"planted pairs found": 2, "of": 2, "other exact pairs": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_all_parts_run_and_tell_the_same_in_the_table_and_in_json(tmp_path: Path) -> None:
+    printed, written = benchmark(tmp_path / "found.json")
+    assert tuple(written["parts"]) == PARTS
+    machine = written["machine"]
+    assert {"processor", "cores", "versions", "load before", "load after"} <= set(machine)
+    assert {"avatar_bench", "torch", "timm"} <= set(machine["versions"])
+    assert machine["processor"] in printed.splitlines()[0]
+    lines = printed.splitlines()
+    for part, comparisons in written["parts"].items():
+        assert f"### {part}" in lines
+        for comparison in comparisons:
+            assert comparison["failed"] == []
+            head = lines.index(f"**{comparison['title']}**") + 2
+            rows = [line.strip("|").split("|") for line in lines[head + 2 :][: len(comparison["ways"])]]
+            assert [row[0].strip() for row in rows] == [way["way"] for way in comparison["ways"]]
+            assert {len(row) for row in rows} == {lines[head].count("|") - 1}
+            for way in comparison["ways"]:
+                assert {"seconds", "processor seconds"} <= set(way["figures"])
+                for figure in way["figures"].values():
+                    assert figure["low"] <= figure["median"] <= figure["high"]
+                    assert len(figure["rounds"]) == comparison["rounds"] == 1
+
+
+def test_ways_are_taken_in_turn_and_set_in_relation_by_their_medians(rounds: ModuleType, tmp_path: Path) -> None:
+    note = "import pathlib, sys; file = pathlib.Path('order'); file.open('a').write(sys.argv[1])"
+    told = {"a": iter((2.0, 6.0, 4.0)), "b": iter((1.0, 2.0, 8.0))}
+    ways = [
+        rounds.Way(name, [sys.executable, "-c", note, name], lambda ended, name=name: {"seconds": next(told[name])})
+        for name in "ab"
+    ]
+    ways.append(rounds.Way("c", [sys.executable, "-c", "raise SystemExit('no such thing')"]))
+    found = rounds.measure(rounds.Comparison("letters", ways, beside=("a", "c")), 3, tmp_path, {})
+    assert (tmp_path / "order").read_text() == "ababab"
+    a, b = found["ways"]
+    assert a["figures"]["seconds"] == {"median": 4.0, "low": 2.0, "high": 6.0, "rounds": [2.0, 6.0, 4.0]}
+    assert b["ratios"] == {"seconds": {"a": {"median": 4.0 / 2.0, "low": 4.0 / 8.0, "high": 6.0 / 2.0}}}
+    assert found["failed"] == ["c failed with 1: no such thing"]
+    assert "| b | 2.00 (1.00–8.00) |" in rounds.table(found)
+
+
+def test_the_processor_time_is_that_of_the_process(rounds: ModuleType, tmp_path: Path) -> None:
+    ended = rounds.run([sys.executable, "-c", BUSY], tmp_path, {})
+    assert 0.5 <= ended.processor < 1
+    assert ended.seconds >= ended.processor * 0.9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the memory that processes share on Linux alone")
+def test_the_peak_is_that_of_all_processes_together(rounds: ModuleType, tmp_path: Path) -> None:
+    alone, both = (
+        rounds.run([sys.executable, "-c", HELD, below], tmp_path, {}, memory=True).peak
+        for below in ("import time; time.sleep(1)", HELD_BELOW)
+    )
+    assert both - alone == pytest.approx(60, abs=3)
+    assert 80 < alone < 110  # and two interpreters
