@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 import avatar_bench
 from avatar_bench.config import TrainConfig
+from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.datamodule import DataModule
 from avatar_bench.data.manifest import SPLITS, Dataset, write_split
 from avatar_bench.data.splits import split_fingerprint
@@ -47,6 +48,7 @@ from avatar_bench.runs import Run, set_threads
 from avatar_bench.terminal import tell
 from avatar_bench.writing import whole
 
+MOST_FEATURES = 2**30  # bytes of cached features
 FEW = 20  # calibration images below which a fitted temperature would be noise
 
 
@@ -125,6 +127,8 @@ def _fit_stages(
         if not (at and at.stopped):
             data.position = (at.epochs, at.batches) if at else (0, 0)
             data.embeddings = _embeddings(learner, data, options)
+            _say_features(data, record["stages"][-1])
+            write_record(folder, record)
             best = fit_stage(learner, data, folder, options, logger, first_epoch, resume)
         first_epoch = 1 + max(row["epoch"] for row in _history(folder))
         resume = at = None
@@ -161,12 +165,27 @@ def _with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
 
 
 def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
-    """Compute the embeddings of train and val once where all epochs of a stage would find the same; None elsewhere."""
-    same = learner.learns_from_embeddings and not data.augmentation.changes and options.limit_batches is None
-    if not same:
+    """Compute the embeddings of train and val once where the epochs of a stage would find the same; None elsewhere."""
+    views = min(data.views or 0, learner.stage.epochs) if data.augmentation.changes else 1
+    if not learner.learns_from_embeddings or not views or options.limit_batches is not None:
         return None
-    sets = {"train": data.train_set, "val": data.val_set}
-    return {name: embed(learner, data.plain(images), options) for name, images in sets.items()}
+    if views * len(data.train_set) * learner.embedding_bytes > MOST_FEATURES:
+        tell(
+            f"warning: the features of {views} views are too many to be held, and are computed each epoch anew",
+            file=sys.stderr,
+        )
+        return None
+    batches = data.each_view(views) if data.augmentation.changes else data.plain(data.train_set)
+    train = embed(learner, batches, options).reshape(views, len(data.train_set), -1)
+    return {"train": train, "val": embed(learner, data.plain(data.val_set), options)[None]}
+
+
+def _say_features(data: DataModule, stage: dict[str, Any]) -> None:
+    """Print of how many views the features are computed once, and put that into the stage's record; 0: none are."""
+    stage["cached_views"] = views = len(data.embeddings["train"]) if data.embeddings else 0
+    if views:
+        each = f", in {views} views each," if views > 1 else ""
+        tell(f"  the features of {len(data.train_set)} images{each} are computed once for all epochs", file=sys.stderr)
 
 
 def _say_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
@@ -240,6 +259,8 @@ def _build(
         batch_size=_batch_size(settings),
         workers=settings.data.workers,
         balance=settings.mode.balance,
+        views=options.views,
+        cache=_cache(dataset, preprocessing, options.cache_gb),
     )
     card = Card(
         classes=classes,
@@ -254,6 +275,17 @@ def _build(
         versions=_versions(),
     )
     return Learner(card, net, _training_options(settings, data)), data
+
+
+def _cache(dataset: Dataset, preprocessing: Preprocessing, gigabytes: float) -> PictureCache | None:
+    """Give the cache of prepared pictures where it has room for those to train on; say why where it has not."""
+    if not gigabytes:
+        return None
+    cache, frame = PictureCache(preprocessing), dataset.frame
+    if reason := cache.reserve(frame.loc[frame["split"].isin(["train", "val"]), "sha256"], int(gigabytes * 2**30)):
+        tell(f"warning: prepared pictures are not kept ({reason}), see data.cache_gb", file=sys.stderr)
+        return None
+    return cache
 
 
 def _stages(settings: TrainConfig) -> list[Stage]:
