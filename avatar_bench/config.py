@@ -199,12 +199,12 @@ class PredictConfig:
     input: str = MISSING  # a file, folder, glob, @list.txt, or - for paths on standard input
     output: str = MISSING  # a .csv, .jsonl or .parquet file, or - for standard output
     calibrated: bool = True  # scale by the run's temperature
-    precision: str = "32"  # 32 | bf16 | 16
+    precision: str = "auto"  # auto (what a trial on this machine found faster) | 32 | bf16 | 16
     update: bool = False  # go on with an output cut short
     batch_size: int = 32
-    workers: int = 2  # processes that read pictures
+    workers: int | None = None  # processes that read pictures; null: one a core, 8 at most
     accelerator: str = "auto"
-    threads: int | None = None
+    threads: int | None = None  # of the network; null: what a trial on this machine found faster
 
 
 @dataclass
@@ -272,7 +272,7 @@ CHOICES = {
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
-    "precision": ("32", "bf16", "16"),
+    "precision": ("auto", "32", "bf16", "16"),
     "lang": ("en", "ru"),
 }
 GUARDS = {  # what `allow` may name
