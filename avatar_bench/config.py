@@ -119,7 +119,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: Any = 1
     strategy: str = "auto"
-    precision: str = "32"  # 32 | amp (16-mixed on CUDA, else 32) | 16-mixed | bf16-mixed
+    precision: str = "32"  # 32 | auto (what a trial of the network found faster) | amp | 16-mixed | bf16-mixed
     max_epochs: int | None = None  # cap on each stage
     limit_batches: int | None = None  # of each epoch
     threads: int | None = None
@@ -270,7 +270,7 @@ CHOICES = {
     "optimizer.schedule.name": ("none", "plateau", "cosine"),
     "accelerator": ("auto", "cpu", "gpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
+    "trainer.precision": ("32", "auto", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
     "precision": ("auto", "32", "bf16", "16"),
     "lang": ("en", "ru"),

@@ -41,6 +41,7 @@ from avatar_bench.models.training import (
     fit_stage,
     precision_for,
 )
+from avatar_bench.models.trial import choose, choose_to_train
 from avatar_bench.models.weights import create_backbone, normalisation
 from avatar_bench.plots import curves
 from avatar_bench.records import METRIC, write_record
@@ -66,6 +67,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     write_split(dataset, folder / "split.csv")
     stages = _stages(settings)
     learner, data = _build(settings, dataset, classes, earlier)
+    _choose(settings, learner, record)
     record |= {
         "classes": list(classes),
         "versions": _versions(),
@@ -73,6 +75,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
             "accelerator": settings.trainer.accelerator,
             "precision": precision_for(_trainer_options(settings)),
             "threads": torch.get_num_threads(),
+            "workers": settings.data.workers,
         },
         "data": {**_places(settings, dataset), "root": str(dataset.root.absolute()), "fingerprint": whole.fingerprint},
         "split": {
@@ -86,6 +89,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     }
     write_record(folder, record)
     _say_counts(dataset, classes, settings)
+    tell("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
     done = _stages_done(settings, earlier, stages)
     _check_room(folder, learner, stages)
     try:
@@ -275,6 +279,21 @@ def _build(
         versions=_versions(),
     )
     return Learner(card, net, _training_options(settings, data)), data
+
+
+def _choose(settings: TrainConfig, learner: Learner, record: dict[str, Any]) -> None:
+    """Put into the settings what trainer.precision=auto stands for on this machine, or stood for when the run began."""
+    trainer, card = settings.trainer, learner.card
+    if trainer.precision != "auto":
+        return
+    if "device" in record:
+        trainer.precision, trainer.threads = record["device"]["precision"], record["device"]["threads"]
+    else:
+        device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+        found = choose_to_train(learner.net, card.backbone, card.preprocessing["size"], device)
+        trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
+        trainer.threads = trainer.threads or choose(device).threads
+    set_threads(trainer.threads)
 
 
 def _cache(dataset: Dataset, preprocessing: Preprocessing, gigabytes: float) -> PictureCache | None:
