@@ -82,6 +82,7 @@ class PicturesConfig:
     sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
     blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
     prepare: dict[str, Any] = field(default_factory=dict)  # of data=demo: how it is built, as in prepare --help
+    cache_gb: float = 4.0  # of pictures at the network's size, kept in the cache folder for all runs; 0: off
     blind: str | None = None  # another set to judge on, of sources that training never saw: a folder or a manifest
     ood: dict[str, str] = field(default_factory=dict)  # further sets: {name: a folder or a manifest}
 
@@ -94,6 +95,7 @@ class DataConfig(PicturesConfig):
     val_fraction: float = 1.0  # of val
     limit: int | None = None  # images drawn of the whole set, before the split
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    views: int | None = None  # of each picture, augmented once, one an epoch in turn; null: augmented anew each epoch
 
 
 @dataclass
@@ -117,7 +119,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: Any = 1
     strategy: str = "auto"
-    precision: str = "32"  # 32 | amp (16-mixed on CUDA, else 32) | 16-mixed | bf16-mixed
+    precision: str = "32"  # 32 | auto (what a trial of the network found faster) | amp | 16-mixed | bf16-mixed
     max_epochs: int | None = None  # cap on each stage
     limit_batches: int | None = None  # of each epoch
     threads: int | None = None
@@ -268,7 +270,7 @@ CHOICES = {
     "optimizer.schedule.name": ("none", "plateau", "cosine"),
     "accelerator": ("auto", "cpu", "gpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
+    "trainer.precision": ("32", "auto", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
     "precision": ("auto", "32", "bf16", "16"),
     "lang": ("en", "ru"),
@@ -329,6 +331,8 @@ RANGES: dict[str, Rule] = {
     "data.val_fraction": _SHARE,
     "data.limit": _COUNT,
     "data.workers": _WORKERS,
+    "data.cache_gb": _NATURAL,
+    "data.views": _COUNT,
     "data.augment.flip": _PROBABILITY,
     "data.augment.rotation": (lambda value: 0 <= value <= 180, "from 0 to 180 degrees"),
     "data.augment.noise": _PROBABILITY,

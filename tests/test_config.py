@@ -89,6 +89,8 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("train", ["optimizer.schedule.name=step"], "none, plateau or cosine"),
         ("train", ["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
         ("train", ["trainer.precision=16"], "trainer.precision=16"),
+        ("train", ["data.views=0"], "data.views"),
+        ("train", ["data.cache_gb=-1"], "data.cache_gb"),
         ("train", ["model.weights=nowhere.pth"], "there is no such file"),
         ("train", ["model.weights=hubb"], "did you mean hub?"),
         ("train", ["callbacks.ema=.9", "callbacks.swa=1"], "exclude each other"),

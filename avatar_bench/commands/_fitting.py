@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 import avatar_bench
 from avatar_bench.config import TrainConfig
+from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.datamodule import DataModule
 from avatar_bench.data.manifest import SPLITS, Dataset, write_split
 from avatar_bench.data.splits import split_fingerprint
@@ -40,6 +41,7 @@ from avatar_bench.models.training import (
     fit_stage,
     precision_for,
 )
+from avatar_bench.models.trial import choose, choose_to_train
 from avatar_bench.models.weights import create_backbone, normalisation
 from avatar_bench.plots import curves
 from avatar_bench.records import METRIC, write_record
@@ -47,6 +49,7 @@ from avatar_bench.runs import Run, set_threads
 from avatar_bench.terminal import tell
 from avatar_bench.writing import whole
 
+MOST_FEATURES = 2**30  # bytes of cached features
 FEW = 20  # calibration images below which a fitted temperature would be noise
 
 
@@ -64,6 +67,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     write_split(dataset, folder / "split.csv")
     stages = _stages(settings)
     learner, data = _build(settings, dataset, classes, earlier)
+    _choose(settings, learner, record)
     record |= {
         "classes": list(classes),
         "versions": _versions(),
@@ -71,6 +75,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
             "accelerator": settings.trainer.accelerator,
             "precision": precision_for(_trainer_options(settings)),
             "threads": torch.get_num_threads(),
+            "workers": settings.data.workers,
         },
         "data": {**_places(settings, dataset), "root": str(dataset.root.absolute()), "fingerprint": whole.fingerprint},
         "split": {
@@ -84,6 +89,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     }
     write_record(folder, record)
     _say_counts(dataset, classes, settings)
+    tell("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
     done = _stages_done(settings, earlier, stages)
     _check_room(folder, learner, stages)
     try:
@@ -125,6 +131,8 @@ def _fit_stages(
         if not (at and at.stopped):
             data.position = (at.epochs, at.batches) if at else (0, 0)
             data.embeddings = _embeddings(learner, data, options)
+            _say_features(data, record["stages"][-1])
+            write_record(folder, record)
             best = fit_stage(learner, data, folder, options, logger, first_epoch, resume)
         first_epoch = 1 + max(row["epoch"] for row in _history(folder))
         resume = at = None
@@ -161,12 +169,27 @@ def _with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
 
 
 def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
-    """Compute the embeddings of train and val once where all epochs of a stage would find the same; None elsewhere."""
-    same = learner.learns_from_embeddings and not data.augmentation.changes and options.limit_batches is None
-    if not same:
+    """Compute the embeddings of train and val once where the epochs of a stage would find the same; None elsewhere."""
+    views = min(data.views or 0, learner.stage.epochs) if data.augmentation.changes else 1
+    if not learner.learns_from_embeddings or not views or options.limit_batches is not None:
         return None
-    sets = {"train": data.train_set, "val": data.val_set}
-    return {name: embed(learner, data.plain(images), options) for name, images in sets.items()}
+    if views * len(data.train_set) * learner.embedding_bytes > MOST_FEATURES:
+        tell(
+            f"warning: the features of {views} views are too many to be held, and are computed each epoch anew",
+            file=sys.stderr,
+        )
+        return None
+    batches = data.each_view(views) if data.augmentation.changes else data.plain(data.train_set)
+    train = embed(learner, batches, options).reshape(views, len(data.train_set), -1)
+    return {"train": train, "val": embed(learner, data.plain(data.val_set), options)[None]}
+
+
+def _say_features(data: DataModule, stage: dict[str, Any]) -> None:
+    """Print of how many views the features are computed once, and put that into the stage's record; 0: none are."""
+    stage["cached_views"] = views = len(data.embeddings["train"]) if data.embeddings else 0
+    if views:
+        each = f", in {views} views each," if views > 1 else ""
+        tell(f"  the features of {len(data.train_set)} images{each} are computed once for all epochs", file=sys.stderr)
 
 
 def _say_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
@@ -240,6 +263,8 @@ def _build(
         batch_size=_batch_size(settings),
         workers=settings.data.workers,
         balance=settings.mode.balance,
+        views=options.views,
+        cache=_cache(dataset, preprocessing, options.cache_gb),
     )
     card = Card(
         classes=classes,
@@ -254,6 +279,32 @@ def _build(
         versions=_versions(),
     )
     return Learner(card, net, _training_options(settings, data)), data
+
+
+def _choose(settings: TrainConfig, learner: Learner, record: dict[str, Any]) -> None:
+    """Put into the settings what trainer.precision=auto stands for on this machine, or stood for when the run began."""
+    trainer, card = settings.trainer, learner.card
+    if trainer.precision != "auto":
+        return
+    if "device" in record:
+        trainer.precision, trainer.threads = record["device"]["precision"], record["device"]["threads"]
+    else:
+        device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+        found = choose_to_train(learner.net, card.backbone, card.preprocessing["size"], device)
+        trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
+        trainer.threads = trainer.threads or choose(device).threads
+    set_threads(trainer.threads)
+
+
+def _cache(dataset: Dataset, preprocessing: Preprocessing, gigabytes: float) -> PictureCache | None:
+    """Give the cache of prepared pictures where it has room for those to train on; say why where it has not."""
+    if not gigabytes:
+        return None
+    cache, frame = PictureCache(preprocessing), dataset.frame
+    if reason := cache.reserve(frame.loc[frame["split"].isin(["train", "val"]), "sha256"], int(gigabytes * 2**30)):
+        tell(f"warning: prepared pictures are not kept ({reason}), see data.cache_gb", file=sys.stderr)
+        return None
+    return cache
 
 
 def _stages(settings: TrainConfig) -> list[Stage]:

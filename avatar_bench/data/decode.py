@@ -84,16 +84,20 @@ with suppress(OSError, AttributeError):  # libtiff prints its errors itself, bes
 def decode(file: Path) -> NDArray[np.uint8]:
     """Decode one file, (H, W, 3) uint8 RGB; raise DataError, naming file and reason, where it cannot be used."""
     name = shown(str(file))
+    return decode_bytes(read_bytes(file, name), name)
+
+
+def read_bytes(file: Path, name: str) -> bytes:
+    """Read a file of no more bytes than a picture may have; raise DataError, beginning with `name`, on any other."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would block, a device might never end
             raise DataError(f"{name}: not a regular file.")
         _check_bytes(status.st_size, name)
-        data = file.read_bytes()
+        return file.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"{name}: cannot be read: {reason}.") from error
-    return decode_bytes(data, name)
 
 
 def formats_of(files: Iterable[Path]) -> list[str]:

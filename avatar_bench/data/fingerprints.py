@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from scipy.fft import dct
 
 from avatar_bench.data.decode import decode
 from avatar_bench.errors import DataError
+from avatar_bench.writing import whole
 
 # The eight ways to mirror and turn a picture, in the order of the hashes; the last four are the first four after
 # transposition. Rotations are counter-clockwise, as numpy's and Pillow's are.
@@ -66,6 +68,28 @@ def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list
     tasks = [files[start : start + _A_TASK] for start in range(0, len(files), _A_TASK)]
     with ThreadPoolExecutor(threads or (1 if _are_small(files) else os.cpu_count())) as pool:
         return list(chain.from_iterable(pool.map(_fingerprint_some, tasks)))
+
+
+def write_fingerprints(prints: Sequence[Fingerprint], file: Path) -> None:
+    """Write what `read_fingerprints` reads."""
+    text = json.dumps([[one.pixels, one.phashes] for one in prints])
+    with whole(file, alone=False) as part:
+        part.write_text(f"{_sha256(text)}\n{text}", encoding="ascii")
+
+
+def read_fingerprints(file: Path) -> list[Fingerprint] | None:
+    """Give the fingerprints of a file; None where it is missing or damaged."""
+    try:
+        digest, _, text = file.read_text(encoding="ascii").partition("\n")
+    except (OSError, ValueError):
+        return None
+    return (
+        [Fingerprint(pixels, tuple(hashes)) for pixels, hashes in json.loads(text)] if digest == _sha256(text) else None
+    )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _are_small(files: Sequence[Path]) -> bool:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL
 from tqdm import tqdm
 
+from avatar_bench import __version__
 from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
-from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint_files
+from avatar_bench.data.fingerprints import (
+    TURNS,
+    Fingerprint,
+    fingerprint_files,
+    read_fingerprints,
+    write_fingerprints,
+)
 from avatar_bench.data.manifest import Dataset, files_of, hash_files
 from avatar_bench.data.selection import is_stated, split_dataset, stratified_rows
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
+from avatar_bench.packages import cache_root
 
 SHARE, FEW = 0.9, 10  # of formats that tell the class; the audit of prepare looks at much more
+PRINTS = "fingerprints"  # the cache's folder of them, some 200 bytes a picture
 _A_STEP = 512  # pictures between two moves of the progress bar
 
 
@@ -59,8 +71,27 @@ def refuse_changed(dataset: Dataset) -> None:
 
 
 def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
-    """Give the fingerprint of each picture, in order; raise DataError at the first that cannot be decoded."""
-    files, prints = files_of(dataset), []
+    """Give the fingerprint of each picture, in order; raise DataError at the first that cannot be decoded.
+
+    They are kept in the cache by what the files hold now: the same files need not be decoded for them again.
+    """
+    files = files_of(dataset)
+    kept = (
+        cache_root()
+        / PRINTS
+        / hashlib.sha256(repr([__version__, PIL.__version__, *hash_files(files)]).encode()).hexdigest()[:32]
+    )
+    if (found := read_fingerprints(kept)) is not None:
+        return found
+    prints = _fingerprint_all(files)
+    with suppress(OSError):  # a full disk costs the time alone
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_fingerprints(prints, kept)
+    return prints
+
+
+def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint]:
+    prints = []
     with tqdm(total=len(files), desc="looking for copies", leave=False, disable=None) as bar:
         for start in range(0, len(files), _A_STEP):
             for one in fingerprint_files(files[start : start + _A_STEP]):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
+from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.corruptions import Variation, seed_of, vary
 from avatar_bench.data.decode import decode
 from avatar_bench.data.geometry import Image
@@ -28,7 +29,8 @@ _AHEAD = 2**26  # bytes of pictures that a process may have decoded before anybo
 class Images(TorchDataset[dict[str, Any]]):
     """Give image k as {"image": uint8 (S, S, 3), "target": int, "row": k}; a broken file raises DataError.
 
-    With `augmentation`, an item is asked for as (row, seed).
+    With `augmentation`, an item is asked for as (row, seed), or with `view_seeds` (views, N) as (row, view). With
+    `cache`, pictures are read from it where it has them, by their SHA-256, `hashes` (N,).
     """
 
     def __init__(
@@ -37,21 +39,35 @@ class Images(TorchDataset[dict[str, Any]]):
         targets: NDArray[np.int64],
         preprocessing: Preprocessing,
         augmentation: Augmentation | None = None,
+        view_seeds: NDArray[np.int64] | None = None,
+        cache: PictureCache | None = None,
+        hashes: Sequence[str] = (),
     ) -> None:
         self.files = [str(file) for file in files]
         self.targets = targets
         self.preprocessing = preprocessing
         self.augmentation = augmentation
+        self.view_seeds = view_seeds
+        self.cache = cache
+        self.hashes = list(hashes)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         row, seed = item if isinstance(item, tuple) else (item, None)
-        image = self.preprocessing(decode(Path(self.files[row])))
+        if self.view_seeds is not None and seed is not None:
+            seed = int(self.view_seeds[seed, row])
+        image = self._prepared(row)
         if self.augmentation is not None and seed is not None:
             image = self.augmentation(image, seed)
         return {"image": image, "target": int(self.targets[row]), "row": row}
+
+    def _prepared(self, row: int) -> Image:
+        file = Path(self.files[row])
+        if self.cache is not None:
+            return self.cache.read(file, self.hashes[row])
+        return self.preprocessing(decode(file))
 
 
 class ReadableImages(TorchDataset[dict[str, Any]]):
@@ -86,10 +102,10 @@ class VariedImages(Images):
     and in whatever order, by however many workers, it is read.
     """
 
-    def __init__(self, *args: Any, variations: Sequence[Variation], hashes: Sequence[str], **options: Any) -> None:
+    def __init__(self, *args: Any, variations: Sequence[Variation], **options: Any) -> None:
         super().__init__(*args, **options)
         self.variations = tuple(variations)
-        self.seeds = [seed_of(digest) for digest in hashes]
+        self.seeds = [seed_of(digest) for digest in self.hashes]
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         row = item[0] if isinstance(item, tuple) else item
@@ -104,7 +120,10 @@ class VariedImages(Images):
 
 
 class Embeddings(TorchDataset[dict[str, Any]]):
-    """Give what a network made of image k, {"embedding": (D,), "target": int, "row": k}, in place of the image."""
+    """Give what a network made of image k, {"embedding": (D,), "target": int, "row": k}, in place of the image.
+
+    They are (views, N, D); an item is asked for as a row, of the first view, or as (row, view).
+    """
 
     def __init__(self, embeddings: NDArray[np.float32], targets: NDArray[np.int64]) -> None:
         self.embeddings = torch.from_numpy(embeddings)
@@ -114,15 +133,20 @@ class Embeddings(TorchDataset[dict[str, Any]]):
         return len(self.targets)
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
-        row = item[0] if isinstance(item, tuple) else item
-        return {"embedding": self.embeddings[row], "target": int(self.targets[row]), "row": row}
+        row, view = item if isinstance(item, tuple) else (item, 0)
+        return {"embedding": self.embeddings[view, row], "target": int(self.targets[row]), "row": row}
 
 
 def evaluation_loader(
-    dataset: Dataset, classes: Sequence[str], preprocessing: Preprocessing, batch_size: int, workers: int
+    dataset: Dataset,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    workers: int,
+    cache: PictureCache | None = None,
 ) -> DataLoader[dict[str, Any]]:
     """Serve every image of a dataset once, in order, unaugmented."""
-    images = Images(files_of(dataset), targets_of(dataset, classes), preprocessing)
+    images = images_of(dataset, classes, preprocessing, cache=cache)
     return loader(images, batch_size, workers)
 
 
@@ -173,6 +197,12 @@ def loader(
         multiprocessing_context=context() if workers else None,
         **{"collate_fn": _together, **options},
     )
+
+
+def images_of(dataset: Dataset, classes: Sequence[str], preprocessing: Preprocessing, **options: Any) -> Images:
+    """Give the images of a dataset, in its order."""
+    hashes = list(dataset.frame["sha256"])
+    return Images(files_of(dataset), targets_of(dataset, classes), preprocessing, hashes=hashes, **options)
 
 
 def targets_of(dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]:

@@ -117,6 +117,8 @@ def _compose(wanted: Augmentation) -> Any:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks a server for newer versions when imported, otherwise
     import albumentations
 
+    from avatar_bench.data.noise import Noise
+
     steps: list[Any] = []
     if wanted.flip:
         steps.append(albumentations.HorizontalFlip(p=wanted.flip))
@@ -127,5 +129,5 @@ def _compose(wanted: Augmentation) -> Any:
         limit = (-wanted.rotation, wanted.rotation)
         steps.append(albumentations.Rotate(limit, border_mode=cv2.BORDER_REFLECT_101, p=1))
     if wanted.noise:
-        steps.append(albumentations.GaussNoise(std_range=(0, wanted.noise), p=1))
+        steps.append(Noise(std_range=(0, wanted.noise), p=1))
     return albumentations.Compose(steps)

@@ -70,6 +70,11 @@ class Learner(Classifier, pl.LightningModule):
         drops = getattr(self.net, "drop_rate", 0.0) or 0.0
         return self.stage.unfreeze == "classifier" and self.options.mixup == 0 and drops == 0
 
+    @property
+    def embedding_bytes(self) -> int:
+        """Give what the embedding of one image takes in memory."""
+        return 4 * int(self.net.get_classifier().in_features)  # type: ignore[operator, arg-type]
+
     def begin(self, stage: Stage) -> list[str]:
         """Freeze all but the layers of `stage`; give the names of the parameters that learn."""
         self.stage = stage

@@ -36,6 +36,7 @@ from avatar_bench.models.checkpoints import (
     write_checkpoint,
 )
 from avatar_bench.models.learner import Learner
+from avatar_bench.models.memory import keep_memory
 from avatar_bench.models.silence import quiet
 from avatar_bench.signals import Stop
 
@@ -94,6 +95,7 @@ def fit_stage(
     once the step is saved, OutputError where a checkpoint cannot be written or a process of the loader was killed.
     """
     quiet()
+    keep_memory()
     stage, stop = learner.stage, Stop()
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -136,7 +138,9 @@ def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerO
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bar = tqdm(batches, "features", leave=False, disable=None if options.progress else True)
-    found = [learner(batch["image"].to(learner.device))[1].float().cpu().numpy() for batch in bar]
+    short = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision_for(options))
+    with torch.autocast(learner.device.type, short or torch.bfloat16, enabled=short is not None):
+        found = [learner(batch["image"].to(learner.device))[1].float().cpu().numpy() for batch in bar]
     return np.concatenate(found)
 
 

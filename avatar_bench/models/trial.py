@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -10,8 +11,8 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +50,45 @@ def choose(device: str) -> Choice:
     Another processor, number of cores or threads, or version of torch is another machine. Where the cache cannot be
     written to, it is 32 bits, for a trial that is not kept could come out otherwise the next time.
     """
-    stated = _machine(device)
-    name = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
-    return _choose(device, cache_root() / "trials" / f"{name}.json")
+    return _choose(device, _file(_machine(device)))
+
+
+def choose_to_train(net: nn.Module, backbone: str, size: int, device: str) -> str:
+    """Give the precision to train a network with, on images of one size; it is tried and kept as by `choose`.
+
+    On a CPU a type that pays forwards may cost backwards: depthwise convolutions in bf16 take longer.
+    """
+    found = choose(device)
+    if device != "cpu" or found.precision == "32":
+        return found.precision
+    stated = {**_machine(device), "trained": backbone, "size": size}
+
+    def attempt() -> tuple[Choice, dict[str, dict[str, float]]]:
+        seconds = _least({kind: Job(_step(net, size, kind), 1) for kind in ("32", "bf16")}, time.process_time)
+        return replace(found, precision=decide(seconds)), {"precision": seconds}
+
+    return _find(_file(stated), attempt, stated).precision
 
 
 @cache
 def _choose(device: str, file: Path) -> Choice:
+    return _find(file, partial(_try, device), _machine(device))
+
+
+def _file(stated: dict[str, Any]) -> Path:
+    name = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_root() / "trials" / f"{name}.json"
+
+
+def _find(file: Path, attempt: Callable[[], tuple[Choice, dict[str, dict[str, float]]]], stated: Any) -> Choice:
+    """Read a choice, or make it and keep it."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):  # of two processes, the second takes what the first has found
             if kept := _read(file):
                 return kept
-            choice, times = _try(device)
-            write_text(file, json.dumps({**asdict(choice), "seconds": times, "machine": _machine(device)}, indent=1))
+            choice, times = attempt()
+            write_text(file, json.dumps({**asdict(choice), "seconds": times, "machine": stated}, indent=1))
             return choice
     return Choice("32", torch.get_num_threads(), _workers())
 
@@ -133,6 +159,20 @@ def _pass(net: nn.Module, images: torch.Tensor, kind: str) -> Callable[[], objec
         autocast = torch.autocast(images.device.type, DTYPES.get(kind, torch.bfloat16), enabled=kind in DTYPES)
         with torch.inference_mode(), autocast:
             return net(images).float().cpu()  # which waits for a GPU
+
+    return run
+
+
+def _step(net: nn.Module, size: int, kind: str) -> Callable[[], object]:
+    """Give a pass forwards and backwards of a copy of the network."""
+    with torch.random.fork_rng(devices=[]):
+        tried = copy.deepcopy(net).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.zeros(8, 3, size, size).contiguous(memory_format=torch.channels_last)
+
+    def run() -> object:
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
+            loss = tried(images).float().sum()
+        return loss.backward()
 
     return run
 

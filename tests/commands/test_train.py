@@ -172,8 +172,9 @@ def test_frozen_weights_and_statistics_do_not_move(unfreeze: str, tiny_run: Path
         assert any(name.endswith("running_mean") for name in moved)
 
 
-def test_a_classifier_that_learns_alone_sees_each_picture_once_and_learns_the_same(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_classifier_that_learns_alone_sees_each_view_of_a_picture_once_and_learns_the_same(
+    views: int, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
     forward = Classifier.forward
@@ -183,10 +184,12 @@ def test_a_classifier_that_learns_alone_sees_each_picture_once_and_learns_the_sa
         return forward(self, images)
 
     monkeypatch.setattr(Classifier, "forward", counted)
-    words = ("mode=frozen", "epochs=5", "mode.balance=sampler")
+    varied = ("data.augment.flip=.5", "data.augment.noise=.1", f"data.views={views}") if views > 1 else ()
+    words = ("mode=frozen", "epochs=5", "mode.balance=sampler", *varied)
     once = train(tmp_path / "once", *words)
-    table = pd.read_csv(once / "split.csv")
-    assert sum(passes) == len(table[table["split"] != "test"])  # calibration for the temperature
+    counts = pd.read_csv(once / "split.csv")["split"].value_counts()
+    assert sum(passes) == views * counts["train"] + counts["val"] + counts["calibration"]  # this for the temperature
+    assert record(once)["stages"][0]["cached_views"] == views
     monkeypatch.setattr(Learner, "learns_from_embeddings", property(lambda self: False))
     anew = train(tmp_path / "anew", *words)
     pd.testing.assert_frame_equal(history(once), history(anew), rtol=1e-4)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.datamodule import (
     DataModule,
     EpochSampler,
@@ -138,6 +139,35 @@ def test_every_process_of_a_distributed_run_has_its_own_share() -> None:
         shares.append([row for row, _ in sampler])
         assert len(shares[-1]) == len(sampler) == 16
     assert len({row for share in shares for row in share}) == 48
+
+
+def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module: Callable[..., DataModule]) -> None:
+    data = module(views=2)
+    every = torch.cat([batch["image"] for batch in data.each_view(2)])
+    batches = data.train_dataloader()
+    seen = []
+    for epoch in range(4):
+        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        shown = list(batches)
+        order = torch.cat([batch["row"] for batch in shown]).argsort()
+        seen.append(torch.cat([batch["image"] for batch in shown])[order])
+    assert torch.equal(torch.cat(seen[:2]), every)
+    assert torch.equal(torch.cat(seen[2:]), every)
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(every, torch.cat([batch["image"] for batch in module(views=2, seed=1).each_view(2)]))
+
+
+def test_a_cache_changes_no_batch_and_decodes_nothing_twice(
+    module: Callable[..., DataModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
+    for workers in (2, 0):  # the second reads what the processes of the first have kept
+        plain, cached = module(), module(cache=PictureCache(PREPROCESSING), workers=workers)
+        for loader in ("train_dataloader", "val_dataloader"):
+            for one, other in zip(getattr(plain, loader)(), getattr(cached, loader)(), strict=True):
+                assert torch.equal(one["image"], other["image"])
+                assert torch.equal(one["row"], other["row"])
+        monkeypatch.setattr("avatar_bench.data.cache.decode_bytes", None)
 
 
 def test_targets_are_by_name_in_the_order_that_is_asked_for(uneven: Dataset) -> None:

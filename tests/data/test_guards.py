@@ -54,6 +54,25 @@ def copy(kind: str, label: str = "a") -> Callable[[Path], Any]:
     return lambda root: change(paint(0)).save(root / label / f"copy{ending}", **options)
 
 
+def test_fingerprints_are_kept_for_files_that_hold_the_same_and_for_no_others(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
+    dataset = made()
+    anew = fingerprint_set(dataset)
+    (kept,) = (tmp_path / "cache" / "fingerprints").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("avatar_bench.data.fingerprints.decode", None)
+        assert fingerprint_set(dataset) == anew
+    for damage in (kept.read_bytes()[:-9], kept.read_bytes().replace(b"1", b"2"), b"\xff", b""):
+        kept.write_bytes(damage)
+        assert fingerprint_set(dataset) == anew
+    paint(99).save(dataset.file(0))  # the data set says as before that it is another
+    changed = fingerprint_set(dataset)
+    assert changed[0] != anew[0]
+    assert changed[1:] == anew[1:]
+
+
 def side(used: Dataset, name: str) -> str:
     return str(used.frame.loc[used.frame["path"] == name, "split"].iat[0])
 

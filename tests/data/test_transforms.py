@@ -215,6 +215,17 @@ def test_noise_has_no_bias_and_no_more_than_its_deviation() -> None:
     assert (noisy[0, ..., 0] != noisy[0, ..., 1]).any()
 
 
+@pytest.mark.parametrize(("share", "value"), [(0.02, None), (1, None), (0.3, 0), (0.3, 255)])
+def test_noise_is_that_of_albumentations_bit_by_bit(share: float, value: int | None, picture: Pixels) -> None:
+    import albumentations
+
+    image = picture if value is None else np.full_like(picture, value)
+    theirs = albumentations.Compose([albumentations.GaussNoise(std_range=(0, share), p=1)])
+    for seed in range(20):
+        theirs.set_random_seed(seed)
+        assert np.array_equal(Augmentation(noise=share)(image, seed), theirs(image=image)["image"])
+
+
 def test_rotation_brings_in_no_border_colour() -> None:
     red = np.full((32, 32, 3), (200, 30, 30), np.uint8)
     for seed in range(20):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from avatar_bench.__main__ import main
+from avatar_bench.commands import _fitting
 from avatar_bench.models.checkpoints import checksum_of, verify, weights_sha256
 from avatar_bench.models.training import TrainerOptions, finish, precision_for
 from avatar_bench.results import Result
@@ -124,6 +125,20 @@ def test_each_balance_is_recorded_and_learns(train: Train, tmp_path: Path) -> No
     runs = [train(tmp_path / name, f"mode.balance={name}", "data.limit=90") for name in ("sampler", "loss", "none")]
     hashes = {json.loads((run / "run.json").read_text())["weights_sha256"] for run in runs}
     assert len(hashes) >= 2  # loss and none are the same where classes are even
+
+
+def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_resumed(
+    small: list[str], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, device = tmp_path / "run", {"precision": "bf16-mixed", "threads": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(_fitting, "choose_to_train", lambda *network: "bf16")
+        patch.setattr(_fitting, "_finish", None)  # cut before the end
+        train(run, "trainer.precision=auto", "trainer=debug", code=1)
+    assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
+    monkeypatch.setattr(_fitting, "choose_to_train", lambda *network: "32")
+    assert main(["train", f"resume={run}"]) == 0
+    assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "amp"])

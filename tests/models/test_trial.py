@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avatar_bench.models import trial
-from avatar_bench.models.trial import Choice, choose, decide
+from avatar_bench.models.trial import Choice, choose, choose_to_train, decide
 
 
 @pytest.fixture
@@ -64,3 +64,24 @@ def test_a_choice_that_cannot_be_kept_is_32_bits(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "file"))
     trial._choose.cache_clear()
     assert choose("cpu").precision == "32"
+
+
+def test_a_network_has_a_trial_of_its_own_to_be_trained(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.Dropout(0.5), torch.nn.Flatten(), torch.nn.Linear(8, 2)
+    )
+    before = [value.clone() for value in net.state_dict().values()]
+    state = torch.random.get_rng_state()
+    monkeypatch.setattr(trial, "choose", lambda device: Choice("32", 1, 1))
+    assert choose_to_train(net, "net", 3, "cpu") == "32"  # what does not pay forwards is not tried
+    assert not (cache / "trials").exists()
+    monkeypatch.setattr(trial, "choose", lambda device: Choice("bf16", 1, 1))
+    chosen = choose_to_train(net, "net", 3, "cpu")
+    (file,) = (cache / "trials").glob("*.json")
+    said = json.loads(file.read_text())
+    assert decide(said["seconds"]["precision"]) == said["precision"] == chosen
+    file.write_text(json.dumps(said | {"precision": "16"}))
+    assert choose_to_train(net, "net", 3, "cpu") == "16"
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(one, other) for one, other in zip(before, net.state_dict().values(), strict=True))
+    assert all(parameter.grad is None for parameter in net.parameters())

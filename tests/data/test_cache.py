@@ -1,0 +1,211 @@
+"""The cache of prepared pictures: the same pixels, whatever befalls its files, and no more room than it may take."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avatar_bench.data import cache as caches
+from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.decode import decode
+from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.errors import DataError
+
+PREPROCESSING = Preprocessing(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / caches.FOLDER
+
+
+@pytest.fixture
+def files(pictures: Path) -> dict[str, Path]:
+    """Twelve pictures of three formats by their SHA-256."""
+    some = sorted((pictures / "all").rglob("*.*"))[::16]
+    return {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in some}
+
+
+def kept(root: Path) -> list[Path]:
+    return sorted(file for file in root.rglob("*") if file.is_file())
+
+
+def fill(cache: PictureCache, files: dict[str, Path]) -> None:
+    assert cache.reserve(files, GIB) is None
+    for digest, file in files.items():
+        assert np.array_equal(cache.read(file, digest), cache.preprocessing(decode(file)))
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("equalise", [None, "jpeg"])
+def test_pixels_are_the_same_bit_by_bit_before_and_after(
+    resize: str, equalise: str | None, files: dict[str, Path], root: Path
+) -> None:
+    cache = PictureCache(replace(PREPROCESSING, resize=resize, equalise=equalise))
+    fill(cache, files)
+    assert len(kept(root)) == len(files)
+    gone = {digest: Path("gone") for digest in files}  # no file is read a second time
+    for digest, file in files.items():
+        image = cache.read(gone[digest], digest)
+        assert np.array_equal(image, cache.preprocessing(decode(file)))
+        assert image.flags.writeable
+
+
+def test_each_preprocessing_has_its_own(files: dict[str, Path]) -> None:
+    others = [{"size": 31}, {"resize": "crop"}, {"equalise": "jpeg"}]
+    caches = [PictureCache(replace(PREPROCESSING, **other)) for other in ({}, *others)]
+    assert len({cache.folder for cache in caches}) == 4
+    same = PictureCache(replace(PREPROCESSING, mean=(0.1, 0.2, 0.3)))  # the network normalises, not the picture
+    assert same.folder == caches[0].folder
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def grow(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\0")
+
+
+def blank(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size - 1) + b"\1")
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, grow, blank, flip, Path.unlink, lambda file: file.write_bytes(b"")])
+def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], files: dict[str, Path], root: Path) -> None:
+    cache = PictureCache(PREPROCESSING)
+    fill(cache, files)
+    before = {file: file.read_bytes() for file in kept(root)}
+    for file in before:
+        damage(file)
+    fill(cache, files)
+    assert {file: file.read_bytes() for file in kept(root)} == before
+
+
+def test_a_picture_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Path], root: Path) -> None:
+    cache = PictureCache(PREPROCESSING)
+    (digest, _), (_, other) = list(files.items())[:2]
+    assert cache.reserve([digest], GIB) is None
+    assert np.array_equal(cache.read(other, digest), PREPROCESSING(decode(other)))
+    assert kept(root) == []
+
+
+def test_a_file_that_cannot_be_decoded_is_told_as_without_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    with pytest.raises(DataError) as without:
+        decode(tmp_path / "broken.png")
+    with pytest.raises(DataError) as within:
+        PictureCache(PREPROCESSING).read(tmp_path / "broken.png", "0" * 64)
+    assert within.value.lines == without.value.lines
+
+
+def test_what_was_used_longest_ago_gives_way(files: dict[str, Path], root: Path) -> None:
+    digests = list(files)
+    old, middle = digests[:4], digests[4:8]
+    for age, some in ((200, old), (100, middle)):
+        fill(PictureCache(PREPROCESSING), {digest: files[digest] for digest in some})
+        for digest in some:
+            file = next(root.rglob(digest))
+            os.utime(file, (file.stat().st_atime, file.stat().st_mtime - age))
+    cache = PictureCache(replace(PREPROCESSING, resize="crop"))
+    assert cache.reserve(digests[:6], 10 * cache.picture_bytes) is None
+    assert {file.name for file in kept(root)} == set(middle)
+    assert (
+        PictureCache(PREPROCESSING).reserve(middle[:1], 3 * cache.picture_bytes) is None
+    )  # used now, so the last to go
+    assert len(kept(root)) == 3
+    assert middle[0] in {file.name for file in kept(root)}
+
+
+def test_what_a_killed_process_left_half_written_is_never_read_and_goes_first(
+    files: dict[str, Path], root: Path
+) -> None:
+    cache = PictureCache(PREPROCESSING)
+    digest, file = next(iter(files.items()))
+    place = cache.folder / digest[:2]
+    place.mkdir(parents=True)
+    left = place / f"{digest}.1.part"
+    left.write_bytes(bytes(100))
+    os.utime(left, (0, 0))
+    fill(cache, {digest: file})
+    cache.reserve([digest], cache.picture_bytes)
+    assert [file.name for file in kept(root)] == [digest]
+
+
+def test_more_than_the_limit_or_the_disk_holds_is_not_begun(
+    files: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = PictureCache(PREPROCESSING)
+    reason = cache.reserve(files, 11 * cache.picture_bytes)
+    assert "its limit" in str(reason)
+    free = shutil.disk_usage(root.parents[1]).free
+    monkeypatch.setattr(caches, "SPARE", free)
+    reason = cache.reserve(files, GIB)
+    assert "free" in str(reason)
+
+
+def test_a_place_that_cannot_be_written_costs_nothing_but_the_cache(
+    files: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.parent.write_text("a file where a folder should be")
+    cache = PictureCache(PREPROCESSING)
+    assert cache.reserve(files, GIB)
+    for digest, file in files.items():
+        assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
+    assert not cache.fills
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path], root: Path) -> None:
+    cache = PictureCache(PREPROCESSING)
+    digest, file = next(iter(files.items()))
+    place = cache.folder / digest[:2]
+    place.mkdir(parents=True)
+    (place / f"{digest}.{os.getpid()}.part").symlink_to("/dev/full")
+    assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
+    assert not cache.fills
+    assert kept(root) == []
+
+
+def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_pictures(files: dict[str, Path], root: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_fill_for_ever, args=(files,)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    reader = PictureCache(PREPROCESSING)
+    expected = {digest: PREPROCESSING(decode(file)) for digest, file in files.items()}
+    for number in range(300):
+        digest = list(files)[number % len(files)]
+        assert np.array_equal(reader.read(files[digest], digest), expected[digest])
+        if number % 100 == 99:
+            workers[number // 100].kill()
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    whole = [file for file in kept(root) if file.suffix != ".part"]
+    assert {file.stat().st_size for file in whole} == {reader.picture_bytes}
+    for file in whole:
+        assert np.array_equal(reader.read(Path("gone"), file.name), expected[file.name])
+
+
+def _fill_for_ever(files: dict[str, Path]) -> None:
+    while True:
+        cache = PictureCache(PREPROCESSING)
+        for digest, file in files.items():
+            cache._keep(digest, cache.preprocessing(decode(file)))
