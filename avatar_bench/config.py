@@ -244,7 +244,7 @@ class ReportConfig:
 @dataclass
 class ExportConfig:
     ckpt: str | None = None  # a run folder, a .ckpt file, a soup's folder, or null: the newest run
-    out: str = MISSING  # a .safetensors or .onnx file; what it is goes into a .json file beside it
+    out: str = MISSING  # a .safetensors, .onnx or .xml (OpenVINO) file; what it is goes into a .json file beside it
 
 
 SCHEMAS = {
@@ -292,7 +292,7 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # where we want other defaults than th
 RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that data.ood may not be called
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 PAGES = (".html", ".htm")
-EXPORTS = (".safetensors", ".onnx")
+EXPORTS = (".safetensors", ".onnx", ".xml")
 WEIGHTS = ("hub", "none", "package")
 
 Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
