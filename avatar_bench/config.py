@@ -197,7 +197,8 @@ class PredictConfig:
     input: str = MISSING  # a file, folder, glob, @list.txt, or - for paths on standard input
     output: str = MISSING  # a .csv, .jsonl or .parquet file, or - for standard output
     calibrated: bool = True  # scale by the run's temperature
-    precision: str = "32"  # 32 | bf16 | 16
+    runtime: str = "torch"  # torch | onnx | openvino: what computes; the last two on the CPU
+    precision: str = "32"  # 32 | bf16 | 16 (torch) | int8 (openvino)
     update: bool = False  # go on with an output cut short
     batch_size: int = 32
     workers: int = 2  # processes that read pictures
@@ -270,7 +271,8 @@ CHOICES = {
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
-    "precision": ("32", "bf16", "16"),
+    "precision": ("32", "bf16", "16", "int8"),
+    "runtime": ("torch", "onnx", "openvino"),
     "lang": ("en", "ru"),
 }
 GUARDS = {  # what `allow` may name
@@ -293,6 +295,7 @@ RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 PAGES = (".html", ".htm")
 EXPORTS = (".safetensors", ".onnx", ".xml")
+PRECISIONS = {"torch": ("32", "bf16", "16"), "onnx": ("32",), "openvino": ("32", "bf16", "int8")}  # of a runtime
 WEIGHTS = ("hub", "none", "package")
 
 Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
@@ -469,6 +472,11 @@ def check_predict(cfg: DictConfig) -> None:
     output = str(cfg.output)
     if output != "-" and Path(output).suffix.lower() not in OUTPUTS:
         raise ConfigError(f"output={output}: expected a file that ends in {_alternatives(OUTPUTS)}, or - for stdout")
+    if cfg.precision not in PRECISIONS[cfg.runtime]:
+        known = _alternatives(PRECISIONS[cfg.runtime])
+        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} computes in {known}")
+    if cfg.runtime != "torch" and cfg.accelerator == "gpu":
+        raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} computes on the CPU; runtime=torch takes a GPU")
 
 
 def check_prepare(cfg: DictConfig) -> None:

@@ -54,14 +54,16 @@ def _open(path: Path, settings: PredictConfig) -> Run:
     from avatar_bench.runs import set_threads
 
     set_threads(settings.threads)
-    return open_run(path, accelerator=settings.accelerator, workers=settings.workers, batch_size=settings.batch_size)
+    options = {name: getattr(settings, name) for name in ("accelerator", "runtime", "workers", "batch_size")}
+    return open_run(path, **options)
 
 
 def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
     """Write the rows that the output lacks; give how many: verdicts, errors, earlier rows, errors among those."""
     from avatar_bench.verdicts import verdict_columns
 
-    run.wake()  # a bad checkpoint shows before the output is touched
+    for note in run.wake(settings.precision):  # a bad checkpoint shows before the output is touched
+        print(note, file=sys.stderr)
     ok = errors = 0
     with open_rows(settings.output, verdict_columns(run.classes), settings.update) as rows, _told(rows, settings):
         refuse_other_run(run, rows.last, settings.calibrated, settings.precision)

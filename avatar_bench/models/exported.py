@@ -1,4 +1,4 @@
-"""Engines of exported networks: each network is made once and kept in the user's cache."""
+"""Exported networks, each made once and kept in the user's cache."""
 
 from __future__ import annotations
 
