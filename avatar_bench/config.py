@@ -198,12 +198,14 @@ class PredictConfig:
     output: str = MISSING  # a .csv, .jsonl or .parquet file, or - for standard output
     calibrated: bool = True  # scale by the run's temperature
     runtime: str = "torch"  # torch | onnx | openvino: what computes; the last two on the CPU
-    precision: str = "32"  # 32 | bf16 | 16 (torch) | int8 (openvino)
+    precision: str = (
+        "auto"  # auto (what a trial on this machine found faster) | 32 | bf16 | 16 (torch) | int8 (openvino)
+    )
     update: bool = False  # go on with an output cut short
     batch_size: int = 32
-    workers: int = 2  # processes that read pictures
+    workers: int | None = None  # processes that read pictures; null: one a core, 8 at most
     accelerator: str = "auto"
-    threads: int | None = None
+    threads: int | None = None  # of the network; null: what a trial on this machine found faster
 
 
 @dataclass
@@ -271,7 +273,7 @@ CHOICES = {
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
-    "precision": ("32", "bf16", "16", "int8"),
+    "precision": ("auto", "32", "bf16", "16", "int8"),
     "runtime": ("torch", "onnx", "openvino"),
     "lang": ("en", "ru"),
 }
@@ -472,7 +474,7 @@ def check_predict(cfg: DictConfig) -> None:
     output = str(cfg.output)
     if output != "-" and Path(output).suffix.lower() not in OUTPUTS:
         raise ConfigError(f"output={output}: expected a file that ends in {_alternatives(OUTPUTS)}, or - for stdout")
-    if cfg.precision not in PRECISIONS[cfg.runtime]:
+    if cfg.precision not in ("auto", *PRECISIONS[cfg.runtime]):
         known = _alternatives(PRECISIONS[cfg.runtime])
         raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} computes in {known}")
     if cfg.runtime != "torch" and cfg.accelerator == "gpu":

@@ -27,6 +27,7 @@ from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataEr
 from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify
 from avatar_bench.models.silence import quiet
+from avatar_bench.models.trial import DTYPES, choose
 from avatar_bench.predictions import Predictions, strings
 from avatar_bench.records import BEST, RECORD, folder_name, locate, read_config, read_record
 from avatar_bench.results import Result
@@ -215,16 +216,26 @@ class Run:
         """Give some pictures as the network takes them, uint8 (n, 3, S, S), on the CPU."""
         return torch.stack([to_tensor(self.preprocessing(dataset.image(int(row)))) for row in rows])
 
-    def predict(self, paths: str | Path | Iterable[str | Path], calibrated: bool = True) -> pd.DataFrame:
+    def predict(
+        self, paths: str | Path | Iterable[str | Path], calibrated: bool = True, precision: str = "auto"
+    ) -> pd.DataFrame:
         """Give a verdict on each picture file, in order.
 
         Columns: path, status ("ok" or "error"), reason, prediction, confidence, and prob_<class> for each class.
         A file that cannot be used costs its row. With `calibrated`, probabilities are scaled by the temperature.
+        `precision` is "32", what else the runtime knows, or "auto": what a trial on this machine found faster.
         """
+        precision = self.precision_of(precision)
         files = [paths] if isinstance(paths, (str, Path)) else list(paths)
         columns = verdict_columns(self.classes)
-        frames = list(self.verdicts([str(file) for file in files], calibrated))
+        frames = list(self.verdicts([str(file) for file in files], calibrated, precision))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+    def precision_of(self, asked: str) -> str:
+        """Give a precision; for "auto", what a trial on this machine found faster, where the runtime has the choice."""
+        if asked != "auto":
+            return asked
+        return "32" if self.runtime == "onnx" else choose(self.device).precision
 
     def verdicts(
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
@@ -371,7 +382,7 @@ class Run:
         )
 
     def _forward(self, images: torch.Tensor, precision: str = "32") -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        kind = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
+        kind = DTYPES.get(precision)
         autocast = torch.autocast(self.device, dtype=kind or torch.bfloat16, enabled=kind is not None)
         with torch.inference_mode(), autocast:
             logits, embeddings = self.classifier(images.to(self.device, non_blocking=True))

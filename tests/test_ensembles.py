@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from avatar_bench.__main__ import main
+from avatar_bench.data import images
 from avatar_bench.data.corruptions import Corruption
+from avatar_bench.data.decode import decode
 from avatar_bench.data.manifest import read_manifest
 from avatar_bench.ensembles import Ensemble, Soup, describe, open_run, save
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
@@ -110,13 +112,28 @@ def test_verdicts_are_those_of_the_predictions(runs: list[Path], pictures: Path,
     dataset = ensemble.dataset("test")
     (tmp_path / "broken.png").write_bytes(b"none")
     files = [dataset.file(row) for row in range(5)]
-    table = ensemble.predict([*files, tmp_path / "broken.png"])
+    table = ensemble.predict([*files, tmp_path / "broken.png"], precision="32")
     assert table["status"].tolist() == ["ok"] * 5 + ["error"]
     shares = table[[f"prob_{name}" for name in ensemble.classes]].to_numpy(float)[:5]
     np.testing.assert_allclose(shares, ensemble.predictions(dataset).probabilities[:5], atol=1e-5)
     plain = ensemble.predict(files, calibrated=False)
     assert (plain["prediction"] == table["prediction"][:5]).all()
     assert not np.allclose(plain["confidence"], table["confidence"][:5].astype(float))
+
+
+def test_an_ensembles_members_share_each_decoded_picture(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = open_run(write(tmp_path / "a", runs, [0.2, 0.8]), workers=0)
+    files, opened = [ensemble.dataset("test").file(row) for row in range(5)], []
+
+    def counted(file: Path) -> Any:
+        opened.append(file)
+        return decode(file)
+
+    monkeypatch.setattr(images, "decode", counted)
+    ensemble.predict(files)
+    assert opened == files
 
 
 def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], pictures: Path, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import codecs
 import glob
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.records import check_run, newest_of_all
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from avatar_bench.runs import Run
 
 CAUTION = (
@@ -44,24 +47,38 @@ def predict(cfg: DictConfig) -> None:
     told = f"{settings.output}: {ok} verdicts, {errors} files that could not be used"
     told += f", {kept} rows kept from before" if kept else ""
     print(told, file=sys.stderr if settings.output == "-" else sys.stdout)
-    print(CAUTION, file=sys.stderr)
+    how = f"{settings.runtime}, precision {settings.precision}, {settings.threads} threads, {settings.workers} workers"
+    print(f"Computed with {how}.", CAUTION, sep="\n", file=sys.stderr)
     if errors + bad:
         raise DataError(f"{errors + bad} of {len(files)} files could not be used: see status and reason in the output.")
 
 
 def _open(path: Path, settings: PredictConfig) -> Run:
+    """Open the run, and put into the settings what is chosen for this machine."""
+    import torch
+
     from avatar_bench.ensembles import open_run
+    from avatar_bench.models.trial import choose
     from avatar_bench.runs import set_threads
 
-    set_threads(settings.threads)
-    options = {name: getattr(settings, name) for name in ("accelerator", "runtime", "workers", "batch_size")}
-    return open_run(path, **options)
+    run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
+    choice = choose(run.device)
+    settings.precision = run.precision_of(settings.precision)
+    # the trial is of torch; an exported network shares its pictures out among all cores
+    set_threads(settings.threads or (choice.threads if settings.runtime == "torch" else None))
+    run.workers = choice.workers if settings.workers is None else settings.workers
+    settings.threads, settings.workers = torch.get_num_threads(), run.workers
+    return run
 
 
 def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
     """Write the rows that the output lacks; give how many: verdicts, errors, earlier rows, errors among those."""
     from avatar_bench.verdicts import verdict_columns
 
+    def verdicts(files: list[str]) -> Generator[pd.DataFrame, None, None]:
+        return run.verdicts(files, settings.calibrated, settings.precision)
+
+    begun = None if settings.update else _begun(verdicts(files))
     for note in run.wake(settings.precision):  # a bad checkpoint shows before the output is touched
         print(note, file=sys.stderr)
     ok = errors = 0
@@ -70,7 +87,7 @@ def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, in
         todo, again = missing(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
         kept = len(files) - len(todo) + again
         bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
-        with bar, closing(run.verdicts(todo, settings.calibrated, settings.precision)) as batches:
+        with bar, closing(begun or verdicts(todo)) as batches:
             for batch in batches:
                 batch, again = batch[again:], max(0, again - len(batch))
                 rows.write(batch)
@@ -78,6 +95,18 @@ def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, in
                 good = int((batch["status"] == "ok").sum())
                 ok, errors = ok + good, errors + len(batch) - good
     return ok, errors, kept, rows.bad
+
+
+def _begun(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.DataFrame, None, None]:
+    """Give the same batches, the first of which is made now."""
+    first = list(islice(batches, 1))
+
+    def all_of_them() -> Generator[pd.DataFrame, None, None]:
+        with closing(batches):
+            yield from first
+            yield from batches
+
+    return all_of_them()
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def test_the_temperature_scales_the_probabilities_unless_turned_off(
 
 
 def test_lower_precision_is_close(predict: Callable[..., int], pictures: Path, tmp_path: Path) -> None:
-    assert predict(pictures / "blind", tmp_path / "32.csv") == 0
+    assert predict(pictures / "blind", tmp_path / "32.csv", "precision=32") == 0
     assert predict(pictures / "blind", tmp_path / "16.csv", "precision=bf16") == 0
     full, half = (read(tmp_path / f"{name}.csv")[PROBABILITIES].to_numpy(float) for name in ("32", "16"))
     assert 0 < np.abs(full - half).max() < 0.1
