@@ -199,7 +199,10 @@ class PredictConfig:
     input: str = MISSING  # a file, folder, glob, @list.txt, or - for paths on standard input
     output: str = MISSING  # a .csv, .jsonl or .parquet file, or - for standard output
     calibrated: bool = True  # scale by the run's temperature
-    precision: str = "auto"  # auto (what a trial on this machine found faster) | 32 | bf16 | 16
+    runtime: str = "torch"  # torch | onnx | openvino: what computes; the last two on the CPU
+    precision: str = (
+        "auto"  # auto (what a trial on this machine found faster) | 32 | bf16 | 16 (torch) | int8 (openvino)
+    )
     update: bool = False  # go on with an output cut short
     batch_size: int = 32
     workers: int | None = None  # processes that read pictures; null: one a core, 8 at most
@@ -246,7 +249,7 @@ class ReportConfig:
 @dataclass
 class ExportConfig:
     ckpt: str | None = None  # a run folder, a .ckpt file, a soup's folder, or null: the newest run
-    out: str = MISSING  # a .safetensors or .onnx file; what it is goes into a .json file beside it
+    out: str = MISSING  # a .safetensors, .onnx or .xml (OpenVINO) file; what it is goes into a .json file beside it
 
 
 SCHEMAS = {
@@ -272,7 +275,8 @@ CHOICES = {
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     "trainer.precision": ("32", "auto", "amp", "16-mixed", "bf16-mixed"),
     "logger.name": ("csv", "tensorboard", "wandb", "mlflow", "none"),
-    "precision": ("auto", "32", "bf16", "16"),
+    "precision": ("auto", "32", "bf16", "16", "int8"),
+    "runtime": ("torch", "onnx", "openvino"),
     "lang": ("en", "ru"),
 }
 GUARDS = {  # what `allow` may name
@@ -294,7 +298,8 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # where we want other defaults than th
 RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that data.ood may not be called
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 PAGES = (".html", ".htm")
-EXPORTS = (".safetensors", ".onnx")
+EXPORTS = (".safetensors", ".onnx", ".xml")
+PRECISIONS = {"torch": ("32", "bf16", "16"), "onnx": ("32",), "openvino": ("32", "bf16", "int8")}  # of a runtime
 WEIGHTS = ("hub", "none", "package")
 
 Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
@@ -473,6 +478,11 @@ def check_predict(cfg: DictConfig) -> None:
     output = str(cfg.output)
     if output != "-" and Path(output).suffix.lower() not in OUTPUTS:
         raise ConfigError(f"output={output}: expected a file that ends in {_alternatives(OUTPUTS)}, or - for stdout")
+    if cfg.precision not in ("auto", *PRECISIONS[cfg.runtime]):
+        known = _alternatives(PRECISIONS[cfg.runtime])
+        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} computes in {known}")
+    if cfg.runtime != "torch" and cfg.accelerator == "gpu":
+        raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} computes on the CPU; runtime=torch takes a GPU")
 
 
 def check_prepare(cfg: DictConfig) -> None:

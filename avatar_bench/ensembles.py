@@ -163,10 +163,9 @@ class Ensemble(Combined):
         """Raise BlockError: there is none."""
         raise BlockError(f"{self.name}: an ensemble has no single network.")
 
-    def wake(self) -> None:
-        """Read every member's network now; raise CheckpointError where one cannot be."""
-        for member in self.members:
-            member.wake()
+    def wake(self, precision: str = "32") -> list[str]:
+        """Read every member's network now, and give what is to be told of them; raise as a Run's does."""
+        return [note for member in self.members for note in member.wake(precision)]
 
     @property
     def preprocessings(self) -> tuple[Preprocessing, ...]:

@@ -37,7 +37,9 @@ from avatar_bench.verdicts import verdict_columns, verdict_rows
 
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
+    from avatar_bench.models.runtimes import Engine, Exported
 
+_CALIBRATING = 300  # pictures from which the ranges of 8 bits are taken
 _AT_ONCE = 8  # variations of a batch that are held in memory: 39 MB for 32 pictures of 224 px
 
 
@@ -46,9 +48,10 @@ class Run:
     """Hold one checkpoint and, where it lies in a run folder, the folder's record.
 
     `allow` names guards that the user has turned off; `accelerator` ("auto", "cpu", "gpu") and `workers` say where
-    predictions are made. `others` are sets beside the run's own: {name: folder or manifest}; "blind" is the blind set,
-    the rest are out of domain. `label` names the run among those that it is compared with, `recipe` all of them that
-    differ in seed alone; `judged` is the folder of its Results, else that in the run folder.
+    predictions are made, `runtime` ("torch", "onnx", "openvino") by what verdicts are. `others` are sets beside the
+    run's own: {name: folder or manifest}; "blind" is the blind set, the rest are out of domain. `label` names the run
+    among those that it is compared with, `recipe` all of them that differ in seed alone; `judged` is the folder of its
+    Results, else that in the run folder.
     """
 
     checkpoint: Path
@@ -56,6 +59,7 @@ class Run:
     record: dict[str, Any] = field(default_factory=dict)
     allow: frozenset[str] = frozenset()
     accelerator: str = "auto"
+    runtime: str = "torch"
     workers: int = 2
     batch_size: int = 32
     others: dict[str, str] = field(default_factory=dict)
@@ -66,6 +70,7 @@ class Run:
     _made: dict[str, Predictions] = field(default_factory=dict, repr=False, compare=False)  # where no folder keeps them
     _compared: set[str] = field(default_factory=set, repr=False, compare=False)  # sets found apart from training
     _seconds: float = field(default=0.0, init=False, repr=False, compare=False)  # of all passes
+    _engines: dict[str, tuple[Engine, str]] = field(default_factory=dict, repr=False, compare=False)  # by precision
 
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> Run:
@@ -140,7 +145,7 @@ class Run:
     @property
     def device(self) -> str:
         """Say where the network computes: "cpu" or "cuda"."""
-        if self.accelerator == "cpu" or not torch.cuda.is_available():
+        if self.accelerator == "cpu" or self.runtime != "torch" or not torch.cuda.is_available():
             return "cpu"
         return "cuda"
 
@@ -226,22 +231,28 @@ class Run:
 
         Columns: path, status ("ok" or "error"), reason, prediction, confidence, and prob_<class> for each class.
         A file that cannot be used costs its row. With `calibrated`, probabilities are scaled by the temperature.
-        `precision` is "32", "bf16", "16", or "auto": what a trial on this machine found faster.
+        `precision` is "32", what else the runtime knows, or "auto": what a trial on this machine found faster.
         """
-        precision = choose(self.device).precision if precision == "auto" else precision
+        precision = self.precision_of(precision)
         files = [paths] if isinstance(paths, (str, Path)) else list(paths)
         columns = verdict_columns(self.classes)
         frames = list(self.verdicts([str(file) for file in files], calibrated, precision))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
+    def precision_of(self, asked: str) -> str:
+        """Give a precision; for "auto", what a trial on this machine found faster, where the runtime has the choice."""
+        if asked != "auto":
+            return asked
+        return "32" if self.runtime == "onnx" else choose(self.device).precision
+
     def verdicts(
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
     ) -> Generator[pd.DataFrame, None, None]:
-        """Give the rows of `predict` batch by batch, in order; precision is "32", "bf16" or "16"."""
+        """Give the rows of `predict` batch by batch, in order; precision is "32", or what else the runtime knows."""
         reading = readable_loader(paths, self.preprocessings, self.batch_size, self._workers(len(paths)))
         temperature = self.temperature if calibrated else 1.0
         with served(reading) as batches:  # pictures are decoded while the network is built
-            self.wake()
+            self.wake(precision)
             for batch in batches:
                 none = np.zeros((0, len(self.classes)), dtype=np.float32)
                 logits = self.logits(batch["images"], precision) if batch["images"] else none
@@ -254,7 +265,9 @@ class Run:
         return (self.preprocessing,)
 
     def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
-        """Give the logits (n, C) of pictures, uint8 (n, 3, S, S) by each of `preprocessings`."""
+        """Give the logits (n, C) of pictures, uint8 (n, 3, S, S) by each of `preprocessings`, by the run's runtime."""
+        if self.runtime != "torch":
+            return self._engine(precision)[0](images[0])
         return self._forward(images[0], precision)[0]
 
     def results(self, block: str, name: str = "test") -> Result:
@@ -276,9 +289,13 @@ class Run:
         files = sorted((place / folder_name(name)).glob("*/metrics.json")) if place else []
         return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
-    def wake(self) -> None:
-        """Read the network now; raise CheckpointError where it cannot be."""
+    def wake(self, precision: str = "32") -> list[str]:
+        """Read the network now, and give what is to be told of it; raise CheckpointError where it cannot be."""
+        if self.runtime != "torch":
+            note = self._engine(precision)[1]
+            return [note] if note else []
         self.classifier  # noqa: B018
+        return []
 
     def rest(self) -> None:
         """Let go of the network; it is read again when it is asked for."""
@@ -388,6 +405,44 @@ class Run:
         with torch.inference_mode(), autocast:
             logits, embeddings = self.classifier(images.to(self.device, non_blocking=True))
         return logits.float().cpu().numpy(), embeddings.float().cpu().numpy()
+
+    def _engine(self, precision: str) -> tuple[Engine, str]:
+        """Give what computes with the exported network, and what is to be told of it."""
+        if precision not in self._engines:
+            from avatar_bench.models.runtimes import engine_of, refuse_missing
+
+            refuse_missing(self.runtime, f"runtime={self.runtime}")
+            network = self._exported("int8" if precision == "int8" else "float")
+            engine = engine_of(self.runtime, network, torch.get_num_threads(), precision)
+            self._engines[precision] = engine, network.note
+        return self._engines[precision]
+
+    def _exported(self, kind: str) -> Exported:
+        from avatar_bench.models.exported import kept
+
+        self.card  # noqa: B018  # verifies the file first
+        make = self._export if kind == "float" else self._quantise
+        return kept(self.runtime, self.checkpoint_sha256, kind, make)
+
+    def _export(self) -> Exported:
+        from avatar_bench.models.runtimes import export
+
+        network = export(self.runtime, self.classifier, self.preprocessing.size)
+        self.rest()
+        return network
+
+    def _quantise(self) -> Exported:
+        from avatar_bench.models.openvino_ir import quantised
+
+        known = self.images.part("calibration") if self.images else ()
+        if not len(known):
+            reason = f"precision=int8: {self.name} does not know its calibration pictures, from which ranges are taken."
+            raise ConfigError(reason, "Expected a run folder. precision=bf16 needs no pictures.")
+        dataset = self.dataset("calibration")
+        some = dataset.take(np.sort(np.random.default_rng(0).permutation(len(dataset))[:_CALIBRATING]))
+        refuse_changed(some)
+        images, targets = self.inputs(some, range(len(some))), targets_of(some, self.classes)
+        return quantised(self._exported("float"), images, targets)
 
     def _workers(self, n: int) -> int:
         # starting a worker costs more than decoding a few pictures

@@ -111,7 +111,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("prepare", ["block=[blind_test]"], "prepare runs data_audit"),
         ("predict", ["output=verdicts.xlsx"], ".csv, .jsonl or .parquet"),
         ("predict", ["output=verdicts"], ".csv, .jsonl or .parquet"),
-        ("predict", ["precision=64"], "32, bf16 or 16"),
+        ("predict", ["precision=64"], "32, bf16, 16 or int8"),
         ("predict", ["batch_size=0"], "batch_size=0"),
     ],
 )

@@ -12,12 +12,12 @@ import torch
 from avatar_bench.blocks import _efficiency_figures as figures
 from avatar_bench.blocks import _efficiency_timing as timing
 from avatar_bench.blocks.base import IntervalBlock
-from avatar_bench.errors import BlockError, ConfigError
+from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
 from avatar_bench.metrics.timing import quantiles
 from avatar_bench.models import profiling
 from avatar_bench.models.anatomy import dissect
-from avatar_bench.models.runtimes import RUNTIMES, missing
+from avatar_bench.models.runtimes import RUNTIMES, refuse_missing
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:
@@ -63,11 +63,7 @@ class Efficiency(IntervalBlock):
         self.require("pass_seconds", self.pass_seconds >= 0, "0 or more")
         self.require("workers", min(self.workers, default=0) >= 0, "numbers of 0 or more")
         for runtime in self.runtimes:
-            if absent := missing(runtime):
-                raise ConfigError(
-                    f"block.efficiency.runtimes: {runtime} needs {absent}, which is not installed.",
-                    "Install the extra (pip install 'avatar-bench[export]'), or leave that runtime out.",
-                )
+            refuse_missing(runtime, f"block.efficiency.runtimes: {runtime}")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give counts, timings with intervals, and a figure; the dataset's files are read, its labels are not."""

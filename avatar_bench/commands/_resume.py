@@ -15,7 +15,12 @@ from avatar_bench.errors import ConfigError
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
-APART = {"32": 0.05, "bf16": 1.0, "16": 0.5}  # logarithms of a probability that no machine brings so far apart
+APART = {
+    "32": 0.05,
+    "bf16": 1.0,
+    "16": 0.5,
+    "int8": 1.0,
+}  # logarithms of a probability that no machine brings so far apart
 
 
 def missing(files: Sequence[str], told: Sequence[str], kept: Sequence[str], batch_size: int) -> tuple[list[str], int]:
@@ -48,7 +53,7 @@ def refuse_other_run(run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bo
     apart = np.abs(before - _logarithms(table.loc[there, names].to_numpy())).max(axis=1) > APART[precision]
     if apart.mean() > 0.5:
         raise ConfigError(
-            "update=true: the rows there are of another checkpoint, or of other options (calibrated, precision).",
+            "update=true: the rows there are of another checkpoint, or of another calibrated, precision or runtime.",
             "Choose another output, or leave update=true out: all files are judged anew.",
         )
 

@@ -29,6 +29,7 @@ def export(cfg: DictConfig) -> None:
     check_run(path)  # a mistake shows before torch has loaded
     make_room(settings.out, "out")
     card = _place_of_card(file)
+    _refuse_other_weights(file)
     from avatar_bench.ensembles import open_run
     from avatar_bench.models.exports import refuse_missing
 
@@ -38,19 +39,19 @@ def export(cfg: DictConfig) -> None:
 
 
 def _write(run: Run, file: Path, card: Path) -> tuple[int, tuple[str, ...]]:
-    """Write both files; give the size of the first in bytes, and the classes in the order of its outputs."""
+    """Write the network and its card; give the network's size in bytes, and the classes in the order of its outputs."""
     from avatar_bench.models.exports import describe, encode, write
-    from avatar_bench.packages import digest
 
     classifier, provenance = run.classifier, _provenance(run)
     classifier.card = replace(classifier.card, temperature=run.temperature)  # of a soup, its own
-    data = encode(classifier, provenance, file.suffix)
+    contents = encode(classifier, provenance, file.suffix)
     try:
-        write(data, file)
-        write(describe(classifier, provenance, file, digest(data)).encode(), card)
+        for suffix, data in contents.items():
+            write(data, file.with_suffix(suffix))
+        write(describe(classifier, provenance, file, contents).encode(), card)
     except OSError as error:
         raise OutputError(f"out={file} cannot be written: {error.strerror or error}.", "Give another: out=") from error
-    return len(data), run.classes
+    return sum(map(len, contents.values())), run.classes
 
 
 def _provenance(run: Run) -> dict[str, Any]:
@@ -69,3 +70,10 @@ def _place_of_card(file: Path) -> Path:
     if not ours:
         raise ConfigError(f"out={file}: its card would replace {place}, which is none.", "Give another: out=")
     return place
+
+
+def _refuse_other_weights(file: Path) -> None:
+    """Raise ConfigError where the .bin file that goes beside an .xml file would replace one that is no such thing."""
+    weights = file.with_suffix(".bin")
+    if file.suffix == ".xml" and weights.exists() and not file.exists():
+        raise ConfigError(f"out={file}: its weights would replace {weights}.", "Give another: out=")

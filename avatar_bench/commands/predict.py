@@ -47,7 +47,7 @@ def predict(cfg: DictConfig) -> None:
     told = f"{settings.output}: {ok} verdicts, {errors} files that could not be used"
     told += f", {kept} rows kept from before" if kept else ""
     print(told, file=sys.stderr if settings.output == "-" else sys.stdout)
-    how = f"precision {settings.precision}, {settings.threads} threads, {settings.workers} workers"
+    how = f"{settings.runtime}, precision {settings.precision}, {settings.threads} threads, {settings.workers} workers"
     print(f"Computed with {how}.", CAUTION, sep="\n", file=sys.stderr)
     if errors + bad:
         raise DataError(f"{errors + bad} of {len(files)} files could not be used: see status and reason in the output.")
@@ -61,10 +61,11 @@ def _open(path: Path, settings: PredictConfig) -> Run:
     from avatar_bench.models.trial import choose
     from avatar_bench.runs import set_threads
 
-    run = open_run(path, accelerator=settings.accelerator, batch_size=settings.batch_size)
+    run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
     choice = choose(run.device)
-    settings.precision = choice.precision if settings.precision == "auto" else settings.precision
-    set_threads(settings.threads or choice.threads)
+    settings.precision = run.precision_of(settings.precision)
+    # the trial is of torch; an exported network shares its pictures out among all cores
+    set_threads(settings.threads or (choice.threads if settings.runtime == "torch" else None))
     run.workers = choice.workers if settings.workers is None else settings.workers
     settings.threads, settings.workers = torch.get_num_threads(), run.workers
     return run
@@ -77,9 +78,9 @@ def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, in
     def verdicts(files: list[str]) -> Generator[pd.DataFrame, None, None]:
         return run.verdicts(files, settings.calibrated, settings.precision)
 
-    # a bad checkpoint shows before the output is touched
-    run.wake() if settings.update else None
     begun = None if settings.update else _begun(verdicts(files))
+    for note in run.wake(settings.precision):  # a bad checkpoint shows before the output is touched
+        print(note, file=sys.stderr)
     ok = errors = 0
     with open_rows(settings.output, verdict_columns(run.classes), settings.update) as rows, _told(rows, settings):
         refuse_other_run(run, rows.last, settings.calibrated, settings.precision)

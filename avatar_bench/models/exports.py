@@ -4,51 +4,62 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
+from torch import Tensor
 
-from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.errors import CheckpointError
+from avatar_bench.models import openvino_ir, runtimes
 from avatar_bench.models.checkpoints import CARD_KEY, SEAL, seal_of
 from avatar_bench.models.classifier import Classifier
-from avatar_bench.models.runtimes import missing, to_onnx
+from avatar_bench.packages import digest
 from avatar_bench.writing import whole
 
 AGREEMENT = 1e-4  # of what an exported network answers with torch, absolute below 1, relative above
 PROVENANCE = "provenance"  # of the text that says what an export was made from
-IMAGES = "images: uint8 (N, 3, S, S), RGB, of the size in preprocessing; mean and std are applied inside"
+RUNTIMES = {".onnx": "onnx", ".xml": "openvino"}  # of a kind of file
+IMAGES = "images: uint8 {shape}, RGB, of the size in preprocessing; mean and std are applied inside"
+SHAPES = {".onnx": "(N, 3, S, S)", ".xml": "(N, S, S, 3)"}
 OUTPUTS = "logits (N, C), and probabilities (N, C): the softmax of logits / temperature"
 
 
 def refuse_missing(file: Path) -> None:
     """Raise ConfigError where a package is missing that an export to a file of this kind needs."""
-    if file.suffix == ".onnx" and (absent := missing("onnx")):
-        raise ConfigError(f"out={file} needs {absent}, which is not installed.", "pip install 'avatar-bench[export]'")
+    if file.suffix in RUNTIMES:
+        runtimes.refuse_missing(RUNTIMES[file.suffix], f"out={file}")
 
 
-def encode(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> bytes:
-    """Give the content of a file of a kind, .safetensors or .onnx, that holds a classifier and says what it is.
+def encode(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> dict[str, bytes]:
+    """Give the contents of the files, by ending, that hold a classifier and say what it is; that of `kind` stands last.
 
-    The weights are called as in timm. Raises CheckpointError where an ONNX network answers otherwise than torch.
+    A kind is .safetensors, .onnx, or .xml, whose weights are a .bin file. The weights are called as in timm. Raises
+    CheckpointError where an exported network answers otherwise than torch.
     """
     said = {CARD_KEY: classifier.card.plain(), PROVENANCE: dict(provenance)}
     texts = {name: json.dumps(value, ensure_ascii=False, allow_nan=False) for name, value in said.items()}
     if kind == ".onnx":
-        return _onnx(classifier, texts)
+        return {kind: _onnx(classifier, texts)}
+    if kind == ".xml":
+        network = _openvino(classifier, texts)
+        return {".bin": network.weights, kind: network.graph}
     # clones, for safetensors takes no two tensors of one storage
     state = {name: tensor.cpu().contiguous().clone() for name, tensor in classifier.net.state_dict().items()}
-    return save(state, texts | {SEAL: seal_of(state, texts)})
+    return {kind: save(state, texts | {SEAL: seal_of(state, texts)})}
 
 
-def describe(classifier: Classifier, provenance: Mapping[str, Any], file: Path, sha256: str) -> str:
-    """Give what an export says of itself as JSON to read."""
-    told: dict[str, Any] = {"file": file.name, "sha256": sha256}
-    if file.suffix == ".onnx":
-        told |= {"input": IMAGES, "outputs": OUTPUTS}
+def describe(classifier: Classifier, provenance: Mapping[str, Any], file: Path, contents: Mapping[str, bytes]) -> str:
+    """Give what an export, of the contents that `encode` gave, says of itself as JSON to read."""
+    told: dict[str, Any] = {"file": file.name, "sha256": digest(contents[file.suffix])}
+    if ".bin" in contents:
+        told["weights"] = {"file": file.with_suffix(".bin").name, "sha256": digest(contents[".bin"])}
+    if file.suffix in SHAPES:
+        told |= {"input": IMAGES.format(shape=SHAPES[file.suffix]), "outputs": OUTPUTS}
     told |= {CARD_KEY: classifier.card.plain(), PROVENANCE: dict(provenance)}
     return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -61,27 +72,37 @@ def write(data: bytes, file: Path) -> None:
 
 def _onnx(classifier: Classifier, texts: Mapping[str, str]) -> bytes:
     onnx: Any = importlib.import_module("onnx")  # an extra
-    model = onnx.load_model_from_string(to_onnx(classifier, _size(classifier), classifier.card.temperature))
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    exported = runtimes.to_onnx(classifier, _size(classifier), classifier.card.temperature)
+    model = onnx.load_model_from_string(exported)
     onnx.helper.set_model_props(model, dict(texts))
     data: bytes = model.SerializeToString()
-    distance = _distance(classifier, data)
-    if not distance <= AGREEMENT:
-        raise CheckpointError(f"The exported network answers otherwise than torch, by {distance:.2g}.")
+    session, images = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]), _noise(classifier)
+    _refuse_other(classifier, images, session.run(["logits", "probabilities"], {"images": images.numpy()}))
     return data
 
 
-def _distance(classifier: Classifier, model: bytes) -> float:
-    """Give how far logits or probabilities of an ONNX model lie from those of torch, at most, on pictures of noise."""
-    onnxruntime: Any = importlib.import_module("onnxruntime")
+def _openvino(classifier: Classifier, texts: Mapping[str, str]) -> runtimes.Exported:
+    model = openvino_ir.converted(classifier, _size(classifier), classifier.card.temperature)
+    network, images = openvino_ir.written(model, texts), _noise(classifier)
+    _refuse_other(classifier, images, openvino_ir.answers(openvino_ir.read(network), images))
+    return network
+
+
+def _noise(classifier: Classifier) -> Tensor:
     size, noise = _size(classifier), torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=noise)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    found = session.run(["logits", "probabilities"], {"images": images.numpy()})
+    return torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=noise)
+
+
+def _refuse_other(classifier: Classifier, images: Tensor, found: Sequence[NDArray[np.float32]]) -> None:
+    """Raise CheckpointError where logits or probabilities of an exported network are not those of torch."""
     with torch.inference_mode():
         logits = classifier(images)[0]
     expected = [logits.numpy(), torch.softmax(logits / classifier.card.temperature, dim=1).numpy()]
     pairs = zip(found, expected, strict=True)
-    return max(float((np.abs(got - told) / np.maximum(1, np.abs(told))).max()) for got, told in pairs)
+    distance = max(float((np.abs(got - told) / np.maximum(1, np.abs(told))).max()) for got, told in pairs)
+    if not distance <= AGREEMENT:
+        raise CheckpointError(f"The exported network answers otherwise than torch, by {distance:.2g}.")
 
 
 def _size(classifier: Classifier) -> int:

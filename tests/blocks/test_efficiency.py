@@ -197,7 +197,9 @@ def test_a_noisy_machine_is_told_in_warning_metrics_and_table(measured: Callable
 @pytest.mark.skipif(bool(missing("onnx")), reason="the extra export is not installed")
 def test_another_runtime_stands_beside_torch_under_its_name(tiny_run: Path) -> None:
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
-    result = Efficiency(**FAST | {"runtimes": ["torch", "onnx"]}).evaluate(run, run.dataset("test"))
+    runtimes = ["torch", "onnx", *(["openvino"] if not missing("openvino") else [])]
+    result = Efficiency(**FAST | {"runtimes": runtimes}).evaluate(run, run.dataset("test"))
+    assert [name for name in runtimes[1:] if f"{name}/latency_ms/b1" not in result.metrics] == []
     assert {"latency_ms/b1", "onnx/latency_ms/b1", "onnx/images_per_second/b4"} <= set(result.metrics)
     assert not any("not timed" in warning for warning in result.warnings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -105,11 +106,39 @@ def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: P
         np.testing.assert_allclose(probabilities, scaled, atol=1e-4)
 
 
+@pytest.mark.skipif(bool(runtimes.missing("openvino")), reason="the extra openvino is not installed")
+def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
+    import openvino
+
+    file = tmp_path / "net.xml"
+    weights = file.with_suffix(".bin")
+    for earlier in (file, weights):
+        earlier.write_bytes(b"earlier")
+    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
+    run = Run.open(tiny_run, accelerator="cpu")
+    core = openvino.Core()
+    model = core.read_model(file)
+    assert json.loads(model.get_rt_info(["avatar_bench"]).value) == run.card.plain()
+    card = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    assert card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert card["weights"] == {"file": "net.bin", "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    assert "(N, S, S, 3)" in card["input"]
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for count in (1, 5):
+        images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8)
+        found = compiled({"images": images.numpy()})
+        with torch.inference_mode():
+            expected = run.classifier(images.permute(0, 3, 1, 2))[0]
+        np.testing.assert_allclose(found["logits"], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found["probabilities"], torch.softmax(expected / run.temperature, 1), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["out=net.xml"], 2, ".safetensors or .onnx"),
-        (["out=net"], 2, ".safetensors or .onnx"),
+        (["out=net.pt"], 2, ".safetensors, .onnx or .xml"),
+        (["out=net"], 2, ".safetensors, .onnx or .xml"),
+        (["out=weights.xml"], 2, "weights.bin"),
         ([], 2, "needs a value for out"),
         (["out=taken.onnx"], 2, "taken.json"),
         (["out=folder.onnx"], 5, "cannot be written"),
@@ -121,6 +150,7 @@ def test_a_mistake_is_told_and_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.json").write_text('{"name": "another"}')
+    (tmp_path / "weights.bin").write_bytes(b"others")
     (tmp_path / "folder.onnx").mkdir()
     before = sorted(tmp_path.iterdir())
     assert main(["export", f"ckpt={tiny_run}", *words]) == code

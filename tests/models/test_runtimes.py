@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,25 +20,34 @@ from avatar_bench.models.classifier import Classifier
 SIZE = 32
 
 
-@pytest.fixture(scope="module")
-def classifier() -> Classifier:
+FAMILIES = ("convnext", "efficientnet", "mambaout", "vit3")
+needs_openvino = pytest.mark.skipif(bool(runtimes.missing("openvino")), reason="the extra openvino is not installed")
+
+
+def build(name: str, size: int = SIZE) -> Classifier:
     torch.manual_seed(0)
-    net = timm.create_model("test_resnet.r160_in1k", pretrained=False, num_classes=3)
-    preprocessing = {"size": SIZE, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
-    made = Classifier(Card(("a", "b", "c"), "test_resnet.r160_in1k", preprocessing), net).eval()
+    net = timm.create_model(name, pretrained=False, num_classes=3)
+    preprocessing = {"size": size, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
+    made = Classifier(Card(("a", "b", "c"), name, preprocessing), net).eval()
     return made.to(memory_format=torch.channels_last)
 
 
-def pictures(count: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return build("test_resnet.r160_in1k")
+
+
+def pictures(count: int, size: int = SIZE) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 def answers(runtime: str, classifier: Any, *counts: int) -> None:
-    build = runtimes.prepare(runtime, classifier, SIZE)
+    size = classifier.card.preprocessing["size"]
+    factory = runtimes.prepare(runtime, classifier, size)
     for count in counts:
         with torch.no_grad():
-            expected = classifier(pictures(count))[0].numpy()
-        np.testing.assert_allclose(build(1)(pictures(count)), expected, atol=1e-5)
+            expected = classifier(pictures(count, size))[0].numpy()
+        np.testing.assert_allclose(factory(1)(pictures(count, size)), expected, atol=1e-5)
 
 
 def test_torch_answers_as_the_classifier(classifier: Classifier) -> None:
@@ -54,6 +65,25 @@ def test_onnx_answers_as_the_classifier_for_any_batch(classifier: Classifier) ->
     answers("onnx", classifier, 1, 2, 7)
 
 
+@needs_openvino
+def test_openvino_answers_as_the_classifier_for_any_batch(classifier: Classifier) -> None:
+    answers("openvino", classifier, 1, 2, 9)
+
+
+@needs_openvino
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_openvino_answers_as_each_family_of_networks(family: str) -> None:
+    answers("openvino", build(f"test_{family}", 160 if "vit" in family else 64), 3)
+
+
+@needs_openvino
+def test_a_network_that_openvino_cannot_hold_is_refused(classifier: Classifier) -> None:
+    with pytest.raises(ConfigError, match="upsample_bicubic2d_aa") as caught:
+        runtimes.export("openvino", build("test_vit", 160), 160)
+    assert len(caught.value.lines) <= 2
+
+
 @pytest.mark.slow
 def test_compile_answers_as_the_classifier(classifier: Classifier) -> None:
     answers("compile", classifier, 2)
@@ -66,3 +96,11 @@ def test_a_missing_package_is_named_with_its_extra(classifier: Classifier, monke
         runtimes.prepare("onnx", classifier, SIZE)
     assert "avatar-bench[export]" in str(caught.value)
     assert runtimes.missing("torch") == ""
+
+
+@needs_openvino
+def test_openvino_tells_its_makers_nothing() -> None:
+    code = "from avatar_bench.models.openvino_ir import _openvino; _openvino(); import sys; "
+    code += "assert sys.modules['openvino_telemetry'] is None; import openvino.tools.ovc as o; print(o.telemetry)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "telemetry_stub" in told

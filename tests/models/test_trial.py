@@ -53,7 +53,7 @@ def test_a_trial_is_made_once_and_says_what_it_saw(cache: Path) -> None:
 
 
 def test_processes_that_begin_together_choose_alike(cache: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         first, second = pool.map(choose, ["cpu", "cpu"])
     assert first == second
     assert len(list((cache / "trials").glob("*.json"))) == 1

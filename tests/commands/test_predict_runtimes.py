@@ -1,0 +1,157 @@
+"""Verdicts by exported runtimes: what torch says, from a network that is exported once."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avatar_bench.__main__ import main
+from avatar_bench.ensembles import save
+from avatar_bench.models.runtimes import missing
+from avatar_bench.runs import Run
+
+if missing("onnx") or missing("openvino"):
+    pytest.skip("the extras export and openvino are not installed", allow_module_level=True)
+
+PROBABILITIES = ["prob_drawing", "prob_generated", "prob_real"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of their own, for all tests here."""
+    place = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AVATAR_BENCH_CACHE", str(place))
+        yield place
+
+
+def verdicts(ckpt: Path, pictures: Path, output: Path, *words: str) -> pd.DataFrame:
+    given = ["predict", f"ckpt={ckpt}", f"input={pictures / 'blind'}", f"output={output}", "workers=0", *words]
+    assert main(given) == 0
+    return pd.read_csv(output)
+
+
+def apart(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    assert list(one["path"]) == list(other["path"])
+    return float(np.abs(one[PROBABILITIES] - other[PROBABILITIES]).to_numpy().max())
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [(["runtime=onnx"], 1e-4), (["runtime=openvino"], 1e-4), (["runtime=openvino", "threads=1"], 1e-4)],
+)
+def test_an_exported_runtime_gives_the_verdicts_of_torch(
+    words: list[str], most: float, tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    plain = verdicts(tiny_run, pictures, tmp_path / "torch.csv", "precision=32")
+    found = verdicts(tiny_run, pictures, tmp_path / "other.csv", "precision=32", "batch_size=5", *words)
+    assert apart(found, plain) < most
+
+
+def test_bf16_is_close(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    plain = verdicts(tiny_run, pictures, tmp_path / "torch.csv", "precision=32")
+    found = verdicts(tiny_run, pictures, tmp_path / "bf16.csv", "runtime=openvino", "precision=bf16")
+    assert 0 < apart(found, plain) < 0.05
+
+
+def test_int8_says_each_time_how_often_it_agrees(tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    n = len(Run.open(tiny_run).dataset("calibration"))
+    tables, told = [], []
+    for name in ("first.csv", "second.csv"):
+        tables.append(verdicts(tiny_run, pictures, tmp_path / name, "runtime=openvino", "precision=int8"))
+        out, err = capsys.readouterr()
+        assert len(out.splitlines()) == 1
+        told.append([line for line in err.splitlines() if line.startswith("precision=int8: ")])
+    assert tables[0].equals(tables[1])
+    assert told[0] == told[1]
+    assert f" of {n} verdicts" in told[0][0]
+
+
+def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(
+    tiny_run: Path, pictures: Path, tmp_path: Path, cache: Path
+) -> None:
+    for runtime in ("onnx", "openvino"):
+        words = [f"runtime={runtime}", "precision=32"]
+        first = verdicts(tiny_run, pictures, tmp_path / "first.csv", *words)
+        kept = sorted((cache / "networks").iterdir())
+        given = ["predict", f"ckpt={tiny_run}", f"input={pictures / 'blind'}", f"output={tmp_path / 'again.csv'}"]
+        code = f"import sys; from avatar_bench.__main__ import main; assert main({[*given, *words]}) == 0; "
+        code += "print({'timm', 'pytorch_lightning', 'onnx', 'onnxscript', 'nncf'} & set(sys.modules))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "set()"
+        assert pd.read_csv(tmp_path / "again.csv").equals(first)
+        assert sorted((cache / "networks").iterdir()) == kept
+
+
+def test_an_ensemble_and_a_soup_answer_by_their_members_engines(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    run = Run.open(tiny_run)
+    member = {"run": str(tiny_run), "checkpoint_sha256": run.checkpoint_sha256, "weight": 0.5, "temperature": 1.2}
+    for kind in ("soup", "ensemble"):
+        said = {"kind": kind, "members": [member, member], "temperature": 1.5, "classes": list(run.classes)[::-1]}
+        said |= {"classes": list(run.classes)} if kind == "soup" else {}
+        folder = save(tmp_path / kind, said)
+        plain = verdicts(folder, pictures, tmp_path / "torch.csv", "precision=32")
+        assert apart(verdicts(folder, pictures, tmp_path / "o.csv", "runtime=openvino", "precision=32"), plain) < 1e-4
+
+
+def test_an_output_of_torch_is_gone_on_with(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    whole = verdicts(tiny_run, pictures, tmp_path / "out.csv", "precision=32")
+    lines = (tmp_path / "out.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "out.csv").write_text("".join(lines[:20]))
+    words = ("runtime=openvino", "precision=32", "update=true")
+    assert apart(verdicts(tiny_run, pictures, tmp_path / "out.csv", *words), whole) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["runtime=tvm"], 2, "torch, onnx or openvino"),
+        (["runtime=onnx", "precision=bf16"], 2, "runtime=onnx computes in 32"),
+        (["runtime=openvino", "precision=16"], 2, "runtime=openvino computes in 32, bf16 or int8"),
+        (["precision=int8"], 2, "runtime=torch computes in"),
+        (["runtime=openvino", "accelerator=gpu"], 2, "on the CPU"),
+        (["runtime=openvino", "precision=int8", "ckpt=alone.ckpt"], 2, "does not know its calibration pictures"),
+    ],
+)
+def test_a_mistake_is_told_in_three_lines_at_most(
+    words: list[str],
+    code: int,
+    told: str,
+    tiny_run: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+    capsys: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))  # which does not know the checkpoint yet
+    shutil.copy(tiny_run / "checkpoints" / "best.ckpt", "alone.ckpt")
+    given = [f"ckpt={tiny_run}", f"input={pictures / 'blind'}", "output=o.csv", "workers=0", *words]
+    assert main(["predict", *given]) == code
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) <= 3
+    assert not Path("o.csv").exists()
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    tiny_run: Path, pictures: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "openvino" else real(name, *rest)
+    )
+    words = [f"ckpt={tiny_run}", f"input={pictures / 'blind'}", f"output={tmp_path / 'o.csv'}", "runtime=openvino"]
+    assert main(["predict", *words]) == 2
+    assert "runtime=openvino needs openvino" in (err := capsys.readouterr().err)
+    assert "avatar-bench[openvino]" in err
