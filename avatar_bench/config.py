@@ -200,11 +200,9 @@ class PredictConfig:
     output: str = MISSING  # a .csv, .jsonl or .parquet file, or - for standard output
     calibrated: bool = True  # scale by the run's temperature
     runtime: str = "torch"  # torch | onnx | openvino: what computes; the last two on the CPU
-    precision: str = (
-        "auto"  # auto (what a trial on this machine found faster) | 32 | bf16 | 16 (torch) | int8 (openvino)
-    )
+    precision: str = "auto"  # auto (what a trial found faster here) | 32 | bf16 | 16 (torch) | int8 (openvino)
     update: bool = False  # go on with an output cut short
-    batch_size: int = 32
+    batch_size: int = 64
     workers: int | None = None  # processes that read pictures; null: one a core, 8 at most
     accelerator: str = "auto"
     threads: int | None = None  # of the network; null: what a trial on this machine found faster

@@ -58,9 +58,11 @@ def _open(path: Path, settings: PredictConfig) -> Run:
     import torch
 
     from avatar_bench.ensembles import open_run
+    from avatar_bench.models.memory import keep_memory
     from avatar_bench.models.trial import choose
     from avatar_bench.runs import set_threads
 
+    keep_memory()
     run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
     choice = choose(run.device)
     settings.precision = run.precision_of(settings.precision)

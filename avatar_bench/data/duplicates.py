@@ -15,8 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from avatar_bench.data.fingerprints import TURNS, Fingerprint
 
@@ -80,6 +78,9 @@ def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
     """Give each row the name of its group, where every pair, (P, 2) rows, joins the groups of its two rows into one."""
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     left, right = codes[pairs[:, 0]], codes[pairs[:, 1]]
+    from scipy.sparse import coo_array  # here and not above: a command that compares no pictures begins sooner
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(pairs)), (left, right)), shape=(len(names), len(names)))
     _, cluster = connected_components(links, directed=False)
     head = {int(code): str(name) for code, name in zip(cluster[::-1], names[::-1], strict=True)}

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.fft import dct
 
 from avatar_bench.data.decode import decode
 from avatar_bench.errors import DataError
@@ -129,6 +128,8 @@ def _hash_all(greys: Sequence[NDArray[np.uint8]]) -> list[tuple[str, ...]]:
     """Give the eight hashes of each grey picture."""
     if not greys:
         return []
+    from scipy.fft import dct  # here and not above: a command that compares no pictures begins sooner
+
     waves = dct(dct(np.stack(greys).astype(float), axis=1), axis=2)[:, None, :_LOW, :_LOW]
     turned = np.concatenate([waves * _SIGNS, waves.swapaxes(2, 3) * _SIGNS], axis=1).reshape(len(greys), len(TURNS), -1)
     ordered, half = np.sort(turned, axis=2), turned.shape[2] // 2

@@ -193,7 +193,7 @@ def loader(
         persistent_workers=workers > 0 and "sampler" in options,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_stand_back,
         multiprocessing_context=context() if workers else None,
         **{"collate_fn": _together, **options},
     )
@@ -229,8 +229,11 @@ def _readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {"seen": [(item["row"], item.get("reason", "")) for item in items], "images": images}
 
 
-def _one_thread(worker: int) -> None:
+def _stand_back(worker: int) -> None:
+    """Read with one thread, where the network leaves time: its threads wait for each other, and pictures lie ready."""
     import cv2
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(10)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 from scipy.special import log_softmax
 
@@ -37,6 +36,8 @@ def fit_temperature(logits: ArrayLike, targets: NDArray[np.integer]) -> float:
     """
     if len(targets) == 0:
         raise ValueError("a temperature cannot be fitted without images")
+    from scipy.optimize import minimize_scalar  # here and not above: verdicts need no fit
+
     found = minimize_scalar(
         lambda log_t: nll(logits, targets, float(np.exp(log_t))),
         bounds=tuple(np.log(TEMPERATURE_RANGE)),

