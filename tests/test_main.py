@@ -98,7 +98,7 @@ def test_the_help_of_predict_lists_each_option_with_its_default(capsys: pytest.C
     assert main(["predict", "--help"]) == 0
     told = capsys.readouterr().out
     assert "\n  input=...  " in told
-    assert "\n  batch_size=32\n" in told
+    assert "\n  batch_size=64\n" in told
 
 
 def test_the_help_of_evaluate_lists_the_choices_of_its_groups(capsys: pytest.CaptureFixture[str]) -> None:

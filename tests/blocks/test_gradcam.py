@@ -23,7 +23,7 @@ from avatar_bench.blocks import build
 from avatar_bench.blocks._gradcam_tables import CURVES, GAINS, SANITY
 from avatar_bench.blocks.gradcam import GradCam
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.models import attribution
+from avatar_bench.models import attribution, weights
 from avatar_bench.models.card import Card
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs import Run
@@ -276,7 +276,7 @@ def test_a_network_that_sees_red_points_at_what_is_red(judge, make_predictions, 
     for image, (row, column) in zip(images, 8 * cells, strict=True):
         image[:, row : row + 8, column : column + 8] = np.array([255, 0, 0])[:, None, None]
     network = Classifier(Card(("drawing", "generated", "real"), "red", PLAIN), RedFinder()).eval()
-    monkeypatch.setattr(attribution, "create_backbone", lambda *args, **kwargs: RedFinder())
+    monkeypatch.setattr(weights, "create_backbone", lambda *args, **kwargs: RedFinder())
     with torch.no_grad():
         logits = network(torch.from_numpy(images))[0].numpy()
     assert (logits.argmax(axis=1) == 0).all()
@@ -301,7 +301,7 @@ def test_empty_maps_that_are_no_better_than_random_ones_are_told(judge, make_pre
         return net
 
     network = Classifier(Card(("drawing", "generated", "real"), "red", PLAIN), see_nothing()).eval()
-    monkeypatch.setattr(attribution, "create_backbone", lambda *args, **kwargs: see_nothing())
+    monkeypatch.setattr(weights, "create_backbone", lambda *args, **kwargs: see_nothing())
     result = judge(make_predictions(np.zeros(6), np.tile([4.0, 0, 0], (6, 1))), network=network)
     assert result.warnings[0] == "6 of 6 maps are empty: no cell speaks for the class"
     assert [line.split(":")[0] for line in result.warnings[1:]] == list(GAINS)
