@@ -55,7 +55,8 @@ def quantised(network: Exported, images: Tensor, targets: NDArray[np.int64]) -> 
     rounding shifts. What the rounding changes on these pictures is told in the note.
     """
     model, pixels = read(network), _pixels(images)
-    with hushed(), contextlib.redirect_stdout(io.StringIO()):  # where it draws its bars, and logs from its import on
+    nowhere = io.StringIO()  # for its bars, and for the handlers of logs that it and what it imports set up for good
+    with hushed(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         nncf: Any = importlib.import_module("nncf")
         data = nncf.Dataset([pixels[k : k + 1] for k in range(len(pixels))])
         rounded = nncf.quantize(model.clone(), data, subset_size=len(pixels))
