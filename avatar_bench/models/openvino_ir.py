@@ -55,8 +55,8 @@ def quantised(network: Exported, images: Tensor, targets: NDArray[np.int64]) -> 
     rounding shifts. What the rounding changes on these pictures is told in the note.
     """
     model, pixels = read(network), _pixels(images)
-    nowhere = io.StringIO()  # for its bars, and for the handlers of logs that it and what it imports set up for good
-    with hushed(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    nowhere = io.StringIO()  # for its bars, and for its log, which holds on to the stream that is there at its import
+    with hushed(), contextlib.redirect_stdout(nowhere):
         nncf: Any = importlib.import_module("nncf")
         data = nncf.Dataset([pixels[k : k + 1] for k in range(len(pixels))])
         rounded = nncf.quantize(model.clone(), data, subset_size=len(pixels))
@@ -127,4 +127,5 @@ def _pixels(images: Tensor) -> NDArray[np.uint8]:
 
 def _openvino() -> Any:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report each import to Intel
-    return importlib.import_module("openvino")  # an extra
+    with contextlib.redirect_stderr(io.StringIO()):  # absl, which it imports, may close the stream that is there then
+        return importlib.import_module("openvino")  # an extra
