@@ -169,7 +169,7 @@ def test_pictures_that_go_away_end_the_run_which_goes_on_when_they_are_back(
     pictures: Path, small: list[str], fork: Fork, tmp_path: Path
 ) -> None:
     run, data = tmp_path / "run", Path(shutil.copytree(pictures, tmp_path / "data"))
-    child = fork(*words(small, run, *LONG, f"data.manifest={data / 'all.csv'}"))
+    child = fork(*words(small, run, *LONG, f"data.manifest={data / 'all.csv'}", "data.cache_gb=0"))
     child.until(lambda: steps(run) >= 2)
     data.rename(tmp_path / "away")
     assert child.end() == 3

@@ -142,8 +142,9 @@ def test_twenty_kills_at_random_moments_lose_and_repeat_nothing(
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.1))
         os.kill(process, signal.SIGKILL)
-        assert end(process) == -signal.SIGKILL
-        kills += 1
+        ended = end(process)
+        assert ended in (-signal.SIGKILL, 3)  # it may have been done before
+        kills += ended == -signal.SIGKILL
         if cut.read_bytes() == whole.read_bytes():
             cut.unlink()
     assert end(begin([*words, f"output={cut}", "update=true"])) == 3
