@@ -27,14 +27,8 @@ from avatar_bench.trees import read_tree
 from avatar_bench.writing import write_text
 
 CONFIG, LOCK = "config.yaml", "run.lock"
-HOW = (
-    "out",
-    "lang",
-    "callbacks.progress",
-    "callbacks.save_minutes",
-    "data.workers",
-    "data.cache_gb",
-)  # options that change no weight
+# options that change no weight
+HOW = ("out", "lang", "callbacks.progress", "callbacks.save_minutes", "data.workers", "data.cache_gb")
 
 
 def run_folder(settings: TrainConfig) -> Path:

@@ -15,12 +15,8 @@ from avatar_bench.errors import ConfigError
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
-APART = {
-    "32": 0.05,
-    "bf16": 1.0,
-    "16": 0.5,
-    "int8": 1.0,
-}  # logarithms of a probability that no machine brings so far apart
+# logarithms of a probability that no machine brings so far apart
+APART = {"32": 0.05, "bf16": 1.0, "16": 0.5, "int8": 1.0}
 
 
 def missing(files: Sequence[str], told: Sequence[str], kept: Sequence[str], batch_size: int) -> tuple[list[str], int]:

@@ -6,28 +6,15 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from avatar_bench.catalogue import choices
-from avatar_bench.models.card import Card
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.weights import create_backbone
+from tests.models.small import CARD, images, normalised
 
 MODELS = [name for name in choices("model") if name != "timm"]
-PREPROCESSING = {"size": 32, "resize": "squash", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-CARD = Card(classes=("a", "b", "c"), backbone="test_resnet", preprocessing=PREPROCESSING)
-
-
-def images(n: int = 4, size: int = 32) -> Tensor:
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def normalised(batch: Tensor) -> Tensor:
-    mean, std = (np.array(PREPROCESSING[name]).reshape(3, 1, 1) for name in ("mean", "std"))
-    return torch.from_numpy((batch.numpy() / 255 - mean) / std).float()
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -13,22 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from avatar_bench.errors import DivergedError
-from avatar_bench.models.card import Card
 from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.learner import Learner, TrainingOptions
 from avatar_bench.models.weights import create_backbone
-
-PREPROCESSING = {"size": 32, "resize": "squash", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-CARD = Card(classes=("a", "b", "c"), backbone="test_resnet", preprocessing=PREPROCESSING)
-
-
-def images(n: int = 4, size: int = 32) -> Tensor:
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def normalised(batch: Tensor) -> Tensor:
-    mean, std = (np.array(PREPROCESSING[name]).reshape(3, 1, 1) for name in ("mean", "std"))
-    return torch.from_numpy((batch.numpy() / 255 - mean) / std).float()
+from tests.models.small import CARD, images, normalised
 
 
 def tiny(**options: Any) -> Learner:

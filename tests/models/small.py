@@ -1,0 +1,21 @@
+"""What tests of the classifier and of its training share: a card, random images, and these normalised."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avatar_bench.models.card import Card
+
+PREPROCESSING = {"size": 32, "resize": "squash", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+CARD = Card(classes=("a", "b", "c"), backbone="test_resnet", preprocessing=PREPROCESSING)
+
+
+def images(n: int = 4, size: int = 32) -> Tensor:
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def normalised(batch: Tensor) -> Tensor:
+    mean, std = (np.array(PREPROCESSING[name]).reshape(3, 1, 1) for name in ("mean", "std"))
+    return torch.from_numpy((batch.numpy() / 255 - mean) / std).float()
