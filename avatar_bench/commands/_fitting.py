@@ -31,7 +31,8 @@ from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import BEST
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage
-from avatar_bench.models.learner import Learner, TrainingOptions
+from avatar_bench.models.learner import Learner
+from avatar_bench.models.optimizers import TrainingOptions
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import (
     TrainerOptions,

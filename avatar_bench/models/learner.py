@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,25 +18,9 @@ from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import CARD_KEY
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
+from avatar_bench.models.optimizers import TrainingOptions, build, cosine
 
 LOSS_KEY = "train_loss"
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train: optimizer, schedule and regularisation, as in conf/optimizer."""
-
-    seed: int
-    optimizer: str = "adamw"
-    weight_decay: float = 0.01
-    momentum: float = 0.9
-    schedule: str = "none"
-    warmup_epochs: int = 0
-    factor: float = 0.5
-    patience: int = 1
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    class_weights: Sequence[float] | None = None
 
 
 class Learner(Classifier, pl.LightningModule):
@@ -116,7 +97,7 @@ class Learner(Classifier, pl.LightningModule):
     def configure_optimizers(self) -> Any:
         options, stage = self.options, self.stage
         learning = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        optimizer = _optimizer(learning, options, stage.lr)
+        optimizer = build(learning, options, stage.lr)
         if options.schedule == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer, factor=options.factor, patience=options.patience
@@ -128,7 +109,7 @@ class Learner(Classifier, pl.LightningModule):
             }
         if options.schedule == "cosine":
             steps = int(self.trainer.estimated_stepping_batches)
-            schedule = _cosine(optimizer, steps, steps * options.warmup_epochs // max(1, stage.epochs))
+            schedule = cosine(optimizer, steps, steps * options.warmup_epochs // max(1, stage.epochs))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
         return optimizer
 
@@ -170,21 +151,3 @@ def _diverged(what: str, step: int, epoch: int) -> DivergedError:
         f"{what} not a finite number at step {step} (epoch {epoch + 1}).",
         "The best and last checkpoints before it are kept. Train with a smaller lr, or trainer.precision=32.",
     )
-
-
-def _optimizer(parameters: list[nn.Parameter], options: TrainingOptions, lr: float) -> torch.optim.Optimizer:
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr, momentum=options.momentum, nesterov=options.momentum > 0, weight_decay=options.weight_decay
-        )
-    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=lr, weight_decay=options.weight_decay)
-
-
-def _cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

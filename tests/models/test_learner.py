@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from avatar_bench.errors import DivergedError
 from avatar_bench.models.finetuning import Stage
-from avatar_bench.models.learner import Learner, TrainingOptions
+from avatar_bench.models.learner import Learner
+from avatar_bench.models.optimizers import TrainingOptions
 from avatar_bench.models.weights import create_backbone
 from tests.models.small import CARD, images, normalised
 
