@@ -74,14 +74,12 @@ class Result:
         # a name of its own: another process may be writing the same Result
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
         part.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp keeps others out
-        (part / "metrics.json").write_text(self._json(), encoding="utf-8")
-        for name, table in self.tables.items():
-            write_csv(table, part / f"{name}.csv", float_format="%.17g")
-        for name, figure in self.figures.items():
-            _save_figure(figure, part / name)
-        for name, arrays in self.arrays.items():
-            np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
-        _put_in_place(part, folder)
+        try:
+            self._write(part)
+            _put_in_place(part, folder)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         return folder
 
     @property
@@ -115,6 +113,15 @@ class Result:
             return cls.load(folder) if all((folder / file).is_file() for file in text["files"]) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+
+    def _write(self, part: Path) -> None:
+        (part / "metrics.json").write_text(self._json(), encoding="utf-8")
+        for name, table in self.tables.items():
+            write_csv(table, part / f"{name}.csv", float_format="%.17g")
+        for name, figure in self.figures.items():
+            _save_figure(figure, part / name)
+        for name, arrays in self.arrays.items():
+            np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
 
     def _json(self) -> str:
         body = {
@@ -159,7 +166,6 @@ def _put_in_place(part: Path, folder: Path) -> None:
             break
         except OSError:
             if not attempt:
-                shutil.rmtree(part, ignore_errors=True)
                 raise
     for left in folder.parent.glob(f".{folder.name}.*.part"):  # of processes that were killed, or still write
         with contextlib.suppress(OSError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,21 +16,21 @@ import numpy as np
 import avatar_bench
 from avatar_bench import blocks
 from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
+from avatar_bench.commands._saving import Saving
 from avatar_bench.config import EvaluateConfig, WhereConfig
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.slices import describe
-from avatar_bench.errors import AvatarBenchError, ConfigError, GuardError, OutputError
+from avatar_bench.errors import AvatarBenchError, ConfigError, GuardError
 from avatar_bench.messages import say, speak
 from avatar_bench.records import folder_name
 from avatar_bench.results import Result
-from avatar_bench.terminal import tell
 
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
 
 class Judge:
-    """Put Runs, each with its Dataset, or a Dataset alone, through one block after the other; save and tell it.
+    """Put Runs, each with its Dataset, or a Dataset alone, through one block after the other.
 
     Results go to `place`/<set>/<block>/.
     """
@@ -42,25 +41,25 @@ class Judge:
         self.datasets = datasets
         self.folder = place / folder_name(datasets[0].name)
 
-    def __call__(self, name: str, block: Block) -> Result:
-        """Give the Result that is there already where nothing has changed, else a new one."""
+    def __call__(self, name: str, block: Block, saving: Saving) -> Result:
+        """Give the Result that is there already where nothing has changed, else a new one, which `saving` gets."""
         folder = self.folder / name
+        if blocks.is_users(block) or (isinstance(block, CompareBlock) and block.reads_results):
+            saving.finish()  # for it to read
         origin = self._origin(block)
         result = None if self.settings.again else self._kept(folder, origin)
-        said = "already there: "
-        if result is None:
-            said = ""
-            started, before = time.monotonic(), self._seconds_of_passes()
-            with speak(self.settings.lang):
-                result = self._put_through(name, block)
-                result.warnings += [warning for run in self.runs for warning in _unchecked(run)]
-            result.provenance |= origin | self._whereabouts(block)
-            result.provenance["seconds"] = round(time.monotonic() - started, 3)
-            result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
-            _save(result, folder)
-        for warning in result.warnings:
-            tell(f"warning: {warning}", file=sys.stderr)
-        tell(f"{said}{folder}: {_headline(result)}")
+        if result is not None:
+            saving.add(result, folder, there=True)
+            return result
+        saving.begin()
+        started, before = time.monotonic(), self._seconds_of_passes()
+        with speak(self.settings.lang):
+            result = self._put_through(name, block)
+            result.warnings += [warning for run in self.runs for warning in _unchecked(run)]
+        result.provenance |= origin | self._whereabouts(block)
+        result.provenance["seconds"] = round(time.monotonic() - started, 3)
+        result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
+        saving.add(result, folder)
         return result
 
     def _seconds_of_passes(self) -> float:
@@ -141,14 +140,6 @@ def _unchecked(run: Run) -> list[str]:
     return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
 
 
-def _save(result: Result, folder: Path) -> None:
-    try:
-        result.save(folder)
-    except OSError as error:
-        reason = f"{folder} cannot be written: {error.strerror or error}."
-        raise OutputError(reason, "Give another place: out=DIR") from error
-
-
 def slice_of(dataset: Dataset, where: WhereConfig) -> Dataset:
     """Give the pictures of a dataset that are in all slices of `where`; raise ConfigError where none is."""
     wanted = {key: value for key, value in asdict(where).items() if value is not None}
@@ -195,14 +186,3 @@ def _provenance_of(run: Run) -> dict[str, Any]:
         "overlap_checked": run.images is not None and "overlap" not in run.allow,
         "torch": metadata.version("torch"),
     }
-
-
-def _headline(result: Result) -> str:
-    """Say the first figure of a Result with its interval."""
-    if not result.metrics:
-        return f"on {result.set} (n = {result.n})"
-    name, metric = next(iter(result.metrics.items()))
-    if metric.value is None:
-        return f"{name}: {metric.reason}"
-    interval = f" [{metric.low:.3f}, {metric.high:.3f}]" if metric.low is not None and metric.high is not None else ""
-    return f"{name} {metric.value:.3f}{interval} on {result.set} (n = {result.n})"

@@ -16,6 +16,7 @@ from avatar_bench import blocks
 from avatar_bench.assembly.datasets import open_dataset
 from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
 from avatar_bench.commands._judging import Judge, guard_preprocessing, slice_of
+from avatar_bench.commands._saving import Saving
 from avatar_bench.config import EvaluateConfig
 from avatar_bench.entrants import Entrant, entrants
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, GuardError
@@ -50,29 +51,31 @@ def evaluate(cfg: DictConfig) -> None:
     alone = {name: block for name, block in chosen.items() if other and isinstance(block, DatasetBlock)}
     comparing = {name: block for name, block in chosen.items() if isinstance(block, CompareBlock)}
     by_run = {name: block for name, block in chosen.items() if name not in alone | comparing}
-    work = _Work(settings)
-    paths = _run_paths(settings) if by_run or comparing else []
-    named = slice_of(open_dataset(settings.data), settings.where) if other else None
-    if named is not None:
-        work.judge(alone, Judge(settings, [], [named], Path(settings.out or _WITHOUT_RUN)))
-    runs = [_open(entrant, settings, several=len(paths) > 1) for entrant in entrants(paths)]
-    datasets = [_judged_on(run, settings, named) for run in runs]
-    for run, dataset in zip(runs, datasets, strict=True):
-        assert run.judged is not None
-        work.judge(by_run, Judge(settings, [run], [dataset], run.judged))
-        run.rest()
-    if comparing and (len(runs) > 1 or not settings.skip_unusable):
-        place = _together(paths, settings)
-        work.judge(comparing, Judge(settings, runs, datasets, place / "evaluation"))
-        work.judge_ensembles(by_run, place, named)
+    with Saving() as saving:
+        work = _Work(settings, saving)
+        paths = _run_paths(settings) if by_run or comparing else []
+        named = slice_of(open_dataset(settings.data), settings.where) if other else None
+        if named is not None:
+            work.judge(alone, Judge(settings, [], [named], Path(settings.out or _WITHOUT_RUN)))
+        runs = [_open(entrant, settings, several=len(paths) > 1) for entrant in entrants(paths)]
+        datasets = [_judged_on(run, settings, named) for run in runs]
+        for run, dataset in zip(runs, datasets, strict=True):
+            assert run.judged is not None
+            work.judge(by_run, Judge(settings, [run], [dataset], run.judged))
+            run.rest()
+        if comparing and (len(runs) > 1 or not settings.skip_unusable):
+            place = _together(paths, settings)
+            work.judge(comparing, Judge(settings, runs, datasets, place / "evaluation"))
+            work.judge_ensembles(by_run, place, named)
     work.finish()
 
 
 class _Work:
     """Put blocks before judges, and keep what came of it."""
 
-    def __init__(self, settings: EvaluateConfig) -> None:
+    def __init__(self, settings: EvaluateConfig, saving: Saving) -> None:
         self.settings = settings
+        self.saving = saving
         self.results: list[Result] = []
         self.left_out: list[str] = []
 
@@ -80,7 +83,7 @@ class _Work:
         """Put the judge's Runs through blocks; leave out those that cannot be used, where that is allowed."""
         for name, block in chosen.items():
             try:
-                self.results.append(judge(name, block))
+                self.results.append(judge(name, block, self.saving))
             except BlockError as error:
                 if not self.settings.skip_unusable:
                     raise

@@ -17,6 +17,7 @@ from sklearn.metrics import silhouette_samples
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from avatar_bench.metrics.neighbourhoods import Rows, distances, neighbours, purity
 
@@ -159,7 +160,8 @@ def probe(embeddings: ArrayLike, labels: Labels, groups: ArrayLike, folds: int, 
     learner: Any = LogisticRegression(max_iter=1000)  # type: ignore[no-untyped-call]
     model = make_pipeline(StandardScaler(), learner)  # type: ignore[no-untyped-call]
     split: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
-    return np.asarray(cross_val_predict(model, np.asarray(embeddings), labels, groups=np.asarray(groups), cv=split))
+    with threadpool_limits(1, "blas"):  # its products are so small that threads wait for each other most of the time
+        return np.asarray(cross_val_predict(model, np.asarray(embeddings), labels, groups=np.asarray(groups), cv=split))
 
 
 def permuted(

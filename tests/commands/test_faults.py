@@ -6,9 +6,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -242,17 +241,6 @@ def test_two_processes_on_one_run_are_one_too_many(small: list[str], fork: Fork,
         assert len(second.said.splitlines()) <= 3
     first.send(signal.SIGTERM)
     assert first.end() == 143
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a disk")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_a_disk_too_small_is_found_before_the_work(small: list[str], small_disk: Path, capsys: Any) -> None:
