@@ -141,6 +141,7 @@ class Result:
 def _save_figure(figure: Figure, stem: Path) -> None:
     """Write a figure as .png and .svg; it is laid out once for both, as that takes as long as drawing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # a Result that is read needs none of it
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from PIL import Image
 
     from avatar_bench.plots import use_style
@@ -152,7 +153,9 @@ def _save_figure(figure: Figure, stem: Path) -> None:
         page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
         # it is opaque: without alpha, and by runs of equal bytes alone, it is encoded in a third of the time
         page.convert("RGB").save(f"{stem}.png", dpi=(figure.dpi, figure.dpi), compress_type=zlib.Z_RLE)
-        figure.savefig(f"{stem}.svg", dpi=_SVG_DPI, metadata={"Date": None})
+        figure.set_dpi(_SVG_DPI)
+        # not by savefig, which would draw a figure that has been laid out once more, to lay it out
+        FigureCanvasSVG(figure).print_svg(f"{stem}.svg", metadata={"Date": None})  # type: ignore[no-untyped-call]
     for axes in figure.axes:  # to let go of what was drawn; clear() would first build each anew
         axes.remove()
 

@@ -7,6 +7,7 @@ import pytest
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from avatar_bench.metrics import clusters
 from avatar_bench.metrics.neighbourhoods import distances
@@ -131,6 +132,23 @@ def test_the_probe_equals_logistic_regression_fold_by_fold():
         model = LogisticRegression(max_iter=1000).fit((x[train] - mean) / spread, labels[train])
         expected[test] = model.predict((x[test] - mean) / spread)
     assert (clusters.probe(x, labels, groups, 3, seed=7) == expected).mean() > 0.98
+
+
+def test_the_probe_computes_in_one_thread_and_leaves_the_others_as_they_were(monkeypatch):
+    def threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    def fit(*given):
+        seen.extend(threads())
+        return learn(*given)
+
+    (x, labels), seen, learn = two_scales(), [], LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", fit)
+    with threadpool_limits(2, "blas"):
+        before = threads()
+        clusters.probe(x, labels, np.arange(90), 3)
+        assert threads() == before
+    assert set(seen) == ({1} if before else set())
 
 
 def test_permuted_labels_stay_with_their_groups_and_within_their_kind():
