@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code; SIGTERM raises SystemExit(143)."""
     words = list(sys.argv[1:] if argv is None else argv)
     gc.set_threshold(50_000)  # imports make a million objects and no garbage, for which it would look a thousand times
+    # numpy's threads are to sleep between two products: by default each spins for 2^26 cycles, in the way of torch's
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     accept_any_text()
     with _sigterm(last=argv is None):
         try:
