@@ -160,7 +160,8 @@ def probe(embeddings: ArrayLike, labels: Labels, groups: ArrayLike, folds: int, 
     learner: Any = LogisticRegression(max_iter=1000)  # type: ignore[no-untyped-call]
     model = make_pipeline(StandardScaler(), learner)  # type: ignore[no-untyped-call]
     split: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
-    with threadpool_limits(1, "blas"):  # its products are so small that threads wait for each other most of the time
+    # its products are so small that threads wait for each other most of the time
+    with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
         return np.asarray(cross_val_predict(model, np.asarray(embeddings), labels, groups=np.asarray(groups), cv=split))
 
 
