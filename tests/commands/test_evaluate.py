@@ -523,7 +523,9 @@ def test_block_all_takes_in_the_blocks_of_users(
     run_copy: Path, own_block: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["evaluate", "-cd", str(own_block.parent), f"ckpt={run_copy}"]
-    monkeypatch.setattr("avatar_bench.commands.evaluate.Judge.__call__", lambda judge, name, block: named.append(name))
+    monkeypatch.setattr(
+        "avatar_bench.commands.evaluate.Judge.__call__", lambda judge, name, block, saving: named.append(name)
+    )
     monkeypatch.setattr("avatar_bench.commands.evaluate._guard_verdicts", lambda *_: None)
     named: list[str] = []
     assert main([*words, "block=all"]) == 0
