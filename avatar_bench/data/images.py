@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -235,5 +237,7 @@ def _stand_back(worker: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    if hasattr(os, "nice"):
-        os.nice(10)
+    if sys.platform == "linux":
+        os.nice(15)  # a higher one would starve beside other programs
+        with suppress(OSError):  # not to be woken into a step of the network
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -96,6 +96,8 @@ def fit_stage(
     """
     quiet()
     keep_memory()
+    # deterministic algorithms would have all memory filled before it is written to: a tenth of a small network's step
+    torch.utils.deterministic.fill_uninitialized_memory = False
     stage, stop = learner.stage, Stop()
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
