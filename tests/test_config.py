@@ -88,7 +88,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("train", ["data=run", "data.root=null"], "for evaluate"),
         ("train", ["optimizer.schedule.name=step"], "none, plateau or cosine"),
         ("train", ["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
-        ("train", ["optimizer=sam", "optimizer.rho=0"], "optimizer.rho=0: expected more than 0"),
+        ("train", ["optimizer=sam", "optimizer.rho=0"], "optimizer.rho=0.0: expected more than 0"),
         ("train", ["optimizer=sam", "optimizer.base=lion"], "optimizer.base=lion: expected adamw, adam or sgd"),
         ("train", ["optimizer.rho=.1"], "optimizer.rho=0.1 goes with optimizer=sam"),
         ("train", ["optimizer.adaptive=false"], "optimizer.adaptive=False goes with optimizer=sam"),

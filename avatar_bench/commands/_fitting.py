@@ -358,7 +358,7 @@ def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOption
         optimizer=optimizer.base or optimizer.name,
         weight_decay=optimizer.weight_decay,
         momentum=optimizer.momentum,
-        rho=optimizer.rho,
+        rho=optimizer.rho or 0.0,
         adaptive=bool(optimizer.adaptive),
         schedule=schedule.pop("name"),
         **schedule,

@@ -64,7 +64,7 @@ class Learner(Classifier, pl.LightningModule):
     @property
     def passes_per_step(self) -> int:
         """Tell how often a step takes its batches through the network, forwards and backwards."""
-        return 1 if self.options.rho is None else 2
+        return 2 if self.options.rho else 1
 
     def begin(self, stage: Stage) -> list[str]:
         """Freeze all but the layers of `stage`; give the names of the parameters that learn."""
@@ -98,9 +98,7 @@ class Learner(Classifier, pl.LightningModule):
             self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
         return loss
 
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
-    ) -> None:
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         if self.passes_per_step > 1:
             optimizer_closure = partial(self._pass_twice, optimizer, optimizer_closure)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -163,8 +161,8 @@ class Learner(Classifier, pl.LightningModule):
             self.second_pass = True
             for batch in batches:
                 self._seed_noise()
-                again = self.trainer.strategy.training_step(batch, 0) / self.trainer.accumulate_grad_batches
-                self.trainer.strategy.backward(again, optimizer)
+                again: Any = self.trainer.strategy.training_step(batch, 0)
+                self.trainer.strategy.backward(again / self.trainer.accumulate_grad_batches, optimizer)
             self.second_pass = False
         return loss
 

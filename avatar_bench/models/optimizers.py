@@ -27,7 +27,7 @@ class TrainingOptions:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     class_weights: Sequence[float] | None = None
-    rho: float | None = None  # of sharpness-aware minimisation; None: without
+    rho: float = 0.0  # of sharpness-aware minimisation; 0: without
     adaptive: bool = False  # of the same
 
 
