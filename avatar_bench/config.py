@@ -108,9 +108,12 @@ class ScheduleConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: str = MISSING  # adamw | adam | sgd
+    name: str = MISSING  # adamw | adam | sgd | sam
     weight_decay: float = 0.01
     momentum: float = 0.9  # of sgd
+    rho: float | None = None  # of sam: how far the weights are moved for the second pass
+    adaptive: bool | None = None  # of sam: each weight in proportion to its size
+    base: str | None = None  # of sam, the optimizer that steps: adamw | adam | sgd
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
@@ -267,7 +270,8 @@ CHOICES = {
     "data.split.by": ("group", "source", "generator"),
     "equalise": ("jpeg",),
     "split.by": ("group", "source", "generator"),
-    "optimizer.name": ("adamw", "adam", "sgd"),
+    "optimizer.name": ("adamw", "adam", "sgd", "sam"),
+    "optimizer.base": ("adamw", "adam", "sgd"),
     "optimizer.schedule.name": ("none", "plateau", "cosine"),
     "accelerator": ("auto", "cpu", "gpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
@@ -342,6 +346,7 @@ RANGES: dict[str, Rule] = {
     "data.augment.mixup": _NATURAL,
     "optimizer.weight_decay": _NATURAL,
     "optimizer.momentum": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
+    "optimizer.rho": _POSITIVE,
     "optimizer.schedule.warmup_epochs": _NATURAL,
     "optimizer.schedule.factor": _INSIDE,
     "optimizer.schedule.patience": _NATURAL,
@@ -435,6 +440,7 @@ def check_train(cfg: DictConfig) -> None:
     _check_data(cfg)
     _check_split(cfg.data)
     _check_stages(cfg)
+    _check_optimizer(cfg.optimizer)
     _check_weights(str(cfg.model.weights))
     if fault := fault_of_options(OmegaConf.to_container(cfg.model.options)):  # type: ignore[arg-type]
         raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(OPTIONS))}")
@@ -601,6 +607,17 @@ def _check_stages(cfg: DictConfig) -> None:
         for name, (holds, expected) in (("epochs", _COUNT), ("lr", _POSITIVE)):
             if not holds(stage[name]):
                 raise ConfigError(f"{option}.{name}={stage[name]}: expected {expected}")
+
+
+def _check_optimizer(optimizer: DictConfig) -> None:
+    for option in ("rho", "adaptive", "base"):
+        value = optimizer[option]
+        if optimizer.name != "sam" and value is not None:
+            raise ConfigError(
+                f"optimizer.{option}={value} goes with optimizer=sam, but optimizer.name is {optimizer.name}"
+            )
+        if optimizer.name == "sam" and value is None:
+            raise ConfigError(f"optimizer.name=sam needs optimizer.{option}; optimizer=sam sets all that it needs")
 
 
 def _check_weights(weights: str) -> None:

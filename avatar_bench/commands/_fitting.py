@@ -86,6 +86,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
             "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
         },
         "balance": settings.mode.balance,
+        "passes_per_step": learner.passes_per_step,
         "stages": record.get("stages", []),
     }
     write_record(folder, record)
@@ -354,9 +355,11 @@ def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOption
     optimizer, schedule = settings.optimizer, asdict(settings.optimizer.schedule)
     return TrainingOptions(
         seed=settings.seed,
-        optimizer=optimizer.name,
+        optimizer=optimizer.base or optimizer.name,
         weight_decay=optimizer.weight_decay,
         momentum=optimizer.momentum,
+        rho=optimizer.rho or 0.0,
+        adaptive=bool(optimizer.adaptive),
         schedule=schedule.pop("name"),
         **schedule,
         label_smoothing=settings.label_smoothing,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import get_total_norm
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
@@ -18,7 +21,7 @@ from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import CARD_KEY
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
-from avatar_bench.models.optimizers import TrainingOptions, build, cosine
+from avatar_bench.models.optimizers import TrainingOptions, build, cosine, perturbed, statistics_held
 
 LOSS_KEY = "train_loss"
 
@@ -32,6 +35,8 @@ class Learner(Classifier, pl.LightningModule):
         super().__init__(card, net)
         self.options = options
         self.stage = Stage("all", 1, 0.0)
+        self.seen: list[Any] = []  # the batches of a step, for its second pass
+        self.second_pass = False
         weights = torch.tensor(options.class_weights) if options.class_weights else None
         self.register_buffer("class_weights", weights, persistent=False)
         count = len(card.classes)
@@ -56,6 +61,11 @@ class Learner(Classifier, pl.LightningModule):
         """Give what the embedding of one image takes in memory."""
         return 4 * int(self.net.get_classifier().in_features)  # type: ignore[operator, arg-type]
 
+    @property
+    def passes_per_step(self) -> int:
+        """Tell how often a step takes its batches through the network, forwards and backwards."""
+        return 2 if self.options.rho else 1
+
     def begin(self, stage: Stage) -> list[str]:
         """Freeze all but the layers of `stage`; give the names of the parameters that learn."""
         self.stage = stage
@@ -72,8 +82,9 @@ class Learner(Classifier, pl.LightningModule):
         self.train()  # Lightning keeps the modes that it finds, and validation leaves eval behind
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # dropout and mixup depend on (seed, step) alone: not on workers, nor on what ran before
-        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step)
+        self._seed_noise()
+        if self.passes_per_step > 1:
+            self.seen.append(batch)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits, targets = self._learn_from(batch)
@@ -81,10 +92,16 @@ class Learner(Classifier, pl.LightningModule):
             logits, targets, weight=self.class_weights, label_smoothing=self.options.label_smoothing
         )
         self._check_finite(loss, batch)
-        self.train_loss.update(loss.detach(), len(logits))
-        self.log("train/loss_step", loss, batch_size=len(logits))
-        self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
+        if not self.second_pass:  # whose loss is that of other weights
+            self.train_loss.update(loss.detach(), len(logits))
+            self.log("train/loss_step", loss, batch_size=len(logits))
+            self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
         return loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        if self.passes_per_step > 1:
+            optimizer_closure = partial(self._pass_twice, optimizer, optimizer_closure)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits = self._head(batch["embedding"]) if "embedding" in batch else self(batch["image"])[0]
@@ -128,6 +145,30 @@ class Learner(Classifier, pl.LightningModule):
         value, weight = checkpoint.get(LOSS_KEY, (0.0, 0.0))
         self.train_loss.mean_value.fill_(value)
         self.train_loss.weight.fill_(weight)
+
+    def _pass_twice(self, optimizer: torch.optim.Optimizer, first: Callable[[], Any]) -> Any:
+        """Leave the gradients of sharpness-aware minimisation to be unscaled, clipped and stepped by; give `first()`.
+
+        They are of the same batches with the same noise, at weights that the gradients of the first pass perturb: by
+        their direction alone, so that a GradScaler's factor has no part in it.
+        """
+        loss, batches = first(), self.seen
+        self.seen = []
+        gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
+        if not torch.isfinite(get_total_norm(gradients)):
+            return loss  # a GradScaler skips the step; without one, the next loss is not finite and told
+        with perturbed(optimizer, self.options.rho, self.options.adaptive), statistics_held(self.net):
+            self.second_pass = True
+            for batch in batches:
+                self._seed_noise()
+                again: Any = self.trainer.strategy.training_step(batch, 0)
+                self.trainer.strategy.backward(again / self.trainer.accumulate_grad_batches, optimizer)
+            self.second_pass = False
+        return loss
+
+    def _seed_noise(self) -> None:
+        """Let dropout and mixup depend on (seed, step) alone: not on workers, nor on what ran before."""
+        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step)
 
     def _learn_from(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give logits (N, C) and targets, (N,) or mixed (N, C), of a batch of images or of their embeddings."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +27,8 @@ class TrainingOptions:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     class_weights: Sequence[float] | None = None
+    rho: float = 0.0  # of sharpness-aware minimisation; 0: without
+    adaptive: bool = False  # of the same
 
 
 def build(parameters: list[nn.Parameter], options: TrainingOptions, lr: float) -> torch.optim.Optimizer:
@@ -54,3 +58,44 @@ def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.o
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+@contextmanager
+def perturbed(optimizer: torch.optim.Optimizer, rho: float, adaptive: bool) -> Iterator[None]:
+    """Move the weights of an optimizer to where the loss near them is highest, and back to the bit at the end.
+
+    That is, to first order, `rho` along the gradient, which is then cleared: the sharpness-aware minimisation of Foret
+    et al. 2021. `adaptive` measures the distance relative to each weight's size (Kwon et al. 2021).
+    """
+    from pytorch_optimizer import SAM  # takes most of a second to import
+
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    mover = SAM(weights, _Still, rho=rho, adaptive=adaptive)  # type: ignore[arg-type]
+    mover.first_step(zero_grad=True)
+    try:
+        yield
+    finally:
+        mover.second_step()
+
+
+class _Still(torch.optim.Optimizer):
+    """Step nowhere: the weights are stepped once they are back, by an optimizer that Lightning and its scaler know."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Leave the weights as they are."""
+
+
+@contextmanager
+def statistics_held(net: nn.Module) -> Iterator[None]:
+    """Normalise by the batch and leave running statistics, and their count of batches, as they are."""
+    tracking = [module for module in net.modules() if getattr(module, "track_running_stats", False)]
+    for module in tracking:
+        module.track_running_stats = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True  # type: ignore[assignment]
