@@ -111,7 +111,7 @@ class GradCam(IntervalBlock):
         Maps go by what ends the names of their curves.
         """
         rng = np.random.default_rng(self.seed)
-        shown = {"": maps[""], "_random": rng.random(maps[""].shape)} | maps
+        shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
         parts = [
             self._fade(run, pictures[rows], {end: part[rows] for end, part in shown.items()}, classes[rows], rng)
             for rows in (slice(first, first + _AT_ONCE) for first in range(0, len(pictures), _AT_ONCE))

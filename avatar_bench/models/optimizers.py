@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # it lacks a marker of what it exports
 from torch import nn
 
 
@@ -40,7 +40,7 @@ def parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) -> lis
     """
     if options.layer_decay is None and options.decay_norms:
         return [{"params": [parameter for parameter in net.parameters() if parameter.requires_grad]}]
-    named = getattr(net, "no_weight_decay", set)()
+    named: set[str] = getattr(net, "no_weight_decay", set)()
     groups = param_groups_layer_decay(
         net,
         options.weight_decay,

@@ -18,7 +18,7 @@ import huggingface_hub
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from avatar_bench import packages
