@@ -101,7 +101,7 @@ class DataConfig(PicturesConfig):
 @dataclass
 class ScheduleConfig:
     name: str = "none"  # none | plateau | cosine
-    warmup_epochs: int = 0  # of cosine
+    warmup_epochs: float = 0  # of cosine; may be a part of one
     factor: float = 0.5  # of plateau
     patience: int = 1  # of plateau
 
@@ -114,6 +114,8 @@ class OptimizerConfig:
     rho: float | None = None  # of sam: how far the weights are moved for the second pass
     adaptive: bool | None = None  # of sam: each weight in proportion to its size
     base: str | None = None  # of sam, the optimizer that steps: adamw | adam | sgd
+    layer_decay: float | None = None  # of the rate, for each layer away from the head; null: one rate for all
+    decay_norms: bool = True  # weight decay on norms, biases, tokens and positions too
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
@@ -345,6 +347,7 @@ RANGES: dict[str, Rule] = {
     "data.augment.noise": _PROBABILITY,
     "data.augment.mixup": _NATURAL,
     "optimizer.weight_decay": _NATURAL,
+    "optimizer.layer_decay": _SHARE,
     "optimizer.momentum": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
     "optimizer.rho": _POSITIVE,
     "optimizer.schedule.warmup_epochs": _NATURAL,

@@ -151,17 +151,22 @@ def small_checkpoint(card: dict[str, Any]) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def network() -> Callable[[str], Any]:
-    """Build the network of a conf/model yaml without weights, once; a test gives it back as it was."""
+    """Build the network of a conf/model yaml without weights, once; a test gives it back as it was.
+
+    Transformers of a fixed size are built for small pictures, see `side_of`, the largest with two blocks.
+    """
     import torch
     import yaml
 
     from avatar_bench.catalogue import choices
-    from avatar_bench.models.weights import create_backbone
+    from avatar_bench.models.weights import create_backbone, options_for
 
     @cache
     def build(model: str) -> Any:
-        recipe = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))["model"]
+        options = recipe.get("options", {}) | ({"depth": 2} if "vit_base" in recipe["backbone"] else {})
+        side = 56 if "patch14" in recipe["backbone"] else 64
         torch.manual_seed(0)
-        return create_backbone(recipe["model"]["backbone"], 3)
+        return create_backbone(recipe["backbone"], 3, options=options_for(recipe["backbone"], options, side))
 
     return build

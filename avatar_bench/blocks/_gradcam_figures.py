@@ -34,17 +34,19 @@ _VEIL = 0.55  # opacity of a map over its picture
 def panels(pictures: Pictures, predictions: Predictions, maps: Maps, each: int) -> Figure:
     """Draw `each` right and wrong pictures (N, S, S, 3) of each class: the picture, then its maps (N, h, w) over it.
 
-    A right picture has one map, that of its class; a wrong one that of the predicted and that of the true class.
+    A right picture has one map, that of its class; a wrong one that of the predicted and that of the true class. Each
+    ends with its attention rollout where there is one.
     """
     lines = [line for k in range(len(predictions.classes)) for line in _lines_of(predictions, k, each)]
     lines = lines[: plots.MOST_BARS]
-    figure = plots.new_figure(7.6, 0.55 + 1.72 * len(lines))
-    grid = figure.subplots(len(lines), 5, squeeze=False)
+    more = int("rollout" in maps)
+    figure = plots.new_figure(1.52 * (5 + 2 * more), 0.55 + 1.72 * len(lines))
+    grid = figure.subplots(len(lines), 5 + 2 * more, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
     names = [plots.short(name, 20) for name in predictions.classes]
     for line, (right, wrong) in zip(grid, lines, strict=True):
-        for row, cells in ((right, line[:2]), (wrong, line[2:])):
+        for row, cells in ((right, line[: 2 + more]), (wrong, line[2 + more :])):
             if row is not None:
                 _explain(cells, pictures[row], row, predictions, maps, names)
     scale = ScalarMappable(Normalize(0, 1), EVIDENCE)
@@ -69,8 +71,11 @@ def curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> 
     ):
         for name, said, colour, dash in (
             (kind, "Grad-CAM", plots.color(0), "-"),
+            (f"{kind}_rollout", say("attention rollout"), plots.color(1), "-"),
             (f"{kind}_random", say("random maps"), plots.GREY, "--"),
         ):
+            if name not in metrics:
+                continue
             one = table[table["curve"] == name]
             area = say("{name}, area {value:.3f}", name=said, value=metrics[name].value)
             axes.plot(one["share"], one["probability"], dash, color=colour, label=area)
@@ -147,6 +152,10 @@ def _explain(
     )
     cells[0].imshow(picture)
     cells[0].set_title(f"{target}\n{said}", fontsize=7.5)
+    if "rollout" in maps:
+        *cells, last = cells
+        overlay(last, picture, maps["rollout"][row], EVIDENCE)
+        last.set_title(say("attention\nrollout"), fontsize=7.5)
     overlay(cells[1], picture, maps["predicted"][row], EVIDENCE)
     cells[1].set_title(say("predicted:\n{name}", name=guess), fontsize=7.5)
     if len(cells) > 2:

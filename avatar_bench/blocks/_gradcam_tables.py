@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 CURVES = ("deletion", "insertion", "deletion_random", "insertion_random")
 GAINS = ("deletion_gain", "insertion_gain")
+ROLLOUT = "_rollout"  # ends the names of what is attention rollout's, and not Grad-CAM's
 SANITY = "sanity_correlation"
 
 Arrays = dict[str, NDArray[np.float32]]
 # maps columns (n, K) to the ends of the intervals of their means, (K,) each
 Interval = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def endings(curves: Arrays) -> tuple[str, ...]:
+    """Give what ends the names of each kind of map that is judged: "" is Grad-CAM, and ROLLOUT where it is there."""
+    return ("", ROLLOUT) if f"deletion{ROLLOUT}" in curves else ("",)
 
 
 def describe(maps: Arrays, predictions: Predictions, drawn: int) -> dict[str, NDArray[np.generic]]:
@@ -40,9 +46,10 @@ def describe(maps: Arrays, predictions: Predictions, drawn: int) -> dict[str, ND
 def pictures(predictions: Predictions, faded: Arrays, found: Arrays) -> pd.DataFrame:
     """Give a row a picture; errors that were added for the gallery alone have no figures."""
     n = len(faded["deletion"])
-    areas = {name: area(faded[name]) for name in CURVES}
-    areas["deletion_gain"] = areas["deletion_random"] - areas["deletion"]
-    areas["insertion_gain"] = areas["insertion"] - areas["insertion_random"]
+    areas = {name: area(curve) for name, curve in faded.items()}
+    for ending in endings(faded):
+        areas[f"deletion_gain{ending}"] = areas["deletion_random"] - areas[f"deletion{ending}"]
+        areas[f"insertion_gain{ending}"] = areas[f"insertion{ending}"] - areas["insertion_random"]
     areas[SANITY] = np.abs(rank_correlation(found["trained"], found["randomised"][-1]))
     table = answers(predictions).assign(drawn=np.arange(len(predictions)) < n)
     return table.join(pd.DataFrame(areas))
@@ -50,13 +57,13 @@ def pictures(predictions: Predictions, faded: Arrays, found: Arrays) -> pd.DataF
 
 def curves(found: Arrays, interval: Interval) -> pd.DataFrame:
     """Give the mean of each curve (n, steps + 1) by step with its interval."""
-    values = np.concatenate([found[name] for name in CURVES], axis=1).astype(np.float64)
-    points = values.shape[1] // len(CURVES)
+    values = np.concatenate([*found.values()], axis=1).astype(np.float64)
+    points = values.shape[1] // len(found)
     low, high = interval(values)
     return pd.DataFrame(
         {
-            "curve": np.repeat(CURVES, points),
-            "share": np.tile(np.linspace(0, 1, points), len(CURVES)),
+            "curve": np.repeat([*found], points),
+            "share": np.tile(np.linspace(0, 1, points), len(found)),
             "probability": values.mean(axis=0),
             "low": low,
             "high": high,

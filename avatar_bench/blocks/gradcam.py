@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench import stats
 from avatar_bench.blocks import _gradcam_figures as figures
 from avatar_bench.blocks import _gradcam_tables as tables
-from avatar_bench.blocks._gradcam_tables import CURVES, GAINS, SANITY, Arrays
+from avatar_bench.blocks._gradcam_tables import GAINS, ROLLOUT, SANITY, Arrays, endings
 from avatar_bench.blocks.base import IntervalBlock, check_class_order, known
 from avatar_bench.data.selection import stratified_rows
 from avatar_bench.messages import say
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
 _BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(GAINS, True), SANITY: False}
+_BETTER |= {f"{name}{ROLLOUT}": better for name, better in _BETTER.items() if name != SANITY}
 _FILLS = ("mean", "blur")
 _AT_ONCE = 64  # pictures whose pixels are ranked at once: 100 MB at 224 px
 _MOST_SHOWN = 6  # pictures in the figure of random weights
@@ -40,6 +41,7 @@ _MOST_SHOWN = 6  # pictures in the figure of random weights
 class GradCam(IntervalBlock):
     """Judge the Grad-CAM maps of a run by what becomes of its verdict when it loses, or is given, what they point at.
 
+    Where the run is read off a class token, its attention rollout is judged beside them.
     `images` are drawn, in the classes' own proportions; `steps` of deletion and insertion; `deletion_to` and
     `insertion_from` say what a picture without content is ("mean", "blur"); `random_weights`, how many networks with
     ever more random weights the maps are compared with; `gallery`, the pictures shown a class, as many right and wrong.
@@ -75,7 +77,8 @@ class GradCam(IntervalBlock):
         predictions, inputs, n = asked.take(every), run.inputs(dataset, every), len(drawn)
         layer = attribution.spatial_layer(run.classifier, inputs)
         maps = _maps(run, layer, inputs, predictions)
-        curves = self._curves(run, inputs[:n], maps["predicted"][:n], predictions.predicted[:n])
+        judged = {"": maps["predicted"][:n]} | ({ROLLOUT: maps["rollout"][:n]} if "rollout" in maps else {})
+        curves = self._curves(run, inputs[:n], judged, predictions.predicted[:n])
         sanity = self._sanity(run, layer, inputs[:n], predictions.predicted[:n])
         result = Result("gradcam", dataset.name, n, run.classes)
         result.provenance = {"layer": layer.name, "map_size": list(layer.size)}
@@ -90,7 +93,7 @@ class GradCam(IntervalBlock):
             "curves": tables.curves(curves, interval),
             "sanity": tables.sanity(sanity, interval),
         }
-        result.metrics = self._metrics(pictures[:n], sanity, groups)
+        result.metrics = self._metrics(pictures[:n], curves, sanity, groups)
         result.warnings = _warnings(layer, maps["predicted"][:n], result.metrics)
         self._draw(result, inputs, predictions, maps, sanity)
         return result
@@ -102,15 +105,18 @@ class GradCam(IntervalBlock):
         targets = predictions.targets[wrong]
         return np.concatenate([wrong[targets == k][: self.gallery] for k in range(len(predictions.classes))])
 
-    def _curves(self, run: Run, pictures: Tensor, maps: NDArray[np.float32], classes: NDArray[np.int64]) -> Arrays:
-        """Give the probability of the predicted class by step, (n, steps + 1), for each of CURVES."""
+    def _curves(self, run: Run, pictures: Tensor, maps: Arrays, classes: NDArray[np.int64]) -> Arrays:
+        """Give the probability of the predicted class by step, (n, steps + 1), for each of CURVES and of further maps.
+
+        Maps go by what ends the names of their curves.
+        """
         rng = np.random.default_rng(self.seed)
-        chance = rng.random(maps.shape)
+        shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
         parts = [
-            self._fade(run, pictures[rows], {"": maps[rows], "_random": chance[rows]}, classes[rows], rng)
-            for rows in (slice(first, first + _AT_ONCE) for first in range(0, len(maps), _AT_ONCE))
+            self._fade(run, pictures[rows], {end: part[rows] for end, part in shown.items()}, classes[rows], rng)
+            for rows in (slice(first, first + _AT_ONCE) for first in range(0, len(pictures), _AT_ONCE))
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in CURVES}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _fade(
         self,
@@ -148,11 +154,18 @@ class GradCam(IntervalBlock):
             "chance": chance,
         }
 
-    def _metrics(self, pictures: pd.DataFrame, sanity: Arrays, groups: NDArray[np.str_]) -> dict[str, Metric]:
-        names = [*CURVES, *GAINS, SANITY]
+    def _metrics(
+        self, pictures: pd.DataFrame, curves: Arrays, sanity: Arrays, groups: NDArray[np.str_]
+    ) -> dict[str, Metric]:
+        kinds = endings(curves)
+        names = [*curves, *(f"{gain}{ending}" for ending in kinds for gain in GAINS), SANITY]
         values = pictures[names].to_numpy(dtype=np.float64)
-        floors = {kind: float(pictures[f"{kind}_random"].mean()) for kind in ("deletion", "insertion")}
-        floors |= dict.fromkeys(GAINS, 0.0)
+        floors = {
+            f"{kind}{ending}": float(pictures[f"{kind}_random"].mean())
+            for kind in ("deletion", "insertion")
+            for ending in kinds
+        }
+        floors |= {f"{gain}{ending}": 0.0 for ending in kinds for gain in GAINS}
         chance = np.abs(numbers.rank_correlation(sanity["trained"], sanity["chance"]))
         if not np.isnan(chance).all():
             floors[SANITY] = float(np.nanmean(chance))
@@ -185,13 +198,17 @@ class GradCam(IntervalBlock):
 
 
 def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> Arrays:
-    """Give the map of the predicted and of the true class of each picture; they are one where the run is right."""
+    """Give the map of the predicted and of the true class of each picture, and its attention rollout where it has one.
+
+    The first two are one where the run is right.
+    """
     predicted = attribution.grad_cam(run.classifier, layer, inputs, predictions.predicted, run.batch_size)
     true, wrong = predicted.copy(), np.flatnonzero(~predictions.correct)
     if len(wrong):
         targets = predictions.targets[wrong]
         true[wrong] = attribution.grad_cam(run.classifier, layer, inputs[wrong], targets, run.batch_size)
-    return {"predicted": predicted, "true": true}
+    rollout = attribution.attention_rollout(run.classifier, inputs, run.batch_size)
+    return {"predicted": predicted, "true": true} | ({} if rollout is None else {"rollout": rollout})
 
 
 def _warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict[str, Metric]) -> list[str]:
@@ -201,7 +218,7 @@ def _warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict[str,
     empty = int((maps.max(axis=(1, 2)) == 0).sum())
     if empty:
         said.append(say("{n} of {total} maps are empty: no cell speaks for the class", n=empty, total=len(maps)))
-    for name in GAINS:
+    for name in (name for name in metrics if name.removesuffix(ROLLOUT) in GAINS):
         low = metrics[name].low
         if low is None or low <= 0:
             said.append(say("{name}: the maps are not shown to be better than random ones", name=name))

@@ -43,7 +43,7 @@ from avatar_bench.models.training import (
     precision_for,
 )
 from avatar_bench.models.trial import choose, choose_to_train
-from avatar_bench.models.weights import create_backbone, normalisation
+from avatar_bench.models.weights import create_backbone, normalisation, options_for
 from avatar_bench.plots import curves
 from avatar_bench.records import METRIC, write_record
 from avatar_bench.runs import Run, set_threads
@@ -239,18 +239,26 @@ def _build(
 ) -> tuple[Learner, DataModule]:
     model = settings.model
     weights = "none" if earlier else model.weights
-    net = create_backbone(model.backbone, len(classes), weights, model.package, model.options)
+    size = settings.data.image_size or 224
+    shape = options_for(model.backbone, model.options, size)
+    net = create_backbone(model.backbone, len(classes), weights, model.package, shape)
     if earlier:
         if earlier.card.backbone != model.backbone:
             raise ConfigError(
                 f"init_from={settings.init_from} holds {earlier.card.backbone}, not {model.backbone}.",
                 "Choose the same model.",
             )
-        net.load_state_dict(earlier.classifier.net.state_dict())
+        try:
+            net.load_state_dict(earlier.classifier.net.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"init_from={settings.init_from} holds a network of another picture size or other model.options.",
+                f"Choose the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
+            ) from error
     mean, std = normalisation(net)
     options, augment = settings.data, settings.data.augment
     preprocessing = Preprocessing(
-        options.image_size or 224,
+        size,
         options.resize or "squash",
         mean,  # type: ignore[arg-type]
         std,  # type: ignore[arg-type]
@@ -271,7 +279,7 @@ def _build(
     card = Card(
         classes=classes,
         backbone=model.backbone,
-        options=dict(model.options),
+        options=shape,
         preprocessing=preprocessing.to_dict(),
         weights=model.weights if not earlier else earlier.card.weights,
         mode=settings.mode.name,
@@ -360,6 +368,8 @@ def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOption
         momentum=optimizer.momentum,
         rho=optimizer.rho or 0.0,
         adaptive=bool(optimizer.adaptive),
+        layer_decay=optimizer.layer_decay,
+        decay_norms=optimizer.decay_norms,
         schedule=schedule.pop("name"),
         **schedule,
         label_smoothing=settings.label_smoothing,

@@ -56,18 +56,22 @@ class SpatialLayer:
 def spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
     """Find the last stage whose output is a map that the embedding depends on, by a dry pass of one image.
 
-    It is the first of `images`, uint8 (N, 3, S, S). Passed over are maps of a single cell, outputs of another shape
-    than the stage claims, and the last block of a transformer that is read off its class token: its patches have no
-    gradient. Raises BlockError where no stage is left.
+    It is the first of `images`, uint8 (N, 3, S, S). Passed over are maps of a single cell and outputs of another shape
+    than the stage claims. Patches that leave the last block of a transformer that is read off its class token have no
+    gradient: there it is the block's first norm, whose patches its attention reads. Raises BlockError where no stage is
+    left.
     """
     net = _frozen_copy(classifier)
-    stages = [dict(stage) for stage in getattr(net.net, "feature_info", None) or []]
+    modules = dict(net.net.named_modules())
+    listed = [dict(stage) for stage in getattr(net.net, "feature_info", None) or []]
+    begun = [{**stage, "module": f"{stage['module']}.norm1"} for stage in listed]
+    stages = [step for pair in zip(begun, listed, strict=True) for step in pair if step["module"] in modules]
     outputs = _stage_outputs(net, stages, images[:1])
     for stage in reversed(stages):
         output, gradient = outputs.get(stage["module"], (None, None))
         if output is None or gradient is None:
             continue
-        layer = _layout(net.net, stage, tuple(output.shape), images.shape[-1], stage is stages[-1])
+        layer = _layout(net.net, stage, tuple(output.shape), images.shape[-1], stage in (begun[-1], listed[-1]))
         if layer is not None and math.prod(layer.size) > 1 and layer.to_map(gradient).any():
             return layer
     raise BlockError(
@@ -102,6 +106,29 @@ def grad_cam(
         batch, target = images[rows].to(net.device), wanted[rows].to(net.device)
         maps.append(attributor.attribute(batch, target=target, relu_attributions=rectify).detach()[:, 0].float().cpu())
     return torch.cat(maps).numpy()
+
+
+@torch.inference_mode()
+def attention_rollout(classifier: Classifier, images: Tensor, batch_size: int = 32) -> Floats | None:
+    """Give how much of each patch the class token holds, (N, h, w), for uint8 images (N, 3, S, S), whatever the class.
+
+    Each layer's attention, its mean over heads, is averaged with the identity (the shortcut), and the layers are
+    multiplied: Abnar, Zuidema, ACL 2020, https://arxiv.org/abs/2005.00928. What the class token holds of itself is left
+    out, so that a map sums to less than 1. None where the network is not read off a class token that attends to all
+    patches in each layer.
+    """
+    net = _frozen_copy(classifier)
+    layers, side = _whole_attention(net, images[:1])
+    flow: list[Tensor] = []
+    for layer in layers:
+        layer.register_forward_hook(
+            lambda module, inputs, weights: flow.append(_passed_on(weights, flow.pop() if flow else None))
+        )
+    maps = []
+    for rows in _batches(len(images), batch_size) if layers else []:
+        net(images[rows].to(net.device))
+        maps.append(flow.pop()[:, 0, -(side**2) :].reshape(-1, side, side).cpu())
+    return torch.cat(maps).numpy() if maps else None
 
 
 @torch.inference_mode(False)
@@ -188,11 +215,9 @@ def _stage_outputs(
         kept[name] = output if output.requires_grad else output.requires_grad_()
         return output.clone()  # what follows may work in place
 
-    modules = dict(net.net.named_modules())
     hooks = [
-        modules[name].register_forward_hook(lambda module, inputs, output, name=name: keep(name, output))
+        net.net.get_submodule(name).register_forward_hook(lambda module, inputs, output, name=name: keep(name, output))
         for name in (stage["module"] for stage in stages)
-        if name in modules
     ]
     with torch.enable_grad():
         _, embeddings = net(image.to(net.device))  # logits say nothing where a new head is all zeros
@@ -202,6 +227,40 @@ def _stage_outputs(
         return {}
     gradients = torch.autograd.grad(embeddings.abs().sum(), list(kept.values()), allow_unused=True)
     return {name: (kept[name], gradient) for name, gradient in zip(kept, gradients, strict=True)}
+
+
+def _whole_attention(net: Classifier, image: Tensor) -> tuple[list[nn.Module], int]:
+    """Give what the attention weights of each layer pass through, and the side of the grid of patches.
+
+    None are given where a layer's are not of all tokens to all, or the class token is not what the network is read off.
+    Fused attention, which tells no weights, is turned off.
+    """
+    layers: list[Any] = [module for module in net.net.modules() if hasattr(module, "fused_attn")]
+    passed = [layer.attn_drop for layer in layers if isinstance(getattr(layer, "attn_drop", None), nn.Module)]
+    reads = getattr(net.net, "cls_token", None) is not None and getattr(net.net, "global_pool", None) == "token"
+    if not reads or not passed or len(passed) < len(layers):
+        return [], 0
+    shapes: list[tuple[int, ...]] = []
+    for layer in layers:
+        layer.fused_attn = False
+    hooks = [
+        layer.attn_drop.register_forward_hook(lambda module, inputs, found: shapes.append(tuple(found.shape)))
+        for layer in layers
+    ]
+    net(image.to(net.device))
+    for hook in hooks:
+        hook.remove()
+    tokens, prefix = shapes[0][-1], int(getattr(net.net, "num_prefix_tokens", 1))
+    side = math.isqrt(tokens - prefix)
+    whole = len(shapes) == len(layers) and {shape[-2:] for shape in shapes} == {(prefix + side**2,) * 2}
+    return (passed, side) if whole else ([], 0)
+
+
+def _passed_on(weights: Tensor, before: Tensor | None) -> Tensor:
+    """Give what each token holds of the first ones, (N, T, T), after a layer of attention weights (N, heads, T, T)."""
+    eye = torch.eye(weights.shape[-1], device=weights.device)
+    mixed = (weights.float().mean(dim=1) + eye) / 2
+    return mixed if before is None else mixed @ before
 
 
 def _layout(

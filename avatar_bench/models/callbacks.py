@@ -39,7 +39,7 @@ class History(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note the rate, which validation may lower for the epoch to come."""
-        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self.lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add this epoch's row, in place of any that an interrupted attempt left."""

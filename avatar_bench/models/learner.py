@@ -21,7 +21,14 @@ from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import CARD_KEY
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage, freeze, rest_frozen_modules
-from avatar_bench.models.optimizers import TrainingOptions, build, cosine, perturbed, statistics_held
+from avatar_bench.models.optimizers import (
+    TrainingOptions,
+    build,
+    cosine,
+    parameter_groups,
+    perturbed,
+    statistics_held,
+)
 
 LOSS_KEY = "train_loss"
 
@@ -53,8 +60,9 @@ class Learner(Classifier, pl.LightningModule):
 
         Mixup mixes images, and dropout before the classifier would be left out.
         """
-        drops = getattr(self.net, "drop_rate", 0.0) or 0.0
-        return self.stage.unfreeze == "classifier" and self.options.mixup == 0 and drops == 0
+        drops = [rate for name, rate in self.card.options.items() if name.endswith("drop_rate")]
+        drops.append(getattr(self.net, "drop_rate", 0.0))
+        return self.stage.unfreeze == "classifier" and self.options.mixup == 0 and not any(drops)
 
     @property
     def embedding_bytes(self) -> int:
@@ -113,8 +121,7 @@ class Learner(Classifier, pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         options, stage = self.options, self.stage
-        learning = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        optimizer = build(learning, options, stage.lr)
+        optimizer = build(parameter_groups(self.net, options, stage.lr), options, stage.lr)
         if options.schedule == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer, factor=options.factor, patience=options.patience
@@ -126,7 +133,7 @@ class Learner(Classifier, pl.LightningModule):
             }
         if options.schedule == "cosine":
             steps = int(self.trainer.estimated_stepping_batches)
-            schedule = cosine(optimizer, steps, steps * options.warmup_epochs // max(1, stage.epochs))
+            schedule = cosine(optimizer, steps, int(steps * options.warmup_epochs / max(1, stage.epochs)))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
         return optimizer
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # it lacks a marker of what it exports
 from torch import nn
 
 
@@ -20,8 +21,10 @@ class TrainingOptions:
     optimizer: str = "adamw"
     weight_decay: float = 0.01
     momentum: float = 0.9
+    layer_decay: float | None = None
+    decay_norms: bool = True
     schedule: str = "none"
-    warmup_epochs: int = 0
+    warmup_epochs: float = 0.0
     factor: float = 0.5
     patience: int = 1
     label_smoothing: float = 0.0
@@ -31,14 +34,37 @@ class TrainingOptions:
     adaptive: bool = False  # of the same
 
 
-def build(parameters: list[nn.Parameter], options: TrainingOptions, lr: float) -> torch.optim.Optimizer:
-    """Build the optimizer of a stage whose learning rate is `lr`."""
+def parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) -> list[dict[str, Any]]:
+    """Give the parameters of a timm network that learn, in groups with the learning rate and weight decay of each.
+
+    With `layer_decay`, the rate of a layer is lr * layer_decay ** (its distance from the head), counted in timm's fine
+    layer groups (Bao et al., BEiT, ICLR 2022, https://arxiv.org/abs/2106.08254). Without `decay_norms`, parameters of
+    one dimension (norms, biases) and those that the network names, such as positions and tokens, do not decay.
+    """
+    if options.layer_decay is None and options.decay_norms:
+        return [{"params": [parameter for parameter in net.parameters() if parameter.requires_grad]}]
+    named: set[str] = getattr(net, "no_weight_decay", set)()
+    groups = param_groups_layer_decay(
+        net,
+        options.weight_decay,
+        no_weight_decay_list=() if options.decay_norms else named,
+        weight_decay_exclude_1d=not options.decay_norms,
+        layer_decay=options.layer_decay or 1.0,
+    )
+    return [
+        {"params": group["params"], "lr": lr * group["lr_scale"], "weight_decay": group["weight_decay"]}
+        for group in groups
+    ]
+
+
+def build(groups: list[dict[str, Any]], options: TrainingOptions, lr: float) -> torch.optim.Optimizer:
+    """Build the optimizer of a stage whose learning rate is `lr`, on groups that may state others."""
     # on a CPU, a loop over tensors takes ten times as long; on a GPU Lightning does not clip what is fused
-    fused = all(parameter.device.type == "cpu" for parameter in parameters)
+    fused = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
     if options.optimizer == "sgd":
         nesterov = options.momentum > 0
         return torch.optim.SGD(
-            parameters,
+            groups,
             lr,
             momentum=options.momentum,
             nesterov=nesterov,
@@ -46,7 +72,7 @@ def build(parameters: list[nn.Parameter], options: TrainingOptions, lr: float) -
             fused=fused,
         )
     kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=lr, weight_decay=options.weight_decay, fused=fused)
+    return kind(groups, lr=lr, weight_decay=options.weight_decay, fused=fused)
 
 
 def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import socket
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +18,12 @@ import huggingface_hub
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.models.schema import OPTIONS, fault_of_options
+from avatar_bench.models.schema import OPTIONS, SIDE, fault_of_options
 from avatar_bench.models.tensors import read_archive, read_safetensors, reason_of
 from avatar_bench.records import refuse_address
 
@@ -41,10 +43,7 @@ def create_backbone(
     `package` describes: distribution, version, file, layout) or the path of a .safetensors or .pth file.
     Raises ConfigError on an unknown name or weights that cannot be had, CheckpointError on a file that does not fit.
     """
-    if not timm.is_model(name):  # timm itself would also take a name that leads to a hub, or to a folder
-        raise _unknown(name)
-    if fault := fault_of_options(options or {}):
-        raise ConfigError(f"model.options: {fault}.", f"Known: {' '.join(sorted(OPTIONS))}.")
+    _refuse_unknown(name, options or {})
     if weights == "hub":
         _use_cache_if_offline()
     try:
@@ -73,6 +72,35 @@ def create_backbone(
     return net
 
 
+def options_for(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Give `options`, with `img_size` where the timm network `name` needs it to take pictures of `size` pixels a side.
+
+    Raises ConfigError where it cannot take them, or cannot without leaving out a border, as ViTs do of less than a
+    patch; it names near sizes that it takes.
+    """
+    _refuse_unknown(name, options)
+    config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # it lacks a marker of what it exports
+    if config is None or not config.fixed_input_size:
+        return dict(options)
+    if _takes(name, options, size):
+        return dict(options)
+    if "img_size" in options:
+        raise ConfigError(
+            f"model.options.img_size={options['img_size']} does not fit data.image_size={size}.",
+            "Leave it out: it follows data.image_size.",
+        )
+    if _takes(name, {**options, "img_size": size}, size):
+        return {**options, "img_size": size}
+    native = config.input_size[-1]
+    near = [side for side in _near(name, size, options, native) if _takes(name, {**options, "img_size": side}, side)]
+    if not near:  # of no size: its construction will tell what is wrong with the options
+        return dict(options)
+    raise ConfigError(
+        f"data.image_size={size}: {name} cannot take pictures of that size.",
+        f"Sizes that it takes: {', '.join(map(str, near))}.",
+    )
+
+
 def normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Give the channel mean and standard deviation (of 0..1 values) that the pretrained weights expect."""
     config = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
@@ -91,6 +119,37 @@ def convert(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[st
         f"model.package.layout={layout} is not known.",
         "Expected timm, efficientnet_pytorch or mobilenetv2_pytorch.",
     )
+
+
+def _refuse_unknown(name: str, options: Mapping[str, Any]) -> None:
+    if not timm.is_model(name):  # timm itself would also take a name that leads to a hub, or to a folder
+        raise _unknown(name)
+    if fault := fault_of_options(options):
+        raise ConfigError(f"model.options: {fault}.", f"Known: {' '.join(sorted(OPTIONS))}.")
+
+
+def _takes(name: str, options: Mapping[str, Any], size: int) -> bool:
+    """Tell whether the network takes pictures of `size` and sees all of them, by a dry pass that computes nothing."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            net = timm.create_model(name, num_classes=2, **options).eval()
+            net(torch.zeros(1, 3, size, size))
+    except Exception:  # asserts, shapes that do not match, options that it does not know
+        return False
+    patches = [part for part in net.modules() if isinstance(part, PatchEmbed) and not part.dynamic_img_pad]
+    return all(size % side == 0 for part in patches for side in part.patch_size)
+
+
+def _near(name: str, size: int, options: Mapping[str, Any], native: int) -> list[int]:
+    """Give the multiples of the network's coarsest cell on both sides of `size`, and its own size."""
+    try:
+        with torch.device("meta"):
+            stages: Any = timm.create_model(name, num_classes=2, **options).feature_info
+        step = int(stages[-1]["reduction"])
+    except Exception:  # no such options, or no stages
+        step = native
+    below = size // step * step
+    return sorted({side for side in (below, below + step, native) if 0 < side <= SIDE})
 
 
 def _use_cache_if_offline() -> None:
@@ -147,12 +206,15 @@ def _read(file: Path, old: bool = False) -> dict[str, Tensor]:
 
 
 def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    """Load everything but the classifier, whose classes are other ones."""
+    """Load everything but the classifier, whose classes are other ones, resampled to the network's picture size."""
     own = net.state_dict()
     head = {f"{name}.{key}" for name in _classifier_names(net) for key in ("weight", "bias")}
-    missing = sorted(own.keys() - state.keys() - head)
-    kinds = {key: (own[key].shape, own[key].is_floating_point()) for key in own.keys() & state.keys() - head}
-    wrong = sorted(key for key, kind in kinds.items() if kind != (state[key].shape, state[key].is_floating_point()))
+    # a ViT that is read off the mean of its patches has a norm behind it, which weights read otherwise lack
+    head |= {key for key in own.keys() - state.keys() if key.startswith("fc_norm.")}
+    missing, wrong = _misfits(own, state, head)
+    if missing or wrong:
+        state = _converted(net, state if missing else {key: state[key] for key in own.keys() & state.keys()})
+        missing, wrong = _misfits(own, state, head)
     if missing or wrong:
         raise CheckpointError(
             f"{file} does not fit the network: {len(missing)} weights missing, {len(wrong)} of another shape.",
@@ -161,6 +223,23 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     if bad := sorted(key for key in own.keys() - head if not torch.isfinite(state[key]).all()):
         raise CheckpointError(f"{file}: {bad[0]} holds a number that is not finite.", "Use other weights.")
     net.load_state_dict({key: state[key] for key in own.keys() - head}, strict=False)
+
+
+def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], head: set[str]) -> tuple[list[str], list[str]]:
+    """Name the weights besides the head's that are missing, and those of another shape or kind."""
+    kinds = {key: (own[key].shape, own[key].is_floating_point()) for key in own.keys() & state.keys() - head}
+    wrong = (key for key, kind in kinds.items() if kind != (state[key].shape, state[key].is_floating_point()))
+    return sorted(own.keys() - state.keys() - head), sorted(wrong)
+
+
+def _converted(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Let timm fit weights of another picture or patch size, or of their authors' layout, as it does with the hub's."""
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    try:
+        found = convert(dict(state), net) if convert else state
+    except Exception:  # any, as the weights are
+        found = state
+    return {key: value for key, value in found.items() if isinstance(value, Tensor)}
 
 
 def _reset_classifier(net: nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,3 +21,8 @@ def images(n: int = 4, size: int = 32) -> Tensor:
 def normalised(batch: Tensor) -> Tensor:
     mean, std = (np.array(PREPROCESSING[name]).reshape(3, 1, 1) for name in ("mean", "std"))
     return torch.from_numpy((batch.numpy() / 255 - mean) / std).float()
+
+
+def side_of(net: Any) -> int:
+    """Give the pixels a side of the pictures that a network of the fixture `network` takes."""
+    return int(net.patch_embed.img_size[0]) if hasattr(net, "patch_embed") else 64

@@ -13,6 +13,7 @@ from torch import nn
 from avatar_bench.catalogue import choices
 from avatar_bench.models import profiling
 from avatar_bench.models.anatomy import dissect, longest_path
+from tests.models.small import side_of as side
 
 MODELS = sorted(set(choices("model")) - {"timm"})
 
@@ -34,11 +35,6 @@ def resting(network: Callable[[str], Any]) -> Any:
 
 def new(name: str, **options: Any) -> Any:
     return timm.create_model(name, pretrained=False, num_classes=3, **options).eval()
-
-
-def side(net: Any) -> int:
-    config = net.pretrained_cfg
-    return int(config["input_size"][-1]) if config.get("fixed_input_size") else 64
 
 
 @pytest.mark.parametrize("model", MODELS)

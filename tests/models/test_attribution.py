@@ -15,7 +15,15 @@ from torch import nn
 
 from avatar_bench.errors import BlockError
 from avatar_bench.metrics.attribution import rank_correlation
-from avatar_bench.models.attribution import SpatialLayer, cascade, fade, grad_cam, spatial_layer, void
+from avatar_bench.models.attribution import (
+    SpatialLayer,
+    attention_rollout,
+    cascade,
+    fade,
+    grad_cam,
+    spatial_layer,
+    void,
+)
 from avatar_bench.models.card import Card
 from avatar_bench.models.classifier import Classifier
 
@@ -30,8 +38,11 @@ NETWORKS = {
     "convnext_tiny": (96, SpatialLayer("stages.3", "NCHW", (3, 3))),
     "tf_efficientnet_lite0": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
     "mobilenetv2_100": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
-    # the last block's patches do not reach its class token
-    "vit_small_patch16_224": (96, SpatialLayer("blocks.10", "tokens", (6, 6), prefix=1, last=False)),
+    # the patches that leave the last block do not reach its class token
+    "vit_small_patch16_224": (96, SpatialLayer("blocks.11.norm1", "tokens", (6, 6), prefix=1)),
+    "vit_small_patch14_dinov2": (84, SpatialLayer("blocks.11.norm1", "tokens", (6, 6), prefix=1)),
+    "mobilevit_s": (128, SpatialLayer("final_conv", "NCHW", (4, 4))),
+    "convnextv2_nano": (96, SpatialLayer("stages.3", "NCHW", (3, 3))),
     "test_vit2": (160, SpatialLayer("blocks.7", "tokens", (10, 10), prefix=1)),  # read off the mean of its patches
     "swin_tiny_patch4_window7_224": (112, SpatialLayer("layers.3", "NHWC", (4, 4))),
 }
@@ -242,6 +253,48 @@ def test_maps_change_when_the_weights_are_random(backbone):
     *_, (_, _, network) = cascade(model, seed=7)
     randomised = grad_cam(network, layer, images, classes, rectify=False)
     assert np.abs(rank_correlation(trained, randomised)).mean() < 0.75
+
+
+def rolled_out(net: nn.Module, tokens: torch.Tensor) -> np.ndarray:
+    """Multiply the layers' attention by hand, from their weights, in double precision."""
+    total = np.eye(tokens.shape[1])
+    with torch.no_grad():
+        for block in net.blocks:
+            attn = block.attn
+            n, width = tokens.shape[1], tokens.shape[2] // attn.num_heads
+            qkv = attn.qkv(block.norm1(tokens)).reshape(n, 3, attn.num_heads, width).double().numpy()
+            scores = np.einsum("ihd,jhd->hij", qkv[:, 0], qkv[:, 1]) / np.sqrt(width)
+            weights = np.exp(scores) / np.exp(scores).sum(axis=2, keepdims=True)
+            mixed = weights.mean(axis=0) + np.eye(n)
+            total = (mixed / mixed.sum(axis=1, keepdims=True)) @ total
+            tokens = block(tokens)
+    return total
+
+
+def test_rollout_equals_the_product_of_the_layers_attention() -> None:
+    model, images = classifier("vit_small_patch16_224"), pictures(3, 96)
+    maps, net = attention_rollout(model, images, batch_size=2), model.net
+    assert maps is not None
+    assert maps.shape == (3, 6, 6)
+    for image, found in zip(images, maps, strict=True):
+        with torch.no_grad():
+            tokens = net._pos_embed(net.patch_embed(model._normalise(image[None])))
+        total = rolled_out(net, tokens)
+        np.testing.assert_allclose(total.sum(axis=1), 1)
+        np.testing.assert_allclose(found.ravel(), total[0, 1:], rtol=1e-3)
+    assert all(block.attn.fused_attn for block in net.blocks)  # its own attention is left as it was
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224", "test_vit2", "mobilevit_s"])
+def test_a_network_that_is_not_read_off_a_class_token_has_no_rollout(backbone: str) -> None:
+    assert attention_rollout(classifier(backbone), pictures(1, NETWORKS[backbone][0])) is None
+
+
+def test_attention_of_fewer_tokens_from_layer_to_layer_has_no_rollout() -> None:
+    net = timm.create_model("pit_ti_224", num_classes=3, img_size=64)
+    model = Classifier(Card(CLASSES, "pit_ti_224", PLAIN), net).eval()
+    assert attention_rollout(model, pictures(1, 64)) is None
 
 
 class Counter(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from avatar_bench.catalogue import choices
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.weights import create_backbone
-from tests.models.small import CARD, images, normalised
+from tests.models.small import CARD, images, normalised, side_of
 
 MODELS = [name for name in choices("model") if name != "timm"]
 
@@ -21,7 +21,7 @@ MODELS = [name for name in choices("model") if name != "timm"]
 def test_one_pass_gives_the_networks_own_logits_and_their_embeddings(model: str, network: Callable[[str], Any]) -> None:
     net = network(model).eval()
     classifier = Classifier(CARD, net).eval()
-    batch = images(2, 64)
+    batch = images(2, side_of(net))
     with torch.inference_mode():
         logits, embeddings = classifier(batch)
         torch.testing.assert_close(logits, net(normalised(batch)), rtol=1e-4, atol=1e-4)

@@ -16,13 +16,23 @@ from avatar_bench.models.finetuning import freeze, layer_groups, rest_frozen_mod
 
 MODELS = [name for name in choices("model") if name != "timm"]
 # the modules of the last group, and of the two before it
+BLOCKS = (["head"], ["norm", "blocks.11", "blocks.10"])
 HEAD_AND_TWO_STAGES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+    "clip": (["head"], ["norm", "blocks.1", "blocks.0"]),  # the fixture's networks of base size have two blocks
     "convnext": (["head"], ["stages.3", "stages.2"]),
+    "deit_tiny": BLOCKS,
+    "dinov2_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "dinov2_small": BLOCKS,
     "efficientnet": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),
+    "mae_base": (["head", "fc_norm"], ["blocks.1", "blocks.0"]),
     "mobilenetv2": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),
     "mobilenetv3_large": (["classifier", "conv_head"], ["blocks.6", "blocks.5"]),
     "mobilenetv3_small": (["classifier", "conv_head"], ["blocks.5", "blocks.4"]),
+    "mobilevit": (["head"], ["final_conv", "stages.4", "stages.3"]),
     "resnet": (["fc"], ["layer4", "layer3"]),
+    "swin_tiny": (["head", "norm"], ["layers.3", "layers.2"]),
+    "vit_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "vit_small": BLOCKS,
 }
 
 
@@ -69,7 +79,9 @@ def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(
     net = network(model)
     names = [name for group in layer_groups(net) for name in group]
     assert sorted(names) == sorted(name for name, _ in net.named_parameters())
-    assert "stem" in names[0] or "conv1" in names[0]
+    assert any(word in names[0] for word in ("stem", "conv1", "cls_token", "patch_embed"))
+    if hasattr(net, "cls_token"):
+        assert {"cls_token", "pos_embed"} <= set(layer_groups(net)[0])
     freeze(net, len(layer_groups(net)))
     assert learning(net) == count(net, [""])
 

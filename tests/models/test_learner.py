@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -127,6 +128,23 @@ def test_cosine_warms_up_and_falls_to_nothing() -> None:
     expected = [(step + 1) / 11 for step in range(10)]
     expected += [0.5 * (1 + np.cos(np.pi * step / 30)) for step in range(31)]
     np.testing.assert_allclose(rates, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(0.5, 1 / 6), (0.04, 1.0)])
+def test_a_part_of_an_epoch_can_warm_up(epochs: float, first: float) -> None:
+    classifier = tiny(schedule="cosine", warmup_epochs=epochs)
+    classifier.begin(Stage("classifier", 4, 1.0))
+    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40)  # type: ignore[assignment]
+    assert classifier.configure_optimizers()["optimizer"].param_groups[0]["lr"] == pytest.approx(first)
+
+
+@pytest.mark.parametrize(("option", "kept"), [("drop_path_rate", True), ("drop_rate", False), ("pos_drop_rate", False)])
+def test_features_are_computed_once_where_no_dropout_would_change_them(option: str, kept: bool) -> None:
+    options = {"img_size": 32, option: 0.1}
+    card = dataclasses.replace(CARD, backbone="test_vit", options=options)
+    learner = Learner(card, create_backbone("test_vit", 3, options=options), TrainingOptions(seed=1))
+    learner.begin(Stage("classifier", 1, 0.1))
+    assert learner.learns_from_embeddings is kept
 
 
 def test_plateau_waits_for_its_patience() -> None:

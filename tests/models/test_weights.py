@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.models.weights import convert, create_backbone, normalisation
+from avatar_bench.models.weights import convert, create_backbone, normalisation, options_for
 
 TINY = "test_resnet.r160_in1k"
 
@@ -210,3 +210,66 @@ def test_normalisation_is_the_backbones_own(network: Callable[[str], Any]) -> No
 def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
     with pytest.raises(ConfigError, match="several classifiers"):
         create_backbone("deit_tiny_distilled_patch16_224", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "given", "expected"),
+    [
+        ("resnet18", 100, {}, {}),
+        ("deit_tiny_patch16_224", 224, {}, {}),  # its own size
+        ("deit_tiny_patch16_224", 64, {"depth": 2}, {"depth": 2, "img_size": 64}),
+        ("deit_tiny_patch16_224", 64, {"img_size": 64}, {"img_size": 64}),
+        ("deit_tiny_patch16_224", 64, {"dynamic_img_size": True}, {"dynamic_img_size": True}),
+        ("vit_small_patch14_dinov2", 224, {}, {"img_size": 224}),
+        ("swin_tiny_patch4_window7_224", 64, {}, {"img_size": 64}),
+    ],
+)
+def test_a_network_of_a_fixed_size_is_built_for_the_pictures(
+    name: str, size: int, given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert options_for(name, given, size) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "given", "told"),
+    [
+        ("deit_tiny_patch16_224", 100, {}, "96, 112, 224"),  # patches of 16 would leave out a border
+        ("deit_tiny_patch16_224", 8, {}, "16, 224"),
+        ("vit_small_patch14_dinov2", 128, {}, "126, 140, 518"),
+        ("swin_tiny_patch4_window7_224", 130, {}, "128, 160, 224"),
+        ("efficientformer_l1", 64, {}, "224"),  # it cannot be built for another
+        ("deit_tiny_patch16_224", 64, {"img_size": 96}, "Leave it out"),
+    ],
+)
+def test_a_size_that_a_network_cannot_take_is_told_with_near_ones(
+    name: str, size: int, given: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"data.image_size={size}") as caught:
+        options_for(name, given, size)
+    assert told in str(caught.value)
+    assert len(caught.value.lines) <= 3
+
+
+def test_positions_of_another_picture_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    donor: Any = timm.create_model("test_vit", num_classes=7, img_size=64)
+    save_file(donor.state_dict(), tmp_path / "x.safetensors")
+    net: Any = create_backbone("test_vit", 3, str(tmp_path / "x.safetensors"), options={"img_size": 96})
+    donor.set_input_size(96)
+    torch.testing.assert_close(net.pos_embed, donor.pos_embed)
+    assert torch.equal(net.blocks[0].attn.qkv.weight, donor.blocks[0].attn.qkv.weight)
+
+
+def test_a_vit_read_off_its_patches_takes_weights_of_one_read_off_its_class_token(tmp_path: Path) -> None:
+    donor: Any = timm.create_model("deit_tiny_patch16_224", num_classes=7, depth=1)
+    torch.save(donor.state_dict(), tmp_path / "x.pth")
+    options = {"img_size": 64, "global_pool": "avg", "depth": 1}
+    net: Any = create_backbone("deit_tiny_patch16_224", 3, str(tmp_path / "x.pth"), options=options)
+    assert torch.equal(net.blocks[0].mlp.fc1.weight, donor.blocks[0].mlp.fc1.weight)
+    assert torch.equal(net.fc_norm.weight, torch.ones(192))
+
+
+def test_drop_path_grows_from_block_to_block() -> None:
+    net: Any = create_backbone("deit_tiny_patch16_224", 3, options={"depth": 5, "drop_path_rate": 0.2})
+    rates = [getattr(block.drop_path1, "drop_prob", 0) for block in net.blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])

@@ -1,0 +1,122 @@
+"""Every transformer of conf/model, from a step of training to its maps; and every block and runtime on one of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from avatar_bench.__main__ import main
+from avatar_bench.catalogue import choices
+from avatar_bench.models.classifier import Classifier
+from tests.commands.test_all_blocks import METRICS, QUICK
+
+CONVOLUTIONAL = ("convnext_", "efficientnet", "mobilenet", "resnet", "timm")
+MODELS = [name for name in choices("model") if not name.startswith(CONVOLUTIONAL)]
+GAINS = ("deletion_gain_rollout", "insertion_gain_rollout")
+
+
+def words_for(model: str, small: list[str], *more: str) -> list[str]:
+    """Give the options of a small training of a model without weights, a plain ViT of which is cut to two blocks."""
+    recipe = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))["model"]
+    side = 56 if "patch14" in recipe["backbone"] else 64
+    kept = [word for word in small if not word.startswith(("model", "data.image_size"))]
+    cut = ["+model.options.depth=2"] if recipe["backbone"].startswith("vit") else []
+    return ["train", *kept, f"model={model}", "model.weights=none", f"data.image_size={side}", *cut, *more]
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())["metrics"]
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_transformer_trains_a_step_is_read_again_and_judged_with_its_maps(
+    model: str, small: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    more = ["data.limit=48", "trainer.limit_batches=1", "logger=none", "optimizer.layer_decay=.8"]
+    assert main(words_for(model, small, *more, f"out={run}")) == 0
+    net: Any = Classifier.load(run / "checkpoints" / "best.ckpt").net
+    words = ["block=[blind_test,gradcam]", *(word for word in QUICK if "blind_test" in word or "gradcam" in word)]
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0", f"out={tmp_path}", *words]) == 0
+    assert metrics(tmp_path / "test" / "blind_test")["accuracy"]["value"] is not None
+    said = json.loads((tmp_path / "test" / "gradcam" / "metrics.json").read_text())
+    assert min(said["provenance"]["map_size"]) >= 2
+    reads_token = getattr(net, "global_pool", None) == "token"
+    assert [name in said["metrics"] for name in GAINS] == [reads_token] * 2
+    shutil.rmtree(run)  # a hundred megabytes of some
+
+
+@pytest.mark.parametrize(("model", "near"), [("deit_tiny", "96, 112, 224"), ("dinov2_small", "98, 112, 518")])
+def test_a_size_that_does_not_fit_ends_in_two_lines_that_name_near_ones(
+    model: str, near: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in words_for(model, small) if not word.startswith("data.image_size")]
+    assert main([*words, "data.image_size=100", f"out={tmp_path / 'run'}"]) == 2
+    told = capsys.readouterr().err
+    assert "data.image_size=100" in told
+    assert near in told
+    assert "Traceback" not in told
+
+
+@pytest.fixture(scope="module")
+def deit(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of DeiT-Ti, cut to two blocks."""
+    run = tmp_path_factory.mktemp("deit") / "run"
+    assert main(words_for("deit_tiny", small, "+model.options.depth=2", f"out={run}")) == 0
+    return run
+
+
+def test_a_run_of_another_picture_size_is_no_beginning(
+    deit: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = words_for("deit_tiny", small, "+model.options.depth=2", f"init_from={deit}", f"out={tmp_path / 'run'}")
+    assert main([word.replace("image_size=64", "image_size=96") for word in words]) == 2
+    assert "data.image_size=64" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_block_judges_a_vit(deit: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", f"ckpt={deit}", "block=all", f"out={tmp_path}", "data.workers=0", *QUICK]) == 0
+    without = {"out_of_domain"}  # the run has no such sets
+    written = {folder.name for folder in (tmp_path / "test").iterdir() if (folder / "metrics.json").is_file()}
+    assert set(METRICS) - without <= written
+    for name in ("deletion_rollout", "insertion_rollout", *GAINS):
+        metric = metrics(tmp_path / "test" / "gradcam")[name]
+        assert metric["low"] <= metric["value"] <= metric["high"]
+    pictures = pd.read_csv(tmp_path / "test" / "gradcam" / "pictures.csv").query("drawn")
+    gain = pictures["deletion_random"] - pictures["deletion_rollout"]
+    np.testing.assert_allclose(pictures["deletion_gain_rollout"], gain, atol=1e-6)
+    with np.load(tmp_path / "test" / "gradcam" / "maps.npz") as maps:
+        assert maps["rollout"].shape == maps["predicted"].shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_exported_vit_gives_the_same_verdicts(runtime: str, deit: Path, pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime" if runtime == "onnx" else "openvino")
+    found = []
+    for name in ("torch", runtime):
+        file = tmp_path / f"{name}.csv"
+        words = [f"ckpt={deit}", f"input={pictures / 'blind'}", f"output={file}", "workers=0", "precision=32"]
+        assert main(["predict", *words, f"runtime={name}"]) == 0
+        found.append(pd.read_csv(file).filter(like="prob_").to_numpy())
+    np.testing.assert_allclose(*found, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_weights_of_an_exported_vit_are_read_at_another_picture_size(
+    deit: Path, small: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "vit.safetensors"
+    assert main(["export", f"ckpt={deit}", f"out={file}"]) == 0
+    words = words_for("deit_tiny", small, "+model.options.depth=2", "trainer=debug", f"out={tmp_path / 'run'}")
+    words = [word.replace("image_size=64", "image_size=96") for word in words if "model.weights" not in word]
+    assert main([*words, f"model.weights={file}"]) == 0
