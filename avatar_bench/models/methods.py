@@ -15,7 +15,7 @@ from lightly.loss import DINOLoss, NTXentLoss
 from lightly.models import utils
 from lightly.models.modules import DINOProjectionHead, SimCLRProjectionHead
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
-from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM
+from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM, init_weights
 from lightly.utils.scheduler import cosine_schedule
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -131,6 +131,8 @@ class MAE(nn.Module):
             self.patches, wide, options.decoder_depth, wide // 32, self.prefix
         )
         self.predict = nn.Linear(wide, 3 * self.patch**2)
+        for layer in (self.embed, self.predict):
+            init_weights(layer)
 
     @property
     def backbone(self) -> nn.Module:
