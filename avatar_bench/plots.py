@@ -206,7 +206,7 @@ def pretraining_curves(table: pd.DataFrame) -> Figure:
         right.set(xlabel=say("epoch"), ylabel=label, title=say("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
         right.yaxis.set_major_formatter(PercentFormatter(1.0))
         right.grid(True)
-        right.legend(loc="lower right")
+        right.legend(loc="best")
     for axes in (left, *rest):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(-0.5, table["epoch"].max() + 0.5)

@@ -82,7 +82,8 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
 def _build(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Pretrainer, Preprocessing]:
     model, data = settings.model, settings.data
     given = asdict(settings.method)
-    options = MethodOptions(**{item.name: given[item.name] or item.default for item in fields(MethodOptions)})
+    known = {item.name for item in fields(MethodOptions)}
+    options = MethodOptions(**{name: value for name, value in given.items() if name in known and value is not None})
     shape = dict(model.options) | shape_options(options, model.backbone)
     net = create_backbone(model.backbone, 0, model.weights, model.package, shape)
     preprocessing = preprocessing_for(net, data, read_pretraining(Path(model.weights)))

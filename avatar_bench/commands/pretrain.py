@@ -113,7 +113,7 @@ def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset
     wanted = ["train"] + ["val", "calibration"] * settings.use_val + ["test"] * allowed
     learning = sides.take(sides.frame["split"].isin(wanted))
     counts = sides.frame["split"].value_counts()
-    kept_out = {side: int(n) for side, n in counts.items() if side not in wanted}
+    kept_out = {str(side): int(n) for side, n in counts.items() if side not in wanted}
     if not allowed:
         blind = blind_of(data.kind, data.blind, found.root)
         others = ({"blind": blind} if blind else {}) | {name: Path(path) for name, path in data.ood.items()}
@@ -124,14 +124,10 @@ def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset
             f"{found.name} leaves {len(learning)} of {len(found)} pictures to learn from.",
             "The others are of its test, val, blind or ood sets, which are kept out.",
         )
-    record["split"] = (
-        asdict(plan)
-        | {
-            "fingerprint": split_fingerprint(sides),
-            "counts": {str(side): int(n) for side, n in counts.items()},
-        }
-        | {name: record["split"][name] for name in ("fingerprint",) if "split" in record}
-    )
+    record["split"] = asdict(plan) | {
+        "fingerprint": split_fingerprint(sides),
+        "counts": {str(side): int(n) for side, n in counts.items()},
+    }
     record["pictures"] = {"learned_from": len(learning), "kept_out": kept_out}
     told = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
     tell(

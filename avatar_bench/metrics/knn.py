@@ -13,5 +13,5 @@ def knn_predictions(train: ArrayLike, labels: ArrayLike, embeddings: ArrayLike, 
     `train` (M, D) with `labels` (M,), `embeddings` (N, D); of M below k, all vote. Of labels with equal votes it is the
     first in sorted order.
     """
-    vote = KNeighborsClassifier(min(k, len(np.asarray(labels))), metric="cosine", algorithm="brute")
+    vote = KNeighborsClassifier(min(k, len(np.asarray(labels))), metric="cosine", algorithm="brute")  # type: ignore[no-untyped-call]
     return np.asarray(vote.fit(np.asarray(train), np.asarray(labels)).predict(np.asarray(embeddings)))

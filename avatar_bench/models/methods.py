@@ -11,9 +11,10 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from lightly.loss import DINOLoss, NTXentLoss
+from lightly.loss.dino_loss import DINOLoss
+from lightly.loss.ntx_ent_loss import NTXentLoss
 from lightly.models import utils
-from lightly.models.modules import DINOProjectionHead, SimCLRProjectionHead
+from lightly.models.modules.heads import DINOProjectionHead, SimCLRProjectionHead
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM, init_weights
 from lightly.utils.scheduler import cosine_schedule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,21 @@ class Pretrainer(pl.LightningModule):
     std: Tensor
 
     def __init__(
-        self, method: Method, mean: list[float], std: list[float], options: TrainingOptions, lr: float, epochs: int
+        self,
+        method: Method,
+        mean: Sequence[float],
+        std: Sequence[float],
+        options: TrainingOptions,
+        lr: float,
+        epochs: int,
     ) -> None:
         super().__init__()
         self.method = method
         self.options = options
         self.lr = lr
         self.epochs = epochs
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
         self.train_loss = MeanMetric()  # over an epoch's pictures; a checkpoint from within the epoch holds its state
         self.train_loss.persistent(True)
 
