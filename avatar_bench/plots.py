@@ -189,7 +189,7 @@ def pretraining_curves(table: pd.DataFrame) -> Figure:
     """
     probed = table[table["probe/knn_accuracy"].notna()]
     figure = new_figure(8.4 if len(probed) else 4.6, 3.3)
-    left, *rest = np.atleast_1d(figure.subplots(1, 2 if len(probed) else 1))
+    left, *rest = figure.subplots(1, 2 if len(probed) else 1, squeeze=False)[0]
     left.plot(table["epoch"], table["train/loss"], "o-", color=color(0), markersize=3)
     left.set(xlabel=say("epoch"), ylabel=say("loss of the method"), title=say("Loss"))
     left.grid(True)
@@ -201,8 +201,7 @@ def pretraining_curves(table: pd.DataFrame) -> Figure:
         right.errorbar(
             probed["epoch"], value, errors, fmt="o-", color=color(1), markersize=3, capsize=2, label=say("pretrained")
         )
-        n = int(probed["probe/n"].iat[-1])
-        label = say("share of {n} val pictures (%)", n=n)
+        label = say("share of {n} val pictures (%)", n=f"{probed['probe/n'].max():.0f}")
         right.set(xlabel=say("epoch"), ylabel=label, title=say("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
         right.yaxis.set_major_formatter(PercentFormatter(1.0))
         right.grid(True)

@@ -129,9 +129,21 @@ def test_pictures_that_networks_are_judged_by_are_kept_out(simclr: Path, picture
     assert seen["path"].iat[0] not in set(read_csv(out / "pictures.csv")["path"])
 
 
-def test_val_is_learned_from_where_that_is_asked_for(pictures: Path, tmp_path: Path) -> None:
-    assert main(words(pictures, tmp_path / "run", "use_val=true", "epochs=1")) == 0
-    assert record(tmp_path / "run")["pictures"] == {"learned_from": 144, "kept_out": {"test": 48}}
+def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
+    assert record(tmp_path / "pre")["pictures"] == {"learned_from": 144, "kept_out": {"test": 48}}
+    file = tmp_path / "pre" / "backbone.safetensors"
+    train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    assert "warning: 48 of 48 val pictures" in capsys.readouterr().err
+
+
+def test_several_are_made_by_a_multirun(pictures: Path, tmp_path: Path) -> None:
+    assert main([*words(pictures, tmp_path / "many", "seed=1,2", "epochs=1"), "-m"]) == 0
+    assert [record(run)["status"] for run in (tmp_path / "many" / "seed1", tmp_path / "many" / "seed2")] == [
+        "finished"
+    ] * 2
 
 
 def test_a_training_begins_with_the_weights_and_says_so(
