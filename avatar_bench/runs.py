@@ -498,7 +498,8 @@ class Run:
         for what, pictures in seen.items():
             if "overlap" not in self.allow:
                 unseen.refuse_overlap(dataset, pictures, what)
-            if "near_duplicates" not in self.allow and dataset.fingerprint not in self._compared:
+            known = dataset.fingerprint in self._compared or (what == "pretraining" and not pictures.root.is_dir())
+            if "near_duplicates" not in self.allow and not known:
                 unseen.refuse_near(dataset, pictures, what)
         self._compared.add(dataset.fingerprint)
 

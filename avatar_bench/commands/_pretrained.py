@@ -59,6 +59,11 @@ def preprocessing_for(net: nn.Module, data: PicturesConfig, card: Pretraining | 
 
 def _refuse_seen(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None:
     """Raise GuardError where test pictures are among those of a pretraining; warn where pictures of val are."""
+    if not seen.root.is_dir():
+        tell(
+            f"warning: {seen.root} is gone, where {file} was pretrained: near-duplicates are not looked for",
+            file=sys.stderr,
+        )
     for sides in (("test",), ("val", "calibration")):
         part = dataset.take(dataset.frame["split"].isin(sides), name=sides[0])
         shared = shared_with(part, seen)

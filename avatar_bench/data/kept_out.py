@@ -12,14 +12,18 @@ from avatar_bench.data.manifest import Dataset
 
 
 def shared_with(dataset: Dataset, other: Dataset) -> NDArray[np.bool_]:
-    """Say which pictures of a dataset, (N,), are in another, as they are or as a near-duplicate, or of their groups."""
+    """Say which pictures of a dataset, (N,), are in another, as they are or as a near-duplicate, or of their groups.
+
+    Near-duplicates are looked for where the folder of the other is there: its files may have to be compared.
+    """
     frame = dataset.frame
     known = {*other.frame["group"], *other.frame.get("stated_group", ())} - {""}
     shared = frame["sha256"].isin(set(other.frame["sha256"])) | frame["group"].isin(known)
     if "stated_group" in frame:
         shared |= frame["stated_group"].isin(known)
     found = shared.to_numpy(copy=True)
-    found[[match.right for match in shared_pictures(other, dataset)]] = True
+    if other.root.is_dir():
+        found[[match.right for match in shared_pictures(other, dataset)]] = True
     return frame["group"].isin(set(frame["group"][found])).to_numpy()
 
 
