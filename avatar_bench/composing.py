@@ -21,6 +21,8 @@ from avatar_bench.yaml_files import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, checke
 
 MAX_WORD, MAX_ELEMENTS = 1 << 16, 1000  # characters and commas of an override: Hydra takes a second for as many
 
+MODELESS = ("pretrain",)  # commands that take a model's yaml, and no mode of training, which that names
+
 _resolve = Container._resolve_interpolation_from_parse_tree
 
 
@@ -38,6 +40,8 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
         Resolutions.left = MAX_NODES
         for word in overrides:
             _check_word(word)
+        if config_name in MODELESS:
+            overrides = _without_mode(config_name, overrides)
         cfg = super().load_configuration(config_name, overrides, *args, **options)
         values = OmegaConf.to_container(cfg, resolve=False)
         assert isinstance(values, dict)
@@ -79,6 +83,14 @@ def install() -> None:
     if not hasattr(files, "plain_load_config"):
         files.plain_load_config, files.load_config = files.load_config, _load_bounded
     Container._resolve_interpolation_from_parse_tree = _counted  # type: ignore[method-assign, assignment]
+
+
+def _without_mode(command: str, overrides: list[str]) -> list[str]:
+    """Take the group `mode` out of the defaults list, where the yaml of a model expects it; refuse a choice of it."""
+    for word in overrides:
+        if word.lstrip("+").partition("=")[0].split(".")[0] == "mode":
+            raise ConfigError(f"{word}: {command} has no modes; its every layer learns")
+    return [*(word for word in overrides if word != "~mode"), "~mode"]
 
 
 def _counted(self: Container, *args: Any, **options: Any) -> Any:

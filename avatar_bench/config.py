@@ -88,12 +88,16 @@ class PicturesConfig:
 
 
 @dataclass
-class DataConfig(PicturesConfig):
+class SplitDataConfig(PicturesConfig):
     split: SplitConfig = field(default_factory=SplitConfig)
     fold: int = 0  # which fold is test
     fraction: float = 1.0  # of train
     val_fraction: float = 1.0  # of val
     limit: int | None = None  # images drawn of the whole set, before the split
+
+
+@dataclass
+class DataConfig(SplitDataConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     views: int | None = None  # of each picture, augmented once, one an epoch in turn; null: augmented anew each epoch
 
@@ -168,6 +172,56 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+@dataclass
+class MethodConfig:
+    name: str = MISSING  # simclr | dino | mae
+    lr: float = MISSING  # where lr= does not say another
+    temperature: float | None = None  # of simclr: of its loss; of dino: the teacher's
+    projection: int | None = None  # of simclr and dino: outputs of the head that the loss compares
+    momentum: float | None = None  # of dino: of the teacher's average at the start; it rises to 1
+    local_views: int | None = None  # of dino: small crops of each picture beside the two large ones
+    mask_ratio: float | None = None  # of mae: share of the patches that are hidden
+    decoder_depth: int | None = None  # of mae: blocks
+    decoder_width: int | None = None  # of mae: a multiple of 32
+    crop_scale: float = 0.2  # least share of a picture's area in a crop; in local views the largest
+    flip: float = 0.5  # probability
+    jitter: float = 0.5  # strength of the changes of brightness, contrast, saturation and hue
+    grey: float = 0.2  # probability of a view without colours
+    blur: float = 0.5  # probability
+
+
+@dataclass
+class ProbeConfig:
+    every: int = 10  # epochs between two; the first is before training, the last after it
+    k: int = 20  # neighbours that vote
+
+
+@dataclass
+class ProgressConfig:
+    save_minutes: float = 5.0  # of training between two checkpoints within an epoch; 0: after every step
+    progress: bool = True
+
+
+@dataclass
+class PretrainConfig:
+    seed: int = 42  # of training; data.split.seed is the split's
+    epochs: int = 100
+    lr: float | None = None  # null: the method's
+    use_val: bool = False  # learn from the pictures of val too, which train judges its epochs by
+    lang: str = "en"  # of the curves: en | ru
+    out: str | None = None  # the folder; null: in pretrained/
+    resume: str | None = None  # a folder: go on where it was interrupted
+    allow: list[str] = field(default_factory=list)  # guards to pass by name
+    data: SplitDataConfig = field(default_factory=SplitDataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: ProgressConfig = field(default_factory=ProgressConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
@@ -257,6 +311,7 @@ class ExportConfig:
 
 SCHEMAS = {
     "train": TrainConfig,
+    "pretrain": PretrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "prepare": PrepareConfig,
@@ -282,9 +337,16 @@ CHOICES = {
     "precision": ("auto", "32", "bf16", "16", "int8"),
     "runtime": ("torch", "onnx", "openvino"),
     "lang": ("en", "ru"),
+    "method.name": ("simclr", "dino", "mae"),
+}
+METHOD_OPTIONS = {  # of conf/method, those that one method alone reads
+    "simclr": ("temperature", "projection"),
+    "dino": ("temperature", "projection", "momentum", "local_views"),
+    "mae": ("mask_ratio", "decoder_depth", "decoder_width"),
 }
 GUARDS = {  # what `allow` may name
-    "train": ("near_duplicates", "label_conflict", "shortcut"),
+    "train": ("near_duplicates", "label_conflict", "shortcut", "pretraining"),
+    "pretrain": ("near_duplicates", "test_pictures"),
     "evaluate": ("overlap", "near_duplicates", "permutation", "shortcut"),
     "prepare": ("shortcut",),
 }
@@ -362,6 +424,21 @@ RANGES: dict[str, Rule] = {
     "callbacks.ema": _INSIDE,
     "callbacks.swa": _NATURAL,
     "callbacks.save_minutes": _NATURAL,
+    "method.lr": _POSITIVE,
+    "method.temperature": _POSITIVE,
+    "method.projection": _COUNT,
+    "method.momentum": _PROBABILITY,
+    "method.local_views": _NATURAL,
+    "method.mask_ratio": _INSIDE,
+    "method.decoder_depth": _COUNT,
+    "method.decoder_width": (lambda value: value >= 32 and value % 32 == 0, "a multiple of 32"),
+    "method.crop_scale": _SHARE,
+    "method.flip": _PROBABILITY,
+    "method.jitter": _PROBABILITY,
+    "method.grey": _PROBABILITY,
+    "method.blur": _PROBABILITY,
+    "probe.every": _COUNT,
+    "probe.k": _COUNT,
 }
 
 
@@ -417,6 +494,7 @@ def check(command: str, cfg: DictConfig) -> None:
     OmegaConf.to_container(cfg, resolve=True)  # what cannot be resolved shows before anything is done
     checks = {
         "train": check_train,
+        "pretrain": check_pretrain,
         "evaluate": check_evaluate,
         "predict": check_predict,
         "prepare": check_prepare,
@@ -441,15 +519,12 @@ def check_train(cfg: DictConfig) -> None:
     """Raise ConfigError where the options of train break a rule."""
     _check_values(cfg)
     _check_data(cfg)
-    _check_split(cfg.data)
+    _check_split("train", cfg.data)
+    _check_augment(cfg.data.augment)
     _check_stages(cfg)
     _check_optimizer(cfg.optimizer)
-    _check_weights(str(cfg.model.weights))
-    if fault := fault_of_options(OmegaConf.to_container(cfg.model.options)):  # type: ignore[arg-type]
-        raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(OPTIONS))}")
+    _check_model(cfg.model)
     _check_allow("train", cfg.allow)
-    if cfg.data.kind == "run":
-        raise ConfigError("data=run is for evaluate; train takes data=demo, data=folder or data=manifest")
     if cfg.init_from is not None and cfg.resume is not None:
         raise ConfigError(
             "init_from and resume exclude each other",
@@ -457,6 +532,31 @@ def check_train(cfg: DictConfig) -> None:
         )
     if cfg.callbacks.ema is not None and cfg.callbacks.swa is not None:
         raise ConfigError("callbacks.ema and callbacks.swa exclude each other: each averages the weights; set one null")
+
+
+def check_pretrain(cfg: DictConfig) -> None:
+    """Raise ConfigError where the options of pretrain break a rule."""
+    _check_values(cfg)
+    _check_data(cfg)
+    _check_split("pretrain", cfg.data)
+    _check_model(cfg.model)
+    _check_allow("pretrain", cfg.allow)
+    name = cfg.method.name
+    for option in dict.fromkeys(option for options in METHOD_OPTIONS.values() for option in options):
+        given, read = cfg.method[option] is not None, option in METHOD_OPTIONS[name]
+        if given and not read:
+            raise ConfigError(f"method.{option}={cfg.method[option]}: method={name} reads no such option")
+        if read and not given:
+            raise ConfigError(f"method.{option}=null: method={name} needs it")
+    if cfg.optimizer.name not in ("adamw", "adam", "sgd"):
+        raise ConfigError(f"optimizer={cfg.optimizer.name}: pretrain steps with adamw, adam or sgd")
+    if cfg.optimizer.schedule.name == "plateau":
+        raise ConfigError(
+            "optimizer.schedule.name=plateau follows the loss on val, which pretrain does not have",
+            "expected cosine or none",
+        )
+    if cfg.trainer.devices != 1 or cfg.trainer.strategy != "auto":
+        raise ConfigError("trainer.devices, trainer.strategy: pretrain computes on one device")
 
 
 def check_evaluate(cfg: DictConfig) -> None:
@@ -587,12 +687,23 @@ def _check_held_out(option: str, split: DictConfig) -> None:
         )
 
 
-def _check_split(data: DictConfig) -> None:
+def _check_split(command: str, data: DictConfig) -> None:
     _check_held_out("data.split", data.split)
+    if data.kind == "run":
+        raise ConfigError(f"data=run is for evaluate; {command} takes data=demo, data=folder or data=manifest")
     if data.fold >= data.split.folds:
         raise ConfigError(f"data.fold={data.fold}: expected less than data.split.folds={data.split.folds}")
-    if len(data.augment.jitter) != 4 or min(data.augment.jitter) < 0:
-        raise ConfigError(f"data.augment.jitter={data.augment.jitter}: expected four numbers, 0 or more")
+
+
+def _check_augment(augment: DictConfig) -> None:
+    if len(augment.jitter) != 4 or min(augment.jitter) < 0:
+        raise ConfigError(f"data.augment.jitter={augment.jitter}: expected four numbers, 0 or more")
+
+
+def _check_model(model: DictConfig) -> None:
+    _check_weights(str(model.weights))
+    if fault := fault_of_options(OmegaConf.to_container(model.options)):  # type: ignore[arg-type]
+        raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(OPTIONS))}")
 
 
 def _check_stages(cfg: DictConfig) -> None:

@@ -181,6 +181,37 @@ def curves(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@use_style()
+def pretraining_curves(table: pd.DataFrame) -> Figure:
+    """Draw a pretraining's metrics.csv: its loss left, the accuracy of its k-NN probe right, with 95 % intervals.
+
+    The dashed line and its band are the network before training, epoch 0; without a probe there is no right half.
+    """
+    probed = table[table["probe/knn_accuracy"].notna()]
+    figure = new_figure(8.4 if len(probed) else 4.6, 3.3)
+    left, *rest = figure.subplots(1, 2 if len(probed) else 1, squeeze=False)[0]
+    left.plot(table["epoch"], table["train/loss"], "o-", color=color(0), markersize=3)
+    left.set(xlabel=say("epoch"), ylabel=say("loss of the method"), title=say("Loss"))
+    left.grid(True)
+    for right in rest:
+        value, low, high = (probed[f"probe/knn_{name}"] for name in ("accuracy", "low", "high"))
+        right.axhspan(low.iat[0], high.iat[0], color=GREY, alpha=0.15, linewidth=0)
+        right.axhline(value.iat[0], color=GREY, linestyle="--", linewidth=1, label=say("before training"))
+        errors = np.maximum(0, [value - low, high - value])
+        right.errorbar(
+            probed["epoch"], value, errors, fmt="o-", color=color(1), markersize=3, capsize=2, label=say("pretrained")
+        )
+        label = say("share of {n} val pictures (%)", n=f"{probed['probe/n'].max():.0f}")
+        right.set(xlabel=say("epoch"), ylabel=label, title=say("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
+        right.yaxis.set_major_formatter(PercentFormatter(1.0))
+        right.grid(True)
+        right.legend(loc="best")
+    for axes in (left, *rest):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(-0.5, table["epoch"].max() + 0.5)
+    return figure
+
+
 def short(name: str, width: int = 24) -> str:
     """Give a name that fits a label of `width` characters, its middle left out where it must."""
     if len(name) <= width:

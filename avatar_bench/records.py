@@ -81,6 +81,11 @@ def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
                 "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
             )
         checkpoint = path / "checkpoints" / BEST
+        if read_record(path).get("command") == "pretrain":
+            raise CheckpointError(
+                f"{option}={path} is a pretrained backbone, which knows no classes.",
+                f"Train from it first: avatar-bench train model.weights={path / 'backbone.safetensors'}",
+            )
         if not os.path.isfile(checkpoint):
             status = read_record(path).get("status", "unknown")
             raise CheckpointError(
@@ -189,6 +194,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "data": (dict,),
     "split": (dict,),
+    "init": (dict,),
     "metrics": (dict,),
     "classes": (list,),
     "stages": (list,),

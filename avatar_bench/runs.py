@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
     from avatar_bench.models.runtimes import Engine, Exported
 
+PRETRAINING = "pretraining.csv"  # of a run folder: the pictures that the weights it began with had seen
 _CALIBRATING = 300  # pictures from which the ranges of 8 bits are taken
 _AT_ONCE = 8  # variations of a batch that are held in memory: 39 MB for 32 pictures of 224 px
 
@@ -141,6 +142,20 @@ class Run:
         images = read_split(self.folder / "split.csv", Path(root))
         refuse_other_split(images, (self.record.get("split") or {}).get("fingerprint"), self.folder / "split.csv")
         return images
+
+    @cached_property
+    def pretraining(self) -> Dataset | None:
+        """Give the pictures that the weights which training began with had seen; None where they had no such list."""
+        init = self.record.get("init") or {}
+        if self.folder is None or "pictures_sha256" not in init:
+            return None
+        file = self.folder / PRETRAINING
+        if not file.is_file() or checksum_of(file) != init["pictures_sha256"]:
+            raise CheckpointError(
+                f"{file} is missing or changed, the list of the pictures that the run's first weights had seen.",
+                "Restore it: which pictures the network has seen is not known without it.",
+            )
+        return read_split(file, Path(str(init.get("root"))))
 
     @property
     def device(self) -> str:
@@ -477,12 +492,16 @@ class Run:
         unseen.refuse_unknown(dataset, self.classes)
         if self.images is None or dataset.name == "train":
             return
-        train = self.images.part("train")
-        if "overlap" not in self.allow:
-            unseen.refuse_overlap(dataset, train)
-        if "near_duplicates" not in self.allow and dataset.fingerprint not in self._compared:
-            unseen.refuse_near(dataset, train)
-            self._compared.add(dataset.fingerprint)
+        seen = {"training": self.images.part("train")}
+        if self.pretraining is not None and dataset.name not in ("val", "calibration"):  # of these, train has warned
+            seen["pretraining"] = self.pretraining
+        for what, pictures in seen.items():
+            if "overlap" not in self.allow:
+                unseen.refuse_overlap(dataset, pictures, what)
+            known = dataset.fingerprint in self._compared or (what == "pretraining" and not pictures.root.is_dir())
+            if "near_duplicates" not in self.allow and not known:
+                unseen.refuse_near(dataset, pictures, what)
+        self._compared.add(dataset.fingerprint)
 
 
 def set_threads(threads: int | None) -> None:

@@ -17,6 +17,7 @@ from avatar_bench.errors import ConfigError
 BASE = {
     "prepare": [],
     "train": ["data=folder", "data.root=pictures"],
+    "pretrain": ["data=folder", "data.root=pictures"],
     "evaluate": [],
     "predict": ["input=photos", "output=verdicts.csv"],
 }

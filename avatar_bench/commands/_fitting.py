@@ -14,9 +14,12 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 import avatar_bench
-from avatar_bench.config import TrainConfig
+from avatar_bench.assembly.datasets import blind_of
+from avatar_bench.commands._pretrained import preprocessing_for, starting_point
+from avatar_bench.config import PretrainConfig, TrainConfig
 from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.datamodule import DataModule
 from avatar_bench.data.manifest import SPLITS, Dataset, write_split
@@ -33,6 +36,7 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.learner import Learner
 from avatar_bench.models.optimizers import TrainingOptions
+from avatar_bench.models.pretrained import read_pretraining
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import (
     TrainerOptions,
@@ -43,7 +47,7 @@ from avatar_bench.models.training import (
     precision_for,
 )
 from avatar_bench.models.trial import choose, choose_to_train
-from avatar_bench.models.weights import create_backbone, normalisation, options_for
+from avatar_bench.models.weights import create_backbone, options_for
 from avatar_bench.plots import curves
 from avatar_bench.records import METRIC, write_record
 from avatar_bench.runs import Run, set_threads
@@ -66,18 +70,14 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
             "Restore them, or start a new run.",
         )
     write_split(dataset, folder / "split.csv")
+    record["init"] = starting_point(settings, dataset, folder, earlier)
     stages = _stages(settings)
     learner, data = _build(settings, dataset, classes, earlier)
-    _choose(settings, learner, record)
+    choose_precision(settings, learner.net, learner.card.preprocessing["size"], record)
     record |= {
         "classes": list(classes),
-        "versions": _versions(),
-        "device": {
-            "accelerator": settings.trainer.accelerator,
-            "precision": precision_for(_trainer_options(settings)),
-            "threads": torch.get_num_threads(),
-            "workers": settings.data.workers,
-        },
+        "versions": versions(),
+        "device": device_record(settings, trainer_options(settings)),
         "data": {**_places(settings, dataset), "root": str(dataset.root.absolute()), "fingerprint": whole.fingerprint},
         "split": {
             **record["split"],
@@ -115,10 +115,10 @@ def _fit_stages(
     """Train the stages after the first `done`, each from the best checkpoint of the one before."""
     resume, at = newest(folder / "checkpoints") if settings.resume else (None, None)
     done = at.stage - 1 if at else done
-    options = _trainer_options(settings)
+    options = trainer_options(settings)
     best = folder / "checkpoints" / BEST
     logger = build_logger(
-        settings.logger.name, folder, folder.name, settings.logger.project, settings.logger.offline, _plain(settings)
+        settings.logger.name, folder, folder.name, settings.logger.project, settings.logger.offline, plain(settings)
     )
     first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
     if resume and at:
@@ -239,8 +239,7 @@ def _build(
 ) -> tuple[Learner, DataModule]:
     model = settings.model
     weights = "none" if earlier else model.weights
-    size = settings.data.image_size or 224
-    shape = options_for(model.backbone, model.options, size)
+    shape = options_for(model.backbone, model.options, settings.data.image_size or 224)
     net = create_backbone(model.backbone, len(classes), weights, model.package, shape)
     if earlier:
         if earlier.card.backbone != model.backbone:
@@ -255,26 +254,21 @@ def _build(
                 f"init_from={settings.init_from} holds a network of another picture size or other model.options.",
                 f"Choose the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
             ) from error
-    mean, std = normalisation(net)
     options, augment = settings.data, settings.data.augment
-    preprocessing = Preprocessing(
-        size,
-        options.resize or "squash",
-        mean,  # type: ignore[arg-type]
-        std,  # type: ignore[arg-type]
-        options.equalise,
-    )
+    preprocessing = preprocessing_for(net, options, None if earlier else read_pretraining(Path(weights)))
     data = DataModule(
         dataset,
         classes,
         preprocessing,
         Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise),  # type: ignore[arg-type]
         seed=settings.seed,
-        batch_size=_batch_size(settings),
+        batch_size=batch_size(settings),
         workers=settings.data.workers,
         balance=settings.mode.balance,
         views=options.views,
-        cache=_cache(dataset, preprocessing, options.cache_gb),
+        cache=picture_cache(
+            dataset.frame.loc[dataset.frame["split"].isin(["train", "val"]), "sha256"], preprocessing, options.cache_gb
+        ),
     )
     card = Card(
         classes=classes,
@@ -286,32 +280,42 @@ def _build(
         seed=settings.seed,
         split_fingerprint=split_fingerprint(dataset),
         data_fingerprint=dataset.fingerprint,
-        versions=_versions(),
+        versions=versions(),
     )
     return Learner(card, net, _training_options(settings, data)), data
 
 
-def _choose(settings: TrainConfig, learner: Learner, record: dict[str, Any]) -> None:
+def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: dict[str, Any]) -> None:
     """Put into the settings what trainer.precision=auto stands for on this machine, or stood for when the run began."""
-    trainer, card = settings.trainer, learner.card
+    trainer = settings.trainer
     if trainer.precision != "auto":
         return
     if "device" in record:
         trainer.precision, trainer.threads = record["device"]["precision"], record["device"]["threads"]
     else:
         device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-        found = choose_to_train(learner.net, card.backbone, card.preprocessing["size"], device)
+        found = choose_to_train(net, settings.model.backbone, size, device)
         trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
         trainer.threads = trainer.threads or choose(device).threads
     set_threads(trainer.threads)
 
 
-def _cache(dataset: Dataset, preprocessing: Preprocessing, gigabytes: float) -> PictureCache | None:
-    """Give the cache of prepared pictures where it has room for those to train on; say why where it has not."""
+def device_record(settings: TrainConfig | PretrainConfig, options: TrainerOptions) -> dict[str, Any]:
+    """Give what a run computes with, for its record."""
+    return {
+        "accelerator": settings.trainer.accelerator,
+        "precision": precision_for(options),
+        "threads": torch.get_num_threads(),
+        "workers": settings.data.workers,
+    }
+
+
+def picture_cache(hashes: pd.Series, preprocessing: Preprocessing, gigabytes: float) -> PictureCache | None:
+    """Give the cache of prepared pictures where it has room for those of some SHA-256; say why where it has not."""
     if not gigabytes:
         return None
-    cache, frame = PictureCache(preprocessing), dataset.frame
-    if reason := cache.reserve(frame.loc[frame["split"].isin(["train", "val"]), "sha256"], int(gigabytes * 2**30)):
+    cache = PictureCache(preprocessing)
+    if reason := cache.reserve(hashes, int(gigabytes * 2**30)):
         tell(f"warning: prepared pictures are not kept ({reason}), see data.cache_gb", file=sys.stderr)
         return None
     return cache
@@ -351,7 +355,8 @@ def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfi
             tell(f"warning: no {split} image of {', '.join(missing)}", file=sys.stderr)
 
 
-def _batch_size(settings: TrainConfig) -> int:
+def batch_size(settings: TrainConfig | PretrainConfig) -> int:
+    """Give how many pictures a batch holds, on what the run computes on."""
     size = settings.data.batch_size
     if isinstance(size, dict):
         cuda = settings.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -378,27 +383,32 @@ def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOption
     )
 
 
-def _trainer_options(settings: TrainConfig) -> TrainerOptions:
+def trainer_options(settings: TrainConfig | PretrainConfig) -> TrainerOptions:
+    """Give where and how Lightning runs; what a command has no option for is left as it is by default."""
     given = asdict(settings.trainer) | asdict(settings.callbacks)
-    return TrainerOptions(**{option.name: given[option.name] for option in fields(TrainerOptions)})
+    return TrainerOptions(
+        **{option.name: given[option.name] for option in fields(TrainerOptions) if option.name in given}
+    )
 
 
 def _places(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """Give where the run's further sets lie, as absolute paths, so that evaluate finds them from anywhere."""
     data = settings.data
-    blind = data.blind or (dataset.root / "blind.csv" if data.kind == "demo" else None)
+    blind = blind_of(data.kind, data.blind, dataset.root)
     return {
         "kind": data.kind,
-        "blind": str(Path(blind).absolute()) if blind else None,
+        "blind": str(blind.absolute()) if blind else None,
         "ood": {name: str(Path(path).absolute()) for name, path in data.ood.items()},
     }
 
 
-def _plain(settings: TrainConfig) -> dict[str, Any]:
+def plain(settings: TrainConfig | PretrainConfig) -> dict[str, Any]:
+    """Give all options as plain values."""
     return OmegaConf.to_container(OmegaConf.structured(settings), resolve=True)  # type: ignore[return-value]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Give the versions of what trains."""
     return {
         "avatar_bench": avatar_bench.__version__,
         "python": platform.python_version(),

@@ -40,11 +40,31 @@ def run_folder(settings: TrainConfig) -> Path:
     if settings.out:
         return Path(settings.out)
     name = folder_name(f"{_name(settings)}-{settings.mode.name}")
-    stamp = Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return unused(Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def unused(stamp: Path) -> Path:
+    """Give a folder, or where there is one of that name another with a number."""
     folder, number = stamp, 2
     while folder.exists():
         folder, number = stamp.with_name(f"{stamp.name}_{number}"), number + 1
     return folder
+
+
+def is_free(folder: Path) -> bool:
+    """Say whether a folder holds no run, or one that ended before its first checkpoint."""
+    if not (folder / RECORD).is_file():
+        return True
+    return read_record(folder).get("status") in ENDED and not any((folder / "checkpoints").glob("*.ckpt"))
+
+
+def taken(folder: Path, command: str) -> ConfigError:
+    """Say that a folder holds a run that would be lost."""
+    earlier = read_record(folder)
+    return ConfigError(
+        f"out: {folder} holds a run already, status {earlier.get('status', 'unknown')}.",
+        f"Choose another out=DIR, or go on with it: avatar-bench {earlier.get('command', command)} resume={folder}",
+    )
 
 
 def first_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[str, Any]:
@@ -64,21 +84,15 @@ def first_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[s
         "sweep": choices.get("sweep"),
         "sweep_job": sweeping,
         "seed": settings.seed,
-        "git": _git(),
+        "git": git_commit(),
     }
-    if not (folder / RECORD).is_file():
-        return record
-    earlier = read_record(folder)
-    status = earlier.get("status", "unknown")
-    if status in ENDED and not any((folder / "checkpoints").glob("*.ckpt")):
+    if is_free(folder):
         return record
     if not sweeping:
-        raise ConfigError(
-            f"out: {folder} holds a run already, status {status}.",
-            f"Choose another out=DIR, or go on with it: avatar-bench train resume={folder}",
-        )
+        raise taken(folder, "train")
     _refuse_other_options(folder, cfg)
-    if status == "finished":
+    earlier = read_record(folder)
+    if earlier.get("status") == "finished":
         _refuse_other_pictures(folder, earlier, settings)
         return earlier
     return _go_on(folder, earlier, settings) or record
@@ -188,7 +202,7 @@ def _go_on(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict
     return None
 
 
-def _git() -> str | None:
+def git_commit() -> str | None:
     """Give the commit that GIT_COMMIT or the checkout around the working folder names."""
     head = Path(os.environ.get("GIT_DIR", ".git")) / "HEAD"
     try:

@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench import config
 from avatar_bench.catalogue import choices, conf_folder, summary
+from avatar_bench.composing import MODELESS
 
 # said by the choice of the group, not typed
-_NAMED_BY_GROUP = ("data.kind", "mode.name", "optimizer.name", "logger.name")
+_NAMED_BY_GROUP = ("data.kind", "mode.name", "method.name", "optimizer.name", "logger.name")
 
 
 def help_text(command: str) -> str:
@@ -26,7 +27,9 @@ def help_text(command: str) -> str:
     lines = [f"avatar-bench {command} [option=value ...]", summary(conf_folder() / f"{command}.yaml"), ""]
     groups = _groups(command)
     for group, default in groups.items():
-        names = [name for name in choices(group) if (command, group, name) != ("train", "data", "run")]
+        if group == "mode" and command in MODELESS:
+            continue
+        names = [name for name in choices(group) if name != "run" or command == "evaluate"]
         lines.append(_row(f"{group}={_show(chosen.get(group, default))}", f"one of: {' '.join(names)}"))
     lines += [*[""] * (len(lines) > 3), *_options(cfg, config.SCHEMAS[command], left_out=groups), ""]
     lines.append("-m runs a job for each of several values (a=1,2)")

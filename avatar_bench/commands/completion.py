@@ -129,6 +129,7 @@ def _options(command: str, before: Sequence[str], word: str) -> list[str]:
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
     from avatar_bench import config
+    from avatar_bench.composing import MODELESS
 
     if command not in config.SCHEMAS:
         return []
@@ -136,7 +137,8 @@ def _options(command: str, before: Sequence[str], word: str) -> list[str]:
     with initialize_config_dir(str(catalogue.conf_folder()), version_base="1.3"):
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
-    own = [name for name in found if not re.match(r"(hydra|schema)\b", name)]
+    hidden = r"(hydra|schema|mode)\b" if command in MODELESS else r"(hydra|schema)\b"
+    own = [name for name in found if not re.match(hidden, name)]
     return [name for name in own if not ("/" in name.partition("=")[0] or name.rstrip("=.") == "manners")]
 
 

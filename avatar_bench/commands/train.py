@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.assembly.datasets import open_dataset
-from avatar_bench.commands._folders import CONFIG, first_record, held, run_folder, write_config
+from avatar_bench.commands._folders import first_record, held, run_folder
+from avatar_bench.commands._recording import begin, recorded, reopened
+from avatar_bench.commands._split import split_plan
 from avatar_bench.config import TrainConfig, check_train
 from avatar_bench.data.decode import formats_of
 from avatar_bench.data.guards import refuse_changed, refuse_formats, refuse_shortcut, split_apart
 from avatar_bench.data.manifest import Dataset, files_of, read_split
 from avatar_bench.data.splits import SplitPlan, refuse_other_split
-from avatar_bench.errors import CheckpointError, ConfigError, DivergedError, GuardError
-from avatar_bench.mistakes import told
+from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.models.schema import fault_of_classes
-from avatar_bench.records import METRIC, RECORD, locate, read_record, write_record
+from avatar_bench.records import METRIC, RECORD, locate, read_record
 from avatar_bench.terminal import tell
-from avatar_bench.trees import read_tree
 
 AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
 
@@ -55,24 +48,14 @@ def train(cfg: DictConfig) -> float:
 
 def _complete(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict[str, Any]) -> None:
     """Train, and leave in run.json how it ended."""
-    begun = time.monotonic()
-    try:
+    with recorded(folder, cfg, record):
         whole, dataset = _images(settings)  # a mistake shows before torch has loaded, and leaves no run folder
         record.setdefault("split", asdict(_plan(settings)))
         record["allow"] = sorted(settings.allow)
-        _start(folder, cfg, record)
+        begin(folder, cfg, record)
         from avatar_bench.commands._fitting import fit
 
         fit(settings, folder, record, whole, dataset)
-    except BaseException as error:
-        with suppress(OSError):  # a full disk keeps the record that is there, and the error is the one to be told
-            if record.get("sweep_job"):
-                _start(folder, cfg, record)
-            if (folder / RECORD).is_file():
-                _fail(folder, record, error)
-        raise
-    seconds = record.get("seconds", 0.0) + round(time.monotonic() - begun, 1)
-    write_record(folder, record | {"status": "finished", "finished": _now(), "seconds": seconds})
     best = record["metrics"]
     tell(
         f"{folder}: val accuracy {best['val/accuracy']:.3f}, macro-F1 {best[METRIC]:.3f} "
@@ -109,20 +92,8 @@ def _images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
 
 
 def _plan(settings: TrainConfig) -> SplitPlan:
-    data, mode = settings.data, settings.mode
-    return SplitPlan(
-        seed=data.split.seed,
-        folds=data.split.folds,
-        fold=data.fold,
-        by=data.split.by,
-        held_out=tuple(data.split.held_out),
-        fraction=data.fraction,
-        val_fraction=data.val_fraction,
-        limit=data.limit,
-        shots=mode.shots,
-        val_shots=mode.val_shots,
-        draw_seed=settings.seed,
-    )
+    mode = settings.mode
+    return split_plan(settings.data, shots=mode.shots, val_shots=mode.val_shots, draw_seed=settings.seed)
 
 
 def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
@@ -186,46 +157,8 @@ def _same_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
     return Dataset(whole.name, whole.root, kept_split.frame)
 
 
-def _start(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
-    """Fill the run folder with its configuration and its first record."""
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    if not cfg.resume:
-        write_config(folder, cfg)
-    process = {"host": platform.node(), "pid": os.getpid()}
-    record |= {"status": "running", "started": record.get("started") or _now(), "error": None, "process": process}
-    write_record(folder, record)
-
-
-def _fail(folder: Path, record: dict[str, Any], error: BaseException) -> None:
-    status = "diverged" if isinstance(error, DivergedError) else "failed"
-    if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning has a SystemExit of its own
-        status = "interrupted"
-    said = {KeyboardInterrupt: "Ctrl-C", SystemExit: "SIGTERM"}.get(type(error), type(error).__name__)
-    record |= {"status": status, "error": said if status == "interrupted" else "\n".join(told(error)[0])}
-    write_record(folder, record)
-
-
 def _reopened(folder: Path) -> TrainConfig:
     """Give the own configuration of an interrupted run."""
-    if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
-        raise CheckpointError(f"resume={folder} is not a run folder.", "Expected a folder made by train.")
-    others = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
-    if others:
-        raise ConfigError(
-            f"resume goes on with the run's own configuration; {others[0]} cannot change it.",
-            "Leave it out, or start a new run with init_from=RUN.",
-        )
-    file = folder / CONFIG
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(TrainConfig), read_tree(file))
-        check_train(cfg)  # type: ignore[arg-type]
-    except (OmegaConfBaseException, ConfigError) as error:
-        lines = error.lines if isinstance(error, ConfigError) else str(error).splitlines()
-        raise ConfigError(f"{file}: {lines[0].removeprefix(f'{file}: ')}", *lines[1:2]) from error
-    settings = _settings(cfg)  # type: ignore[arg-type]
+    settings = _settings(reopened(folder, "train", TrainConfig, check_train))
     settings.resume = str(folder)
     return settings
-
-
-def _now() -> str:
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

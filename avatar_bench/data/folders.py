@@ -18,6 +18,15 @@ def class_folders(folder: Path) -> list[Path]:
         raise DataError(f"{shown(str(error.filename))}: cannot be read: {error.strerror}.") from error
 
 
+def is_plain(folder: Path) -> bool:
+    """Say whether a folder is one of pictures, and not of class folders: some lie in it, or it holds no folder."""
+    if not os.path.isdir(folder):
+        return False
+    inside = [child for child in folder.iterdir() if child.name[0] != "."]
+    pictures = (child.suffix.lower() in SUFFIXES and child.is_file() for child in inside)
+    return any(pictures) or not any(child.is_dir() for child in inside)
+
+
 def pictures_below(folder: Path) -> list[Path]:
     """Give what is named as a picture below a folder, sorted, without hidden files and folders.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,14 +123,16 @@ def read_pictures(root: Path, name: str | None = None) -> Dataset:
     return _complete(pd.DataFrame({"path": files}), root, name or root.name)
 
 
-def read_manifest(file: Path, name: str | None = None) -> Dataset:
-    """Read a CSV with at least `path,label`, paths relative to it; other known columns are used, the rest ignored.
+def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
+    """Read a CSV with at least the columns `needed`, paths relative to it; other known ones are used, the rest ignored.
 
     Raise DataError on a missing file, column or picture, naming the first.
     """
     if not os.path.isfile(file):
-        raise DataError(f"data.manifest: {file} does not exist.", "Expected a CSV file with columns path,label.")
-    table = read_table(file, ("path", "label"), COLUMNS)
+        raise DataError(
+            f"data.manifest: {file} does not exist.", f"Expected a CSV file with columns {','.join(needed)}."
+        )
+    table = read_table(file, needed, COLUMNS)
     if table.empty:
         raise DataError(f"{file} has no rows.")
     for row, path in enumerate(table["path"]):

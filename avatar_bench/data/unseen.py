@@ -20,30 +20,33 @@ def refuse_unknown(dataset: Dataset, classes: Sequence[str]) -> None:
         )
 
 
-def refuse_overlap(dataset: Dataset, train: Dataset) -> None:
-    """Raise GuardError where a set holds pictures, or others of their groups, that a network was trained on."""
-    for column, known, what in (
+def refuse_overlap(dataset: Dataset, train: Dataset, what: str = "training") -> None:
+    """Raise GuardError where a set holds pictures, or others of their groups, that a network was trained on.
+
+    `what` names the step that saw them.
+    """
+    for column, known, by in (
         ("sha256", set(train.frame["sha256"]), "picture"),
         ("group", {*train.frame["group"], *train.frame["stated_group"]} - {""}, "group"),
     ):
         shared = dataset.frame[column].isin(known)
         if shared.any():
             raise GuardError(
-                f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} pictures with the training data by "
-                f"{what}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
+                f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} pictures with the {what} data by "
+                f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
                 "Figures on pictures that the network has seen say nothing of new ones: take others out, or",
                 "say allow=[overlap], which is written beside the figures.",
             )
 
 
-def refuse_near(dataset: Dataset, train: Dataset) -> None:
+def refuse_near(dataset: Dataset, train: Dataset, what: str = "training") -> None:
     """Raise GuardError where a set holds near-duplicates of pictures that a network was trained on."""
     # copies of the bytes are for refuse_overlap to tell
     found = [match for match in shared_pictures(train, dataset) if match.kind != "bytes"]
     if found:
         copies = len({match.right for match in found})
         raise GuardError(
-            f"{copies} of {len(dataset)} pictures of {dataset.name} are near-duplicates of training pictures, "
+            f"{copies} of {len(dataset)} pictures of {dataset.name} are near-duplicates of {what} pictures, "
             f"first {dataset.frame['path'].iat[found[0].right]} of {train.frame['path'].iat[found[0].left]}.",
             "Figures on pictures that the network has seen say nothing of new ones: take them out, or",
             "say allow=[near_duplicates], which is written beside the figures.",

@@ -27,11 +27,14 @@ class Progressed:
     stopped: bool
 
     @classmethod
-    def read(cls, file: Path) -> Progressed:
-        """Read it from last.ckpt or the one before; raise CheckpointError where it cannot be gone on from there."""
+    def read(cls, file: Path, staged: bool = True) -> Progressed:
+        """Read it from last.ckpt or the one before; raise CheckpointError where it cannot be gone on from there.
+
+        A pretraining is not `staged`: its checkpoints bear no card.
+        """
         verify(file)
         checkpoint = read_checkpoint(file)
-        stage = Card.from_checkpoint(checkpoint, file).stage
+        stage = Card.from_checkpoint(checkpoint, file).stage if staged else 1
         try:
             epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
             within = checkpoint.get(PROGRESS_KEY, {"batches": 0, "stopped": False})
@@ -40,7 +43,7 @@ class Progressed:
             raise CheckpointError(f"{file} holds no state of a training that could go on.") from error
 
 
-def newest(folder: Path) -> tuple[Path | None, Progressed | None]:
+def newest(folder: Path, staged: bool = True) -> tuple[Path | None, Progressed | None]:
     """Give the checkpoint to go on from, last.ckpt or else the one before, and how far it is; None where none was made.
 
     Raise CheckpointError where none of those that were made is whole.
@@ -48,7 +51,7 @@ def newest(folder: Path) -> tuple[Path | None, Progressed | None]:
     damage = None
     for file in (folder / LAST, folder / BEFORE):
         try:
-            at = Progressed.read(file) if file.is_file() else None
+            at = Progressed.read(file, staged) if file.is_file() else None
         except CheckpointError as error:
             damage = damage or error
             continue

@@ -27,13 +27,16 @@ Rule = tuple[Callable[[Any], bool], str]  # what must hold of a value, and that 
 
 def fault_of_card(card: Mapping[str, Any]) -> str:
     """Say what is wrong with a card; "" where nothing is."""
+    return fault_of_parts(card) or fault_of_classes(card["classes"]) or fault_of_options(card.get("options", {}))
+
+
+def fault_of_parts(card: Mapping[str, Any]) -> str:
+    """Say which value of a card is of another kind or beyond its range, or what its preprocessing lacks."""
     for name, (holds, expected) in _CARD.items():
         if name in card and not holds(card[name]):
             return f"its {name} is {_short(card[name])}; expected {expected}"
     lacking = next((name for name in ("mean", "std", "size", "resize") if name not in card["preprocessing"]), None)
-    if lacking:
-        return f"its preprocessing lacks '{lacking}'"
-    return fault_of_classes(card["classes"]) or fault_of_options(card.get("options", {}))
+    return f"its preprocessing lacks '{lacking}'" if lacking else ""
 
 
 def fault_of_classes(classes: Sequence[str]) -> str:
@@ -109,6 +112,11 @@ _CARD: dict[str, Rule] = {
     "split_fingerprint": _TEXT,
     "data_fingerprint": _TEXT,
     "temperature": (lambda value: _is_number(value, 0), "a number above 0"),
+    "method": _TEXT,
+    "epochs": (lambda value: _is_whole(value, 0, 2**31), "a whole number of 0 or more"),
+    "root": (lambda value: _is_text(value, 4096), "a text"),
+    "pictures": (lambda value: _is_whole(value, 0, 2**31), "a whole number of 0 or more"),
+    "pictures_sha256": _TEXT,
     "versions": (_is_versions, "a few versions by name"),
     "schema": (lambda value: _is_whole(value, 1, 2**31), "a whole number"),
 }

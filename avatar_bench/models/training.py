@@ -104,12 +104,26 @@ def fit_stage(
     if options.compile:
         learner.net.compile()  # in place: a compiled module around it would rename the weights
     best = folder / "checkpoints" / "best.ckpt"
-    trainer = pl.Trainer(
+    fresh = resume is None and learner.card.stage > 1
+    callbacks = _callbacks(folder, options, first_epoch, stop, fresh)
+    trainer = build_trainer(options, stage.epochs, folder, logger, callbacks)
+    with stop.listening():
+        run(trainer, learner, data, resume, stop)
+    if not best.is_file():
+        raise DataError("No checkpoint was chosen: val macro-F1 was never measured.", "Is the val split empty?")
+    return best
+
+
+def build_trainer(
+    options: TrainerOptions, epochs: int, folder: Path, logger: Logger | None, callbacks: list[Callback]
+) -> pl.Trainer:
+    """Build Lightning's trainer of some epochs, whose checkpoints are whole and plain."""
+    return pl.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         strategy=options.strategy,
         precision=precision_for(options),  # type: ignore[arg-type]
-        max_epochs=stage.epochs,
+        max_epochs=epochs,
         limit_train_batches=options.limit_batches,
         limit_val_batches=options.limit_batches,
         gradient_clip_val=options.gradient_clip,
@@ -117,7 +131,7 @@ def fit_stage(
         deterministic="warn",
         logger=logger or False,
         log_every_n_steps=1,
-        callbacks=_callbacks(folder, options, first_epoch, stop, fresh=resume is None and learner.card.stage > 1),
+        callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
         num_sanity_val_steps=0,
@@ -125,11 +139,22 @@ def fit_stage(
         enable_model_summary=False,
         use_distributed_sampler=False,  # EpochSampler divides the images itself
     )
-    with stop.listening():
-        _run(trainer, learner, data, resume, stop)
-    if not best.is_file():
-        raise DataError("No checkpoint was chosen: val macro-F1 was never measured.", "Is the val split empty?")
-    return best
+
+
+def run(
+    trainer: pl.Trainer, learner: pl.LightningModule, data: pl.LightningDataModule, resume: Path | None, stop: Stop
+) -> None:
+    """Have the trainer fit; end as a signal asks for, and not with Lightning's own exit codes."""
+    learner.train()
+    try:
+        trainer.fit(learner, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+    except SystemExit as error:
+        # Lightning has exit codes of its own for signals; the command has its own last words
+        if stop.asked is not None:
+            stop.end()
+        if error.code == 1 and trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
 
 
 @torch.inference_mode()
@@ -205,16 +230,3 @@ def _callbacks(folder: Path, options: TrainerOptions, first_epoch: int, stop: St
     # the last of all: what it writes holds the state of the others
     callbacks.append(Snapshots(folder / "checkpoints" / LAST, options.save_minutes, stop, fresh))
     return callbacks
-
-
-def _run(trainer: pl.Trainer, learner: Learner, data: pl.LightningDataModule, resume: Path | None, stop: Stop) -> None:
-    learner.train()
-    try:
-        trainer.fit(learner, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
-    except SystemExit as error:
-        # Lightning has exit codes of its own for signals; the command has its own last words
-        if stop.asked is not None:
-            stop.end()
-        if error.code == 1 and trainer.interrupted:
-            raise KeyboardInterrupt from error
-        raise

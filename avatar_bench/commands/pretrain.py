@@ -1,0 +1,159 @@
+"""pretrain: make a backbone from pictures without their labels."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from avatar_bench.assembly.datasets import blind_of, open_pictures, open_set
+from avatar_bench.commands._folders import git_commit, held, is_free, taken, unused
+from avatar_bench.commands._recording import begin, recorded, reopened
+from avatar_bench.commands._split import split_plan
+from avatar_bench.config import PretrainConfig, check_pretrain
+from avatar_bench.data.guards import fingerprint_set, refuse_changed, split_apart
+from avatar_bench.data.kept_out import keep_out
+from avatar_bench.data.manifest import Dataset
+from avatar_bench.data.selection import is_stated, stratified_rows
+from avatar_bench.data.splits import SplitPlan, split_fingerprint
+from avatar_bench.errors import GuardError
+from avatar_bench.overrides import job_name
+from avatar_bench.records import folder_name, read_record
+from avatar_bench.terminal import tell
+
+FOLDER = Path("pretrained")
+
+
+def pretrain(cfg: DictConfig) -> float:
+    """Pretrain the backbone that the configuration describes; give its k-NN accuracy, NaN where it has none.
+
+    Raises AvatarBenchError of every kind; whatever was written stays, with the reason in run.json.
+    """
+    settings = _settings(reopened(Path(cfg.resume), "pretrain", PretrainConfig, check_pretrain) if cfg.resume else cfg)
+    folder = Path(cfg.resume) if cfg.resume else _folder(settings)
+    settings.resume = cfg.resume
+    record = read_record(folder) if cfg.resume else {}
+    if record.get("status") != "finished":
+        with held(folder):
+            record = read_record(folder) if cfg.resume else _first_record(folder, settings)
+            if record.get("status") != "finished":
+                return _complete(cfg, settings, folder, record)
+    tell(f"{folder}: finished before, left as it is.", file=sys.stderr)
+    return _accuracy(record)
+
+
+def _complete(cfg: DictConfig, settings: PretrainConfig, folder: Path, record: dict[str, Any]) -> float:
+    with recorded(folder, cfg, record):
+        whole, learning = _pictures(settings, record)  # a mistake shows before torch has loaded
+        begin(folder, cfg, record)
+        from avatar_bench.commands._pretraining import fit
+
+        said = fit(settings, folder, record, whole, learning)
+    tell(said)
+    return _accuracy(record)
+
+
+def _settings(cfg: DictConfig) -> PretrainConfig:
+    settings = OmegaConf.to_object(cfg)
+    assert isinstance(settings, PretrainConfig)
+    return settings
+
+
+def _model() -> str:
+    return str(HydraConfig.get().runtime.choices.get("model") or "timm")
+
+
+def _name(settings: PretrainConfig) -> str:
+    return settings.model.backbone if _model() == "timm" else _model()
+
+
+def _folder(settings: PretrainConfig) -> Path:
+    """Give the folder that a pretraining is to have: `out`, or one named by the time; a job of several has its own."""
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        shared = hydra.job.config.override_dirname.exclude_keys
+        return Path(settings.out or FOLDER) / job_name(hydra.overrides.task, [*shared, "mode"])
+    if settings.out:
+        return Path(settings.out)
+    name = folder_name(f"{_name(settings)}-{settings.method.name}")
+    return unused(FOLDER / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def _first_record(folder: Path, settings: PretrainConfig) -> dict[str, Any]:
+    """Give the first record of a pretraining; raise ConfigError where its folder holds another run."""
+    if not is_free(folder):
+        raise taken(folder, "pretrain")
+    return {
+        "status": "running",
+        "command": "pretrain",
+        "name": _name(settings),
+        "model": _model(),
+        "method": settings.method.name,
+        "seed": settings.seed,
+        "git": git_commit(),
+        "allow": sorted(settings.allow),
+    }
+
+
+def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset, Dataset]:
+    """Give all pictures with their sides, and those to learn from; say which were kept out, and put it on record."""
+    data = settings.data
+    found = open_pictures(data)
+    refuse_changed(found)
+    plan = split_plan(data)
+    sides = _sides(found, plan, settings)
+    allowed = "test_pictures" in settings.allow
+    wanted = ["train"] + ["val", "calibration"] * settings.use_val + ["test"] * allowed
+    learning = sides.take(sides.frame["split"].isin(wanted))
+    counts = sides.frame["split"].value_counts()
+    kept_out = {str(side): int(n) for side, n in counts.items() if side not in wanted}
+    if not allowed:
+        blind = blind_of(data.kind, data.blind, found.root)
+        others = ({"blind": blind} if blind else {}) | {name: Path(path) for name, path in data.ood.items()}
+        learning, shared = keep_out(learning, {name: open_set(path, name) for name, path in others.items()})
+        kept_out |= shared
+    if len(learning) < 2:
+        raise GuardError(
+            f"{found.name} leaves {len(learning)} of {len(found)} pictures to learn from.",
+            "The others are of its test, val, blind or ood sets, which are kept out.",
+        )
+    record["split"] = asdict(plan) | {
+        "fingerprint": split_fingerprint(sides),
+        "counts": {str(side): int(n) for side, n in counts.items()},
+    }
+    record["pictures"] = {"learned_from": len(learning), "kept_out": kept_out}
+    told = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
+    tell(
+        f"{len(learning)} of {len(found)} pictures of {found.name} are learned from; kept out: {told}", file=sys.stderr
+    )
+    if allowed:
+        tell("warning: test pictures are learned from (allow=[test_pictures])", file=sys.stderr)
+    return sides, learning
+
+
+def _sides(found: Dataset, plan: SplitPlan, settings: PretrainConfig) -> Dataset:
+    """Give the pictures with the sides that train gives them; without labels or stated sides, all are to learn from."""
+    frame = found.frame
+    if (frame["label"] != "").any() or is_stated(frame, plan) or plan.by:
+        notes: list[str] = []
+        # two labels of one picture are nothing to who reads none
+        sides = split_apart(found, plan, [*settings.allow, "label_conflict"], notes)
+        for note in notes:
+            tell(f"warning: {note}", file=sys.stderr)
+        return sides
+    count = min(plan.limit or len(found), max(1, round(plan.fraction * len(found))))
+    drawn = found.take(stratified_rows(frame, count, plan.seed))
+    phashes = [one.phashes[0] for one in fingerprint_set(drawn)]
+    whole = drawn.frame.assign(split="train", phash=phashes, stated_group=drawn.frame["group"])
+    return Dataset(drawn.name, drawn.root, whole)
+
+
+def _accuracy(record: dict[str, Any]) -> float:
+    return float(record.get("metrics", {}).get("probe/knn_accuracy", np.nan))

@@ -1,0 +1,102 @@
+"""Pretrained backbones: weights with a card that says how they came about, and which pictures they have seen."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import nn
+
+from avatar_bench.errors import CheckpointError, ConfigError, GuardError
+from avatar_bench.models.checkpoints import SEAL, checksum_of, seal_of
+from avatar_bench.models.schema import fault_of_options, fault_of_parts
+from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of
+from avatar_bench.writing import whole
+
+BACKBONE, PICTURES = "backbone.safetensors", "pictures.csv"
+KEY = "pretraining"  # of the card, in the file's metadata
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What a file of pretrained weights says of itself.
+
+    `preprocessing` is that of training pictures; `root` is where they lay, and pictures.csv beside the file, whose
+    SHA-256 is `pictures_sha256`, names them.
+    """
+
+    backbone: str
+    method: str
+    preprocessing: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str = "none"
+    epochs: int = 0
+    seed: int = 0
+    split_fingerprint: str = ""
+    data_fingerprint: str = ""
+    root: str = ""
+    pictures: int = 0
+    pictures_sha256: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def list_beside(self, file: Path) -> Path:
+        """Give the list of the pictures that weights have seen; raise GuardError where it is gone or another."""
+        pictures = file.with_name(PICTURES)
+        if not os.path.isfile(pictures) or checksum_of(pictures) != self.pictures_sha256:
+            raise GuardError(
+                f"{pictures}, which lists the {self.pictures} pictures that {file.name} has seen, is gone or changed.",
+                "Put it there as pretrain wrote it: without it nobody knows whether test pictures are among them.",
+            )
+        return pictures
+
+
+def write_backbone(net: nn.Module, card: Pretraining, file: Path) -> None:
+    """Write a network's weights, called as in timm and without a classifier, with their card."""
+    state = {name: tensor.cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    texts = {KEY: json.dumps(asdict(card), ensure_ascii=False, allow_nan=False)}
+    with whole(file) as part:
+        part.write_bytes(save(state, texts | {SEAL: seal_of(state, texts)}))
+
+
+def read_pretraining(file: Path) -> Pretraining | None:
+    """Read the card of a file of weights, None where it has none; raise CheckpointError where it is damaged."""
+    if file.suffix != ".safetensors" or not os.path.isfile(file):
+        return None
+    try:
+        state, texts = read_safetensors(file)
+        if KEY not in texts:
+            return None
+        if texts.pop(SEAL, "") != seal_of(state, texts):
+            raise ValueError("its SHA-256 is not the one that it states")
+        card = read_plain_json(texts[KEY])
+        _check(card)
+    except Exception as error:  # of safetensors, json and ours, of many types
+        raise CheckpointError(f"{file} cannot be read as pretrained weights: {reason_of(error)}.") from error
+    return Pretraining(**card)
+
+
+def refuse_other_backbone(file: Path, name: str) -> None:
+    """Raise ConfigError where pretrained weights are those of another network than timm's `name`."""
+    card = read_pretraining(file)
+    if card is not None and card.backbone.split(".")[0] != name.split(".")[0]:
+        raise ConfigError(
+            f"model.weights={file} holds {card.backbone}, not {name}.",
+            f"Choose the same network: model=timm model.backbone={card.backbone}",
+        )
+
+
+def _check(card: Any) -> None:
+    """Raise ValueError where what a file says of itself is no card."""
+    known = {item.name for item in fields(Pretraining)}
+    if not isinstance(card, dict) or not {"backbone", "method", "preprocessing"} <= card.keys() <= known:
+        raise ValueError("its card lacks something, or holds something else")
+    if card.get("schema") != SCHEMA:
+        raise ValueError(f"this version reads schema {SCHEMA}")
+    if fault := fault_of_parts(card) or fault_of_options(card.get("options", {})):
+        raise ValueError(fault)

@@ -1,0 +1,259 @@
+"""pretrain: backbones from pictures without their labels, and trainings that begin with them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from avatar_bench.__main__ import main
+from avatar_bench.cells import read_csv
+from avatar_bench.models.pretrained import read_pretraining
+
+METHODS = {
+    "simclr": ["model.backbone=test_resnet"],
+    "dino": ["model.backbone=test_resnet", "method.local_views=1"],
+    "mae": ["model.backbone=test_vit", "model.options={img_size: 32}", "method.decoder_depth=1"],
+}
+
+
+def words(pictures: Path, out: Path, *more: str) -> list[str]:
+    given = {word.partition("=")[0] for word in more}
+    small = [
+        *("model=timm", "model.backbone=test_resnet", "data=manifest", f"data.manifest={pictures / 'all.csv'}"),
+        *("data.image_size=32", "data.batch_size=32", "data.workers=0", "data.split.folds=4", "data.cache_gb=0"),
+        *("trainer=cpu", "trainer.threads=1", "callbacks.progress=false", "logger=none", "epochs=2", "probe.every=1"),
+    ]
+    return ["pretrain", *(word for word in small if word.partition("=")[0] not in given), f"out={out}", *more]
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "backbone.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    ours, others = weights(a), weights(b)
+    return ours.keys() == others.keys() and all(torch.equal(ours[name], others[name]) for name in ours)
+
+
+@pytest.fixture(scope="module")
+def simclr(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pretrained") / "simclr"
+    assert main(words(pictures, out, f"data.blind={pictures / 'blind.csv'}")) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def leaky(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pretrained") / "leaky"
+    assert main(words(pictures, out, "allow=[test_pictures]", "epochs=1")) == 0
+    return out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_leaves_a_backbone_with_its_card_and_its_history(method: str, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(words(pictures, out, f"method={method}", *METHODS[method])) == 0
+    said, rows = record(out), pd.read_csv(out / "metrics.csv")
+    assert (said["status"], said["command"], said["method"]) == ("finished", "pretrain", method)
+    assert rows["epoch"].tolist() == [0, 1, 2]
+    assert rows["probe/knn_accuracy"].notna().all()
+    assert rows["train/loss"].isna().tolist() == [True, False, False]
+    assert said["metrics"]["probe/knn_accuracy"] == rows["probe/knn_accuracy"].iat[-1]
+    assert said["before"]["probe/knn_accuracy"] == rows["probe/knn_accuracy"].iat[0]
+    assert (out / "curves.png").stat().st_size > 10_000
+    card = read_pretraining(out / "backbone.safetensors")
+    assert card is not None
+    assert (card.method, card.epochs, card.seed, card.pictures) == (method, 2, 42, 96)
+    net = timm.create_model(card.backbone, num_classes=0, **card.options)
+    net.load_state_dict(weights(out))  # called as in timm
+
+
+def test_a_seed_gives_the_same_weights_with_any_number_of_workers(simclr: Path, pictures: Path, tmp_path: Path) -> None:
+    assert main(words(pictures, tmp_path / "two", "data.workers=2")) == 0
+    assert same(simclr, tmp_path / "two")
+    assert main(words(pictures, tmp_path / "other", "seed=1")) == 0
+    assert not same(simclr, tmp_path / "other")
+
+
+def test_labels_are_not_read(pictures: Path, tmp_path: Path) -> None:
+    table = read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    number = table.groupby("label").cumcount() // 2
+    table["split"] = np.select([number % 4 == 0, number % 4 == 1], ["test", "val"], "train")
+    shuffled = table.assign(label=table["label"].sample(frac=1, random_state=0).to_numpy())
+    for name, frame in {"labels": table, "shuffled": shuffled, "none": table.drop(columns="label")}.items():
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        given = f"data.manifest={tmp_path / name}.csv"
+        assert main(words(pictures, tmp_path / name, given, "epochs=1", "data.split.folds=10")) == 0
+    assert same(tmp_path / "labels", tmp_path / "shuffled")
+    assert same(tmp_path / "labels", tmp_path / "none")
+    assert "before" not in record(tmp_path / "none")  # no label, no probe
+
+
+def test_a_folder_of_pictures_is_learned_from_whole(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    for number, file in enumerate(sorted((pictures / "all").rglob("*.png"))[:20]):
+        (tmp_path / "plain" / f"{number}.png").write_bytes(file.read_bytes())
+    folder = ["data=folder", f"data.root={tmp_path / 'plain'}", "epochs=1", "data.batch_size=8"]
+    line = [word for word in words(pictures, tmp_path / "run", *folder) if not word.startswith("data.manifest")]
+    assert main(line) == 0
+    assert record(tmp_path / "run")["pictures"] == {"learned_from": 20, "kept_out": {}}
+
+
+def test_pictures_that_networks_are_judged_by_are_kept_out(simclr: Path, pictures: Path, tmp_path: Path) -> None:
+    whole = read_csv(pictures / "all.csv").set_index("path")
+    seen = read_csv(simclr / "pictures.csv")
+    said = record(simclr)
+    assert said["pictures"] == {"learned_from": 96, "kept_out": {"test": 48, "val": 24, "calibration": 24, "blind": 0}}
+    (tmp_path / "ood").mkdir()
+    Image.open(pictures / seen["path"].iat[0]).convert("RGB").save(tmp_path / "ood" / "copy.jpg", quality=85)
+    mates = (whole["group"] == whole.at[seen["path"].iat[0], "group"]).sum()
+    out = tmp_path / "run"
+    assert main(words(pictures, out, f"data.ood={{others: {tmp_path / 'ood'}}}", "epochs=1")) == 0
+    assert record(out)["pictures"]["kept_out"]["others"] == mates
+    assert seen["path"].iat[0] not in set(read_csv(out / "pictures.csv")["path"])
+
+
+def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
+    assert record(tmp_path / "pre")["pictures"] == {"learned_from": 144, "kept_out": {"test": 48}}
+    file = tmp_path / "pre" / "backbone.safetensors"
+    train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    assert "warning: 48 of 48 val pictures" in capsys.readouterr().err
+
+
+def test_several_are_made_by_a_multirun(pictures: Path, tmp_path: Path) -> None:
+    assert main([*words(pictures, tmp_path / "many", "seed=1,2", "epochs=1"), "-m"]) == 0
+    assert [record(run)["status"] for run in (tmp_path / "many" / "seed1", tmp_path / "many" / "seed2")] == [
+        "finished"
+    ] * 2
+
+
+def test_a_training_begins_with_the_weights_and_says_so(
+    simclr: Path, train: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = simclr / "backbone.safetensors"
+    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", "mode=frozen")
+    init, card = record(run)["init"], read_pretraining(file)
+    assert card is not None
+    assert (init["method"], init["sha256"], init["pictures"]) == ("simclr", record(simclr)["weights_sha256"], 96)
+    assert record(run)["split"]["fingerprint"] == record(simclr)["split"]["fingerprint"] == card.split_fingerprint
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["avatar_bench"]["preprocessing"]["mean"] == card.preprocessing["mean"]
+    learned = {name.removeprefix("net."): value for name, value in best["state_dict"].items()}
+    assert all(torch.equal(learned[name], value) for name, value in weights(simclr).items())
+    assert main(["evaluate", f"ckpt={run}", "split=blind", "data.workers=0"]) == 0
+    (run / "pretraining.csv").unlink()
+    assert main(["evaluate", f"ckpt={run}", "split=blind", "data.workers=0", "again=true"]) == 4
+
+
+def test_a_training_whose_test_pictures_were_seen_is_refused(
+    leaky: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = ["model.backbone=test_resnet", f"model.weights={leaky / 'backbone.safetensors'}"]
+    train(tmp_path / "refused", *begun, code=3)
+    assert "48 of 48 test pictures" in capsys.readouterr().err
+    run = train(tmp_path / "allowed", *begun, "allow=[pretraining]")
+    assert record(run)["allow"] == ["pretraining"]
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 3
+    assert "with the pretraining data by picture" in capsys.readouterr().err
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0", "allow=[overlap,near_duplicates]"]) == 0
+    onward = train(tmp_path / "onward", "model.backbone=test_resnet", f"init_from={run}")
+    assert main(["evaluate", f"ckpt={onward}", "data.workers=0"]) == 3
+
+
+def test_weights_without_the_list_of_what_they_have_seen_are_refused(
+    simclr: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((simclr / "backbone.safetensors").read_bytes())
+    train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={alone}", code=3)
+    assert "pictures.csv" in capsys.readouterr().err
+
+
+def test_weights_of_another_network_and_damaged_ones_are_refused(
+    simclr: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = simclr / "backbone.safetensors"
+    train(tmp_path / "other", "model.backbone=test_efficientnet", f"model.weights={file}", code=2)
+    assert "holds test_resnet, not test_efficientnet" in capsys.readouterr().err
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "bad.safetensors").write_bytes(content)
+    train(tmp_path / "bad", "model.backbone=test_resnet", f"model.weights={tmp_path / 'bad.safetensors'}", code=4)
+    assert "its SHA-256 is not the one that it states" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["simclr", "dino"])
+def test_what_ctrl_c_cuts_short_goes_on_to_the_same_weights(
+    method: str, pictures: Path, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
+    given = [f"method={method}", *METHODS[method], "epochs=8", "callbacks.save_minutes=0", "data.batch_size=16"]
+    child = fork(*words(pictures, tmp_path / "cut", *given))
+    child.until(lambda: len(child_rows(tmp_path / "cut")) > 2)
+    child.send(signal.SIGINT)
+    assert child.end() == 130, child.said
+    assert record(tmp_path / "cut")["status"] == "interrupted"
+    assert main(["pretrain", f"resume={tmp_path / 'cut'}"]) == 0
+    assert main(words(pictures, tmp_path / "whole", *given)) == 0
+    assert same(tmp_path / "cut", tmp_path / "whole")
+    histories = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("cut", "whole")]
+    assert histories[0] == histories[1]
+
+
+def child_rows(run: Path) -> list[str]:
+    file = run / "metrics.csv"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        (["method=mae"], 2, "does not see a picture as patches"),
+        (["method.mask_ratio=0.5"], 2, "method=simclr reads no such option"),
+        (["method=simclar"], 2, "simclr"),
+        (["mode=frozen"], 2, "pretrain has no modes"),
+        (["optimizer.schedule.name=plateau"], 2, "expected cosine or none"),
+        (["trainer.devices=2"], 2, "one device"),
+        (["epochs=0"], 2, "epochs=0"),
+        (["allow=[overlap]"], 2, "near_duplicates or test_pictures"),
+        (["data.blind=nowhere"], 3, "data.blind: nowhere does not exist"),
+        (["model=mobilenetv3_small", "model.weights=nowhere.pth"], 2, "there is no such file"),
+    ],
+)
+def test_a_mistake_is_told_in_three_lines(
+    more: list[str], code: int, told: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, tmp_path / "run", *more)) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if "are learned from" not in line]
+    assert told in "\n".join(lines)
+    assert len([line for line in lines if not line.startswith("  accelerator")]) <= 3
+
+
+def test_a_folder_that_holds_a_run_is_left(
+    simclr: Path, pictures: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, simclr)) == 2
+    assert f"avatar-bench pretrain resume={simclr}" in capsys.readouterr().err
+    assert main(["pretrain", f"resume={simclr}"]) == 0
+    assert main(["pretrain", f"resume={tiny_run}"]) == 4
+    assert main(["train", f"resume={simclr}"]) == 4
+    assert main(["evaluate", f"ckpt={simclr}"]) == 4
+    assert "model.weights=" in capsys.readouterr().err
