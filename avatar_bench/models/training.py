@@ -96,8 +96,6 @@ def fit_stage(
     """
     quiet()
     keep_memory()
-    # deterministic algorithms would have all memory filled before it is written to: a tenth of a small network's step
-    torch.utils.deterministic.fill_uninitialized_memory = False
     stage, stop = learner.stage, Stop()
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -118,6 +116,8 @@ def build_trainer(
     options: TrainerOptions, epochs: int, folder: Path, logger: Logger | None, callbacks: list[Callback]
 ) -> pl.Trainer:
     """Build Lightning's trainer of some epochs, whose checkpoints are whole and plain."""
+    # deterministic algorithms would have all memory filled before it is written to: a tenth of a small network's step
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a property
     return pl.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
