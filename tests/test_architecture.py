@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "yaml_files",
         "trees",
     ),
-    ("errors", "messages", "pages", "cells", "terminal", "signals", "writing"),
+    ("errors", "messages", "pages", "cells", "terminal", "memory", "signals", "writing"),
 )
 CONFIG_USERS = ("__main__", "commands")
 HYDRA_USERS = ("__main__", "commands", "config", "composing", "blocks/__init__")

@@ -58,7 +58,7 @@ def _open(path: Path, settings: PredictConfig) -> Run:
     import torch
 
     from avatar_bench.ensembles import open_run
-    from avatar_bench.models.memory import keep_memory
+    from avatar_bench.memory import keep_memory
     from avatar_bench.models.trial import choose
     from avatar_bench.runs import set_threads
 

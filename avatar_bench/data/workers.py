@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from torch.utils.data import DataLoader
 
+from avatar_bench.memory import trim_memory
 from avatar_bench.signals import ENDING, unheard
 
 
@@ -31,6 +32,8 @@ class Loader(DataLoader[Any]):
     _running: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
 
     def _get_iterator(self) -> Any:
+        if self.num_workers:
+            trim_memory()
         batches = super()._get_iterator()
         self._running.add(batches)
         return batches

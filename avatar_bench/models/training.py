@@ -23,6 +23,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.memory import keep_memory
 from avatar_bench.models.callbacks import MONITOR, Best, EpochAverage, History, Progress, Snapshots
 from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import (
@@ -36,7 +37,6 @@ from avatar_bench.models.checkpoints import (
     write_checkpoint,
 )
 from avatar_bench.models.learner import Learner
-from avatar_bench.models.memory import keep_memory
 from avatar_bench.models.silence import quiet
 from avatar_bench.signals import Stop
 

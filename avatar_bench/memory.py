@@ -15,3 +15,9 @@ def keep_memory() -> None:
         system = ctypes.CDLL(None)
         system.mallopt(_TRIM_THRESHOLD, _TRIM)
         system.mallopt(_MMAP_THRESHOLD, _MMAP)
+
+
+def trim_memory() -> None:
+    """Give what is freed back to the system, before a process is forked that would come to hold a copy of it."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
