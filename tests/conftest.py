@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
+import io
 import json
 import os
 import shutil
@@ -19,6 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose more to threads than they gain
+
+# of tensorboard and OpenVINO: it holds on to the stream that is there at its import, and Hydra's logging has it closed
+with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
+    importlib.import_module("absl.logging")
 
 BACKBONE = "test_resnet.r160_in1k"
 SOURCES = {"drawing": ("ink", "crayon", "vector"), "generated": ("gan", "diffusion"), "real": ("studio", "street")}
