@@ -118,6 +118,6 @@ def _of_comparisons() -> dict[str, str]:
         "shots/curve": say("Accuracy and macro-F1 against pictures a class"),
         "transformers/differences": say("What SAM, the start and the family change, pair by pair"),
         "transformers/accuracy": say("Accuracy by recipe, family by family"),
-        "transformers/cost": say("Accuracy against the time of training"),
+        "transformers/cost": say("Accuracy against the time of training, numbered as in the chart by family"),
         "transformers/history": say("Well-known networks on ImageNet-1k: published figures, not measured here"),
     }
