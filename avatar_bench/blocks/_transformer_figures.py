@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,15 +39,17 @@ def grouped(table: pd.DataFrame) -> pd.DataFrame:
 @plots.use_style()
 def accuracy(table: pd.DataFrame) -> Figure:
     """Draw the accuracy of each recipe with its interval, grouped by family; hollow with SAM."""
-    rows = grouped(table).reset_index(drop=True)
-    figure = plots.new_figure(7.0, 1.4 + 0.4 * len(rows))
+    rows = grouped(table)
+    figure = plots.new_figure(7.0, 1.4 + 0.42 * len(rows))
     axes = figure.subplots()
-    for place, row in rows.iterrows():
+    for place, (_, row) in enumerate(rows.iterrows()):
         axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.6)
         axes.plot(row["accuracy"], place, **_look(row["family"], row["sam"]))
-    for place in np.flatnonzero(rows["family"].to_numpy()[1:] != rows["family"].to_numpy()[:-1]):
-        axes.axhline(place + 0.5, color=plots.GREY, linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [_name(place + 1, row) for place, row in rows.iterrows()])  # type: ignore[operator]
+    families = rows["family"].to_numpy()
+    for last in np.flatnonzero(families[1:] != families[:-1]):
+        axes.axhline(last + 0.5, color=plots.GREY, linewidth=0.8)
+    names = _told_apart([_name(row) for _, row in rows.iterrows()], rows["recipe"])
+    axes.set_yticks(range(len(rows)), [f"{number}  {name}" for number, name in enumerate(names, 1)])
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=say("accuracy (%)"))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="x")
@@ -57,15 +60,15 @@ def accuracy(table: pd.DataFrame) -> Figure:
 @plots.use_style()
 def cost(table: pd.DataFrame) -> Figure:
     """Draw accuracy against the seconds that training took, numbered as in `accuracy`; hollow with SAM."""
-    rows = grouped(table).reset_index(drop=True)
+    rows = grouped(table).assign(number=range(1, len(table) + 1))
     figure = plots.new_figure(6.4, 3.8)
     axes = figure.subplots()
     known = rows[rows["train_seconds"].notna()]
-    for place, row in known.iterrows():
+    for _, row in known.iterrows():
         at = row["train_seconds"]
         axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.2)
         axes.plot(at, row["accuracy"], **_look(row["family"], row["sam"]))
-        axes.annotate(f"{place + 1}", (at, row["accuracy"]), (5, 4), textcoords="offset points", fontsize=8)  # type: ignore[operator]
+        axes.annotate(f"{row['number']}", (at, row["accuracy"]), (5, 4), textcoords="offset points", fontsize=8)
     log_axis(axes, "x", known["train_seconds"])
     axes.set(xlabel=say("seconds of training (log scale)"), ylabel=say("accuracy (%)"))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -87,7 +90,8 @@ def differences(pairs: pd.DataFrame, recipes: pd.DataFrame) -> Figure:
         axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if told else 1.0)
         axes.plot(100 * row["difference"], place, "o", color="black", fillstyle="full" if told else "none")
     axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(pairs)), [_pair_name(row, about) for _, row in pairs.iterrows()])
+    names = _told_apart([_pair_name(row, about) for _, row in pairs.iterrows()], pairs["a"])
+    axes.set_yticks(range(len(pairs)), names)
     axes.set(ylim=(len(pairs) - 0.4, -0.6), xlabel=say("difference in accuracy (points)"))
     axes.grid(axis="x")
     handles = [
@@ -111,8 +115,8 @@ def history(table: pd.DataFrame) -> Figure:
         millions = say("{number} M", number=f"{row['published_params_m']:g}")
         axes.text(1.005, place, millions, va="center", fontsize=8, color="#404040")
     years = table["year"].to_numpy()
-    for place in np.flatnonzero(years[1:] != years[:-1]):
-        axes.axhline(place + 0.5, color="#E3E3E3", linewidth=0.6)
+    for last in np.flatnonzero(years[1:] != years[:-1]):
+        axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)
     axes.set_yticks(range(len(table)), [f"{row['network']}  {row['year']}" for _, row in table.iterrows()])
     axes.set(xlim=(0.6, 0.92), ylim=(len(table) - 0.4, -0.6), xlabel=say("published top-1 accuracy on ImageNet-1k (%)"))
     axes.set_title(say("Figures of the papers, not measured here; on the right the parameters"), loc="left", fontsize=9)
@@ -146,10 +150,16 @@ def _start(row: pd.Series) -> str:
     )
 
 
-def _name(number: int, row: pd.Series) -> str:
+def _told_apart(names: list[str], recipes: Iterable[str]) -> list[str]:
+    """Add the recipe to names that several have: such recipes differ in their settings."""
+    pairs = zip(names, recipes, strict=True)
+    return [f"{name}\n{plots.short(recipe, 40)}" if names.count(name) > 1 else name for name, recipe in pairs]
+
+
+def _name(row: pd.Series) -> str:
     seeds = "" if row["seeds"] == 1 else ", " + say("{n} seeds", n=row["seeds"])
     sam = ", SAM" if row["sam"] else ""
-    return f"{number}  {plots.short(row['architecture'], 34)}\n{plots.short(_start(row), 24)}{sam}{seeds}"
+    return f"{plots.short(row['architecture'], 34)}\n{plots.short(_start(row), 24)}{sam}{seeds}"
 
 
 def _pair_name(row: pd.Series, about: pd.DataFrame) -> str:

@@ -128,7 +128,7 @@ def of_pairs(
     rows = []
     for pair in found:
         a, b = own[pair.a], own[pair.b]
-        row = {"changed": pair.changed, "from": _said(b, pair.changed), "to": _said(a, pair.changed)}
+        row: dict[str, object] = {"changed": pair.changed, "from": _said(b, pair.changed), "to": _said(a, pair.changed)}
         row |= _pairs.compared(judged, drawn, pair.a, pair.b, block.level, power, alpha)
         rows.append(row | {name: a.settings[name] for name in ("epochs", "train_pictures", "image_size")})
     if not rows:

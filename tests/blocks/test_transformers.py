@@ -239,6 +239,13 @@ def test_all_figures_are_drawn_and_saved(compare, answers, tmp_path, language):
     assert loaded.metrics["accuracy/vit"] == result.metrics["accuracy/vit"]
 
 
+def test_recipes_of_one_network_and_start_are_told_apart_by_their_names(compare, answers):
+    shots = {"record": {"mode": "few_shot"}}
+    result = compare({"many": (answers(0.7), {}), "few shots": (answers(0.6, 1), shots)})
+    labels = [tick.get_text() for tick in result.figures["accuracy"].axes[0].get_yticklabels()]
+    assert [label.splitlines()[-1] for label in labels] == ["many", "few shots"]
+
+
 def test_recipes_are_grouped_by_family_the_best_first():
     table = pd.DataFrame({"family": ["transformer", "convolutional", "convolutional"], "accuracy": [0.9, 0.5, 0.6]})
     assert figures.grouped(table)["accuracy"].tolist() == [0.6, 0.5, 0.9]
