@@ -78,13 +78,17 @@ def _recipe_names(
 
 
 def _name(record: dict[str, Any], config: dict[str, Any]) -> str:
-    """Say what was trained: the experiment, else model, mode, shots and what was held out."""
+    """Say what was trained: the experiment, else model, mode, shots and SAM; its pretraining; what was held out."""
     if record.get("experiment"):
         name = str(record["experiment"])
     else:
         name = " ".join(str(record[part]) for part in ("name", "mode") if record.get(part))
         if shots := (config.get("mode") or {}).get("shots"):
             name += f" {shots} shots"
+        if (config.get("optimizer") or {}).get("name") == "sam":
+            name += " sam"
+    if method := (record.get("init") or {}).get("method"):
+        name += f" from {method}"
     held_out = ((config.get("data") or {}).get("split") or {}).get("held_out")
     return f"{name} without {', '.join(map(str, held_out))}" if held_out else name
 

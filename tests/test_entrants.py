@@ -56,17 +56,19 @@ def test_any_other_option_makes_another_recipe_and_the_folder_tells_them_apart(m
     assert [one.label for one in found] == ["m frozen (slow)", "m frozen (fast)"]
 
 
-def test_a_run_is_called_by_its_experiment_its_shots_and_what_was_held_out(make: Make) -> None:
+def test_a_run_is_called_by_its_experiment_its_shots_its_start_and_what_was_held_out(make: Make) -> None:
     found = entrants(
         [
             make("a", {"name": "x", "experiment": "resnet50_full"}),
             make("b", {"name": "resnet18", "mode": "few_shot"}, mode={"shots": 5}),
+            make("s", {"name": "resnet18", "init": {"method": "simclr"}}, optimizer={"name": "sam"}),
             make("c", {"name": "resnet18"}, data={"split": {"held_out": ["tabler"]}}),
         ]
     )
     assert [one.label for one in found] == [
         "resnet50_full",
         "resnet18 few_shot 5 shots",
+        "resnet18 frozen sam from simclr",
         "resnet18 frozen without tabler",
     ]
 

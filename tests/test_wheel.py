@@ -57,7 +57,11 @@ def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel: Path) -> None
         names = set(archive.namelist())
     yamls = {f"avatar_bench/conf/{file.relative_to(ROOT / 'conf').as_posix()}" for file in ROOT.glob("conf/**/*.yaml")}
     assert yamls <= names
-    assert {"avatar_bench/py.typed", "avatar_bench/templates/card.html.jinja"} <= names
+    assert {
+        "avatar_bench/py.typed",
+        "avatar_bench/blocks/_transformer_history.csv",
+        "avatar_bench/templates/card.html.jinja",
+    } <= names
     assert not any(name.startswith(("tests/", "conf/", "docs/")) for name in names)
 
 

@@ -14,7 +14,7 @@ from avatar_bench import stats
 from avatar_bench.blocks.base import Intervals
 from avatar_bench.entrants import without
 from avatar_bench.messages import say
-from avatar_bench.metrics import paired
+from avatar_bench.metrics import classification, paired
 from avatar_bench.results import Metric
 
 if TYPE_CHECKING:
@@ -91,6 +91,18 @@ class Recipes:
         if not low < high:  # as in stats.share_interval: resamples that all agree say nothing
             (low, high), method = stats.wilson(self.units * value, self.units, block.level), "wilson by group"
         return Metric(float(value), self.units, low, high, method)
+
+
+def macro_f1s(found: Sequence[Predictions]) -> stats.Statistic:
+    """Give what maps weights (B, N) to the macro-F1 of each run, (B, runs), from what each says of the pictures."""
+
+    def statistic(weights: Floats) -> Floats:
+        confusions = [
+            classification.confusion_matrix(one.targets, one.predicted, len(one.classes), weights) for one in found
+        ]
+        return np.column_stack([classification.macro_f1(confusion) for confusion in confusions])
+
+    return statistic
 
 
 def about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[str]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from avatar_bench.audit.probes import draw
 from avatar_bench.blocks import _cluster_figures as figures
 from avatar_bench.blocks.base import IntervalBlock, check_class_order, known
-from avatar_bench.errors import BlockError
+from avatar_bench.errors import BlockError, DataError
 from avatar_bench.messages import say
 from avatar_bench.metrics import clusters, neighbourhoods
 from avatar_bench.metrics.clusters import Space
+from avatar_bench.metrics.knn import knn_predictions
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ Labels = NDArray[np.integer]
 BY_PICTURE = ("silhouette", "silhouette_cosine", "knn_purity")
 OVERALL = ("separation_ratio", "davies_bouldin", "calinski_harabasz")
 SOURCE = ("source_silhouette", "source_knn_purity")
-METRICS = ("silhouette", "silhouette_cosine", *OVERALL, "knn_purity", "linear_probe")
+METRICS = ("silhouette", "silhouette_cosine", *OVERALL, "knn_purity", "linear_probe", "knn_accuracy")
+_VOTES = 20  # neighbours that vote in the k-NN probe, as in that of pretraining
 
 
 @dataclass(kw_only=True)
@@ -65,7 +67,7 @@ class Clusters(IntervalBlock):
         space = Space(looked.embeddings, looked.groups, self.neighbors)
         pictures = _pictures_table(looked)
         result = Result("clusters", dataset.name, len(looked), run.classes)
-        result.metrics = self._by_class(space, looked, pictures) | self._by_source(space, looked, pictures)
+        result.metrics = self._by_class(space, looked, pictures, run) | self._by_source(space, looked, pictures)
         result.tables = {"pictures": pictures, "distances": _distance_table(space.euclidean, pictures["target"])}
         result.arrays["embeddings"] = {"embeddings": looked.embeddings}
         result.figures["silhouettes"] = figures.silhouettes(pictures["silhouette"], looked.targets, run.classes)
@@ -79,7 +81,7 @@ class Clusters(IntervalBlock):
         result.warnings = _warnings(result.metrics, len(asked), len(labelled), len(looked))
         return result
 
-    def _by_class(self, space: Space, looked: Predictions, pictures: pd.DataFrame) -> dict[str, Metric]:
+    def _by_class(self, space: Space, looked: Predictions, pictures: pd.DataFrame, run: Run) -> dict[str, Metric]:
         """Give METRICS, and put what they say of each picture into `pictures`."""
         each, dealt = space.by_picture(looked.targets), self._dealt(looked.targets, looked.groups)
         noise = [np.append(np.nanmean(space.by_picture(one), axis=0), space.overall(one)) for one in dealt]
@@ -92,6 +94,7 @@ class Clusters(IntervalBlock):
         found = self.resampled(names, statistic, looked.groups, better, _floors(names, noise))
         pictures[list(BY_PICTURE)] = each
         found["linear_probe"] = self._linear_probe(looked, dealt, pictures)
+        found["knn_accuracy"] = self._knn_probe(run, looked, dealt, pictures)
         return {name: found[name] for name in METRICS}
 
     def _linear_probe(self, looked: Predictions, dealt: list[Labels], pictures: pd.DataFrame) -> Metric:
@@ -107,6 +110,18 @@ class Clusters(IntervalBlock):
         pictures["probe"] = np.array(looked.classes)[answers[0]]
         noise = [np.mean(answer == labels) for answer, labels in zip(answers[1:], dealt, strict=True)]
         return self.share(answers[0] == looked.targets, looked.groups, floor=float(np.mean(noise)))
+
+    def _knn_probe(self, run: Run, looked: Predictions, dealt: list[Labels], pictures: pd.DataFrame) -> Metric:
+        """Judge the label that the nearest training pictures bear; null where they are not known, or not there."""
+        try:
+            taught = run.training()
+        except DataError as error:
+            return Metric(None, len(np.unique(looked.groups)), reason=error.lines[0])
+        names = np.array(looked.classes)
+        answer = knn_predictions(taught.embeddings, names[taught.targets], looked.embeddings, _VOTES)
+        pictures["knn"] = answer
+        noise = [np.mean(answer == names[labels]) for labels in dealt]
+        return self.share(answer == names[looked.targets], looked.groups, floor=float(np.mean(noise)))
 
     def _by_source(self, space: Space, looked: Predictions, pictures: pd.DataFrame) -> dict[str, Metric]:
         """Give how the pictures of a class gather by source, over the classes that hold several known ones."""

@@ -12,11 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench import stats
 from avatar_bench.blocks import _shots_figures as figures
-from avatar_bench.blocks._seeds import Recipes, about_seeds, families
+from avatar_bench.blocks._seeds import Recipes, about_seeds, families, macro_f1s
 from avatar_bench.blocks.base import IntervalCompareBlock, left_out, together
 from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
-from avatar_bench.metrics import classification
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Shots(IntervalCompareBlock):
         found = together(used, sets)
         points = _points(used)
         judged = Recipes.of({f"{p.recipe}/{p.shots}": places for p, places in points.items()}, used, found)
-        drawn = {"accuracy": judged.draw(self), "macro_f1": judged.draw(self, _macro_f1s(found))}
+        drawn = {"accuracy": judged.draw(self), "macro_f1": judged.draw(self, macro_f1s(found))}
         result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
         by_run = result.tables["runs"] = _runs_table(used, points, found)
         curve = result.tables["curve"] = self._curve(points, judged, drawn, by_run)
@@ -110,22 +109,12 @@ def _points(runs: Sequence[Run]) -> dict[Point, list[int]]:
     return found
 
 
-def _macro_f1s(found: Sequence[Predictions]) -> stats.Statistic:
-    def statistic(weights: Floats) -> Floats:
-        confusions = [
-            classification.confusion_matrix(one.targets, one.predicted, len(one.classes), weights) for one in found
-        ]
-        return np.column_stack([classification.macro_f1(confusion) for confusion in confusions])
-
-    return statistic
-
-
 def _runs_table(
     runs: Sequence[Run], points: Mapping[Point, Sequence[int]], found: Sequence[Predictions]
 ) -> pd.DataFrame:
     """Give a row a run, in the order of the runs."""
     point_of = {place: point for point, places in points.items() for place in places}
-    f1 = _macro_f1s(found)(np.ones((1, len(found[0]))))[0]
+    f1 = macro_f1s(found)(np.ones((1, len(found[0]))))[0]
     rows = [
         (*point_of[place], run.label, run.seed, found[place].correct.mean(), f1[place])
         for place, run in enumerate(runs)

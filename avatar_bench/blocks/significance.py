@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench import stats
+from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _significance_figures as figures
 from avatar_bench.blocks._seeds import Recipes, about_seeds
 from avatar_bench.blocks.base import IntervalCompareBlock, left_out, recipes, together
@@ -73,47 +72,16 @@ class Significance(IntervalCompareBlock):
 
     def _pairs(self, judged: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
         """Give a row for every two recipes, the better one as a."""
-        table = pd.DataFrame([self._pair(judged, drawn, a, b) for a, b in combinations(order, 2)])
-        table.insert(list(table).index("p") + 1, "p_holm", stats.holm(table["p"]))
-        beyond = (table["low"] > 0) | (table["high"] < 0)
-        return table.assign(told_apart=(table["p_holm"] < self.alpha) & beyond)
-
-    def _pair(self, judged: Recipes, drawn: Floats, a: int, b: int) -> dict[str, object]:
-        groups, n = judged.groups, judged.right.shape[1]
-        first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
-        only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
-        gains, whole = _gains(judged, a, b)
-        sums = paired.group_sums(gains, groups)
-        difference = float(gains.sum() / (whole * n))
-        single = judged.units == n and judged.sizes[a] == judged.sizes[b] == 1
-        low, high = _ends(drawn[:, a] - drawn[:, b], self.level)
-        needed = stats.required_pictures((only_a + only_b) / n, difference, self.power, self.alpha)
-        return {
-            "a": judged.names[a],
-            "b": judged.names[b],
-            "n": n,
-            "only_a_right": only_a,
-            "only_b_right": only_b,
-            "p": paired.cluster_permutation(gains, groups),
-            "difference": difference,
-            "low": low,
-            "high": high,
-            "test": "exact McNemar" if single else "cluster permutation",
-            "groups": judged.units,
-            "discordant_groups": int((sums != 0).sum()),
-            "seeds_a": int(judged.sizes[a]),
-            "seeds_b": int(judged.sizes[b]),
-            "design_effect": paired.design_effect(gains, groups),
-            "needed": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
-        }
+        rows = [
+            _pairs.compared(judged, drawn, a, b, self.level, self.power, self.alpha) for a, b in combinations(order, 2)
+        ]
+        return _pairs.told_apart(pd.DataFrame(rows), self.alpha)
 
     def _metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, judged: Recipes) -> dict[str, Metric]:
         closest = pairs.iloc[0]  # the best and the second
         n, units = int(closest["n"]), judged.units
         low, high = (None if np.isnan(closest[end]) else float(closest[end]) for end in ("low", "high"))
-        discordance = (closest["only_a_right"] + closest["only_b_right"]) / n
-        fewer = int(n / closest["design_effect"])
-        detectable = stats.detectable_difference(fewer, discordance, self.power, self.alpha)
+        detectable = _pairs.detectable(closest, self.power, self.alpha)
         needed = None if np.isnan(closest["needed"]) else float(closest["needed"])
         equal = say("the best two are right equally often")
         few = say("too few pictures on which the best two differ")
@@ -132,19 +100,6 @@ class Significance(IntervalCompareBlock):
 def _value(metric: Metric) -> float:
     assert metric.value is not None
     return round(metric.value, 12)  # means over seeds differ in their last digits
-
-
-def _gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
-    """Give what a has right beyond b of each picture (N,) in whole parts, and how many of them make one picture."""
-    whole = math.lcm(int(judged.sizes[a]), int(judged.sizes[b]))
-    first, second = (judged.counts[place] * (whole // judged.sizes[place]) for place in (a, b))
-    return np.asarray(first - second), whole
-
-
-def _ends(drawn: Floats, level: float) -> tuple[float, float]:
-    """Give the interval of a difference; none where the two never differ."""
-    low, high = stats.percentiles(drawn, level)
-    return (float(low), float(high)) if low < high else (math.nan, math.nan)
 
 
 def _ranking(

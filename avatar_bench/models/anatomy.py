@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,7 +21,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from avatar_bench.models.profiling import blank, counted_flops, layer_bytes
 
 STEM, HEAD = "stem", "head"
+FAMILIES = ("convolutional", "transformer", "hybrid", "other")
 _PRODUCTS = (nn.modules.conv._ConvNd, nn.Linear)
+_OF_MATRICES = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 Shape = tuple[int, ...]
 
 
@@ -63,14 +66,38 @@ def longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
     Convolutions and linear layers count wherever they stand on it, in squeeze-and-excitation too; what runs beside it,
     as a shortcut's convolution does, does not. So ResNet-18 has 18. `net` is in eval mode.
     """
+    path, logits = _followed(net, size)
+    found: tuple[str, ...] = path.reached[logits]
+    return found
+
+
+def family(net: nn.Module, size: int) -> str:
+    """Name what carries information across the picture: one of FAMILIES.
+
+    Attention is a product of two matrices that are both computed from the picture; a network without it is
+    convolutional. One with it is a hybrid where the kernels of a convolution overlap, else a transformer: those that
+    cut a picture into patches do not. With neither it is of another family. `net` is in eval mode.
+    """
+    overlaps = any(
+        isinstance(module, nn.modules.conv._ConvNd)
+        and any(side > step for side, step in zip(module.kernel_size, module.stride, strict=True))
+        for module in net.modules()
+    )
+    if _followed(net, size)[0].attends:
+        return "hybrid" if overlaps else "transformer"
+    return "convolutional" if overlaps else "other"
+
+
+def _followed(net: nn.Module, size: int) -> tuple[_LongestPath, Tensor]:
+    """Follow a picture through a network; give what was noted, and the logits."""
     picture, path = blank(net, size), _LongestPath()
     path.reached[picture] = ()
     for name, tensor in [*net.named_buffers(), *net.named_parameters()]:
         path.owner[tensor] = name.rpartition(".")[0]
-    with torch.no_grad(), path:
+    # fused attention is taken apart into matrix products
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), path:
         logits = net(picture)
-    found: tuple[str, ...] = path.reached[logits]
-    return found
+    return path, logits
 
 
 def _parts(net: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -212,18 +239,21 @@ def _stage(
 class _LongestPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Note whose products with weights lie on the longest path from the picture to each tensor.
 
-    `owner` names the module of each weight, and of what is made of weights alone.
+    `owner` names the module of each weight, and of what is made of weights alone; `attends` says whether two tensors
+    that both come from the picture were multiplied as matrices.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.reached: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
         self.owner: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self.attends = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         fed = [self.reached[leaf] for leaf in given if leaf in self.reached]
         weights = [leaf for leaf in given if leaf in self.owner and leaf not in self.reached]
+        self.attends |= len(fed) > 1 and func._overloadpacket in _OF_MATRICES
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor) and fed:

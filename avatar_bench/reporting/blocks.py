@@ -35,12 +35,26 @@ MAIN = {  # what stands in the table of a block: patterns of metric names; of ot
 _FIRST = 8  # metrics of a block that MAIN does not know
 _MAIN_TABLES = (  # of comparisons, each open in the page and on paper
     *("overview/runs", "significance/pairs", "ensemble_diversity/pairs", "cam_overlap/classes"),
-    *("leave_one_source_out/summary", "shots/curve"),
+    *("leave_one_source_out/summary", "shots/curve", "transformers/recipes", "transformers/pairs"),
 )
 _WIDE, _FEW = 10, 9  # a table of more columns is turned where it has so few rows
 _COLUMNS = {  # of wide tables those that are read; the CSV has all
     "significance/pairs": ("a", "b", "difference", "p_holm", "told_apart", "needed", "only_a_right", "only_b_right"),
     "ensemble_diversity/pairs": ("a", "b", "agreement", "kappa", "q_statistic", "double_fault", "error_correlation"),
+    "transformers/recipes": (
+        *("recipe", "family", "start", "sam", "seeds", "params_m", "accuracy", "macro_f1", "ece", "robustness"),
+        *("latency_ms", "peak_memory_mb", "train_seconds", "passes_per_step"),
+    ),
+    "transformers/pairs": ("changed", "a", "b", "difference", "low", "high", "p_holm", "told_apart", "detectable"),
+    "transformers/history": (
+        "network",
+        "year",
+        "published_top1",
+        "published_params_m",
+        "training",
+        "citation",
+        "paper",
+    ),
     "ensemble/strategies": ("strategy", "members", "accuracy", "macro_f1", "gain", "nll", "ece"),
 }
 

@@ -116,4 +116,8 @@ def _of_comparisons() -> dict[str, str]:
         "leave_one_source_out/recall": say("Share recognised of each source that was left out"),
         "leave_one_source_out/taken_for": say("What pictures of each source that was left out are taken for"),
         "shots/curve": say("Accuracy and macro-F1 against pictures a class"),
+        "transformers/differences": say("What SAM, the start and the family change, pair by pair"),
+        "transformers/accuracy": say("Accuracy by recipe, family by family"),
+        "transformers/cost": say("Accuracy against the time of training, numbered as in the chart by family"),
+        "transformers/history": say("Well-known networks on ImageNet-1k: published figures, not measured here"),
     }

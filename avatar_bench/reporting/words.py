@@ -14,6 +14,7 @@ COMPARISONS = (
     "cam_overlap",
     "leave_one_source_out",
     "shots",
+    "transformers",
 )
 BLOCKS = (
     "blind_test",
@@ -134,6 +135,7 @@ def _titles() -> dict[str, str]:
         "cam_overlap": say("Overlap of attention: do the models look at the same places?"),
         "leave_one_source_out": say("Leave one source out: what a new source costs"),
         "shots": say("Learning curve: accuracy against pictures a class"),
+        "transformers": say("Transformers, SAM and pretraining: what each is worth"),
         "blind_test": say("Accuracy: how often is it right?"),
         "robustness": say("Robustness: what distortion and delivery cost"),
         "calibration": say("Calibration: is it right as often as it says?"),
@@ -192,6 +194,12 @@ def _readings() -> dict[str, str]:
         "shots": say(
             "Each point is the mean over seeded draws of so many pictures a class, judged on one common set. Where the "
             "intervals of two neighbours overlap, the added pictures have shown no use yet."
+        ),
+        "transformers": say(
+            "Each pair differs in one thing alone: SAM, the weights that training began with, or the family of the "
+            "network. Grey marks differences that these pictures would likely not show, so that a point inside it says "
+            "nothing either way. The budget stands under the warnings: a small one favours networks that learn fast. "
+            "The table of published figures was not measured here."
         ),
         "blind_test": say(
             "Accuracy is the share of pictures named rightly; guessing gives the tick in the drawing. Macro-F1 and "

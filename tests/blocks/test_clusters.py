@@ -28,9 +28,9 @@ YAML = Path(__file__).parents[2] / "conf" / "block" / "clusters.yaml"
 
 @pytest.fixture
 def judge(fake_run, dataset_of):
-    def build(predictions, **options):
+    def build(predictions, training=None, **options):
         block = Clusters(**{"resamples": 200, "permutations": 3} | options)
-        return block.evaluate(fake_run(predictions), dataset_of(predictions))
+        return block.evaluate(fake_run(predictions, training=training), dataset_of(predictions))
 
     return build
 
@@ -126,6 +126,25 @@ def test_the_linear_probe_equals_sklearns_cross_validation_by_group(saved):
     assert said["linear_probe"] == pytest.approx((pictures["probe"] == pictures["target"]).mean(), abs=1e-9)
 
 
+def test_the_knn_probe_equals_a_count_of_votes_by_hand(judge, oracle):
+    taught, asked = oracle("noisy", n=90, seed=1), oracle("noisy")
+    result = judge(asked, training=taught)
+    near = np.argsort(cdist(asked.embeddings, taught.embeddings, "cosine"), axis=1)[:, :20]
+    votes = np.array([np.bincount(taught.targets[row], minlength=3) for row in near])
+    clear = np.sort(votes, axis=1)[:, -1] > np.sort(votes, axis=1)[:, -2]
+    answers = np.array(taught.classes)[votes.argmax(axis=1)]
+    assert clear.mean() > 0.9
+    told = result.tables["pictures"]
+    assert (told["knn"][clear] == answers[clear]).all()
+    assert result.metrics["knn_accuracy"].value == (told["knn"] == told["target"]).mean()
+
+
+def test_without_training_pictures_the_knn_probe_says_why_it_is_null(judge, oracle):
+    metric = judge(oracle("noisy")).metrics["knn_accuracy"]
+    assert metric.value is None
+    assert "does not know these pictures" in metric.reason
+
+
 def test_saved_distances_are_means_over_pairs(saved, folder):
     x, pictures, _ = saved
     for name, key in (
@@ -140,7 +159,7 @@ def test_saved_distances_are_means_over_pairs(saved, folder):
 
 
 def test_every_figure_lies_in_its_interval_and_above_its_floor_where_classes_part(judge, oracle):
-    result = judge(oracle("noisy"))
+    result = judge(oracle("noisy"), training=oracle("noisy", seed=1))
     for name in METRICS:
         metric = result.metrics[name]
         assert metric.low <= metric.value <= metric.high, name

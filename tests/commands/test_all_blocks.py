@@ -48,7 +48,7 @@ METRICS = {
     "embedding": ["trustworthiness"],
     "clusters": [
         *("silhouette", "silhouette_cosine", "separation_ratio", "davies_bouldin", "calinski_harabasz"),
-        *("knn_purity", "linear_probe"),
+        *("knn_purity", "linear_probe", "knn_accuracy"),
     ],
     "gradcam": ["deletion", "insertion", "deletion_random", "insertion_random", "sanity_correlation"],
     "efficiency": [

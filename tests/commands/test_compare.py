@@ -31,8 +31,13 @@ METRICS = {
         for name in CLASSES
     ],
     "gradcam_wall": [],
+    "transformers": ["pairs_told_apart"],
 }
-TABLES = {"significance": ["pairs.csv"], "ensemble_diversity": ["pairs.csv"]}
+TABLES = {
+    "significance": ["pairs.csv"],
+    "ensemble_diversity": ["pairs.csv"],
+    "transformers": ["recipes.csv", "protocol.csv"],
+}
 ASKED = ["blind_test", "calibration", *METRICS]
 QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(blocks.build(name), "resamples")]
 

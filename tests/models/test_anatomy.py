@@ -12,7 +12,7 @@ from torch import nn
 
 from avatar_bench.catalogue import choices
 from avatar_bench.models import profiling
-from avatar_bench.models.anatomy import dissect, longest_path
+from avatar_bench.models.anatomy import dissect, family, longest_path
 from tests.models.small import side_of as side
 
 MODELS = sorted(set(choices("model")) - {"timm"})
@@ -152,3 +152,18 @@ def test_the_network_is_left_as_it_was() -> None:
     dissect(net, 64)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("test_resnet.r160_in1k", 64, "convolutional"),
+        ("test_convnext.r160_in1k", 64, "convolutional"),
+        ("test_vit.r160_in1k", 160, "transformer"),
+        ("swin_tiny_patch4_window7_224", 224, "transformer"),
+        ("mobilevit_xxs", 64, "hybrid"),
+        ("mixer_s32_224", 224, "other"),
+    ],
+)
+def test_the_family_is_read_off_the_network(name: str, size: int, expected: str) -> None:
+    assert family(new(name), size) == expected

@@ -1,0 +1,82 @@
+"""Two recipes on the same pictures: their difference in accuracy, how sure it is, and which pairs are told apart."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench import stats
+from avatar_bench.blocks._seeds import Recipes
+from avatar_bench.metrics import paired
+
+Floats = NDArray[np.float64]
+
+
+def compared(
+    judged: Recipes, drawn: Floats, a: int, b: int, level: float, power: float, alpha: float
+) -> dict[str, object]:
+    """Compare the recipes at two places; `drawn` (B, R) are their accuracies in the same resamples.
+
+    `difference` is accuracy of a minus that of b, with its interval (NaN where the two never differ); `p` knows the
+    pictures alone. `needed` pictures would tell them apart with `power` at `alpha`; NaN where there is no difference.
+    """
+    groups, n = judged.groups, judged.right.shape[1]
+    first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
+    only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
+    gains, whole = _gains(judged, a, b)
+    sums = paired.group_sums(gains, groups)
+    difference = float(gains.sum() / (whole * n))
+    single = judged.units == n and judged.sizes[a] == judged.sizes[b] == 1
+    low, high = _ends(drawn[:, a] - drawn[:, b], level)
+    needed = stats.required_pictures((only_a + only_b) / n, difference, power, alpha)
+    return {
+        "a": judged.names[a],
+        "b": judged.names[b],
+        "n": n,
+        "only_a_right": only_a,
+        "only_b_right": only_b,
+        "p": paired.cluster_permutation(gains, groups),
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "test": "exact McNemar" if single else "cluster permutation",
+        "groups": judged.units,
+        "discordant_groups": int((sums != 0).sum()),
+        "seeds_a": int(judged.sizes[a]),
+        "seeds_b": int(judged.sizes[b]),
+        "design_effect": paired.design_effect(gains, groups),
+        "needed": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
+    }
+
+
+def told_apart(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Correct p for the number of pairs by Holm, and tell where it is below `alpha` and the interval leaves out 0."""
+    table = pairs.copy()
+    table.insert(list(table).index("p") + 1, "p_holm", stats.holm(table["p"]))
+    beyond = (table["low"] > 0) | (table["high"] < 0)
+    return table.assign(told_apart=(table["p_holm"] < alpha) & beyond)
+
+
+def detectable(pair: pd.Series, power: float, alpha: float) -> float | None:
+    """Give the smallest difference that McNemar's exact test finds on so many pictures at the pair's discordance.
+
+    Where groups repeat, on as many fewer as the design effect says. None where too few pictures tell the two apart.
+    """
+    discordance = (pair["only_a_right"] + pair["only_b_right"]) / pair["n"]
+    return stats.detectable_difference(int(pair["n"] / pair["design_effect"]), discordance, power, alpha)
+
+
+def _gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
+    """Give what a has right beyond b of each picture (N,) in whole parts, and how many of them make one picture."""
+    whole = math.lcm(int(judged.sizes[a]), int(judged.sizes[b]))
+    first, second = (judged.counts[place] * (whole // judged.sizes[place]) for place in (a, b))
+    return np.asarray(first - second), whole
+
+
+def _ends(drawn: Floats, level: float) -> tuple[float, float]:
+    """Give the interval of a difference; none where the two never differ."""
+    low, high = stats.percentiles(drawn, level)
+    return (float(low), float(high)) if low < high else (math.nan, math.nan)

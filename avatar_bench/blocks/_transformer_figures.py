@@ -1,0 +1,173 @@
+"""The figures of transformers: accuracy by recipe and by seconds of training, pairs, published accuracies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from avatar_bench import plots
+from avatar_bench.blocks._model_figures import log_axis
+from avatar_bench.blocks._transformer_traits import SCRATCH
+from avatar_bench.messages import say
+from avatar_bench.models.anatomy import FAMILIES
+
+_MARKERS = dict(zip(FAMILIES, "osD^", strict=True))
+
+
+def family_words() -> dict[str, str]:
+    """Give the words for each family of networks, by its name."""
+    return {
+        "convolutional": say("convolutions"),
+        "transformer": say("transformer"),
+        "hybrid": say("convolutions and attention"),
+        "other": say("neither convolutions nor attention"),
+    }
+
+
+def grouped(table: pd.DataFrame) -> pd.DataFrame:
+    """Give the recipes family by family, the most accurate of each first."""
+    order = table["family"].map(list(FAMILIES).index)
+    return table.assign(_order=order).sort_values(["_order", "accuracy"], ascending=[True, False], kind="stable")
+
+
+@plots.use_style()
+def accuracy(table: pd.DataFrame) -> Figure:
+    """Draw the accuracy of each recipe with its interval, grouped by family; hollow with SAM."""
+    rows = grouped(table)
+    figure = plots.new_figure(7.0, 1.4 + 0.42 * len(rows))
+    axes = figure.subplots()
+    for place, (_, row) in enumerate(rows.iterrows()):
+        axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.6)
+        axes.plot(row["accuracy"], place, **_look(row["family"], row["sam"]))
+    families = rows["family"].to_numpy()
+    for last in np.flatnonzero(families[1:] != families[:-1]):
+        axes.axhline(last + 0.5, color=plots.GREY, linewidth=0.8)
+    names = _told_apart([_name(row) for _, row in rows.iterrows()], rows["recipe"])
+    axes.set_yticks(range(len(rows)), [f"{number}  {name}" for number, name in enumerate(names, 1)])
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=say("accuracy (%)"))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="x")
+    _legend(figure, rows["family"], say("with SAM") if rows["sam"].any() else "")
+    return figure
+
+
+@plots.use_style()
+def cost(table: pd.DataFrame) -> Figure:
+    """Draw accuracy against the seconds that training took, numbered as in `accuracy`; hollow with SAM."""
+    rows = grouped(table).assign(number=range(1, len(table) + 1))
+    figure = plots.new_figure(6.4, 3.8)
+    axes = figure.subplots()
+    known = rows[rows["train_seconds"].notna()]
+    for _, row in known.iterrows():
+        at = row["train_seconds"]
+        axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.2)
+        axes.plot(at, row["accuracy"], **_look(row["family"], row["sam"]))
+        axes.annotate(f"{row['number']}", (at, row["accuracy"]), (5, 4), textcoords="offset points", fontsize=8)
+    log_axis(axes, "x", known["train_seconds"])
+    axes.set(xlabel=say("seconds of training (log scale)"), ylabel=say("accuracy (%)"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(True)
+    _legend(figure, known["family"], say("with SAM") if known["sam"].any() else "")
+    return figure
+
+
+@plots.use_style()
+def differences(pairs: pd.DataFrame, recipes: pd.DataFrame) -> Figure:
+    """Draw the difference in accuracy of each pair with its interval, and in grey what would go unseen."""
+    about = recipes.set_index("recipe")
+    figure = plots.new_figure(7.0, 1.5 + 0.46 * len(pairs))
+    axes = figure.subplots()
+    for place, (_, row) in enumerate(pairs.iterrows()):
+        if not np.isnan(row["detectable"]):
+            axes.barh(place, 200 * row["detectable"], left=-100 * row["detectable"], height=0.7, color="#E0E0E0")
+        told = bool(row["told_apart"])
+        axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if told else 1.0)
+        axes.plot(100 * row["difference"], place, "o", color="black", fillstyle="full" if told else "none")
+    axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
+    names = _told_apart([_pair_name(row, about) for _, row in pairs.iterrows()], pairs["a"])
+    axes.set_yticks(range(len(pairs)), names)
+    axes.set(ylim=(len(pairs) - 0.4, -0.6), xlabel=say("difference in accuracy (points)"))
+    axes.grid(axis="x")
+    handles = [
+        Line2D([], [], color="black", marker="o", label=say("told apart")),
+        Line2D([], [], color="black", marker="o", fillstyle="none", label=say("not told apart")),
+        Line2D([], [], color="#E0E0E0", linewidth=7, label=say("would likely go unseen")),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+@plots.use_style()
+def history(table: pd.DataFrame) -> Figure:
+    """Draw published top-1 accuracies on ImageNet-1k, a row a network by year; hollow where self-supervised."""
+    figure = plots.new_figure(6.8, 1.5 + 0.24 * len(table))
+    axes = figure.subplots()
+    for place, (_, row) in enumerate(table.iterrows()):
+        axes.plot(
+            row["published_top1"], place, **_look(row["family"], str(row["training"]).startswith("self-supervised"))
+        )
+        millions = say("{number} M", number=f"{row['published_params_m']:g}")
+        axes.text(1.005, place, millions, va="center", fontsize=8, color="#404040")
+    years = table["year"].to_numpy()
+    for last in np.flatnonzero(years[1:] != years[:-1]):
+        axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)
+    axes.set_yticks(range(len(table)), [f"{row['network']}  {row['year']}" for _, row in table.iterrows()])
+    axes.set(xlim=(0.6, 0.92), ylim=(len(table) - 0.4, -0.6), xlabel=say("published top-1 accuracy on ImageNet-1k (%)"))
+    axes.set_title(say("Figures of the papers, not measured here; on the right the parameters"), loc="left", fontsize=9)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(axis="x")
+    _legend(figure, table["family"], say("self-supervised"))
+    return figure
+
+
+def _colour(family: str) -> str:
+    return plots.color(FAMILIES.index(family))
+
+
+def _look(family: str, hollow: bool) -> dict[str, Any]:
+    fill = "white" if hollow else _colour(family)
+    return {"marker": _MARKERS[family], "color": _colour(family), "markerfacecolor": fill, "markersize": 6}
+
+
+def _legend(figure: Figure, families: pd.Series, hollow: str) -> None:
+    words = family_words()
+    there = [family for family in FAMILIES if family in set(families)]
+    handles = [Line2D([], [], linestyle="", label=words[family], **_look(family, False)) for family in there]
+    if hollow:
+        handles.append(Line2D([], [], linestyle="", label=hollow, **_look(there[0], True)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+
+
+def _start(row: pd.Series) -> str:
+    return (
+        say("from scratch") if row["start"] == SCRATCH else " ".join(filter(None, (row["start"], row["start_detail"])))
+    )
+
+
+def _told_apart(names: list[str], recipes: Iterable[str]) -> list[str]:
+    """Add the recipe to names that several have: such recipes differ in their settings."""
+    pairs = zip(names, recipes, strict=True)
+    return [f"{name}\n{plots.short(recipe, 40)}" if names.count(name) > 1 else name for name, recipe in pairs]
+
+
+def _name(row: pd.Series) -> str:
+    seeds = "" if row["seeds"] == 1 else ", " + say("{n} seeds", n=row["seeds"])
+    sam = ", SAM" if row["sam"] else ""
+    return f"{plots.short(row['architecture'], 34)}\n{plots.short(_start(row), 24)}{sam}{seeds}"
+
+
+def _pair_name(row: pd.Series, about: pd.DataFrame) -> str:
+    a, b = about.loc[row["a"]], about.loc[row["b"]]
+    sam = ", SAM" if a["sam"] else ""
+    name, start = plots.short(a["architecture"], 30), plots.short(_start(a), 20)
+    if row["changed"] == "sam":
+        return f"{name}, {start}\n" + say("with SAM minus without")
+    if row["changed"] == "start":
+        return f"{name}{sam}\n{start} − {plots.short(_start(b), 20)}"
+    return f"{start}{sam}\n{name} − {plots.short(b['architecture'], 30)}"

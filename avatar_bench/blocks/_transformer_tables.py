@@ -1,0 +1,147 @@
+"""The tables of transformers: a row a recipe, a row a pair, what is missing, and published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from avatar_bench import stats
+from avatar_bench.blocks import _pairs
+from avatar_bench.blocks._seeds import Recipes, macro_f1s
+from avatar_bench.blocks._transformer_traits import Pair, Traits
+from avatar_bench.blocks.base import Intervals
+from avatar_bench.cells import read_csv
+from avatar_bench.messages import say
+from avatar_bench.metrics.calibration import ece, equal_width
+from avatar_bench.results import Metric
+
+if TYPE_CHECKING:
+    from avatar_bench.predictions import Predictions
+    from avatar_bench.runs import Run
+
+READ = {  # of other blocks' Results: the block, its figure, and whether more is better
+    "robustness": ("robustness", "robustness", True),
+    "latency_ms": ("efficiency", "latency_ms/b1", False),
+    "peak_memory_mb": ("efficiency", "peak_memory_mb", False),
+}
+_BINS = 15  # of the calibration error, as in the block calibration
+_MISSING = ["recipe", "run", "figure", "reason"]
+
+
+def history() -> pd.DataFrame:
+    """Give published figures of well-known networks on ImageNet-1k, a row a network, each with its citation."""
+    return read_csv(StringIO(files(__package__).joinpath("_transformer_history.csv").read_text(encoding="utf-8")))
+
+
+def figures_of(
+    block: Intervals, judged: Recipes, found: Sequence[Predictions], own: Sequence[Traits], drawn: np.ndarray
+) -> dict[str, dict[str, Metric]]:
+    """Give the figures of each recipe that need no other Result: of accuracy, macro-F1, calibration and training."""
+    accuracies = judged.accuracies(block, drawn)
+    f1 = macro_f1s(found)
+    values, resampled = f1(np.ones((1, len(found[0]))))[0], judged.draw(block, f1)
+    lows, highs = stats.percentiles(resampled, block.level)
+    errors = [float(ece(one.confidence, one.correct, equal_width(_BINS))) for one in found]
+    figures = {}
+    for place, (name, runs) in enumerate(judged.members.items()):
+        traits, several = own[place], len(runs) > 1
+        method = "bootstrap by seed and group" if several else "bootstrap by group"
+        ends = (float(lows[place]), float(highs[place]), method) if lows[place] < highs[place] else ()
+        figures[name] = {
+            "accuracy": accuracies[name],
+            "macro_f1": Metric(float(values[list(runs)].mean()), judged.units, *ends),
+            "ece": Metric(float(np.mean([errors[run] for run in runs])), len(found[0]), higher_is_better=False),
+            "train_seconds": _of_record(traits.seconds, len(runs)),
+            "passes_per_step": _of_record(traits.passes, len(runs)),
+        }
+    return figures
+
+
+def saved_figures(
+    members: Mapping[str, Sequence[int]], runs: Sequence[Run], of: str
+) -> tuple[dict[str, dict[str, Metric]], pd.DataFrame]:
+    """Give the mean over its runs of each figure that blocks have saved of a recipe on a set, and what is missing."""
+    results = [{block: run.saved(block, of) for block, _, _ in READ.values()} for run in runs]
+    found: dict[str, dict[str, Metric]] = {}
+    missing = []
+    for name, own in members.items():
+        found[name] = {}
+        for figure, (block, metric, better) in READ.items():
+            values = []
+            for run in own:
+                result = results[run][block]
+                about = result.metrics.get(metric) if result else None
+                if about is not None and about.value is not None:
+                    values.append(about.value)
+                    continue
+                why = (about.reason if about else None) or say("no usable Result of {block}", block=block)
+                missing.append((name, runs[run].label, figure, why))
+            whole = len(values) == len(own)  # a mean over some seeds would be another figure than the rest of the row
+            reason = None if whole else missing[-1][3]
+            value = float(np.mean(values)) if whole else None
+            found[name][figure] = Metric(value, len(own), higher_is_better=better, reason=reason)
+    return found, pd.DataFrame(missing, columns=_MISSING)
+
+
+def of_recipes(judged: Recipes, own: Sequence[Traits], figures: Mapping[str, Mapping[str, Metric]]) -> pd.DataFrame:
+    """Give a row a recipe: what it is made of, and its figures."""
+    rows = []
+    for place, (name, traits) in enumerate(zip(judged.names, own, strict=True)):
+        row: dict[str, object] = {
+            "recipe": name,
+            "family": traits.family,
+            "architecture": traits.architecture,
+            "params_m": traits.params / 1e6,
+            "start": traits.start.kind,
+            "start_detail": traits.start.detail,
+            "sam": bool(traits.sam),
+            "seeds": int(judged.sizes[place]),
+            "n": judged.right.shape[1],
+            "groups": judged.units,
+        }
+        for figure, metric in figures[name].items():
+            row[figure] = metric.value
+            if figure in ("accuracy", "macro_f1"):
+                row |= {f"{figure}_low": metric.low, f"{figure}_high": metric.high}
+        rows.append(row | {"interval": figures[name]["accuracy"].interval})
+    return pd.DataFrame(rows).astype(dict.fromkeys(figures[judged.names[0]], float))
+
+
+def of_pairs(
+    judged: Recipes,
+    own: Sequence[Traits],
+    found: Sequence[Pair],
+    drawn: np.ndarray,
+    block: Intervals,
+    power: float,
+    alpha: float,
+) -> pd.DataFrame:
+    """Give a row a pair: what changed, its difference and test, its budget, and what difference would have shown.
+
+    `detectable` takes the strictest level of Holm's correction, `alpha` over the number of pairs.
+    """
+    rows = []
+    for pair in found:
+        a, b = own[pair.a], own[pair.b]
+        row: dict[str, object] = {"changed": pair.changed, "from": _said(b, pair.changed), "to": _said(a, pair.changed)}
+        row |= _pairs.compared(judged, drawn, pair.a, pair.b, block.level, power, alpha)
+        rows.append(row | {name: a.settings[name] for name in ("epochs", "train_pictures", "image_size")})
+    if not rows:
+        return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "told_apart"])
+    table = _pairs.told_apart(pd.DataFrame(rows), alpha)
+    least = [_pairs.detectable(row, power, alpha / len(rows)) for _, row in table.iterrows()]
+    return table.assign(detectable=np.array(least, dtype=float))
+
+
+def _said(traits: Traits, changed: str) -> str:
+    return {"sam": traits.sam or "none", "start": str(traits.start), "family": traits.family}[changed]
+
+
+def _of_record(value: float | None, runs: int) -> Metric:
+    reason = None if value is not None else say("the run's record does not say")
+    return Metric(None if value is None else float(value), runs, higher_is_better=False, reason=reason)

@@ -1,0 +1,198 @@
+"""What a recipe is made of: its network, start and optimizer, and every setting under which it was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from avatar_bench.models.anatomy import family
+from avatar_bench.models.profiling import parameters
+
+if TYPE_CHECKING:
+    from avatar_bench.runs import Run
+
+UNKNOWN = "?"
+SCRATCH = "scratch"
+_OF_STAGES = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
+_TOLD_ALONE = ("seeds", "device")  # they may differ in a pair: seeds are resampled, and a device makes no accuracy
+
+
+class Start(NamedTuple):
+    """Say what weights training began with: "scratch", "hub", "package", "file" or a pretraining's method, and which.
+
+    `detail` is the tag of weights from the hub, or the first digits of a file's SHA-256.
+    """
+
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.detail}".strip()
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Hold what a recipe is made of.
+
+    `sam` says how sharpness-aware minimisation was set, "" without it; `settings` are all others by name, as text, of
+    all its runs. `seconds` of training, None where not known, and `passes` a step are means over the runs.
+    """
+
+    architecture: str
+    family: str
+    params: int
+    start: Start
+    sam: str
+    settings: Mapping[str, str]
+    seconds: float | None
+    passes: float | None
+    hosts: frozenset[str]
+
+    def changed(self, other: Traits) -> list[str]:
+        """Name the things in which another recipe differs, beside the settings: "sam", "start", "family".
+
+        Weights of two architectures are never the same: there, those of one kind are called alike.
+        """
+        same = self.architecture == other.architecture
+        starts = self.start == other.start if same else self.start.kind == other.start.kind
+        return [
+            name for name, kept in (("sam", self.sam == other.sam), ("start", starts), ("family", same)) if not kept
+        ]
+
+
+class Pair(NamedTuple):
+    """Name two recipes by their places, and the one thing in which they differ."""
+
+    a: int
+    b: int
+    changed: str
+
+
+def traits(runs: Sequence[Run]) -> Traits:
+    """Read what the runs of a recipe say of themselves, and the first one's network; raise BlockError where none is."""
+    first = runs[0]
+    net = first.classifier.net
+    kind, params = family(net, first.preprocessing.size), parameters(net)
+    first.rest()
+    own = [_settings(run) for run in runs]
+    settings = {name: "; ".join(sorted({str(each[name]) for each in own})) for name in own[0]}
+    settings["seeds"] = ", ".join(str(seed) for seed in sorted(run.seed for run in runs))
+    return Traits(
+        _architecture(first),
+        kind,
+        params,
+        _start(first),
+        _sam(first.config.get("optimizer") or {}),
+        settings,
+        _mean([run.record.get("seconds") for run in runs]),
+        _mean([run.record.get("passes_per_step") for run in runs]),
+        frozenset(str((run.record.get("process") or {}).get("host", UNKNOWN)) for run in runs),
+    )
+
+
+def pairs(found: Sequence[Traits]) -> list[Pair]:
+    """Give every two recipes that differ in one thing alone: SAM, the start, or the family of the network.
+
+    In each, a has SAM, begins with weights, or is the less convolutional one. Recipes of unknown settings have none.
+    """
+    told = []
+    for j, second in enumerate(found):
+        for i, first in enumerate(found[:j]):
+            changed = first.changed(second)
+            if len(changed) != 1 or not _alike(first, second):
+                continue
+            ranks = [_rank(each, changed[0]) for each in (first, second)]
+            if changed[0] == "start" or ranks[0] != ranks[1]:
+                told.append(Pair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), changed[0]))
+    return sorted(told, key=lambda pair: ("sam", "start", "family").index(pair.changed))
+
+
+def protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataFrame:
+    """Give a row a setting and value: whether recipes differ in it, and which have this value."""
+    rows = []
+    for setting in found[0].settings:
+        values = [each.settings[setting] for each in found]
+        for value in dict.fromkeys(values):
+            own = [name for name, each in zip(names, values, strict=True) if each == value]
+            rows.append((setting, value, len(set(values)) > 1, len(own), ", ".join(own)))
+    return pd.DataFrame(rows, columns=["setting", "value", "differs", "recipes", "names"])
+
+
+def _alike(first: Traits, second: Traits) -> bool:
+    kept = [{k: v for k, v in each.settings.items() if k not in _TOLD_ALONE} for each in (first, second)]
+    return kept[0] == kept[1] and UNKNOWN not in (kept[0]["data_fingerprint"], kept[0]["epochs"])
+
+
+def _rank(each: Traits, changed: str) -> int:
+    if changed == "family":
+        return ("convolutional", "other", "hybrid", "transformer").index(each.family)
+    return int(bool(each.sam)) if changed == "sam" else int(each.start.kind != SCRATCH)
+
+
+def _architecture(run: Run) -> str:
+    """Name the network without the tag of its weights, with the options that it was built with."""
+    options = dict((run.config.get("model") or {}).get("options") or {})
+    said = [f"{name}={value}" for name, value in sorted(options.items())]
+    return " ".join([run.card.backbone.partition(".")[0], *said])
+
+
+def _start(run: Run) -> Start:
+    init = run.record.get("init") or {"weights": run.card.weights}
+    weights = str(init.get("weights") or "none")
+    if "sha256" in init:
+        return Start(str(init.get("method") or "file"), str(init["sha256"])[:6])
+    if weights == "hub":
+        return Start("hub", run.card.backbone.partition(".")[2])
+    return Start(SCRATCH if weights == "none" else weights)
+
+
+def _sam(optimizer: Mapping[str, Any]) -> str:
+    if optimizer.get("name") != "sam":
+        return ""
+    return f"rho {optimizer.get('rho')}" + (" adaptive" if optimizer.get("adaptive") else "")
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """Give each setting of a run as text; UNKNOWN where it does not say."""
+    record, config = run.record, run.config
+    data, optimizer = config.get("data") or {}, config.get("optimizer") or {}
+    split, stages = record.get("split") or {}, record.get("stages") or []
+    trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
+    base = optimizer.get("base") if optimizer.get("name") == "sam" else optimizer.get("name")
+    found: dict[str, Any] = {
+        "data_fingerprint": (record.get("data") or {}).get("fingerprint", UNKNOWN),
+        "split_fingerprint": split.get("fingerprint", UNKNOWN),
+        "train_pictures": (split.get("counts") or {}).get("train", UNKNOWN),
+        "mode": record.get("mode", UNKNOWN),
+        **{name: [stage.get(key) for stage in stages] or UNKNOWN for name, key in _OF_STAGES.items()},
+        "shots": (config.get("mode") or {}).get("shots"),
+        "balance": record.get("balance", UNKNOWN),
+        **{name: data.get(name, UNKNOWN) for name in ("image_size", "resize", "equalise", "batch_size")},
+        "augmentation": data.get("augment", UNKNOWN),
+        "views": data.get("views"),
+        "label_smoothing": config.get("label_smoothing", UNKNOWN),
+        "optimizer": base or UNKNOWN,
+        **{name: optimizer.get(name) for name in ("weight_decay", "momentum", "layer_decay", "decay_norms")},
+        "schedule": optimizer.get("schedule"),
+        **{name: trainer.get(name) for name in ("gradient_clip", "accumulate")},
+        **{name: callbacks.get(name) for name in ("early_stopping", "ema", "swa")},
+        "init_from": "yes" if config.get("init_from") else None,
+        "device": record.get("device", UNKNOWN),
+    }
+    return {name: _text(value) for name, value in found.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(each)}" for key, each in value.items() if each is not None)
+    if isinstance(value, list | tuple):
+        return json.dumps(value) if any(isinstance(each, list) for each in value) else ", ".join(map(_text, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return sum(values) / len(values) if values and all(isinstance(each, int | float) for each in values) else None

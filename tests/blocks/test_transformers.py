@@ -1,0 +1,272 @@
+"""Tests of transformers: pairs that differ in one thing, protocols that do not, and figures held to others."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+
+from avatar_bench import stats
+from avatar_bench.blocks import _transformer_figures as figures
+from avatar_bench.blocks._transformer_tables import history
+from avatar_bench.blocks.significance import Significance
+from avatar_bench.blocks.transformers import Transformers
+from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.messages import speak
+from avatar_bench.metrics.calibration import calibration_errors
+from avatar_bench.models.anatomy import FAMILIES
+from avatar_bench.results import Metric, Result
+
+SAM = {"name": "sam", "base": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
+ADAMW = {"name": "adamw", "weight_decay": 0.01}
+SIMCLR = {"weights": "/runs/weights.pt", "sha256": "ab" * 32, "method": "simclr"}
+NETS = {"vit": ("test_vit.r160_in1k", 160), "resnet": ("test_resnet.r160_in1k", 64)}
+RECORD = {
+    "mode": "full",
+    "data": {"fingerprint": "d1"},
+    "split": {"fingerprint": "s1", "counts": {"train": 400, "test": 240}},
+    "stages": [{"unfreeze": "all", "epochs": 4, "lr": 3e-4}],
+    "balance": "none",
+    "process": {"host": "here"},
+    "seconds": 30.0,
+    "passes_per_step": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def nets():
+    return {name: timm.create_model(tag, num_classes=3).eval() for name, (tag, _) in NETS.items()}
+
+
+@pytest.fixture
+def run(fake_run, nets):
+    """Build a stand-in for a run; `record` and `config` are laid over plain ones."""
+
+    def build(predictions, net="resnet", optimizer=ADAMW, init=None, seed=1, record=(), image_size=64, **fields):
+        tag, size = NETS[net]
+        config = {
+            "data": {"image_size": image_size, "batch_size": 16, "resize": "squash", "augment": {"flip": 0.5}},
+            "model": {"backbone": tag, "options": {}},
+            "optimizer": optimizer,
+        }
+        whole = copy.deepcopy(RECORD) | {"init": init or {"weights": "none"}} | dict(record)
+        plain = {
+            "classifier": SimpleNamespace(net=nets[net]),
+            "card": SimpleNamespace(backbone=tag, weights="none"),
+            "preprocessing": SimpleNamespace(size=size),
+            "rest": lambda: None,
+        }
+        return fake_run(predictions, record=whole, config=config, seed=seed, **{**plain, **fields})
+
+    return build
+
+
+@pytest.fixture
+def compare(run, dataset_of):
+    """Compare {recipe: (Predictions, fields)}, or {(recipe, seed): ...}."""
+
+    def build(found, block=None):
+        runs = []
+        for key, (predictions, fields) in found.items():
+            recipe, seed = key if isinstance(key, tuple) else (key, 1)
+            runs.append(run(predictions, label=f"{recipe} {seed}", recipe=recipe, **{"seed": seed, **fields}))
+        sets = [dataset_of(predictions) for predictions, _ in found.values()]
+        return (block or Transformers(resamples=200)).compare(runs, sets)
+
+    return build
+
+
+@pytest.fixture
+def answers(make_predictions):
+    """Give Predictions that are right of about this share of 240 pictures, in groups of two."""
+
+    def build(share, seed=0):
+        right = np.random.default_rng(seed).random(240) < share
+        targets = np.arange(240) % 3
+        logits = 2.0 * np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
+        return make_predictions(targets, logits, groups=[f"g{i // 2}" for i in range(240)], temperature=1.5)
+
+    return build
+
+
+def test_each_pair_differs_in_one_thing_and_the_rest_are_none(compare, answers):
+    sam = {"optimizer": SAM, "record": {"passes_per_step": 2, "seconds": 60.0}}
+    result = compare(
+        {
+            "plain": (answers(0.7), {}),
+            "sam": (answers(0.75, 1), sam),
+            "simclr": (answers(0.8, 2), {"init": SIMCLR}),
+            "vit": (answers(0.6, 3), {"net": "vit"}),
+            "vit simclr sam": (answers(0.6, 4), {"net": "vit", "init": SIMCLR, **sam}),
+            "longer": (answers(0.9, 5), {"record": {"stages": [{"unfreeze": "all", "epochs": 9, "lr": 3e-4}]}}),
+        }
+    )
+    pairs = result.tables["pairs"]
+    assert pairs[["changed", "a", "b"]].to_numpy().tolist() == [
+        ["sam", "sam", "plain"],
+        ["start", "simclr", "plain"],
+        ["family", "vit", "plain"],
+    ]
+    assert pairs[["from", "to"]].to_numpy().tolist() == [
+        ["none", "rho 0.05"],
+        ["scratch", "simclr ababab"],
+        ["convolutional", "transformer"],
+    ]
+    table = result.tables["recipes"].set_index("recipe")
+    assert table["family"].tolist() == ["convolutional"] * 3 + ["transformer"] * 2 + ["convolutional"]
+    assert table.loc["sam", ["sam", "passes_per_step", "train_seconds"]].tolist() == [True, 2, 60]
+    assert (table.loc["simclr", "start"], table.loc["plain", "start"]) == ("simclr", "scratch")
+    assert any("in more than network, optimizer and start, see protocol.csv: epochs" in w for w in result.warnings)
+
+
+def test_a_sam_of_another_rho_is_no_pair_and_weights_of_the_hub_are_told_by_their_tag(compare, answers):
+    result = compare(
+        {
+            "a": (answers(0.7), {"optimizer": SAM}),
+            "b": (answers(0.8), {"optimizer": SAM | {"rho": 0.2}}),
+            "c": (answers(0.8), {"init": {"weights": "hub"}, "optimizer": ADAMW | {"weight_decay": 0.3}}),
+        }
+    )
+    assert len(result.tables["pairs"]) == 0
+    assert "differences" not in result.figures
+    assert any("there is no pair" in warning for warning in result.warnings)
+    assert result.tables["recipes"]["start_detail"].tolist() == ["", "", "r160_in1k"]
+
+
+def test_differences_and_intervals_are_those_of_significance(compare, answers):
+    found = {
+        (r, s): (answers(p, 10 * s + i), {"optimizer": o})
+        for i, (r, p, o) in enumerate((("plain", 0.65, ADAMW), ("sam", 0.85, SAM)))
+        for s in (1, 2)
+    }
+    result, other = compare(found), compare(found, Significance(resamples=200))
+    pair, theirs = result.tables["pairs"].iloc[0], other.tables["pairs"].iloc[0]
+    assert (pair["a"], theirs["a"]) == ("sam", "sam")
+    for column in ("n", "only_a_right", "only_b_right", "p", "p_holm", "difference", "low", "high", "design_effect"):
+        assert pair[column] == theirs[column], column
+    assert pair["told_apart"]
+    right = {key: each.correct for key, (each, _) in found.items()}
+    sam, plain = (np.mean([right[name, seed].mean() for seed in (1, 2)]) for name in ("sam", "plain"))
+    assert pair["difference"] == pytest.approx(sam - plain)
+    assert result.metrics["accuracy/sam"] == other.metrics["accuracy/sam"]
+    metric = result.metrics["difference/sam minus plain"]
+    assert (metric.value, metric.low, metric.high) == (pair["difference"], pair["low"], pair["high"])
+    expected = [
+        calibration_errors(each.probabilities, each.targets)[1]
+        for (name, _), (each, _) in found.items()
+        if name == "sam"
+    ]
+    assert result.metrics["ece/sam"].value == pytest.approx(np.mean(expected))
+
+
+def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(compare, answers):
+    found = {
+        "plain": (answers(0.7), {}),
+        "sam": (answers(0.7, 1), {"optimizer": SAM}),
+        "simclr": (answers(0.7, 2), {"init": SIMCLR}),
+    }
+    result = compare(found)
+    pairs = result.tables["pairs"]
+    assert not pairs["told_apart"].any()
+    for _, row in pairs.iterrows():
+        discordance = (row["only_a_right"] + row["only_b_right"]) / 240
+        assert row["detectable"] == stats.detectable_difference(
+            int(240 / row["design_effect"]), discordance, 0.8, 0.05 / 2
+        )
+        assert abs(row["difference"]) < row["detectable"]
+    said = " ".join(result.warnings)
+    assert "2 of 2 pairs are not told apart, which does not make them equal" in said
+    assert f"below {100 * pairs['detectable'].min():.1f} to" in said
+    assert "4 epochs, stage by stage, on 400 training pictures of 64 pixels" in said
+
+
+def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answers):
+    result = compare({"plain": (answers(0.7), {}), "sam": (answers(0.7), {"optimizer": SAM})})
+    pair = result.tables["pairs"].iloc[0]
+    assert (pair["difference"], pair["p"]) == (0, 1)
+    assert np.isnan(pair["detectable"])
+    assert any("too few pictures part them" in warning for warning in result.warnings)
+    assert result.metrics["difference/sam minus plain"].reason
+
+
+def test_the_protocol_lists_what_is_shared_and_what_is_not(compare, answers):
+    other = {"data": {"fingerprint": "d2"}, "process": {"host": "there"}}
+    result = compare({"a": (answers(0.7), {}), "b": (answers(0.8), {"record": other, "image_size": 96})})
+    protocol = result.tables["protocol"].set_index(["setting", "value"])
+    assert protocol.loc[("data_fingerprint", "d1"), ["differs", "names"]].tolist() == [True, "a"]
+    assert protocol.loc[("image_size", "96"), "names"] == "b"
+    assert protocol.loc[("learning_rate", "0.0003"), ["differs", "recipes"]].tolist() == [False, 2]
+    assert any("data_fingerprint, image_size." in warning for warning in result.warnings)
+    assert any("not trained on one machine" in warning for warning in result.warnings)
+    assert len(result.tables["pairs"]) == 0
+
+
+def test_figures_of_other_blocks_are_means_over_seeds_or_null_with_a_reason(compare, answers):
+    def saved(latency):
+        about = {"latency_ms/b1": Metric(latency, 1), "peak_memory_mb": Metric(20.0, 1)}
+        return lambda block, name: Result(block, name, 1, (), about) if block == "efficiency" else None
+
+    result = compare(
+        {
+            ("a", 1): (answers(0.7), {"saved": saved(2.0)}),
+            ("a", 2): (answers(0.7), {"saved": saved(4.0)}),
+            ("b", 1): (answers(0.8), {"saved": saved(5.0), "record": {"seconds": None}}),
+            ("b", 2): (answers(0.8), {}),
+        }
+    )
+    assert result.metrics["latency_ms/a"].value == 3
+    for name in ("latency_ms/b", "robustness/a", "train_seconds/b"):
+        assert result.metrics[name].value is None
+        assert result.metrics[name].reason
+    missing = result.tables["missing"]
+    assert missing.loc[missing["figure"] == "latency_ms", "run"].tolist() == ["b 2"]
+    assert set(missing.loc[missing["figure"] == "robustness", "recipe"]) == {"a", "b"}
+    assert np.isnan(result.tables["recipes"].set_index("recipe").loc["b", "train_seconds"])
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_all_figures_are_drawn_and_saved(compare, answers, tmp_path, language):
+    with speak(language):
+        result = compare({"plain": (answers(0.7), {}), "vit": (answers(0.6, 1), {"net": "vit", "optimizer": ADAMW})})
+    folder = result.save(tmp_path / "transformers")
+    assert {file.stem for file in folder.glob("*.png")} == {"accuracy", "cost", "differences", "history"}
+    loaded = Result.load(folder)
+    pd.testing.assert_frame_equal(loaded.tables["history"], result.tables["history"])
+    assert loaded.metrics["accuracy/vit"] == result.metrics["accuracy/vit"]
+
+
+def test_recipes_of_one_network_and_start_are_told_apart_by_their_names(compare, answers):
+    shots = {"record": {"mode": "few_shot"}}
+    result = compare({"many": (answers(0.7), {}), "few shots": (answers(0.6, 1), shots)})
+    labels = [tick.get_text() for tick in result.figures["accuracy"].axes[0].get_yticklabels()]
+    assert [label.splitlines()[-1] for label in labels] == ["many", "few shots"]
+
+
+def test_recipes_are_grouped_by_family_the_best_first():
+    table = pd.DataFrame({"family": ["transformer", "convolutional", "convolutional"], "accuracy": [0.9, 0.5, 0.6]})
+    assert figures.grouped(table)["accuracy"].tolist() == [0.6, 0.5, 0.9]
+
+
+def test_every_published_figure_bears_its_source():
+    table = history()
+    assert len(table) > 15
+    assert table.notna().all(axis=None)
+    assert table["year"].is_monotonic_increasing
+    assert table["network"].is_unique
+    assert table["published_top1"].between(0.5, 1).all()
+    assert set(table["family"]) <= set(FAMILIES)
+    assert table["paper"].str.startswith("https://").all()
+    assert table["citation"].str.contains(r"\d{4}$").all()
+
+
+def test_what_cannot_be_compared_is_refused(compare, answers, oracle):
+    with pytest.raises(BlockError, match="compares 2 runs or more"):
+        compare({"a": (answers(0.7), {})})
+    with pytest.raises(GuardError, match="wrong order"):
+        compare({"a": (oracle("noisy"), {}), "b": (oracle(("permuted", (1, 2, 0))), {})})
+    with pytest.raises(ConfigError, match=r"block\.transformers\.power=2"):
+        Transformers(power=2)
