@@ -64,11 +64,11 @@ def _open(path: Path, settings: PredictConfig) -> Run:
 
     keep_memory()
     run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
-    choice = choose(run.device)
     settings.precision = run.precision_of(settings.precision)
-    # the trial is of torch; an exported network shares its pictures out among all cores
-    set_threads(settings.threads or (choice.threads if settings.runtime == "torch" else None))
-    run.workers = choice.workers if settings.workers is None else settings.workers
+    if settings.threads is None and settings.runtime == "torch":  # an exported network shares its pictures among all
+        settings.threads = choose(run.device).threads
+    set_threads(settings.threads)
+    run.workers = choose(run.device).workers if settings.workers is None else settings.workers
     settings.threads, settings.workers = torch.get_num_threads(), run.workers
     return run
 

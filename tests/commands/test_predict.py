@@ -189,6 +189,16 @@ def test_lower_precision_is_close(predict: Callable[..., int], pictures: Path, t
 
 
 @pytest.mark.parametrize("name", ["фото 1.jpg", "a,b.jpg", "x=1 (2).jpg", "[c].jpg", 'it\'s "q" ~.jpg', "@d.jpg"])
+def test_where_all_is_given_the_machine_is_not_tried(
+    predict: Callable[..., int], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
+    assert predict(folder, tmp_path / "out.csv", "precision=32", "threads=1") == 3
+    assert not (tmp_path / "cache" / "trials").exists()
+    assert predict(folder, tmp_path / "out.csv", "threads=1") == 3
+    assert list((tmp_path / "cache" / "trials").glob("*.json"))
+
+
 def test_any_name_works_as_input_and_as_output(
     name: str, predict: Callable[..., int], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
