@@ -110,7 +110,7 @@ def test_the_help_of_evaluate_lists_the_choices_of_its_groups(capsys: pytest.Cap
 
 
 MISTAKES = [
-    (["trian"], "did you mean train?"),
+    (["trian"], "did you mean train or pretrain?"),
     (["list", "modls"], "did you mean models"),
     (["evaluate", "splti=val"], "did you mean split?"),
     (["train", *DATA, "modle=resnet18"], "model"),

@@ -24,9 +24,9 @@ def accuracies(
     rate = np.bincount(unit, np.asarray(correct, dtype=np.float64)) / np.bincount(unit)
     weight = np.zeros((len(kinds), member.shape[1]))
     np.add.at(weight, unit, member)
-    weight /= weight.sum(axis=0)
-    dealt = [rate[order] @ weight for order in _orders(kinds[:, 0], draws, seed)]
-    return rate @ weight, np.concatenate(dealt)
+    total = weight.sum(axis=0)  # divided by last: shares of it would not always add up to 1
+    dealt = [rate[order] @ weight / total for order in _orders(kinds[:, 0], draws, seed)]
+    return rate @ weight / total, np.concatenate(dealt)
 
 
 def max_t(observed: ArrayLike, null: ArrayLike) -> tuple[Floats, Floats]:
