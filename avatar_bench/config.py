@@ -373,6 +373,7 @@ _POSITIVE: Rule = (lambda value: 0 < value < math.inf, "more than 0")
 _COUNT: Rule = (lambda value: value >= 1, "at least 1")
 _SEED: Rule = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
 _WORKERS: Rule = (lambda value: 0 <= value <= 256, "from 0 to 256 processes")
+_THREADS: Rule = (lambda value: 1 <= value <= 1024, "from 1 to 1024 threads")
 _SIDE: Rule = (lambda value: 1 <= value <= 4096, "from 1 to 4096 pixels")
 _NATURAL: Rule = (lambda value: value >= 0, "0 or more")
 _SHARE: Rule = (lambda value: 0 < value <= 1, "more than 0 and at most 1")
@@ -384,7 +385,7 @@ RANGES: dict[str, Rule] = {
     "lr": _POSITIVE,
     "seed": _SEED,
     "label_smoothing": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
-    "threads": _COUNT,
+    "threads": _THREADS,
     "batch_size": _COUNT,
     "workers": _WORKERS,
     "mode.shots": _COUNT,
@@ -417,7 +418,7 @@ RANGES: dict[str, Rule] = {
     "optimizer.schedule.patience": _NATURAL,
     "trainer.max_epochs": _COUNT,
     "trainer.limit_batches": _COUNT,
-    "trainer.threads": _COUNT,
+    "trainer.threads": _THREADS,
     "trainer.gradient_clip": _POSITIVE,
     "trainer.accumulate": _COUNT,
     "callbacks.early_stopping": _COUNT,
@@ -548,6 +549,8 @@ def check_pretrain(cfg: DictConfig) -> None:
             raise ConfigError(f"method.{option}={cfg.method[option]}: method={name} reads no such option")
         if read and not given:
             raise ConfigError(f"method.{option}=null: method={name} needs it")
+    if name == "simclr" and cfg.data.batch_size == 1:
+        raise ConfigError("data.batch_size=1: method=simclr compares each picture with the others of its batch")
     if cfg.optimizer.name not in ("adamw", "adam", "sgd"):
         raise ConfigError(f"optimizer={cfg.optimizer.name}: pretrain steps with adamw, adam or sgd")
     if cfg.optimizer.schedule.name == "plateau":

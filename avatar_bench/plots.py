@@ -196,7 +196,9 @@ def pretraining_curves(table: pd.DataFrame) -> Figure:
     for right in rest:
         value, low, high = (probed[f"probe/knn_{name}"] for name in ("accuracy", "low", "high"))
         right.axhspan(low.iat[0], high.iat[0], color=GREY, alpha=0.15, linewidth=0)
-        right.axhline(value.iat[0], color=GREY, linestyle="--", linewidth=1, label=say("before training"))
+        right.axhline(
+            value.iat[0], color=GREY, linestyle="--", linewidth=1, label=say("before training (band: 95 % interval)")
+        )
         errors = np.maximum(0, [value - low, high - value])
         right.errorbar(
             probed["epoch"], value, errors, fmt="o-", color=color(1), markersize=3, capsize=2, label=say("pretrained")

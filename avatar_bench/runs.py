@@ -159,10 +159,14 @@ class Run:
 
     @property
     def device(self) -> str:
-        """Say where the network computes: "cpu" or "cuda"."""
-        if self.accelerator == "cpu" or self.runtime != "torch" or not torch.cuda.is_available():
+        """Say where the network computes: "cpu" or "cuda"; raise ConfigError where a GPU is asked for and missing."""
+        if self.accelerator == "cpu" or self.runtime != "torch":
             return "cpu"
-        return "cuda"
+        if torch.cuda.is_available():
+            return "cuda"
+        if self.accelerator == "gpu":
+            raise ConfigError("accelerator=gpu: torch finds no GPU here.", "Leave it out, or give accelerator=cpu.")
+        return "cpu"
 
     def dataset(self, name: str) -> Dataset:
         """Give a set by name: test, val, calibration, train, blind, or an out-of-domain set; read once.
@@ -256,6 +260,8 @@ class Run:
 
     def precision_of(self, asked: str) -> str:
         """Give a precision; for "auto", what a trial on this machine found faster, where the runtime has the choice."""
+        if asked == "16" and self.runtime == "torch" and self.device == "cpu":
+            raise ConfigError("precision=16 is for a GPU: a CPU takes minutes for it.", "Expected auto, 32 or bf16.")
         if asked != "auto":
             return asked
         return "32" if self.runtime == "onnx" else choose(self.device).precision

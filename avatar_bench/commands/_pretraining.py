@@ -187,7 +187,11 @@ def _finish(
         record["before"] = {name: float(first[name]) for name in (KNN, "probe/knn_low", "probe/knn_high", "probe/n")}
         said += f"; k-NN accuracy {_share(final)}, before training {_share(first)} (n = {final['probe/n']:.0f})"
     model = record["model"] + f" model.backbone={card.backbone}" * (record["model"] == "timm")
-    return f"{said}; next: avatar-bench train model={model} model.weights={folder / BACKBONE}"
+    shape = ", ".join(f"{name}: {value}" for name, value in settings.model.options.items())
+    model += f" 'model.options={{{shape}}}'" * bool(shape)
+    return (
+        f"{said}; next, with the same data= options: avatar-bench train model={model} model.weights={folder / BACKBONE}"
+    )
 
 
 def _share(row: pd.Series) -> str:

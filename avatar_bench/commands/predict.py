@@ -59,7 +59,7 @@ def _open(path: Path, settings: PredictConfig) -> Run:
 
     from avatar_bench.ensembles import open_run
     from avatar_bench.memory import keep_memory
-    from avatar_bench.models.trial import choose
+    from avatar_bench.models.trial import choose, workers
     from avatar_bench.runs import set_threads
 
     keep_memory()
@@ -68,7 +68,7 @@ def _open(path: Path, settings: PredictConfig) -> Run:
     if settings.threads is None and settings.runtime == "torch":  # an exported network shares its pictures among all
         settings.threads = choose(run.device).threads
     set_threads(settings.threads)
-    run.workers = choose(run.device).workers if settings.workers is None else settings.workers
+    run.workers = workers() if settings.workers is None else settings.workers
     settings.threads, settings.workers = torch.get_num_threads(), run.workers
     return run
 

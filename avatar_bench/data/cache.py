@@ -101,6 +101,8 @@ class PictureCache:
             with part.open("wb") as stream:  # not waiting for the disk: the checksum tells what a loss of power leaves
                 stream.write(image.tobytes() + _checksum(image))
             part.replace(file)
+        except FileNotFoundError:  # another process has just made room
+            pass
         except OSError:
             self.fills = False
             with suppress(OSError):

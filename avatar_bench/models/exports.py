@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor
 
 from avatar_bench.errors import CheckpointError
 from avatar_bench.models import openvino_ir, runtimes
 from avatar_bench.models.checkpoints import CARD_KEY, SEAL, seal_of
 from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.tensors import safetensors_of
 from avatar_bench.packages import digest
 from avatar_bench.writing import whole
 
@@ -50,7 +50,7 @@ def encode(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> 
         return {".bin": network.weights, kind: network.graph}
     # clones, for safetensors takes no two tensors of one storage
     state = {name: tensor.cpu().contiguous().clone() for name, tensor in classifier.net.state_dict().items()}
-    return {kind: save(state, texts | {SEAL: seal_of(state, texts)})}
+    return {kind: safetensors_of(state, texts | {SEAL: seal_of(state, texts)})}
 
 
 def describe(classifier: Classifier, provenance: Mapping[str, Any], file: Path, contents: Mapping[str, bytes]) -> str:

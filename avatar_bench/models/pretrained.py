@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import nn
 
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.models.checkpoints import SEAL, checksum_of, seal_of
 from avatar_bench.models.schema import fault_of_options, fault_of_parts
-from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of
+from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of, safetensors_of
 from avatar_bench.writing import whole
 
 BACKBONE, PICTURES = "backbone.safetensors", "pictures.csv"
@@ -61,7 +60,7 @@ def write_backbone(net: nn.Module, card: Pretraining, file: Path) -> None:
     state = {name: tensor.cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     texts = {KEY: json.dumps(asdict(card), ensure_ascii=False, allow_nan=False)}
     with whole(file) as part:
-        part.write_bytes(save(state, texts | {SEAL: seal_of(state, texts)}))
+        part.write_bytes(safetensors_of(state, texts | {SEAL: seal_of(state, texts)}))
 
 
 def read_pretraining(file: Path) -> Pretraining | None:

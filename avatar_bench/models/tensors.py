@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import pickletools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from avatar_bench.archives import LARGEST, MOST, check_torch
@@ -55,6 +56,20 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if len(names) > MOST:
             raise ValueError(f"it has more than {MOST:,} tensors")
         return {name: content.get_tensor(name).clone() for name in names}, dict(content.metadata() or {})
+
+
+def safetensors_of(state: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
+    """Give the contents of a .safetensors file: the same for the same tensors and texts.
+
+    The library writes the texts in an order of chance, and the hash of a file is what names its weights.
+    """
+    content = save(dict(state), dict(texts))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin where 8 divides
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_plain_json(text: str) -> Any:

@@ -26,7 +26,7 @@ from avatar_bench.writing import write_text
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 PAYS = 1.2  # times as fast: the least that a shorter type, or fewer threads, is worth
-_MOST_WORKERS = 8
+_MOST_THREADS, _MOST_WORKERS = 1024, 8
 _SHORTER = re.compile(r"\S*(?:bf16|fp16|amx|bf|asimdhp)\S*")  # what a processor lists of short types
 
 
@@ -39,8 +39,9 @@ class Choice:
     workers: int
 
     def __post_init__(self) -> None:
-        counts = (self.threads, self.workers)
-        if self.precision not in ("32", *DTYPES) or not all(type(count) is int and count > 0 for count in counts):
+        counts = (self.threads, _MOST_THREADS), (self.workers, _MOST_WORKERS)
+        possible = all(type(count) is int and 0 < count <= most for count, most in counts)
+        if self.precision not in ("32", *DTYPES) or not possible:
             raise ValueError(self)
 
 
@@ -90,14 +91,14 @@ def _find(file: Path, attempt: Callable[[], tuple[Choice, dict[str, dict[str, fl
             choice, times = attempt()
             write_text(file, json.dumps({**asdict(choice), "seconds": times, "machine": stated}, indent=1))
             return choice
-    return Choice("32", torch.get_num_threads(), _workers())
+    return Choice("32", torch.get_num_threads(), workers())
 
 
 def _read(file: Path) -> Choice | None:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         return Choice(kept["precision"], kept["threads"], kept["workers"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one, which is made anew
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or a damaged one, which is made anew
         return None
 
 
@@ -118,10 +119,10 @@ def _try(device: str) -> tuple[Choice, dict[str, dict[str, float]]]:
     by_kind = _least({kind: Job(_pass(net, images, kind), 1) for kind in kinds}, clock)
     precision = decide(by_kind)
     if device == "cuda" or _busy():
-        return Choice(precision, threads, _workers()), {"precision": by_kind}
+        return Choice(precision, threads, workers()), {"precision": by_kind}
     counts = [threads // 2**halved for halved in range(threads.bit_length())]
     by_count = _least({str(count): Job(_pass(net, images, precision), count) for count in counts}, time.perf_counter)
-    return Choice(precision, int(decide(by_count)), _workers()), {"precision": by_kind, "threads": by_count}
+    return Choice(precision, int(decide(by_count)), workers()), {"precision": by_kind, "threads": by_count}
 
 
 def decide(seconds: dict[str, float]) -> str:
@@ -177,7 +178,8 @@ def _step(net: nn.Module, size: int, kind: str) -> Callable[[], object]:
     return run
 
 
-def _workers() -> int:
+def workers() -> int:
+    """Give how many processes are to read pictures where nobody says it: one a core, 8 at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_WORKERS)
 

@@ -115,6 +115,9 @@ def test_an_output_of_torch_is_gone_on_with(tiny_run: Path, pictures: Path, tmp_
     [
         (["runtime=tvm"], 2, "torch, onnx or openvino"),
         (["runtime=onnx", "precision=bf16"], 2, "runtime=onnx computes in 32"),
+        (["precision=16"], 2, "precision=16 is for a GPU"),
+        (["accelerator=gpu"], 2, "torch finds no GPU here"),
+        (["threads=100000"], 2, "from 1 to 1024 threads"),
         (["runtime=openvino", "precision=16"], 2, "runtime=openvino computes in 32, bf16 or int8"),
         (["precision=int8"], 2, "runtime=torch computes in"),
         (["runtime=openvino", "accelerator=gpu"], 2, "on the CPU"),
@@ -133,6 +136,7 @@ def test_a_mistake_is_told_in_three_lines_at_most(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))  # which does not know the checkpoint yet
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     shutil.copy(tiny_run / "checkpoints" / "best.ckpt", "alone.ckpt")
     given = [f"ckpt={tiny_run}", f"input={pictures / 'blind'}", "output=o.csv", "workers=0", *words]
     assert main(["predict", *given]) == code

@@ -214,6 +214,8 @@ def test_what_ctrl_c_cuts_short_goes_on_to_the_same_weights(
     assert main(["pretrain", f"resume={tmp_path / 'cut'}"]) == 0
     assert main(words(pictures, tmp_path / "whole", *given)) == 0
     assert same(tmp_path / "cut", tmp_path / "whole")
+    backbones = [(tmp_path / name / "backbone.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert backbones[0] == backbones[1]
     histories = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("cut", "whole")]
     assert histories[0] == histories[1]
 

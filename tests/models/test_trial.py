@@ -46,10 +46,12 @@ def test_a_trial_is_made_once_and_says_what_it_saw(cache: Path) -> None:
     file.write_text(json.dumps(said | {"precision": "bf16", "threads": 3}))  # as if it had come out otherwise
     trial._choose.cache_clear()
     assert choose("cpu") == Choice("bf16", 3, choice.workers)
-    file.write_text('{"precision": "64"}')  # damaged
-    trial._choose.cache_clear()
-    assert choose("cpu").workers == choice.workers
-    assert json.loads(file.read_text())["precision"] != "64"
+    impossible = json.dumps({"precision": "32", "threads": 200_000, "workers": 1})
+    for damaged in ('{"precision": "64"}', impossible, "[" * 100_000):
+        file.write_text(damaged)
+        trial._choose.cache_clear()
+        assert choose("cpu").workers == choice.workers
+        assert json.loads(file.read_text())["threads"] < 200_000
 
 
 def test_processes_that_begin_together_choose_alike(cache: Path) -> None:
