@@ -113,7 +113,8 @@ def history(table: pd.DataFrame) -> Figure:
             row["published_top1"], place, **_look(row["family"], str(row["training"]).startswith("self-supervised"))
         )
         millions = say("{number} M", number=f"{row['published_params_m']:g}")
-        axes.text(1.005, place, millions, va="center", fontsize=8, color="#404040")
+        beside = axes.get_yaxis_transform()
+        axes.text(1.02, place, millions, transform=beside, va="center", fontsize=8, color="#404040")
     years = table["year"].to_numpy()
     for last in np.flatnonzero(years[1:] != years[:-1]):
         axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)
