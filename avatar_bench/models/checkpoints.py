@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from avatar_bench.errors import CheckpointError, OutputError
-from avatar_bench.models.tensors import read_archive, read_plain_json, read_safetensors, reason_of
+from avatar_bench.models.tensors import read_archive, read_plain_json, read_safetensors, reason_of, safetensors_of
 from avatar_bench.writing import flush, whole
 
 LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"  # `before` is the last one but one
@@ -107,11 +108,17 @@ def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def seal_of(state: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> str:
-    """Give the SHA-256 of an exported file's tensors, with their shapes and types, and of the texts beside them."""
-    shapes = {name: (str(state[name].dtype), list(state[name].shape)) for name in sorted(state)}
-    said = [shapes, weights_sha256(state), sorted(texts.items())]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+def sealed(net: nn.Module, texts: Mapping[str, str]) -> bytes:
+    """Give a .safetensors file of a network's weights, called as in timm, of texts, and of the seal of both."""
+    # clones, for safetensors takes no two tensors of one storage
+    state = {name: tensor.cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    return safetensors_of(state, {**texts, SEAL: _seal_of(state, texts)})
+
+
+def break_seal(state: Mapping[str, torch.Tensor], texts: dict[str, str]) -> None:
+    """Take the seal out of the texts of a file; raise ValueError where it is not that of tensors and texts."""
+    if texts.pop(SEAL, "") != _seal_of(state, texts):
+        raise ValueError("its SHA-256 is not the one that it states")
 
 
 def _read_export(file: Path) -> dict[str, Any]:
@@ -119,10 +126,16 @@ def _read_export(file: Path) -> dict[str, Any]:
     state, texts = read_safetensors(file)
     if CARD_KEY not in texts:
         raise ValueError("it was not exported by avatar-bench, so its classes are not known")
-    if texts.pop(SEAL, "") != seal_of(state, texts):
-        raise ValueError("its SHA-256 is not the one that it states")
+    break_seal(state, texts)
     state = {f"net.{name}": tensor for name, tensor in state.items()}
     return {"state_dict": state, CARD_KEY: read_plain_json(texts[CARD_KEY])}
+
+
+def _seal_of(state: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> str:
+    """Give the SHA-256 of an exported file's tensors, with their shapes and types, and of the texts beside them."""
+    shapes = {name: (str(state[name].dtype), list(state[name].shape)) for name in sorted(state)}
+    said = [shapes, weights_sha256(state), sorted(texts.items())]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _side(file: Path) -> Path:

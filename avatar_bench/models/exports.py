@@ -15,9 +15,8 @@ from torch import Tensor
 
 from avatar_bench.errors import CheckpointError
 from avatar_bench.models import openvino_ir, runtimes
-from avatar_bench.models.checkpoints import CARD_KEY, SEAL, seal_of
+from avatar_bench.models.checkpoints import CARD_KEY, sealed
 from avatar_bench.models.classifier import Classifier
-from avatar_bench.models.tensors import safetensors_of
 from avatar_bench.packages import digest
 from avatar_bench.writing import whole
 
@@ -48,9 +47,7 @@ def encode(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> 
     if kind == ".xml":
         network = _openvino(classifier, texts)
         return {".bin": network.weights, kind: network.graph}
-    # clones, for safetensors takes no two tensors of one storage
-    state = {name: tensor.cpu().contiguous().clone() for name, tensor in classifier.net.state_dict().items()}
-    return {kind: safetensors_of(state, texts | {SEAL: seal_of(state, texts)})}
+    return {kind: sealed(classifier.net, texts)}
 
 
 def describe(classifier: Classifier, provenance: Mapping[str, Any], file: Path, contents: Mapping[str, bytes]) -> str:

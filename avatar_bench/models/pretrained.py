@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
-from avatar_bench.models.checkpoints import SEAL, checksum_of, seal_of
+from avatar_bench.models.checkpoints import break_seal, checksum_of, sealed
 from avatar_bench.models.schema import fault_of_options, fault_of_parts
-from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of, safetensors_of
+from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of
 from avatar_bench.writing import whole
 
 BACKBONE, PICTURES = "backbone.safetensors", "pictures.csv"
@@ -57,10 +57,9 @@ class Pretraining:
 
 def write_backbone(net: nn.Module, card: Pretraining, file: Path) -> None:
     """Write a network's weights, called as in timm and without a classifier, with their card."""
-    state = {name: tensor.cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     texts = {KEY: json.dumps(asdict(card), ensure_ascii=False, allow_nan=False)}
     with whole(file) as part:
-        part.write_bytes(safetensors_of(state, texts | {SEAL: seal_of(state, texts)}))
+        part.write_bytes(sealed(net, texts))
 
 
 def read_pretraining(file: Path) -> Pretraining | None:
@@ -71,8 +70,7 @@ def read_pretraining(file: Path) -> Pretraining | None:
         state, texts = read_safetensors(file)
         if KEY not in texts:
             return None
-        if texts.pop(SEAL, "") != seal_of(state, texts):
-            raise ValueError("its SHA-256 is not the one that it states")
+        break_seal(state, texts)
         card = read_plain_json(texts[KEY])
         _check(card)
     except Exception as error:  # of safetensors, json and ours, of many types
