@@ -19,6 +19,8 @@ _APART = {
     "trainer": ("threads", "devices", "accelerator", "strategy"),
     "callbacks": ("progress",),
 }
+# what an option that came later was before a configuration could name it; others were off, which is null
+_BEFORE: dict[str, dict[str, Any]] = {"optimizer": {"decay_norms": True}}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def entrants(folders: Sequence[Path]) -> list[Entrant]:
     A checkpoint file is called by its name. Raises CheckpointError where a record cannot be read.
     """
     records = [read_record(folder) if (folder / RECORD).is_file() else {} for folder in folders]
-    configs = [read_config(folder) for folder in folders]
+    configs = [_with_later_options(read_config(folder)) for folder in folders]
     keys = [_key(config) or str(folder) for folder, config in zip(folders, configs, strict=True)]
     names = _recipe_names(folders, records, configs, keys)
     named = [names[key] for key in keys]
@@ -93,13 +95,30 @@ def _name(record: dict[str, Any], config: dict[str, Any]) -> str:
     return f"{name} without {', '.join(map(str, held_out))}" if held_out else name
 
 
+def _with_later_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Say in a configuration what options were that it is too old to name."""
+    told = {group: before | config[group] for group, before in _BEFORE.items() if isinstance(config.get(group), dict)}
+    return config | told
+
+
 def _key(config: dict[str, Any]) -> str:
-    """Give a text that is the same for the configurations of one recipe; empty where none is known."""
-    kept = {name: value for name, value in config.items() if name not in _APART[""]}
+    """Give a text that is the same for the configurations of one recipe; empty where none is known.
+
+    What is null is left out, as an older configuration leaves out an option that it did not have.
+    """
+    kept = {name: value for name, value in _said(config).items() if name not in _APART[""]}
     for group, names in _APART.items():
         if group and isinstance(kept.get(group), dict):
             kept[group] = {name: value for name, value in kept[group].items() if name not in names}
     return json.dumps(kept, sort_keys=True, default=str) if kept else ""
+
+
+def _said(value: Any) -> Any:
+    """Leave out of nested dictionaries what is null, and groups in which nothing else is."""
+    if not isinstance(value, dict):
+        return value
+    kept = {name: _said(each) for name, each in value.items()}
+    return {name: each for name, each in kept.items() if each is not None and each != {}}
 
 
 def _apart(names: Sequence[str], folders: Sequence[Path]) -> list[str]:

@@ -50,6 +50,16 @@ def test_what_has_no_part_in_what_is_learned_makes_no_recipe(make: Make, apart: 
     assert found[0].recipe == found[1].recipe
 
 
+def test_options_that_an_older_configuration_does_not_name_are_what_they_were_then(make: Make) -> None:
+    later = {"name": "adamw", "weight_decay": 0.01, "rho": None, "layer_decay": None, "decay_norms": True}
+    older = make("a", {"name": "m", "seed": 1}, optimizer={"name": "adamw", "weight_decay": 0.01})
+    same = make("b", {"name": "m", "seed": 2}, optimizer=later)
+    other = make("c", {"name": "m", "seed": 3}, optimizer=later | {"decay_norms": False})
+    found = entrants([older, same, other])
+    assert found[0].recipe == found[1].recipe != found[2].recipe
+    assert found[0].config["optimizer"]["decay_norms"]
+
+
 def test_any_other_option_makes_another_recipe_and_the_folder_tells_them_apart(make: Make) -> None:
     found = entrants([make("slow", {"name": "m"}, lr=1e-4), make("fast", {"name": "m"}, lr=1e-2)])
     assert [one.recipe for one in found] == ["m frozen (slow)", "m frozen (fast)"]

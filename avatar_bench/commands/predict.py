@@ -47,7 +47,7 @@ def predict(cfg: DictConfig) -> None:
     told = f"{settings.output}: {ok} verdicts, {errors} files that could not be used"
     told += f", {kept} rows kept from before" if kept else ""
     print(told, file=sys.stderr if settings.output == "-" else sys.stdout)
-    how = f"{settings.runtime}, precision {settings.precision}, {settings.threads} threads, {settings.workers} workers"
+    how = " ".join(f"{name}={getattr(settings, name)}" for name in ("runtime", "precision", "threads", "workers"))
     print(f"Computed with {how}.", CAUTION, sep="\n", file=sys.stderr)
     if errors + bad:
         raise DataError(f"{errors + bad} of {len(files)} files could not be used: see status and reason in the output.")

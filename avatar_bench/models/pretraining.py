@@ -19,6 +19,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from avatar_bench.errors import DivergedError
+from avatar_bench.memory import keep_memory
 from avatar_bench.metrics.knn import knn_predictions
 from avatar_bench.models.callbacks import Progress, Snapshots, read_history
 from avatar_bench.models.checkpoints import LAST
@@ -180,6 +181,7 @@ def fit_pretraining(
     `resume` is a checkpoint that is gone on from; `data` begins where it ends. Raises what `fit_stage` raises.
     """
     quiet()
+    keep_memory()
     stop = Stop()
     if options.channels_last:
         module.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.models.pretrained import refuse_other_backbone
+from avatar_bench.models.pretrained import BACKBONE, refuse_other_backbone
 from avatar_bench.models.schema import OPTIONS, SIDE, fault_of_options
 from avatar_bench.models.tensors import read_archive, read_safetensors, reason_of
 from avatar_bench.records import refuse_address
@@ -217,6 +217,11 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     if missing or wrong:
         state = _converted(net, state if missing else {key: state[key] for key in own.keys() & state.keys()})
         missing, wrong = _misfits(own, state, head)
+    if missing and any(key.startswith("method.") for key in state):
+        raise CheckpointError(
+            f"{file} is to go on with a pretraining from, by resume=.",
+            f"Its weights are in {BACKBONE}, which pretrain writes at its end.",
+        )
     if missing or wrong:
         raise CheckpointError(
             f"{file} does not fit the network: {len(missing)} weights missing, {len(wrong)} of another shape.",

@@ -199,6 +199,9 @@ def test_weights_of_another_network_and_damaged_ones_are_refused(
     (tmp_path / "bad.safetensors").write_bytes(content)
     train(tmp_path / "bad", "model.backbone=test_resnet", f"model.weights={tmp_path / 'bad.safetensors'}", code=4)
     assert "its SHA-256 is not the one that it states" in capsys.readouterr().err
+    last = simclr / "checkpoints" / "last.ckpt"
+    train(tmp_path / "last", "model.backbone=test_resnet", f"model.weights={last}", code=4)
+    assert "is to go on with a pretraining from, by resume=" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["simclr", "dino"])
