@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,23 @@ from numpy.typing import NDArray
 
 from avatar_bench import stats
 from avatar_bench.blocks._seeds import Recipes
+from avatar_bench.blocks.base import IntervalCompareBlock
 from avatar_bench.metrics import paired
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(kw_only=True)
+class PairingBlock(IntervalCompareBlock):
+    """Compare recipes in pairs: told apart below `alpha`, by tests that find a difference with chance `power`."""
+
+    alpha: float = 0.05
+    power: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("alpha", 0 < self.alpha < 1, "above 0 and below 1")
+        self.require("power", 0 < self.power < 1, "above 0 and below 1")
 
 
 def compared(

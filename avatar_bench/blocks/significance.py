@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _significance_figures as figures
 from avatar_bench.blocks._seeds import Recipes, about_seeds
-from avatar_bench.blocks.base import IntervalCompareBlock, left_out, recipes, together
+from avatar_bench.blocks.base import left_out, recipes, together
 from avatar_bench.messages import say
 from avatar_bench.metrics import paired
 from avatar_bench.results import Metric, Result
@@ -28,20 +28,12 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)
-class Significance(IntervalCompareBlock):
+class Significance(_pairs.PairingBlock):
     """Compare the accuracy of every two recipes on the same pictures.
 
     Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
     out 0. `power` is the chance of that which `needed` and `detectable_difference` ask for.
     """
-
-    alpha: float = 0.05
-    power: float = 0.8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("alpha", 0 < self.alpha < 1, "above 0 and below 1")
-        self.require("power", 0 < self.power < 1, "above 0 and below 1")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give p-values, differences and a ranking with its ties; of single runs where all are of one recipe.

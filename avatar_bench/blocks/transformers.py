@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _transformer_figures as figures
 from avatar_bench.blocks import _transformer_tables as tables
 from avatar_bench.blocks._seeds import Recipes, about_seeds
 from avatar_bench.blocks._transformer_traits import Traits, pairs, protocol, traits
-from avatar_bench.blocks.base import IntervalCompareBlock, left_out, recipes, together
+from avatar_bench.blocks.base import left_out, recipes, together
 from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Transformers(IntervalCompareBlock):
+class Transformers(_pairs.PairingBlock):
     """Compare recipes that differ in network, optimizer and start, in pairs where they differ in one of these alone.
 
     Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
@@ -31,14 +32,6 @@ class Transformers(IntervalCompareBlock):
     """
 
     reads_results: ClassVar[bool] = True
-
-    alpha: float = 0.05
-    power: float = 0.8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("alpha", 0 < self.alpha < 1, "above 0 and below 1")
-        self.require("power", 0 < self.power < 1, "above 0 and below 1")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give a row a recipe, the pairs, what the settings have in common, and published figures of others.
