@@ -553,6 +553,8 @@ def check_pretrain(cfg: DictConfig) -> None:
         raise ConfigError("data.batch_size=1: method=simclr compares each picture with the others of its batch")
     if cfg.optimizer.name not in ("adamw", "adam", "sgd"):
         raise ConfigError(f"optimizer={cfg.optimizer.name}: pretrain steps with adamw, adam or sgd")
+    _check_optimizer(cfg.optimizer)
+    _check_warmup(cfg.optimizer.schedule, [cfg.epochs])
     if cfg.optimizer.schedule.name == "plateau":
         raise ConfigError(
             "optimizer.schedule.name=plateau follows the loss on val, which pretrain does not have",
@@ -724,6 +726,20 @@ def _check_stages(cfg: DictConfig) -> None:
         for name, (holds, expected) in (("epochs", _COUNT), ("lr", _POSITIVE)):
             if not holds(stage[name]):
                 raise ConfigError(f"{option}.{name}={stage[name]}: expected {expected}")
+    _check_warmup(cfg.optimizer.schedule, [cfg.epochs or stage.epochs for stage in stages[: cfg.stage]])
+
+
+def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
+    """Raise ConfigError where a rate would rise that nothing lets fall, or never fall again."""
+    warmup = schedule.warmup_epochs
+    if warmup and schedule.name != "cosine":
+        raise ConfigError(
+            f"optimizer.schedule.warmup_epochs={warmup} goes with optimizer.schedule.name=cosine, not {schedule.name}"
+        )
+    if warmup and warmup >= min(epochs):
+        raise ConfigError(
+            f"optimizer.schedule.warmup_epochs={warmup}: expected fewer than the {min(epochs)} epochs of training"
+        )
 
 
 def _check_optimizer(optimizer: DictConfig) -> None:

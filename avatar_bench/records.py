@@ -200,6 +200,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "stages": (list,),
     "versions": (dict,),
     "seconds": (int, float),
+    "train_seconds": (int, float),
     "checkpoint_sha256": (str,),
 }
 

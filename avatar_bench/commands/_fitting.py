@@ -19,6 +19,7 @@ from torch import nn
 import avatar_bench
 from avatar_bench.assembly.datasets import blind_of
 from avatar_bench.commands._pretrained import preprocessing_for, starting_point
+from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig, TrainConfig
 from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.datamodule import DataModule
@@ -132,10 +133,11 @@ def _fit_stages(
         write_record(folder, record)
         if not (at and at.stopped):
             data.position = (at.epochs, at.batches) if at else (0, 0)
-            data.embeddings = _embeddings(learner, data, options)
-            _say_features(data, record["stages"][-1])
-            write_record(folder, record)
-            best = fit_stage(learner, data, folder, options, logger, first_epoch, resume)
+            with clocked(record, "train_seconds"):
+                data.embeddings = _embeddings(learner, data, options)
+                _say_features(data, record["stages"][-1])
+                write_record(folder, record)
+                best = fit_stage(learner, data, folder, options, logger, first_epoch, resume)
         first_epoch = 1 + max(row["epoch"] for row in _history(folder))
         resume = at = None
         learner.net.load_state_dict(Classifier.load(best).net.state_dict())

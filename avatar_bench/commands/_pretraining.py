@@ -20,6 +20,7 @@ from avatar_bench.commands._fitting import (
     versions,
 )
 from avatar_bench.commands._pretrained import preprocessing_for
+from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig
 from avatar_bench.data.manifest import Dataset, write_split
 from avatar_bench.data.transforms import Preprocessing, Views
@@ -69,7 +70,8 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     logging = settings.logger
     logger = build_logger(logging.name, folder, folder.name, logging.project, logging.offline, plain(settings))
     try:
-        fit_pretraining(module, data, folder, options, logger, probe, resume)
+        with clocked(record, "train_seconds"):
+            fit_pretraining(module, data, folder, options, logger, probe, resume)
     except DivergedError as error:
         paths = list(learning.frame["path"].iloc[list(error.rows)[:4]])
         said = [f"The pictures of that batch begin with: {', '.join(paths)}."] if paths else []
@@ -96,6 +98,8 @@ def _build(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Pretrainer
         optimizer=optimizer.name,
         weight_decay=optimizer.weight_decay,
         momentum=optimizer.momentum,
+        layer_decay=optimizer.layer_decay,
+        decay_norms=optimizer.decay_norms,
         schedule=schedule.name,
         warmup_epochs=schedule.warmup_epochs,
     )

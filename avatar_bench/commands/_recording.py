@@ -49,6 +49,16 @@ def recorded(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> Iterator[
     write_record(folder, record | {"status": "finished", "finished": _now(), "seconds": seconds})
 
 
+@contextmanager
+def clocked(record: dict[str, Any], name: str) -> Iterator[None]:
+    """Add the seconds that what is done meanwhile takes to a figure of the record, however it ends."""
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        record[name] = round(record.get(name, 0.0) + time.monotonic() - begun, 1)
+
+
 def reopened(folder: Path, command: str, schema: type, check: Callable[[DictConfig], None]) -> DictConfig:
     """Give the own configuration of an interrupted run; raise ConfigError where other options are given beside it."""
     if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():

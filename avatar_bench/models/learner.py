@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +15,6 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
 
-from avatar_bench.errors import DivergedError
 from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import CARD_KEY
 from avatar_bench.models.classifier import Classifier
@@ -29,11 +27,12 @@ from avatar_bench.models.optimizers import (
     perturbed,
     statistics_held,
 )
+from avatar_bench.models.stepping import Stepping
 
 LOSS_KEY = "train_loss"
 
 
-class Learner(Classifier, pl.LightningModule):
+class Learner(Classifier, Stepping):
     """A classifier that learns, one stage at a time."""
 
     class_weights: Tensor | None
@@ -90,7 +89,7 @@ class Learner(Classifier, pl.LightningModule):
         self.train()  # Lightning keeps the modes that it finds, and validation leaves eval behind
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._seed_noise()
+        self.seed_noise(batch_idx)
         if self.passes_per_step > 1:
             self.seen.append(batch)
 
@@ -144,7 +143,7 @@ class Learner(Classifier, pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
-                raise _diverged(f"{name} of the network is", self.global_step, self.current_epoch)
+                raise self.diverged(f"{name} of the network is")
         checkpoint[CARD_KEY] = self.card.plain()
         checkpoint[LOSS_KEY] = [float(self.train_loss.mean_value), float(self.train_loss.weight)]
 
@@ -166,16 +165,12 @@ class Learner(Classifier, pl.LightningModule):
             return loss  # a GradScaler skips the step; without one, the next loss is not finite and told
         with perturbed(optimizer, self.options.rho, self.options.adaptive), statistics_held(self.net):
             self.second_pass = True
-            for batch in batches:
-                self._seed_noise()
+            for place, batch in enumerate(batches):
+                self.seed_noise(place)
                 again: Any = self.trainer.strategy.training_step(batch, 0)
                 self.trainer.strategy.backward(again / self.trainer.accumulate_grad_batches, optimizer)
             self.second_pass = False
         return loss
-
-    def _seed_noise(self) -> None:
-        """Let dropout and mixup depend on (seed, step) alone: not on workers, nor on what ran before."""
-        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step)
 
     def _learn_from(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give logits (N, C) and targets, (N,) or mixed (N, C), of a batch of images or of their embeddings."""
@@ -189,13 +184,6 @@ class Learner(Classifier, pl.LightningModule):
 
     def _check_finite(self, loss: Tensor, batch: dict[str, Tensor]) -> None:
         if not torch.isfinite(loss):
-            error = _diverged("The loss is", self.global_step, self.current_epoch)
+            error = self.diverged("The loss is")
             error.rows, error.split = batch["row"].tolist(), "val" if self.trainer.validating else "train"
             raise error
-
-
-def _diverged(what: str, step: int, epoch: int) -> DivergedError:
-    return DivergedError(
-        f"{what} not a finite number at step {step} (epoch {epoch + 1}).",
-        "The best and last checkpoints before it are kept. Train with a smaller lr, or trainer.precision=32.",
-    )

@@ -10,6 +10,7 @@ import copy
 import warnings
 from dataclasses import dataclass
 
+import timm
 import torch
 from lightly.loss.dino_loss import DINOLoss
 from lightly.loss.ntx_ent_loss import NTXentLoss
@@ -18,6 +19,7 @@ from lightly.models.modules.heads import DINOProjectionHead, SimCLRProjectionHea
 from lightly.models.modules.masked_vision_transformer_decoder_timm import MaskedVisionTransformerDecoderTIMM
 from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM, init_weights
 from lightly.utils.scheduler import cosine_schedule
+from timm.layers.drop import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -54,6 +56,11 @@ class SimCLR(nn.Module):
         loss: Tensor = self.criterion(first, second)
         return loss
 
+    @property
+    def student(self) -> nn.Module:
+        """Give the network that learns, which is what is kept."""
+        return self.backbone
+
     def follow(self, done: float) -> None:
         """Do nothing: there is no teacher."""
 
@@ -74,6 +81,11 @@ class DINO(nn.Module):
             _refuse_one_size(net, local_size(size), width)
         self.head, self.teacher_head = _dino_head(width, options.projection), _dino_head(width, options.projection)
         self.teacher_head.load_state_dict(self.head.state_dict())
+        for module in self.backbone.modules():  # what it teaches is not to depend on chance
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            elif isinstance(module, DropPath):
+                module.drop_prob = 0.0
         self.backbone.requires_grad_(False)
         self.teacher_head.requires_grad_(False)
         self.criterion = DINOLoss(options.projection, teacher_temp=options.temperature, warmup_teacher_temp_epochs=0)
@@ -141,6 +153,11 @@ class MAE(nn.Module):
         net: nn.Module = self.encoder.vit
         return net
 
+    @property
+    def student(self) -> nn.Module:
+        """Give the network that learns, which is what is kept."""
+        return self.backbone
+
     def forward(self, views: list[Tensor]) -> Tensor:
         (images,) = views
         n, tokens = len(images), self.prefix + self.patches
@@ -185,10 +202,11 @@ def local_size(size: int) -> int:
 
 def shape_options(options: MethodOptions, name: str) -> dict[str, bool]:
     """Give the options of timm by which a network takes the small views too, whose positions it must interpolate."""
-    from timm.models import model_entrypoint
-
-    module = model_entrypoint(name).__module__
-    return {"dynamic_img_size": True} if options.local_views and module == VisionTransformer.__module__ else {}
+    if not options.local_views or not timm.is_model(name):
+        return {}
+    with torch.device("meta"):
+        net = timm.create_model(name)
+    return {"dynamic_img_size": True} if isinstance(net, VisionTransformer) else {}
 
 
 @torch.no_grad()

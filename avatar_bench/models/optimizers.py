@@ -57,6 +57,14 @@ def parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) -> lis
     ]
 
 
+def head_groups(parameters: Sequence[nn.Parameter], options: TrainingOptions) -> list[dict[str, Any]]:
+    """Give parameters of layers that stand on a network in groups, at its full rate."""
+    decaying = [each for each in parameters if options.decay_norms or each.ndim > 1]
+    resting = [each for each in parameters if not options.decay_norms and each.ndim <= 1]
+    groups = {"params": decaying}, {"params": resting, "weight_decay": 0.0}
+    return [group for group in groups if group["params"]]
+
+
 def build(groups: list[dict[str, Any]], options: TrainingOptions, lr: float) -> torch.optim.Optimizer:
     """Build the optimizer of a stage whose learning rate is `lr`, on groups that may state others."""
     # on a CPU, a loop over tensors takes ten times as long; on a GPU Lightning does not clip what is fused

@@ -18,14 +18,14 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from avatar_bench.errors import DivergedError
 from avatar_bench.memory import keep_memory
 from avatar_bench.metrics.knn import knn_predictions
 from avatar_bench.models.callbacks import Progress, Snapshots, read_history
 from avatar_bench.models.checkpoints import LAST
 from avatar_bench.models.methods import DINO, Method
-from avatar_bench.models.optimizers import TrainingOptions, build, cosine
+from avatar_bench.models.optimizers import TrainingOptions, build, cosine, head_groups, parameter_groups
 from avatar_bench.models.silence import quiet
+from avatar_bench.models.stepping import Stepping
 from avatar_bench.models.training import TrainerOptions, build_trainer, run
 from avatar_bench.signals import Stop
 from avatar_bench.stats import share_interval
@@ -35,7 +35,7 @@ KNN = "probe/knn_accuracy"
 HISTORY = ("epoch", "train/loss", KNN, "probe/knn_low", "probe/knn_high", "probe/n", "lr")
 
 
-class Pretrainer(pl.LightningModule):
+class Pretrainer(Stepping):
     """A method that learns from views of pictures, uint8, and maps plain pictures (N, 3, S, S) to embeddings (N, D)."""
 
     mean: Tensor
@@ -70,15 +70,14 @@ class Pretrainer(pl.LightningModule):
         self.train()  # a probe leaves eval behind
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # dropout and masks depend on (seed, step) alone: not on workers, nor on what ran before
-        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step)
+        self.seed_noise(batch_idx)
         if batch_idx % self.trainer.accumulate_grad_batches == 0:  # before the step, which a checkpoint then ends with
             self.method.follow(self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss: Tensor = self.method([self._normalise(view) for view in batch["views"]])
         if not torch.isfinite(loss):
-            error = _diverged("The loss is", self.global_step, self.current_epoch)
+            error = self.diverged("The loss is")
             error.rows = batch["row"].tolist()
             raise error
         count = len(batch["row"])
@@ -92,7 +91,11 @@ class Pretrainer(pl.LightningModule):
             self.method.head.cancel_last_layer_gradients(self.current_epoch)
 
     def configure_optimizers(self) -> Any:
-        optimizer = build([{"params": [one for one in self.parameters() if one.requires_grad]}], self.options, self.lr)
+        student = self.method.student
+        inside = set(student.parameters())
+        heads = [weight for weight in self.parameters() if weight.requires_grad and weight not in inside]
+        groups = parameter_groups(student, self.options, self.lr) + head_groups(heads, self.options)
+        optimizer = build(groups, self.options, self.lr)
         if self.options.schedule != "cosine":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
@@ -102,7 +105,7 @@ class Pretrainer(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
-                raise _diverged(f"{name} is", self.global_step, self.current_epoch)
+                raise self.diverged(f"{name} is")
 
     def _normalise(self, images: Tensor) -> Tensor:
         return images.to(self.mean.dtype, copy=True).div_(255).sub_(self.mean).div_(self.std)
@@ -146,7 +149,7 @@ class Journal(Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Note the rate, which the schedule moves on after the step."""
-        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self.lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Add this epoch's row, in place of any that an interrupted attempt left."""
@@ -200,12 +203,5 @@ def _embed(module: Pretrainer, batches: Any) -> NDArray[np.float32]:
     module.eval()
     found = np.concatenate([module(batch["image"].to(module.device)).float().cpu().numpy() for batch in batches])
     if not np.isfinite(found).all():
-        raise _diverged("An embedding is", module.global_step, module.current_epoch)
+        raise module.diverged("An embedding is")
     return found
-
-
-def _diverged(what: str, step: int, epoch: int) -> DivergedError:
-    return DivergedError(
-        f"{what} not a finite number at step {step} (epoch {epoch + 1}).",
-        "The last checkpoints before it are kept. Pretrain with a smaller lr, or trainer.precision=32.",
-    )

@@ -168,7 +168,7 @@ def _model_page(study: Study, model: Model, files: Files, look: Mapping[str, str
         (say("members"), ", ".join(_members(study, record))),
         (say("val macro-F1"), _plain((record.get("metrics") or {}).get("val/macro_f1"))),
         (say("temperature"), _plain(record.get("temperature"))),
-        (say("trained in, seconds"), _plain(record.get("seconds"))),
+        (say("trained in, seconds"), _plain(record.get("train_seconds"))),
         (say("passes a training step"), record.get("passes_per_step")),
         (say("checkpoint, SHA-256"), model.checkpoint[:12]),
     ]

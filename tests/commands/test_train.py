@@ -99,6 +99,7 @@ def test_the_record_says_what_the_run_is(tiny_run: Path) -> None:
     assert said["best_epoch"] == best["epoch"]
     assert said["metrics"] == {name: best[name] for name in ("val/loss", "val/accuracy", "val/macro_f1")}
     assert said["metrics"]["val/accuracy"] > 0.8  # beats chance by far
+    assert 0 < said["train_seconds"] < said["seconds"]
 
 
 def test_best_is_the_epoch_of_the_best_macro_f1_and_last_the_last(tiny_run: Path) -> None:
@@ -270,7 +271,9 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
         cut = train(tmp_path / "cut", "epochs=4", code=130)
     assert record(cut)["status"] == "interrupted"
     assert history(cut)["epoch"].tolist() == [1, 2]
+    spent = record(cut)["train_seconds"]
     assert main(["train", f"resume={cut}"]) == 0
+    assert record(cut)["train_seconds"] > spent > 0  # both attempts are counted
     assert record(cut)["status"] == "finished"
     assert (cut / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     assert record(cut)["weights_sha256"] == record(whole)["weights_sha256"]

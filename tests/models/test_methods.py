@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.models.methods import DINO, MAE, MethodOptions, SimCLR, create_method
+from avatar_bench.models.methods import DINO, MAE, MethodOptions, SimCLR, create_method, shape_options
 
 VIT = {"img_size": 64, "num_classes": 0}
 
@@ -65,6 +65,23 @@ def test_the_teacher_is_an_average_of_the_student_and_learns_nothing_itself() ->
     assert torch.allclose(next(method.backbone.parameters()), before + 0.25 * step, atol=1e-6)
     method.follow(1.0)  # at the end it stands still
     assert torch.allclose(next(method.backbone.parameters()), before + 0.25 * step, atol=1e-6)
+
+
+def test_what_the_teacher_says_does_not_depend_on_chance() -> None:
+    net = timm.create_model("test_vit", **VIT, drop_path_rate=0.5, proj_drop_rate=0.5)
+    method = DINO(net, 64, MethodOptions("dino", temperature=0.04, projection=8, momentum=0.75)).train()
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    said, learned = ([net(images) for _ in range(2)] for net in (method.backbone, method.student))
+    assert torch.equal(*said)
+    assert not torch.equal(*learned)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "test_vit"])
+def test_vision_transformers_of_one_size_take_small_views_too(name: str) -> None:
+    options = MethodOptions("dino", temperature=0.04, projection=8, momentum=0.9, local_views=1)
+    net = timm.create_model(name, num_classes=0, img_size=64, depth=1, **shape_options(options, name))
+    method = create_method(net, 64, options)
+    assert torch.isfinite(method([torch.rand(2, 3, side, side) for side in (64, 64, 32)]))
 
 
 def test_the_loss_of_mae_is_the_error_on_normalised_hidden_patches() -> None:

@@ -1,0 +1,30 @@
+"""What every training by Lightning does at a step: noise that (seed, step) alone decides, and a loss that is finite."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+
+from avatar_bench.errors import DivergedError
+from avatar_bench.models.optimizers import TrainingOptions
+
+
+class Stepping(pl.LightningModule):
+    """A module that learns by `options`."""
+
+    options: TrainingOptions
+
+    def seed_noise(self, batch: int) -> None:
+        """Let dropout, mixup and masks depend on (seed, step, batch of it) alone: not on workers or what ran before.
+
+        `batch` counts those of an epoch, or of the step, of which there are several where gradients are accumulated.
+        """
+        together = self.trainer.accumulate_grad_batches
+        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step * together + batch % together)
+
+    def diverged(self, what: str) -> DivergedError:
+        """Give the error to raise where `what`, with its verb, has become infinite or no number."""
+        return DivergedError(
+            f"{what} not a finite number at step {self.global_step} (epoch {self.current_epoch + 1}).",
+            "The checkpoints before it are kept. Use a smaller lr, or trainer.precision=32.",
+        )
