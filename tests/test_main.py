@@ -273,6 +273,17 @@ def test_nine_models_needs_no_flag_and_takes_other_options_along(stub: Callable[
     assert {call["data"]["root"] for call in calls} == {"pictures"}
 
 
+def test_attention_trains_all_by_one_protocol(stub: Callable[..., Any]) -> None:
+    calls = stub("train")
+    assert main(["train", *DATA, "sweep=attention", "model.weights=none", "seed=3"]) == 0
+    found = {(call["model"]["backbone"].split("_")[0], call["optimizer"]["name"]) for call in calls}
+    assert found == {(net, step) for net in ("mobilenetv3", "deit") for step in ("adamw", "sam")}
+    kept = [call["mode"] | call["optimizer"]["schedule"] for call in calls]
+    assert len(kept) == 4
+    assert all(each == kept[0] for each in kept)
+    assert kept[0]["balance"] == "sampler"
+
+
 def test_several_evaluations_leave_no_sweep_folder(stub: Callable[..., Any], tmp_path: Path) -> None:
     calls = stub("evaluate")
     assert main(["evaluate", "-m", "ckpt=runs/a,runs/b"]) == 0
