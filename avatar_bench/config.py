@@ -533,6 +533,12 @@ def check_train(cfg: DictConfig) -> None:
         )
     if cfg.callbacks.ema is not None and cfg.callbacks.swa is not None:
         raise ConfigError("callbacks.ema and callbacks.swa exclude each other: each averages the weights; set one null")
+    longest = max(cfg.epochs or stage.epochs for stage in cfg.mode.stages[: cfg.stage])
+    if cfg.callbacks.swa is not None and cfg.callbacks.swa >= longest:
+        raise ConfigError(
+            f"callbacks.swa={cfg.callbacks.swa} averages the epochs after so many, and no stage has more: {longest}",
+            "expected fewer, or more epochs",
+        )
 
 
 def check_pretrain(cfg: DictConfig) -> None:

@@ -110,6 +110,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("train", ["model.weights=hubb"], "did you mean hub?"),
         ("train", ["callbacks.ema=.9", "callbacks.swa=1"], "exclude each other"),
         ("train", ["callbacks.ema=1"], "between 0 and 1"),
+        ("train", ["callbacks=swa", "epochs=2"], "averages the epochs after so many, and no stage has more: 2"),
         ("train", ["init_from=a", "resume=b"], "exclude each other"),
         ("train", ["model=timm"], "model.backbone=resnet34"),
         ("evaluate", ["split=train"], "expected test, val, calibration, blind"),

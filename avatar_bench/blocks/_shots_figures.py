@@ -30,9 +30,10 @@ def curve(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                 shots, own[value], f"{plots.marker(place)}-", color=colour, markersize=5, label=plots.short(name, 40)
             )
             axes.vlines(shots, own[low], own[high], color=colour, linewidth=1.2)
-            axes.plot(single["shots"] * aside * 1.035, single[value], ".", color=colour, markersize=3, alpha=0.6)
+            axes.plot(single["shots"] * aside * 1.012, single[value], ".", color=colour, markersize=3, alpha=0.6)
     _label(left, say("accuracy (%)"), sorted(set(table["shots"])))
     _label(right, say("macro-F1 (%)"), sorted(set(table["shots"])))
+    figure.supxlabel(say("pictures a class (log scale; small dots: single seeds)"), fontsize=9)
     if len(names) > 1:
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -43,5 +44,5 @@ def _label(axes: Axes, value: str, shots: list[int]) -> None:
     axes.set_xticks(shots, [str(number) for number in shots])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(xlabel=say("pictures a class (log scale; small dots: single seeds)"), ylabel=value)
+    axes.set_ylabel(value)
     axes.grid(True)

@@ -35,9 +35,9 @@ def begin(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> None:
 @contextmanager
 def recorded(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> Iterator[None]:
     """Leave in run.json how what is done meanwhile ended, and how long it took."""
-    begun = time.monotonic()
     try:
-        yield
+        with clocked(record, "seconds"):
+            yield
     except BaseException as error:
         with suppress(OSError):  # a full disk keeps the record that is there, and the error is the one to be told
             if record.get("sweep_job"):
@@ -45,8 +45,7 @@ def recorded(folder: Path, cfg: DictConfig, record: dict[str, Any]) -> Iterator[
             if (folder / RECORD).is_file():
                 _fail(folder, record, error)
         raise
-    seconds = record.get("seconds", 0.0) + round(time.monotonic() - begun, 1)
-    write_record(folder, record | {"status": "finished", "finished": _now(), "seconds": seconds})
+    write_record(folder, record | {"status": "finished", "finished": _now()})
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint, WeightAveraging
+from torch import Tensor
 from torch.optim.swa_utils import get_swa_avg_fn
 from tqdm import tqdm
 
@@ -154,13 +155,40 @@ class Snapshots(Checkpoint):
         checkpoint[PROGRESS_KEY] = {"batches": self.batches, "stopped": bool(trainer.should_stop)}
 
 
+class StepAverage(WeightAveraging):
+    """Keep an exponential moving average of the weights, by `decay` in the end.
+
+    It begins as a plain one, min(decay, (1 + n) / (10 + n)) after n steps, or a short training would be judged by the
+    weights that it began with.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(mean: Tensor, current: Tensor, count: int | Tensor) -> Tensor:
+            kept = min(decay, (1 + int(count)) / (10 + int(count)))
+            return kept * mean + (1 - kept) * current
+
+        super().__init__(avg_fn=average)
+
+
 class EpochAverage(WeightAveraging):
-    """Average the weights at the end of each epoch from `start` on (stochastic weight averaging)."""
+    """Average the weights of a stage's epochs from `start` on (stochastic weight averaging); plain ones before.
+
+    Each epoch is judged by the average that it is part of.
+    """
 
     def __init__(self, start: int) -> None:
         super().__init__(avg_fn=get_swa_avg_fn())  # type: ignore[no-untyped-call]
         self.start = start
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Say yes once an epoch, from the start on."""
-        return epoch_idx is not None and epoch_idx >= self.start
+        """Say no: Lightning would ask after the epoch has been judged."""
+        return False
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the weights of the epoch into the average, and the average into the network."""
+        average = self._average_model
+        if average is not None and not trainer.sanity_checking:
+            if trainer.current_epoch <= self.start:
+                average.n_averaged.zero_()  # the next is the first: it is copied
+            average.update_parameters(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)

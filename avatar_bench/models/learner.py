@@ -120,7 +120,7 @@ class Learner(Classifier, Stepping):
 
     def configure_optimizers(self) -> Any:
         options, stage = self.options, self.stage
-        optimizer = build(parameter_groups(self.net, options, stage.lr), options, stage.lr)
+        optimizer = build(parameter_groups(self.net, options, stage.lr), options, stage.lr, self.may_fuse)
         if options.schedule == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer, factor=options.factor, patience=options.patience

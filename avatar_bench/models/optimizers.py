@@ -65,10 +65,12 @@ def head_groups(parameters: Sequence[nn.Parameter], options: TrainingOptions) ->
     return [group for group in groups if group["params"]]
 
 
-def build(groups: list[dict[str, Any]], options: TrainingOptions, lr: float) -> torch.optim.Optimizer:
+def build(
+    groups: list[dict[str, Any]], options: TrainingOptions, lr: float, may_fuse: bool = True
+) -> torch.optim.Optimizer:
     """Build the optimizer of a stage whose learning rate is `lr`, on groups that may state others."""
     # on a CPU, a loop over tensors takes ten times as long; on a GPU Lightning does not clip what is fused
-    fused = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
+    fused = may_fuse and all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
     if options.optimizer == "sgd":
         nesterov = options.momentum > 0
         return torch.optim.SGD(

@@ -95,7 +95,7 @@ class Pretrainer(Stepping):
         inside = set(student.parameters())
         heads = [weight for weight in self.parameters() if weight.requires_grad and weight not in inside]
         groups = parameter_groups(student, self.options, self.lr) + head_groups(heads, self.options)
-        optimizer = build(groups, self.options, self.lr)
+        optimizer = build(groups, self.options, self.lr, self.may_fuse)
         if self.options.schedule != "cosine":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

@@ -14,6 +14,12 @@ class Stepping(pl.LightningModule):
 
     options: TrainingOptions
 
+    @property
+    def may_fuse(self) -> bool:
+        """Tell whether the optimizer's steps may be fused: in 16 bits, Lightning does not clip what such ones take."""
+        trainer = self._trainer
+        return trainer is None or not trainer.gradient_clip_val or trainer.precision == "32-true"
+
     def seed_noise(self, batch: int) -> None:
         """Let dropout, mixup and masks depend on (seed, step, batch of it) alone: not on workers or what ran before.
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
-    EMAWeightAveraging,
 )
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.memory import keep_memory
-from avatar_bench.models.callbacks import MONITOR, Best, EpochAverage, History, Progress, Snapshots
+from avatar_bench.models.callbacks import MONITOR, Best, EpochAverage, History, Progress, Snapshots, StepAverage
 from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import (
     CARD_KEY,
@@ -172,10 +171,19 @@ def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerO
 
 
 def precision_for(options: TrainerOptions) -> str:
-    """Give Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere."""
-    if options.precision != "amp":
-        return options.precision if options.precision != "32" else "32-true"
-    return "16-mixed" if options.accelerator != "cpu" and torch.cuda.is_available() else "32-true"
+    """Give Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere.
+
+    Raises ConfigError on 16-mixed without a GPU, in whose place Lightning would compute with bf16.
+    """
+    cuda = options.accelerator != "cpu" and torch.cuda.is_available()
+    if options.precision == "amp":
+        return "16-mixed" if cuda else "32-true"
+    if options.precision == "16-mixed" and not cuda and options.accelerator in ("auto", "cpu"):
+        raise ConfigError(
+            "trainer.precision=16-mixed: numbers of 16 bits need a GPU, and there is none to compute on.",
+            "Expected 32, auto or bf16-mixed; amp takes 16 bits where there is a GPU.",
+        )
+    return "32-true" if options.precision == "32" else options.precision
 
 
 def finish(best: Path, temperature: float) -> tuple[str, str]:
@@ -220,7 +228,7 @@ def _callbacks(folder: Path, options: TrainerOptions, first_epoch: int, stop: St
     bars = options.progress and sys.stderr.isatty()
     callbacks: list[Callback] = [Progress()] if bars else []
     if options.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=options.ema))
+        callbacks.append(StepAverage(options.ema))
     if options.swa is not None:
         callbacks.append(EpochAverage(options.swa))
     if options.early_stopping is not None:

@@ -180,12 +180,11 @@ def unfused(learner: Learner) -> torch.optim.Optimizer:
     ids=["plain", "adaptive", "clipped", "accumulated", "bf16", "16 with a scaler, clipped"],
 )
 def test_a_training_equals_the_formula_with_one_noise_for_both_passes(
-    trainer: dict[str, Any], by_formula: dict[str, Any], tolerance: float, monkeypatch: pytest.MonkeyPatch
+    trainer: dict[str, Any], by_formula: dict[str, Any], tolerance: float
 ) -> None:
     learner = small_learner(adaptive=by_formula.get("adaptive", False))
     net = copy.deepcopy(learner.net)
     if trainer.get("precision") == "16-mixed":
-        monkeypatch.setattr(Learner, "configure_optimizers", unfused)
         scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", 64.0))
         trainer = {**trainer, "precision": None, "plugins": scaled}  # Lightning has no scaler on a CPU of itself
     done = fitted(learner, **trainer)

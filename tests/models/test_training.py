@@ -14,6 +14,7 @@ import torch
 
 from avatar_bench.__main__ import main
 from avatar_bench.commands import _fitting
+from avatar_bench.errors import ConfigError
 from avatar_bench.models.checkpoints import checksum_of, verify, weights_sha256
 from avatar_bench.models.training import TrainerOptions, finish, precision_for
 from avatar_bench.results import Result
@@ -47,8 +48,11 @@ def test_debug_is_one_epoch_of_two_batches_a_stage_with_every_file(train: Train,
     assert {"curves.png", "split.csv", "config.yaml"} <= {file.name for file in run.iterdir()}
 
 
-def test_gradients_are_clipped_to_the_norm_that_is_asked_for(tiny_run: Path, train: Train, tmp_path: Path) -> None:
-    words = [f"init_from={tiny_run}", *ONE_STEP]
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for(
+    precision: str, tiny_run: Path, train: Train, tmp_path: Path
+) -> None:
+    words = [f"init_from={tiny_run}", *ONE_STEP, f"trainer.precision={precision}"]
     clipped = train(tmp_path / "clipped", *words, "trainer.gradient_clip=1e-3")
     free = train(tmp_path / "free", *words)
     start = train(tmp_path / "start", *words, "lr=1e-30")
@@ -89,11 +93,20 @@ def test_swa_is_the_mean_of_the_epochs_weights(train: Train, tmp_path: Path) -> 
         torch.testing.assert_close(value, (first[key] + second[key]) / 2, rtol=1e-4, atol=1e-6)
 
 
+def test_swa_judges_each_epoch_by_the_average_that_it_is_part_of(train: Train, tmp_path: Path) -> None:
+    plain = train(tmp_path / "plain", "epochs=3", "lr=1e-3")
+    late = train(tmp_path / "late", "epochs=3", "lr=1e-3", "callbacks.swa=1")
+    found, expected = (pd.read_csv(run / "metrics.csv") for run in (late, plain))
+    pd.testing.assert_frame_equal(found[:2], expected[:2])  # plain ones, and an average of one
+    assert found["val/loss"][2] != expected["val/loss"][2]
+
+
 def test_ema_begins_with_the_first_step_and_keeps_its_share(train: Train, tmp_path: Path) -> None:
     steps = {n: parameters(train(tmp_path / f"plain{n}", f"trainer.limit_batches={n}")) for n in (1, 2)}
     averaged = parameters(train(tmp_path / "ema", "trainer.limit_batches=2", "callbacks.ema=0.75"))
     for key, value in averaged.items():
-        torch.testing.assert_close(value, 0.75 * steps[1][key] + 0.25 * steps[2][key], rtol=1e-4, atol=1e-6)
+        kept = 2 / 11  # less than 0.75, as there is one step to keep
+        torch.testing.assert_close(value, kept * steps[1][key] + (1 - kept) * steps[2][key], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("words", [[], ["callbacks=ema"], ["callbacks.swa=0"]])
@@ -151,7 +164,9 @@ def test_mixed_precision_trains_on_a_cpu(precision: str, train: Train, tmp_path:
 def test_names_of_precisions_are_lightnings() -> None:
     assert precision_for(TrainerOptions(precision="32")) == "32-true"
     assert precision_for(TrainerOptions(accelerator="cpu", precision="amp")) == "32-true"
-    assert precision_for(TrainerOptions(precision="16-mixed")) == "16-mixed"
+    assert precision_for(TrainerOptions(accelerator="gpu", precision="16-mixed")) == "16-mixed"
+    with pytest.raises(ConfigError, match="16 bits need a GPU"):
+        precision_for(TrainerOptions(accelerator="cpu", precision="16-mixed"))
 
 
 def test_the_csv_logger_keeps_every_step_and_none_keeps_nothing(train: Train, tmp_path: Path) -> None:
