@@ -87,8 +87,9 @@ def _name(record: dict[str, Any], config: dict[str, Any]) -> str:
         name = " ".join(str(record[part]) for part in ("name", "mode") if record.get(part))
         if shots := (config.get("mode") or {}).get("shots"):
             name += f" {shots} shots"
-        if (config.get("optimizer") or {}).get("name") == "sam":
-            name += " sam"
+        optimizer = config.get("optimizer") or {}
+        if optimizer.get("name") == "sam":
+            name += f" sam {optimizer.get('rho')}" + " adaptive" * bool(optimizer.get("adaptive"))
     if method := (record.get("init") or {}).get("method"):
         name += f" from {method}"
     held_out = ((config.get("data") or {}).get("split") or {}).get("held_out")

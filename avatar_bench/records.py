@@ -120,9 +120,11 @@ def check_run(path: Path) -> None:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Give the run folders below a folder, the newest last."""
-    found = [file.parent for file in root.rglob(RECORD)] if root.is_dir() else []
-    return sorted(found, key=lambda folder: (read_record(folder).get("started", ""), str(folder)))
+    """Give the run folders below a folder, the newest last; pretrainings are none."""
+    folders = [file.parent for file in root.rglob(RECORD)] if root.is_dir() else []
+    records = {folder: read_record(folder) for folder in folders}
+    runs = [folder for folder, record in records.items() if record.get("command") != "pretrain"]
+    return sorted(runs, key=lambda folder: (records[folder].get("started", ""), str(folder)))
 
 
 def newest_run(root: Path) -> Path:

@@ -71,14 +71,18 @@ def test_a_run_is_called_by_its_experiment_its_shots_its_start_and_what_was_held
         [
             make("a", {"name": "x", "experiment": "resnet50_full"}),
             make("b", {"name": "resnet18", "mode": "few_shot"}, mode={"shots": 5}),
-            make("s", {"name": "resnet18", "init": {"method": "simclr"}}, optimizer={"name": "sam"}),
+            make(
+                "s",
+                {"name": "resnet18", "init": {"method": "simclr"}},
+                optimizer={"name": "sam", "rho": 0.5, "adaptive": True},
+            ),
             make("c", {"name": "resnet18"}, data={"split": {"held_out": ["tabler"]}}),
         ]
     )
     assert [one.label for one in found] == [
         "resnet50_full",
         "resnet18 few_shot 5 shots",
-        "resnet18 frozen sam from simclr",
+        "resnet18 frozen sam 0.5 adaptive from simclr",
         "resnet18 frozen without tabler",
     ]
 

@@ -15,7 +15,7 @@ import pytest
 from avatar_bench import records
 from avatar_bench.__main__ import main
 from avatar_bench.errors import CheckpointError
-from avatar_bench.records import read_record, read_records, table
+from avatar_bench.records import find_runs, read_record, read_records, table
 
 
 def write(folder: Path, text: str) -> None:
@@ -28,6 +28,12 @@ def test_runs_are_found_at_a_folder_and_up_to_two_levels_below(tmp_path: Path) -
         write(tmp_path / folder, "{}")
     assert [record.folder.name for record in read_records(tmp_path)] == ["a", "c"]
     assert len(read_records(tmp_path / "a")) == 1
+
+
+def test_a_pretraining_is_no_run(tmp_path: Path) -> None:
+    write(tmp_path / "a", json.dumps({"command": "pretrain", "started": "2026-01-02"}))
+    write(tmp_path / "b", json.dumps({"started": "2026-01-01"}))
+    assert find_runs(tmp_path) == [tmp_path / "b"]
 
 
 def test_a_record_gives_its_figures_or_a_dash(tmp_path: Path) -> None:

@@ -134,7 +134,10 @@ def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset
         f"{len(learning)} of {len(found)} pictures of {found.name} are learned from; kept out: {told}", file=sys.stderr
     )
     if allowed:
-        tell("warning: test pictures are learned from (allow=[test_pictures])", file=sys.stderr)
+        tell(
+            "warning: pictures of test, and any of blind and ood sets, are learned from (allow=[test_pictures])",
+            file=sys.stderr,
+        )
     return sides, learning
 
 
