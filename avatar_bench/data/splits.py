@@ -186,17 +186,18 @@ def _keep_whole(
 
 
 def _off(rows: pd.DataFrame, label: str, shares: pd.Series, aims: Mapping[str, float]) -> str:
-    """Say how a class is divided, where that is not as wanted; "" where it is."""
+    """Say how a class, or what has none, is divided, where that is not as wanted; "" where it is."""
+    name = f"class {label}" if label else "what has no label"
     if missing := [side for side in aims if not shares[side]]:
         sources = rows["source"].unique()
         why = f", as all of it is of one source ({sources[0]})" if len(sources) == 1 and sources[0] else ""
-        return f"{' and '.join(missing)} lack{'s' * (len(missing) == 1)} class {label}{why}"
+        return f"{' and '.join(missing)} lack{'s' * (len(missing) == 1)} {name}{why}"
     tolerance = max(OFF, 1 / len(rows)) + 1e-9  # one picture cannot be divided
     if all(abs(shares[side] - aim) <= tolerance for side, aim in aims.items()):
         return ""
     parts = ("/".join(f"{100 * of[side]:.0f}" for side in aims) for of in (shares, aims))
     largest = int(rows["group"].value_counts().max())
     return (
-        f"class {label} is {' instead of '.join(parts)} % in {'/'.join(aims)} "
+        f"{name} is {' instead of '.join(parts)} % in {'/'.join(aims)} "
         f"({len(rows)} images, largest group {largest})"
     )

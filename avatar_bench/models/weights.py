@@ -222,6 +222,11 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
             f"{file} is to go on with a pretraining from, by resume=.",
             f"Its weights are in {BACKBONE}, which pretrain writes at its end.",
         )
+    if missing and any(key.startswith("net.") for key in state):
+        raise CheckpointError(
+            f"{file} is a checkpoint of a run, whose split goes with its weights.",
+            "Train on from that run by init_from=RUN.",
+        )
     if missing or wrong:
         raise CheckpointError(
             f"{file} does not fit the network: {len(missing)} weights missing, {len(wrong)} of another shape.",

@@ -108,9 +108,15 @@ def _of_another_shape(file: Path) -> None:
     torch.save({**state, "conv_stem.weight": torch.zeros(1, 3, 3, 3)}, file)
 
 
+def _of_a_run(file: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=3).state_dict()
+    torch.save({"state_dict": {f"net.{key}": value for key, value in state.items()}}, file)
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
+        (_of_a_run, "is a checkpoint of a run"),
         (lambda file: file.write_bytes(b"no weights"), "cannot be read as weights"),
         (lambda file: torch.save({"state_dict": object}, file), "cannot be read as weights"),
         (_of_another_network, "weights missing"),
