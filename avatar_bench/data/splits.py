@@ -197,7 +197,4 @@ def _off(rows: pd.DataFrame, label: str, shares: pd.Series, aims: Mapping[str, f
         return ""
     parts = ("/".join(f"{100 * of[side]:.0f}" for side in aims) for of in (shares, aims))
     largest = int(rows["group"].value_counts().max())
-    return (
-        f"{name} is {' instead of '.join(parts)} % in {'/'.join(aims)} "
-        f"({len(rows)} images, largest group {largest})"
-    )
+    return f"{name} is {' instead of '.join(parts)} % in {'/'.join(aims)} ({len(rows)} images, largest group {largest})"
