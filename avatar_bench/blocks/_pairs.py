@@ -36,7 +36,9 @@ def compared(
     """Compare the recipes at two places; `drawn` (B, R) are their accuracies in the same resamples.
 
     `difference` is accuracy of a minus that of b, with its interval (NaN where the two never differ); `p` knows the
-    pictures alone. `needed` pictures would tell them apart with `power` at `alpha`; NaN where there is no difference.
+    pictures alone. `discordance` is the share of pictures on which the two differ, and `gain` the root of the mean
+    square of by how much they do there: 1 for single runs, less for means over seeds. `needed` pictures would let the
+    test find the difference with `power` at `alpha`; NaN where there is none.
     """
     groups, n = judged.groups, judged.right.shape[1]
     first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
@@ -46,7 +48,9 @@ def compared(
     difference = float(gains.sum() / (whole * n))
     single = judged.units == n and judged.sizes[a] == judged.sizes[b] == 1
     low, high = _ends(drawn[:, a] - drawn[:, b], level)
-    needed = stats.required_pictures((only_a + only_b) / n, difference, power, alpha)
+    discordance = float((gains != 0).mean())
+    gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
+    needed = stats.required_pictures(discordance, difference / gain, power, alpha) if discordance else None
     return {
         "a": judged.names[a],
         "b": judged.names[b],
@@ -62,6 +66,8 @@ def compared(
         "discordant_groups": int((sums != 0).sum()),
         "seeds_a": int(judged.sizes[a]),
         "seeds_b": int(judged.sizes[b]),
+        "discordance": discordance,
+        "gain": gain,
         "design_effect": paired.design_effect(gains, groups),
         "needed": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
     }
@@ -76,12 +82,14 @@ def told_apart(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 
 def detectable(pair: pd.Series, power: float, alpha: float) -> float | None:
-    """Give the smallest difference that McNemar's exact test finds on so many pictures at the pair's discordance.
+    """Give the smallest difference that the test finds on so many pictures of which as many gain as much.
 
-    Where groups repeat, on as many fewer as the design effect says. None where too few pictures tell the two apart.
+    To the test of signs, a mean over seeds that gains `gain` of a picture is a single run's gain times that. Where
+    groups repeat, on as many fewer as the design effect says. None where too few pictures tell the two apart.
     """
-    discordance = (pair["only_a_right"] + pair["only_b_right"]) / pair["n"]
-    return stats.detectable_difference(int(pair["n"] / pair["design_effect"]), discordance, power, alpha)
+    n = int(pair["n"] / pair["design_effect"])
+    least = stats.detectable_difference(n, pair["discordance"], power, alpha)
+    return None if least is None else float(pair["gain"] * least)
 
 
 def _gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:

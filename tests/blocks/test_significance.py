@@ -13,8 +13,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from avatar_bench import blocks, stats
+from avatar_bench.blocks import _pairs, significance
 from avatar_bench.blocks import _significance_figures as figures
-from avatar_bench.blocks import significance
+from avatar_bench.blocks._seeds import Recipes
 from avatar_bench.blocks.significance import Significance
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.results import Result
@@ -168,6 +169,37 @@ def test_equal_recipes_are_told_apart_at_most_as_often_as_alpha(compare, answers
     assert told <= 4  # of 40: 2 are expected at most
 
 
+def judged(right):
+    """Give the Recipes that are right where {(recipe, seed): (N,)} says so, each picture a group of its own."""
+    members = {}
+    for place, (name, _) in enumerate(right):
+        members.setdefault(name, []).append(place)
+    seeds = tuple(seed for _, seed in right)
+    return Recipes(members, np.stack(list(right.values())), np.arange(300).astype(str), seeds)
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_what_is_called_detectable_is_found_as_often_as_power_says(seeds):
+    """Recipes of one or several seeds, on pictures of all kinds: the mean of what is stated is tried."""
+    rng = np.random.default_rng(0)
+
+    def one(gain):
+        hard = rng.beta(2, 1, 300)
+        right = {
+            (name, seed): rng.random(300) < np.minimum(hard + more, 1)
+            for name, more in (("a", gain), ("b", 0.0))
+            for seed in range(seeds)
+        }
+        return _pairs.compared(judged(right), np.zeros((2, 2)), 0, 1, 0.95, 0.8, 0.05)
+
+    stated = np.mean([_pairs.detectable(pd.Series(one(0.0)), 0.8, 0.05) for _ in range(20)])
+    tried = [one(1.1 * stated) for _ in range(300)]  # what is capped at 1 gains less
+    assert np.mean([pair["difference"] for pair in tried]) == pytest.approx(stated, rel=0.08)
+    assert 0.7 < np.mean([pair["p"] < 0.05 for pair in tried]) < 0.9
+    needed = np.median([pair["needed"] for pair in tried])
+    assert 240 < needed < 380
+
+
 def test_runs_of_one_recipe_are_compared_with_each_other(compare, oracle):
     found = {("a", seed): oracle("noisy", seed=seed) for seed in (1, 2)}
     assert set(compare(found).tables["ranking"]["recipe"]) == {"a 1", "a 2"}
@@ -196,10 +228,12 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
     assert metrics["gain_over_second"].value == pytest.approx(a.mean() - b.mean(), abs=1e-6)
     pair = tables["pairs"].iloc[0]
     assert pair["only_a_right"] == pytest.approx((a * (1 - b)).sum(), abs=1e-6)
-    discordance = (pair["only_a_right"] + pair["only_b_right"]) / 150
-    needed = stats.required_pictures(discordance, a.mean() - b.mean()) * pair["design_effect"]
+    gains = (a - b)[a != b]
+    discordance, gain = len(gains) / 150, np.sqrt(np.mean(gains**2))
+    assert (pair["discordance"], pair["gain"]) == (pytest.approx(discordance), pytest.approx(gain, abs=1e-6))
+    needed = stats.required_pictures(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
     assert metrics["needed"].value == pair["needed"] == np.ceil(needed)
-    expected = stats.detectable_difference(int(150 / pair["design_effect"]), discordance)
+    expected = gain * stats.detectable_difference(int(150 / pair["design_effect"]), discordance)
     assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
     assert metrics["pairs_told_apart"].value == tables["pairs"]["told_apart"].sum()
     assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()

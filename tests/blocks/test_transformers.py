@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import timm
 
-from avatar_bench import stats
+from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _transformer_figures as figures
 from avatar_bench.blocks._transformer_tables import history
 from avatar_bench.blocks.significance import Significance
@@ -173,10 +173,7 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
     pairs = result.tables["pairs"]
     assert not pairs["told_apart"].any()
     for _, row in pairs.iterrows():
-        discordance = (row["only_a_right"] + row["only_b_right"]) / 240
-        assert row["detectable"] == stats.detectable_difference(
-            int(240 / row["design_effect"]), discordance, 0.8, 0.05 / 2
-        )
+        assert row["detectable"] == _pairs.detectable(row, 0.8, 0.05 / 2)
         assert abs(row["difference"]) < row["detectable"]
     said = " ".join(result.warnings)
     assert "2 of 2 pairs are not told apart, which does not make them equal" in said
