@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.blocks._model_figures import log_axis
-from avatar_bench.blocks._transformer_traits import SCRATCH
+from avatar_bench.blocks._transformer_traits import PUBLISHED, SCRATCH
 from avatar_bench.messages import say
 from avatar_bench.models.anatomy import FAMILIES
 
@@ -146,9 +146,10 @@ def _legend(figure: Figure, families: pd.Series, hollow: str) -> None:
 
 
 def _start(row: pd.Series) -> str:
-    return (
-        say("from scratch") if row["start"] == SCRATCH else " ".join(filter(None, (row["start"], row["start_detail"])))
-    )
+    """Say what a recipe began with: published weights by their tag alone, as that says what trained them."""
+    if row["start"] == SCRATCH:
+        return say("from scratch")
+    return str(row["start_detail"]) if row["start"] == PUBLISHED else f"{row['start']} {row['start_detail']}"
 
 
 def _told_apart(names: list[str], recipes: Iterable[str]) -> list[str]:
@@ -171,4 +172,4 @@ def _pair_name(row: pd.Series, about: pd.DataFrame) -> str:
         return f"{name}, {start}\n" + say("with SAM minus without")
     if row["changed"] == "start":
         return f"{name}{sam}\n{start} − {plots.short(_start(b), 20)}"
-    return f"{start}{sam}\n{name} − {plots.short(b['architecture'], 30)}"
+    return f"{name}, {start}{sam}\n− {plots.short(b['architecture'], 30)}, {plots.short(_start(b), 20)}"

@@ -99,6 +99,7 @@ def of_recipes(judged: Recipes, own: Sequence[Traits], figures: Mapping[str, Map
             "params_m": traits.params / 1e6,
             "start": traits.start.kind,
             "start_detail": traits.start.detail,
+            "trained_with": traits.start.trained,
             "sam": bool(traits.sam),
             "seeds": int(judged.sizes[place]),
             "n": judged.right.shape[1],

@@ -13,7 +13,7 @@ from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _transformer_figures as figures
 from avatar_bench.blocks import _transformer_tables as tables
 from avatar_bench.blocks._seeds import Recipes, about_seeds
-from avatar_bench.blocks._transformer_traits import Traits, pairs, protocol, traits
+from avatar_bench.blocks._transformer_traits import Pair, Traits, pairs, protocol, traits
 from avatar_bench.blocks.base import left_out, recipes, together
 from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
@@ -48,7 +48,8 @@ class Transformers(_pairs.PairingBlock):
         by_recipe = {name: measured[name] | saved[name] for name in judged.names}
         result = Result("transformers", datasets[0].name, len(found[0]), found[0].classes)
         table = tables.of_recipes(judged, own, by_recipe)
-        compared = tables.of_pairs(judged, own, pairs(own), drawn, self, self.power, self.alpha)
+        found_pairs = pairs(own)
+        compared = tables.of_pairs(judged, own, found_pairs, drawn, self, self.power, self.alpha)
         result.tables = {
             "recipes": table,
             "pairs": compared,
@@ -66,6 +67,7 @@ class Transformers(_pairs.PairingBlock):
             *left_out(len(datasets[0]) - len(found[0]), len(datasets[0])),
             *about_seeds(judged.seeds_of),
             *_about_protocol(result.tables["protocol"], own),
+            *_about_families(judged.names, own, found_pairs),
             *_about_pairs(compared),
         ]
         return result
@@ -107,6 +109,35 @@ def _about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
         size=budget["image_size"],
     )
     return [*said, told]
+
+
+def _about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[Pair]) -> list[str]:
+    """Say which pairs of two networks may differ in what their weights were trained with, or differ much in size."""
+    families = [(names[pair.a], own[pair.a], names[pair.b], own[pair.b]) for pair in found if pair.changed == "family"]
+    unknown = [
+        f"{one} ({a.start}) − {other} ({b.start})"
+        for one, a, other, b in families
+        if not (a.start.known and b.start.known)
+    ]
+    unequal = [
+        f"{one} ({a.params / 1e6:.1f} M) − {other} ({b.params / 1e6:.1f} M)"
+        for one, a, other, b in families
+        if max(a.params, b.params) > 2 * min(a.params, b.params)
+    ]
+    said = []
+    if unknown:
+        told = say(
+            "What these weights were trained with is not known, and may be what makes the difference: {pairs}.",
+            pairs="; ".join(unknown),
+        )
+        said.append(told)
+    if unequal:
+        told = say(
+            "These networks differ more than twofold in parameters, so that their pair is of size as well: {pairs}.",
+            pairs="; ".join(unequal),
+        )
+        said.append(told)
+    return said
 
 
 def _about_pairs(compared: pd.DataFrame) -> list[str]:

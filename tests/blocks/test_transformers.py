@@ -25,6 +25,7 @@ SAM = {"name": "sam", "base": "adamw", "rho": 0.05, "adaptive": False, "weight_d
 ADAMW = {"name": "adamw", "weight_decay": 0.01}
 SIMCLR = {"weights": "/runs/weights.pt", "sha256": "ab" * 32, "method": "simclr"}
 NETS = {"vit": ("test_vit.r160_in1k", 160), "resnet": ("test_resnet.r160_in1k", 64)}
+HUB = {"weights": "hub"}
 RECORD = {
     "mode": "full",
     "data": {"fingerprint": "d1"},
@@ -48,11 +49,14 @@ def run(fake_run, nets):
 
     def build(predictions, net="resnet", optimizer=ADAMW, init=None, seed=1, record=(), image_size=64, **fields):
         tag, size = NETS[net]
+        tag = fields.pop("backbone", tag)
         config = {
             "data": {"image_size": image_size, "batch_size": 16, "resize": "squash", "augment": {"flip": 0.5}},
-            "model": {"backbone": tag, "options": {}},
+            "model": {"backbone": tag, "options": fields.pop("options", {})},
             "optimizer": optimizer,
+            "trainer": {"accelerator": "auto", "devices": 1, "limit_batches": fields.pop("limit_batches", None)},
         }
+        config["data"] |= fields.pop("data", {})
         whole = copy.deepcopy(RECORD) | {"init": init or {"weights": "none"}} | dict(record)
         plain = {
             "classifier": SimpleNamespace(net=nets[net]),
@@ -135,6 +139,75 @@ def test_a_sam_of_another_rho_is_no_pair_and_weights_of_the_hub_are_told_by_thei
     assert "differences" not in result.figures
     assert any("there is no pair" in warning for warning in result.warnings)
     assert result.tables["recipes"]["start_detail"].tolist() == ["", "", "r160_in1k"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "paired", "warned"),
+    [
+        (("fb_in1k", "augreg_in1k"), True, False),
+        (("a1_in1k", "augreg_in21k_ft_in1k"), False, False),
+        (("fb_in1k", "lvd142m"), False, False),
+        (("fb_in1k", "mae"), False, False),
+        (("lvd142m", "mae"), False, False),
+        (("fb_in1k", "ns_jft_in1k"), True, True),
+        (("someones", "someones"), True, True),
+    ],
+)
+def test_published_weights_of_two_networks_are_a_pair_where_the_same_data_and_labels_made_them(
+    compare, answers, tags, paired, warned
+):
+    result = compare(
+        {
+            name: (answers(share, place), {"net": name, "init": HUB, "backbone": f"test_{name}.{tag}"})
+            for place, (name, share, tag) in enumerate(zip(("resnet", "vit"), (0.7, 0.8), tags, strict=True))
+        }
+    )
+    assert [tuple(row) for row in result.tables["pairs"][["changed", "a", "b"]].to_numpy()] == [
+        ("family", "vit", "resnet")
+    ] * paired
+    told = f"vit (published {tags[1]}) − resnet (published {tags[0]})"
+    assert any("were trained with is not known" in warning and told in warning for warning in result.warnings) == warned
+    table = result.tables["recipes"].set_index("recipe")
+    assert table.loc["vit", ["start", "start_detail"]].tolist() == ["published", tags[1]]
+    assert table["trained_with"].nunique() == 1 + (tags[0] != tags[1] and tags[1] != "augreg_in1k")
+
+
+def test_pretrainings_of_two_networks_are_alike_where_their_pictures_and_epochs_are(compare, answers):
+    def simclr(epochs):
+        return SIMCLR | {"epochs": epochs, "pictures_sha256": "cd" * 32}
+
+    for epochs, expected in ((10, 1), (20, 0)):
+        other = {"net": "vit", "init": simclr(epochs) | {"sha256": "ef" * 32}}
+        result = compare({"a": (answers(0.7), {"init": simclr(10)}), "b": (answers(0.8, 1), other)})
+        assert len(result.tables["pairs"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "fields", "value"),
+    [
+        ("regularisation", {"options": {"drop_path_rate": 0.1}}, "drop_path_rate 0.1"),
+        ("limit_batches", {"limit_batches": 3}, "3"),
+        ("batch_size", {"record": {"batch_size": 64}}, "64"),
+        ("batch_size", {"data": {"batch_size": 8}}, "8"),
+    ],
+)
+def test_what_changes_training_alone_is_a_setting_and_no_other_network(compare, answers, setting, fields, value):
+    result = compare({"plain": (answers(0.7), {}), "sam": (answers(0.8, 1), {"optimizer": SAM, **fields})})
+    protocol = result.tables["protocol"].set_index(["setting", "value"])
+    assert protocol.loc[(setting, value), ["differs", "names"]].tolist() == [True, "sam"]
+    assert result.tables["recipes"]["architecture"].nunique() == 1
+    assert len(result.tables["pairs"]) == 0
+
+
+def test_the_batch_that_was_really_used_counts_and_not_what_was_written(compare, answers):
+    used, written = {"record": {"batch_size": 16}}, {"cpu": 16, "cuda": 64}
+    result = compare(
+        {
+            "plain": (answers(0.7), used),
+            "sam": (answers(0.8, 1), {"optimizer": SAM, "data": {"batch_size": written}, **used}),
+        }
+    )
+    assert result.tables["pairs"]["changed"].tolist() == ["sam"]
 
 
 def test_differences_and_intervals_are_those_of_significance(compare, answers):
