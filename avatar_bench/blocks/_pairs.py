@@ -47,7 +47,7 @@ def compared(
     sums = paired.group_sums(gains, groups)
     difference = float(gains.sum() / (whole * n))
     single = judged.units == n and judged.sizes[a] == judged.sizes[b] == 1
-    low, high = _ends(drawn[:, a] - drawn[:, b], level)
+    low, high = ends(drawn[:, a] - drawn[:, b], level)
     discordance = float((gains != 0).mean())
     gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
     needed = stats.required_pictures(discordance, difference / gain, power, alpha) if discordance else None
@@ -92,14 +92,14 @@ def detectable(pair: pd.Series, power: float, alpha: float) -> float | None:
     return None if least is None else float(pair["gain"] * least)
 
 
+def ends(drawn: Floats, level: float) -> tuple[float, float]:
+    """Give the interval of a difference; none where the two never differ."""
+    low, high = stats.percentiles(drawn, level)
+    return (float(low), float(high)) if low < high else (math.nan, math.nan)
+
+
 def _gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
     """Give what a has right beyond b of each picture (N,) in whole parts, and how many of them make one picture."""
     whole = math.lcm(int(judged.sizes[a]), int(judged.sizes[b]))
     first, second = (judged.counts[place] * (whole // judged.sizes[place]) for place in (a, b))
     return np.asarray(first - second), whole
-
-
-def _ends(drawn: Floats, level: float) -> tuple[float, float]:
-    """Give the interval of a difference; none where the two never differ."""
-    low, high = stats.percentiles(drawn, level)
-    return (float(low), float(high)) if low < high else (math.nan, math.nan)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from avatar_bench.models.anatomy import family
-from avatar_bench.models.profiling import parameters
+from avatar_bench.models.profiling import macs, parameters
 from avatar_bench.models.provenance import tag_of, trained_with
 
 if TYPE_CHECKING:
@@ -52,12 +52,13 @@ class Traits:
     """Hold what a recipe is made of.
 
     `sam` says how sharpness-aware minimisation was set, "" without it; `settings` are all others by name, as text, of
-    all its runs. `seconds` of training, None where not known, and `passes` a step are means over the runs.
+    all its runs. `seconds` inside training alone and `passes` a step are means over the runs, None where not known.
     """
 
     architecture: str
     family: str
     params: int
+    macs: int
     start: Start
     sam: str
     settings: Mapping[str, str]
@@ -89,7 +90,8 @@ def traits(runs: Sequence[Run]) -> Traits:
     """Read what the runs of a recipe say of themselves, and the first one's network; raise BlockError where none is."""
     first = runs[0]
     net = first.classifier.net
-    kind, params = family(net, first.preprocessing.size), parameters(net)
+    size = first.preprocessing.size
+    kind, params, operations = family(net, size), parameters(net), macs(net, size)
     first.rest()
     own = [_settings(run) for run in runs]
     settings = {name: "; ".join(sorted({str(each[name]) for each in own})) for name in own[0]}
@@ -98,10 +100,11 @@ def traits(runs: Sequence[Run]) -> Traits:
         _architecture(first),
         kind,
         params,
+        operations,
         _start(first),
         _sam(first.config.get("optimizer") or {}),
         settings,
-        _mean([run.record.get("seconds") for run in runs]),
+        _mean([run.record.get("train_seconds") for run in runs]),
         _mean([run.record.get("passes_per_step") for run in runs]),
         frozenset(str((run.record.get("process") or {}).get("host", UNKNOWN)) for run in runs),
     )
@@ -122,6 +125,15 @@ def pairs(found: Sequence[Traits]) -> list[Pair]:
             if changed[0] == "start" or ranks[0] != ranks[1]:
                 told.append(Pair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), changed[0]))
     return sorted(told, key=lambda pair: ("sam", "start", "family").index(pair.changed))
+
+
+def crossed(found: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
+    """Give every two pairs of SAM whose recipes, with SAM and without, are pairs of two families."""
+    sam = [pair for pair in found if pair.changed == "sam"]
+    families = {(pair.a, pair.b) for pair in found if pair.changed == "family"}
+    return [
+        (one, other) for one in sam for other in sam if (one.a, other.a) in families and (one.b, other.b) in families
+    ]
 
 
 def protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataFrame:

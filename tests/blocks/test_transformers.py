@@ -13,12 +13,15 @@ import timm
 from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _transformer_figures as figures
 from avatar_bench.blocks._transformer_tables import history
+from avatar_bench.blocks._transformer_traits import Pair, Start
+from avatar_bench.blocks._transformer_warnings import about_families
 from avatar_bench.blocks.significance import Significance
 from avatar_bench.blocks.transformers import Transformers
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.messages import speak
 from avatar_bench.metrics.calibration import calibration_errors
 from avatar_bench.models.anatomy import FAMILIES
+from avatar_bench.models.profiling import macs
 from avatar_bench.results import Metric, Result
 
 SAM = {"name": "sam", "base": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
@@ -33,7 +36,8 @@ RECORD = {
     "stages": [{"unfreeze": "all", "epochs": 4, "lr": 3e-4}],
     "balance": "none",
     "process": {"host": "here"},
-    "seconds": 30.0,
+    "seconds": 90.0,
+    "train_seconds": 30.0,
     "passes_per_step": 1,
 }
 
@@ -98,7 +102,7 @@ def answers(make_predictions):
 
 
 def test_each_pair_differs_in_one_thing_and_the_rest_are_none(compare, answers):
-    sam = {"optimizer": SAM, "record": {"passes_per_step": 2, "seconds": 60.0}}
+    sam = {"optimizer": SAM, "record": {"passes_per_step": 2, "train_seconds": 60.0}}
     result = compare(
         {
             "plain": (answers(0.7), {}),
@@ -254,6 +258,72 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
     assert "4 epochs, stage by stage, on 400 training pictures of 64 pixels" in said
 
 
+def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much(compare, answers, nets):
+    result = compare({"resnet": (answers(0.7), {}), "vit": (answers(0.8, 1), {"net": "vit"})})
+    pair = result.tables["pairs"].iloc[0]
+    for side in "ab":
+        net, size = nets[pair[side]], NETS[pair[side]][1]
+        assert pair[f"params_m_{side}"] == sum(p.numel() for p in net.parameters()) / 1e6
+        assert pair[f"macs_g_{side}"] == macs(net, size) / 1e9
+    sizes = sorted(pair[["params_m_a", "params_m_b"]])
+    assert any("more than twofold" in warning for warning in result.warnings) == (sizes[1] > 2 * sizes[0])
+    own = [SimpleNamespace(params=count, start=Start("scratch")) for count in (86e6, 6e6, 12e6)]
+    found = [Pair(0, 1, "family"), Pair(2, 1, "family"), Pair(0, 2, "start")]
+    (said,) = about_families(["large", "small", "twice"], own, found)
+    assert said.endswith("large (86.0 M) − small (6.0 M).")
+
+
+def test_what_sam_gains_in_one_family_beyond_another_is_the_difference_of_two_pairs(compare, answers):
+    shares = {("resnet", ""): 0.7, ("resnet", "sam"): 0.72, ("vit", ""): 0.6, ("vit", "sam"): 0.8}
+    found = {
+        (f"{net} {sam}", seed): (answers(share, 10 * seed + place), {"net": net, "optimizer": SAM if sam else ADAMW})
+        for place, ((net, sam), share) in enumerate(shares.items())
+        for seed in (1, 2)
+    }
+    result = compare(found)
+    row = result.tables["interactions"].iloc[0]
+    assert row[["a", "b", "a_sam", "b_sam", "fewest_seeds"]].tolist() == ["vit ", "resnet ", "vit sam", "resnet sam", 2]
+    mean = {name: np.mean([found[name, seed][0].correct.mean() for seed in (1, 2)]) for name, _ in found}
+    gains = [mean[f"{net} sam"] - mean[f"{net} "] for net in ("vit", "resnet")]
+    assert row[["gain_a", "gain_b", "difference"]].tolist() == pytest.approx([*gains, gains[0] - gains[1]])
+    metric = result.metrics["interaction/vit sam minus resnet sam"]
+    assert (metric.value, metric.low, metric.high) == (row["difference"], row["low"], row["high"])
+    assert metric.low < metric.value < metric.high
+    right = {key: each.correct for key, (each, _) in found.items()}
+    spread = (metric.high - metric.low) / 3.92
+    by_group = np.sum([(-1) ** (("resnet" in n) + n.endswith(" ")) * right[n, s] / 2 for n, s in found], axis=0)
+    plain = np.std(by_group.reshape(-1, 2).mean(axis=1)) / np.sqrt(120)
+    assert plain * 0.85 < spread < plain * 2.5  # of groups alone, and of seeds beside them
+    assert any("as few as 2 seeds" in warning for warning in result.warnings)
+    labels = [tick.get_text() for tick in result.figures["differences"].axes[0].get_yticklabels()]
+    assert (len(labels), labels[-1].splitlines()[0]) == (5, "gain by SAM: test_vit, from scratch")
+
+
+def test_without_sam_in_both_families_there_is_no_interaction(compare, answers):
+    result = compare(
+        {
+            "resnet": (answers(0.7), {}),
+            "resnet sam": (answers(0.8, 1), {"optimizer": SAM}),
+            "vit": (answers(0.6, 2), {"net": "vit"}),
+            "vit sam": (answers(0.6, 3), {"net": "vit", "optimizer": SAM | {"rho": 0.2}}),
+        }
+    )
+    assert len(result.tables["pairs"]) == 3
+    assert len(result.tables["interactions"]) == 0
+    assert not any(name.startswith("interaction") for name in result.metrics)
+
+
+def test_a_figure_without_an_interval_bears_a_reason(compare, answers):
+    result = compare(
+        {"a": (answers(1.1), {}), "b": (answers(0.7), {"optimizer": SAM, "record": {"train_seconds": None}})}
+    )
+    assert result.metrics["macro_f1/a"].low is None
+    assert "every resample" in result.metrics["macro_f1/a"].reason
+    assert result.metrics["macro_f1/b"].reason is None
+    assert "how long fitting took" in result.metrics["train_seconds/b"].reason
+    assert result.metrics["train_seconds/a"].value == 30
+
+
 def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answers):
     result = compare({"plain": (answers(0.7), {}), "sam": (answers(0.7), {"optimizer": SAM})})
     pair = result.tables["pairs"].iloc[0]
@@ -284,7 +354,7 @@ def test_figures_of_other_blocks_are_means_over_seeds_or_null_with_a_reason(comp
         {
             ("a", 1): (answers(0.7), {"saved": saved(2.0)}),
             ("a", 2): (answers(0.7), {"saved": saved(4.0)}),
-            ("b", 1): (answers(0.8), {"saved": saved(5.0), "record": {"seconds": None}}),
+            ("b", 1): (answers(0.8), {"saved": saved(5.0), "record": {"train_seconds": None}}),
             ("b", 2): (answers(0.8), {}),
         }
     )
