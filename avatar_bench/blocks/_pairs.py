@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -82,14 +83,21 @@ def told_apart(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 
 def detectable(pair: pd.Series, power: float, alpha: float) -> float | None:
-    """Give the smallest difference that the test finds on so many pictures of which as many gain as much.
+    """Give the smallest difference that is told apart on so many pictures of which as many gain as much.
 
     To the test of signs, a mean over seeds that gains `gain` of a picture is a single run's gain times that. Where
-    groups repeat, on as many fewer as the design effect says. None where too few pictures tell the two apart.
+    groups repeat, on as many fewer as the design effect says. The interval of several seeds is wider than the test
+    knows, and must leave out 0 as well. None where too few pictures tell the two apart.
     """
     n = int(pair["n"] / pair["design_effect"])
     least = stats.detectable_difference(n, pair["discordance"], power, alpha)
-    return None if least is None else float(pair["gain"] * least)
+    if least is None:
+        return None
+    by_test = float(pair["gain"] * least)
+    if max(pair["seeds_a"], pair["seeds_b"]) == 1 or math.isnan(pair["low"]):
+        return by_test
+    spread = float(pair["gain"] * math.sqrt(pair["discordance"] / n))
+    return max(by_test, float(pair["high"] - pair["low"]) / 2 + NormalDist().inv_cdf(power) * spread)
 
 
 def ends(drawn: Floats, level: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -178,26 +179,43 @@ def judged(right):
     return Recipes(members, np.stack(list(right.values())), np.arange(300).astype(str), seeds)
 
 
-@pytest.mark.parametrize("seeds", [1, 5])
-def test_what_is_called_detectable_is_found_as_often_as_power_says(seeds):
-    """Recipes of one or several seeds, on pictures of all kinds: the mean of what is stated is tried."""
+def tries(gain, seeds, number, spread=0.0, block=None):
+    """Compare two recipes often, one better by `gain`, each seed off by `spread`; without a block no interval."""
     rng = np.random.default_rng(0)
-
-    def one(gain):
+    found = []
+    for _ in range(number):
         hard = rng.beta(2, 1, 300)
         right = {
-            (name, seed): rng.random(300) < np.minimum(hard + more, 1)
+            (name, seed): rng.random(300) < np.clip(hard + more + spread * rng.normal(), 0, 1)
             for name, more in (("a", gain), ("b", 0.0))
             for seed in range(seeds)
         }
-        return _pairs.compared(judged(right), np.zeros((2, 2)), 0, 1, 0.95, 0.8, 0.05)
+        recipes = judged(right)
+        drawn = recipes.draw(block) if block else np.zeros((2, 2))
+        found.append(_pairs.compared(recipes, drawn, 0, 1, 0.95, 0.8, 0.05))
+    return pd.DataFrame(found)
 
-    stated = np.mean([_pairs.detectable(pd.Series(one(0.0)), 0.8, 0.05) for _ in range(20)])
-    tried = [one(1.1 * stated) for _ in range(300)]  # what is capped at 1 gains less
-    assert np.mean([pair["difference"] for pair in tried]) == pytest.approx(stated, rel=0.08)
-    assert 0.7 < np.mean([pair["p"] < 0.05 for pair in tried]) < 0.9
-    needed = np.median([pair["needed"] for pair in tried])
-    assert 240 < needed < 380
+
+def stated(pairs):
+    return np.mean([_pairs.detectable(row, 0.8, 0.05) for _, row in pairs.iterrows()])
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_the_test_finds_what_is_called_detectable_as_often_as_power_says(seeds):
+    least = stated(tries(0, seeds, 20))
+    found = tries(1.1 * least, seeds, 300)  # what is capped at 1 gains less
+    assert found["difference"].mean() == pytest.approx(least, rel=0.08)
+    assert 0.7 < (found["p"] < 0.05).mean() < 0.9
+    assert 240 < found["needed"].median() < 380
+
+
+def test_recipes_of_several_seeds_are_told_apart_about_as_often_as_power_says():
+    block = Significance(resamples=100)
+    least = stated(tries(0, 4, 20, 0.02, block))
+    found = tries(1.1 * least, 4, 100, 0.02, block)
+    assert found["difference"].mean() == pytest.approx(least, rel=0.08)
+    assert 0.65 < ((found["p"] < 0.05) & (found["low"] > 0)).mean() < 0.95
+    assert least > 1.2 * stated(tries(0, 4, 20, 0.02))  # the test alone knows nothing of other seeds
 
 
 def test_runs_of_one_recipe_are_compared_with_each_other(compare, oracle):
@@ -233,7 +251,9 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
     assert (pair["discordance"], pair["gain"]) == (pytest.approx(discordance), pytest.approx(gain, abs=1e-6))
     needed = stats.required_pictures(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
     assert metrics["needed"].value == pair["needed"] == np.ceil(needed)
-    expected = gain * stats.detectable_difference(int(150 / pair["design_effect"]), discordance)
+    n = int(150 / pair["design_effect"])
+    by_interval = (pair["high"] - pair["low"]) / 2 + norm.isf(0.2) * gain * np.sqrt(discordance / n)
+    expected = max(gain * stats.detectable_difference(n, discordance), by_interval)
     assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
     assert metrics["pairs_told_apart"].value == tables["pairs"]["told_apart"].sum()
     assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()
