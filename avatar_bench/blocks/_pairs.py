@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,9 @@ def compared(
     """Compare the recipes at two places; `drawn` (B, R) are their accuracies in the same resamples.
 
     `difference` is accuracy of a minus that of b, with its interval (NaN where the two never differ); `p` knows the
-    pictures alone. `needed` pictures would tell them apart with `power` at `alpha`; NaN where there is no difference.
+    pictures alone. `discordance` is the share of pictures on which the two differ, and `gain` the root of the mean
+    square of by how much they do there: 1 for single runs, less for means over seeds. `needed` pictures would let the
+    test find the difference with `power` at `alpha`; NaN where there is none.
     """
     groups, n = judged.groups, judged.right.shape[1]
     first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
@@ -45,8 +48,10 @@ def compared(
     sums = paired.group_sums(gains, groups)
     difference = float(gains.sum() / (whole * n))
     single = judged.units == n and judged.sizes[a] == judged.sizes[b] == 1
-    low, high = _ends(drawn[:, a] - drawn[:, b], level)
-    needed = stats.required_pictures((only_a + only_b) / n, difference, power, alpha)
+    low, high = ends(drawn[:, a] - drawn[:, b], level)
+    discordance = float((gains != 0).mean())
+    gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
+    needed = stats.required_pictures(discordance, difference / gain, power, alpha) if discordance else None
     return {
         "a": judged.names[a],
         "b": judged.names[b],
@@ -62,6 +67,8 @@ def compared(
         "discordant_groups": int((sums != 0).sum()),
         "seeds_a": int(judged.sizes[a]),
         "seeds_b": int(judged.sizes[b]),
+        "discordance": discordance,
+        "gain": gain,
         "design_effect": paired.design_effect(gains, groups),
         "needed": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
     }
@@ -76,12 +83,27 @@ def told_apart(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 
 def detectable(pair: pd.Series, power: float, alpha: float) -> float | None:
-    """Give the smallest difference that McNemar's exact test finds on so many pictures at the pair's discordance.
+    """Give the smallest difference that is told apart on so many pictures of which as many gain as much.
 
-    Where groups repeat, on as many fewer as the design effect says. None where too few pictures tell the two apart.
+    To the test of signs, a mean over seeds that gains `gain` of a picture is a single run's gain times that. Where
+    groups repeat, on as many fewer as the design effect says. The interval of several seeds is wider than the test
+    knows, and must leave out 0 as well. None where too few pictures tell the two apart.
     """
-    discordance = (pair["only_a_right"] + pair["only_b_right"]) / pair["n"]
-    return stats.detectable_difference(int(pair["n"] / pair["design_effect"]), discordance, power, alpha)
+    n = int(pair["n"] / pair["design_effect"])
+    least = stats.detectable_difference(n, pair["discordance"], power, alpha)
+    if least is None:
+        return None
+    by_test = float(pair["gain"] * least)
+    if max(pair["seeds_a"], pair["seeds_b"]) == 1 or math.isnan(pair["low"]):
+        return by_test
+    spread = float(pair["gain"] * math.sqrt(pair["discordance"] / n))
+    return max(by_test, float(pair["high"] - pair["low"]) / 2 + NormalDist().inv_cdf(power) * spread)
+
+
+def ends(drawn: Floats, level: float) -> tuple[float, float]:
+    """Give the interval of a difference; none where the two never differ."""
+    low, high = stats.percentiles(drawn, level)
+    return (float(low), float(high)) if low < high else (math.nan, math.nan)
 
 
 def _gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
@@ -89,9 +111,3 @@ def _gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
     whole = math.lcm(int(judged.sizes[a]), int(judged.sizes[b]))
     first, second = (judged.counts[place] * (whole // judged.sizes[place]) for place in (a, b))
     return np.asarray(first - second), whole
-
-
-def _ends(drawn: Floats, level: float) -> tuple[float, float]:
-    """Give the interval of a difference; none where the two never differ."""
-    low, high = stats.percentiles(drawn, level)
-    return (float(low), float(high)) if low < high else (math.nan, math.nan)

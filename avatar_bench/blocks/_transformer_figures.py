@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.blocks._model_figures import log_axis
-from avatar_bench.blocks._transformer_traits import SCRATCH
+from avatar_bench.blocks._transformer_traits import PUBLISHED, SCRATCH
 from avatar_bench.messages import say
 from avatar_bench.models.anatomy import FAMILIES
 
@@ -78,10 +78,14 @@ def cost(table: pd.DataFrame) -> Figure:
 
 
 @plots.use_style()
-def differences(pairs: pd.DataFrame, recipes: pd.DataFrame) -> Figure:
-    """Draw the difference in accuracy of each pair with its interval, and in grey what would go unseen."""
+def differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: pd.DataFrame) -> Figure:
+    """Draw the difference in accuracy of each pair with its interval, and in grey what would go unseen.
+
+    Below stand the differences of two gains by SAM, as diamonds.
+    """
     about = recipes.set_index("recipe")
-    figure = plots.new_figure(7.0, 1.5 + 0.46 * len(pairs))
+    rows = len(pairs) + len(interactions)
+    figure = plots.new_figure(7.0, 1.5 + 0.46 * rows)
     axes = figure.subplots()
     for place, (_, row) in enumerate(pairs.iterrows()):
         if not np.isnan(row["detectable"]):
@@ -89,17 +93,26 @@ def differences(pairs: pd.DataFrame, recipes: pd.DataFrame) -> Figure:
         told = bool(row["told_apart"])
         axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if told else 1.0)
         axes.plot(100 * row["difference"], place, "o", color="black", fillstyle="full" if told else "none")
+    for place, (_, row) in enumerate(interactions.iterrows(), start=len(pairs)):
+        axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.0)
+        axes.plot(100 * row["difference"], place, "D", color="black", markersize=5, fillstyle="none")
     axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
     names = _told_apart([_pair_name(row, about) for _, row in pairs.iterrows()], pairs["a"])
-    axes.set_yticks(range(len(pairs)), names)
-    axes.set(ylim=(len(pairs) - 0.4, -0.6), xlabel=say("difference in accuracy (points)"))
+    names += _told_apart([_interaction_name(row, about) for _, row in interactions.iterrows()], interactions["a_sam"])
+    axes.set_yticks(range(rows), names)
+    axes.set(ylim=(rows - 0.4, -0.6), xlabel=say("difference in accuracy (points)"))
     axes.grid(axis="x")
     handles = [
         Line2D([], [], color="black", marker="o", label=say("told apart")),
         Line2D([], [], color="black", marker="o", fillstyle="none", label=say("not told apart")),
         Line2D([], [], color="#E0E0E0", linewidth=7, label=say("would likely go unseen")),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    if len(interactions):
+        axes.axhline(len(pairs) - 0.5, color=plots.GREY, linewidth=0.8)
+        handles.append(
+            Line2D([], [], color="black", marker="D", fillstyle="none", label=say("difference of two gains, untested"))
+        )
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(interactions) else 3)
     return figure
 
 
@@ -146,9 +159,10 @@ def _legend(figure: Figure, families: pd.Series, hollow: str) -> None:
 
 
 def _start(row: pd.Series) -> str:
-    return (
-        say("from scratch") if row["start"] == SCRATCH else " ".join(filter(None, (row["start"], row["start_detail"])))
-    )
+    """Say what a recipe began with: published weights by their tag alone, as that says what trained them."""
+    if row["start"] == SCRATCH:
+        return say("from scratch")
+    return str(row["start_detail"]) if row["start"] == PUBLISHED else f"{row['start']} {row['start_detail']}"
 
 
 def _told_apart(names: list[str], recipes: Iterable[str]) -> list[str]:
@@ -171,4 +185,12 @@ def _pair_name(row: pd.Series, about: pd.DataFrame) -> str:
         return f"{name}, {start}\n" + say("with SAM minus without")
     if row["changed"] == "start":
         return f"{name}{sam}\n{start} − {plots.short(_start(b), 20)}"
-    return f"{start}{sam}\n{name} − {plots.short(b['architecture'], 30)}"
+    return f"{name}, {start}{sam}\n− {plots.short(b['architecture'], 30)}, {plots.short(_start(b), 20)}{sam}"
+
+
+def _interaction_name(row: pd.Series, about: pd.DataFrame) -> str:
+    a, b = (
+        f"{plots.short(one['architecture'], 24)}, {plots.short(_start(one), 16)}"
+        for one in (about.loc[row["a"]], about.loc[row["b"]])
+    )
+    return say("gain by SAM: {a}", a=a) + f"\n− {b}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ READ = {  # of other blocks' Results: the block, its figure, and whether more is
     "peak_memory_mb": ("efficiency", "peak_memory_mb", False),
 }
 _BINS = 15  # of the calibration error, as in the block calibration
+_INTERACTIONS = ["a", "b", "a_sam", "b_sam", "gain_a", "gain_b", "difference", "low", "high"]
+_INTERACTIONS += ["fewest_seeds", "n", "groups"]
 _MISSING = ["recipe", "run", "figure", "reason"]
 
 
@@ -51,13 +54,19 @@ def figures_of(
     for place, (name, runs) in enumerate(judged.members.items()):
         traits, several = own[place], len(runs) > 1
         method = "bootstrap by seed and group" if several else "bootstrap by group"
-        ends = (float(lows[place]), float(highs[place]), method) if lows[place] < highs[place] else ()
+        f1_score = Metric(float(values[list(runs)].mean()), judged.units)
+        if lows[place] < highs[place]:
+            f1_score = replace(f1_score, low=float(lows[place]), high=float(highs[place]), interval=method)
+        else:
+            f1_score = replace(f1_score, reason=say("no interval: every resample gives the same figure"))
         figures[name] = {
             "accuracy": accuracies[name],
-            "macro_f1": Metric(float(values[list(runs)].mean()), judged.units, *ends),
+            "macro_f1": f1_score,
             "ece": Metric(float(np.mean([errors[run] for run in runs])), len(found[0]), higher_is_better=False),
-            "train_seconds": _of_record(traits.seconds, len(runs)),
-            "passes_per_step": _of_record(traits.passes, len(runs)),
+            "train_seconds": _of_record(
+                traits.seconds, len(runs), say("the run's record does not say how long fitting took")
+            ),
+            "passes_per_step": _of_record(traits.passes, len(runs), say("the run's record does not say")),
         }
     return figures
 
@@ -97,8 +106,10 @@ def of_recipes(judged: Recipes, own: Sequence[Traits], figures: Mapping[str, Map
             "family": traits.family,
             "architecture": traits.architecture,
             "params_m": traits.params / 1e6,
+            "macs_g": traits.macs / 1e9,
             "start": traits.start.kind,
             "start_detail": traits.start.detail,
+            "trained_with": traits.start.trained,
             "sam": bool(traits.sam),
             "seeds": int(judged.sizes[place]),
             "n": judged.right.shape[1],
@@ -130,7 +141,10 @@ def of_pairs(
         a, b = own[pair.a], own[pair.b]
         row: dict[str, object] = {"changed": pair.changed, "from": _said(b, pair.changed), "to": _said(a, pair.changed)}
         row |= _pairs.compared(judged, drawn, pair.a, pair.b, block.level, power, alpha)
-        rows.append(row | {name: a.settings[name] for name in ("epochs", "train_pictures", "image_size")})
+        row |= {name: a.settings[name] for name in ("epochs", "train_pictures", "image_size")}
+        for side, one in (("a", a), ("b", b)):
+            row |= {f"params_m_{side}": one.params / 1e6, f"macs_g_{side}": one.macs / 1e9}
+        rows.append(row)
     if not rows:
         return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "told_apart"])
     table = _pairs.told_apart(pd.DataFrame(rows), alpha)
@@ -138,10 +152,37 @@ def of_pairs(
     return table.assign(detectable=np.array(least, dtype=float))
 
 
+def of_interactions(
+    judged: Recipes, found: Sequence[tuple[Pair, Pair]], drawn: np.ndarray, level: float
+) -> pd.DataFrame:
+    """Give a row for every two families with and without SAM: its gain in the one, in the other, and their difference.
+
+    a and b are the recipes without SAM; the interval is of the same resamples in all four, and no test goes with it.
+    """
+    accuracy = judged.counts.mean(axis=1) / judged.sizes
+    rows = []
+    for one, other in found:
+        gains = [accuracy[pair.a] - accuracy[pair.b] for pair in (one, other)]
+        low, high = _pairs.ends(drawn[:, one.a] - drawn[:, one.b] - drawn[:, other.a] + drawn[:, other.b], level)
+        places = (one.b, other.b, one.a, other.a)
+        names = dict(zip(("a", "b", "a_sam", "b_sam"), (judged.names[place] for place in places), strict=True))
+        figures = (gains[0], gains[1], gains[0] - gains[1], low, high)
+        rows.append(
+            names
+            | dict(zip(("gain_a", "gain_b", "difference", "low", "high"), map(float, figures), strict=True))
+            | {
+                "fewest_seeds": int(judged.sizes[list(places)].min()),
+                "n": judged.right.shape[1],
+                "groups": judged.units,
+            }
+        )
+    return pd.DataFrame(rows, columns=_INTERACTIONS)
+
+
 def _said(traits: Traits, changed: str) -> str:
     return {"sam": traits.sam or "none", "start": str(traits.start), "family": traits.family}[changed]
 
 
-def _of_record(value: float | None, runs: int) -> Metric:
-    reason = None if value is not None else say("the run's record does not say")
+def _of_record(value: float | None, runs: int, otherwise: str) -> Metric:
+    reason = None if value is not None else otherwise
     return Metric(None if value is None else float(value), runs, higher_is_better=False, reason=reason)

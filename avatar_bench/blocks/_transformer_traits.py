@@ -10,28 +10,41 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from avatar_bench.models.anatomy import family
-from avatar_bench.models.profiling import parameters
+from avatar_bench.models.profiling import macs, parameters
+from avatar_bench.models.provenance import tag_of, trained_with
 
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
 UNKNOWN = "?"
-SCRATCH = "scratch"
+SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"
 _OF_STAGES = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
 _TOLD_ALONE = ("seeds", "device")  # they may differ in a pair: seeds are resampled, and a device makes no accuracy
 
 
 class Start(NamedTuple):
-    """Say what weights training began with: "scratch", "hub", "package", "file" or a pretraining's method, and which.
+    """Say what weights training began with: "scratch", "published", "file" or a pretraining's method, and which.
 
-    `detail` is the tag of weights from the hub, or the first digits of a file's SHA-256.
+    `detail` is the tag of published weights, or the first digits of a file's SHA-256. `trained` says what they were
+    trained with, so that those of two architectures can be compared; UNKNOWN where that is not told.
     """
 
     kind: str
     detail: str = ""
+    trained: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.detail}".strip()
+
+    @property
+    def known(self) -> bool:
+        """Say whether it is told what the weights were trained with."""
+        return self.trained != UNKNOWN
+
+    def alike(self, other: Start) -> bool:
+        """Tell whether weights of another architecture were, as far as is known, trained with the same."""
+        told = self.known and other.known
+        return self.kind == other.kind and (self.trained == other.trained or not told)
 
 
 @dataclass(frozen=True)
@@ -39,12 +52,13 @@ class Traits:
     """Hold what a recipe is made of.
 
     `sam` says how sharpness-aware minimisation was set, "" without it; `settings` are all others by name, as text, of
-    all its runs. `seconds` of training, None where not known, and `passes` a step are means over the runs.
+    all its runs. `seconds` inside training alone and `passes` a step are means over the runs, None where not known.
     """
 
     architecture: str
     family: str
     params: int
+    macs: int
     start: Start
     sam: str
     settings: Mapping[str, str]
@@ -55,10 +69,10 @@ class Traits:
     def changed(self, other: Traits) -> list[str]:
         """Name the things in which another recipe differs, beside the settings: "sam", "start", "family".
 
-        Weights of two architectures are never the same: there, those of one kind are called alike.
+        Weights of two architectures are never the same: there, those that were trained with the same are called alike.
         """
         same = self.architecture == other.architecture
-        starts = self.start == other.start if same else self.start.kind == other.start.kind
+        starts = self.start == other.start if same else self.start.alike(other.start)
         return [
             name for name, kept in (("sam", self.sam == other.sam), ("start", starts), ("family", same)) if not kept
         ]
@@ -76,7 +90,8 @@ def traits(runs: Sequence[Run]) -> Traits:
     """Read what the runs of a recipe say of themselves, and the first one's network; raise BlockError where none is."""
     first = runs[0]
     net = first.classifier.net
-    kind, params = family(net, first.preprocessing.size), parameters(net)
+    size = first.preprocessing.size
+    kind, params, operations = family(net, size), parameters(net), macs(net, size)
     first.rest()
     own = [_settings(run) for run in runs]
     settings = {name: "; ".join(sorted({str(each[name]) for each in own})) for name in own[0]}
@@ -85,10 +100,11 @@ def traits(runs: Sequence[Run]) -> Traits:
         _architecture(first),
         kind,
         params,
+        operations,
         _start(first),
         _sam(first.config.get("optimizer") or {}),
         settings,
-        _mean([run.record.get("seconds") for run in runs]),
+        _mean([run.record.get("train_seconds") for run in runs]),
         _mean([run.record.get("passes_per_step") for run in runs]),
         frozenset(str((run.record.get("process") or {}).get("host", UNKNOWN)) for run in runs),
     )
@@ -109,6 +125,15 @@ def pairs(found: Sequence[Traits]) -> list[Pair]:
             if changed[0] == "start" or ranks[0] != ranks[1]:
                 told.append(Pair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), changed[0]))
     return sorted(told, key=lambda pair: ("sam", "start", "family").index(pair.changed))
+
+
+def crossed(found: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
+    """Give every two pairs of SAM whose recipes, with SAM and without, are pairs of two families."""
+    sam = [pair for pair in found if pair.changed == "sam"]
+    families = {(pair.a, pair.b) for pair in found if pair.changed == "family"}
+    return [
+        (one, other) for one in sam for other in sam if (one.a, other.a) in families and (one.b, other.b) in families
+    ]
 
 
 def protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataFrame:
@@ -134,20 +159,32 @@ def _rank(each: Traits, changed: str) -> int:
 
 
 def _architecture(run: Run) -> str:
-    """Name the network without the tag of its weights, with the options that it was built with."""
-    options = dict((run.config.get("model") or {}).get("options") or {})
-    said = [f"{name}={value}" for name, value in sorted(options.items())]
+    """Name the network without the tag of its weights, with the options that shape it."""
+    said = [f"{name}={value}" for name, value in sorted(_options(run).items()) if not _regularises(name)]
     return " ".join([run.card.backbone.partition(".")[0], *said])
+
+
+def _options(run: Run) -> dict[str, Any]:
+    return dict((run.config.get("model") or {}).get("options") or {})
+
+
+def _regularises(option: str) -> bool:
+    """Tell whether an option of a network leaves parts of it out at random in training, and its shape as it is."""
+    return option.endswith("_rate") or option == "attn_drop"
 
 
 def _start(run: Run) -> Start:
     init = run.record.get("init") or {"weights": run.card.weights}
     weights = str(init.get("weights") or "none")
     if "sha256" in init:
-        return Start(str(init.get("method") or "file"), str(init["sha256"])[:6])
-    if weights == "hub":
-        return Start("hub", run.card.backbone.partition(".")[2])
-    return Start(SCRATCH if weights == "none" else weights)
+        method = init.get("method")
+        pictures = str(init.get("pictures_sha256", UNKNOWN))[:6]
+        trained = f"{method}, epochs {init.get('epochs', UNKNOWN)}, pictures {pictures}" if method else UNKNOWN
+        return Start(str(method or FILE), str(init["sha256"])[:6], trained)
+    if weights == "none":
+        return Start(SCRATCH)
+    tag = tag_of(run.card.backbone)
+    return Start(PUBLISHED, tag + " by package" * (weights == "package"), trained_with(tag) or UNKNOWN)
 
 
 def _sam(optimizer: Mapping[str, Any]) -> str:
@@ -171,14 +208,16 @@ def _settings(run: Run) -> dict[str, str]:
         **{name: [stage.get(key) for stage in stages] or UNKNOWN for name, key in _OF_STAGES.items()},
         "shots": (config.get("mode") or {}).get("shots"),
         "balance": record.get("balance", UNKNOWN),
-        **{name: data.get(name, UNKNOWN) for name in ("image_size", "resize", "equalise", "batch_size")},
+        **{name: data.get(name, UNKNOWN) for name in ("image_size", "resize", "equalise")},
+        "batch_size": record.get("batch_size", data.get("batch_size", UNKNOWN)),
         "augmentation": data.get("augment", UNKNOWN),
         "views": data.get("views"),
         "label_smoothing": config.get("label_smoothing", UNKNOWN),
         "optimizer": base or UNKNOWN,
         **{name: optimizer.get(name) for name in ("weight_decay", "momentum", "layer_decay", "decay_norms")},
         "schedule": optimizer.get("schedule"),
-        **{name: trainer.get(name) for name in ("gradient_clip", "accumulate")},
+        **{name: trainer.get(name) for name in ("gradient_clip", "accumulate", "devices", "limit_batches")},
+        "regularisation": {k: v for k, v in sorted(_options(run).items()) if _regularises(k)} or None,
         **{name: callbacks.get(name) for name in ("early_stopping", "ema", "swa")},
         "init_from": "yes" if config.get("init_from") else None,
         "device": record.get("device", UNKNOWN),

@@ -12,8 +12,9 @@ import pandas as pd
 from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _transformer_figures as figures
 from avatar_bench.blocks import _transformer_tables as tables
+from avatar_bench.blocks import _transformer_warnings as warnings
 from avatar_bench.blocks._seeds import Recipes, about_seeds
-from avatar_bench.blocks._transformer_traits import Traits, pairs, protocol, traits
+from avatar_bench.blocks._transformer_traits import crossed, pairs, protocol, traits
 from avatar_bench.blocks.base import left_out, recipes, together
 from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
@@ -48,93 +49,48 @@ class Transformers(_pairs.PairingBlock):
         by_recipe = {name: measured[name] | saved[name] for name in judged.names}
         result = Result("transformers", datasets[0].name, len(found[0]), found[0].classes)
         table = tables.of_recipes(judged, own, by_recipe)
-        compared = tables.of_pairs(judged, own, pairs(own), drawn, self, self.power, self.alpha)
+        found_pairs = pairs(own)
+        compared = tables.of_pairs(judged, own, found_pairs, drawn, self, self.power, self.alpha)
+        interactions = tables.of_interactions(judged, crossed(found_pairs), drawn, self.level)
         result.tables = {
             "recipes": table,
             "pairs": compared,
+            "interactions": interactions,
             "protocol": protocol(judged.names, own),
             "missing": missing,
             "history": tables.history(),
         }
-        result.metrics = _metrics(by_recipe, compared, judged)
+        result.metrics = _metrics(by_recipe, compared, interactions, judged)
         result.figures = {"accuracy": figures.accuracy(table), "history": figures.history(result.tables["history"])}
         if table["train_seconds"].notna().any():
             result.figures["cost"] = figures.cost(table)
         if len(compared):
-            result.figures["differences"] = figures.differences(compared, table)
+            result.figures["differences"] = figures.differences(compared, interactions, table)
         result.warnings = [
             *left_out(len(datasets[0]) - len(found[0]), len(datasets[0])),
             *about_seeds(judged.seeds_of),
-            *_about_protocol(result.tables["protocol"], own),
-            *_about_pairs(compared),
+            *warnings.about_protocol(result.tables["protocol"], own),
+            *warnings.about_families(judged.names, own, found_pairs),
+            *warnings.about_pairs(compared),
+            *warnings.about_interactions(interactions),
         ]
         return result
 
 
-def _metrics(figures_of: dict[str, dict[str, Metric]], compared: pd.DataFrame, judged: Recipes) -> dict[str, Metric]:
+def _metrics(
+    figures_of: dict[str, dict[str, Metric]], compared: pd.DataFrame, interactions: pd.DataFrame, judged: Recipes
+) -> dict[str, Metric]:
     found = {f"{figure}/{name}": metric for name, own in figures_of.items() for figure, metric in own.items()}
     found["pairs_told_apart"] = Metric(float(compared["told_apart"].sum()), len(compared), higher_is_better=None)
     for _, row in compared.iterrows():
-        low, high = (None if np.isnan(row[end]) else float(row[end]) for end in ("low", "high"))
-        reason = say("no interval: every resample gives the same figure") if low is None else None
-        method = None if low is None else "paired bootstrap"
-        name = f"difference/{row['a']} minus {row['b']}"
-        found[name] = Metric(float(row["difference"]), judged.units, low, high, method, None, reason)
+        found[f"difference/{row['a']} minus {row['b']}"] = _difference(row, judged.units)
+    for _, row in interactions.iterrows():
+        found[f"interaction/{row['a_sam']} minus {row['b_sam']}"] = _difference(row, judged.units)
     return found
 
 
-def _about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
-    """Say in what the recipes differ that they are not compared by, what budget they had, and where they trained."""
-    said = []
-    differing = list(dict.fromkeys(settings.loc[settings["differs"], "setting"]))
-    if differing:
-        told = say(
-            "The recipes differ in more than network, optimizer and start, see protocol.csv: {settings}.",
-            settings=", ".join(differing),
-        )
-        said.append(told)
-    if len(frozenset().union(*(each.hosts for each in own))) > 1:
-        said.append(say("The recipes were not trained on one machine: their seconds of training cannot be compared."))
-    budget = {
-        name: " | ".join(settings.loc[settings["setting"] == name, "value"])
-        for name in ("epochs", "train_pictures", "image_size")
-    }
-    told = say(
-        "The budget was {epochs} epochs, stage by stage, on {pictures} training pictures of {size} pixels. What more "
-        "of either, or other settings, would give is not shown.",
-        epochs=budget["epochs"],
-        pictures=budget["train_pictures"],
-        size=budget["image_size"],
-    )
-    return [*said, told]
-
-
-def _about_pairs(compared: pd.DataFrame) -> list[str]:
-    """Say what the pairs cannot show."""
-    if not len(compared):
-        return [
-            say("No two recipes differ in SAM, in the start or in the family of the network alone: there is no pair.")
-        ]
-    tied = compared[~compared["told_apart"]]
-    if not len(tied):
-        return []
-    least = tied["detectable"].dropna()
-    if not len(least):
-        return [
-            say(
-                "{n} of {all} pairs are not told apart, which does not make them equal: too few pictures part them.",
-                n=len(tied),
-                all=len(compared),
-            )
-        ]
-    return [
-        say(
-            "{n} of {all} pairs are not told apart, which does not make them equal: on {pictures} pictures a "
-            "difference below {least} to {most} points would likely go unseen.",
-            n=len(tied),
-            all=len(compared),
-            least=f"{100 * least.min():.1f}",
-            most=f"{100 * least.max():.1f}",
-            pictures=compared["n"].iloc[0],
-        )
-    ]
+def _difference(row: pd.Series, units: int) -> Metric:
+    low, high = (None if np.isnan(row[end]) else float(row[end]) for end in ("low", "high"))
+    reason = say("no interval: every resample gives the same figure") if low is None else None
+    method = None if low is None else "paired bootstrap"
+    return Metric(float(row["difference"]), units, low, high, method, None, reason)

@@ -87,6 +87,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
             "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
         },
         "balance": settings.mode.balance,
+        "batch_size": batch_size(settings),
         "passes_per_step": learner.passes_per_step,
         "stages": record.get("stages", []),
     }
@@ -295,7 +296,7 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
     if "device" in record:
         trainer.precision, trainer.threads = record["device"]["precision"], record["device"]["threads"]
     else:
-        device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+        device = "cuda" if _computes_on(settings) == "cuda" else "cpu"
         found = choose_to_train(net, settings.model.backbone, size, device)
         trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
         trainer.threads = trainer.threads or choose(device).threads
@@ -305,7 +306,7 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
 def device_record(settings: TrainConfig | PretrainConfig, options: TrainerOptions) -> dict[str, Any]:
     """Give what a run computes with, for its record."""
     return {
-        "accelerator": settings.trainer.accelerator,
+        "accelerator": _computes_on(settings),
         "precision": precision_for(options),
         "threads": torch.get_num_threads(),
         "workers": settings.data.workers,
@@ -360,10 +361,14 @@ def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfi
 def batch_size(settings: TrainConfig | PretrainConfig) -> int:
     """Give how many pictures a batch holds, on what the run computes on."""
     size = settings.data.batch_size
-    if isinstance(size, dict):
-        cuda = settings.trainer.accelerator != "cpu" and torch.cuda.is_available()
-        size = size["cuda" if cuda else "cpu"]
-    return int(size)
+    return int(size["cuda" if _computes_on(settings) == "cuda" else "cpu"] if isinstance(size, dict) else size)
+
+
+def _computes_on(settings: TrainConfig | PretrainConfig) -> str:
+    """Give cpu, cuda or mps: what trainer.accelerator stands for on this machine."""
+    if settings.trainer.accelerator == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOptions:

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from avatar_bench import blocks, stats
+from avatar_bench.blocks import _pairs, significance
 from avatar_bench.blocks import _significance_figures as figures
-from avatar_bench.blocks import significance
+from avatar_bench.blocks._seeds import Recipes
 from avatar_bench.blocks.significance import Significance
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.results import Result
@@ -168,6 +170,54 @@ def test_equal_recipes_are_told_apart_at_most_as_often_as_alpha(compare, answers
     assert told <= 4  # of 40: 2 are expected at most
 
 
+def judged(right):
+    """Give the Recipes that are right where {(recipe, seed): (N,)} says so, each picture a group of its own."""
+    members = {}
+    for place, (name, _) in enumerate(right):
+        members.setdefault(name, []).append(place)
+    seeds = tuple(seed for _, seed in right)
+    return Recipes(members, np.stack(list(right.values())), np.arange(300).astype(str), seeds)
+
+
+def tries(gain, seeds, number, spread=0.0, block=None):
+    """Compare two recipes often, one better by `gain`, each seed off by `spread`; without a block no interval."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(number):
+        hard = rng.beta(2, 1, 300)
+        right = {
+            (name, seed): rng.random(300) < np.clip(hard + more + spread * rng.normal(), 0, 1)
+            for name, more in (("a", gain), ("b", 0.0))
+            for seed in range(seeds)
+        }
+        recipes = judged(right)
+        drawn = recipes.draw(block) if block else np.zeros((2, 2))
+        found.append(_pairs.compared(recipes, drawn, 0, 1, 0.95, 0.8, 0.05))
+    return pd.DataFrame(found)
+
+
+def stated(pairs):
+    return np.mean([_pairs.detectable(row, 0.8, 0.05) for _, row in pairs.iterrows()])
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_the_test_finds_what_is_called_detectable_as_often_as_power_says(seeds):
+    least = stated(tries(0, seeds, 20))
+    found = tries(1.1 * least, seeds, 300)  # what is capped at 1 gains less
+    assert found["difference"].mean() == pytest.approx(least, rel=0.08)
+    assert 0.7 < (found["p"] < 0.05).mean() < 0.9
+    assert 240 < found["needed"].median() < 380
+
+
+def test_recipes_of_several_seeds_are_told_apart_about_as_often_as_power_says():
+    block = Significance(resamples=100)
+    least = stated(tries(0, 4, 20, 0.02, block))
+    found = tries(1.1 * least, 4, 100, 0.02, block)
+    assert found["difference"].mean() == pytest.approx(least, rel=0.08)
+    assert 0.65 < ((found["p"] < 0.05) & (found["low"] > 0)).mean() < 0.95
+    assert least > 1.2 * stated(tries(0, 4, 20, 0.02))  # the test alone knows nothing of other seeds
+
+
 def test_runs_of_one_recipe_are_compared_with_each_other(compare, oracle):
     found = {("a", seed): oracle("noisy", seed=seed) for seed in (1, 2)}
     assert set(compare(found).tables["ranking"]["recipe"]) == {"a 1", "a 2"}
@@ -196,10 +246,14 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
     assert metrics["gain_over_second"].value == pytest.approx(a.mean() - b.mean(), abs=1e-6)
     pair = tables["pairs"].iloc[0]
     assert pair["only_a_right"] == pytest.approx((a * (1 - b)).sum(), abs=1e-6)
-    discordance = (pair["only_a_right"] + pair["only_b_right"]) / 150
-    needed = stats.required_pictures(discordance, a.mean() - b.mean()) * pair["design_effect"]
+    gains = (a - b)[a != b]
+    discordance, gain = len(gains) / 150, np.sqrt(np.mean(gains**2))
+    assert (pair["discordance"], pair["gain"]) == (pytest.approx(discordance), pytest.approx(gain, abs=1e-6))
+    needed = stats.required_pictures(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
     assert metrics["needed"].value == pair["needed"] == np.ceil(needed)
-    expected = stats.detectable_difference(int(150 / pair["design_effect"]), discordance)
+    n = int(150 / pair["design_effect"])
+    by_interval = (pair["high"] - pair["low"]) / 2 + norm.isf(0.2) * gain * np.sqrt(discordance / n)
+    expected = max(gain * stats.detectable_difference(n, discordance), by_interval)
     assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
     assert metrics["pairs_told_apart"].value == tables["pairs"]["told_apart"].sum()
     assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()

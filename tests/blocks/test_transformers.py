@@ -10,21 +10,25 @@ import pandas as pd
 import pytest
 import timm
 
-from avatar_bench import stats
+from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _transformer_figures as figures
 from avatar_bench.blocks._transformer_tables import history
+from avatar_bench.blocks._transformer_traits import Pair, Start
+from avatar_bench.blocks._transformer_warnings import about_families
 from avatar_bench.blocks.significance import Significance
 from avatar_bench.blocks.transformers import Transformers
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.messages import speak
 from avatar_bench.metrics.calibration import calibration_errors
 from avatar_bench.models.anatomy import FAMILIES
+from avatar_bench.models.profiling import macs
 from avatar_bench.results import Metric, Result
 
 SAM = {"name": "sam", "base": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
 ADAMW = {"name": "adamw", "weight_decay": 0.01}
 SIMCLR = {"weights": "/runs/weights.pt", "sha256": "ab" * 32, "method": "simclr"}
 NETS = {"vit": ("test_vit.r160_in1k", 160), "resnet": ("test_resnet.r160_in1k", 64)}
+HUB = {"weights": "hub"}
 RECORD = {
     "mode": "full",
     "data": {"fingerprint": "d1"},
@@ -32,7 +36,8 @@ RECORD = {
     "stages": [{"unfreeze": "all", "epochs": 4, "lr": 3e-4}],
     "balance": "none",
     "process": {"host": "here"},
-    "seconds": 30.0,
+    "seconds": 90.0,
+    "train_seconds": 30.0,
     "passes_per_step": 1,
 }
 
@@ -48,11 +53,14 @@ def run(fake_run, nets):
 
     def build(predictions, net="resnet", optimizer=ADAMW, init=None, seed=1, record=(), image_size=64, **fields):
         tag, size = NETS[net]
+        tag = fields.pop("backbone", tag)
         config = {
             "data": {"image_size": image_size, "batch_size": 16, "resize": "squash", "augment": {"flip": 0.5}},
-            "model": {"backbone": tag, "options": {}},
+            "model": {"backbone": tag, "options": fields.pop("options", {})},
             "optimizer": optimizer,
+            "trainer": {"accelerator": "auto", "devices": 1, "limit_batches": fields.pop("limit_batches", None)},
         }
+        config["data"] |= fields.pop("data", {})
         whole = copy.deepcopy(RECORD) | {"init": init or {"weights": "none"}} | dict(record)
         plain = {
             "classifier": SimpleNamespace(net=nets[net]),
@@ -94,7 +102,7 @@ def answers(make_predictions):
 
 
 def test_each_pair_differs_in_one_thing_and_the_rest_are_none(compare, answers):
-    sam = {"optimizer": SAM, "record": {"passes_per_step": 2, "seconds": 60.0}}
+    sam = {"optimizer": SAM, "record": {"passes_per_step": 2, "train_seconds": 60.0}}
     result = compare(
         {
             "plain": (answers(0.7), {}),
@@ -137,6 +145,75 @@ def test_a_sam_of_another_rho_is_no_pair_and_weights_of_the_hub_are_told_by_thei
     assert result.tables["recipes"]["start_detail"].tolist() == ["", "", "r160_in1k"]
 
 
+@pytest.mark.parametrize(
+    ("tags", "paired", "warned"),
+    [
+        (("fb_in1k", "augreg_in1k"), True, False),
+        (("a1_in1k", "augreg_in21k_ft_in1k"), False, False),
+        (("fb_in1k", "lvd142m"), False, False),
+        (("fb_in1k", "mae"), False, False),
+        (("lvd142m", "mae"), False, False),
+        (("fb_in1k", "ns_jft_in1k"), True, True),
+        (("someones", "someones"), True, True),
+    ],
+)
+def test_published_weights_of_two_networks_are_a_pair_where_the_same_data_and_labels_made_them(
+    compare, answers, tags, paired, warned
+):
+    result = compare(
+        {
+            name: (answers(share, place), {"net": name, "init": HUB, "backbone": f"test_{name}.{tag}"})
+            for place, (name, share, tag) in enumerate(zip(("resnet", "vit"), (0.7, 0.8), tags, strict=True))
+        }
+    )
+    assert [tuple(row) for row in result.tables["pairs"][["changed", "a", "b"]].to_numpy()] == [
+        ("family", "vit", "resnet")
+    ] * paired
+    told = f"vit (published {tags[1]}) − resnet (published {tags[0]})"
+    assert any("were trained with is not known" in warning and told in warning for warning in result.warnings) == warned
+    table = result.tables["recipes"].set_index("recipe")
+    assert table.loc["vit", ["start", "start_detail"]].tolist() == ["published", tags[1]]
+    assert table["trained_with"].nunique() == 1 + (tags[0] != tags[1] and tags[1] != "augreg_in1k")
+
+
+def test_pretrainings_of_two_networks_are_alike_where_their_pictures_and_epochs_are(compare, answers):
+    def simclr(epochs):
+        return SIMCLR | {"epochs": epochs, "pictures_sha256": "cd" * 32}
+
+    for epochs, expected in ((10, 1), (20, 0)):
+        other = {"net": "vit", "init": simclr(epochs) | {"sha256": "ef" * 32}}
+        result = compare({"a": (answers(0.7), {"init": simclr(10)}), "b": (answers(0.8, 1), other)})
+        assert len(result.tables["pairs"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "fields", "value"),
+    [
+        ("regularisation", {"options": {"drop_path_rate": 0.1}}, "drop_path_rate 0.1"),
+        ("limit_batches", {"limit_batches": 3}, "3"),
+        ("batch_size", {"record": {"batch_size": 64}}, "64"),
+        ("batch_size", {"data": {"batch_size": 8}}, "8"),
+    ],
+)
+def test_what_changes_training_alone_is_a_setting_and_no_other_network(compare, answers, setting, fields, value):
+    result = compare({"plain": (answers(0.7), {}), "sam": (answers(0.8, 1), {"optimizer": SAM, **fields})})
+    protocol = result.tables["protocol"].set_index(["setting", "value"])
+    assert protocol.loc[(setting, value), ["differs", "names"]].tolist() == [True, "sam"]
+    assert result.tables["recipes"]["architecture"].nunique() == 1
+    assert len(result.tables["pairs"]) == 0
+
+
+def test_the_batch_that_was_really_used_counts_and_not_what_was_written(compare, answers):
+    used, written = {"record": {"batch_size": 16}}, {"cpu": 16, "cuda": 64}
+    result = compare(
+        {
+            "plain": (answers(0.7), used),
+            "sam": (answers(0.8, 1), {"optimizer": SAM, "data": {"batch_size": written}, **used}),
+        }
+    )
+    assert result.tables["pairs"]["changed"].tolist() == ["sam"]
+
+
 def test_differences_and_intervals_are_those_of_significance(compare, answers):
     found = {
         (r, s): (answers(p, 10 * s + i), {"optimizer": o})
@@ -173,15 +250,78 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
     pairs = result.tables["pairs"]
     assert not pairs["told_apart"].any()
     for _, row in pairs.iterrows():
-        discordance = (row["only_a_right"] + row["only_b_right"]) / 240
-        assert row["detectable"] == stats.detectable_difference(
-            int(240 / row["design_effect"]), discordance, 0.8, 0.05 / 2
-        )
+        assert row["detectable"] == _pairs.detectable(row, 0.8, 0.05 / 2)
         assert abs(row["difference"]) < row["detectable"]
     said = " ".join(result.warnings)
     assert "2 of 2 pairs are not told apart, which does not make them equal" in said
     assert f"below {100 * pairs['detectable'].min():.1f} to" in said
     assert "4 epochs, stage by stage, on 400 training pictures of 64 pixels" in said
+
+
+def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much(compare, answers, nets):
+    result = compare({"resnet": (answers(0.7), {}), "vit": (answers(0.8, 1), {"net": "vit"})})
+    pair = result.tables["pairs"].iloc[0]
+    for side in "ab":
+        net, size = nets[pair[side]], NETS[pair[side]][1]
+        assert pair[f"params_m_{side}"] == sum(p.numel() for p in net.parameters()) / 1e6
+        assert pair[f"macs_g_{side}"] == macs(net, size) / 1e9
+    sizes = sorted(pair[["params_m_a", "params_m_b"]])
+    assert any("more than twofold" in warning for warning in result.warnings) == (sizes[1] > 2 * sizes[0])
+    own = [SimpleNamespace(params=count, start=Start("scratch")) for count in (86e6, 6e6, 12e6)]
+    found = [Pair(0, 1, "family"), Pair(2, 1, "family"), Pair(0, 2, "start")]
+    (said,) = about_families(["large", "small", "twice"], own, found)
+    assert said.endswith("large (86.0 M) − small (6.0 M).")
+
+
+def test_what_sam_gains_in_one_family_beyond_another_is_the_difference_of_two_pairs(compare, answers):
+    shares = {("resnet", ""): 0.7, ("resnet", "sam"): 0.72, ("vit", ""): 0.6, ("vit", "sam"): 0.8}
+    found = {
+        (f"{net} {sam}", seed): (answers(share, 10 * seed + place), {"net": net, "optimizer": SAM if sam else ADAMW})
+        for place, ((net, sam), share) in enumerate(shares.items())
+        for seed in (1, 2)
+    }
+    result = compare(found)
+    row = result.tables["interactions"].iloc[0]
+    assert row[["a", "b", "a_sam", "b_sam", "fewest_seeds"]].tolist() == ["vit ", "resnet ", "vit sam", "resnet sam", 2]
+    mean = {name: np.mean([found[name, seed][0].correct.mean() for seed in (1, 2)]) for name, _ in found}
+    gains = [mean[f"{net} sam"] - mean[f"{net} "] for net in ("vit", "resnet")]
+    assert row[["gain_a", "gain_b", "difference"]].tolist() == pytest.approx([*gains, gains[0] - gains[1]])
+    metric = result.metrics["interaction/vit sam minus resnet sam"]
+    assert (metric.value, metric.low, metric.high) == (row["difference"], row["low"], row["high"])
+    assert metric.low < metric.value < metric.high
+    right = {key: each.correct for key, (each, _) in found.items()}
+    spread = (metric.high - metric.low) / 3.92
+    by_group = np.sum([(-1) ** (("resnet" in n) + n.endswith(" ")) * right[n, s] / 2 for n, s in found], axis=0)
+    plain = np.std(by_group.reshape(-1, 2).mean(axis=1)) / np.sqrt(120)
+    assert plain * 0.85 < spread < plain * 2.5  # of groups alone, and of seeds beside them
+    assert any("as few as 2 seeds" in warning for warning in result.warnings)
+    labels = [tick.get_text() for tick in result.figures["differences"].axes[0].get_yticklabels()]
+    assert (len(labels), labels[-1].splitlines()[0]) == (5, "gain by SAM: test_vit, from scratch")
+
+
+def test_without_sam_in_both_families_there_is_no_interaction(compare, answers):
+    result = compare(
+        {
+            "resnet": (answers(0.7), {}),
+            "resnet sam": (answers(0.8, 1), {"optimizer": SAM}),
+            "vit": (answers(0.6, 2), {"net": "vit"}),
+            "vit sam": (answers(0.6, 3), {"net": "vit", "optimizer": SAM | {"rho": 0.2}}),
+        }
+    )
+    assert len(result.tables["pairs"]) == 3
+    assert len(result.tables["interactions"]) == 0
+    assert not any(name.startswith("interaction") for name in result.metrics)
+
+
+def test_a_figure_without_an_interval_bears_a_reason(compare, answers):
+    result = compare(
+        {"a": (answers(1.1), {}), "b": (answers(0.7), {"optimizer": SAM, "record": {"train_seconds": None}})}
+    )
+    assert result.metrics["macro_f1/a"].low is None
+    assert "every resample" in result.metrics["macro_f1/a"].reason
+    assert result.metrics["macro_f1/b"].reason is None
+    assert "how long fitting took" in result.metrics["train_seconds/b"].reason
+    assert result.metrics["train_seconds/a"].value == 30
 
 
 def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answers):
@@ -214,7 +354,7 @@ def test_figures_of_other_blocks_are_means_over_seeds_or_null_with_a_reason(comp
         {
             ("a", 1): (answers(0.7), {"saved": saved(2.0)}),
             ("a", 2): (answers(0.7), {"saved": saved(4.0)}),
-            ("b", 1): (answers(0.8), {"saved": saved(5.0), "record": {"seconds": None}}),
+            ("b", 1): (answers(0.8), {"saved": saved(5.0), "record": {"train_seconds": None}}),
             ("b", 2): (answers(0.8), {}),
         }
     )

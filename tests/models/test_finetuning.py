@@ -20,7 +20,7 @@ BLOCKS = (["head"], ["norm", "blocks.11", "blocks.10"])
 HEAD_AND_TWO_STAGES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "clip": (["head"], ["norm", "blocks.1", "blocks.0"]),  # the fixture's networks of base size have two blocks
     "convnext": (["head"], ["stages.3", "stages.2"]),
-    "deit_tiny": BLOCKS,
+    "deit": BLOCKS,
     "dinov2_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
     "dinov2_small": BLOCKS,
     "efficientnet": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),

@@ -154,6 +154,16 @@ def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_re
     assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
 
 
+def test_the_batch_and_the_device_that_were_really_used_are_recorded(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "trainer=debug", "data.batch_size={cpu: 8, cuda: 48}")
+    record = json.loads((run / "run.json").read_text())
+    cuda = record["device"]["accelerator"] == "cuda"
+    assert (record["device"]["accelerator"] in ("cpu", "cuda", "mps"), record["batch_size"]) == (
+        True,
+        48 if cuda else 8,
+    )
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "amp"])
 def test_mixed_precision_trains_on_a_cpu(precision: str, train: Train, tmp_path: Path) -> None:
     run = train(tmp_path / "run", f"trainer.precision={precision}", "trainer=debug")
