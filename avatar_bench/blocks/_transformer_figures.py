@@ -88,7 +88,9 @@ def differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: pd.Dat
     figure = plots.new_figure(7.0, 1.5 + 0.46 * rows)
     axes = figure.subplots()
     for place, (_, row) in enumerate(pairs.iterrows()):
-        if not np.isnan(row["detectable"]):
+        if np.isnan(row["detectable"]):  # no difference would have been seen
+            axes.axhspan(place - 0.35, place + 0.35, color="#E0E0E0", linewidth=0)
+        else:
             axes.barh(place, 200 * row["detectable"], left=-100 * row["detectable"], height=0.7, color="#E0E0E0")
         told = bool(row["told_apart"])
         axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if told else 1.0)
@@ -97,6 +99,8 @@ def differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: pd.Dat
         axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.0)
         axes.plot(100 * row["difference"], place, "D", color="black", markersize=5, fillstyle="none")
     axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -2), max(high, 2))  # or nothing at all would look like a precise figure
     names = _told_apart([_pair_name(row, about) for _, row in pairs.iterrows()], pairs["a"])
     names += _told_apart([_interaction_name(row, about) for _, row in interactions.iterrows()], interactions["a_sam"])
     axes.set_yticks(range(rows), names)

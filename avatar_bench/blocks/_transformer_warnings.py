@@ -74,28 +74,29 @@ def about_pairs(compared: pd.DataFrame) -> list[str]:
             say("No two recipes differ in SAM, in the start or in the family of the network alone: there is no pair.")
         ]
     tied = compared[~compared["told_apart"]]
-    if not len(tied):
-        return []
-    least = tied["detectable"].dropna()
-    if not len(least):
-        return [
+    beyond = tied["detectable"].isna()
+    told = []
+    if beyond.any():
+        told.append(
             say(
                 "{n} of {all} pairs are not told apart, which does not make them equal: too few pictures part them.",
-                n=len(tied),
+                n=int(beyond.sum()),
                 all=len(compared),
             )
-        ]
-    return [
-        say(
-            "{n} of {all} pairs are not told apart, which does not make them equal: on {pictures} pictures a "
-            "difference below {least} to {most} points would likely go unseen.",
-            n=len(tied),
-            all=len(compared),
-            least=f"{100 * least.min():.1f}",
-            most=f"{100 * least.max():.1f}",
-            pictures=compared["n"].iloc[0],
         )
-    ]
+    if not beyond.all():
+        least = sorted({f"{100 * ends:.1f}" for ends in tied["detectable"].agg(["min", "max"])}, key=float)
+        told.append(
+            say(
+                "{n} of {all} pairs are not told apart, which does not make them equal: on {pictures} pictures a "
+                "difference below {least} points would likely go unseen.",
+                n=int((~beyond).sum()),
+                all=len(compared),
+                least="–".join(least),
+                pictures=compared["n"].iloc[0],
+            )
+        )
+    return told
 
 
 def about_interactions(interactions: pd.DataFrame) -> list[str]:

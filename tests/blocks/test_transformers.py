@@ -254,7 +254,7 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
         assert abs(row["difference"]) < row["detectable"]
     said = " ".join(result.warnings)
     assert "2 of 2 pairs are not told apart, which does not make them equal" in said
-    assert f"below {100 * pairs['detectable'].min():.1f} to" in said
+    assert f"below {100 * pairs['detectable'].min():.1f}–{100 * pairs['detectable'].max():.1f} points" in said
     assert "4 epochs, stage by stage, on 400 training pictures of 64 pixels" in said
 
 
