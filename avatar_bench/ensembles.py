@@ -125,9 +125,17 @@ class Combined(Run):
         for member in self.members:
             member.rest()
 
-    def _guard(self, dataset: Dataset) -> None:
+    @property
+    def out_of_sight(self) -> int:
+        """Give how many pictures that the members' first weights have seen are gone."""
+        return sum(member.out_of_sight for member in self.members)
+
+    def _holds_out(self, dataset: Dataset) -> bool:
+        return super()._holds_out(dataset) or any(member._holds_out(dataset) for member in self.members)
+
+    def _guard(self, dataset: Dataset, excused: frozenset[str]) -> None:
         for member in self.members:
-            member._guard(dataset)
+            member._guard(dataset, excused)
 
 
 @dataclass
@@ -182,12 +190,12 @@ class Ensemble(Combined):
         return self._mean(found)
 
     def _compute(self, dataset: Dataset) -> Predictions:
-        made = [member.predictions(dataset).in_order(self.classes) for member in self.members]
+        made = [member._predict(dataset).in_order(self.classes) for member in self.members]
         embeddings = np.concatenate([_unit(one.embeddings) for one in made], axis=1)
         return self._describe(dataset, self._mean([one.logits for one in made]), embeddings)
 
     def _compute_varied(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
-        made = [member.variations(dataset, variations) for member in self.members]
+        made = [member._vary(dataset, variations) for member in self.members]
         none = np.zeros((len(dataset), 0), dtype=np.float32)
         ordered = [[one.in_order(self.classes).logits for one in each] for each in zip(*made, strict=True)]
         return [self._describe(dataset, self._mean(logits), none) for logits in ordered]

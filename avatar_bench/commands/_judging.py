@@ -133,11 +133,13 @@ class Judge:
 
 
 def _unchecked(run: Run) -> list[str]:
-    """Say what is judged on trust: a checkpoint alone does not know the pictures that it was trained on."""
-    if run.images is not None:
-        return []
-    name = run.checkpoint.name
-    return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
+    """Say what is judged on trust: what cannot be compared with the pictures that a network has seen."""
+    if run.images is None:
+        name = run.checkpoint.name
+        return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
+    if (gone := run.out_of_sight) and "near_duplicates" not in run.allow:
+        return [say("{n} pictures of the pretraining are gone: near-duplicates of them are not looked for", n=gone)]
+    return []
 
 
 def slice_of(dataset: Dataset, where: WhereConfig) -> Dataset:

@@ -59,9 +59,10 @@ def preprocessing_for(net: nn.Module, data: PicturesConfig, card: Pretraining | 
 
 def _refuse_seen(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None:
     """Raise GuardError where test pictures are among those of a pretraining; warn where pictures of val are."""
-    if not seen.root.is_dir():
+    if gone := len(seen) - len(seen.at_hand):
         tell(
-            f"warning: {seen.root} is gone, where {file} was pretrained: near-duplicates are not looked for",
+            f"warning: {gone} of {len(seen)} pictures that {file} has seen are gone: near-duplicates of them are not "
+            "looked for",
             file=sys.stderr,
         )
     for sides in (("test",), ("val", "calibration")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,41 @@ def test_a_training_whose_test_pictures_were_seen_is_refused(
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", "allow=[overlap,near_duplicates]"]) == 0
     onward = train(tmp_path / "onward", "model.backbone=test_resnet", f"init_from={run}")
     assert main(["evaluate", f"ckpt={onward}", "data.workers=0"]) == 3
+
+
+def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
+    file = tmp_path / "pre" / "backbone.safetensors"
+    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
+    capsys.readouterr()
+    split = read_csv(run / "split.csv")
+    for row in split[split["split"] == "val"].itertuples():
+        file = tmp_path / "val" / row.label / Path(row.path).name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(pictures / row.path, file)
+    assert main(["evaluate", f"ckpt={run}", "data=folder", f"data.root={tmp_path / 'val'}", "data.workers=0"]) == 3
+    assert "with the pretraining data by picture" in capsys.readouterr().err
+
+
+def test_figures_say_where_pictures_of_the_pretraining_are_gone(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pictures / "blind", tmp_path / "seen")
+    given = ["data=folder", f"data.root={tmp_path / 'seen'}", "epochs=1"]
+    line = [word for word in words(pictures, tmp_path / "pre", *given) if not word.startswith("data.manifest")]
+    assert main([*line, "allow=[test_pictures]"]) == 0
+    shutil.rmtree(tmp_path / "seen")
+    file = tmp_path / "pre" / "backbone.safetensors"
+    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    assert f"warning: 33 of 33 pictures that {file} has seen are gone" in capsys.readouterr().err
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
+    told = "33 pictures of the pretraining are gone: near-duplicates of them are not looked for"
+    assert f"warning: {told}" in capsys.readouterr().err
+    said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
+    assert told in said["warnings"]
 
 
 def test_weights_without_the_list_of_what_they_have_seen_are_refused(
