@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from avatar_bench.data.kept_out import shared_with
 from avatar_bench.data.manifest import Dataset, read_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import GuardError
+from avatar_bench.models.card import read_exported
 from avatar_bench.models.checkpoints import checksum_of
-from avatar_bench.models.pretrained import Pretraining, read_pretraining
+from avatar_bench.models.pretrained import read_pretraining
 from avatar_bench.models.weights import normalisation
 from avatar_bench.runs import PRETRAINING, Run
 from avatar_bench.terminal import tell
@@ -50,9 +52,18 @@ def starting_point(settings: TrainConfig, dataset: Dataset, folder: Path, earlie
     }
 
 
-def preprocessing_for(net: nn.Module, data: PicturesConfig, card: Pretraining | None) -> Preprocessing:
-    """Give how pictures are prepared: as the options say, normalised as the weights expect."""
-    stated = (card.preprocessing["mean"], card.preprocessing["std"]) if card else normalisation(net)
+def preprocessing_of(file: Path) -> dict[str, Any] | None:
+    """Give how pictures were prepared for weights of a file that has a card of ours; None of others."""
+    card = read_pretraining(file) or read_exported(file)
+    return card.preprocessing if card else None
+
+
+def preprocessing_for(net: nn.Module, data: PicturesConfig, kept: Mapping[str, Any] | None) -> Preprocessing:
+    """Give how pictures are prepared: as the options say, normalised as the weights expect.
+
+    `kept` is the preprocessing that these learned with, where it is known.
+    """
+    stated = (kept["mean"], kept["std"]) if kept else normalisation(net)
     mean, std = (tuple(map(float, values)) for values in stated)
     return Preprocessing(data.image_size or 224, data.resize or "squash", mean, std, data.equalise)  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ from avatar_bench.commands._fitting import (
     trainer_options,
     versions,
 )
-from avatar_bench.commands._pretrained import preprocessing_for
+from avatar_bench.commands._pretrained import preprocessing_for, preprocessing_of
 from avatar_bench.config import PretrainConfig
 from avatar_bench.data.manifest import Dataset, write_split
 from avatar_bench.data.transforms import Preprocessing, Views
@@ -30,7 +30,7 @@ from avatar_bench.messages import speak
 from avatar_bench.models.checkpoints import checksum_of
 from avatar_bench.models.methods import MethodOptions, create_method, local_size, shape_options, views_of
 from avatar_bench.models.optimizers import TrainingOptions
-from avatar_bench.models.pretrained import BACKBONE, PICTURES, Pretraining, read_pretraining, write_backbone
+from avatar_bench.models.pretrained import BACKBONE, PICTURES, Pretraining, write_backbone
 from avatar_bench.models.pretraining import KNN, Pretrainer, Probe, fit_pretraining
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import build_logger
@@ -87,7 +87,7 @@ def _build(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Pretrainer
     shape = dict(model.options) | shape_options(options, model.backbone)
     shape = options_for(model.backbone, shape, data.image_size or 224)
     net = create_backbone(model.backbone, 0, model.weights, model.package, shape)
-    preprocessing = preprocessing_for(net, data, read_pretraining(Path(model.weights)))
+    preprocessing = preprocessing_for(net, data, preprocessing_of(Path(model.weights)))
     choose_precision(settings, net, preprocessing.size, record)
     method = create_method(net, preprocessing.size, options, pretrained=model.weights != "none")
     optimizer, schedule = settings.optimizer, settings.optimizer.schedule

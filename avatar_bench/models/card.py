@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import CheckpointError
-from avatar_bench.models.checkpoints import CARD_KEY
+from avatar_bench.models.checkpoints import CARD_KEY, read_checkpoint
 from avatar_bench.models.schema import fault_of_card
+from avatar_bench.models.tensors import read_safetensors
 
 SCHEMA = 1
 
@@ -56,3 +58,14 @@ class Card:
     def plain(self) -> dict[str, Any]:
         """Give the card as types that a weights-only load accepts."""
         return {**asdict(self), "classes": list(self.classes)}
+
+
+def read_exported(file: Path) -> Card | None:
+    """Read the card of weights that `export` wrote, None of another file; raise CheckpointError where it is damaged."""
+    if file.suffix != ".safetensors" or not os.path.isfile(file):
+        return None
+    try:
+        texts = read_safetensors(file)[1]
+    except Exception:  # of many types: who reads the weights will tell
+        return None
+    return Card.from_checkpoint(read_checkpoint(file), file) if CARD_KEY in texts else None

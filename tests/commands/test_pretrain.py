@@ -240,6 +240,18 @@ def test_weights_of_another_network_and_damaged_ones_are_refused(
     assert "is to go on with a pretraining from, by resume=" in capsys.readouterr().err
 
 
+def test_a_training_of_other_options_than_the_pretraining_is_refused(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vit = ["model.backbone=test_vit", "model.options={img_size: 32, num_heads: 4}"]
+    assert main(words(pictures, tmp_path / "pre", *vit, "epochs=1")) == 0
+    begun = ["model.backbone=test_vit", f"model.weights={tmp_path / 'pre' / 'backbone.safetensors'}"]
+    for name, options in {"heads": "{}", "depth": "{num_heads: 4, depth: 1}"}.items():
+        train(tmp_path / name, *begun, f"model.options={options}", code=2)
+        assert "Give the same: 'model.options={num_heads: 4}'" in capsys.readouterr().err
+    train(tmp_path / "same", *begun, "model.options={num_heads: 4, drop_path_rate: 0.1}")
+
+
 @pytest.mark.parametrize("method", ["simclr", "dino"])
 def test_what_ctrl_c_cuts_short_goes_on_to_the_same_weights(
     method: str, pictures: Path, tmp_path: Path, fork: Callable[..., Any]
