@@ -346,7 +346,7 @@ METHOD_OPTIONS = {  # of conf/method, those that one method alone reads
 }
 GUARDS = {  # what `allow` may name
     "train": ("near_duplicates", "label_conflict", "shortcut", "pretraining"),
-    "pretrain": ("near_duplicates", "test_pictures"),
+    "pretrain": ("pretraining", "near_duplicates", "test_pictures"),
     "evaluate": ("overlap", "near_duplicates", "permutation", "shortcut"),
     "prepare": ("shortcut",),
 }

@@ -22,7 +22,7 @@ from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
 from avatar_bench.metrics.ensembles import Mix, average
-from avatar_bench.models.card import Card
+from avatar_bench.models.card import Card, training_step
 from avatar_bench.models.schema import fault_of_classes
 from avatar_bench.predictions import Predictions
 from avatar_bench.records import ENSEMBLE, read_json
@@ -119,16 +119,20 @@ class Combined(Run):
         """Give how long sets of pictures took to go through every network so far."""
         return super().seconds_of_passes + sum(member.seconds_of_passes for member in self.members)
 
+    @property
+    def ancestors(self) -> list[dict[str, Any]]:
+        """Give what every member's weights have been through, each member's training included."""
+        steps: list[dict[str, Any]] = []
+        for member in self.members:
+            own = training_step(member.card, member.checkpoint_sha256, member.record.get("allow") or [])
+            steps += [step for step in (*member.ancestors, own) if step not in steps]
+        return steps
+
     def rest(self) -> None:
         """Let go of every network."""
         super().rest()
         for member in self.members:
             member.rest()
-
-    @property
-    def out_of_sight(self) -> int:
-        """Give how many pictures that the members' first weights have seen are gone."""
-        return sum(member.out_of_sight for member in self.members)
 
     def _holds_out(self, dataset: Dataset) -> bool:
         return super()._holds_out(dataset) or any(member._holds_out(dataset) for member in self.members)

@@ -26,7 +26,7 @@ from avatar_bench.data.splits import refuse_other_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.workers import served
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
-from avatar_bench.models.card import Card
+from avatar_bench.models.card import Card, taught_elsewhere
 from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify
 from avatar_bench.models.silence import quiet
 from avatar_bench.models.trial import DTYPES, choose
@@ -156,6 +156,17 @@ class Run:
                 "Restore it: which pictures the network has seen is not known without it.",
             )
         return read_split(file, Path(str(init.get("root"))))
+
+    @property
+    def ancestors(self) -> list[dict[str, Any]]:
+        """Give what the weights that training began with had been through, see models/pretrained; [] if not known."""
+        found = (self.record.get("init") or {}).get("ancestors")
+        return found if isinstance(found, list) else []
+
+    @property
+    def taught_elsewhere(self) -> bool:
+        """Say whether those weights were taught with labels on other pictures, or another split of them."""
+        return taught_elsewhere(self.ancestors, self.card.split_fingerprint, self.card.data_fingerprint)
 
     @property
     def out_of_sight(self) -> int:

@@ -36,6 +36,7 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.learner import Learner
 from avatar_bench.models.optimizers import TrainingOptions
+from avatar_bench.models.pretrained import refuse_other_options
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import (
     TrainerOptions,
@@ -246,6 +247,7 @@ def _build(
                 f"init_from={settings.init_from} holds {earlier.card.backbone}, not {model.backbone}.",
                 "Choose the same model.",
             )
+        refuse_other_options(f"init_from={settings.init_from}", earlier.card.options, shape)
         try:
             net.load_state_dict(earlier.classifier.net.state_dict())
         except RuntimeError as error:

@@ -19,7 +19,7 @@ from avatar_bench.commands._fitting import (
     trainer_options,
     versions,
 )
-from avatar_bench.commands._pretrained import preprocessing_for, preprocessing_of
+from avatar_bench.commands._pretrained import origin_of, preprocessing_for, preprocessing_of, refuse_taught, seen_before
 from avatar_bench.config import PretrainConfig
 from avatar_bench.data.manifest import Dataset, write_split
 from avatar_bench.data.transforms import Preprocessing, Views
@@ -46,7 +46,12 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     """Pretrain on `learning`, a part of `sides`, complete the folder and the record, and give the last words."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
-    write_split(Dataset(learning.name, learning.root, learning.frame.assign(split="train")), folder / PICTURES)
+    _begin_from(settings, record, sides)
+    taught = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
+    seen = seen_before(sides, taught, Path(settings.model.weights))
+    if len(seen) > len(taught):
+        record["pictures"]["earlier"] = len(seen) - len(taught)
+    write_split(seen, folder / PICTURES)
     pictures_sha256 = checksum_of(folder / PICTURES)
     if record.setdefault("pictures_sha256", pictures_sha256) != pictures_sha256:
         raise GuardError(
@@ -77,6 +82,18 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     finally:
         Loader.end()
     return _finish(settings, folder, record, module, preprocessing)
+
+
+def _begin_from(settings: PretrainConfig, record: dict[str, Any], sides: Dataset) -> None:
+    """Put on record what the weights come from; raise GuardError where they know too much, or have changed since."""
+    file = Path(settings.model.weights)
+    init = origin_of(file) if file.is_file() else {"weights": settings.model.weights}
+    if record.setdefault("init", init).get("sha256") != init.get("sha256"):
+        raise GuardError(
+            f"model.weights={file}: these are not the weights that it began with.",
+            "Restore them, or start a new pretraining.",
+        )
+    refuse_taught(sides, init, file, "pretraining" in settings.allow)
 
 
 def _build(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Pretrainer, Preprocessing]:
@@ -166,8 +183,9 @@ def _finish(
         split_fingerprint=record["split"]["fingerprint"],
         data_fingerprint=record["data"]["fingerprint"],
         root=record["data"]["root"],
-        pictures=record["pictures"]["learned_from"],
+        pictures=record["pictures"]["learned_from"] + record["pictures"].get("earlier", 0),
         pictures_sha256=record["pictures_sha256"],
+        ancestors=record["init"].get("ancestors", []),
         versions=record["versions"],
     )
     write_backbone(module.method.backbone, card, folder / BACKBONE)
@@ -180,7 +198,8 @@ def _finish(
     last = history.iloc[-1]
     record["weights_sha256"] = checksum_of(folder / BACKBONE)
     record["metrics"] = {"train/loss": float(last["train/loss"])}
-    said = f"{folder / BACKBONE}: {card.pictures} pictures, {card.epochs} epochs, loss {last['train/loss']:.4f}"
+    learned_from = record["pictures"]["learned_from"]
+    said = f"{folder / BACKBONE}: {learned_from} pictures, {card.epochs} epochs, loss {last['train/loss']:.4f}"
     if len(probed):
         first, final = probed.iloc[0], probed.iloc[-1]
         record["metrics"] |= {name: float(final[name]) for name in (KNN, "probe/knn_low", "probe/knn_high", "probe/n")}

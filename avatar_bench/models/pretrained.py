@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
-from avatar_bench.models.card import read_exported
+from avatar_bench.models.card import provenance_of, read_exported, training_step
 from avatar_bench.models.checkpoints import break_seal, checksum_of, sealed
 from avatar_bench.models.schema import fault_of_options, fault_of_parts
 from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of
@@ -32,7 +32,7 @@ class Pretraining:
     """What a file of pretrained weights says of itself.
 
     `preprocessing` is that of training pictures; `root` is where they lay, and pictures.csv beside the file, whose
-    SHA-256 is `pictures_sha256`, names them.
+    SHA-256 is `pictures_sha256`, names them, those that `ancestors` have seen among them; see `ancestors_of`.
     """
 
     backbone: str
@@ -47,6 +47,7 @@ class Pretraining:
     root: str = ""
     pictures: int = 0
     pictures_sha256: str = ""
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -97,13 +98,33 @@ def refuse_other_network(file: Path, name: str, options: Mapping[str, Any]) -> N
             f"model.weights={file} holds {card.backbone}, not {name}.",
             f"Choose the same network: model=timm model.backbone={card.backbone}",
         )
-    kept, given = _shape(card.options), _shape(options)
+    refuse_other_options(f"model.weights={file}", card.options, options)
+
+
+def refuse_other_options(what: str, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the weights of `what` belong to a network of other options than those given."""
+    kept, given = _shape(kept), _shape(given)
     surplus = [name for name in given if name not in kept]
     if kept != given:
         raise ConfigError(
-            f"model.weights={file} is of a network with model.options={_written(kept)}, not {_written(given)}.",
+            f"{what} is of a network with model.options={_written(kept)}, not {_written(given)}.",
             f"Give the same: 'model.options={_written(kept)}'" + f", without {', '.join(surplus)}" * bool(surplus),
         )
+
+
+def ancestors_of(file: Path) -> list[dict[str, Any]]:
+    """Say what the weights of a file have been through, the first step first; nothing is known without a card of ours.
+
+    Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of pictures that its
+    list names; a training, whose labels were read, the fingerprints of its pictures and split, and what it was allowed.
+    """
+    if card := read_pretraining(file):
+        return [*card.ancestors, {"method": card.method, "sha256": checksum_of(file), "pictures": card.pictures}]
+    exported = read_exported(file)
+    if exported is None:
+        return []
+    before = provenance_of(file)
+    return [*before["ancestors"], training_step(exported, checksum_of(file), before["allow"])]
 
 
 def _shape(options: Mapping[str, Any]) -> dict[str, Any]:
