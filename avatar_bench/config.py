@@ -346,7 +346,7 @@ METHOD_OPTIONS = {  # of conf/method, those that one method alone reads
 }
 GUARDS = {  # what `allow` may name
     "train": ("near_duplicates", "label_conflict", "shortcut", "pretraining"),
-    "pretrain": ("near_duplicates", "test_pictures"),
+    "pretrain": ("pretraining", "near_duplicates", "test_pictures"),
     "evaluate": ("overlap", "near_duplicates", "permutation", "shortcut"),
     "prepare": ("shortcut",),
 }
@@ -361,7 +361,7 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # where we want other defaults than th
         "setup": ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"],  # else each job takes all cores of its machine
     },
 }
-RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that data.ood may not be called
+RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that others may not be called
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 PAGES = (".html", ".htm")
 EXPORTS = (".safetensors", ".onnx", ".xml")
@@ -584,6 +584,11 @@ def check_evaluate(cfg: DictConfig) -> None:
     if cfg.data.kind != "run" and cfg.split != "test":
         raise ConfigError(
             f"split={cfg.split} goes with data=run, the run's own data; of data={cfg.data.kind} all is one set"
+        )
+    if cfg.data.name in RESERVED:
+        raise ConfigError(
+            f"data.name={cfg.data.name}: expected a name that no set of the run has",
+            f"names of the run's own sets: {', '.join(RESERVED)}",
         )
     if not cfg.block:
         raise ConfigError("block: none is chosen", "for example: avatar-bench evaluate block=blind_test")

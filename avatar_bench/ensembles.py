@@ -22,7 +22,7 @@ from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
 from avatar_bench.metrics.ensembles import Mix, average
-from avatar_bench.models.card import Card
+from avatar_bench.models.card import Card, training_step
 from avatar_bench.models.schema import fault_of_classes
 from avatar_bench.predictions import Predictions
 from avatar_bench.records import ENSEMBLE, read_json
@@ -119,15 +119,27 @@ class Combined(Run):
         """Give how long sets of pictures took to go through every network so far."""
         return super().seconds_of_passes + sum(member.seconds_of_passes for member in self.members)
 
+    @property
+    def ancestors(self) -> list[dict[str, Any]]:
+        """Give what every member's weights have been through, each member's training included."""
+        steps: list[dict[str, Any]] = []
+        for member in self.members:
+            own = training_step(member.card, member.checkpoint_sha256, member.record.get("allow") or [])
+            steps += [step for step in (*member.ancestors, own) if step not in steps]
+        return steps
+
     def rest(self) -> None:
         """Let go of every network."""
         super().rest()
         for member in self.members:
             member.rest()
 
-    def _guard(self, dataset: Dataset) -> None:
+    def _holds_out(self, dataset: Dataset) -> bool:
+        return super()._holds_out(dataset) or any(member._holds_out(dataset) for member in self.members)
+
+    def _guard(self, dataset: Dataset, excused: frozenset[str]) -> None:
         for member in self.members:
-            member._guard(dataset)
+            member._guard(dataset, excused)
 
 
 @dataclass
@@ -182,12 +194,12 @@ class Ensemble(Combined):
         return self._mean(found)
 
     def _compute(self, dataset: Dataset) -> Predictions:
-        made = [member.predictions(dataset).in_order(self.classes) for member in self.members]
+        made = [member._predict(dataset).in_order(self.classes) for member in self.members]
         embeddings = np.concatenate([_unit(one.embeddings) for one in made], axis=1)
         return self._describe(dataset, self._mean([one.logits for one in made]), embeddings)
 
     def _compute_varied(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
-        made = [member.variations(dataset, variations) for member in self.members]
+        made = [member._vary(dataset, variations) for member in self.members]
         none = np.zeros((len(dataset), 0), dtype=np.float32)
         ordered = [[one.in_order(self.classes).logits for one in each] for each in zip(*made, strict=True)]
         return [self._describe(dataset, self._mean(logits), none) for logits in ordered]

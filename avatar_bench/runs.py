@@ -26,7 +26,7 @@ from avatar_bench.data.splits import refuse_other_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.workers import served
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
-from avatar_bench.models.card import Card
+from avatar_bench.models.card import Card, taught_elsewhere
 from avatar_bench.models.checkpoints import checksum_of, read_checkpoint, verify
 from avatar_bench.models.silence import quiet
 from avatar_bench.models.trial import DTYPES, choose
@@ -69,7 +69,7 @@ class Run:
     judged: Path | None = None
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
     _made: dict[str, Predictions] = field(default_factory=dict, repr=False, compare=False)  # where no folder keeps them
-    _compared: set[str] = field(default_factory=set, repr=False, compare=False)  # sets found apart from training
+    _compared: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)  # (step, set) found apart
     _seconds: float = field(default=0.0, init=False, repr=False, compare=False)  # of all passes
     _engines: dict[str, tuple[Engine, str]] = field(default_factory=dict, repr=False, compare=False)  # by precision
 
@@ -158,6 +158,22 @@ class Run:
         return read_split(file, Path(str(init.get("root"))))
 
     @property
+    def ancestors(self) -> list[dict[str, Any]]:
+        """Give what the weights that training began with had been through, see models/pretrained; [] if not known."""
+        found = (self.record.get("init") or {}).get("ancestors")
+        return found if isinstance(found, list) else []
+
+    @property
+    def taught_elsewhere(self) -> bool:
+        """Say whether those weights were taught with labels on other pictures, or another split of them."""
+        return taught_elsewhere(self.ancestors, self.card.split_fingerprint, self.card.data_fingerprint)
+
+    @property
+    def out_of_sight(self) -> int:
+        """Give how many pictures of `pretraining` are gone: near-duplicates of them cannot be told."""
+        return len(self.pretraining) - len(self.pretraining.at_hand) if self.pretraining is not None else 0
+
+    @property
     def device(self) -> str:
         """Say where the network computes: "cpu" or "cuda"; raise ConfigError where a GPU is asked for and missing."""
         if self.accelerator == "cpu" or self.runtime != "torch":
@@ -203,25 +219,16 @@ class Run:
 
         Raises GuardError where labels are not among the run's classes, or training images are among the dataset's.
         """
-        self._guard(dataset)
-        key = self._key(dataset)
-        found = self._kept(key, dataset)
-        return found or self._keep(key, self._compute(dataset))
+        self._guard(dataset, self._excused(dataset))
+        return self._predict(dataset)
 
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         """Give the Predictions of a dataset under each variation, without embeddings; each is kept like the others.
 
         A picture is decoded once for several variations. Raises as `predictions` does.
         """
-        self._guard(dataset)
-        keys = {variation.key: self._key(dataset, variation.key) for variation in variations}
-        made = {name: found for name, key in keys.items() if (found := self._kept(key, dataset))}
-        missing = [variation for variation in dict.fromkeys(variations) if variation.key not in made]
-        for first in range(0, len(missing), _AT_ONCE):
-            some = missing[first : first + _AT_ONCE]
-            for variation, predictions in zip(some, self._compute_varied(dataset, some), strict=True):
-                made[variation.key] = self._keep(keys[variation.key], predictions)
-        return [made[variation.key] for variation in variations]
+        self._guard(dataset, self._excused(dataset))
+        return self._vary(dataset, variations)
 
     def calibration(self, dataset: Dataset) -> Predictions:
         """Give the Predictions of the calibration half of val: all that anything may be fitted on to judge `dataset`.
@@ -377,6 +384,23 @@ class Run:
             raise BlockError(f"{self.name}: its {split} pictures are not known, and this block is fitted on them.")
         return self.dataset(split)
 
+    def _predict(self, dataset: Dataset) -> Predictions:
+        """Give what `predictions` gives, of a dataset that the guards have let pass."""
+        key = self._key(dataset)
+        found = self._kept(key, dataset)
+        return found or self._keep(key, self._compute(dataset))
+
+    def _vary(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
+        """Give what `variations` gives, of a dataset that the guards have let pass."""
+        keys = {variation.key: self._key(dataset, variation.key) for variation in variations}
+        made = {name: found for name, key in keys.items() if (found := self._kept(key, dataset))}
+        missing = [variation for variation in dict.fromkeys(variations) if variation.key not in made]
+        for first in range(0, len(missing), _AT_ONCE):
+            some = missing[first : first + _AT_ONCE]
+            for variation, predictions in zip(some, self._compute_varied(dataset, some), strict=True):
+                made[variation.key] = self._keep(keys[variation.key], predictions)
+        return [made[variation.key] for variation in variations]
+
     def _compute(self, dataset: Dataset) -> Predictions:
         refuse_changed(dataset)
         workers = self._workers(len(dataset))
@@ -494,20 +518,38 @@ class Run:
             predictions.save(self.folder / "predictions" / f"{key}.npz")
         return predictions
 
-    def _guard(self, dataset: Dataset) -> None:
+    def _excused(self, dataset: Dataset) -> frozenset[str]:
+        """Name the steps that may have seen a dataset: it is the run's own, whatever another set is called.
+
+        The training part is for statistics of the domain; that pretraining had seen val, train has warned of.
+        """
+        if dataset is self._sets.get("train"):
+            return frozenset({"training", "pretraining"})
+        return frozenset({"pretraining"} if self._holds_out(dataset) else ())
+
+    def _holds_out(self, dataset: Dataset) -> bool:
+        """Say whether a dataset is of nothing but pictures of the run's own val and calibration."""
+        if self.images is None or dataset.root != self.images.root:
+            return False
+        frame = self.images.frame[self.images.frame["split"].isin(["val", "calibration"])]
+        return set(zip(dataset.frame["path"], dataset.frame["sha256"], strict=True)) <= set(
+            zip(frame["path"], frame["sha256"], strict=True)
+        )
+
+    def _guard(self, dataset: Dataset, excused: frozenset[str]) -> None:
         unseen.refuse_unknown(dataset, self.classes)
-        if self.images is None or dataset.name == "train":
+        if self.images is None:
             return
-        seen = {"training": self.images.part("train")}
-        if self.pretraining is not None and dataset.name not in ("val", "calibration"):  # of these, train has warned
-            seen["pretraining"] = self.pretraining
+        seen = {"training": self.images.part("train"), "pretraining": self.pretraining}
         for what, pictures in seen.items():
+            if pictures is None or what in excused:
+                continue
             if "overlap" not in self.allow:
                 unseen.refuse_overlap(dataset, pictures, what)
-            known = dataset.fingerprint in self._compared or (what == "pretraining" and not pictures.root.is_dir())
-            if "near_duplicates" not in self.allow and not known:
-                unseen.refuse_near(dataset, pictures, what)
-        self._compared.add(dataset.fingerprint)
+            if "near_duplicates" not in self.allow and (what, dataset.fingerprint) not in self._compared:
+                # a run's own pictures that are gone end in an error, those of a pretraining in a warning beside figures
+                unseen.refuse_near(dataset, pictures if what == "training" else pictures.at_hand, what)
+            self._compared.add((what, dataset.fingerprint))
 
 
 def set_threads(threads: int | None) -> None:

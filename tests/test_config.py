@@ -116,6 +116,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str) -> None:
         ("evaluate", ["split=train"], "expected test, val, calibration, blind"),
         ("evaluate", ["allow=[everything]"], "overlap, near_duplicates, permutation"),
         ("evaluate", ["block=[]"], "for example"),
+        ("evaluate", ["data=folder", "data.root=a", "data.name=val"], "names of the run's own sets"),
         ("prepare", ["source=folder"], "out=DIR"),
         ("prepare", ["data=folder", "out=x"], "source=folder source.folder.root=DIR"),
         ("prepare", ["allow=[overlap]"], "expected shortcut"),

@@ -18,7 +18,7 @@ from torch import nn
 
 import avatar_bench
 from avatar_bench.assembly.datasets import blind_of
-from avatar_bench.commands._pretrained import preprocessing_for, starting_point
+from avatar_bench.commands._pretrained import preprocessing_for, preprocessing_of, starting_point
 from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig, TrainConfig
 from avatar_bench.data.cache import PictureCache
@@ -37,7 +37,7 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.learner import Learner
 from avatar_bench.models.optimizers import TrainingOptions
-from avatar_bench.models.pretrained import read_pretraining
+from avatar_bench.models.pretrained import refuse_other_options
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import (
     TrainerOptions,
@@ -250,6 +250,7 @@ def _build(
                 f"init_from={settings.init_from} holds {earlier.card.backbone}, not {model.backbone}.",
                 "Choose the same model.",
             )
+        refuse_other_options(f"init_from={settings.init_from}", earlier.card.options, shape)
         try:
             net.load_state_dict(earlier.classifier.net.state_dict())
         except RuntimeError as error:
@@ -258,7 +259,10 @@ def _build(
                 f"Choose the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
             ) from error
     options, augment = settings.data, settings.data.augment
-    preprocessing = preprocessing_for(net, options, None if earlier else read_pretraining(Path(weights)))
+    kept = earlier.card.preprocessing if earlier else preprocessing_of(Path(weights))
+    preprocessing = preprocessing_for(net, options, kept)
+    if earlier:
+        _say_other_preprocessing(settings, preprocessing, earlier)
     data = DataModule(
         dataset,
         classes,
@@ -286,6 +290,18 @@ def _build(
         versions=versions(),
     )
     return Learner(card, net, _training_options(settings, data)), data
+
+
+def _say_other_preprocessing(settings: TrainConfig, preprocessing: Preprocessing, earlier: Run) -> None:
+    """Say where pictures are not prepared as for the earlier run: growing sizes are a practice, the rest rarely is."""
+    names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
+    before, now = earlier.preprocessing.to_dict(), preprocessing.to_dict()
+    changed = {option: name for option, name in names.items() if before.get(name) != now.get(name)}
+    if changed:
+        told = ", ".join(
+            f"data.{option}={now.get(name)} instead of {before.get(name)}" for option, name in changed.items()
+        )
+        tell(f"warning: init_from={settings.init_from} saw its pictures otherwise: {told}", file=sys.stderr)
 
 
 def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: dict[str, Any]) -> None:

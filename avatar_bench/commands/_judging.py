@@ -133,11 +133,20 @@ class Judge:
 
 
 def _unchecked(run: Run) -> list[str]:
-    """Say what is judged on trust: a checkpoint alone does not know the pictures that it was trained on."""
-    if run.images is not None:
-        return []
-    name = run.checkpoint.name
-    return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
+    """Say what is judged on trust: what cannot be compared with the pictures that a network has seen."""
+    if run.images is None:
+        name = run.checkpoint.name
+        return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
+    if members := getattr(run, "members", ()):
+        return list(dict.fromkeys(warning for member in members for warning in _unchecked(member)))
+    found = []
+    if (gone := run.out_of_sight) and "near_duplicates" not in run.allow:
+        found = [say("{n} pictures of the pretraining are gone: near-duplicates of them are not looked for", n=gone)]
+    if run.taught_elsewhere:
+        found.append(say("The weights that training began with were taught elsewhere, and may know these pictures"))
+    if run.pretraining is None and any("pictures" in step for step in run.ancestors):
+        found.append(say("Which pictures a pretraining had seen is not known: the list does not go with an export"))
+    return found
 
 
 def slice_of(dataset: Dataset, where: WhereConfig) -> Dataset:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
 from avatar_bench.config import PicturesConfig, TrainConfig
 from avatar_bench.data.kept_out import shared_with
 from avatar_bench.data.manifest import Dataset, read_split
+from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import GuardError
+from avatar_bench.models.card import read_exported, taught_elsewhere, training_step
 from avatar_bench.models.checkpoints import checksum_of
-from avatar_bench.models.pretrained import Pretraining, read_pretraining
+from avatar_bench.models.pretrained import ancestors_of, read_pretraining
 from avatar_bench.models.weights import normalisation
 from avatar_bench.runs import PRETRAINING, Run
 from avatar_bench.terminal import tell
@@ -27,19 +31,18 @@ def starting_point(settings: TrainConfig, dataset: Dataset, folder: Path, earlie
     The list of the pictures that they have seen is copied into the run folder, where evaluate looks for it.
     """
     if earlier is not None:
-        if earlier.pretraining is not None and earlier.folder is not None:
-            shutil.copyfile(earlier.folder / PRETRAINING, folder / PRETRAINING)
-        return dict(earlier.record.get("init") or {"weights": earlier.card.weights})
+        return _handed_on(earlier, folder)
     weights = settings.model.weights
     if not Path(weights).is_file():
         return {"weights": weights}
-    file = Path(weights)
-    init: dict[str, Any] = {"weights": str(file.absolute()), "sha256": checksum_of(file)}
+    file, allowed = Path(weights), "pretraining" in settings.allow
+    init = origin_of(file)
+    refuse_taught(dataset, init, file, allowed)
     card = read_pretraining(file)
     if card is None:
         return init
     pictures = card.list_beside(file)
-    _refuse_seen(dataset, read_split(pictures, Path(card.root)), file, "pretraining" in settings.allow)
+    say_seen(dataset, read_split(pictures, Path(card.root)), file, allowed)
     shutil.copyfile(pictures, folder / PRETRAINING)
     return init | {
         "method": card.method,
@@ -50,18 +53,85 @@ def starting_point(settings: TrainConfig, dataset: Dataset, folder: Path, earlie
     }
 
 
-def preprocessing_for(net: nn.Module, data: PicturesConfig, card: Pretraining | None) -> Preprocessing:
-    """Give how pictures are prepared: as the options say, normalised as the weights expect."""
-    stated = (card.preprocessing["mean"], card.preprocessing["std"]) if card else normalisation(net)
+def origin_of(file: Path) -> dict[str, Any]:
+    """Give for a record what a file of weights is, and what they have been through where it has a card of ours."""
+    ancestors = ancestors_of(file)
+    origin = {"weights": str(file.absolute()), "sha256": checksum_of(file)}
+    return origin | ({"ancestors": ancestors} if ancestors else {})
+
+
+def seen_before(sides: Dataset, learning: Dataset, file: Path) -> Dataset:
+    """Give what a pretraining from weights of a file will have seen: the pictures to learn from, and earlier ones.
+
+    Those of another root have absolute paths. Raises GuardError where the list of what the weights have seen is gone.
+    """
+    card, root = read_pretraining(file), learning.root.absolute()
+    if card is not None:
+        earlier = read_split(card.list_beside(file), Path(card.root))
+        say_seen(sides, earlier, file, allowed=True)  # it is for train to refuse: the list goes with the weights
+    elif read_exported(file) is not None:  # of the same split, else it was refused
+        earlier = sides.part("train")
+    else:
+        return learning
+    frame = earlier.frame
+    if earlier.root.absolute() != root:
+        frame = frame.assign(path=[(earlier.root.absolute() / path).as_posix() for path in frame["path"]])
+    rows = pd.concat([learning.frame, frame.assign(split="earlier")], ignore_index=True).fillna("")
+    again = rows.duplicated(["path", "sha256", "group", "stated_group"])
+    return Dataset(learning.name, learning.root, rows[~again].reset_index(drop=True))
+
+
+def refuse_taught(dataset: Dataset, origin: Mapping[str, Any], file: Path, allowed: bool) -> None:
+    """Raise GuardError where weights were taught with labels elsewhere: what they have seen there is not listed."""
+    ancestors = origin.get("ancestors", [])
+    if not taught_elsewhere(ancestors, split_fingerprint(dataset), dataset.fingerprint):
+        return
+    told = (
+        f"{file} was trained with labels on other pictures than {dataset.name}, on another split of them, or from "
+        "weights that were: it may know the test pictures."
+    )
+    if not allowed:
+        raise GuardError(
+            told,
+            "Give the same data=, data.split= and mode.shots= options as that run had, or init_from=RUN,",
+            "or say allow=[pretraining], which stays on record.",
+        )
+    tell(f"warning: {told}", file=sys.stderr)
+
+
+def _handed_on(earlier: Run, folder: Path) -> dict[str, Any]:
+    """Give what an earlier run's weights came from, with its own training where that was allowed to know too much."""
+    if earlier.pretraining is not None and earlier.folder is not None:
+        shutil.copyfile(earlier.folder / PRETRAINING, folder / PRETRAINING)
+    init = dict(earlier.record.get("init") or {"weights": earlier.card.weights})
+    allow = earlier.record.get("allow") or []
+    if "pretraining" not in allow:
+        return init
+    return init | {"ancestors": [*earlier.ancestors, training_step(earlier.card, earlier.checkpoint_sha256, allow)]}
+
+
+def preprocessing_of(file: Path) -> dict[str, Any] | None:
+    """Give how pictures were prepared for weights of a file that has a card of ours; None of others."""
+    card = read_pretraining(file) or read_exported(file)
+    return card.preprocessing if card else None
+
+
+def preprocessing_for(net: nn.Module, data: PicturesConfig, kept: Mapping[str, Any] | None) -> Preprocessing:
+    """Give how pictures are prepared: as the options say, normalised as the weights expect.
+
+    `kept` is the preprocessing that these learned with, where it is known.
+    """
+    stated = (kept["mean"], kept["std"]) if kept else normalisation(net)
     mean, std = (tuple(map(float, values)) for values in stated)
     return Preprocessing(data.image_size or 224, data.resize or "squash", mean, std, data.equalise)  # type: ignore[arg-type]
 
 
-def _refuse_seen(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None:
+def say_seen(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None:
     """Raise GuardError where test pictures are among those of a pretraining; warn where pictures of val are."""
-    if not seen.root.is_dir():
+    if gone := len(seen) - len(seen.at_hand):
         tell(
-            f"warning: {seen.root} is gone, where {file} was pretrained: near-duplicates are not looked for",
+            f"warning: {gone} of {len(seen)} pictures that {file} has seen are gone: near-duplicates of them are not "
+            "looked for",
             file=sys.stderr,
         )
     for sides in (("test",), ("val", "calibration")):

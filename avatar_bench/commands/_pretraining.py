@@ -19,7 +19,7 @@ from avatar_bench.commands._fitting import (
     trainer_options,
     versions,
 )
-from avatar_bench.commands._pretrained import preprocessing_for
+from avatar_bench.commands._pretrained import origin_of, preprocessing_for, preprocessing_of, refuse_taught, seen_before
 from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig
 from avatar_bench.data.manifest import Dataset, write_split
@@ -31,7 +31,7 @@ from avatar_bench.messages import speak
 from avatar_bench.models.checkpoints import checksum_of
 from avatar_bench.models.methods import MethodOptions, create_method, local_size, shape_options, views_of
 from avatar_bench.models.optimizers import TrainingOptions
-from avatar_bench.models.pretrained import BACKBONE, PICTURES, Pretraining, read_pretraining, write_backbone
+from avatar_bench.models.pretrained import BACKBONE, PICTURES, Pretraining, write_backbone
 from avatar_bench.models.pretraining import KNN, Pretrainer, Probe, fit_pretraining
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import build_logger
@@ -47,7 +47,12 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     """Pretrain on `learning`, a part of `sides`, complete the folder and the record, and give the last words."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
-    write_split(Dataset(learning.name, learning.root, learning.frame.assign(split="train")), folder / PICTURES)
+    _begin_from(settings, record, sides)
+    taught = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
+    seen = seen_before(sides, taught, Path(settings.model.weights))
+    if len(seen) > len(taught):
+        record["pictures"]["earlier"] = len(seen) - len(taught)
+    write_split(seen, folder / PICTURES)
     pictures_sha256 = checksum_of(folder / PICTURES)
     if record.setdefault("pictures_sha256", pictures_sha256) != pictures_sha256:
         raise GuardError(
@@ -81,6 +86,18 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     return _finish(settings, folder, record, module, preprocessing)
 
 
+def _begin_from(settings: PretrainConfig, record: dict[str, Any], sides: Dataset) -> None:
+    """Put on record what the weights come from; raise GuardError where they know too much, or have changed since."""
+    file = Path(settings.model.weights)
+    init = origin_of(file) if file.is_file() else {"weights": settings.model.weights}
+    if record.setdefault("init", init).get("sha256") != init.get("sha256"):
+        raise GuardError(
+            f"model.weights={file}: these are not the weights that it began with.",
+            "Restore them, or start a new pretraining.",
+        )
+    refuse_taught(sides, init, file, "pretraining" in settings.allow)
+
+
 def _build(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Pretrainer, Preprocessing]:
     model, data = settings.model, settings.data
     given = asdict(settings.method)
@@ -89,7 +106,7 @@ def _build(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Pretrainer
     shape = dict(model.options) | shape_options(options, model.backbone)
     shape = options_for(model.backbone, shape, data.image_size or 224)
     net = create_backbone(model.backbone, 0, model.weights, model.package, shape)
-    preprocessing = preprocessing_for(net, data, read_pretraining(Path(model.weights)))
+    preprocessing = preprocessing_for(net, data, preprocessing_of(Path(model.weights)))
     choose_precision(settings, net, preprocessing.size, record)
     method = create_method(net, preprocessing.size, options, pretrained=model.weights != "none")
     optimizer, schedule = settings.optimizer, settings.optimizer.schedule
@@ -170,8 +187,9 @@ def _finish(
         split_fingerprint=record["split"]["fingerprint"],
         data_fingerprint=record["data"]["fingerprint"],
         root=record["data"]["root"],
-        pictures=record["pictures"]["learned_from"],
+        pictures=record["pictures"]["learned_from"] + record["pictures"].get("earlier", 0),
         pictures_sha256=record["pictures_sha256"],
+        ancestors=record["init"].get("ancestors", []),
         versions=record["versions"],
     )
     write_backbone(module.method.backbone, card, folder / BACKBONE)
@@ -184,7 +202,8 @@ def _finish(
     last = history.iloc[-1]
     record["weights_sha256"] = checksum_of(folder / BACKBONE)
     record["metrics"] = {"train/loss": float(last["train/loss"])}
-    said = f"{folder / BACKBONE}: {card.pictures} pictures, {card.epochs} epochs, loss {last['train/loss']:.4f}"
+    learned_from = record["pictures"]["learned_from"]
+    said = f"{folder / BACKBONE}: {learned_from} pictures, {card.epochs} epochs, loss {last['train/loss']:.4f}"
     if len(probed):
         first, final = probed.iloc[0], probed.iloc[-1]
         record["metrics"] |= {name: float(final[name]) for name in (KNN, "probe/knn_low", "probe/knn_high", "probe/n")}

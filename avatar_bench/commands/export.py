@@ -56,7 +56,8 @@ def _write(run: Run, file: Path, card: Path) -> tuple[int, tuple[str, ...]]:
 
 def _provenance(run: Run) -> dict[str, Any]:
     """Say what the network was exported from, and what is known of it."""
-    known = {name: run.record.get(name) for name in ("name", "finished", "best_epoch", "metrics")}
+    known = {name: run.record.get(name) for name in ("name", "finished", "best_epoch", "metrics", "allow")}
+    known["ancestors"] = run.ancestors
     return {"checkpoint_sha256": run.checkpoint_sha256, **{name: value for name, value in known.items() if value}}
 
 

@@ -107,6 +107,8 @@ def shared_pictures(train: Dataset, dataset: Dataset) -> list[Match]:
 
     Files of the training are read only where it is not, or where two pictures are to be compared.
     """
+    if not len(train):
+        return []
     hashes = train.frame["phash"].tolist()
     # of the pictures searched for copies, the hash of the upright one is all that is looked at
     known = [Fingerprint(f"not known: {row}", (phash,) * len(TURNS)) for row, phash in enumerate(hashes)]

@@ -14,7 +14,7 @@ from avatar_bench.data.manifest import Dataset
 def shared_with(dataset: Dataset, other: Dataset) -> NDArray[np.bool_]:
     """Say which pictures of a dataset, (N,), are in another, as they are or as a near-duplicate, or of their groups.
 
-    Near-duplicates are looked for where the folder of the other is there: its files may have to be compared.
+    Near-duplicates are looked for of those whose files are there: these may have to be compared.
     """
     frame = dataset.frame
     known = {*other.frame["group"], *other.frame.get("stated_group", ())} - {""}
@@ -22,8 +22,7 @@ def shared_with(dataset: Dataset, other: Dataset) -> NDArray[np.bool_]:
     if "stated_group" in frame:
         shared |= frame["stated_group"].isin(known)
     found = shared.to_numpy(copy=True)
-    if other.root.is_dir():
-        found[[match.right for match in shared_pictures(other, dataset)]] = True
+    found[[match.right for match in shared_pictures(other.at_hand, dataset)]] = True
     return frame["group"].isin(set(frame["group"][found])).to_numpy()
 
 

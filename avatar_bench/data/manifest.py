@@ -57,6 +57,11 @@ class Dataset:
         """Give 16 hex digits that change with anything that is known of the pictures, and with their order."""
         return hashlib.sha256(self.frame.to_csv(index=False).encode()).hexdigest()[:16]
 
+    @cached_property
+    def at_hand(self) -> Dataset:
+        """Give the images whose files are there."""
+        return self.take(np.array([os.path.isfile(file) for file in files_of(self)], dtype=bool))
+
     def file(self, row: int) -> Path:
         """Give the absolute path of one image."""
         return self.root / str(self.frame["path"].iat[row])

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from avatar_bench.errors import CheckpointError
 from avatar_bench.models import openvino_ir, runtimes
+from avatar_bench.models.card import PROVENANCE
 from avatar_bench.models.checkpoints import CARD_KEY, sealed
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.packages import digest
 from avatar_bench.writing import whole
 
 AGREEMENT = 1e-4  # of what an exported network answers with torch, absolute below 1, relative above
-PROVENANCE = "provenance"  # of the text that says what an export was made from
 RUNTIMES = {".onnx": "onnx", ".xml": "openvino"}  # of a kind of file
 IMAGES = "images: uint8 {shape}, RGB, of the size in preprocessing; mean and std are applied inside"
 SHAPES = {".onnx": "(N, 3, S, S)", ".xml": "(N, S, S, 3)"}

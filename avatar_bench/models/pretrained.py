@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
+from avatar_bench.models.card import provenance_of, read_exported, training_step
 from avatar_bench.models.checkpoints import break_seal, checksum_of, sealed
 from avatar_bench.models.schema import fault_of_options, fault_of_parts
 from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of
@@ -19,6 +22,9 @@ from avatar_bench.writing import whole
 BACKBONE, PICTURES = "backbone.safetensors", "pictures.csv"
 KEY = "pretraining"  # of the card, in the file's metadata
 SCHEMA = 1
+# options that weights do not depend on: rates of dropout, the size of pictures, to which positions are resampled, and
+# how the last layer is read, by another pooling of which a network is often fine-tuned
+_FREE = re.compile(r".*_rate|.*_drop|.*img_size|dynamic_img_pad|global_pool|fc_norm|head_init_scale")
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Pretraining:
     """What a file of pretrained weights says of itself.
 
     `preprocessing` is that of training pictures; `root` is where they lay, and pictures.csv beside the file, whose
-    SHA-256 is `pictures_sha256`, names them.
+    SHA-256 is `pictures_sha256`, names them, those that `ancestors` have seen among them; see `ancestors_of`.
     """
 
     backbone: str
@@ -41,6 +47,7 @@ class Pretraining:
     root: str = ""
     pictures: int = 0
     pictures_sha256: str = ""
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -78,14 +85,56 @@ def read_pretraining(file: Path) -> Pretraining | None:
     return Pretraining(**card)
 
 
-def refuse_other_backbone(file: Path, name: str) -> None:
-    """Raise ConfigError where pretrained weights are those of another network than timm's `name`."""
-    card = read_pretraining(file)
-    if card is not None and card.backbone.split(".")[0] != name.split(".")[0]:
+def refuse_other_network(file: Path, name: str, options: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a file with a card of ours is of another network than timm's `name` with `options`.
+
+    Of other options, weights often fit by name and shape, and compute something else.
+    """
+    card = read_pretraining(file) or read_exported(file)
+    if card is None:
+        return
+    if card.backbone.split(".")[0] != name.split(".")[0]:
         raise ConfigError(
             f"model.weights={file} holds {card.backbone}, not {name}.",
             f"Choose the same network: model=timm model.backbone={card.backbone}",
         )
+    refuse_other_options(f"model.weights={file}", card.options, options)
+
+
+def refuse_other_options(what: str, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the weights of `what` belong to a network of other options than those given."""
+    kept, given = _shape(kept), _shape(given)
+    surplus = [name for name in given if name not in kept]
+    if kept != given:
+        raise ConfigError(
+            f"{what} is of a network with model.options={_written(kept)}, not {_written(given)}.",
+            f"Give the same: 'model.options={_written(kept)}'" + f", without {', '.join(surplus)}" * bool(surplus),
+        )
+
+
+def ancestors_of(file: Path) -> list[dict[str, Any]]:
+    """Say what the weights of a file have been through, the first step first; nothing is known without a card of ours.
+
+    Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of pictures that its
+    list names; a training, whose labels were read, the fingerprints of its pictures and split, and what it was allowed.
+    """
+    if card := read_pretraining(file):
+        return [*card.ancestors, {"method": card.method, "sha256": checksum_of(file), "pictures": card.pictures}]
+    exported = read_exported(file)
+    if exported is None:
+        return []
+    before = provenance_of(file)
+    return [*before["ancestors"], training_step(exported, checksum_of(file), before["allow"])]
+
+
+def _shape(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give those of a network's options that change what its weights compute."""
+    plain = json.loads(json.dumps(dict(options)))  # a tuple is the list that a file gives back
+    return {name: value for name, value in plain.items() if not _FREE.fullmatch(name)}
+
+
+def _written(options: Mapping[str, Any]) -> str:
+    return f"{{{', '.join(f'{name}: {json.dumps(value)}' for name, value in sorted(options.items()))}}}"
 
 
 def _check(card: Any) -> None:

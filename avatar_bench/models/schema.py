@@ -57,6 +57,11 @@ def fault_of_options(options: Mapping[str, Any]) -> str:
     return ""
 
 
+def fault_of_ancestors(value: Any) -> str:
+    """Say what is wrong with the steps that weights have been through; "" where nothing is."""
+    return "" if _are_ancestors(value) else f"its ancestors are {_short(value)}; expected a few steps of plain values"
+
+
 def _is_text(value: Any, length: int = LENGTH) -> bool:
     return type(value) is str and len(value) <= length
 
@@ -91,6 +96,14 @@ def _is_versions(value: Any) -> bool:
     return all(_is_text(name) and _is_text(version) for name, version in pairs)
 
 
+def _are_ancestors(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) > 100:
+        return False
+    return all(type(one) is dict and {"method", "sha256"} <= one.keys() <= _STEP.keys() for one in value) and all(
+        _STEP[name](said) for one in value for name, said in one.items()
+    )
+
+
 def _is_names(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(type(name) is str for name in value)
 
@@ -99,6 +112,11 @@ def _short(value: Any) -> str:
     return ascii(value)[:80]
 
 
+_STEP: dict[str, Callable[[Any], bool]] = {  # of an ancestor
+    **dict.fromkeys(("method", "sha256", "split_fingerprint", "data_fingerprint"), _is_text),
+    "pictures": lambda value: _is_whole(value, 0, 2**31),
+    "allow": lambda value: _is_names(value) and len(value) <= 100,
+}
 _TEXT: Rule = (_is_text, f"a text of {LENGTH} characters at most")
 _CARD: dict[str, Rule] = {
     "classes": (_is_names, "a list of strings"),
@@ -117,6 +135,7 @@ _CARD: dict[str, Rule] = {
     "root": (lambda value: _is_text(value, 4096), "a text"),
     "pictures": (lambda value: _is_whole(value, 0, 2**31), "a whole number of 0 or more"),
     "pictures_sha256": _TEXT,
+    "ancestors": (_are_ancestors, "a few steps of plain values"),
     "versions": (_is_versions, "a few versions by name"),
     "schema": (lambda value: _is_whole(value, 1, 2**31), "a whole number"),
 }

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.models.pretrained import BACKBONE, refuse_other_backbone
+from avatar_bench.models.pretrained import BACKBONE, refuse_other_network
 from avatar_bench.models.schema import OPTIONS, SIDE, fault_of_options
 from avatar_bench.models.tensors import read_archive, read_safetensors, reason_of
 from avatar_bench.records import refuse_address
@@ -67,7 +67,7 @@ def create_backbone(
         _load(net, convert(_read(file, old=True), package["layout"], net), file)
     elif weights not in WEIGHTS:
         file = Path(weights)
-        refuse_other_backbone(file, name)
+        refuse_other_network(file, name, options or {})
         _load(net, _read(file), file)
     if weights != "none":
         _reset_classifier(net)

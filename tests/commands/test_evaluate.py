@@ -196,6 +196,15 @@ def test_pictures_seen_in_training_are_refused_by_their_bytes(tiny_run: Path, pi
     assert (passed["allow"], passed["overlap_checked"]) == (["overlap"], False)
 
 
+@pytest.mark.parametrize("name", ["train", "val", "calibration"])
+def test_what_a_folder_is_called_passes_no_guard(
+    name: str, tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(pictures / "all", tmp_path / name)
+    assert evaluate(tiny_run, "data=folder", f"data.root={tmp_path / name}") == 3
+    assert f"{name} shares 96 of 192 pictures with the training data by picture" in capsys.readouterr().err
+
+
 def test_pictures_of_a_group_seen_in_training_are_refused(
     tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
 ) -> None:

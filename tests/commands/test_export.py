@@ -20,6 +20,7 @@ from avatar_bench.errors import CheckpointError
 from avatar_bench.models import runtimes
 from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import read_checkpoint
+from avatar_bench.models.pretrained import ancestors_of
 from avatar_bench.models.weights import create_backbone
 from avatar_bench.runs import Run
 
@@ -64,6 +65,29 @@ def test_an_exported_network_is_where_a_training_may_begin(exported: Path, tiny_
     net = create_backbone(Run.open(tiny_run).card.backbone, 5, str(exported))
     own = Run.open(tiny_run).classifier.net.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in net.state_dict().items() if not name.startswith("fc."))
+
+
+def test_a_training_from_an_exported_network_keeps_to_its_split(
+    exported: Path, tiny_run: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = f"model.weights={exported}"
+    same = train(tmp_path / "same", begun)
+    init = json.loads((same / "run.json").read_text(encoding="utf-8"))["init"]
+    card = Run.open(tiny_run).card
+    assert [step["split_fingerprint"] for step in init["ancestors"]] == [card.split_fingerprint]
+    train(tmp_path / "refused", begun, "data.split.seed=1", code=3)
+    err = capsys.readouterr().err
+    assert "was trained with labels on other pictures" in err
+    assert "allow=[pretraining]" in err
+    run = train(tmp_path / "allowed", begun, "data.split.seed=1", "allow=[pretraining]")
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
+    assert "warning: The weights that training began with were taught elsewhere" in capsys.readouterr().err
+    again = tmp_path / "again.safetensors"
+    assert main(["export", f"ckpt={run}", f"out={again}"]) == 0
+    train(tmp_path / "laundered", f"model.weights={again}", "data.split.seed=1", code=3)
+    onward = train(tmp_path / "onward", f"init_from={run}", "data.split.seed=1")
+    assert main(["export", f"ckpt={onward}", f"out={again}"]) == 0
+    train(tmp_path / "laundered", f"model.weights={again}", "data.split.seed=1", code=3)
 
 
 @pytest.mark.parametrize("spoil", ["foreign", "card", "seal", "not finite"])
@@ -186,4 +210,8 @@ def test_a_soup_is_exported_and_an_ensemble_is_not(train: Callable[..., Path], t
         folder = save(tmp_path / kind, said)
         assert main(["export", f"ckpt={folder}", f"out={tmp_path / kind}.safetensors"]) == code
     assert Run.open(tmp_path / "soup.safetensors").temperature == 1.5
+    steps = ancestors_of(tmp_path / "soup.safetensors")
+    assert [step["split_fingerprint"] for step in steps] == [
+        run.card.split_fingerprint
+    ] * 2  # its member's, and its own
     assert not (tmp_path / "ensemble.safetensors").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -179,6 +180,103 @@ def test_a_training_whose_test_pictures_were_seen_is_refused(
     assert main(["evaluate", f"ckpt={onward}", "data.workers=0"]) == 3
 
 
+def test_what_a_pretraining_began_with_is_remembered(
+    leaky: Path, pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"model.weights={leaky / 'backbone.safetensors'}", "epochs=1"]
+    assert main(words(pictures, tmp_path / "second", *given)) == 0
+    assert "warning: 48 of 48 test pictures" in capsys.readouterr().err
+    seen = read_csv(tmp_path / "second" / "pictures.csv")
+    assert seen["split"].value_counts().to_dict() == {"train": 96, "earlier": 48}
+    card = read_pretraining(tmp_path / "second" / "backbone.safetensors")
+    assert card is not None
+    step = {"method": "simclr", "sha256": record(leaky)["weights_sha256"], "pictures": 144}
+    assert (card.pictures, card.ancestors) == (144, [step])
+    assert record(tmp_path / "second")["init"]["ancestors"] == [step]
+    begun = ["model.backbone=test_resnet", f"model.weights={tmp_path / 'second' / 'backbone.safetensors'}"]
+    train(tmp_path / "refused", *begun, code=3)
+    assert "48 of 48 test pictures" in capsys.readouterr().err
+    said = record(tmp_path / "second")  # as one that was cut short
+    (tmp_path / "second" / "run.json").write_text(json.dumps(said | {"status": "interrupted"}))
+    assert main(["pretrain", f"resume={tmp_path / 'second'}"]) == 0
+    assert record(tmp_path / "second")["pictures_sha256"] == said["pictures_sha256"]
+
+
+def test_pictures_of_another_folder_that_a_pretraining_began_with_are_matched(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "first").mkdir()
+    for number, row in enumerate(read_csv(pictures / "blind.csv").itertuples()):
+        Image.open(pictures / row.path).convert("RGB").save(tmp_path / "first" / f"{number}.jpg", quality=85)
+    folder = ["data=folder", f"data.root={tmp_path / 'first'}", "epochs=1"]
+    line = [word for word in words(pictures, tmp_path / "a", *folder) if not word.startswith("data.manifest")]
+    assert main(line) == 0
+    given = [f"model.weights={tmp_path / 'a' / 'backbone.safetensors'}", "epochs=1"]
+    assert main(words(pictures, tmp_path / "b", *given)) == 0
+    earlier = read_csv(tmp_path / "b" / "pictures.csv").query("split == 'earlier'")["path"]
+    assert sorted(earlier) == sorted(str(file) for file in (tmp_path / "first").iterdir())
+    file = tmp_path / "b" / "backbone.safetensors"
+    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    assert main(["evaluate", f"ckpt={run}", "split=blind", "data.workers=0"]) == 3
+    assert "are near-duplicates of pretraining pictures" in capsys.readouterr().err
+    (tmp_path / "a" / "pictures.csv").unlink()
+    assert main(words(pictures, tmp_path / "c", *given)) == 3
+    assert "is gone or changed" in capsys.readouterr().err
+
+
+def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
+    pictures: Path, tiny_run: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "net.safetensors"
+    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
+    given = [f"model.weights={file}", "model.backbone=test_resnet.r160_in1k", "epochs=1"]
+    assert main(words(pictures, tmp_path / "same", *given)) == 0
+    assert main(words(pictures, tmp_path / "other", *given, "data.split.seed=1")) == 3
+    assert "was trained with labels on other pictures" in capsys.readouterr().err
+    assert main(words(pictures, tmp_path / "allowed", *given, "data.split.seed=1", "allow=[pretraining]")) == 0
+    train(tmp_path / "run", f"model.weights={tmp_path / 'same' / 'backbone.safetensors'}")
+    capsys.readouterr()
+    for name in ("same", "allowed"):
+        begun = f"model.weights={tmp_path / name / 'backbone.safetensors'}"
+        train(tmp_path / f"after {name}", begun, "data.split.seed=1", code=3)
+        assert "may know the test pictures" in capsys.readouterr().err
+
+
+def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
+    file = tmp_path / "pre" / "backbone.safetensors"
+    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
+    capsys.readouterr()
+    split = read_csv(run / "split.csv")
+    for row in split[split["split"] == "val"].itertuples():
+        file = tmp_path / "val" / row.label / Path(row.path).name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(pictures / row.path, file)
+    assert main(["evaluate", f"ckpt={run}", "data=folder", f"data.root={tmp_path / 'val'}", "data.workers=0"]) == 3
+    assert "with the pretraining data by picture" in capsys.readouterr().err
+
+
+def test_figures_say_where_pictures_of_the_pretraining_are_gone(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pictures / "blind", tmp_path / "seen")
+    given = ["data=folder", f"data.root={tmp_path / 'seen'}", "epochs=1"]
+    line = [word for word in words(pictures, tmp_path / "pre", *given) if not word.startswith("data.manifest")]
+    assert main([*line, "allow=[test_pictures]"]) == 0
+    shutil.rmtree(tmp_path / "seen")
+    file = tmp_path / "pre" / "backbone.safetensors"
+    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    assert f"warning: 33 of 33 pictures that {file} has seen are gone" in capsys.readouterr().err
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
+    told = "33 pictures of the pretraining are gone: near-duplicates of them are not looked for"
+    assert f"warning: {told}" in capsys.readouterr().err
+    said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
+    assert told in said["warnings"]
+
+
 def test_weights_without_the_list_of_what_they_have_seen_are_refused(
     simclr: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +300,18 @@ def test_weights_of_another_network_and_damaged_ones_are_refused(
     last = simclr / "checkpoints" / "last.ckpt"
     train(tmp_path / "last", "model.backbone=test_resnet", f"model.weights={last}", code=4)
     assert "is to go on with a pretraining from, by resume=" in capsys.readouterr().err
+
+
+def test_a_training_of_other_options_than_the_pretraining_is_refused(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vit = ["model.backbone=test_vit", "model.options={img_size: 32, num_heads: 4}"]
+    assert main(words(pictures, tmp_path / "pre", *vit, "epochs=1")) == 0
+    begun = ["model.backbone=test_vit", f"model.weights={tmp_path / 'pre' / 'backbone.safetensors'}"]
+    for name, options in {"heads": "{}", "depth": "{num_heads: 4, depth: 1}"}.items():
+        train(tmp_path / name, *begun, f"model.options={options}", code=2)
+        assert "Give the same: 'model.options={num_heads: 4}'" in capsys.readouterr().err
+    train(tmp_path / "same", *begun, "model.options={num_heads: 4, drop_path_rate: 0.1}")
 
 
 @pytest.mark.parametrize("method", ["simclr", "dino"])

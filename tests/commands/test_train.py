@@ -141,6 +141,24 @@ def test_init_from_without_stage_trains_every_stage_from_those_weights(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_init_from_prepares_pictures_as_the_earlier_run_did_or_says_so(
+    run_copy: Path, reseal: Callable[[Path], None], train: Train, tmp_path: Path, capsys: Any
+) -> None:
+    file = run_copy / "checkpoints" / "best.ckpt"
+    best = torch.load(file, weights_only=True)
+    best["avatar_bench"]["preprocessing"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    torch.save(best, file)
+    reseal(file)
+    same = train(tmp_path / "same", f"init_from={run_copy}")
+    assert "otherwise" not in capsys.readouterr().err
+    larger = train(tmp_path / "larger", f"init_from={run_copy}", "data.image_size=48", "data.equalise=jpeg")
+    told = "saw its pictures otherwise: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
+    assert told in capsys.readouterr().err
+    for run in (same, larger):
+        kept = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["avatar_bench"]["preprocessing"]
+        assert (kept["mean"], kept["std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
