@@ -18,6 +18,7 @@ from avatar_bench.writing import write_text
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
 BEST = "best.ckpt"
+BACKBONE = "backbone.safetensors"  # of a pretraining
 METRIC = "val/macro_f1"
 ENDED = ("failed", "interrupted", "diverged")  # how a run ends that is not finished
 
@@ -84,7 +85,7 @@ def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
         if read_record(path).get("command") == "pretrain":
             raise CheckpointError(
                 f"{option}={path} is a pretrained backbone, which knows no classes.",
-                f"Train from it first: avatar-bench train model.weights={path / 'backbone.safetensors'}",
+                f"Train from it first: avatar-bench train model.weights={path / BACKBONE}",
             )
         if not os.path.isfile(checkpoint):
             status = read_record(path).get("status", "unknown")

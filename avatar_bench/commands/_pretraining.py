@@ -31,13 +31,13 @@ from avatar_bench.messages import speak
 from avatar_bench.models.checkpoints import checksum_of
 from avatar_bench.models.methods import MethodOptions, create_method, local_size, shape_options, views_of
 from avatar_bench.models.optimizers import TrainingOptions
-from avatar_bench.models.pretrained import BACKBONE, PICTURES, Pretraining, write_backbone
+from avatar_bench.models.pretrained import PICTURES, Pretraining, write_backbone
 from avatar_bench.models.pretraining import KNN, Pretrainer, Probe, fit_pretraining
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import build_logger
 from avatar_bench.models.weights import create_backbone, options_for
 from avatar_bench.plots import pretraining_curves
-from avatar_bench.records import write_record
+from avatar_bench.records import BACKBONE, write_record
 from avatar_bench.runs import set_threads
 from avatar_bench.terminal import tell
 from avatar_bench.writing import whole

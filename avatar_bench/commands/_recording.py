@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from avatar_bench.commands._folders import CONFIG, write_config
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
 from avatar_bench.mistakes import told
-from avatar_bench.records import RECORD, read_record, write_record
+from avatar_bench.records import BACKBONE, RECORD, read_record, write_record
 from avatar_bench.trees import read_tree
 
 
@@ -68,7 +68,8 @@ def reopened(folder: Path, command: str, schema: type, check: Callable[[DictConf
     if others:
         raise ConfigError(
             f"resume goes on with the run's own configuration; {others[0]} cannot change it.",
-            "Leave it out, or start a new run" + (" with init_from=RUN." if command == "train" else "."),
+            "Leave it out, or start a new one from its weights: "
+            + (f"init_from={folder}" if command == "train" else f"model.weights={folder / BACKBONE}"),
         )
     file = folder / CONFIG
     try:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
 _WITHOUT_RUN = Path("runs") / "evaluation"
+_OWN = ("train", "val", "calibration", "test")  # a blind set may well be given as data=, too
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -54,7 +56,7 @@ def evaluate(cfg: DictConfig) -> None:
     with Saving() as saving:
         work = _Work(settings, saving)
         paths = _run_paths(settings) if by_run or comparing else []
-        named = slice_of(open_dataset(settings.data), settings.where) if other else None
+        named = slice_of(_called_apart(open_dataset(settings.data)), settings.where) if other else None
         if named is not None:
             work.judge(alone, Judge(settings, [], [named], Path(settings.out or _WITHOUT_RUN)))
         runs = [_open(entrant, settings, several=len(paths) > 1) for entrant in entrants(paths)]
@@ -145,6 +147,17 @@ def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:
                 "Mend the data (data.equalise=jpeg takes away what files tell; more sources, pictures, groups),",
                 "or say allow=[shortcut], which is written beside the figures.",
             )
+
+
+def _called_apart(dataset: Dataset) -> Dataset:
+    """Call other pictures otherwise than a set of the run's own, whose Results would lie in the same folder."""
+    if dataset.name not in _OWN:
+        return dataset
+    tell(
+        f"{dataset.name} is a set of the run's own: these are called other_{dataset.name}, see data.name",
+        file=sys.stderr,
+    )
+    return replace(dataset, name=f"other_{dataset.name}")
 
 
 def _run_paths(settings: EvaluateConfig) -> list[Path]:

@@ -19,7 +19,7 @@ from avatar_bench.models.schema import fault_of_options, fault_of_parts
 from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of
 from avatar_bench.writing import whole
 
-BACKBONE, PICTURES = "backbone.safetensors", "pictures.csv"
+PICTURES = "pictures.csv"
 KEY = "pretraining"  # of the card, in the file's metadata
 SCHEMA = 1
 # options that weights do not depend on: rates of dropout, the size of pictures, to which positions are resampled, and

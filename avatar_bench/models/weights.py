@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.models.pretrained import BACKBONE, refuse_other_network
+from avatar_bench.models.pretrained import refuse_other_network
 from avatar_bench.models.schema import OPTIONS, SIDE, fault_of_options
 from avatar_bench.models.tensors import read_archive, read_safetensors, reason_of
-from avatar_bench.records import refuse_address
+from avatar_bench.records import BACKBONE, refuse_address
 
 WEIGHTS = ("hub", "none", "package")
 

@@ -205,6 +205,21 @@ def test_what_a_folder_is_called_passes_no_guard(
     assert f"{name} shares 96 of 192 pictures with the training data by picture" in capsys.readouterr().err
 
 
+def test_other_pictures_called_like_the_runs_own_leave_its_results_alone(
+    tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert evaluate(tiny_run) == 0
+    file = tiny_run / "evaluation" / "test" / "blind_test" / "metrics.json"
+    before = file.read_bytes()
+    table = tmp_path / "test.csv"
+    rows = pd.read_csv(pictures / "blind.csv")
+    rows.assign(path=[str(pictures / path) for path in rows["path"]]).to_csv(table, index=False)
+    assert evaluate(tiny_run, "data=manifest", f"data.manifest={table}") == 0
+    assert "these are called other_test" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert result(tiny_run, "other_test").n == len(rows)
+
+
 def test_pictures_of_a_group_seen_in_training_are_refused(
     tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
 ) -> None:
