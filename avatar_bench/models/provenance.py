@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import timm
-
 _LABELS = "labels of ImageNet"
 _MASKED = "masked autoencoding on ImageNet-1k"
 _TRAINED_WITH = {  # what a tag says of data and labels, in the words of timm
@@ -37,6 +35,8 @@ def tag_of(backbone: str) -> str:
     """Give the tag of the weights that timm loads by this name, its default one where the name bears none."""
     if tag := backbone.partition(".")[2]:
         return tag
+    import timm  # takes a second, which names with a tag do without
+
     config = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None  # type: ignore[attr-defined]
     return str(config.tag or "") if config else ""
 
