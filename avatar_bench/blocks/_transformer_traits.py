@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 UNKNOWN = "?"
 SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"
 _OF_STAGES = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
+_OF_SCHEDULES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "cosine": ("name", "warmup_epochs"),
+    "plateau": ("name", "factor", "patience"),
+}
 _TOLD_ALONE = ("seeds", "device")  # they may differ in a pair: seeds are resampled, and a device makes no accuracy
 
 
@@ -199,6 +204,8 @@ def _settings(run: Run) -> dict[str, str]:
     data, optimizer = config.get("data") or {}, config.get("optimizer") or {}
     split, stages = record.get("split") or {}, record.get("stages") or []
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
+    schedule = optimizer.get("schedule") or {}
+    of_schedule = _OF_SCHEDULES.get(str(schedule.get("name")), tuple(schedule))
     base = optimizer.get("base") if optimizer.get("name") == "sam" else optimizer.get("name")
     found: dict[str, Any] = {
         "data_fingerprint": (record.get("data") or {}).get("fingerprint", UNKNOWN),
@@ -214,8 +221,9 @@ def _settings(run: Run) -> dict[str, str]:
         "views": data.get("views"),
         "label_smoothing": config.get("label_smoothing", UNKNOWN),
         "optimizer": base or UNKNOWN,
-        **{name: optimizer.get(name) for name in ("weight_decay", "momentum", "layer_decay", "decay_norms")},
-        "schedule": optimizer.get("schedule"),
+        "momentum": optimizer.get("momentum") if base == "sgd" else None,
+        **{name: optimizer.get(name) for name in ("weight_decay", "layer_decay", "decay_norms")},
+        "schedule": {name: schedule.get(name) for name in of_schedule} or None,
         **{name: trainer.get(name) for name in ("gradient_clip", "accumulate", "devices", "limit_batches")},
         "regularisation": {k: v for k, v in sorted(_options(run).items()) if _regularises(k)} or None,
         **{name: callbacks.get(name) for name in ("early_stopping", "ema", "swa")},

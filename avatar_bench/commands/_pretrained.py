@@ -147,6 +147,6 @@ def say_seen(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None
             raise GuardError(
                 told,
                 "Figures on pictures that the network has seen say nothing of new ones: pretrain with the same data=",
-                "and data.split= options, which keeps them out, or say allow=[pretraining], which stays on record.",
+                "and data.split= options, or say allow=[pretraining], on record; evaluate then wants allow=[overlap].",
             )
         tell(f"warning: {told}", file=sys.stderr)

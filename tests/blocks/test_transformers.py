@@ -131,6 +131,17 @@ def test_each_pair_differs_in_one_thing_and_the_rest_are_none(compare, answers):
     assert any("in more than network, optimizer and start, see protocol.csv: epochs" in w for w in result.warnings)
 
 
+def test_an_option_that_the_optimizer_or_the_schedule_does_not_read_parts_no_pair(compare, answers):
+    schedule = {"name": "cosine", "warmup_epochs": 1, "factor": 0.5}
+    plain = {"optimizer": ADAMW | {"momentum": 0.9, "schedule": schedule}}
+    sam = {"optimizer": SAM | {"momentum": 0.5, "schedule": schedule | {"factor": 0.1}}}
+    result = compare({"plain": (answers(0.7), plain), "sam": (answers(0.7, 1), sam)})
+    assert len(result.tables["pairs"]) == 1
+    settings = result.tables["protocol"].set_index("setting")["value"]
+    assert settings["schedule"] == "name cosine, warmup_epochs 1"
+    assert settings["momentum"] == "none"
+
+
 def test_a_sam_of_another_rho_is_no_pair_and_weights_of_the_hub_are_told_by_their_tag(compare, answers):
     result = compare(
         {
