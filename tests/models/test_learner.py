@@ -119,7 +119,7 @@ def test_adamw_decays_apart_from_the_gradient_and_adam_through_it() -> None:
 def test_cosine_warms_up_and_falls_to_nothing() -> None:
     classifier = tiny(schedule="cosine", warmup_epochs=1)
     classifier.begin(Stage("classifier", 4, 1.0))
-    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40)  # type: ignore[assignment]
+    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
     built = classifier.configure_optimizers()
     assert built["lr_scheduler"]["interval"] == "step"
     schedule, rates = built["lr_scheduler"]["scheduler"], []
@@ -136,7 +136,7 @@ def test_cosine_warms_up_and_falls_to_nothing() -> None:
 def test_a_part_of_an_epoch_can_warm_up(epochs: float, first: float) -> None:
     classifier = tiny(schedule="cosine", warmup_epochs=epochs)
     classifier.begin(Stage("classifier", 4, 1.0))
-    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40)  # type: ignore[assignment]
+    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
     assert classifier.configure_optimizers()["optimizer"].param_groups[0]["lr"] == pytest.approx(first)
 
 
