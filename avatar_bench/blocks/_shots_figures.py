@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from avatar_bench import plots
@@ -15,7 +16,7 @@ from avatar_bench.messages import say
 def curve(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Draw accuracy and macro-F1 over shots, a line a recipe with intervals, and a small dot a run."""
     names = list(dict.fromkeys(table["recipe"]))
-    figure = plots.new_figure(8.4, 3.3 + 0.2 * ((len(names) + 1) // 2))
+    figure = plots.new_figure(8.4, 3.3 + 0.2 * ((len(names) + 2) // 3))
     left, right = figure.subplots(1, 2)
     for place, name in enumerate(names):
         own, single = table[table["recipe"] == name], runs[runs["recipe"] == name]
@@ -33,9 +34,9 @@ def curve(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axes.plot(single["shots"] * aside * 1.012, single[value], ".", color=colour, markersize=3, alpha=0.6)
     _label(left, say("accuracy (%)"), sorted(set(table["shots"])))
     _label(right, say("macro-F1 (%)"), sorted(set(table["shots"])))
-    figure.supxlabel(say("pictures a class (log scale; small dots: single seeds)"), fontsize=9)
-    if len(names) > 1:
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    handles, labels = left.get_legend_handles_labels() if len(names) > 1 else ([], [])
+    dot = Line2D([], [], linestyle="", marker=".", color=plots.GREY, markersize=4)
+    figure.legend([*handles, dot], [*labels, say("single seeds")], loc="outside lower center", ncols=3)
     return figure
 
 
@@ -44,5 +45,5 @@ def _label(axes: Axes, value: str, shots: list[int]) -> None:
     axes.set_xticks(shots, [str(number) for number in shots])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylabel(value)
+    axes.set(xlabel=say("pictures a class (log scale)"), ylabel=value)
     axes.grid(True)
