@@ -585,7 +585,7 @@ def check_evaluate(cfg: DictConfig) -> None:
         raise ConfigError(
             f"split={cfg.split} goes with data=run, the run's own data; of data={cfg.data.kind} all is one set"
         )
-    if cfg.data.name in RESERVED:
+    if str(cfg.data.name).casefold() in RESERVED:
         raise ConfigError(
             f"data.name={cfg.data.name}: expected a name that no set of the run has",
             f"names of the run's own sets: {', '.join(RESERVED)}",

@@ -83,7 +83,12 @@ class Clusters(IntervalBlock):
 
     def _by_class(self, space: Space, looked: Predictions, pictures: pd.DataFrame, run: Run) -> dict[str, Metric]:
         """Give METRICS, and put what they say of each picture into `pictures`."""
-        each, dealt = space.by_picture(looked.targets), self._dealt(looked.targets, looked.groups)
+        each = space.by_picture(looked.targets)
+        dealt = [one for one in self._dealt(looked.targets, looked.groups) if len(np.unique(one)) > 1]
+        if not dealt:
+            raise BlockError(
+                "clusters: the groups are few and mix classes, so that chance cannot be told by dealing them."
+            )
         noise = [np.append(np.nanmean(space.by_picture(one), axis=0), space.overall(one)) for one in dealt]
         names = [*BY_PICTURE, *OVERALL]
         better = {name: name != "davies_bouldin" for name in names}

@@ -151,7 +151,7 @@ def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:
 
 def _called_apart(dataset: Dataset) -> Dataset:
     """Call other pictures otherwise than a set of the run's own, whose Results would lie in the same folder."""
-    if dataset.name not in _OWN:
+    if dataset.name.casefold() not in _OWN:
         return dataset
     tell(
         f"{dataset.name} is a set of the run's own: these are called other_{dataset.name}, see data.name",

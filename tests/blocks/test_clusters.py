@@ -222,6 +222,14 @@ def test_sets_without_two_classes_or_distances_are_refused(judge, make_predictio
         judge(make_predictions(np.full(30, -1), np.zeros((30, 3))))
 
 
+def test_few_groups_that_each_begin_with_one_class_are_refused_in_words(judge, make_predictions):
+    given = by_source(make_predictions)
+    given = given.take(np.concatenate([np.flatnonzero(given.targets == one)[:2] for one in (0, 1, 2)]))
+    given.groups[:] = np.array(["a", "b", "a", "b", "a", "b"])
+    with pytest.raises(BlockError, match="mix classes"):
+        judge(given)
+
+
 def test_a_limit_is_kept_and_said_and_unknown_pictures_are_left_out(judge, make_predictions):
     given = by_source(make_predictions)
     given.targets[:4] = -1
