@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.resources import files
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import pandas as pd
 
 from avatar_bench import stats
 from avatar_bench.blocks import _pairs
-from avatar_bench.blocks._seeds import Recipes, macro_f1s
+from avatar_bench.blocks._seeds import Recipes, between, macro_f1s
 from avatar_bench.blocks._transformer_traits import Pair, Traits
 from avatar_bench.blocks.base import Intervals
 from avatar_bench.cells import read_csv
@@ -54,14 +53,9 @@ def figures_of(
     for place, (name, runs) in enumerate(judged.members.items()):
         traits, several = own[place], len(runs) > 1
         method = "bootstrap by seed and group" if several else "bootstrap by group"
-        f1_score = Metric(float(values[list(runs)].mean()), judged.units)
-        if lows[place] < highs[place]:
-            f1_score = replace(f1_score, low=float(lows[place]), high=float(highs[place]), interval=method)
-        else:
-            f1_score = replace(f1_score, reason=say("no interval: every resample gives the same figure"))
         figures[name] = {
             "accuracy": accuracies[name],
-            "macro_f1": f1_score,
+            "macro_f1": between(values[list(runs)].mean(), lows[place], highs[place], judged.units, method),
             "ece": Metric(float(np.mean([errors[run] for run in runs])), len(found[0]), higher_is_better=False),
             "train_seconds": _of_record(
                 traits.seconds, len(runs), say("the run's record does not say how long fitting took")

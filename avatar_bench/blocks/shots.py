@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench import stats
 from avatar_bench.blocks import _shots_figures as figures
-from avatar_bench.blocks._seeds import Recipes, about_seeds, families, macro_f1s
+from avatar_bench.blocks._seeds import Recipes, about_seeds, between, families, macro_f1s
 from avatar_bench.blocks.base import IntervalCompareBlock, left_out, together
 from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
@@ -92,7 +92,7 @@ class Shots(IntervalCompareBlock):
                 low, high = stats.percentiles(drawn[:, rows] @ slope, self.level)
                 name = "gain_per_doubling" if _alone(curve) else f"gain_per_doubling/{recipe}"
                 value = float(curve["accuracy"].to_numpy()[rows] @ slope)
-                found[name] = _metric(value, float(low), float(high), int(curve["groups"].iloc[0]), _BOOTSTRAP)
+                found[name] = between(value, float(low), float(high), int(curve["groups"].iloc[0]), _BOOTSTRAP)
         return found
 
 
@@ -128,21 +128,15 @@ def _metrics(curve: pd.DataFrame) -> dict[str, Metric]:
     for _, row in curve.iterrows():
         name = str(row["shots"]) if _alone(curve) else f"{row['recipe']}/{row['shots']}"
         ends = (float(row["low"]), float(row["high"]))
-        found[f"accuracy/{name}"] = _metric(float(row["accuracy"]), *ends, row["groups"], row["interval"])
+        found[f"accuracy/{name}"] = between(float(row["accuracy"]), *ends, row["groups"], row["interval"])
         method = _BOOTSTRAP if row["seeds"] > 1 else "bootstrap by group"
         ends = (float(row["macro_f1_low"]), float(row["macro_f1_high"]))
-        found[f"macro_f1/{name}"] = _metric(float(row["macro_f1"]), *ends, row["groups"], method)
+        found[f"macro_f1/{name}"] = between(float(row["macro_f1"]), *ends, row["groups"], method)
         spread, why = (
             (float(row["spread_over_seeds"]), None) if row["seeds"] > 1 else (None, say("trained with one seed"))
         )
         found[f"spread_over_seeds/{name}"] = Metric(spread, row["seeds"], higher_is_better=False, reason=why)
     return found
-
-
-def _metric(value: float, low: float, high: float, units: int, method: str) -> Metric:
-    if not low < high:
-        return Metric(value, units, reason=say("no interval: every resample gives the same figure"))
-    return Metric(value, units, low, high, method)
 
 
 def _per_doubling(shots: ArrayLike) -> Floats:

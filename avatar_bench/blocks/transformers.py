@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import pandas as pd
 
 from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _transformer_figures as figures
 from avatar_bench.blocks import _transformer_tables as tables
 from avatar_bench.blocks import _transformer_warnings as warnings
-from avatar_bench.blocks._seeds import Recipes, about_seeds
+from avatar_bench.blocks._seeds import Recipes, about_seeds, between
 from avatar_bench.blocks._transformer_traits import crossed, pairs, protocol, traits
 from avatar_bench.blocks.base import left_out, recipes, together
-from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:
@@ -90,7 +88,4 @@ def _metrics(
 
 
 def _difference(row: pd.Series, units: int) -> Metric:
-    low, high = (None if np.isnan(row[end]) else float(row[end]) for end in ("low", "high"))
-    reason = say("no interval: every resample gives the same figure") if low is None else None
-    method = None if low is None else "paired bootstrap"
-    return Metric(float(row["difference"]), units, low, high, method, None, reason)
+    return between(row["difference"], row["low"], row["high"], units, "paired bootstrap", better=None)

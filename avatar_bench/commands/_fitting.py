@@ -42,6 +42,7 @@ from avatar_bench.models.progress import newest
 from avatar_bench.models.training import (
     TrainerOptions,
     build_logger,
+    computes_on,
     embed,
     finish,
     fit_stage,
@@ -312,7 +313,7 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
     if "device" in record:
         trainer.precision, trainer.threads = record["device"]["precision"], record["device"]["threads"]
     else:
-        device = "cuda" if _computes_on(settings) == "cuda" else "cpu"
+        device = "cuda" if computes_on(trainer.accelerator) == "cuda" else "cpu"
         found = choose_to_train(net, settings.model.backbone, size, device)
         trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
         trainer.threads = trainer.threads or choose(device).threads
@@ -322,7 +323,7 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
 def device_record(settings: TrainConfig | PretrainConfig, options: TrainerOptions) -> dict[str, Any]:
     """Give what a run computes with, for its record."""
     return {
-        "accelerator": _computes_on(settings),
+        "accelerator": computes_on(settings.trainer.accelerator),
         "precision": precision_for(options),
         "threads": torch.get_num_threads(),
         "workers": settings.data.workers,
@@ -377,14 +378,8 @@ def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfi
 def batch_size(settings: TrainConfig | PretrainConfig) -> int:
     """Give how many pictures a batch holds, on what the run computes on."""
     size = settings.data.batch_size
-    return int(size["cuda" if _computes_on(settings) == "cuda" else "cpu"] if isinstance(size, dict) else size)
-
-
-def _computes_on(settings: TrainConfig | PretrainConfig) -> str:
-    """Give cpu, cuda or mps: what trainer.accelerator stands for on this machine."""
-    if settings.trainer.accelerator == "cpu":
-        return "cpu"
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = "cuda" if computes_on(settings.trainer.accelerator) == "cuda" else "cpu"
+    return int(size[device] if isinstance(size, dict) else size)
 
 
 def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOptions:

@@ -19,6 +19,7 @@ from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
 from avatar_bench.commands._judging import Judge, guard_preprocessing, slice_of
 from avatar_bench.commands._saving import Saving
 from avatar_bench.config import EvaluateConfig
+from avatar_bench.data.manifest import SPLITS
 from avatar_bench.entrants import Entrant, entrants
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, GuardError
 from avatar_bench.records import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_of_all, read_record
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
 _WITHOUT_RUN = Path("runs") / "evaluation"
-_OWN = ("train", "val", "calibration", "test")  # a blind set may well be given as data=, too
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -151,7 +151,7 @@ def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:
 
 def _called_apart(dataset: Dataset) -> Dataset:
     """Call other pictures otherwise than a set of the run's own, whose Results would lie in the same folder."""
-    if dataset.name.casefold() not in _OWN:
+    if dataset.name.casefold() not in SPLITS:  # a blind set may well be given as data=, too
         return dataset
     tell(
         f"{dataset.name} is a set of the run's own: these are called other_{dataset.name}, see data.name",

@@ -159,8 +159,7 @@ def run(
 @torch.inference_mode()
 def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerOptions) -> NDArray[np.float32]:
     """Give the embeddings (N, D) of batches of images, as the learner makes them in evaluation."""
-    cuda = options.accelerator != "cpu" and torch.cuda.is_available()
-    learner.eval().to("cuda" if cuda else "cpu")
+    learner.eval().to("cuda" if computes_on(options.accelerator) == "cuda" else "cpu")
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bar = tqdm(batches, "features", leave=False, disable=None if options.progress else True)
@@ -170,12 +169,19 @@ def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerO
     return np.concatenate(found)
 
 
+def computes_on(accelerator: str) -> str:
+    """Give cpu, cuda or mps: what trainer.accelerator stands for on this machine."""
+    if accelerator == "cpu":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def precision_for(options: TrainerOptions) -> str:
     """Give Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere.
 
     Raises ConfigError on 16-mixed without a GPU, in whose place Lightning would compute with bf16.
     """
-    cuda = options.accelerator != "cpu" and torch.cuda.is_available()
+    cuda = computes_on(options.accelerator) == "cuda"
     if options.precision == "amp":
         return "16-mixed" if cuda else "32-true"
     if options.precision == "16-mixed" and not cuda and options.accelerator in ("auto", "cpu"):
