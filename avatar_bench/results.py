@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import shutil
@@ -162,18 +163,36 @@ def _save_figure(figure: Figure, stem: Path) -> None:
 
 def _put_in_place(part: Path, folder: Path) -> None:
     """Give a finished folder its name, in place of what bears it, be that written by another process just now."""
-    for attempt in range(9, -1, -1):
-        shutil.rmtree(folder, ignore_errors=True)
+    while True:
+        # what is there leaves at one stroke, so that nobody meets half of it, and a rename fails as "not empty" only
+        # where another process has put its own there meanwhile
+        aside = tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent)
+        earlier = Path(aside, folder.name)
         try:
+            with contextlib.suppress(FileNotFoundError):
+                _move(folder, earlier)
             part.rename(folder)
             break
-        except OSError:
-            if not attempt:
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+        finally:
+            with contextlib.suppress(OSError):  # back again, unless there is a new one
+                earlier.rename(folder)
+            shutil.rmtree(aside, ignore_errors=True)
     for left in folder.parent.glob(f".{folder.name}.*.part"):  # of processes that were killed, or still write
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE:
                 shutil.rmtree(left)
+
+
+def _move(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.rmtree(folder)  # of a lower layer of a container's file system, which does not rename such folders
 
 
 def _without_nothing(metric: Metric) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -134,7 +135,7 @@ def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path: Path) -> No
 
 def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
     def write(number: int) -> None:
-        for _ in range(5):
+        for _ in range(25):
             made = Result("block", "test", number, ("a",), tables={"numbers": pd.DataFrame({"x": range(200)})})
             made.save(tmp_path / "test" / "block")
 
@@ -142,6 +143,41 @@ def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
         list(pool.map(write, range(6)))
     assert Result.load_whole(tmp_path / "test" / "block") is not None
     assert [file.name for file in (tmp_path / "test").iterdir()] == ["block"]
+
+
+def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "block").write_text("no folder")
+    folder = result().save(tmp_path / "block")  # in place of a file
+    before = (folder / "metrics.json").read_text()
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError):
+        result().save(folder)
+    assert (folder / "metrics.json").read_text() == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_result_replaces_one_of_a_lower_layer_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Result("block", "test", 3, ("a",)).save(tmp_path / "block")
+    rename = Path.rename
+
+    def of_a_layer(self: Path, target: Path) -> Path:
+        if self == folder:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", of_a_layer)
+    Result("block", "test", 4, ("a",)).save(folder)
+    assert Result.load(folder).n == 4
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_result_of_another_schema_is_not_read(tmp_path: Path) -> None:
