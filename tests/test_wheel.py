@@ -60,6 +60,7 @@ def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel: Path) -> None
     assert {
         "avatar_bench/py.typed",
         "avatar_bench/blocks/_transformer_history.csv",
+        "avatar_bench/blocks/_transformer_study.csv",
         "avatar_bench/templates/card.html.jinja",
     } <= names
     assert not any(name.startswith(("tests/", "conf/", "docs/")) for name in names)

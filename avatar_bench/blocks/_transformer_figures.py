@@ -1,4 +1,4 @@
-"""The figures of transformers: accuracy by recipe and by seconds of training, pairs, published accuracies."""
+"""The figures of transformers: accuracy by recipe and by seconds of training, pairs, accuracies of others."""
 
 from __future__ import annotations
 
@@ -141,6 +141,29 @@ def history(table: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(axis="x")
     _legend(figure, table["family"], say("self-supervised"))
+    return figure
+
+
+@plots.use_style()
+def study(table: pd.DataFrame) -> Figure:
+    """Draw the accuracies that the study typed in as crosses, and beside each those measured here with intervals."""
+    figure = plots.new_figure(6.8, 1.5 + 0.34 * len(table))
+    axes = figure.subplots()
+    places = np.arange(len(table))
+    axes.plot(table["typed_accuracy"], places, "x", color=plots.GREY, label=say("typed in by the study"))
+    axes.hlines(places, table["accuracy_low"], table["accuracy_high"], color="black", linewidth=1.6)
+    axes.plot(table["accuracy"], places, "o", color="black", label=say("measured here"))
+    names = [
+        say("{network}, its table {number}", network=row["network"], number=row["table"])
+        + ("" if pd.isna(row["recipe"]) else f"\n{plots.short(row['recipe'], 40)}")
+        for _, row in table.iterrows()
+    ]
+    axes.set_yticks(places, names)
+    axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("accuracy (%)"))
+    axes.set_title(say("No code that the study published computes its figures"), loc="left", fontsize=9)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(axis="x")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

@@ -1,7 +1,8 @@
-"""The tables of transformers: a row a recipe, a row a pair, what is missing, and published figures."""
+"""The tables of transformers: a row a recipe, a row a pair, what is missing, and figures of others."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from io import StringIO
@@ -33,11 +34,26 @@ _BINS = 15  # of the calibration error, as in the block calibration
 _INTERACTIONS = ["a", "b", "a_sam", "b_sam", "gain_a", "gain_b", "difference", "low", "high"]
 _INTERACTIONS += ["fewest_seeds", "n", "groups"]
 _MISSING = ["recipe", "run", "figure", "reason"]
+_TYPED = ["table", "network", "said_of", "typed_year", "typed_accuracy", "typed_params_m", "typed_seconds"]
+_OURS = ["recipe", "start", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "n"]
+_STUDY = [*_TYPED, *_OURS, "where"]
 
 
 def history() -> pd.DataFrame:
     """Give published figures of well-known networks on ImageNet-1k, a row a network, each with its citation."""
-    return read_csv(StringIO(files(__package__).joinpath("_transformer_history.csv").read_text(encoding="utf-8")))
+    return _packaged("history")
+
+
+def study(recipes: pd.DataFrame) -> pd.DataFrame:
+    """Give the figures that the study typed in, each beside every recipe of that network, start and SAM.
+
+    One without such a recipe has nothing beside it. Accuracies are shares, `seconds` are those of one picture.
+    """
+    typed = _packaged("study").rename_axis("row").reset_index()
+    ours = recipes.assign(seconds=recipes["latency_ms"] / 1000)
+    beside = typed.merge(ours, how="cross", suffixes=("_typed", ""))
+    same = [_is_of(row) for _, row in beside.iterrows()]
+    return typed[["row", *_TYPED, "where"]].merge(beside.loc[same, ["row", *_OURS]], how="left")[_STUDY]
 
 
 def figures_of(
@@ -171,6 +187,16 @@ def of_interactions(
             }
         )
     return pd.DataFrame(rows, columns=_INTERACTIONS)
+
+
+def _packaged(table: str) -> pd.DataFrame:
+    return read_csv(StringIO(files(__package__).joinpath(f"_transformer_{table}.csv").read_text(encoding="utf-8")))
+
+
+def _is_of(row: pd.Series) -> bool:
+    """Tell whether the recipe in a row is of the kind that the study typed a figure in for."""
+    same = [re.fullmatch(row[f"{name}_typed"], row[name], re.IGNORECASE) for name in ("architecture", "trained_with")]
+    return all(same) and bool(row["sam"]) == bool(row["sam_typed"])
 
 
 def _said(traits: Traits, changed: str) -> str:

@@ -57,11 +57,14 @@ class Transformers(_pairs.PairingBlock):
             "protocol": protocol(judged.names, own),
             "missing": missing,
             "history": tables.history(),
+            "study": tables.study(table),
         }
         result.metrics = _metrics(by_recipe, compared, interactions, judged)
         result.figures = {"accuracy": figures.accuracy(table), "history": figures.history(result.tables["history"])}
         if table["train_seconds"].notna().any():
             result.figures["cost"] = figures.cost(table)
+        if result.tables["study"]["recipe"].notna().any():
+            result.figures["study"] = figures.study(result.tables["study"])
         if len(compared):
             result.figures["differences"] = figures.differences(compared, interactions, table)
         result.warnings = [

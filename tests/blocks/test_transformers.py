@@ -12,7 +12,7 @@ import timm
 
 from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _transformer_figures as figures
-from avatar_bench.blocks._transformer_tables import history
+from avatar_bench.blocks._transformer_tables import history, study
 from avatar_bench.blocks._transformer_traits import Pair, Start
 from avatar_bench.blocks._transformer_warnings import about_families
 from avatar_bench.blocks.significance import Significance
@@ -412,6 +412,60 @@ def test_every_published_figure_bears_its_source():
     assert set(table["family"]) <= set(FAMILIES)
     assert table["paper"].str.startswith("https://").all()
     assert table["citation"].str.contains(r"\d{4}$").all()
+
+
+RECIPES = {  # recipe: architecture, what trained its weights, SAM
+    "cnn": ("resnet50", "", False),
+    "cnn sam": ("resnet50", "labels of ImageNet-1k", True),
+    "conv": ("convnext_tiny", "labels of ImageNet-1k", False),
+    "vit": ("vit_base_patch16_224", "", False),
+    "vit of labels": ("vit_base_patch16_224", "labels of ImageNet-21k, then 1k", False),
+    "vit sam": ("vit_small_patch16_224", "labels of ImageNet-1k", True),
+    "mae": ("vit_base_patch16_224", "masked autoencoding on ImageNet-1k", False),
+    "dino": ("vit_base_patch14_dinov2", "DINOv2 on LVD-142M", False),
+    "small": ("vit_small_patch16_224", "labels of ImageNet-21k, then 1k", False),
+    "cut": ("vit_base_patch16_224 depth=2", "", False),
+    "other": ("mobilenetv3_small_100", "", False),
+}
+
+
+def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
+    recipes = pd.DataFrame(
+        [(name, *made) for name, made in RECIPES.items()], columns=["recipe", "architecture", "trained_with", "sam"]
+    ).assign(start="?", accuracy=0.6, accuracy_low=0.5, accuracy_high=0.7, params_m=9.0, latency_ms=20.0, n=240)
+    table = study(recipes)
+    beside = table.groupby(["table", "network"], sort=False)["recipe"].agg(lambda own: sorted(own.dropna())).to_dict()
+    assert beside == {
+        (22, "ResNet-50"): ["cnn"],
+        (22, "EfficientNet-B0"): [],
+        (22, "ConvNeXt-Tiny"): ["conv"],
+        (22, "ViT-B/16"): ["vit", "vit of labels"],
+        (22, "SAM + ViT (fine-tune)"): ["vit sam"],
+        (22, "Self-Supervised ViT"): ["dino", "mae"],
+        (23, "ConvNeXt-Tiny"): ["conv"],
+        (23, "ViT-Base (pretrained)"): ["mae", "vit of labels"],
+        (23, "ViT-Small (pretrained)"): ["small"],
+    }
+    assert table["where"].str.match(r"https://\S+/[0-9a-f]{40}/").all()
+    ours = table["recipe"].notna()
+    assert (table.loc[ours, "seconds"] == 0.02).all()
+    assert table.loc[~ours, ["accuracy", "params_m", "seconds"]].isna().all(axis=None)
+
+
+def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(compare, answers):
+    runs = {name: (answers(0.6, seed), {"backbone": f"{name}.a1_in1k"}) for seed, name in enumerate(("one", "two"))}
+    assert "study" not in compare(runs).figures
+    drawn = compare(runs | {"three": (answers(0.7), {"backbone": "resnet50.a1_in1k"})})
+    axes = drawn.figures["study"].axes[0]
+    typed, measured = (line.get_xdata() for line in axes.lines[:2])
+    table = drawn.tables["study"]
+    np.testing.assert_array_equal(typed, table["typed_accuracy"])
+    row = table.set_index("recipe").loc["three"]
+    assert np.nansum(measured) == row["accuracy"] == drawn.metrics["accuracy/three"].value
+    assert (row["accuracy_low"], row["accuracy_high"]) == (
+        drawn.metrics["accuracy/three"].low,
+        drawn.metrics["accuracy/three"].high,
+    )
 
 
 def test_what_cannot_be_compared_is_refused(compare, answers, oracle):
