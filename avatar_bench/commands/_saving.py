@@ -74,6 +74,8 @@ class Saving:
         try:
             if kind is None or issubclass(kind, Exception):
                 self.finish()
+            else:
+                tell("interrupted: what is told above is saved, and the same command makes the rest", file=sys.stderr)
         finally:
             self._end()
 
