@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.blocks._model_figures import log_axis
-from avatar_bench.blocks._transformer_traits import PUBLISHED, SCRATCH
+from avatar_bench.blocks._transformer_traits import PUBLISHED, SAM, SAM_AT_COST, SCRATCH, START
 from avatar_bench.messages import say
 from avatar_bench.models.anatomy import FAMILIES
 
@@ -208,9 +208,11 @@ def _pair_name(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = about.loc[row["a"]], about.loc[row["b"]]
     sam = ", SAM" if a["sam"] else ""
     name, start = plots.short(a["architecture"], 30), plots.short(_start(a), 20)
-    if row["changed"] == "sam":
+    if row["changed"] == SAM:
         return f"{name}, {start}\n" + say("with SAM minus without")
-    if row["changed"] == "start":
+    if row["changed"] == SAM_AT_COST:
+        return f"{name}, {start}\n" + say("with SAM minus without, in as many passes")
+    if row["changed"] == START:
         return f"{name}{sam}\n{start} − {plots.short(_start(b), 20)}"
     return f"{name}, {start}{sam}\n− {plots.short(b['architecture'], 30)}, {plots.short(_start(b), 20)}{sam}"
 

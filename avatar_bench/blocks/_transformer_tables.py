@@ -14,7 +14,7 @@ import pandas as pd
 from avatar_bench import stats
 from avatar_bench.blocks import _pairs
 from avatar_bench.blocks._seeds import Recipes, between, macro_f1s
-from avatar_bench.blocks._transformer_traits import Pair, Traits
+from avatar_bench.blocks._transformer_traits import FAMILY, SAM, SAM_AT_COST, START, Pair, Traits
 from avatar_bench.blocks.base import Intervals
 from avatar_bench.cells import read_csv
 from avatar_bench.messages import say
@@ -151,7 +151,8 @@ def of_pairs(
         a, b = own[pair.a], own[pair.b]
         row: dict[str, object] = {"changed": pair.changed, "from": _said(b, pair.changed), "to": _said(a, pair.changed)}
         row |= _pairs.compared(judged, drawn, pair.a, pair.b, block.level, power, alpha)
-        row |= {name: a.settings[name] for name in ("epochs", "train_pictures", "image_size")}
+        for name in ("epochs", "train_pictures", "image_size"):
+            row[name] = " | ".join(dict.fromkeys((a.settings[name], b.settings[name])))
         for side, one in (("a", a), ("b", b)):
             row |= {f"params_m_{side}": one.params / 1e6, f"macs_g_{side}": one.macs / 1e9}
         rows.append(row)
@@ -200,7 +201,8 @@ def _is_of(row: pd.Series) -> bool:
 
 
 def _said(traits: Traits, changed: str) -> str:
-    return {"sam": traits.sam or "none", "start": str(traits.start), "family": traits.family}[changed]
+    sam = traits.sam or "none"
+    return {SAM: sam, SAM_AT_COST: sam, START: str(traits.start), FAMILY: traits.family}[changed]
 
 
 def _of_record(value: float | None, runs: int, otherwise: str) -> Metric:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "?"
 SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"
+SAM, SAM_AT_COST, START, FAMILY = "sam", "sam at equal cost", "start", "family"  # what may change in a pair
 _OF_STAGES = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
 _OF_SCHEDULES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -70,17 +71,21 @@ class Traits:
     seconds: float | None
     passes: float | None
     hosts: frozenset[str]
+    epochs: tuple[int, ...] = ()
 
     def changed(self, other: Traits) -> list[str]:
-        """Name the things in which another recipe differs, beside the settings: "sam", "start", "family".
+        """Name the things in which another recipe differs, beside the settings: SAM, START, FAMILY.
 
         Weights of two architectures are never the same: there, those that were trained with the same are called alike.
         """
         same = self.architecture == other.architecture
         starts = self.start == other.start if same else self.start.alike(other.start)
-        return [
-            name for name, kept in (("sam", self.sam == other.sam), ("start", starts), ("family", same)) if not kept
-        ]
+        return [name for name, kept in ((SAM, self.sam == other.sam), (START, starts), (FAMILY, same)) if not kept]
+
+    @property
+    def cost(self) -> list[float]:
+        """Give the passes over the training pictures, stage by stage; nothing where they are not known."""
+        return [epochs * self.passes for epochs in self.epochs] if self.passes else []
 
 
 class Pair(NamedTuple):
@@ -112,6 +117,7 @@ def traits(runs: Sequence[Run]) -> Traits:
         _mean([run.record.get("train_seconds") for run in runs]),
         _mean([run.record.get("passes_per_step") for run in runs]),
         frozenset(str((run.record.get("process") or {}).get("host", UNKNOWN)) for run in runs),
+        tuple(int(stage["epochs"]) for stage in first.record.get("stages") or () if "epochs" in stage),
     )
 
 
@@ -119,23 +125,24 @@ def pairs(found: Sequence[Traits]) -> list[Pair]:
     """Give every two recipes that differ in one thing alone: SAM, the start, or the family of the network.
 
     In each, a has SAM, begins with weights, or is the less convolutional one. Recipes of unknown settings have none.
+    Those with and without SAM may differ in epochs, too, where they make as many passes: that is SAM_AT_COST.
     """
     told = []
     for j, second in enumerate(found):
         for i, first in enumerate(found[:j]):
             changed = first.changed(second)
-            if len(changed) != 1 or not _alike(first, second):
+            if len(changed) != 1 or not (what := _compared_by(changed[0], first, second)):
                 continue
             ranks = [_rank(each, changed[0]) for each in (first, second)]
-            if changed[0] == "start" or ranks[0] != ranks[1]:
-                told.append(Pair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), changed[0]))
-    return sorted(told, key=lambda pair: ("sam", "start", "family").index(pair.changed))
+            if what == START or ranks[0] != ranks[1]:
+                told.append(Pair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), what))
+    return sorted(told, key=lambda pair: (SAM, SAM_AT_COST, START, FAMILY).index(pair.changed))
 
 
 def crossed(found: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
     """Give every two pairs of SAM whose recipes, with SAM and without, are pairs of two families."""
-    sam = [pair for pair in found if pair.changed == "sam"]
-    families = {(pair.a, pair.b) for pair in found if pair.changed == "family"}
+    sam = [pair for pair in found if pair.changed == SAM]
+    families = {(pair.a, pair.b) for pair in found if pair.changed == FAMILY}
     return [
         (one, other) for one in sam for other in sam if (one.a, other.a) in families and (one.b, other.b) in families
     ]
@@ -152,15 +159,24 @@ def protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "value", "differs", "recipes", "names"])
 
 
-def _alike(first: Traits, second: Traits) -> bool:
-    kept = [{k: v for k, v in each.settings.items() if k not in _TOLD_ALONE} for each in (first, second)]
-    return kept[0] == kept[1] and UNKNOWN not in (kept[0]["data_fingerprint"], kept[0]["epochs"])
+def _compared_by(changed: str, first: Traits, second: Traits) -> str:
+    """Say what a pair of two recipes that differ in one thing is of; "" where their settings make it none."""
+    if _alike(first, second):
+        return changed
+    at_cost = changed == SAM and first.cost == second.cost != [] and _alike(first, second, but=("epochs",))
+    return SAM_AT_COST if at_cost else ""
+
+
+def _alike(first: Traits, second: Traits, but: tuple[str, ...] = ()) -> bool:
+    left_out = (*_TOLD_ALONE, *but)
+    kept = [{k: v for k, v in each.settings.items() if k not in left_out} for each in (first, second)]
+    return kept[0] == kept[1] and UNKNOWN not in (first.settings["data_fingerprint"], first.settings["epochs"])
 
 
 def _rank(each: Traits, changed: str) -> int:
-    if changed == "family":
+    if changed == FAMILY:
         return ("convolutional", "other", "hybrid", "transformer").index(each.family)
-    return int(bool(each.sam)) if changed == "sam" else int(each.start.kind != SCRATCH)
+    return int(bool(each.sam)) if changed == SAM else int(each.start.kind != SCRATCH)
 
 
 def _architecture(run: Run) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from avatar_bench.blocks._transformer_traits import Pair, Traits
+from avatar_bench.blocks._transformer_traits import FAMILY, Pair, Traits
 from avatar_bench.messages import say
 
 _ENOUGH_SEEDS = 5  # of a recipe, for a difference of differences; see the simulations in significance's page
@@ -40,7 +40,7 @@ def about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
 
 def about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[Pair]) -> list[str]:
     """Say which pairs of two networks may differ in what their weights were trained with, or differ much in size."""
-    families = [(names[pair.a], own[pair.a], names[pair.b], own[pair.b]) for pair in found if pair.changed == "family"]
+    families = [(names[pair.a], own[pair.a], names[pair.b], own[pair.b]) for pair in found if pair.changed == FAMILY]
     unknown = [
         f"{one} ({a.start}) − {other} ({b.start})"
         for one, a, other, b in families

@@ -131,6 +131,30 @@ def test_each_pair_differs_in_one_thing_and_the_rest_are_none(compare, answers):
     assert any("in more than network, optimizer and start, see protocol.csv: epochs" in w for w in result.warnings)
 
 
+def test_sam_is_also_compared_with_what_as_many_passes_give_without_it(compare, answers):
+    def of(passes, *epochs, optimizer=ADAMW):
+        stages = [{"unfreeze": "all", "epochs": each, "lr": 3e-4} for each in epochs]
+        return {"optimizer": optimizer, "record": {"passes_per_step": passes, "stages": stages}}
+
+    result = compare(
+        {
+            "sam": (answers(0.75), of(2, 2, 3, optimizer=SAM)),
+            "as long": (answers(0.7, 1), of(1, 2, 3)),
+            "as dear": (answers(0.8, 2), of(1, 4, 6)),
+            "as dear in another stage": (answers(0.8, 3), of(1, 6, 4)),
+            "not known": (answers(0.8, 4), of(None, 4, 6)),
+            "another network": (answers(0.8, 5), {**of(1, 4, 6), "net": "vit"}),
+        }
+    )
+    pairs = result.tables["pairs"]
+    assert pairs[["changed", "a", "b", "epochs"]].to_numpy().tolist() == [
+        ["sam", "sam", "as long", "2, 3"],
+        ["sam at equal cost", "sam", "as dear", "2, 3 | 4, 6"],
+        ["family", "another network", "as dear", "4, 6"],
+        ["family", "another network", "not known", "4, 6"],
+    ]
+
+
 def test_an_option_that_the_optimizer_or_the_schedule_does_not_read_parts_no_pair(compare, answers):
     schedule = {"name": "cosine", "warmup_epochs": 1, "factor": 0.5}
     plain = {"optimizer": ADAMW | {"momentum": 0.9, "schedule": schedule}}
