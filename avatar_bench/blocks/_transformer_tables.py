@@ -128,7 +128,8 @@ def of_pairs(
 ) -> pd.DataFrame:
     """Give a row a pair: what changed, its difference and test, its budget, and what difference would have shown.
 
-    `detectable` takes the strictest level of Holm's correction, `alpha` over the number of pairs.
+    `detectable` takes the strictest level of Holm's correction, `alpha` over the number of pairs; where it is NaN,
+    `detectable_reason` says why.
     """
     rows = []
     for pair in found:
@@ -143,7 +144,10 @@ def of_pairs(
         return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "told_apart"])
     table = _pairs.told_apart(pd.DataFrame(rows), alpha)
     least = [_pairs.detectable(row, power, alpha / len(rows)) for _, row in table.iterrows()]
-    return table.assign(detectable=np.array(least, dtype=float))
+    few = say("too few pictures on which the two differ")
+    return table.assign(
+        detectable=np.array(least, dtype=float), detectable_reason=["" if one is not None else few for one in least]
+    )
 
 
 def of_interactions(

@@ -264,6 +264,7 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
     for _, row in pairs.iterrows():
         assert row["detectable"] == _pairs.detectable(row, 0.8, 0.05 / 2)
         assert abs(row["difference"]) < row["detectable"]
+        assert (row["detectable_reason"], row["needed_reason"]) == ("", "")
     said = " ".join(result.warnings)
     assert "2 of 2 pairs are not told apart, which does not make them equal" in said
     assert f"below {100 * pairs['detectable'].min():.1f}–{100 * pairs['detectable'].max():.1f} points" in said
@@ -341,6 +342,9 @@ def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answe
     pair = result.tables["pairs"].iloc[0]
     assert (pair["difference"], pair["p"]) == (0, 1)
     assert np.isnan(pair["detectable"])
+    assert pair["detectable_reason"] == "too few pictures on which the two differ"
+    assert np.isnan(pair["needed"])
+    assert pair["needed_reason"] == "the two are right equally often"
     assert any("too few pictures part them" in warning for warning in result.warnings)
     assert result.metrics["difference/sam minus plain"].reason
 

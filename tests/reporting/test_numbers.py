@@ -110,3 +110,13 @@ def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_the
     assert found.texts[0] == ["m", "0.500 [0.400, 0.600]", "1 [1.00, 2.00]", "0.200 [0.100, 0.300]"]
     assert found.texts[1][1] == "0.100"
     assert [one["text"] for one in lay_out(table, "t", "t", {}, ["run", "rank"]).columns] == ["run", "rank"]
+
+
+def test_an_empty_cell_of_a_saved_table_bears_its_reason() -> None:
+    table = pd.DataFrame({"a": ["m", "n"], "least": [0.1, math.nan], "least_reason": [math.nan, "too few pictures"]})
+    for only in ([], ["a", "least"]):
+        found = lay_out(table, "t", "t", {}, only)
+        assert [one["text"] for one in found.columns] == ["a", "least"]
+        assert found.texts == [["m", "0.100"], ["n", "none: too few pictures"]]
+    none = lay_out(table.iloc[1:], "t", "t", {}, ["a", "least"])
+    assert none.texts == [["n", "none: too few pictures"]]  # not left out as if nobody had asked
