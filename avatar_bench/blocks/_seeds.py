@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from avatar_bench import stats
 from avatar_bench.blocks.base import Intervals
+from avatar_bench.blocks.base import between as between  # for those that draw Recipes
 from avatar_bench.entrants import without
 from avatar_bench.messages import say
 from avatar_bench.metrics import classification, paired
@@ -91,14 +92,6 @@ class Recipes:
         if not low < high:  # as in stats.share_interval: resamples that all agree say nothing
             (low, high), method = stats.wilson(self.units * value, self.units, block.level), "wilson by group"
         return Metric(float(value), self.units, low, high, method)
-
-
-def between(value: float, low: float, high: float, units: int, method: str, better: bool | None = True) -> Metric:
-    """Give a figure with the ends that resampling gave it; none, with the reason, where these do not differ."""
-    if not low < high:
-        reason = say("no interval: every resample gives the same figure")
-        return Metric(float(value), units, higher_is_better=better, reason=reason)
-    return Metric(float(value), units, float(low), float(high), method, better)
 
 
 def macro_f1s(found: Sequence[Predictions]) -> stats.Statistic:
