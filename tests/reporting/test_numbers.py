@@ -120,3 +120,16 @@ def test_an_empty_cell_of_a_saved_table_bears_its_reason() -> None:
         assert found.texts == [["m", "0.100"], ["n", "none: too few pictures"]]
     none = lay_out(table.iloc[1:], "t", "t", {}, ["a", "least"])
     assert none.texts == [["n", "none: too few pictures"]]  # not left out as if nobody had asked
+
+
+def test_the_size_of_a_network_stands_below_its_name() -> None:
+    look = {"color": "#123456", "marker": "o"}
+    table = pd.DataFrame({"a": ["m", "n"], "b": ["n", "o"], "p": [0.2, 0.3]})
+    sizes = {"params_m_a": [27.82, 5.5], "macs_g_a": [4.5, 1.1], "params_m_b": [5.5, math.nan]}
+    found = lay_out(table.assign(**sizes), "t", "t", {"m": look}, ["a", "b", "p"])
+    assert [one["text"] for one in found.columns] == ["a", "b", "p"]
+    assert found.rows[0].cells[0] == {"text": "m", "soft": "27.8 M parameters"} | look
+    assert found.texts == [
+        ["m (27.8 M parameters)", "n (5.50 M parameters)", "0.200"],
+        ["n (5.50 M parameters)", "o", "0.300"],
+    ]
