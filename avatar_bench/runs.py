@@ -204,6 +204,11 @@ class Run:
         """Give the out-of-domain sets by name."""
         return {name: self.dataset(name) for name in self._other_paths if name != "blind"}
 
+    def place(self, name: str) -> Path | None:
+        """Give the folder or manifest of a set beside the run's own splits; None of these."""
+        path = self._other_paths.get(name)
+        return Path(path).absolute() if path else None
+
     @property
     def used(self) -> dict[str, str]:
         """Give the digest of every set that was asked for so far, by name."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from avatar_bench import stats
+from avatar_bench.blocks.base import between
 from avatar_bench.messages import say
 from avatar_bench.metrics import calibration
 from avatar_bench.results import Metric
@@ -105,18 +106,13 @@ def _calibration_errors(block: IntervalBlock, judged: Predictions, floors: pd.Da
     lows = values - np.maximum(added, least)
     lows[values <= np.maximum(alone, floors["floor_high"])] = 0.0
     highs = np.minimum(1.0, values + np.maximum(np.maximum(more, less), least))
+    if accuracy.n < 2:  # one group is in every resample
+        lows = highs = values
     rows = zip(floors["metric"], values, np.maximum(0.0, lows), highs, floors["floor"], strict=True)
     return {
-        name: _error(float(value), float(low), float(high), float(floor), accuracy.n)
+        name: between(value, low, high, accuracy.n, "widened bootstrap by group", False, float(floor))
         for name, value, low, high, floor in rows
     }
-
-
-def _error(value: float, low: float, high: float, floor: float, n: int) -> Metric:
-    if n < 2:
-        why = say("no interval: every resample gives the same figure")
-        return Metric(value, n, higher_is_better=False, reason=why, floor=floor)
-    return Metric(value, n, low, high, "widened bootstrap by group", higher_is_better=False, floor=floor)
 
 
 def _stretch(groups: int, level: float) -> float:

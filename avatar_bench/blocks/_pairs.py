@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench import stats
 from avatar_bench.blocks._seeds import Recipes
 from avatar_bench.blocks.base import IntervalCompareBlock
+from avatar_bench.messages import say
 from avatar_bench.metrics import paired
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,7 @@ def compared(
     `difference` is accuracy of a minus that of b, with its interval (NaN where the two never differ); `p` knows the
     pictures alone. `discordance` is the share of pictures on which the two differ, and `gain` the root of the mean
     square of by how much they do there: 1 for single runs, less for means over seeds. `needed` pictures would let the
-    test find the difference with `power` at `alpha`; NaN where there is none.
+    test find the difference with `power` at `alpha`; NaN where there is none, and `needed_reason` says so.
     """
     groups, n = judged.groups, judged.right.shape[1]
     first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
@@ -71,6 +72,7 @@ def compared(
         "gain": gain,
         "design_effect": paired.design_effect(gains, groups),
         "needed": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
+        "needed_reason": "" if needed else say("the two are right equally often"),
     }
 
 

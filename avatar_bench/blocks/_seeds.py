@@ -93,14 +93,6 @@ class Recipes:
         return Metric(float(value), self.units, low, high, method)
 
 
-def between(value: float, low: float, high: float, units: int, method: str, better: bool | None = True) -> Metric:
-    """Give a figure with the ends that resampling gave it; none, with the reason, where these do not differ."""
-    if not low < high:
-        reason = say("no interval: every resample gives the same figure")
-        return Metric(float(value), units, higher_is_better=better, reason=reason)
-    return Metric(float(value), units, float(low), float(high), method, better)
-
-
 def macro_f1s(found: Sequence[Predictions]) -> stats.Statistic:
     """Give what maps weights (B, N) to the macro-F1 of each run, (B, runs), from what each says of the pictures."""
 

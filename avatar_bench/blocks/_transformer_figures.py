@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.blocks._model_figures import log_axis
+from avatar_bench.blocks._point_numbers import number_points
 from avatar_bench.blocks._transformer_traits import PUBLISHED, SAM, SAM_AT_COST, SCRATCH, START
 from avatar_bench.messages import say
 from avatar_bench.models.anatomy import FAMILIES
@@ -68,12 +69,13 @@ def cost(table: pd.DataFrame) -> Figure:
         at = row["train_seconds"]
         axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.2)
         axes.plot(at, row["accuracy"], **_look(row["family"], row["sam"]))
-        axes.annotate(f"{row['number']}", (at, row["accuracy"]), (5, 4), textcoords="offset points", fontsize=8)
     log_axis(axes, "x", known["train_seconds"])
     axes.set(xlabel=say("seconds of training (log scale)"), ylabel=say("accuracy (%)"))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(True)
     _legend(figure, known["family"], say("with SAM") if known["sam"].any() else "")
+    columns = {"train_seconds": "x", "accuracy": "y", "accuracy_low": "low", "accuracy_high": "high"}
+    number_points(figure, axes, known.rename(columns=columns))
     return figure
 
 

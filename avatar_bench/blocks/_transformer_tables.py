@@ -13,9 +13,9 @@ import pandas as pd
 
 from avatar_bench import stats
 from avatar_bench.blocks import _pairs
-from avatar_bench.blocks._seeds import Recipes, between, macro_f1s
+from avatar_bench.blocks._seeds import Recipes, macro_f1s
 from avatar_bench.blocks._transformer_traits import FAMILY, SAM, SAM_AT_COST, START, Pair, Traits
-from avatar_bench.blocks.base import Intervals
+from avatar_bench.blocks.base import Intervals, between
 from avatar_bench.cells import read_csv
 from avatar_bench.messages import say
 from avatar_bench.metrics.calibration import ece, equal_width
@@ -144,7 +144,8 @@ def of_pairs(
 ) -> pd.DataFrame:
     """Give a row a pair: what changed, its difference and test, its budget, and what difference would have shown.
 
-    `detectable` takes the strictest level of Holm's correction, `alpha` over the number of pairs.
+    `detectable` takes the strictest level of Holm's correction, `alpha` over the number of pairs; where it is NaN,
+    `detectable_reason` says why.
     """
     rows = []
     for pair in found:
@@ -160,7 +161,10 @@ def of_pairs(
         return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "told_apart"])
     table = _pairs.told_apart(pd.DataFrame(rows), alpha)
     least = [_pairs.detectable(row, power, alpha / len(rows)) for _, row in table.iterrows()]
-    return table.assign(detectable=np.array(least, dtype=float))
+    few = say("too few pictures on which the two differ")
+    return table.assign(
+        detectable=np.array(least, dtype=float), detectable_reason=["" if one is not None else few for one in least]
+    )
 
 
 def of_interactions(

@@ -80,9 +80,10 @@ class Intervals(Options):
         values = statistic(np.ones((1, len(group))))[0]
         lows, highs = stats.bootstrap_interval(statistic, group, self.resamples, self.level, self.seed)
         better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
-        units = len(np.unique(group))
+        units, floor = len(np.unique(group)), floors or {}
+        why = reason or say("the set holds too few classes for it")
         return {
-            name: _bootstrapped(value, low, high, units, better[name], (floors or {}).get(name), reason)
+            name: between(value, low, high, units, "bootstrap by group", better[name], floor.get(name), why)
             for name, value, low, high in zip(names, values, lows, highs, strict=True)
         }
 
@@ -180,6 +181,28 @@ def known(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
     return rows
 
 
+def between(
+    value: float,
+    low: float,
+    high: float,
+    n: int,
+    interval: str,
+    better: bool | None = True,
+    floor: float | None = None,
+    reason: str | None = None,
+) -> Metric:
+    """Give a figure with the ends that resampling gave it; none, which is said, where these do not differ or are NaN.
+
+    A value of NaN becomes null with `reason`.
+    """
+    if np.isnan(value):
+        return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
+    if not low < high:
+        why = say("no interval: every resample gives the same figure")
+        return Metric(float(value), n, higher_is_better=better, reason=why, floor=floor)
+    return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
+
+
 def left_out(n: int, asked: int) -> list[str]:
     """Say that `n` of the pictures asked for have no known class; nothing where all have one."""
     if not n:
@@ -239,18 +262,6 @@ def _aligned(predictions: Predictions, first: Dataset, dataset: Dataset, rows: N
     place = np.empty(len(first), dtype=np.intp)
     place[wanted] = there
     return predictions.take(place[rows])
-
-
-def _bootstrapped(
-    value: float, low: float, high: float, units: int, better: bool | None, floor: float | None, reason: str | None
-) -> Metric:
-    if np.isnan(value):
-        why = reason or say("the set holds too few classes for it")
-        return Metric(None, units, higher_is_better=better, reason=why, floor=floor)
-    if not low < high:
-        why = say("no interval: every resample gives the same figure")
-        return Metric(float(value), units, higher_is_better=better, reason=why, floor=floor)
-    return Metric(float(value), units, float(low), float(high), "bootstrap by group", better, floor=floor)
 
 
 def _order_alarm(classes: tuple[str, ...], order: tuple[int, ...], confusion: NDArray[np.float64]) -> list[str]:

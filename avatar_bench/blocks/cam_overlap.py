@@ -14,7 +14,7 @@ from avatar_bench.blocks import _cam_figures as figures
 from avatar_bench.blocks import _cam_maps as maps
 from avatar_bench.blocks import _cam_tables as tables
 from avatar_bench.blocks._cam_tables import ALL, MEAN
-from avatar_bench.blocks.base import IntervalCompareBlock, together
+from avatar_bench.blocks.base import IntervalCompareBlock, between, together
 from avatar_bench.data.selection import stratified_rows
 from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
@@ -137,13 +137,8 @@ def _metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Metric]:
 def _metric(row: pd.Series, columns: tuple[str, ...]) -> Metric:
     value, low, high, floor, method = columns
     n, base = int(row["n"]), None if np.isnan(row[floor]) else float(row[floor])
-    if np.isnan(row[value]):
-        reason = say("fewer than two maps of the class have cells that differ")
-        return Metric(None, n, higher_is_better=None, reason=reason)
-    if not row[low] < row[high]:
-        reason = say("no interval: every resample gives the same figure")
-        return Metric(float(row[value]), n, higher_is_better=None, reason=reason, floor=base)
-    return Metric(float(row[value]), n, float(row[low]), float(row[high]), method, None, floor=base)
+    reason = say("fewer than two maps of the class have cells that differ")
+    return between(row[value], row[low], row[high], n, method, None, base, reason)
 
 
 def _warnings(means: pd.DataFrame) -> list[str]:

@@ -103,18 +103,17 @@ class Clusters(IntervalBlock):
         return {name: found[name] for name in METRICS}
 
     def _linear_probe(self, looked: Predictions, dealt: list[Labels], pictures: pd.DataFrame) -> Metric:
-        groups_a_class = [len(np.unique(looked.groups[looked.targets == one])) for one in np.unique(looked.targets)]
-        folds = min(self.folds, *groups_a_class)
+        folds = min(self.folds, _fewest_groups(looked.targets, looked.groups))
         if folds < 2:
             reason = say("a class has one group, which cannot be learned and judged at once")
             return Metric(None, len(np.unique(looked.groups)), reason=reason)
-        answers = [
-            clusters.probe(looked.embeddings, labels, looked.groups, folds, self.seed)
-            for labels in (looked.targets, *dealt)
-        ]
+        # where groups mix classes, dealing may leave a class to too few of them
+        sets = [looked.targets, *(one for one in dealt if _fewest_groups(one, looked.groups) >= folds)]
+        answers = [clusters.probe(looked.embeddings, labels, looked.groups, folds, self.seed) for labels in sets]
         pictures["probe"] = np.array(looked.classes)[answers[0]]
-        noise = [np.mean(answer == labels) for answer, labels in zip(answers[1:], dealt, strict=True)]
-        return self.share(answers[0] == looked.targets, looked.groups, floor=float(np.mean(noise)))
+        noise = [np.mean(answer == labels) for answer, labels in zip(answers[1:], sets[1:], strict=True)]
+        floor = float(np.mean(noise)) if noise else None
+        return self.share(answers[0] == looked.targets, looked.groups, floor=floor)
 
     def _knn_probe(self, run: Run, looked: Predictions, dealt: list[Labels], pictures: pd.DataFrame) -> Metric:
         """Judge the label that the nearest training pictures bear; null where they are not known, or not there."""
@@ -154,6 +153,11 @@ class Clusters(IntervalBlock):
     def _dealt(self, labels: Labels, groups: NDArray[np.str_], within: Labels | None = None) -> list[Labels]:
         generator = np.random.default_rng(self.seed)
         return [clusters.permuted(labels, groups, generator, within) for _ in range(self.permutations)]
+
+
+def _fewest_groups(labels: Labels, groups: NDArray[np.str_]) -> int:
+    """Give the number of groups that the label of the fewest is in."""
+    return min(len(np.unique(groups[labels == one])) for one in np.unique(labels))
 
 
 def _floors(names: Sequence[str], noise: list[Floats]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 
 from avatar_bench.blocks import _efficiency_figures as figures
 from avatar_bench.blocks import _efficiency_timing as timing
-from avatar_bench.blocks.base import IntervalBlock
+from avatar_bench.blocks.base import IntervalBlock, between
 from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
 from avatar_bench.metrics.timing import quantiles
@@ -190,9 +190,7 @@ def _counts(layers: pd.DataFrame, memory: pd.DataFrame) -> dict[str, Metric]:
 
 
 def _metric(row: pd.Series, name: str, unit: str, better: bool, reason: str | None) -> Metric:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    low, high = row[[f"{name}_low", f"{name}_high"]].astype(float)
     units = int(row["rounds"] if unit == "round" else row["passes"])
-    metric = Metric(float(row[name]), units, higher_is_better=better, reason=reason)
-    if pd.isna(low):
-        return replace(metric, reason=reason or say("no interval: every resample gives the same figure"))
-    return replace(metric, low=float(low), high=float(high), interval=f"bootstrap by {unit}")
+    metric = between(row[name], low, high, units, f"bootstrap by {unit}", better)
+    return replace(metric, reason=reason or metric.reason)

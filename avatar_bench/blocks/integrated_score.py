@@ -16,7 +16,7 @@ from avatar_bench.blocks import _score_warnings as warnings
 from avatar_bench.blocks._model_figures import Looks
 from avatar_bench.blocks._score_reading import QUALITIES, Quality, Reading, read
 from avatar_bench.blocks._score_resamples import resampled, seed_means, units_of
-from avatar_bench.blocks.base import IntervalCompareBlock
+from avatar_bench.blocks.base import IntervalCompareBlock, between
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.messages import say
 from avatar_bench.metrics import scores
@@ -160,14 +160,9 @@ class IntegratedScore(IntervalCompareBlock):
         units = units_of(readings, name)
         found = {}
         for model, score, low, high in zip(models, standing.score, lows, highs, strict=True):
-            if np.isnan(score):
-                found[f"score/{model.name}"] = Metric(None, 0, reason=model.missing)
-            elif not low < high:
-                why = say("no interval: every resample gives the same figure")
-                found[f"score/{model.name}"] = Metric(float(score), units, reason=why)
-            else:
-                how = "bootstrap by seed and group" if len(model.members) > 1 else "bootstrap by group"
-                found[f"score/{model.name}"] = Metric(float(score), units, float(low), float(high), how)
+            how = "bootstrap by seed and group" if len(model.members) > 1 else "bootstrap by group"
+            n = 0 if np.isnan(score) else units
+            found[f"score/{model.name}"] = between(score, low, high, n, how, reason=model.missing)
         return found
 
     def _settings(self, readings: Sequence[Reading], classes: int) -> pd.DataFrame:

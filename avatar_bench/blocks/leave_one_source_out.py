@@ -14,7 +14,7 @@ from avatar_bench import stats
 from avatar_bench.blocks import _held_out_figures as figures
 from avatar_bench.blocks._held_out_cells import Cell, Cells, cells_of, held_out, in_domain, pictures, side_by_side
 from avatar_bench.blocks._seeds import Recipes, about_seeds
-from avatar_bench.blocks.base import IntervalCompareBlock
+from avatar_bench.blocks.base import IntervalCompareBlock, between
 from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
 from avatar_bench.metrics import paired
@@ -106,12 +106,13 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         counted = matrix[matrix["counted"]]
         found = {}
         few = say("no source has {n} pictures", n=self.minimum)
-        same = say("no interval: every resample gives the same figure")
         for _, row in summary.iterrows():
-            ends, why = (row["mean"], row["mean_low"], row["mean_high"]), same if row["sources"] else few
-            found[f"mean/{row['recipe']}"] = _metric(ends, row["sources"], "bootstrap by source and group", why)
+            ends = (row["mean"], row["mean_low"], row["mean_high"])
+            how = "bootstrap by source and group"
+            found[f"mean/{row['recipe']}"] = between(*ends, int(row["sources"]), how, reason=few)
             ends = (row["worst"], row["worst_low"], row["worst_high"])
-            found[f"worst/{row['recipe']}"] = _metric(ends, row["worst_groups"], row["worst_interval"], few)
+            how = row["worst_interval"]
+            found[f"worst/{row['recipe']}"] = between(*ends, int(row["worst_groups"]), how, reason=few)
         sources = Metric(float(counted["source"].nunique()), len(matrix), higher_is_better=None)
         return found | {"sources": sources}
 
@@ -131,13 +132,6 @@ class LeaveOneSourceOut(IntervalCompareBlock):
                 said.append(told)
         seeds = {cell.recipe: [run.seed for run, _ in members] for cell, members in cells.items()}
         return said + about_seeds(seeds)
-
-
-def _metric(value_and_ends: Sequence[float], n: int, method: str, reason: str) -> Metric:
-    value, low, high = (None if np.isnan(number) else float(number) for number in value_and_ends)
-    if low is None:
-        return Metric(value, int(n), reason=reason)
-    return Metric(value, int(n), low, high, method)
 
 
 def _left_out(n: int, runs: int) -> list[str]:

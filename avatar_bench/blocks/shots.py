@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench import stats
 from avatar_bench.blocks import _shots_figures as figures
-from avatar_bench.blocks._seeds import Recipes, about_seeds, between, families, macro_f1s
-from avatar_bench.blocks.base import IntervalCompareBlock, left_out, together
+from avatar_bench.blocks._seeds import Recipes, about_seeds, families, macro_f1s
+from avatar_bench.blocks.base import IntervalCompareBlock, between, left_out, together
 from avatar_bench.errors import BlockError
 from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _significance_figures as figures
 from avatar_bench.blocks._seeds import Recipes, about_seeds
-from avatar_bench.blocks.base import left_out, recipes, together
+from avatar_bench.blocks.base import between, left_out, recipes, together
 from avatar_bench.messages import say
 from avatar_bench.metrics import paired
 from avatar_bench.results import Metric, Result
@@ -72,7 +72,7 @@ class Significance(_pairs.PairingBlock):
     def _metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, judged: Recipes) -> dict[str, Metric]:
         closest = pairs.iloc[0]  # the best and the second
         n, units = int(closest["n"]), judged.units
-        low, high = (None if np.isnan(closest[end]) else float(closest[end]) for end in ("low", "high"))
+        gain = (closest["difference"], closest["low"], closest["high"])
         detectable = _pairs.detectable(closest, self.power, self.alpha)
         needed = None if np.isnan(closest["needed"]) else float(closest["needed"])
         equal = say("the best two are right equally often")
@@ -81,7 +81,7 @@ class Significance(_pairs.PairingBlock):
             "best_accuracy": _best(ranking, units),
             "pairs_told_apart": Metric(float(pairs["told_apart"].sum()), len(pairs), higher_is_better=None),
             "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
-            "gain_over_second": Metric(float(closest["difference"]), units, low, high, "paired bootstrap"),
+            "gain_over_second": between(*gain, units, "paired bootstrap"),
             "detectable_difference": Metric(
                 detectable, n, higher_is_better=False, reason=few if detectable is None else None
             ),

@@ -12,9 +12,9 @@ from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _transformer_figures as figures
 from avatar_bench.blocks import _transformer_tables as tables
 from avatar_bench.blocks import _transformer_warnings as warnings
-from avatar_bench.blocks._seeds import Recipes, about_seeds, between
+from avatar_bench.blocks._seeds import Recipes, about_seeds
 from avatar_bench.blocks._transformer_traits import crossed, pairs, protocol, traits
-from avatar_bench.blocks.base import left_out, recipes, together
+from avatar_bench.blocks.base import between, left_out, recipes, together
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:

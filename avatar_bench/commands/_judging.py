@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class Judge:
     """Put Runs, each with its Dataset, or a Dataset alone, through one block after the other.
 
-    Results go to `place`/<set>/<block>/.
+    Results go to `place`/<set>/<block>/. Raise ConfigError where that of other pictures, called alike, is there: it
+    would be replaced, or read as if it were of these.
     """
 
     def __init__(self, settings: EvaluateConfig, runs: Sequence[Run], datasets: Sequence[Dataset], place: Path) -> None:
@@ -40,6 +41,7 @@ class Judge:
         self.runs = runs
         self.datasets = datasets
         self.folder = place / folder_name(datasets[0].name)
+        self._refuse_others()
 
     def __call__(self, name: str, block: Block, saving: Saving) -> Result:
         """Give the Result that is there already where nothing has changed, else a new one, which `saving` gets."""
@@ -56,11 +58,35 @@ class Judge:
         with speak(self.settings.lang):
             result = self._put_through(name, block)
             result.warnings += [warning for run in self.runs for warning in _unchecked(run)]
-        result.provenance |= origin | self._whereabouts(block)
+        result.provenance |= origin | self._whereabouts(block) | {"data_place": self._place}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
         saving.add(result, folder)
         return result
+
+    @property
+    def _place(self) -> str | None:
+        """Say where pictures lie that are none of the run's own splits: there they may change and be the same set."""
+        data = self.settings.data
+        path: Path | str | None = data.manifest if data.kind == "manifest" else data.root
+        if data.kind == "run":
+            path = self.runs[0].place(self.settings.split)
+        return str(Path(path).absolute()) if path else None
+
+    def _refuse_others(self) -> None:
+        ours = {dataset.fingerprint for dataset in self.datasets}
+        for file in sorted(self.folder.glob("*/metrics.json")):
+            origin = _origin_of(file)
+            place = origin.get("data_place")
+            parts = [part for part in origin.get("compared") or [origin] if isinstance(part, dict)]
+            prints = {part["data_fingerprint"] for part in parts if "data_fingerprint" in part}
+            if prints and prints.isdisjoint(ours) and place != self._place:
+                option = "out=DIR" if self.settings.data.kind == "run" else "data.name=NAME"
+                raise ConfigError(
+                    f"{self.folder} holds Results of other pictures of that name: {place or 'of unknown place'}.",
+                    f"Give these another place: {option}",
+                    "Or take that folder away, if you no longer want what is in it.",
+                )
 
     def _seconds_of_passes(self) -> float:
         return sum(run.seconds_of_passes for run in self.runs)
@@ -175,6 +201,14 @@ def guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
                 f"data.{option}={value}, but this network was trained with {kept}.",
                 "Another preprocessing gives figures of another network: leave the option out, or train with it.",
             )
+
+
+def _origin_of(file: Path) -> dict[str, Any]:
+    """Read where a Result comes from; nothing where it is damaged, and will be made anew."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["provenance"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _place_of(run: Run) -> str:

@@ -74,6 +74,8 @@ def cell_text(cell: Any) -> str:
         ranks = {cell["first"], cell["last"]}
         return " ".join(["–".join(map(str, sorted(ranks))), *([cell["letters"]] if cell.get("letters") else [])])
     text = str(cell.get("text") if cell.get("text") is not None else cell.get("value", ""))
+    if cell.get("soft"):
+        return f"{text} ({cell['soft']})"
     return f"{text} [{number(cell['low'])}, {number(cell['high'])}]" if "low" in cell else text
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from avatar_bench.messages import say
 from avatar_bench.reporting.numbers import Cell, digits, number, value_cell
 from avatar_bench.reporting.tables import Row, Table, column
 
@@ -17,13 +19,15 @@ _NAMED = ("run", "recipe", "model", "label", "a", "b")  # columns that hold name
 def lay_out(table: pd.DataFrame, name: str, caption: str, looks: Looks, only: Sequence[str] = ()) -> Table:
     """Give a saved table: the ends of an interval beside its value, models in their colours.
 
-    `x`, `x_low` and `x_high` become one column, and so do any column and a `low` and `high` right behind it. Of the
-    columns that are then left, `only` keeps some, as far as they hold anything.
+    `x`, `x_low` and `x_high` become one column, and so do any column and a `low` and `high` right behind it; where x is
+    empty, `x_reason` stands in its place. `params_m_x` stands below the name x. Of the columns that are then left,
+    `only` keeps some, as far as they hold anything.
     """
     ends = _ends(list(map(str, table.columns)))
-    bounds = {end for pair in ends.values() for end in pair}
-    heads = [str(head) for head in table.columns if str(head) not in bounds]
-    heads = [head for head in heads if not only or (head in only and table[head].notna().any())]
+    beside = {end for pair in ends.values() for end in pair} | {_reason(head) for head in map(str, table.columns)}
+    beside |= {_size(name) for name in _NAMED if name in table}
+    heads = [str(head) for head in table.columns if str(head) not in beside]
+    heads = [head for head in heads if not only or (head in only and _says(table, head))]
     rows = [_row(record, heads, ends, looks) for record in table.astype(object).to_dict("records")]
     columns = [column(head, table[head].dtype.kind in "if", bars=False) for head in heads]
     return Table(name, caption, columns, rows)
@@ -52,6 +56,19 @@ def _ends(heads: Sequence[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
+def _reason(head: str) -> str:
+    return f"{head}_reason"
+
+
+def _size(name: str) -> str:
+    return f"params_m_{name}"
+
+
+def _says(table: pd.DataFrame, head: str) -> bool:
+    """Say whether a column holds anything, be it reasons alone."""
+    return any(table[name].notna().any() for name in (head, _reason(head)) if name in table)
+
+
 def _row(record: Mapping[Any, Any], heads: Sequence[str], ends: Mapping[str, tuple[str, str]], looks: Looks) -> Row:
     cells = []
     for head in heads:
@@ -60,6 +77,12 @@ def _row(record: Mapping[Any, Any], heads: Sequence[str], ends: Mapping[str, tup
             cell = _with_ends(record[head], *(record[end] for end in ends[head]))
         elif head in _NAMED and isinstance(cell, str) and cell in looks:
             cell = {"text": cell, **looks[cell]}
+        if not pd.isna(size := record.get(_size(head), math.nan)):
+            told = say("{number} M parameters", number=number(size))
+            cell = (cell if isinstance(cell, dict) else {"text": cell}) | {"soft": told}
+        why = record.get(_reason(head))
+        if cell is None and isinstance(why, str):
+            cell = {"text": None, "value": None, "reason": why}
         cells.append(cell)
     first = record.get(heads[0]) if heads and heads[0] in _NAMED[:4] else None
     return Row(cells, str(first) if first in looks else None)

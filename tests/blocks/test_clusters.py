@@ -222,12 +222,24 @@ def test_sets_without_two_classes_or_distances_are_refused(judge, make_predictio
         judge(make_predictions(np.full(30, -1), np.zeros((30, 3))))
 
 
-def test_few_groups_that_each_begin_with_one_class_are_refused_in_words(judge, make_predictions):
+def test_few_groups_that_mix_classes_hand_their_mix_on_or_are_refused_in_words(judge, make_predictions):
     given = by_source(make_predictions)
-    given = given.take(np.concatenate([np.flatnonzero(given.targets == one)[:2] for one in (0, 1, 2)]))
-    given.groups[:] = np.array(["a", "b", "a", "b", "a", "b"])
+    few = given.take(np.concatenate([np.flatnonzero(given.targets == one)[:2] for one in (0, 1, 2)]))
+    few.groups[:] = np.array(["a", "b", "a", "b", "a", "b"])
+    assert all(judge(few).metrics[name].floor is not None for name in ("silhouette", "knn_purity", "linear_probe"))
+    two = given.take(np.concatenate([np.flatnonzero(given.targets == one)[: 3 - one] for one in (0, 1)]))
+    two.groups[:] = np.array(["b", "a", "a", "a", "a"])
     with pytest.raises(BlockError, match="mix classes"):
-        judge(given)
+        judge(two, permutations=1, seed=3)  # they change places: a gets b's one class, and b happens to get the same
+
+
+def test_the_probe_has_a_floor_or_none_where_dealing_leaves_a_fold_one_class(judge, make_predictions):
+    given = by_source(make_predictions)
+    two = given.take(np.concatenate([np.flatnonzero(given.targets == one)[: 5 - one] for one in (0, 1)]))
+    two.groups[:] = np.array(["a", "a", "b", "b", "c", "a", "a", "b", "b"])
+    for seed in range(8):
+        floor = judge(two, permutations=2, seed=seed).metrics["linear_probe"].floor
+        assert floor is None or 0 <= floor <= 1
 
 
 def test_a_limit_is_kept_and_said_and_unknown_pictures_are_left_out(judge, make_predictions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -287,6 +288,7 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
     for _, row in pairs.iterrows():
         assert row["detectable"] == _pairs.detectable(row, 0.8, 0.05 / 2)
         assert abs(row["difference"]) < row["detectable"]
+        assert (row["detectable_reason"], row["needed_reason"]) == ("", "")
     said = " ".join(result.warnings)
     assert "2 of 2 pairs are not told apart, which does not make them equal" in said
     assert f"below {100 * pairs['detectable'].min():.1f}–{100 * pairs['detectable'].max():.1f} points" in said
@@ -364,6 +366,9 @@ def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answe
     pair = result.tables["pairs"].iloc[0]
     assert (pair["difference"], pair["p"]) == (0, 1)
     assert np.isnan(pair["detectable"])
+    assert pair["detectable_reason"] == "too few pictures on which the two differ"
+    assert np.isnan(pair["needed"])
+    assert pair["needed_reason"] == "the two are right equally often"
     assert any("too few pictures part them" in warning for warning in result.warnings)
     assert result.metrics["difference/sam minus plain"].reason
 
@@ -424,6 +429,29 @@ def test_recipes_of_one_network_and_start_are_told_apart_by_their_names(compare,
 def test_recipes_are_grouped_by_family_the_best_first():
     table = pd.DataFrame({"family": ["transformer", "convolutional", "convolutional"], "accuracy": [0.9, 0.5, 0.6]})
     assert figures.grouped(table)["accuracy"].tolist() == [0.6, 0.5, 0.9]
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+@pytest.mark.parametrize("equal", [2, 8, 20])
+def test_the_numbers_in_the_chart_of_cost_can_be_read_where_recipes_are_equal(equal, language):
+    others = np.linspace(0, 0.04, 20 - equal)
+    accuracy = np.concatenate([np.full(equal, 0.85), 0.85 - others])
+    rows = pd.DataFrame({"accuracy": accuracy, "accuracy_low": accuracy - 0.04, "accuracy_high": accuracy + 0.04})
+    rows = rows.assign(recipe=[f"r{place}" for place in range(20)], sam=rows.index % 2 == 0, family="transformer")
+    rows = rows.assign(train_seconds=[*[100.0] * equal, *(100 + 50 * others)])
+    rows.loc[1, "train_seconds"] = np.nan  # its number, that of the other chart, is left out
+    with speak(language):
+        figure = figures.cost(rows)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    texts = [text for text in axes.texts if text.get_text()]
+    assert [text.get_text() for text in texts] == [f"{place}" for place in range(1, 21) if place != 2]
+    boxes = [text.get_window_extent() for text in texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(axes.bbox.contains(*corner) for box in boxes for corner in box.corners())
+    points = axes.transData.transform(rows[["train_seconds", "accuracy"]].dropna())
+    radius = 3 * figure.dpi / 72  # of a marker of 6 points
+    assert not any(box.padded(radius).contains(*point) for box in boxes for point in points)
 
 
 def test_every_published_figure_bears_its_source():

@@ -220,6 +220,62 @@ def test_other_pictures_called_like_the_runs_own_leave_its_results_alone(
     assert result(tiny_run, "other_test").n == len(rows)
 
 
+def test_the_results_of_another_table_of_one_name_are_never_replaced(
+    run_copy: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    rows = pd.read_csv(pictures / "blind.csv")
+    tables = []
+    for place, part in (("a", rows), ("b", rows.iloc[3:]), ("c", rows.iloc[::-1])):
+        (tmp_path / place).mkdir()
+        tables.append(manifest(tmp_path / place / "pictures.csv", part, pictures))
+    first, other, copy = (["data=manifest", f"data.manifest={table}"] for table in tables)
+    assert evaluate(run_copy, *first) == 0
+    file = run_copy / "evaluation" / "pictures" / "blind_test" / "metrics.json"
+    before = file.read_bytes()
+    capsys.readouterr()
+    for words in ([], ["again=true"], ["block=prior_shift"]):  # nor do two blocks of one name tell of two sets
+        assert main(["evaluate", f"ckpt={run_copy}", "data.workers=0", *other, *words]) == 2
+        err = capsys.readouterr().err.splitlines()
+        assert f"{file.parent.parent} holds Results of other pictures of that name: {tables[0]}." in err[0]
+        assert len(err) == 3
+        assert "data.name=NAME" in err[1]
+    assert file.read_bytes() == before
+    assert {folder.name for folder in file.parent.parent.iterdir()} == {"blind_test"}
+    assert evaluate(run_copy, *other, "data.name=pictures_b") == 0
+    assert (result(run_copy, "pictures").n, result(run_copy, "pictures_b").n) == (len(rows), len(rows) - 3)
+    assert evaluate(run_copy, *copy) == 0  # the same pictures, wherever their table lies
+    manifest(tables[2], rows.iloc[5:], pictures)
+    assert evaluate(run_copy, *copy) == 0  # one table that has changed is the same set
+    assert result(run_copy, "pictures").n == len(rows) - 5
+
+
+def test_another_blind_set_in_place_of_the_runs_own_replaces_nothing(
+    run_copy: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    rows = pd.read_csv(pictures / "blind.csv")
+    other = f"data.blind={manifest(tmp_path / 'other.csv', rows.iloc[3:], pictures)}"
+    assert evaluate(run_copy, "split=blind") == 0
+    assert evaluate(run_copy, "split=blind", other) == 2
+    assert "out=DIR" in capsys.readouterr().err
+    assert evaluate(run_copy, "split=blind", other, f"out={tmp_path / 'out'}") == 0
+    assert result(run_copy, "blind").n == len(rows)
+
+
+def test_an_audit_of_another_table_of_one_name_replaces_nothing(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = pd.read_csv(pictures / "blind.csv")
+    words = ["evaluate", "block=data_audit", "data=manifest", "allow=[shortcut]"]
+    for place in "ab":
+        (tmp_path / place).mkdir()
+        manifest(tmp_path / place / "pictures.csv", rows.iloc[ord(place) - ord("a") :], pictures)
+    assert main([*words, "data.manifest=a/pictures.csv"]) == 0
+    assert main([*words, "data.manifest=b/pictures.csv"]) == 2
+    assert "a/pictures.csv" in capsys.readouterr().err
+    assert Result.load(Path("runs/evaluation/pictures/data_audit")).n == len(rows)
+
+
 def test_pictures_of_a_group_seen_in_training_are_refused(
     tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
 ) -> None:

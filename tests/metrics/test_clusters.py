@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from fractions import Fraction
+from itertools import permutations, product
+
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
+from scipy.stats import chisquare
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -160,6 +166,48 @@ def test_permuted_labels_stay_with_their_groups_and_within_their_kind():
     assert (dealt != labels).any()
     inside = clusters.permuted(labels, groups, np.random.default_rng(0), within=kind)
     assert (inside % 2 == labels % 2).all()  # odd labels belong to odd kinds
+
+
+def test_labels_of_mixed_groups_are_dealt_as_an_enumeration_of_all_dealings_says():
+    groups, labels = np.array(["a", "b", "a", "b", "c"]), np.array([0, 1, 1, 2, 3])
+    expected = Counter()
+    for a, b, c in permutations(([0, 1], [1, 2], [3])):
+        for one, other, last in product(permutations(a), permutations(b), permutations(c)):
+            share = Fraction(1, 6 * len(list(product(permutations(a), permutations(b), permutations(c)))))
+            expected[(*(one * 2)[:2], *(other * 2)[:2], last[0])] += share
+    generator = np.random.default_rng(0)
+    dealt = (clusters.permuted(labels, groups, generator)[[0, 2, 1, 3, 4]] for _ in range(6000))
+    found = Counter(tuple(one.tolist()) for one in dealt)
+    assert set(found) == set(expected)
+    assert (
+        chisquare([found[one] for one in expected], [6000 * float(share) for share in expected.values()]).pvalue > 0.01
+    )
+
+
+def test_the_silhouette_of_labels_without_meaning_is_that_of_dealt_ones_where_groups_mix_labels():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(6), 20)
+    places = rng.normal(size=(6, 4))[groups] * 5 + rng.normal(size=(120, 4))  # a group lies in one place
+    between = cdist(places, places)
+
+    def judge(labels):
+        return sk.silhouette_score(between, labels, metric="precomputed")
+
+    truth = [judge(rng.permuted(np.tile([0, 1], (6, 10)), axis=1).ravel()) for _ in range(20)]  # half of each group
+    labels = np.tile([0, 1], 60)
+    floor = [judge(clusters.permuted(labels, groups, rng)) for _ in range(20)]
+    assert np.mean(floor) == pytest.approx(np.mean(truth), abs=0.01)
+    whole = [judge(rng.permutation(np.arange(6) % 2)[groups]) for _ in range(20)]
+    assert np.mean(whole) > np.mean(truth) + 0.05  # whole groups of one label each part where nothing does
+
+
+def test_sources_are_dealt_within_the_class_of_each_picture_where_groups_mix_classes():
+    groups, classes = np.repeat(np.arange(10), 2), np.tile([0, 1], 10)
+    sources = 2 * (np.arange(20) // 2 % 3) + classes  # odd sources are of odd classes
+    dealt = clusters.permuted(sources, groups, np.random.default_rng(0), within=classes)
+    assert (dealt % 2 == classes).all()
+    assert sorted(dealt) == sorted(sources)
+    assert (dealt != sources).any()
 
 
 def test_means_leave_missing_values_out():
