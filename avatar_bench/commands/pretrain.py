@@ -18,7 +18,7 @@ from avatar_bench.commands._folders import git_commit, held, is_free, taken, unu
 from avatar_bench.commands._recording import begin, recorded, reopened
 from avatar_bench.commands._split import split_plan
 from avatar_bench.config import PretrainConfig, check_pretrain
-from avatar_bench.data.guards import fingerprint_set, refuse_changed, split_apart
+from avatar_bench.data.guards import fingerprint_set, hash_columns, refuse_changed, split_apart
 from avatar_bench.data.kept_out import keep_out
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.selection import is_stated, stratified_rows
@@ -153,8 +153,8 @@ def _sides(found: Dataset, plan: SplitPlan, settings: PretrainConfig) -> Dataset
         return sides
     count = min(plan.limit or len(found), max(1, round(plan.fraction * len(found))))
     drawn = found.take(stratified_rows(frame, count, plan.seed))
-    phashes = [one.phashes[0] for one in fingerprint_set(drawn)]
-    whole = drawn.frame.assign(split="train", phash=phashes, stated_group=drawn.frame["group"])
+    hashes = hash_columns(fingerprint_set(drawn))
+    whole = drawn.frame.assign(split="train", **hashes, stated_group=drawn.frame["group"])
     return Dataset(drawn.name, drawn.root, whole)
 
 

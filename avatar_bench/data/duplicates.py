@@ -20,7 +20,7 @@ from avatar_bench.data.fingerprints import TURNS, Fingerprint
 
 NEAR = 8  # bits of 64 by which the hash of a copy may differ: 99.9 % of the copies are that near
 MOST = 32  # candidates that are looked at for one picture, the nearest first; bounds what lookalikes cost
-CROWD = 1024  # hashes that each band of one hash is compared with, the likeliest first; bounds it too
+CROWD = 1024  # hashes of one turn that each band of a hash is compared with, the likeliest first; bounds it too
 
 _BANDS, _BAND_BITS = 4, 16
 _SIDE = 12  # of the thumbnails that are compared: larger ones show JPEG's edges, smaller ones hide a mouth
@@ -28,13 +28,14 @@ _UNLIKE = 34.0  # levels of 255 by which one sample of a thumbnail may differ: a
 _SHADE = 40.0  # levels by which the whole may be brighter or darker: at most 25
 _SHARE = 0.5  # of the contrast that may differ: at most 0.40; tells pictures of little contrast apart
 _FLAT = 2.0  # levels of contrast that are no more than JPEG's noise
+_QUERY, _PAIR = 36, 10  # where in a packed number the query begins, and the pair of query and key
 _ROWS, _CANDIDATES, _THUMBNAILS = 256, 2**21, 4096  # handled at a time, so that memory does not grow with the set
 
 Decoder = Callable[[int], NDArray[np.uint8]]  # gives the picture of a row, (H, W, 3) RGB, upright
 Pictures = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the file, fingerprint, decoder
 Integers = NDArray[np.integer]
 _NAMES = list(TURNS)
-_INVERSE = [0, 1, 2, 3, 4, 6, 5, 7]  # the turn that takes back each of TURNS
+_INVERSE = np.array([0, 1, 2, 3, 4, 6, 5, 7])  # the turn that takes back each of TURNS
 
 
 class Match(NamedTuple):
@@ -117,13 +118,24 @@ def _exact(left: Pictures, right: Pictures, within: bool) -> list[Match]:
 def _near(
     left: Pictures, lefts: Integers, right: Pictures, rights: Integers, distance: int, within: bool
 ) -> list[Match]:
-    """Compare the given rows of the left pictures with those of the right ones; `within` a set, with earlier rows."""
-    keys, queries = _hashes(left, lefts)[:, 0], _hashes(right, rights)
-    found = np.concatenate([np.empty((0, 4), np.int64), *_candidates(keys, queries, distance, within)])
-    pairs = np.column_stack([lefts[found[:, 0]], rights[found[:, 1]], found[:, 2:]])
+    """Compare the given rows of the left pictures with those of the right ones; `within` a set, with earlier rows.
+
+    Two pictures are near where at one turn the hash of either, turned, is near to that of the other, upright, and the
+    thumbnails are alike: whichever is the left one. Which of the two is turned does make a difference, of a few bits:
+    the median of the frequencies moves when some are negated.
+    """
+    ours, theirs = _hashes(left, lefts), _hashes(right, rights)
+    found = _candidates(ours[:, :1], theirs, distance, within)
+    if within:
+        query, key, _, _ = _unpack(found)
+        found, others = found[key < query], _exchange(found[key > query])
+    else:
+        others = _candidates(ours, theirs[:, :1], distance, within)
+    found = _nearest(np.concatenate([found, others]))
+    found = found[_alike(left, right, _table(found, lefts, rights), within)]
     return [
         Match(first, second, "near", bits, _NAMES[_INVERSE[turn]])
-        for first, second, bits, turn in pairs[_alike(left, right, pairs, within)].tolist()
+        for first, second, bits, turn in _table(found[_first(found >> _PAIR)], lefts, rights).tolist()
     ]
 
 
@@ -135,8 +147,11 @@ def _hashes(pictures: Pictures, rows: Integers) -> NDArray[np.uint64]:
 
 def _candidates(
     keys: NDArray[np.uint64], queries: NDArray[np.uint64], distance: int, within: bool
-) -> Iterator[NDArray[np.int64]]:
-    """Yield (key, query, bits, turn) of the pairs whose hashes differ in at most `distance` bits, at its best turn.
+) -> NDArray[np.int64]:
+    """Give (query, key, bits, turn), packed, of hashes, (N, 1 or 8), that differ in at most `distance` bits.
+
+    The turns of one side are looked at. Of the keys of a query the MOST nearest are given; `within` a set, of the
+    earlier and of the later ones each.
 
     Multi-index hashing (Norouzi et al., 2012): of hashes that differ in so few bits, one of four bands differs in next
     to none, so it is enough to look up each band, with a bit or two flipped. How many are to be flipped in which band:
@@ -144,10 +159,14 @@ def _candidates(
     """
     radii = [(distance + 1 + band) // _BANDS - 1 for band in range(_BANDS)]
     tables = [_Table(keys, band, radius) for band, radius in enumerate(radii) if radius >= 0]
+    none = np.empty(0, np.int64)
+    nearest = [none]
     for start in range(0, len(queries), _ROWS):
         several = queries[start : start + _ROWS]
-        found = [part for table in tables for part in table.find(several, distance, start if within else None)]
-        yield _best(np.concatenate(found), start) if found else np.empty((0, 4), np.int64)
+        found = np.concatenate([none, *(part for table in tables for part in table.find(several, start, distance))])
+        query, key, _, _ = _unpack(found)
+        nearest += map(_nearest, (found[key < query], found[key > query]) if within else (found,))
+    return np.concatenate(nearest)
 
 
 class _Table:
@@ -155,8 +174,9 @@ class _Table:
 
     def __init__(self, keys: NDArray[np.uint64], band: int, radius: int) -> None:
         self.shift = np.uint64(band * _BAND_BITS)
-        values = self._band(keys)
-        self.keys, self.order = keys, np.argsort(values, kind="stable")
+        self.keys, self.turns = keys.ravel(), keys.shape[1]
+        values = self._band(self.keys)
+        self.order = np.argsort(values.astype(np.uint16), kind="stable")  # of so few bits, in linear time
         self.counts = np.bincount(values, minlength=2**_BAND_BITS).astype(np.int32)
         self.starts = self.counts.cumsum() - self.counts
         flips = [
@@ -164,18 +184,19 @@ class _Table:
         ]
         self.flips = np.array(flips, dtype=np.int64)
 
-    def find(self, queries: NDArray[np.uint64], distance: int, before: int | None) -> Iterator[NDArray[np.int64]]:
-        """Yield the near hashes, packed; where `before` is the row of the first query, of keys in earlier rows only."""
+    def find(self, queries: NDArray[np.uint64], start: int, distance: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the near hashes, packed; `start` is the row of the first query."""
         buckets = self._band(queries)[..., None] ^ self.flips  # (Q, 8, F)
         counts = self.counts[buckets]
-        if (counts.sum(axis=2) > CROWD).any():
-            counts = np.clip(CROWD + counts - counts.cumsum(axis=2), 0, counts)
+        if (counts.sum(axis=2) > (crowd := CROWD * self.turns)).any():
+            counts = np.clip(crowd + counts - counts.cumsum(axis=2), 0, counts)
         for lookups, entries in _spread(counts.ravel()):
             query, turn = np.divmod(lookups // len(self.flips), queries.shape[1])
-            key = self.order[self.starts[buckets.ravel()[lookups]] + entries]
-            bits = np.bitwise_count(self.keys[key] ^ queries[query, turn])
-            near = bits <= distance if before is None else (bits <= distance) & (key < query + before)
-            yield _pack(query[near], key[near], bits[near], turn[near])
+            entry = self.order[self.starts[buckets.ravel()[lookups]] + entries]
+            bits = np.bitwise_count(self.keys[entry] ^ queries[query, turn])
+            near = bits <= distance
+            key, turned = np.divmod(entry[near], self.turns)
+            yield _pack(query[near] + start, key, bits[near], turn[near] + _INVERSE[turned])  # one of the two is 0
 
     def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         return ((hashes >> self.shift) & np.uint64(2**_BAND_BITS - 1)).astype(np.int64)
@@ -194,17 +215,41 @@ def _spread(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
 
 def _pack(query: Integers, key: Integers, bits: Integers, turn: Integers) -> NDArray[np.int64]:
     """Put four numbers into one, which sorts many times as fast as rows of four do."""
-    return (query.astype(np.int64) << 42) | (key.astype(np.int64) << 10) | (bits.astype(np.int64) << 3) | turn
+    return (query.astype(np.int64) << _QUERY) | (key.astype(np.int64) << _PAIR) | (bits.astype(np.int64) << 3) | turn
 
 
-def _best(packed: NDArray[np.int64], start: int) -> NDArray[np.int64]:
-    """Keep the nearest turn of each pair, and the MOST nearest keys of each query; `start` is the first query's row."""
+def _unpack(packed: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    return packed >> _QUERY, (packed >> _PAIR) & (2 ** (_QUERY - _PAIR) - 1), (packed >> 3) & 127, packed & 7
+
+
+def _exchange(packed: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Make the key the query."""
+    query, key, bits, turn = _unpack(packed)
+    return _pack(key, query, bits, _INVERSE[turn])
+
+
+def _nearest(packed: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Keep the MOST nearest keys of each query, at all their turns, sorted."""
     packed = np.sort(packed)
-    packed = packed[np.append(True, np.diff(packed >> 10) > 0)[: len(packed)]]
-    query, key, bits, turn = packed >> 42, (packed >> 10) & (2**32 - 1), (packed >> 3) & 127, packed & 7
+    packed = packed[_first(packed)]
+    nearest = _first(packed >> _PAIR)
+    query, _, bits, _ = _unpack(packed[nearest])
+    rank = np.empty(len(query), dtype=np.intp)
     order = np.argsort((query << 7) | bits, kind="stable")
-    rank = np.arange(len(order)) - np.searchsorted(query, query)  # sorting by bits too leaves the queries' places
-    return np.column_stack([key, query + start, bits, turn])[order][rank < MOST]
+    rank[order] = np.arange(len(query)) - np.searchsorted(query, query)  # sorting by bits too leaves queries' places
+    pair: Integers = np.cumsum(nearest) - 1
+    return packed[rank[pair] < MOST]
+
+
+def _first(ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Say which of sorted numbers differ from the one before."""
+    return np.append(True, np.diff(ordered) > 0)[: len(ordered)]
+
+
+def _table(packed: NDArray[np.int64], lefts: Integers, rights: Integers) -> NDArray[np.int64]:
+    """Give (left, right, bits, turn), (P, 4), of rows of the pictures."""
+    query, key, bits, turn = _unpack(packed)
+    return np.column_stack([lefts[key], rights[query], bits, turn])
 
 
 def _alike(left: Pictures, right: Pictures, pairs: NDArray[np.int64], within: bool) -> NDArray[np.bool_]:
@@ -243,13 +288,22 @@ def _compare(left: NDArray[np.uint8], right: NDArray[np.uint8], places: Integers
 
 
 def _same(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Say for each pair of thumbnails, (12, 12, 3, P), whether they are alike but for brightness and contrast."""
+    """Say for each pair of thumbnails, (12, 12, 3, P), whether they are alike but for brightness and contrast.
+
+    It is enough that one of them tells the other: so it does not matter which is the left one.
+    """
     axes = (0, 1, 2)
     first, second = left.astype(np.float32), right.astype(np.float32)
     shade = second.mean(axis=axes) - first.mean(axis=axes)
     first, second = first - first.mean(axis=axes), second - second.mean(axis=axes)
+    alike = _tells(first, second) | _tells(second, first)
+    return np.asarray((np.abs(shade) <= _SHADE) & alike, dtype=np.bool_)
+
+
+def _tells(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say where little is left of the second of two centred thumbnails without what the first explains."""
+    axes = (0, 1, 2)
     gain = (first * second).sum(axis=axes) / np.maximum((first**2).sum(axis=axes), 1)
     rest = second - gain * first
     share = rest.std(axis=axes) / np.maximum(second.std(axis=axes), _FLAT)
-    alike = (np.abs(rest).max(axis=axes) <= _UNLIKE) & (np.abs(shade) <= _SHADE) & (share <= _SHARE)
-    return np.asarray(alike, dtype=np.bool_)
+    return np.asarray((np.abs(rest).max(axis=axes) <= _UNLIKE) & (share <= _SHARE), dtype=np.bool_)

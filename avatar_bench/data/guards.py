@@ -16,7 +16,6 @@ from tqdm import tqdm
 from avatar_bench import __version__
 from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
 from avatar_bench.data.fingerprints import (
-    TURNS,
     Fingerprint,
     fingerprint_files,
     read_fingerprints,
@@ -37,17 +36,15 @@ def split_apart(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: 
     """Give what `split_dataset` gives, no picture with a copy or near-duplicate on another side.
 
     They are joined into groups, unless the data set states its split; then one across two sides raises GuardError, as
-    an exact copy of another label does. The frame gets the perceptual hash of each picture, `phash`, and the group that
-    was stated, `stated_group`.
+    an exact copy of another label does. The frame gets what `hash_columns` gives, and the group that was stated,
+    `stated_group`.
     """
     rows = stratified_rows(whole.frame, plan.limit or len(whole), plan.seed)
     drawn = whole.take(rows)
     prints = fingerprint_set(drawn)
     matches = _table(find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image))
     notes += _conflicts(drawn.frame, matches, "label_conflict" in allow)
-    frame = drawn.frame.assign(
-        phash=[one.phashes[0] for one in prints], stated_group=drawn.frame["group"], place=np.arange(len(drawn))
-    )
+    frame = drawn.frame.assign(**hash_columns(prints), stated_group=drawn.frame["group"], place=np.arange(len(drawn)))
     if not is_stated(whole.frame, plan):
         frame["group"] = join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy())
         if joined := frame["stated_group"].nunique() - frame["group"].nunique():
@@ -90,6 +87,14 @@ def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
     return prints
 
 
+def hash_columns(prints: Sequence[Fingerprint]) -> dict[str, list[str]]:
+    """Give what tells near-duplicates of pictures: the perceptual hash, and those of the picture turned, in a row."""
+    return {
+        "phash": [one.phashes[0] for one in prints],
+        "turned_phashes": [" ".join(one.phashes[1:]) for one in prints],
+    }
+
+
 def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint]:
     prints = []
     with tqdm(total=len(files), desc="looking for copies", leave=False, disable=None) as bar:
@@ -103,16 +108,18 @@ def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint]:
 
 
 def shared_pictures(train: Dataset, dataset: Dataset) -> list[Match]:
-    """Give the copies in a set (right) of the images of a training (left), which have `phash` where it is known.
+    """Give the copies in a set (right) of the images of a training (left), of which `hash_columns` may be known.
 
-    Files of the training are read only where it is not, or where two pictures are to be compared.
+    Files of the training are read only where they are not, or where two pictures are to be compared.
     """
     if not len(train):
         return []
-    hashes = train.frame["phash"].tolist()
-    # of the pictures searched for copies, the hash of the upright one is all that is looked at
-    known = [Fingerprint(f"not known: {row}", (phash,) * len(TURNS)) for row, phash in enumerate(hashes)]
-    ours = known if all(hashes) else fingerprint_set(train)
+    hashes = train.frame.reindex(columns=["phash", "turned_phashes"], fill_value="")
+    known = [
+        Fingerprint(f"not known: {row}", (phash, *turned.split()))
+        for row, (phash, turned) in enumerate(hashes.itertuples(index=False))
+    ]
+    ours = known if (hashes != "").all(axis=None) else fingerprint_set(train)
     return find_matches_between(
         (train.frame["sha256"].tolist(), ours, train.image),
         (dataset.frame["sha256"].tolist(), fingerprint_set(dataset), dataset.image),

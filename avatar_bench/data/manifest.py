@@ -24,6 +24,7 @@ from avatar_bench.writing import whole
 
 STORED = ("width", "height", "format", "jpeg_quality")  # how a picture is stored
 COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", *STORED)
+KEPT = ("turned_phashes", "stated_group")  # of a run's pictures alone
 SPLITS = ("train", "val", "calibration", "test")
 
 
@@ -149,7 +150,7 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
 
 def write_split(dataset: Dataset, file: Path) -> None:
     """Write what `read_split` reads: every image of a run with its side, and what tells copies of it."""
-    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", "stated_group", *STORED]
+    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", *KEPT, *STORED]
     frame = dataset.frame.reindex(columns=columns, fill_value="")
     with whole(file) as part:
         write_csv(frame, part)
@@ -163,7 +164,7 @@ def read_split(file: Path, root: Path) -> Dataset:
         raise DataError(f"{file} cannot be read: {error}.") from error
     if "path" not in frame:
         raise DataError(f"{file} is damaged: it has no column path.")
-    return Dataset("run", root, frame.reindex(columns=[*COLUMNS, "stated_group"], fill_value=""))
+    return Dataset("run", root, frame.reindex(columns=[*COLUMNS, *KEPT], fill_value=""))
 
 
 def files_of(dataset: Dataset) -> list[Path]:

@@ -21,11 +21,12 @@ from PIL import Image
 
 from avatar_bench.__main__ import main
 from avatar_bench.catalogue import choices
-from avatar_bench.data.manifest import STORED
+from avatar_bench.data.manifest import KEPT, STORED
 from avatar_bench.models.callbacks import History
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.learner import Learner
 from avatar_bench.runs import Run
+from tests.data.near_copies import paint, save_near_copies
 
 Train = Callable[..., Path]
 BACKBONE = "test_resnet.r160_in1k"
@@ -75,7 +76,7 @@ def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> N
     assert list(history(tiny_run)) == [
         "epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr",
     ]  # fmt: skip
-    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", "stated_group", *STORED]
+    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", *KEPT, *STORED]
     assert list(pd.read_csv(tiny_run / "split.csv")) == columns
 
 
@@ -490,6 +491,17 @@ def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name
     assert record(run)["allow"] == ["near_duplicates"]
     assert main(["evaluate", f"ckpt={run}"]) == 3
     assert "near-duplicates of training pictures" in capsys.readouterr().err
+
+
+def test_no_guard_refuses_a_run_for_pictures_that_its_split_kept_together(train: Train, tmp_path: Path) -> None:
+    for seed in range(60):
+        file = tmp_path / "set" / "ab"[seed % 2] / f"{seed:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        paint(seed).save(file)
+    save_near_copies(tmp_path / "set")
+    words = ["data=folder", f"data.root={tmp_path / 'set'}", "data.manifest=null", "data.split.folds=3"]
+    run = train(tmp_path / "run", *words, "data.split.seed=6", "trainer=debug")
+    assert main(["evaluate", f"ckpt={run}", "allow=[permutation]"]) == 0
 
 
 def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(

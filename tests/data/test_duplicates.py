@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -34,6 +37,11 @@ def encode(image: NDArray[np.uint8], kind: str, **options: int) -> NDArray[np.ui
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
     return decode_bytes(buffer.getvalue(), "x")
+
+
+def blend(image: NDArray[np.uint8], other: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """Give a picture with a share of another: what is a copy up to some share, and none beyond it."""
+    return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(other), share))
 
 
 def shrink(image: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
@@ -62,7 +70,7 @@ def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = 
 
 def hashed(*numbers: int) -> list[Fingerprint]:
     """Give fingerprints with the given first hash, whose other hashes lie near to none."""
-    far = [f"{number:016x}" for number in np.random.default_rng(1).integers(0, 2**63, len(numbers) * 7).tolist()]
+    far = [f"{number:016x}" for number in np.random.default_rng(1000).integers(0, 2**63, len(numbers) * 7).tolist()]
     return [
         Fingerprint(f"p{row}", (f"{number:016x}", *far[row * 7 : row * 7 + 7])) for row, number in enumerate(numbers)
     ]
@@ -70,6 +78,33 @@ def hashed(*numbers: int) -> list[Fingerprint]:
 
 def blank(_: int) -> NDArray[np.uint8]:
     return np.full((8, 8, 3), 128, dtype=np.uint8)
+
+
+def bits_apart(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()
+
+
+def turned_bits(one: Fingerprint, other: Fingerprint) -> dict[str, int]:
+    """Give by how many bits two pictures differ at each turn of the second against the first, whichever is turned."""
+    taken_back = {"rotated 90": "rotated 270", "rotated 270": "rotated 90"}
+    ours, theirs = dict(zip(TURNS, one.phashes, strict=True)), dict(zip(TURNS, other.phashes, strict=True))
+    return {
+        turn: min(bits_apart(ours[turn], theirs[""]), bits_apart(ours[""], theirs[taken_back.get(turn, turn)]))
+        for turn in TURNS
+    }
+
+
+def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray(Image.fromarray(image).resize((12, 12), Image.Resampling.BOX), dtype=float)
+
+
+def look_alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Fit a line from each thumbnail to the other, and hold what is left against the limits that are stated."""
+    found = False
+    for first, second in ((one.ravel(), other.ravel()), (other.ravel(), one.ravel())):
+        rest = second - np.polyval(np.polyfit(first, second, 1), first)
+        found |= bool(abs(rest).max() <= 34 and rest.std() <= 0.5 * second.std())
+    return found and bool(abs(one.mean() - other.mean()) <= 40)
 
 
 def pairs(matches: Sequence[Match]) -> list[tuple[int, int]]:
@@ -141,6 +176,74 @@ def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
     ]
     found = find_matches([str(row) for row in range(120)], hashed(*numbers), blank, distance)
     assert [(match.left, match.right, match.distance) for match in found] == expected
+
+
+@pytest.mark.parametrize("distance", [0, 5, 8, 11])
+def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance: int) -> None:
+    rng = np.random.default_rng(distance + 1)
+    near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each picture is near to
+    flips = np.array([sum(1 << int(bit) for bit in rng.permutation(63)[: rng.integers(0, 9)]) for _ in range(720)])
+    prints = [
+        Fingerprint(f"p{row}", tuple(f"{number:016x}" for number in numbers))
+        for row, numbers in enumerate((near ^ flips.reshape(90, 8)).tolist())
+    ]
+    digests = [str(row) for row in range(90)]
+    bits = {(one, other): turned_bits(prints[one], prints[other]) for one, other in combinations(range(90), 2)}
+    expected = {pair: min(turns.values()) for pair, turns in bits.items() if min(turns.values()) <= distance}
+    found = find_matches(digests, prints, blank, distance)
+    assert {(match.left, match.right): match.distance for match in found} == expected
+    assert all(bits[match.left, match.right][match.turned] == match.distance for match in found)
+    first, second = ((digests[part], prints[part], blank) for part in (slice(45), slice(45, 90)))
+    across = {pair for pair in expected if pair[0] < 45 <= pair[1]}
+    assert {(left, right + 45) for left, right in pairs(find_matches_between(first, second, distance))} == across
+    assert {(left, right + 45) for right, left in pairs(find_matches_between(second, first, distance))} == across
+
+
+def test_near_pictures_are_those_that_a_look_at_all_pairs_in_all_orientations_finds() -> None:
+    originals = [draw(seed, 48) for seed in range(24)]
+    shares = np.linspace(0.1, 0.4, 24)
+    mixed = [blend(image, draw(seed + 100, 48), shares[seed]) for seed, image in enumerate(originals)]
+    turns = list(TURNS.values())
+    images = [*(np.ascontiguousarray(turns[row % 8](image)) for row, image in enumerate(mixed)), *originals]
+    digests, prints, image = as_set(images)
+    thumbnails = [thumbnail(image) for image in images]
+    expected = {
+        (left, right)
+        for left, right in combinations(range(48), 2)
+        for turn, bits in turned_bits(prints[left], prints[right]).items()
+        if bits <= NEAR and look_alike(TURNS[turn](thumbnails[left]), thumbnails[right])  # type: ignore[arg-type]
+    }
+    assert 6 < len(expected) < 24
+    assert set(pairs(find_matches(digests, prints, image))) == expected
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_of_turns_that_are_as_near_each_is_looked_at(turn: str) -> None:
+    images = [draw(0), np.ascontiguousarray(TURNS[turn](draw(0)))]
+    prints = [Fingerprint(f"p{row}", (f"{5:016x}",) * 8) for row in range(2)]
+    assert find_matches(["a", "b"], prints, lambda row: images[row]) == [Match(0, 1, "near", 0, turn)]
+    (swapped,) = find_matches(["a", "b"], prints, lambda row: images[1 - row])
+    assert np.array_equal(TURNS[swapped.turned](images[1]), images[0])
+
+
+def test_a_crowd_of_turned_hashes_hides_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "CROWD", 20)
+    ours = [Fingerprint(f"left {row}", ("f" * 16, *("0" * 16,) * 7)) for row in range(20)]
+    found = find_matches_between(([str(row) for row in range(20)], ours, blank), (["x"], hashed(0), blank))
+    assert pairs(found) == [(row, 0) for row in range(20)]
+
+
+@settings(deadline=None, max_examples=60, derandomize=True, database=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(TURNS)), st.booleans())
+def test_it_does_not_matter_which_of_two_pictures_comes_first(seed: int, share: float, turn: str, even: bool) -> None:
+    one = draw(seed, 48)
+    if even:  # then it is as near when turned to the left as to the right
+        one = blend(one, one[::-1, ::-1], 0.5)
+    other = np.ascontiguousarray(TURNS[turn](blend(one, draw(seed + 1, 48), share)))
+    ours, theirs, both, swapped = (as_set(images) for images in ([one], [other], [one, other], [other, one]))
+    ways = [find_matches(*both), find_matches(*swapped)]
+    ways += [find_matches_between(ours, theirs), find_matches_between(theirs, ours)]
+    assert len({tuple(match.distance for match in found) for found in ways}) == 1
 
 
 def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:

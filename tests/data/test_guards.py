@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench.data.guards import fingerprint_set, refuse_formats, refuse_shortcut, shared_pictures, split_apart
-from avatar_bench.data.manifest import Dataset, read_dataset, read_manifest
+from avatar_bench.data.guards import (
+    fingerprint_set,
+    hash_columns,
+    refuse_formats,
+    refuse_shortcut,
+    shared_pictures,
+    split_apart,
+)
+from avatar_bench.data.kept_out import shared_with
+from avatar_bench.data.manifest import Dataset, read_dataset, read_manifest, read_split, write_split
 from avatar_bench.data.splits import SplitPlan
+from avatar_bench.data.unseen import refuse_near
 from avatar_bench.errors import DataError, GuardError
+from tests.data.near_copies import paint, save_near_copies
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 Make = Callable[..., Dataset]
-
-
-def paint(seed: int) -> Image.Image:
-    """Give a picture of soft patches, (48, 48), that no other seed gives."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
@@ -98,6 +102,18 @@ def test_a_copy_goes_to_the_side_of_its_picture_and_that_is_said(made: Make, kin
         assert notes[0] == "1 groups are joined to others, as they hold near-duplicates of each other"
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_guard_finds_near_duplicates_across_a_split_of_ours(made: Make, tmp_path: Path, seed: int) -> None:
+    whole, notes = made(save_near_copies), list[str]()
+    write_split(split_apart(whole, SplitPlan(folds=3, seed=seed), (), notes), tmp_path / "split.csv")
+    assert notes[0].endswith("as they hold near-duplicates of each other")
+    kept = read_split(tmp_path / "split.csv", whole.root)
+    sides = [kept.take(kept.frame["split"].isin(names)) for names in (["train"], ["val", "calibration"], ["test"])]
+    for seen, judged in permutations(sides, 2):
+        refuse_near(judged, seen)
+        assert not shared_with(judged, seen).any()
+
+
 def test_a_limit_looks_at_the_pictures_that_are_drawn_alone(made: Make) -> None:
     whole = made()
     used = split_apart(whole, SplitPlan(folds=3, limit=24), (), [])
@@ -165,7 +181,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(made: Make) -> None:
 
 def test_copies_of_training_pictures_are_found_by_the_hashes_kept_of_them(made: Make, tmp_path: Path) -> None:
     train = made()
-    kept = Dataset("train", train.root, train.frame.assign(phash=[f.phashes[0] for f in fingerprint_set(train)]))
+    kept = Dataset("train", train.root, train.frame.assign(**hash_columns(fingerprint_set(train))))
     (tmp_path / "others" / "a").mkdir(parents=True)
     for seed in range(100, 110):
         paint(seed).save(tmp_path / "others" / "a" / f"{seed}.png")
@@ -176,6 +192,18 @@ def test_copies_of_training_pictures_are_found_by_the_hashes_kept_of_them(made: 
         (match,) = shared_pictures(known, others)
         assert train.frame["path"].iat[match.left] == "b/07.png"
         assert others.frame["path"].iat[match.right] == "a/turned.jpg"
+
+
+def test_the_hashes_that_are_kept_find_what_the_files_do(made: Make) -> None:
+    whole = made(save_near_copies)
+    copied = whole.frame["path"].str.contains("[-z]")
+    kept = Dataset("kept", whole.root, whole.frame.assign(**hash_columns(fingerprint_set(whole))))
+    upright = Dataset("upright", whole.root, kept.frame.drop(columns="turned_phashes"))
+    for seen, judged in ((copied, ~copied), (~copied, copied)):
+        found = shared_pictures(whole.take(seen), whole.take(judged))
+        assert len(found) > 10
+        assert shared_pictures(kept.take(seen), whole.take(judged)) == found
+        assert shared_pictures(upright.take(seen), whole.take(judged)) == found  # of an earlier version
 
 
 def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
