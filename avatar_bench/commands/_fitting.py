@@ -24,6 +24,7 @@ from avatar_bench.config import PretrainConfig, TrainConfig
 from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.datamodule import DataModule
 from avatar_bench.data.manifest import SPLITS, Dataset, write_split
+from avatar_bench.data.names import listed
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.data.workers import Loader
@@ -170,8 +171,7 @@ def _with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
     if not error.rows:
         return error
     paths = list(dataset.part(error.split).frame["path"].iloc[list(error.rows)])
-    named = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
-    return DivergedError(error.lines[0], f"The pictures of that batch: {named}.", *error.lines[1:])
+    return DivergedError(error.lines[0], f"The pictures of that batch: {listed(paths, 4)}.", *error.lines[1:])
 
 
 def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from avatar_bench.data.fingerprints import (
     write_fingerprints,
 )
 from avatar_bench.data.manifest import Dataset, files_of, hash_files
+from avatar_bench.data.names import listed
 from avatar_bench.data.selection import is_stated, split_dataset, stratified_rows
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
@@ -30,6 +31,7 @@ from avatar_bench.packages import cache_root
 
 SHARE, FEW = 0.9, 10  # of formats that tell the class; the audit of prepare looks at much more
 PRINTS = "fingerprints"  # the cache's folder of them, some 200 bytes a picture
+LISTED = 20  # broken pictures that an error names
 _A_STEP = 512  # pictures between two moves of the progress bar
 
 
@@ -71,7 +73,7 @@ def refuse_changed(dataset: Dataset) -> None:
 
 
 def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
-    """Give the fingerprint of each picture, in order; raise DataError at the first that cannot be decoded.
+    """Give the fingerprint of each picture, in order; raise one DataError for all that cannot be decoded.
 
     They are kept in the cache by what the files hold now: the same files need not be decoded for them again.
     """
@@ -83,23 +85,35 @@ def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
     )
     if (found := read_fingerprints(kept)) is not None:
         return found
-    prints = _fingerprint_all(files)
+    prints = _whole(dataset, _fingerprint_all(files))
     with suppress(OSError):  # a full disk costs the time alone
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_fingerprints(prints, kept)
     return prints
 
 
-def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint]:
+def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint | DataError]:
     prints = []
     with tqdm(total=len(files), desc="looking for copies", leave=False, disable=None) as bar:
         for start in range(0, len(files), _A_STEP):
-            for one in fingerprint_files(files[start : start + _A_STEP]):
-                if isinstance(one, DataError):
-                    raise one
-                prints.append(one)
-                bar.update()
+            prints += fingerprint_files(files[start : start + _A_STEP])
+            bar.update(len(prints) - bar.n)
     return prints
+
+
+def _whole(dataset: Dataset, prints: Sequence[Fingerprint | DataError]) -> list[Fingerprint]:
+    """Give the fingerprints of a set; raise DataError where some pictures have none, naming them."""
+    errors = {row: one for row, one in enumerate(prints) if isinstance(one, DataError)}
+    for error in errors.values():
+        if len(errors) == 1:
+            raise error
+        others = list(dataset.frame["path"].iloc[list(errors)])[1:]
+        raise DataError(
+            f"{len(errors)} of {len(dataset)} pictures of {dataset.name} cannot be used, first {error.lines[0]}",
+            f"The others: {listed(others, LISTED)}.",
+            "Mend them or take them out: avatar-bench prepare leaves such files out, and says why of each.",
+        )
+    return [one for one in prints if isinstance(one, Fingerprint)]
 
 
 def shared_pictures(train: Dataset, dataset: Dataset) -> list[Match]:
@@ -149,9 +163,12 @@ def refuse_formats(labels: pd.Series, formats: Sequence[str]) -> None:
     """Raise GuardError where the file format alone tells a class from the rest in SHARE of the cases or more.
 
     That is the balanced accuracy of the best rule: half of one more than the total variation distance between the
-    formats of the class and of the other classes, each of equal weight. Classes of fewer than FEW pictures say nothing.
+    formats of the class and of the other classes, each of equal weight. Classes of fewer than FEW pictures say nothing,
+    nor do files of no known format, "".
     """
-    shares = pd.crosstab(labels.to_numpy(), np.asarray(formats), normalize="index")
+    kinds = np.asarray(formats)
+    labels = labels[kinds != ""]
+    shares = pd.crosstab(labels.to_numpy(), kinds[kinds != ""], normalize="index")
     others = (shares.sum() - shares) / max(1, len(shares) - 1)
     told = (1 + (shares - others).abs().sum(axis=1) / 2) / 2
     if len(shares) < 2 or told.max() < SHARE or labels.value_counts().min() < FEW:
