@@ -55,7 +55,8 @@ class Judge:
         started, before = time.monotonic(), self._seconds_of_passes()
         with speak(self.settings.lang):
             result = self._put_through(name, block)
-            result.warnings += [warning for run in self.runs for warning in _unchecked(run)]
+            for run, dataset in zip(self.runs, self.datasets, strict=False):  # of data alone, there are no runs
+                result.warnings += [*_seen_before(run, dataset), *_unchecked(run)]
         result.provenance |= origin | self._whereabouts(block)
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
@@ -130,6 +131,19 @@ class Judge:
 
     def _used(self, sets: Any) -> list[tuple[Run, dict[str, str]]]:
         return list(zip(self.runs, sets if isinstance(sets, list) else [sets], strict=False))
+
+
+def _seen_before(run: Run, dataset: Dataset) -> list[str]:
+    """Say how much of a set is not new to a network, as its first weights had seen it."""
+    if not (seen := run.seen_before(dataset)):
+        return []
+    return [
+        say(
+            "{n} of {all} pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter",
+            n=seen,
+            all=len(dataset),
+        )
+    ]
 
 
 def _unchecked(run: Run) -> list[str]:

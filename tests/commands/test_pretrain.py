@@ -176,6 +176,9 @@ def test_a_training_whose_test_pictures_were_seen_is_refused(
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 3
     assert "with the pretraining data by picture" in capsys.readouterr().err
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", "allow=[overlap,near_duplicates]"]) == 0
+    assert (
+        "warning: 48 of 48 pictures, or copies or groups of theirs, were in the pretraining" in capsys.readouterr().err
+    )
     onward = train(tmp_path / "onward", "model.backbone=test_resnet", f"init_from={run}")
     assert main(["evaluate", f"ckpt={onward}", "data.workers=0"]) == 3
 
@@ -248,8 +251,14 @@ def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
     assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
     file = tmp_path / "pre" / "backbone.safetensors"
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
-    assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
     capsys.readouterr()
+    assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
+    told = "24 of 24 pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter"
+    assert f"warning: {told}" in capsys.readouterr().err
+    said = json.loads((run / "evaluation" / "val" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
+    assert told in said["warnings"]
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
+    assert "were in the pretraining" not in capsys.readouterr().err
     split = read_csv(run / "split.csv")
     for row in split[split["split"] == "val"].itertuples():
         file = tmp_path / "val" / row.label / Path(row.path).name
@@ -257,6 +266,21 @@ def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
         shutil.copyfile(pictures / row.path, file)
     assert main(["evaluate", f"ckpt={run}", "data=folder", f"data.root={tmp_path / 'val'}", "data.workers=0"]) == 3
     assert "with the pretraining data by picture" in capsys.readouterr().err
+
+
+def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
+    pictures: Path, tiny_run: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
+    file = tmp_path / "pre" / "backbone.safetensors"
+    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    capsys.readouterr()
+    both, blind = f"ckpt=[{tiny_run},{run}]", ["block=ensemble", "split=blind", "data.workers=0"]
+    assert main(["evaluate", both, *blind, f"out={tmp_path / 'judged'}"]) == 0
+    assert "in the pretraining" not in capsys.readouterr().err
+    vote = next(tmp_path.rglob("soft_vote"))
+    assert main(["evaluate", f"ckpt={vote}", "split=val", "data.workers=0"]) == 0
+    assert "warning: 24 of 24 pictures, or copies or groups of theirs, were in" in capsys.readouterr().err
 
 
 def test_figures_say_where_pictures_of_the_pretraining_are_gone(
