@@ -24,7 +24,7 @@ from avatar_bench.data.fingerprints import (
 )
 from avatar_bench.data.manifest import Dataset, files_of, hash_files
 from avatar_bench.data.names import listed
-from avatar_bench.data.selection import is_stated, split_dataset, stratified_rows
+from avatar_bench.data.selection import add_undivided, divides, is_stated, split_dataset, stratified_rows
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
 from avatar_bench.packages import cache_root
@@ -40,23 +40,24 @@ def split_apart(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: 
 
     They are joined into groups, unless the data set states its split; then one across two sides raises GuardError, as
     an exact copy of another label does. The frame gets the perceptual hash of each picture, `phash`, and the group that
-    was stated, `stated_group`.
+    was stated, `stated_group`. What the plan does not divide comes last, see `divides` and `add_undivided`.
     """
     rows = stratified_rows(whole.frame, plan.limit or len(whole), plan.seed)
-    drawn = whole.take(rows)
+    divided = divides(plan, whole.frame)[rows]
+    drawn = whole.take(np.concatenate([rows[divided], rows[~divided]]))  # a copy is matched with those before it
     prints = fingerprint_set(drawn)
-    matches = _table(find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image))
-    notes += _conflicts(drawn.frame, matches, "label_conflict" in allow)
-    frame = drawn.frame.assign(
+    found = _table(find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image))
+    everything = drawn.frame.assign(
         phash=[one.phashes[0] for one in prints], stated_group=drawn.frame["group"], place=np.arange(len(drawn))
     )
-    if not is_stated(whole.frame, plan):
-        frame["group"] = join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy())
-        if joined := frame["stated_group"].nunique() - frame["group"].nunique():
-            notes.append(f"{joined} groups are joined to others, as they hold near-duplicates of each other")
-    used = split_dataset(Dataset(whole.name, whole.root, frame), plan, notes)
-    if "near_duplicates" not in allow:
-        _refuse_across(frame, used.frame.set_index("place")["split"], matches)
+    count = int(divided.sum())
+    used = _divide(
+        Dataset(whole.name, whole.root, everything[:count]), found[found["right"] < count], plan, allow, notes
+    )
+    if count < len(drawn):
+        joined = np.array(join_groups(everything["group"].tolist(), found[["left", "right"]].to_numpy()))
+        others = everything[count:].assign(group=joined[count:])
+        used = add_undivided(used, joined[used.frame["place"]], others, plan)
     return Dataset(used.name, used.root, used.frame.drop(columns="place"))
 
 
@@ -90,6 +91,24 @@ def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_fingerprints(prints, kept)
     return prints
+
+
+def _divide(
+    dataset: Dataset, matches: pd.DataFrame, plan: SplitPlan, allow: Collection[str], notes: list[str]
+) -> Dataset:
+    """Give the sides of pictures that the plan divides, whose places are their rows."""
+    frame = dataset.frame
+    if frame.empty:
+        return dataset
+    notes += _conflicts(frame, matches, "label_conflict" in allow)
+    if not is_stated(frame, plan):
+        frame = frame.assign(group=join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy()))
+        if joined := frame["stated_group"].nunique() - frame["group"].nunique():
+            notes.append(f"{joined} groups are joined to others, as they hold near-duplicates of each other")
+    used = split_dataset(Dataset(dataset.name, dataset.root, frame), plan, notes)
+    if "near_duplicates" not in allow:
+        _refuse_across(frame, used.frame.set_index("place")["split"], matches)
+    return used
 
 
 def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint | DataError]:

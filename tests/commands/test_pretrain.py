@@ -19,6 +19,9 @@ from safetensors.torch import load_file
 
 from avatar_bench.__main__ import main
 from avatar_bench.cells import read_csv
+from avatar_bench.data.guards import split_apart
+from avatar_bench.data.manifest import read_manifest
+from avatar_bench.data.splits import SplitPlan
 from avatar_bench.models.pretrained import read_pretraining
 
 METHODS = {
@@ -114,6 +117,41 @@ def test_a_folder_of_pictures_is_learned_from_whole(pictures: Path, tmp_path: Pa
     line = [word for word in words(pictures, tmp_path / "run", *folder) if not word.startswith("data.manifest")]
     assert main(line) == 0
     assert record(tmp_path / "run")["pictures"] == {"learned_from": 20, "kept_out": {}}
+
+
+def test_rows_without_a_label_are_learned_from_unless_they_belong_to_what_is_kept_out(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    labelled = table[table["group"].str.extract(r"(\d+)$").astype(int)[0] % 2 == 0]
+    labelled.to_csv(tmp_path / "labelled.csv", index=False)
+    sides = split_apart(read_manifest(tmp_path / "labelled.csv"), SplitPlan(folds=4), (), [])
+    test, val = sides.part("test").frame, sides.part("val").frame
+    Image.open(test["path"].iat[0]).convert("RGB").save(tmp_path / "copy.jpg", quality=85)
+    Image.open(pictures / read_csv(pictures / "blind.csv")["path"].iat[0]).save(tmp_path / "mate.png")
+    strays = pd.DataFrame({"path": ["copy.jpg", "mate.png"], "source": "", "group": ["", val["group"].iat[0]]})
+    half = table.assign(label=table["label"].where(table.index.isin(labelled.index), ""))
+    pd.concat([strays, half]).to_csv(tmp_path / "half.csv", index=False)
+    assert main(words(pictures, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", "epochs=1")) == 0
+    assert "144 of 194 pictures of half are learned from, 96 of them without a label;" in capsys.readouterr().err
+    seen = set(read_csv(tmp_path / "run" / "pictures.csv")["path"])
+    assert seen == {*half.loc[half["label"] == "", "path"], *sides.part("train").frame["path"]}
+    kept_out = {"test": len(test) + 1, "val": len(val) + 1, "calibration": len(sides.part("calibration"))}
+    said = record(tmp_path / "run")
+    assert said["pictures"] == {"learned_from": 144, "kept_out": kept_out, "unlabelled": 96}
+    assert said["metrics"]["probe/n"] == len(val) + kept_out["calibration"]
+
+
+def test_pictures_without_a_label_of_a_held_out_source_are_kept_out(pictures: Path, tmp_path: Path) -> None:
+    table = read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    free = table["group"].str.extract(r"(\d+)$").astype(int)[0] % 4 == 0
+    table.assign(label=table["label"].where(~free, "")).to_csv(tmp_path / "half.csv", index=False)
+    held = ["data.split.by=source", "data.split.held_out=[ink]", "use_val=true", "epochs=1"]
+    assert main(words(pictures, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", *held)) == 0
+    seen = set(read_csv(tmp_path / "run" / "pictures.csv")["path"])
+    assert seen == set(table.loc[table["source"] != "ink", "path"])
 
 
 def test_pictures_that_networks_are_judged_by_are_kept_out(simclr: Path, pictures: Path, tmp_path: Path) -> None:
