@@ -37,7 +37,8 @@ def starting_point(settings: TrainConfig, dataset: Dataset, folder: Path, earlie
         return {"weights": weights}
     file, allowed = Path(weights), "pretraining" in settings.allow
     init = origin_of(file)
-    refuse_taught(dataset, init, file, allowed)
+    same = "the same data=, data.split= and mode.shots= options as that run had, or init_from=RUN"
+    refuse_taught(dataset, init, file, allowed, same)
     card = read_pretraining(file)
     if card is None:
         return init
@@ -81,8 +82,11 @@ def seen_before(sides: Dataset, learning: Dataset, file: Path) -> Dataset:
     return Dataset(learning.name, learning.root, rows[~again].reset_index(drop=True))
 
 
-def refuse_taught(dataset: Dataset, origin: Mapping[str, Any], file: Path, allowed: bool) -> None:
-    """Raise GuardError where weights were taught with labels elsewhere: what they have seen there is not listed."""
+def refuse_taught(dataset: Dataset, origin: Mapping[str, Any], file: Path, allowed: bool, same: str) -> None:
+    """Raise GuardError where weights were taught with labels elsewhere: what they have seen there is not listed.
+
+    `same` names the options by which the command gets the pictures and the split of another run.
+    """
     ancestors = origin.get("ancestors", [])
     if not taught_elsewhere(ancestors, split_fingerprint(dataset), dataset.fingerprint):
         return
@@ -93,7 +97,7 @@ def refuse_taught(dataset: Dataset, origin: Mapping[str, Any], file: Path, allow
     if not allowed:
         raise GuardError(
             told,
-            "Give the same data=, data.split= and mode.shots= options as that run had, or init_from=RUN,",
+            f"Give {same},",
             "or say allow=[pretraining], which stays on record.",
         )
     tell(f"warning: {told}", file=sys.stderr)

@@ -95,7 +95,8 @@ def _begin_from(settings: PretrainConfig, record: dict[str, Any], sides: Dataset
             f"model.weights={file}: these are not the weights that it began with.",
             "Restore them, or start a new pretraining.",
         )
-    refuse_taught(sides, init, file, "pretraining" in settings.allow)
+    same = "the same data= and data.split= options as that run had"
+    refuse_taught(sides, init, file, "pretraining" in settings.allow, same)
 
 
 def _build(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Pretrainer, Preprocessing]:

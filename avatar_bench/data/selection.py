@@ -109,7 +109,7 @@ def _own_folds(frame: pd.DataFrame) -> int | None:
 
 def _sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: list[str]) -> NDArray[np.str_]:
     if not is_stated(frame, plan):
-        split, _ = assign(frame.assign(split=""), plan)
+        split, _ = assign(frame.assign(split=""), plan, option="data.split")
         if lost := int((split == "").sum()):
             notes.append(f"left out, as their groups hold images of a held-out {plan.by} too: {lost} images")
         notes += balance(frame.assign(split=split)[split != ""], plan.folds)

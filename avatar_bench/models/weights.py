@@ -225,7 +225,8 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     if missing and any(key.startswith("net.") for key in state):
         raise CheckpointError(
             f"{file} is a checkpoint of a run, whose split goes with its weights.",
-            "Train on from that run by init_from=RUN.",
+            "Train on from that run: avatar-bench train init_from=RUN",
+            "or take its network alone: avatar-bench export ckpt=RUN",
         )
     if missing or wrong:
         raise CheckpointError(

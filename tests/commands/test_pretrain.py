@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 
 from avatar_bench.__main__ import main
 from avatar_bench.cells import read_csv
+from avatar_bench.config import PretrainConfig
 from avatar_bench.data.guards import split_apart
 from avatar_bench.data.manifest import read_manifest
 from avatar_bench.data.splits import SplitPlan
@@ -39,6 +42,24 @@ def words(pictures: Path, out: Path, *more: str) -> list[str]:
         *("trainer=cpu", "trainer.threads=1", "callbacks.progress=false", "logger=none", "epochs=2", "probe.every=1"),
     ]
     return ["pretrain", *(word for word in small if word.partition("=")[0] not in given), f"out={out}", *more]
+
+
+def options_in(lines: list[str]) -> set[str]:
+    """Give the options that lines name, those of another command left out."""
+    mine = re.sub(r"avatar-bench (?!pretrain)\w+( \S+)*", "", "\n".join(lines))
+    return set(re.findall(r"\b([a-z_]+(?:\.[a-z_]+)*)=", mine))
+
+
+def keys(place: str, options: Any) -> set[str]:
+    """Give the names of all options, those of groups too."""
+    own = {place} if place else set()
+    inner = (
+        (keys(f"{place}.{name}".lstrip("."), options[name]) for name in options) if isinstance(options, dict) else ()
+    )
+    return own.union(*inner)
+
+
+OPTIONS = keys("", asdict(PretrainConfig())) | {"model.options", "model.backbone"}
 
 
 def record(run: Path) -> dict[str, Any]:
@@ -273,7 +294,14 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
     given = [f"model.weights={file}", "model.backbone=test_resnet.r160_in1k", "epochs=1"]
     assert main(words(pictures, tmp_path / "same", *given)) == 0
     assert main(words(pictures, tmp_path / "other", *given, "data.split.seed=1")) == 3
-    assert "was trained with labels on other pictures" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "was trained with labels on other pictures" in told
+    assert {"data", "data.split", "allow"} <= options_in(told.splitlines()[-3:]) <= OPTIONS
+    best = f"model.weights={tiny_run / 'checkpoints' / 'best.ckpt'}"
+    assert main(words(pictures, tmp_path / "run's", best, *given[1:])) == 4
+    told = capsys.readouterr().err
+    assert "is a checkpoint of a run" in told
+    assert options_in(told.splitlines()[-2:]) == set()
     assert main(words(pictures, tmp_path / "allowed", *given, "data.split.seed=1", "allow=[pretraining]")) == 0
     train(tmp_path / "run", f"model.weights={tmp_path / 'same' / 'backbone.safetensors'}")
     capsys.readouterr()
@@ -409,6 +437,9 @@ def child_rows(run: Path) -> list[str]:
         (["mode=frozen"], 2, "pretrain has no modes"),
         (["optimizer.schedule.name=plateau"], 2, "expected cosine or none"),
         (["trainer.devices=2"], 2, "one device"),
+        (["optimizer.rho=0.1"], 2, "by which pretrain does not step"),
+        (["data.split.by=source", "data.split.held_out=[nobody]"], 2, "data.split.held_out: no picture has"),
+        (["data.split.by=source", "data.fold=1"], 2, "or take data.split.by=group"),
         (["epochs=0"], 2, "epochs=0"),
         (["allow=[overlap]"], 2, "near_duplicates or test_pictures"),
         (["data.blind=nowhere"], 3, "data.blind: nowhere does not exist"),
@@ -422,6 +453,7 @@ def test_a_mistake_is_told_in_three_lines(
     lines = [line for line in capsys.readouterr().err.splitlines() if "are learned from" not in line]
     assert told in "\n".join(lines)
     assert len([line for line in lines if not line.startswith("  accelerator")]) <= 3
+    assert options_in(lines) <= OPTIONS | {word.partition("=")[0] for word in more}
 
 
 def test_a_folder_that_holds_a_run_is_left(
