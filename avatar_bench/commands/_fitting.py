@@ -18,7 +18,7 @@ from torch import nn
 
 import avatar_bench
 from avatar_bench.assembly.datasets import blind_of
-from avatar_bench.commands._pretrained import preprocessing_for, preprocessing_of, starting_point
+from avatar_bench.commands._pretrained import preprocessing_for, starting_point, weights_of
 from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig, TrainConfig
 from avatar_bench.data.cache import PictureCache
@@ -38,7 +38,7 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.learner import Learner
 from avatar_bench.models.optimizers import TrainingOptions
-from avatar_bench.models.pretrained import refuse_other_options
+from avatar_bench.models.pretrained import Weights, refuse_other_options
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import (
     TrainerOptions,
@@ -73,9 +73,11 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
             "Restore them, or start a new run.",
         )
     write_split(dataset, folder / "split.csv")
-    record["init"] = starting_point(settings, dataset, folder, earlier)
+    weights = "none" if earlier else weights_of(settings.model.weights)
+    record["init"] = starting_point(settings, dataset, folder, earlier, weights)
     stages = _stages(settings)
-    learner, data = _build(settings, dataset, classes, earlier)
+    learner, data = _build(settings, dataset, classes, earlier, weights)
+    del weights  # the network has its own
     choose_precision(settings, learner.net, learner.card.preprocessing["size"], record)
     record |= {
         "classes": list(classes),
@@ -239,10 +241,9 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
 
 
 def _build(
-    settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], earlier: Run | None
+    settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], earlier: Run | None, weights: str | Weights
 ) -> tuple[Learner, DataModule]:
     model = settings.model
-    weights = "none" if earlier else model.weights
     shape = options_for(model.backbone, model.options, settings.data.image_size or 224)
     net = create_backbone(model.backbone, len(classes), weights, model.package, shape)
     if earlier:
@@ -260,8 +261,8 @@ def _build(
                 f"Choose the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
             ) from error
     options, augment = settings.data, settings.data.augment
-    kept = earlier.card.preprocessing if earlier else preprocessing_of(Path(weights))
-    preprocessing = preprocessing_for(net, options, kept)
+    begun = earlier.card if earlier else weights.card if isinstance(weights, Weights) else None
+    preprocessing = preprocessing_for(net, options, begun)
     if earlier:
         _say_other_preprocessing(settings, preprocessing, earlier)
     data = DataModule(

@@ -19,7 +19,7 @@ from avatar_bench.commands._fitting import (
     trainer_options,
     versions,
 )
-from avatar_bench.commands._pretrained import origin_of, preprocessing_for, preprocessing_of, refuse_taught, seen_before
+from avatar_bench.commands._pretrained import origin_of, preprocessing_for, refuse_taught, seen_before, weights_of
 from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig
 from avatar_bench.data.manifest import Dataset, write_split
@@ -31,7 +31,7 @@ from avatar_bench.messages import speak
 from avatar_bench.models.checkpoints import checksum_of
 from avatar_bench.models.methods import MethodOptions, create_method, local_size, shape_options, views_of
 from avatar_bench.models.optimizers import TrainingOptions
-from avatar_bench.models.pretrained import PICTURES, Pretraining, write_backbone
+from avatar_bench.models.pretrained import PICTURES, Pretraining, Weights, write_backbone
 from avatar_bench.models.pretraining import KNN, Pretrainer, Probe, fit_pretraining
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import build_logger
@@ -47,9 +47,10 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     """Pretrain on `learning`, a part of `sides`, complete the folder and the record, and give the last words."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
-    _begin_from(settings, record, sides)
+    weights = weights_of(settings.model.weights)
+    _begin_from(settings, record, sides, weights)
     taught = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
-    seen = seen_before(sides, taught, Path(settings.model.weights))
+    seen = seen_before(sides, taught, weights)
     if len(seen) > len(taught):
         record["pictures"]["earlier"] = len(seen) - len(taught)
     write_split(seen, folder / PICTURES)
@@ -59,7 +60,8 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
             f"resume={folder}: the pictures, or their split, are not what they were when it began.",
             "Restore them, or start a new pretraining.",
         )
-    module, preprocessing = _build(settings, record)
+    module, preprocessing = _build(settings, record, weights)
+    del weights  # the network has its own
     data = _data(settings, preprocessing, sides, learning)
     probe = _probe(settings, data, sides, learning)
     options = trainer_options(settings)
@@ -86,10 +88,10 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     return _finish(settings, folder, record, module, preprocessing)
 
 
-def _begin_from(settings: PretrainConfig, record: dict[str, Any], sides: Dataset) -> None:
+def _begin_from(settings: PretrainConfig, record: dict[str, Any], sides: Dataset, weights: str | Weights) -> None:
     """Put on record what the weights come from; raise GuardError where they know too much, or have changed since."""
     file = Path(settings.model.weights)
-    init = origin_of(file) if file.is_file() else {"weights": settings.model.weights}
+    init = origin_of(weights)
     if record.setdefault("init", init).get("sha256") != init.get("sha256"):
         raise GuardError(
             f"model.weights={file}: these are not the weights that it began with.",
@@ -99,17 +101,19 @@ def _begin_from(settings: PretrainConfig, record: dict[str, Any], sides: Dataset
     refuse_taught(sides, init, file, "pretraining" in settings.allow, same)
 
 
-def _build(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Pretrainer, Preprocessing]:
+def _build(
+    settings: PretrainConfig, record: dict[str, Any], weights: str | Weights
+) -> tuple[Pretrainer, Preprocessing]:
     model, data = settings.model, settings.data
     given = asdict(settings.method)
     known = {item.name for item in fields(MethodOptions)}
     options = MethodOptions(**{name: value for name, value in given.items() if name in known and value is not None})
     shape = dict(model.options) | shape_options(options, model.backbone)
     shape = options_for(model.backbone, shape, data.image_size or 224)
-    net = create_backbone(model.backbone, 0, model.weights, model.package, shape)
-    preprocessing = preprocessing_for(net, data, preprocessing_of(Path(model.weights)))
+    net = create_backbone(model.backbone, 0, weights, model.package, shape)
+    preprocessing = preprocessing_for(net, data, weights.card if isinstance(weights, Weights) else None)
     choose_precision(settings, net, preprocessing.size, record)
-    method = create_method(net, preprocessing.size, options, pretrained=model.weights != "none")
+    method = create_method(net, preprocessing.size, options, pretrained=weights != "none")
     optimizer, schedule = settings.optimizer, settings.optimizer.schedule
     training = TrainingOptions(
         seed=settings.seed,

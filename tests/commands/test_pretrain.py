@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from avatar_bench.__main__ import main
@@ -25,7 +27,8 @@ from avatar_bench.config import PretrainConfig
 from avatar_bench.data.guards import split_apart
 from avatar_bench.data.manifest import read_manifest
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.models.pretrained import read_pretraining
+from avatar_bench.models import pretrained, tensors
+from avatar_bench.models.pretrained import read_weights
 
 METHODS = {
     "simclr": ["model.backbone=test_resnet"],
@@ -101,7 +104,7 @@ def test_a_method_leaves_a_backbone_with_its_card_and_its_history(method: str, p
     assert said["metrics"]["probe/knn_accuracy"] == rows["probe/knn_accuracy"].iat[-1]
     assert said["before"]["probe/knn_accuracy"] == rows["probe/knn_accuracy"].iat[0]
     assert (out / "curves.png").stat().st_size > 10_000
-    card = read_pretraining(out / "backbone.safetensors")
+    card = read_weights(out / "backbone.safetensors").card
     assert card is not None
     assert (card.method, card.epochs, card.seed, card.pictures) == (method, 2, 42, 96)
     net = timm.create_model(card.backbone, num_classes=0, **card.options)
@@ -211,7 +214,7 @@ def test_a_training_begins_with_the_weights_and_says_so(
 ) -> None:
     file = simclr / "backbone.safetensors"
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", "mode=frozen")
-    init, card = record(run)["init"], read_pretraining(file)
+    init, card = record(run)["init"], read_weights(file).card
     assert card is not None
     assert (init["method"], init["sha256"], init["pictures"]) == ("simclr", record(simclr)["weights_sha256"], 96)
     assert record(run)["split"]["fingerprint"] == record(simclr)["split"]["fingerprint"] == card.split_fingerprint
@@ -222,6 +225,34 @@ def test_a_training_begins_with_the_weights_and_says_so(
     assert main(["evaluate", f"ckpt={run}", "split=blind", "data.workers=0"]) == 0
     (run / "pretraining.csv").unlink()
     assert main(["evaluate", f"ckpt={run}", "split=blind", "data.workers=0", "again=true"]) == 4
+
+
+def test_a_file_of_weights_is_read_once(
+    simclr: Path, pictures: Path, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(tensors, "safe_open", lambda file, **how: opened.append(file) or safe_open(file, **how))
+    begun = f"model.weights={simclr / 'backbone.safetensors'}"
+    train(tmp_path / "run", "model.backbone=test_resnet", begun)
+    assert opened == [str(simclr / "backbone.safetensors")]
+    assert main(words(pictures, tmp_path / "pre", begun, "epochs=1")) == 0
+    assert opened == [str(simclr / "backbone.safetensors")] * 2
+
+
+def test_weights_that_change_while_they_are_read_are_refused(
+    simclr: Path, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = shutil.copy(simclr / "backbone.safetensors", tmp_path)
+    shutil.copy(simclr / "pictures.csv", tmp_path)
+
+    def read(file: Path) -> Any:
+        found = tensors.read_safetensors(file)
+        os.utime(file, ns=(0, 0))
+        return found
+
+    monkeypatch.setattr(pretrained, "read_safetensors", read)
+    train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
+    assert f"{file} changed while it was read." in capsys.readouterr().err
 
 
 def test_a_training_whose_test_pictures_were_seen_is_refused(
@@ -250,7 +281,7 @@ def test_what_a_pretraining_began_with_is_remembered(
     assert "warning: 48 of 48 test pictures" in capsys.readouterr().err
     seen = read_csv(tmp_path / "second" / "pictures.csv")
     assert seen["split"].value_counts().to_dict() == {"train": 96, "earlier": 48}
-    card = read_pretraining(tmp_path / "second" / "backbone.safetensors")
+    card = read_weights(tmp_path / "second" / "backbone.safetensors").card
     assert card is not None
     step = {"method": "simclr", "sha256": record(leaky)["weights_sha256"], "pictures": 144}
     assert (card.pictures, card.ancestors) == (144, [step])
