@@ -21,7 +21,7 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.models.schema import OPTIONS, fault_of_options
 from avatar_bench.overrides import quote
 from avatar_bench.records import folder_name, refuse_address
-from avatar_bench.terminal import tell
+from avatar_bench.terminal import counted, tell
 
 
 @dataclass
@@ -753,9 +753,8 @@ def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
             f"optimizer.schedule.warmup_epochs={warmup} goes with optimizer.schedule.name=cosine, not {schedule.name}"
         )
     if warmup and warmup >= min(epochs):
-        raise ConfigError(
-            f"optimizer.schedule.warmup_epochs={warmup}: expected fewer than the {min(epochs)} epochs of training"
-        )
+        trained = counted(min(epochs), "epoch")
+        raise ConfigError(f"optimizer.schedule.warmup_epochs={warmup}: expected fewer than the {trained} of training")
 
 
 def _check_optimizer(optimizer: DictConfig) -> None:

@@ -54,7 +54,7 @@ from avatar_bench.models.weights import create_backbone, options_for
 from avatar_bench.plots import curves
 from avatar_bench.records import METRIC, write_record
 from avatar_bench.runs import Run, set_threads
-from avatar_bench.terminal import tell
+from avatar_bench.terminal import counted, tell
 from avatar_bench.writing import whole
 
 MOST_FEATURES = 2**30  # bytes of cached features
@@ -183,7 +183,7 @@ def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> 
         return None
     if views * len(data.train_set) * learner.embedding_bytes > MOST_FEATURES:
         tell(
-            f"warning: the features of {views} views are too many to be held, and are computed each epoch anew",
+            f"warning: features of {counted(views, 'view')} are too many to be held, and are computed each epoch anew",
             file=sys.stderr,
         )
         return None
@@ -197,7 +197,10 @@ def _say_features(data: DataModule, stage: dict[str, Any]) -> None:
     stage["cached_views"] = views = len(data.embeddings["train"]) if data.embeddings else 0
     if views:
         each = f", in {views} views each," if views > 1 else ""
-        tell(f"  the features of {len(data.train_set)} images{each} are computed once for all epochs", file=sys.stderr)
+        tell(
+            f"  the features of {counted(len(data.train_set), 'image')}{each} are computed once for all epochs",
+            file=sys.stderr,
+        )
 
 
 def _say_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
@@ -207,7 +210,7 @@ def _say_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any
     total = sum(parameter.numel() for parameter in net.parameters())
     tell(
         f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
-        f"({names[0]} to {names[-1]}), {stage.epochs} epochs, lr {stage.lr:g}",
+        f"({names[0]} to {names[-1]}), {counted(stage.epochs, 'epoch')}, lr {stage.lr:g}",
         file=sys.stderr,
     )
     return {"trained_parameters": count, "first": names[0], "last": names[-1]}
@@ -222,7 +225,8 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
         held_out = run.predictions(calibration)
         temperature = fit_temperature(held_out.logits, held_out.targets)
     else:
-        tell(f"warning: {len(calibration)} calibration images are too few for a temperature: 1", file=sys.stderr)
+        few = counted(len(calibration), "calibration image")
+        tell(f"warning: too few for a temperature, which is 1: {few}", file=sys.stderr)
     checkpoint_sha256, weights_sha256 = finish(best, temperature)
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
@@ -363,13 +367,16 @@ def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]
 
 def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
     table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
-    tell(f"{len(dataset)} images of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
+    tell(
+        f"{counted(len(dataset), 'image')} of {dataset.name} by class (balance: {settings.mode.balance})",
+        file=sys.stderr,
+    )
     for split in (split for split in SPLITS if split in table):
         counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
         tell(f"  {split}: {counts}", file=sys.stderr)
     shots = settings.mode.shots
     if shots and int(table["train"].min()) < shots:
-        tell(f"warning: {int(table['train'].min())} shots a class instead of {shots}", file=sys.stderr)
+        tell(f"warning: {counted(int(table['train'].min()), 'shot')} a class instead of {shots}", file=sys.stderr)
     for split in ("val", "calibration", "test"):
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
         if missing:

@@ -156,6 +156,8 @@ def _unchecked(run: Run) -> list[str]:
     found = []
     if (gone := run.out_of_sight) and "near_duplicates" not in run.allow:
         found = [say("{n} pictures of the pretraining are gone: near-duplicates of them are not looked for", n=gone)]
+        if gone == 1:
+            found = [say("A picture of the pretraining is gone: near-duplicates of it are not looked for")]
     if run.taught_elsewhere:
         found.append(say("The weights that training began with were taught elsewhere, and may know these pictures"))
     if run.pretraining is None and any("pictures" in step for step in run.ancestors):

@@ -39,7 +39,7 @@ from avatar_bench.models.weights import create_backbone, options_for
 from avatar_bench.plots import pretraining_curves
 from avatar_bench.records import BACKBONE, write_record
 from avatar_bench.runs import set_threads
-from avatar_bench.terminal import tell
+from avatar_bench.terminal import counted, tell
 from avatar_bench.writing import whole
 
 
@@ -208,7 +208,8 @@ def _finish(
     record["weights_sha256"] = checksum_of(folder / BACKBONE)
     record["metrics"] = {"train/loss": float(last["train/loss"])}
     learned_from = record["pictures"]["learned_from"]
-    said = f"{folder / BACKBONE}: {learned_from} pictures, {card.epochs} epochs, loss {last['train/loss']:.4f}"
+    learned = f"{counted(learned_from, 'picture')}, {counted(card.epochs, 'epoch')}"
+    said = f"{folder / BACKBONE}: {learned}, loss {last['train/loss']:.4f}"
     if len(probed):
         first, final = probed.iloc[0], probed.iloc[-1]
         record["metrics"] |= {name: float(final[name]) for name in (KNN, "probe/knn_low", "probe/knn_high", "probe/n")}

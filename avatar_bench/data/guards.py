@@ -28,6 +28,7 @@ from avatar_bench.data.selection import add_undivided, divides, is_stated, split
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
 from avatar_bench.packages import cache_root
+from avatar_bench.terminal import counted
 
 SHARE, FEW = 0.9, 10  # of formats that tell the class; the audit of prepare looks at much more
 PRINTS = "fingerprints"  # the cache's folder of them, some 200 bytes a picture
@@ -68,7 +69,7 @@ def refuse_changed(dataset: Dataset) -> None:
     if changed:
         raise GuardError(
             f"{dataset.file(changed[0])} is not the picture that it was: its SHA-256 is not the one that "
-            f"{dataset.name} states ({len(changed)} such pictures).",
+            f"{dataset.name} states ({counted(len(changed), 'such picture')}).",
             "Restore it; or build the data set anew (prepare update=true), so that its groups and copies are known.",
         )
 
@@ -104,7 +105,10 @@ def _divide(
     if not is_stated(frame, plan):
         frame = frame.assign(group=join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy()))
         if joined := frame["stated_group"].nunique() - frame["group"].nunique():
-            notes.append(f"{joined} groups are joined to others, as they hold near-duplicates of each other")
+            verb = "is" if joined == 1 else "are"
+            notes.append(
+                f"{counted(joined, 'group')} {verb} joined to others, as they hold near-duplicates of each other"
+            )
     used = split_dataset(Dataset(dataset.name, dataset.root, frame), plan, notes)
     if "near_duplicates" not in allow:
         _refuse_across(frame, used.frame.set_index("place")["split"], matches)
@@ -215,10 +219,12 @@ def _conflicts(frame: pd.DataFrame, matches: pd.DataFrame, allowed: bool) -> lis
     left, right = (f"{path[row]} ({labels[row]})" for row in told[["left", "right"]].to_numpy()[0])
     if not exact.empty and not allowed:
         raise GuardError(
-            f"{left} and {right} are one picture ({len(exact)} such pairs).",
+            f"{left} and {right} are one picture ({counted(len(exact), 'such pair')}).",
             "A picture has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
         )
-    return [f"{len(found)} pairs of copies or near-duplicates have two labels, first {left} and {right}"]
+    verb = "has" if len(found) == 1 else "have"
+    pairs = f"{counted(len(found), 'pair')} of copies or near-duplicates"
+    return [f"{pairs} {verb} two labels, first {left} and {right}"]
 
 
 def _refuse_across(frame: pd.DataFrame, split: pd.Series, matches: pd.DataFrame) -> None:
@@ -232,7 +238,7 @@ def _refuse_across(frame: pd.DataFrame, split: pd.Series, matches: pd.DataFrame)
     what = "near-duplicates" if first.kind == "near" else "one picture"
     raise GuardError(
         f"{path[first.left]} ({sides[first.left]}) and {path[first.right]} ({sides[first.right]}) are {what}"
-        f"{', the second ' + first.turned if first.turned else ''} ({len(across)} such pairs).",
+        f"{', the second ' + first.turned if first.turned else ''} ({counted(len(across), 'such pair')}).",
         "The split that the data set states shows the network what it is judged on: mend it, split anew with",
         "data.split.by=group, or say allow=[near_duplicates].",
     )

@@ -12,6 +12,7 @@ from avatar_bench.data.folds import group_folds
 from avatar_bench.data.manifest import SPLITS, Dataset
 from avatar_bench.data.splits import FOLDS, UNITS, SplitPlan, assign, balance, check_groups
 from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.terminal import counted
 
 
 def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = None) -> Dataset:
@@ -111,7 +112,7 @@ def _sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: list[st
     if not is_stated(frame, plan):
         split, _ = assign(frame.assign(split=""), plan, option="data.split")
         if lost := int((split == "").sum()):
-            notes.append(f"left out, as their groups hold images of a held-out {plan.by} too: {lost} images")
+            notes.append(f"left out, as their groups hold images of a held-out {plan.by} too: {counted(lost, 'image')}")
         notes += balance(frame.assign(split=split)[split != ""], plan.folds)
     else:
         split = _stated(frame, plan, own)
@@ -174,12 +175,13 @@ def _guard(whole: Dataset, used: Dataset) -> None:
     empty = sorted(set(whole.classes) - set(used.frame.loc[train, "label"]))
     if empty:
         raise GuardError(
-            f"Class {empty[0]!r} has no image in train ({len(whole)} images, {used.name}).",
+            f"Class {empty[0]!r} has no image in train ({counted(len(whole), 'image')}, {used.name}).",
             "Add pictures of it, or take a larger data.limit or data.fraction.",
         )
     if not (used.frame["split"] == "val").any():
         raise GuardError(
-            f"No image is left to choose the checkpoint by: val is empty ({len(whole)} images, {used.name}).",
+            "No image is left to choose the checkpoint by: "
+            f"val is empty ({counted(len(whole), 'image')}, {used.name}).",
             "Add pictures, take fewer data.split.folds or a larger data.limit, or state val in the split column.",
         )
     check_groups(used.frame)

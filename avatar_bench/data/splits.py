@@ -15,6 +15,7 @@ from avatar_bench.catalogue import did_you_mean
 from avatar_bench.data.folds import draw_units, group_folds
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
+from avatar_bench.terminal import counted
 
 FOLDS = 10
 OFF = 0.02  # share of a class by which a side may miss its aim without a word
@@ -201,4 +202,5 @@ def _off(rows: pd.DataFrame, label: str, shares: pd.Series, aims: Mapping[str, f
         return ""
     parts = ("/".join(f"{100 * of[side]:.0f}" for side in aims) for of in (shares, aims))
     largest = int(rows["group"].value_counts().max())
-    return f"{name} is {' instead of '.join(parts)} % in {'/'.join(aims)} ({len(rows)} images, largest group {largest})"
+    images = counted(len(rows), "image")
+    return f"{name} is {' instead of '.join(parts)} % in {'/'.join(aims)} ({images}, largest group {largest})"

@@ -18,6 +18,7 @@ from avatar_bench.models.checkpoints import CARD_KEY, break_seal, checksum_of, s
 from avatar_bench.models.schema import fault_of_options, fault_of_parts
 from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of
 from avatar_bench.records import refuse_address
+from avatar_bench.terminal import counted
 from avatar_bench.writing import whole
 
 PICTURES = "pictures.csv"
@@ -57,7 +58,8 @@ class Pretraining:
         pictures = file.with_name(PICTURES)
         if not os.path.isfile(pictures) or checksum_of(pictures) != self.pictures_sha256:
             raise GuardError(
-                f"{pictures}, which lists the {self.pictures} pictures that {file.name} has seen, is gone or changed.",
+                f"{pictures}, which lists what {file.name} has seen ({counted(self.pictures, 'picture')}), "
+                "is gone or changed.",
                 "Put it there as pretrain wrote it: without it nobody knows whether test pictures are among them.",
             )
         return pictures

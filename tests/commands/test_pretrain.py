@@ -196,10 +196,13 @@ def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(
     pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
+    assert "backbone.safetensors: 144 pictures, 1 epoch, loss" in capsys.readouterr().out
     assert record(tmp_path / "pre")["pictures"] == {"learned_from": 144, "kept_out": {"test": 48}}
     file = tmp_path / "pre" / "backbone.safetensors"
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
-    assert "warning: 48 of 48 val pictures" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "warning: 48 of 48 val pictures" in told
+    assert "parameters learn (conv1.0.weight to fc.bias), 1 epoch, lr" in told
 
 
 def test_several_are_made_by_a_multirun(pictures: Path, tmp_path: Path) -> None:
@@ -396,6 +399,21 @@ def test_figures_say_where_pictures_of_the_pretraining_are_gone(
     assert f"warning: {told}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
     assert told in said["warnings"]
+
+
+def test_one_picture_of_the_pretraining_that_is_gone_is_told_as_one(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(pictures / "blind", tmp_path / "seen")
+    given = ["data=folder", f"data.root={tmp_path / 'seen'}", "epochs=1", "allow=[test_pictures]"]
+    line = [word for word in words(pictures, tmp_path / "pre", *given) if not word.startswith("data.manifest")]
+    assert main(line) == 0
+    (tmp_path / "seen" / read_csv(tmp_path / "pre" / "pictures.csv")["path"].iat[0]).unlink()
+    begun = ["model.backbone=test_resnet", f"model.weights={tmp_path / 'pre' / 'backbone.safetensors'}"]
+    run = train(tmp_path / "run", *begun)
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0", "lang=ru"]) == 0
+    said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
+    assert "Одно изображение предобучения недоступно: его почти дубликаты не ищутся" in said["warnings"]
 
 
 def test_weights_without_the_list_of_what_they_have_seen_are_refused(

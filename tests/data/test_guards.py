@@ -119,7 +119,7 @@ def test_a_copy_goes_to_the_side_of_its_picture_and_that_is_said(made: Make, kin
         used = split_apart(whole, SplitPlan(folds=3, seed=seed), (), notes)
         name = next(path for path in used.frame["path"] if "copy" in path)
         assert side(used, name).replace("calibration", "val") == side(used, "a/00.png").replace("calibration", "val")
-        assert notes[0] == "1 groups are joined to others, as they hold near-duplicates of each other"
+        assert notes[0] == "1 group is joined to others, as they hold near-duplicates of each other"
 
 
 def test_a_limit_looks_at_the_pictures_that_are_drawn_alone(made: Make) -> None:
@@ -168,7 +168,7 @@ def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(made
     notes = list[str]()
     split_apart(made(copy("jpeg", "b")), SplitPlan(folds=3), (), notes)
     assert "first a/00.png (a) and b/copy.jpg (b)" in notes[0]
-    assert notes[0].startswith("1 pairs")
+    assert notes[0].startswith("1 pair ")
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pixels"])
