@@ -21,7 +21,7 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.models.schema import OPTIONS, fault_of_options
 from avatar_bench.overrides import quote
 from avatar_bench.records import folder_name, refuse_address
-from avatar_bench.terminal import tell
+from avatar_bench.terminal import counted, tell
 
 
 @dataclass
@@ -367,6 +367,7 @@ PAGES = (".html", ".htm")
 EXPORTS = (".safetensors", ".onnx", ".xml")
 PRECISIONS = {"torch": ("32", "bf16", "16"), "onnx": ("32",), "openvino": ("32", "bf16", "int8")}  # of a runtime
 WEIGHTS = ("hub", "none", "package")
+SAM_OPTIONS = ("rho", "adaptive", "base")  # of optimizer, those that sam alone reads
 
 Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
 _POSITIVE: Rule = (lambda value: 0 < value < math.inf, "more than 0")
@@ -559,7 +560,11 @@ def check_pretrain(cfg: DictConfig) -> None:
         raise ConfigError("data.batch_size=1: method=simclr compares each picture with the others of its batch")
     if cfg.optimizer.name not in ("adamw", "adam", "sgd"):
         raise ConfigError(f"optimizer={cfg.optimizer.name}: pretrain steps with adamw, adam or sgd")
-    _check_optimizer(cfg.optimizer)
+    for option in SAM_OPTIONS:
+        if cfg.optimizer[option] is not None:
+            raise ConfigError(
+                f"optimizer.{option}={cfg.optimizer[option]} goes with optimizer=sam, by which pretrain does not step"
+            )
     _check_warmup(cfg.optimizer.schedule, [cfg.epochs])
     if cfg.optimizer.schedule.name == "plateau":
         raise ConfigError(
@@ -748,13 +753,12 @@ def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
             f"optimizer.schedule.warmup_epochs={warmup} goes with optimizer.schedule.name=cosine, not {schedule.name}"
         )
     if warmup and warmup >= min(epochs):
-        raise ConfigError(
-            f"optimizer.schedule.warmup_epochs={warmup}: expected fewer than the {min(epochs)} epochs of training"
-        )
+        trained = counted(min(epochs), "epoch")
+        raise ConfigError(f"optimizer.schedule.warmup_epochs={warmup}: expected fewer than the {trained} of training")
 
 
 def _check_optimizer(optimizer: DictConfig) -> None:
-    for option in ("rho", "adaptive", "base"):
+    for option in SAM_OPTIONS:
         value = optimizer[option]
         if optimizer.name != "sam" and value is not None:
             raise ConfigError(

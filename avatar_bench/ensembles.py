@@ -134,8 +134,12 @@ class Combined(Run):
         for member in self.members:
             member.rest()
 
-    def _holds_out(self, dataset: Dataset) -> bool:
-        return super()._holds_out(dataset) or any(member._holds_out(dataset) for member in self.members)
+    def _is_held_out(self, dataset: Dataset) -> bool:
+        return super()._is_held_out(dataset) or any(member._holds_out(dataset) for member in self.members)
+
+    def _in_pretraining(self, dataset: Dataset) -> NDArray[np.bool_]:
+        seen: NDArray[np.bool_] = np.any([member._in_pretraining(dataset) for member in self.members], axis=0)
+        return seen
 
     def _guard(self, dataset: Dataset, excused: frozenset[str]) -> None:
         for member in self.members:

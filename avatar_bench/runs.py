@@ -21,6 +21,7 @@ from avatar_bench.data import unseen
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.guards import refuse_changed
 from avatar_bench.data.images import evaluation_loader, readable_loader, targets_of, to_tensor, varied_loader
+from avatar_bench.data.kept_out import shared_with
 from avatar_bench.data.manifest import SPLITS, Dataset, read_dataset, read_pictures, read_split
 from avatar_bench.data.splits import refuse_other_split
 from avatar_bench.data.transforms import Preprocessing
@@ -69,6 +70,8 @@ class Run:
     judged: Path | None = None
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
     _made: dict[str, Predictions] = field(default_factory=dict, repr=False, compare=False)  # where no folder keeps them
+    _held_out: dict[tuple[Path, str], bool] = field(default_factory=dict, repr=False, compare=False)  # by root, digest
+    _seen: dict[tuple[Path, str], int] = field(default_factory=dict, repr=False, compare=False)
     _compared: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)  # (step, set) found apart
     _seconds: float = field(default=0.0, init=False, repr=False, compare=False)  # of all passes
     _engines: dict[str, tuple[Engine, str]] = field(default_factory=dict, repr=False, compare=False)  # by precision
@@ -172,6 +175,18 @@ class Run:
     def out_of_sight(self) -> int:
         """Give how many pictures of `pretraining` are gone: near-duplicates of them cannot be told."""
         return len(self.pretraining) - len(self.pretraining.at_hand) if self.pretraining is not None else 0
+
+    def seen_before(self, dataset: Dataset) -> int:
+        """Give how many pictures of a dataset the pretraining had seen, see `shared_with`, where that is let pass.
+
+        It is of val and calibration, which train has warned of, and of any set with a guard turned off.
+        """
+        if not (self._holds_out(dataset) or self.allow & {"overlap", "near_duplicates"}):
+            return 0
+        key = dataset.root, dataset.digest
+        if key not in self._seen:
+            self._seen[key] = int(self._in_pretraining(dataset).sum())
+        return self._seen[key]
 
     @property
     def device(self) -> str:
@@ -533,13 +548,23 @@ class Run:
         return frozenset({"pretraining"} if self._holds_out(dataset) else ())
 
     def _holds_out(self, dataset: Dataset) -> bool:
-        """Say whether a dataset is of nothing but pictures of the run's own val and calibration."""
+        """Say whether a dataset is of nothing but pictures of the run's own val and calibration, compared once."""
+        key = dataset.root, dataset.digest
+        if key not in self._held_out:
+            self._held_out[key] = self._is_held_out(dataset)
+        return self._held_out[key]
+
+    def _is_held_out(self, dataset: Dataset) -> bool:
         if self.images is None or dataset.root != self.images.root:
             return False
         frame = self.images.frame[self.images.frame["split"].isin(["val", "calibration"])]
         return set(zip(dataset.frame["path"], dataset.frame["sha256"], strict=True)) <= set(
             zip(frame["path"], frame["sha256"], strict=True)
         )
+
+    def _in_pretraining(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """Say which pictures of a dataset, (N,), the pretraining had seen."""
+        return np.zeros(len(dataset), bool) if self.pretraining is None else shared_with(dataset, self.pretraining)
 
     def _guard(self, dataset: Dataset, excused: frozenset[str]) -> None:
         unseen.refuse_unknown(dataset, self.classes)

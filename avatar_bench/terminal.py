@@ -28,6 +28,11 @@ def tell(text: object, file: TextIO | None = None) -> None:
     print(printable(text), file=file or sys.stdout)
 
 
+def counted(number: int, noun: str) -> str:
+    """Give a number of things in words: 1 picture, 2 pictures."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def accept_any_text() -> None:
     """Have standard output and error write characters that their encoding lacks as escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):

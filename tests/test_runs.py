@@ -154,6 +154,14 @@ def test_a_set_is_compared_with_the_training_pictures_once(
     assert compared == [len(read_manifest(pictures / "blind.csv"))]
 
 
+def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.open(tiny_run)
+    sets = {name: run.dataset(name) for name in ("val", "calibration", "test", "blind")}
+    assert [run._holds_out(one) for one in sets.values()] == [True, True, False, False]
+    monkeypatch.setattr(Run, "_is_held_out", None)
+    assert [run._holds_out(one) for one in sets.values()] == [True, True, False, False]
+
+
 def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, pictures: Path) -> None:
     split = pd.read_csv(run_copy / "split.csv")
     blind = read_manifest(pictures / "blind.csv")

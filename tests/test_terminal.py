@@ -13,7 +13,7 @@ import pytest
 from avatar_bench.__main__ import main
 from avatar_bench.errors import DataError
 from avatar_bench.mistakes import explain
-from avatar_bench.terminal import printable, without_passwords
+from avatar_bench.terminal import counted, printable, without_passwords
 
 OBEYED = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\u202e\u2066\u2028\r\n\t\x00\udcff"
 
@@ -77,3 +77,7 @@ def test_names_that_the_terminal_cannot_write_end_no_command(encoding: str, tmp_
     assert missing.returncode in (2, 3, 4)
     assert b"Traceback" not in missing.stderr
     assert len(missing.stderr.splitlines()) <= 3
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [counted(number, "such pair") for number in (0, 1, 2)] == ["0 such pairs", "1 such pair", "2 such pairs"]

@@ -28,13 +28,22 @@ def about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
         name: " | ".join(settings.loc[settings["setting"] == name, "value"])
         for name in ("epochs", "train_pictures", "image_size")
     }
-    told = say(
-        "The budget was {epochs} epochs, stage by stage, on {pictures} training pictures of {size} pixels. What more "
-        "of either, or other settings, would give is not shown.",
-        epochs=budget["epochs"],
-        pictures=budget["train_pictures"],
-        size=budget["image_size"],
-    )
+    pictures, size = budget["train_pictures"], budget["image_size"]
+    if budget["epochs"] == "1":
+        told = say(
+            "The budget was one epoch on {pictures} training pictures of {size} pixels. What more of either, or other "
+            "settings, would give is not shown.",
+            pictures=pictures,
+            size=size,
+        )
+    else:
+        told = say(
+            "The budget was {epochs} epochs, stage by stage, on {pictures} training pictures of {size} pixels. What "
+            "more of either, or other settings, would give is not shown.",
+            epochs=budget["epochs"],
+            pictures=pictures,
+            size=size,
+        )
     return [*said, told]
 
 

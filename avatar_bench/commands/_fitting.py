@@ -18,12 +18,13 @@ from torch import nn
 
 import avatar_bench
 from avatar_bench.assembly.datasets import blind_of
-from avatar_bench.commands._pretrained import preprocessing_for, preprocessing_of, starting_point
+from avatar_bench.commands._pretrained import preprocessing_for, starting_point, weights_of
 from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig, TrainConfig
 from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.datamodule import DataModule
 from avatar_bench.data.manifest import SPLITS, Dataset, write_split
+from avatar_bench.data.names import listed
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.data.workers import Loader
@@ -37,7 +38,7 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.finetuning import Stage
 from avatar_bench.models.learner import Learner
 from avatar_bench.models.optimizers import TrainingOptions
-from avatar_bench.models.pretrained import refuse_other_options
+from avatar_bench.models.pretrained import Weights, refuse_other_options
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import (
     TrainerOptions,
@@ -53,7 +54,7 @@ from avatar_bench.models.weights import create_backbone, options_for
 from avatar_bench.plots import curves
 from avatar_bench.records import METRIC, write_record
 from avatar_bench.runs import Run, set_threads
-from avatar_bench.terminal import tell
+from avatar_bench.terminal import counted, tell
 from avatar_bench.writing import whole
 
 MOST_FEATURES = 2**30  # bytes of cached features
@@ -72,9 +73,11 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
             "Restore them, or start a new run.",
         )
     write_split(dataset, folder / "split.csv")
-    record["init"] = starting_point(settings, dataset, folder, earlier)
+    weights = "none" if earlier else weights_of(settings.model.weights)
+    record["init"] = starting_point(settings, dataset, folder, earlier, weights)
     stages = _stages(settings)
-    learner, data = _build(settings, dataset, classes, earlier)
+    learner, data = _build(settings, dataset, classes, earlier, weights)
+    del weights  # the network has its own
     choose_precision(settings, learner.net, learner.card.preprocessing["size"], record)
     record |= {
         "classes": list(classes),
@@ -170,8 +173,7 @@ def _with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
     if not error.rows:
         return error
     paths = list(dataset.part(error.split).frame["path"].iloc[list(error.rows)])
-    named = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
-    return DivergedError(error.lines[0], f"The pictures of that batch: {named}.", *error.lines[1:])
+    return DivergedError(error.lines[0], f"The pictures of that batch: {listed(paths, 4)}.", *error.lines[1:])
 
 
 def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
@@ -181,7 +183,7 @@ def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> 
         return None
     if views * len(data.train_set) * learner.embedding_bytes > MOST_FEATURES:
         tell(
-            f"warning: the features of {views} views are too many to be held, and are computed each epoch anew",
+            f"warning: features of {counted(views, 'view')} are too many to be held, and are computed each epoch anew",
             file=sys.stderr,
         )
         return None
@@ -195,7 +197,10 @@ def _say_features(data: DataModule, stage: dict[str, Any]) -> None:
     stage["cached_views"] = views = len(data.embeddings["train"]) if data.embeddings else 0
     if views:
         each = f", in {views} views each," if views > 1 else ""
-        tell(f"  the features of {len(data.train_set)} images{each} are computed once for all epochs", file=sys.stderr)
+        tell(
+            f"  the features of {counted(len(data.train_set), 'image')}{each} are computed once for all epochs",
+            file=sys.stderr,
+        )
 
 
 def _say_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
@@ -205,7 +210,7 @@ def _say_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any
     total = sum(parameter.numel() for parameter in net.parameters())
     tell(
         f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
-        f"({names[0]} to {names[-1]}), {stage.epochs} epochs, lr {stage.lr:g}",
+        f"({names[0]} to {names[-1]}), {counted(stage.epochs, 'epoch')}, lr {stage.lr:g}",
         file=sys.stderr,
     )
     return {"trained_parameters": count, "first": names[0], "last": names[-1]}
@@ -220,7 +225,8 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
         held_out = run.predictions(calibration)
         temperature = fit_temperature(held_out.logits, held_out.targets)
     else:
-        tell(f"warning: {len(calibration)} calibration images are too few for a temperature: 1", file=sys.stderr)
+        few = counted(len(calibration), "calibration image")
+        tell(f"warning: too few for a temperature, which is 1: {few}", file=sys.stderr)
     checkpoint_sha256, weights_sha256 = finish(best, temperature)
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
@@ -239,10 +245,9 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
 
 
 def _build(
-    settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], earlier: Run | None
+    settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], earlier: Run | None, weights: str | Weights
 ) -> tuple[Learner, DataModule]:
     model = settings.model
-    weights = "none" if earlier else model.weights
     shape = options_for(model.backbone, model.options, settings.data.image_size or 224)
     net = create_backbone(model.backbone, len(classes), weights, model.package, shape)
     if earlier:
@@ -260,8 +265,8 @@ def _build(
                 f"Choose the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
             ) from error
     options, augment = settings.data, settings.data.augment
-    kept = earlier.card.preprocessing if earlier else preprocessing_of(Path(weights))
-    preprocessing = preprocessing_for(net, options, kept)
+    begun = earlier.card if earlier else weights.card if isinstance(weights, Weights) else None
+    preprocessing = preprocessing_for(net, options, begun)
     if earlier:
         _say_other_preprocessing(settings, preprocessing, earlier)
     data = DataModule(
@@ -362,13 +367,16 @@ def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]
 
 def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
     table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
-    tell(f"{len(dataset)} images of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
+    tell(
+        f"{counted(len(dataset), 'image')} of {dataset.name} by class (balance: {settings.mode.balance})",
+        file=sys.stderr,
+    )
     for split in (split for split in SPLITS if split in table):
         counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
         tell(f"  {split}: {counts}", file=sys.stderr)
     shots = settings.mode.shots
     if shots and int(table["train"].min()) < shots:
-        tell(f"warning: {int(table['train'].min())} shots a class instead of {shots}", file=sys.stderr)
+        tell(f"warning: {counted(int(table['train'].min()), 'shot')} a class instead of {shots}", file=sys.stderr)
     for split in ("val", "calibration", "test"):
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
         if missing:

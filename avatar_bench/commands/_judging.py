@@ -57,7 +57,8 @@ class Judge:
         started, before = time.monotonic(), self._seconds_of_passes()
         with speak(self.settings.lang):
             result = self._put_through(name, block)
-            result.warnings += [warning for run in self.runs for warning in _unchecked(run)]
+            for run, dataset in zip(self.runs, self.datasets, strict=False):  # of data alone, there are no runs
+                result.warnings += [*_seen_before(run, dataset), *_unchecked(run)]
         result.provenance |= origin | self._whereabouts(block) | {"data_place": self._place}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
@@ -158,6 +159,19 @@ class Judge:
         return list(zip(self.runs, sets if isinstance(sets, list) else [sets], strict=False))
 
 
+def _seen_before(run: Run, dataset: Dataset) -> list[str]:
+    """Say how much of a set is not new to a network, as its first weights had seen it."""
+    if not (seen := run.seen_before(dataset)):
+        return []
+    return [
+        say(
+            "{n} of {all} pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter",
+            n=seen,
+            all=len(dataset),
+        )
+    ]
+
+
 def _unchecked(run: Run) -> list[str]:
     """Say what is judged on trust: what cannot be compared with the pictures that a network has seen."""
     if run.images is None:
@@ -168,6 +182,8 @@ def _unchecked(run: Run) -> list[str]:
     found = []
     if (gone := run.out_of_sight) and "near_duplicates" not in run.allow:
         found = [say("{n} pictures of the pretraining are gone: near-duplicates of them are not looked for", n=gone)]
+        if gone == 1:
+            found = [say("A picture of the pretraining is gone: near-duplicates of it are not looked for")]
     if run.taught_elsewhere:
         found.append(say("The weights that training began with were taught elsewhere, and may know these pictures"))
     if run.pretraining is None and any("pictures" in step for step in run.ancestors):

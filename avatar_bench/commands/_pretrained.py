@@ -11,35 +11,40 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from avatar_bench.config import PicturesConfig, TrainConfig
+from avatar_bench.config import WEIGHTS, PicturesConfig, TrainConfig
 from avatar_bench.data.kept_out import shared_with
 from avatar_bench.data.manifest import Dataset, read_split
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import GuardError
-from avatar_bench.models.card import read_exported, taught_elsewhere, training_step
-from avatar_bench.models.checkpoints import checksum_of
-from avatar_bench.models.pretrained import ancestors_of, read_pretraining
+from avatar_bench.models.card import Card, taught_elsewhere, training_step
+from avatar_bench.models.pretrained import Pretraining, Weights, read_weights
 from avatar_bench.models.weights import normalisation
 from avatar_bench.runs import PRETRAINING, Run
 from avatar_bench.terminal import tell
 
 
-def starting_point(settings: TrainConfig, dataset: Dataset, folder: Path, earlier: Run | None) -> dict[str, Any]:
+def weights_of(given: str) -> str | Weights:
+    """Give the file that model.weights names, read now and not again, or the word that it is."""
+    return given if given in WEIGHTS else read_weights(Path(given))
+
+
+def starting_point(
+    settings: TrainConfig, dataset: Dataset, folder: Path, earlier: Run | None, weights: str | Weights
+) -> dict[str, Any]:
     """Give for the record what the weights come from; raise GuardError where they have seen test pictures.
 
     The list of the pictures that they have seen is copied into the run folder, where evaluate looks for it.
     """
     if earlier is not None:
         return _handed_on(earlier, folder)
-    weights = settings.model.weights
-    if not Path(weights).is_file():
-        return {"weights": weights}
-    file, allowed = Path(weights), "pretraining" in settings.allow
-    init = origin_of(file)
-    refuse_taught(dataset, init, file, allowed)
-    card = read_pretraining(file)
-    if card is None:
+    init = origin_of(weights)
+    if isinstance(weights, str):
+        return init
+    file, card, allowed = weights.file, weights.card, "pretraining" in settings.allow
+    same = "the same data=, data.split= and mode.shots= options as that run had, or init_from=RUN"
+    refuse_taught(dataset, init, file, allowed, same)
+    if not isinstance(card, Pretraining):
         return init
     pictures = card.list_beside(file)
     say_seen(dataset, read_split(pictures, Path(card.root)), file, allowed)
@@ -53,26 +58,27 @@ def starting_point(settings: TrainConfig, dataset: Dataset, folder: Path, earlie
     }
 
 
-def origin_of(file: Path) -> dict[str, Any]:
-    """Give for a record what a file of weights is, and what they have been through where it has a card of ours."""
-    ancestors = ancestors_of(file)
-    origin = {"weights": str(file.absolute()), "sha256": checksum_of(file)}
-    return origin | ({"ancestors": ancestors} if ancestors else {})
+def origin_of(weights: str | Weights) -> dict[str, Any]:
+    """Give for a record what weights are, and what they have been through where their file has a card of ours."""
+    if isinstance(weights, str):
+        return {"weights": weights}
+    origin = {"weights": str(weights.file.absolute()), "sha256": weights.sha256}
+    return origin | ({"ancestors": list(weights.ancestors)} if weights.ancestors else {})
 
 
-def seen_before(sides: Dataset, learning: Dataset, file: Path) -> Dataset:
-    """Give what a pretraining from weights of a file will have seen: the pictures to learn from, and earlier ones.
+def seen_before(sides: Dataset, learning: Dataset, weights: str | Weights) -> Dataset:
+    """Give what a pretraining from weights will have seen: the pictures to learn from, and earlier ones.
 
     Those of another root have absolute paths. Raises GuardError where the list of what the weights have seen is gone.
     """
-    card, root = read_pretraining(file), learning.root.absolute()
-    if card is not None:
+    if isinstance(weights, str) or weights.card is None:
+        return learning
+    card, file, root = weights.card, weights.file, learning.root.absolute()
+    if isinstance(card, Pretraining):
         earlier = read_split(card.list_beside(file), Path(card.root))
         say_seen(sides, earlier, file, allowed=True)  # it is for train to refuse: the list goes with the weights
-    elif read_exported(file) is not None:  # of the same split, else it was refused
+    else:  # exported, of the same split, else it was refused
         earlier = sides.part("train")
-    else:
-        return learning
     frame = earlier.frame
     if earlier.root.absolute() != root:
         frame = frame.assign(path=[(earlier.root.absolute() / path).as_posix() for path in frame["path"]])
@@ -81,8 +87,11 @@ def seen_before(sides: Dataset, learning: Dataset, file: Path) -> Dataset:
     return Dataset(learning.name, learning.root, rows[~again].reset_index(drop=True))
 
 
-def refuse_taught(dataset: Dataset, origin: Mapping[str, Any], file: Path, allowed: bool) -> None:
-    """Raise GuardError where weights were taught with labels elsewhere: what they have seen there is not listed."""
+def refuse_taught(dataset: Dataset, origin: Mapping[str, Any], file: Path, allowed: bool, same: str) -> None:
+    """Raise GuardError where weights were taught with labels elsewhere: what they have seen there is not listed.
+
+    `same` names the options by which the command gets the pictures and the split of another run.
+    """
     ancestors = origin.get("ancestors", [])
     if not taught_elsewhere(ancestors, split_fingerprint(dataset), dataset.fingerprint):
         return
@@ -93,7 +102,7 @@ def refuse_taught(dataset: Dataset, origin: Mapping[str, Any], file: Path, allow
     if not allowed:
         raise GuardError(
             told,
-            "Give the same data=, data.split= and mode.shots= options as that run had, or init_from=RUN,",
+            f"Give {same},",
             "or say allow=[pretraining], which stays on record.",
         )
     tell(f"warning: {told}", file=sys.stderr)
@@ -110,18 +119,12 @@ def _handed_on(earlier: Run, folder: Path) -> dict[str, Any]:
     return init | {"ancestors": [*earlier.ancestors, training_step(earlier.card, earlier.checkpoint_sha256, allow)]}
 
 
-def preprocessing_of(file: Path) -> dict[str, Any] | None:
-    """Give how pictures were prepared for weights of a file that has a card of ours; None of others."""
-    card = read_pretraining(file) or read_exported(file)
-    return card.preprocessing if card else None
-
-
-def preprocessing_for(net: nn.Module, data: PicturesConfig, kept: Mapping[str, Any] | None) -> Preprocessing:
+def preprocessing_for(net: nn.Module, data: PicturesConfig, card: Card | Pretraining | None) -> Preprocessing:
     """Give how pictures are prepared: as the options say, normalised as the weights expect.
 
-    `kept` is the preprocessing that these learned with, where it is known.
+    `card` is that of the weights, which says how pictures were when these learned, where they have one of ours.
     """
-    stated = (kept["mean"], kept["std"]) if kept else normalisation(net)
+    stated = (card.preprocessing["mean"], card.preprocessing["std"]) if card else normalisation(net)
     mean, std = (tuple(map(float, values)) for values in stated)
     return Preprocessing(data.image_size or 224, data.resize or "squash", mean, std, data.equalise)  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ from avatar_bench.commands._fitting import (
     trainer_options,
     versions,
 )
-from avatar_bench.commands._pretrained import origin_of, preprocessing_for, preprocessing_of, refuse_taught, seen_before
+from avatar_bench.commands._pretrained import origin_of, preprocessing_for, refuse_taught, seen_before, weights_of
 from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig
 from avatar_bench.data.manifest import Dataset, write_split
@@ -31,7 +31,7 @@ from avatar_bench.messages import speak
 from avatar_bench.models.checkpoints import checksum_of
 from avatar_bench.models.methods import MethodOptions, create_method, local_size, shape_options, views_of
 from avatar_bench.models.optimizers import TrainingOptions
-from avatar_bench.models.pretrained import PICTURES, Pretraining, write_backbone
+from avatar_bench.models.pretrained import PICTURES, Pretraining, Weights, write_backbone
 from avatar_bench.models.pretraining import KNN, Pretrainer, Probe, fit_pretraining
 from avatar_bench.models.progress import newest
 from avatar_bench.models.training import build_logger
@@ -39,7 +39,7 @@ from avatar_bench.models.weights import create_backbone, options_for
 from avatar_bench.plots import pretraining_curves
 from avatar_bench.records import BACKBONE, write_record
 from avatar_bench.runs import set_threads
-from avatar_bench.terminal import tell
+from avatar_bench.terminal import counted, tell
 from avatar_bench.writing import whole
 
 
@@ -47,9 +47,10 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     """Pretrain on `learning`, a part of `sides`, complete the folder and the record, and give the last words."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
-    _begin_from(settings, record, sides)
+    weights = weights_of(settings.model.weights)
+    _begin_from(settings, record, sides, weights)
     taught = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
-    seen = seen_before(sides, taught, Path(settings.model.weights))
+    seen = seen_before(sides, taught, weights)
     if len(seen) > len(taught):
         record["pictures"]["earlier"] = len(seen) - len(taught)
     write_split(seen, folder / PICTURES)
@@ -59,7 +60,8 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
             f"resume={folder}: the pictures, or their split, are not what they were when it began.",
             "Restore them, or start a new pretraining.",
         )
-    module, preprocessing = _build(settings, record)
+    module, preprocessing = _build(settings, record, weights)
+    del weights  # the network has its own
     data = _data(settings, preprocessing, sides, learning)
     probe = _probe(settings, data, sides, learning)
     options = trainer_options(settings)
@@ -86,29 +88,32 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     return _finish(settings, folder, record, module, preprocessing)
 
 
-def _begin_from(settings: PretrainConfig, record: dict[str, Any], sides: Dataset) -> None:
+def _begin_from(settings: PretrainConfig, record: dict[str, Any], sides: Dataset, weights: str | Weights) -> None:
     """Put on record what the weights come from; raise GuardError where they know too much, or have changed since."""
     file = Path(settings.model.weights)
-    init = origin_of(file) if file.is_file() else {"weights": settings.model.weights}
+    init = origin_of(weights)
     if record.setdefault("init", init).get("sha256") != init.get("sha256"):
         raise GuardError(
             f"model.weights={file}: these are not the weights that it began with.",
             "Restore them, or start a new pretraining.",
         )
-    refuse_taught(sides, init, file, "pretraining" in settings.allow)
+    same = "the same data= and data.split= options as that run had"
+    refuse_taught(sides, init, file, "pretraining" in settings.allow, same)
 
 
-def _build(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Pretrainer, Preprocessing]:
+def _build(
+    settings: PretrainConfig, record: dict[str, Any], weights: str | Weights
+) -> tuple[Pretrainer, Preprocessing]:
     model, data = settings.model, settings.data
     given = asdict(settings.method)
     known = {item.name for item in fields(MethodOptions)}
     options = MethodOptions(**{name: value for name, value in given.items() if name in known and value is not None})
     shape = dict(model.options) | shape_options(options, model.backbone)
     shape = options_for(model.backbone, shape, data.image_size or 224)
-    net = create_backbone(model.backbone, 0, model.weights, model.package, shape)
-    preprocessing = preprocessing_for(net, data, preprocessing_of(Path(model.weights)))
+    net = create_backbone(model.backbone, 0, weights, model.package, shape)
+    preprocessing = preprocessing_for(net, data, weights.card if isinstance(weights, Weights) else None)
     choose_precision(settings, net, preprocessing.size, record)
-    method = create_method(net, preprocessing.size, options, pretrained=model.weights != "none")
+    method = create_method(net, preprocessing.size, options, pretrained=weights != "none")
     optimizer, schedule = settings.optimizer, settings.optimizer.schedule
     training = TrainingOptions(
         seed=settings.seed,
@@ -203,7 +208,8 @@ def _finish(
     record["weights_sha256"] = checksum_of(folder / BACKBONE)
     record["metrics"] = {"train/loss": float(last["train/loss"])}
     learned_from = record["pictures"]["learned_from"]
-    said = f"{folder / BACKBONE}: {learned_from} pictures, {card.epochs} epochs, loss {last['train/loss']:.4f}"
+    learned = f"{counted(learned_from, 'picture')}, {counted(card.epochs, 'epoch')}"
+    said = f"{folder / BACKBONE}: {learned}, loss {last['train/loss']:.4f}"
     if len(probed):
         first, final = probed.iloc[0], probed.iloc[-1]
         record["metrics"] |= {name: float(final[name]) for name in (KNN, "probe/knn_low", "probe/knn_high", "probe/n")}

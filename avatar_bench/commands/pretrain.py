@@ -18,11 +18,10 @@ from avatar_bench.commands._folders import git_commit, held, is_free, taken, unu
 from avatar_bench.commands._recording import begin, recorded, reopened
 from avatar_bench.commands._split import split_plan
 from avatar_bench.config import PretrainConfig, check_pretrain
-from avatar_bench.data.guards import fingerprint_set, hash_columns, refuse_changed, split_apart
+from avatar_bench.data.guards import refuse_changed, split_apart
 from avatar_bench.data.kept_out import keep_out
 from avatar_bench.data.manifest import Dataset
-from avatar_bench.data.selection import is_stated, stratified_rows
-from avatar_bench.data.splits import SplitPlan, split_fingerprint
+from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.errors import GuardError
 from avatar_bench.overrides import job_name
 from avatar_bench.records import folder_name, read_record
@@ -108,7 +107,11 @@ def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset
     found = open_pictures(data)
     refuse_changed(found)
     plan = split_plan(data)
-    sides = _sides(found, plan, settings)
+    notes: list[str] = []
+    # two labels of one picture are nothing to who reads none
+    sides = split_apart(found, plan, [*settings.allow, "label_conflict"], notes)
+    for note in notes:
+        tell(f"warning: {note}", file=sys.stderr)
     allowed = "test_pictures" in settings.allow
     wanted = ["train"] + ["val", "calibration"] * settings.use_val + ["test"] * allowed
     learning = sides.take(sides.frame["split"].isin(wanted))
@@ -129,9 +132,14 @@ def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset
         "counts": {str(side): int(n) for side, n in counts.items()},
     }
     record["pictures"] = {"learned_from": len(learning), "kept_out": kept_out}
+    unlabelled = int((learning.frame["label"] == "").sum())
+    if 0 < unlabelled < len(learning):
+        record["pictures"]["unlabelled"] = unlabelled
+    without = f", {unlabelled} of them without a label" * ("unlabelled" in record["pictures"])
     told = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
     tell(
-        f"{len(learning)} of {len(found)} pictures of {found.name} are learned from; kept out: {told}", file=sys.stderr
+        f"{len(learning)} of {len(found)} pictures of {found.name} are learned from{without}; kept out: {told}",
+        file=sys.stderr,
     )
     if allowed:
         tell(
@@ -139,23 +147,6 @@ def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset
             file=sys.stderr,
         )
     return sides, learning
-
-
-def _sides(found: Dataset, plan: SplitPlan, settings: PretrainConfig) -> Dataset:
-    """Give the pictures with the sides that train gives them; without labels or stated sides, all are to learn from."""
-    frame = found.frame
-    if (frame["label"] != "").any() or is_stated(frame, plan) or plan.by:
-        notes: list[str] = []
-        # two labels of one picture are nothing to who reads none
-        sides = split_apart(found, plan, [*settings.allow, "label_conflict"], notes)
-        for note in notes:
-            tell(f"warning: {note}", file=sys.stderr)
-        return sides
-    count = min(plan.limit or len(found), max(1, round(plan.fraction * len(found))))
-    drawn = found.take(stratified_rows(frame, count, plan.seed))
-    hashes = hash_columns(fingerprint_set(drawn))
-    whole = drawn.frame.assign(split="train", **hashes, stated_group=drawn.frame["group"])
-    return Dataset(drawn.name, drawn.root, whole)
 
 
 def _accuracy(record: dict[str, Any]) -> float:

@@ -23,7 +23,7 @@ from avatar_bench.data.splits import SplitPlan, refuse_other_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.models.schema import fault_of_classes
 from avatar_bench.records import METRIC, RECORD, locate, read_record
-from avatar_bench.terminal import tell
+from avatar_bench.terminal import counted, tell
 
 AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
 
@@ -119,7 +119,7 @@ def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
         rows = dataset.frame[dataset.frame["sha256"] == labels.index[labels > 1][0]].sort_values("label")
         raise GuardError(
             f"{rows['path'].iat[0]} is {rows['label'].iat[0]!r}, and the same picture {rows['path'].iat[-1]} is "
-            f"{rows['label'].iat[-1]!r} ({int((labels > 1).sum())} such pictures).",
+            f"{rows['label'].iat[-1]!r} ({counted(int((labels > 1).sum()), 'such picture')}).",
             "A picture has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
         )
 

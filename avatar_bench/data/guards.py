@@ -22,13 +22,16 @@ from avatar_bench.data.fingerprints import (
     write_fingerprints,
 )
 from avatar_bench.data.manifest import Dataset, files_of, hash_files
-from avatar_bench.data.selection import is_stated, split_dataset, stratified_rows
+from avatar_bench.data.names import listed
+from avatar_bench.data.selection import add_undivided, divides, is_stated, split_dataset, stratified_rows
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
 from avatar_bench.packages import cache_root
+from avatar_bench.terminal import counted
 
 SHARE, FEW = 0.9, 10  # of formats that tell the class; the audit of prepare looks at much more
 PRINTS = "fingerprints"  # the cache's folder of them, some 200 bytes a picture
+LISTED = 20  # broken pictures that an error names
 _A_STEP = 512  # pictures between two moves of the progress bar
 
 
@@ -37,21 +40,24 @@ def split_apart(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: 
 
     They are joined into groups, unless the data set states its split; then one across two sides raises GuardError, as
     an exact copy of another label does. The frame gets what `hash_columns` gives, and the group that was stated,
-    `stated_group`.
+    `stated_group`. What the plan does not divide comes last, see `divides` and `add_undivided`.
     """
     rows = stratified_rows(whole.frame, plan.limit or len(whole), plan.seed)
-    drawn = whole.take(rows)
+    divided = divides(plan, whole.frame)[rows]
+    drawn = whole.take(np.concatenate([rows[divided], rows[~divided]]))  # a copy is matched with those before it
     prints = fingerprint_set(drawn)
-    matches = _table(find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image))
-    notes += _conflicts(drawn.frame, matches, "label_conflict" in allow)
-    frame = drawn.frame.assign(**hash_columns(prints), stated_group=drawn.frame["group"], place=np.arange(len(drawn)))
-    if not is_stated(whole.frame, plan):
-        frame["group"] = join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy())
-        if joined := frame["stated_group"].nunique() - frame["group"].nunique():
-            notes.append(f"{joined} groups are joined to others, as they hold near-duplicates of each other")
-    used = split_dataset(Dataset(whole.name, whole.root, frame), plan, notes)
-    if "near_duplicates" not in allow:
-        _refuse_across(frame, used.frame.set_index("place")["split"], matches)
+    found = _table(find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image))
+    everything = drawn.frame.assign(
+        **hash_columns(prints), stated_group=drawn.frame["group"], place=np.arange(len(drawn))
+    )
+    count = int(divided.sum())
+    used = _divide(
+        Dataset(whole.name, whole.root, everything[:count]), found[found["right"] < count], plan, allow, notes
+    )
+    if count < len(drawn):
+        joined = np.array(join_groups(everything["group"].tolist(), found[["left", "right"]].to_numpy()))
+        others = everything[count:].assign(group=joined[count:])
+        used = add_undivided(used, joined[used.frame["place"]], others, plan)
     return Dataset(used.name, used.root, used.frame.drop(columns="place"))
 
 
@@ -62,13 +68,13 @@ def refuse_changed(dataset: Dataset) -> None:
     if changed:
         raise GuardError(
             f"{dataset.file(changed[0])} is not the picture that it was: its SHA-256 is not the one that "
-            f"{dataset.name} states ({len(changed)} such pictures).",
+            f"{dataset.name} states ({counted(len(changed), 'such picture')}).",
             "Restore it; or build the data set anew (prepare update=true), so that its groups and copies are known.",
         )
 
 
 def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
-    """Give the fingerprint of each picture, in order; raise DataError at the first that cannot be decoded.
+    """Give the fingerprint of each picture, in order; raise one DataError for all that cannot be decoded.
 
     They are kept in the cache by what the files hold now: the same files need not be decoded for them again.
     """
@@ -80,7 +86,7 @@ def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
     )
     if (found := read_fingerprints(kept)) is not None:
         return found
-    prints = _fingerprint_all(files)
+    prints = _whole(dataset, _fingerprint_all(files))
     with suppress(OSError):  # a full disk costs the time alone
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_fingerprints(prints, kept)
@@ -95,16 +101,49 @@ def hash_columns(prints: Sequence[Fingerprint]) -> dict[str, list[str]]:
     }
 
 
-def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint]:
+def _divide(
+    dataset: Dataset, matches: pd.DataFrame, plan: SplitPlan, allow: Collection[str], notes: list[str]
+) -> Dataset:
+    """Give the sides of pictures that the plan divides, whose places are their rows."""
+    frame = dataset.frame
+    if frame.empty:
+        return dataset
+    notes += _conflicts(frame, matches, "label_conflict" in allow)
+    if not is_stated(frame, plan):
+        frame = frame.assign(group=join_groups(frame["group"].tolist(), matches[["left", "right"]].to_numpy()))
+        if joined := frame["stated_group"].nunique() - frame["group"].nunique():
+            verb = "is" if joined == 1 else "are"
+            notes.append(
+                f"{counted(joined, 'group')} {verb} joined to others, as they hold near-duplicates of each other"
+            )
+    used = split_dataset(Dataset(dataset.name, dataset.root, frame), plan, notes)
+    if "near_duplicates" not in allow:
+        _refuse_across(frame, used.frame.set_index("place")["split"], matches)
+    return used
+
+
+def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint | DataError]:
     prints = []
     with tqdm(total=len(files), desc="looking for copies", leave=False, disable=None) as bar:
         for start in range(0, len(files), _A_STEP):
-            for one in fingerprint_files(files[start : start + _A_STEP]):
-                if isinstance(one, DataError):
-                    raise one
-                prints.append(one)
-                bar.update()
+            prints += fingerprint_files(files[start : start + _A_STEP])
+            bar.update(len(prints) - bar.n)
     return prints
+
+
+def _whole(dataset: Dataset, prints: Sequence[Fingerprint | DataError]) -> list[Fingerprint]:
+    """Give the fingerprints of a set; raise DataError where some pictures have none, naming them."""
+    errors = {row: one for row, one in enumerate(prints) if isinstance(one, DataError)}
+    for error in errors.values():
+        if len(errors) == 1:
+            raise error
+        others = list(dataset.frame["path"].iloc[list(errors)])[1:]
+        raise DataError(
+            f"{len(errors)} of {len(dataset)} pictures of {dataset.name} cannot be used, first {error.lines[0]}",
+            f"The others: {listed(others, LISTED)}.",
+            "Mend them or take them out: avatar-bench prepare leaves such files out, and says why of each.",
+        )
+    return [one for one in prints if isinstance(one, Fingerprint)]
 
 
 def shared_pictures(train: Dataset, dataset: Dataset) -> list[Match]:
@@ -156,9 +195,12 @@ def refuse_formats(labels: pd.Series, formats: Sequence[str]) -> None:
     """Raise GuardError where the file format alone tells a class from the rest in SHARE of the cases or more.
 
     That is the balanced accuracy of the best rule: half of one more than the total variation distance between the
-    formats of the class and of the other classes, each of equal weight. Classes of fewer than FEW pictures say nothing.
+    formats of the class and of the other classes, each of equal weight. Classes of fewer than FEW pictures say nothing,
+    nor do files of no known format, "".
     """
-    shares = pd.crosstab(labels.to_numpy(), np.asarray(formats), normalize="index")
+    kinds = np.asarray(formats)
+    labels = labels[kinds != ""]
+    shares = pd.crosstab(labels.to_numpy(), kinds[kinds != ""], normalize="index")
     others = (shares.sum() - shares) / max(1, len(shares) - 1)
     told = (1 + (shares - others).abs().sum(axis=1) / 2) / 2
     if len(shares) < 2 or told.max() < SHARE or labels.value_counts().min() < FEW:
@@ -186,10 +228,12 @@ def _conflicts(frame: pd.DataFrame, matches: pd.DataFrame, allowed: bool) -> lis
     left, right = (f"{path[row]} ({labels[row]})" for row in told[["left", "right"]].to_numpy()[0])
     if not exact.empty and not allowed:
         raise GuardError(
-            f"{left} and {right} are one picture ({len(exact)} such pairs).",
+            f"{left} and {right} are one picture ({counted(len(exact), 'such pair')}).",
             "A picture has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
         )
-    return [f"{len(found)} pairs of copies or near-duplicates have two labels, first {left} and {right}"]
+    verb = "has" if len(found) == 1 else "have"
+    pairs = f"{counted(len(found), 'pair')} of copies or near-duplicates"
+    return [f"{pairs} {verb} two labels, first {left} and {right}"]
 
 
 def _refuse_across(frame: pd.DataFrame, split: pd.Series, matches: pd.DataFrame) -> None:
@@ -203,7 +247,7 @@ def _refuse_across(frame: pd.DataFrame, split: pd.Series, matches: pd.DataFrame)
     what = "near-duplicates" if first.kind == "near" else "one picture"
     raise GuardError(
         f"{path[first.left]} ({sides[first.left]}) and {path[first.right]} ({sides[first.right]}) are {what}"
-        f"{', the second ' + first.turned if first.turned else ''} ({len(across)} such pairs).",
+        f"{', the second ' + first.turned if first.turned else ''} ({counted(len(across), 'such pair')}).",
         "The split that the data set states shows the network what it is judged on: mend it, split anew with",
         "data.split.by=group, or say allow=[near_duplicates].",
     )

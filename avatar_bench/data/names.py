@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from avatar_bench.terminal import printable
 
 MOST = 300  # characters of a name that are shown
@@ -11,6 +13,12 @@ def shown(name: str) -> str:
     """Give a name on one line: what cannot be printed escaped, the middle of a very long one left out."""
     line = printable(name)
     return line if len(line) <= MOST else f"{line[: MOST // 2]}...{line[-MOST // 2 :]}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Give the first names of a list on one line, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(map(shown, names[:most])) + f" and {more} more" * (more > 0)
 
 
 def fault(name: str) -> str:

@@ -9,9 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.data.folds import group_folds
-from avatar_bench.data.manifest import Dataset
-from avatar_bench.data.splits import FOLDS, SplitPlan, assign, balance, check_groups
+from avatar_bench.data.manifest import SPLITS, Dataset
+from avatar_bench.data.splits import FOLDS, UNITS, SplitPlan, assign, balance, check_groups
 from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.terminal import counted
 
 
 def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = None) -> Dataset:
@@ -48,6 +49,36 @@ def is_stated(frame: pd.DataFrame, plan: SplitPlan) -> bool:
     return plan.by is None and (_own_folds(frame) is not None or bool((frame["split"] != "").any()))
 
 
+def divides(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]:
+    """Say which pictures, (N,), a plan divides: those with a label, or a side that the data set states.
+
+    Others can neither judge nor choose anything. Where none has a label, sources or generators are held out still.
+    """
+    labelled = (frame["label"] != "").to_numpy()
+    if plan.by is None:
+        return labelled | (frame["split"] != "").to_numpy() | (frame["fold"] != "").to_numpy()
+    return labelled if labelled.any() or plan.by not in UNITS else np.ones(len(frame), bool)
+
+
+def add_undivided(
+    used: Dataset, groups: Sequence[str] | NDArray[np.str_], others: pd.DataFrame, plan: SplitPlan
+) -> Dataset:
+    """Add pictures that a plan does not divide: to test or val where one of their group is there, else to train.
+
+    `groups` are those of the used pictures, (N,), in the sense of the others' own. A held-out source or generator is of
+    test here too. The plan's fraction of train is drawn.
+    """
+    last = used.frame["split"].map(SPLITS.index).groupby(np.asarray(groups)).max()
+    split = others["group"].map(last).fillna(0).map(lambda place: SPLITS[int(place)])
+    if plan.by in UNITS:
+        split[others[plan.by].isin(set(used.part("test").frame[plan.by]) - {""})] = "test"
+    keep = (split != "train").to_numpy(copy=True)
+    train = np.flatnonzero(~keep)
+    keep[train[stratified_rows(others.iloc[train], round(plan.fraction * len(train)), plan.seed)]] = True
+    frame = pd.concat([used.frame, others.assign(split=split)[keep]], ignore_index=True)
+    return Dataset(used.name, used.root, frame)
+
+
 def stratified_rows(frame: pd.DataFrame, n: int, seed: int) -> NDArray[np.int64]:
     """Draw n row positions, sorted, in the classes' own proportions (largest remainder); all where n is more."""
     if n >= len(frame):
@@ -79,9 +110,9 @@ def _own_folds(frame: pd.DataFrame) -> int | None:
 
 def _sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: list[str]) -> NDArray[np.str_]:
     if not is_stated(frame, plan):
-        split, _ = assign(frame.assign(split=""), plan)
+        split, _ = assign(frame.assign(split=""), plan, option="data.split")
         if lost := int((split == "").sum()):
-            notes.append(f"left out, as their groups hold images of a held-out {plan.by} too: {lost} images")
+            notes.append(f"left out, as their groups hold images of a held-out {plan.by} too: {counted(lost, 'image')}")
         notes += balance(frame.assign(split=split)[split != ""], plan.folds)
     else:
         split = _stated(frame, plan, own)
@@ -144,12 +175,13 @@ def _guard(whole: Dataset, used: Dataset) -> None:
     empty = sorted(set(whole.classes) - set(used.frame.loc[train, "label"]))
     if empty:
         raise GuardError(
-            f"Class {empty[0]!r} has no image in train ({len(whole)} images, {used.name}).",
+            f"Class {empty[0]!r} has no image in train ({counted(len(whole), 'image')}, {used.name}).",
             "Add pictures of it, or take a larger data.limit or data.fraction.",
         )
     if not (used.frame["split"] == "val").any():
         raise GuardError(
-            f"No image is left to choose the checkpoint by: val is empty ({len(whole)} images, {used.name}).",
+            "No image is left to choose the checkpoint by: "
+            f"val is empty ({counted(len(whole), 'image')}, {used.name}).",
             "Add pictures, take fewer data.split.folds or a larger data.limit, or state val in the split column.",
         )
     check_groups(used.frame)

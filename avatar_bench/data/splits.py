@@ -15,6 +15,7 @@ from avatar_bench.catalogue import did_you_mean
 from avatar_bench.data.folds import draw_units, group_folds
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
+from avatar_bench.terminal import counted
 
 FOLDS = 10
 OFF = 0.02  # share of a class by which a side may miss its aim without a word
@@ -45,17 +46,21 @@ class SplitPlan:
 
 
 def assign(
-    frame: pd.DataFrame, plan: SplitPlan, earlier: Mapping[str, tuple[str, int]] | None = None
+    frame: pd.DataFrame,
+    plan: SplitPlan,
+    earlier: Mapping[str, tuple[str, int]] | None = None,
+    option: str = "split",
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Give each row its split (train, val or test), and its fold, -1 where the folds cannot take turns as test.
 
     A group in `earlier`, or one whose split `frame` states, keeps its side; the others fill the folds that are
     furthest behind. A row gets "" where it must be left out: its group holds rows of a held-out source or generator,
-    and others. Raise ConfigError for a plan that cannot be done, GuardError for a group that is stated on two sides.
+    and others. Raise ConfigError for a plan that cannot be done, which calls its options by `option`, GuardError for a
+    group that is stated on two sides.
     """
     stated = plan.by is None and bool((frame["split"] != "").any())
     fixed = stated or plan.by in UNITS
-    _check(frame, plan, fixed)
+    _check(frame, plan, fixed, option)
     allowed = _pinned(frame[frame["split"] != ""], plan.folds) if stated else {}
     allowed |= {group: _places(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
     left_out = np.zeros(len(frame), dtype=bool)
@@ -112,32 +117,32 @@ def refuse_other_split(dataset: Dataset, stated: object, file: Path) -> None:
         )
 
 
-def _check(frame: pd.DataFrame, plan: SplitPlan, fixed: bool) -> None:
+def _check(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) -> None:
     if not 0 <= plan.fold < plan.folds or plan.folds < 3:
         raise ConfigError(
-            f"data.fold={plan.fold} with data.split.folds={plan.folds} cannot be done.",
+            f"data.fold={plan.fold} with {option}.folds={plan.folds} cannot be done.",
             "Expected at least 3 folds, and a fold from 0 to folds - 1.",
         )
     if plan.fold and fixed:
         raise ConfigError(
             f"data.fold={plan.fold} goes with folds of groups, but here the test set is fixed.",
-            "Leave it out, or take split.by=group; split.held_out or another split.seed gives another test set.",
+            f"Leave it out, or take {option}.by=group; {option}.held_out or {option}.seed give another test set.",
         )
     if plan.by in UNITS:
-        _check_units(frame, plan.by, plan.held_out)
+        _check_units(frame, plan.by, plan.held_out, option)
     elif plan.held_out:
-        raise ConfigError("split.held_out names what to keep for test: it needs split.by=source or generator.")
+        raise ConfigError(f"{option}.held_out names what to keep for test: it needs {option}.by=source or generator.")
 
 
-def _check_units(frame: pd.DataFrame, by: str, held_out: Sequence[str]) -> None:
+def _check_units(frame: pd.DataFrame, by: str, held_out: Sequence[str], option: str) -> None:
     known = sorted(set(frame[by]) - {""})
     if not known:
-        raise ConfigError(f"split.by={by}: no picture names its {by}.", "Expected it in the manifest.")
+        raise ConfigError(f"{option}.by={by}: no picture names its {by}.", "Expected it in the manifest.")
     for name in held_out:
         if name not in known:
             nearest = did_you_mean(name, known)
             raise ConfigError(
-                f"split.held_out: no picture has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
+                f"{option}.held_out: no picture has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
                 f"There are: {', '.join(known)}.",
             )
 
@@ -197,4 +202,5 @@ def _off(rows: pd.DataFrame, label: str, shares: pd.Series, aims: Mapping[str, f
         return ""
     parts = ("/".join(f"{100 * of[side]:.0f}" for side in aims) for of in (shares, aims))
     largest = int(rows["group"].value_counts().max())
-    return f"{name} is {' instead of '.join(parts)} % in {'/'.join(aims)} ({len(rows)} images, largest group {largest})"
+    images = counted(len(rows), "image")
+    return f"{name} is {' instead of '.join(parts)} % in {'/'.join(aims)} ({images}, largest group {largest})"

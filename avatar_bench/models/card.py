@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import CheckpointError
-from avatar_bench.models.checkpoints import CARD_KEY, read_checkpoint
+from avatar_bench.models.checkpoints import CARD_KEY
 from avatar_bench.models.schema import fault_of_ancestors, fault_of_card
-from avatar_bench.models.tensors import read_plain_json, read_safetensors
+from avatar_bench.models.tensors import read_plain_json
 
 SCHEMA = 1
 PROVENANCE = "provenance"  # of the text that says what an export was made from
@@ -62,20 +61,9 @@ class Card:
         return {**asdict(self), "classes": list(self.classes)}
 
 
-def read_exported(file: Path) -> Card | None:
-    """Read the card of weights that `export` wrote, None of another file; raise CheckpointError where it is damaged."""
-    if file.suffix != ".safetensors" or not os.path.isfile(file):
-        return None
-    try:
-        texts = read_safetensors(file)[1]
-    except Exception:  # of many types: who reads the weights will tell
-        return None
-    return Card.from_checkpoint(read_checkpoint(file), file) if CARD_KEY in texts else None
-
-
-def provenance_of(file: Path) -> dict[str, Any]:
-    """Give `ancestors` and `allow` of the run that a file was exported from, as `export` wrote them, empty before."""
-    found = read_plain_json(read_safetensors(file)[1].get(PROVENANCE, "{}"))
+def provenance_of(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """Give `ancestors` and `allow` of the run that a file was exported from, by its texts, empty where it has none."""
+    found = read_plain_json(texts.get(PROVENANCE, "{}"))
     said = found if isinstance(found, dict) else {}
     ancestors, allow = said.get("ancestors", []), said.get("allow", [])
     if fault_of_ancestors(ancestors) or not isinstance(allow, list):
@@ -84,7 +72,7 @@ def provenance_of(file: Path) -> dict[str, Any]:
 
 
 def training_step(card: Card, sha256: str, allow: Sequence[str]) -> dict[str, Any]:
-    """Give what is told of a training, whose labels were read, where its weights go on; see `ancestors_of`."""
+    """Give what is told of a training, whose labels were read, where its weights go on; see `Weights`."""
     fingerprints = {"split_fingerprint": card.split_fingerprint, "data_fingerprint": card.data_fingerprint}
     return {"method": "train", "sha256": sha256, **fingerprints, "allow": list(allow)}
 

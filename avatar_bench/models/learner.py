@@ -141,9 +141,7 @@ class Learner(Classifier, Stepping):
             self.lr_schedulers().step(self.trainer.callback_metrics["val/loss"])  # type: ignore[union-attr, arg-type]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name, value in checkpoint["state_dict"].items():
-            if not torch.isfinite(value).all():
-                raise self.diverged(f"{name} of the network is")
+        super().on_save_checkpoint(checkpoint)
         checkpoint[CARD_KEY] = self.card.plain()
         checkpoint[LOSS_KEY] = [float(self.train_loss.mean_value), float(self.train_loss.weight)]
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
-from avatar_bench.models.card import provenance_of, read_exported, training_step
-from avatar_bench.models.checkpoints import break_seal, checksum_of, sealed
+from avatar_bench.models.card import Card, provenance_of, training_step
+from avatar_bench.models.checkpoints import CARD_KEY, break_seal, checksum_of, sealed
 from avatar_bench.models.schema import fault_of_options, fault_of_parts
 from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of
+from avatar_bench.records import refuse_address
+from avatar_bench.terminal import counted
 from avatar_bench.writing import whole
 
 PICTURES = "pictures.csv"
@@ -32,7 +34,7 @@ class Pretraining:
     """What a file of pretrained weights says of itself.
 
     `preprocessing` is that of training pictures; `root` is where they lay, and pictures.csv beside the file, whose
-    SHA-256 is `pictures_sha256`, names them, those that `ancestors` have seen among them; see `ancestors_of`.
+    SHA-256 is `pictures_sha256`, names them, those that `ancestors` have seen among them; see `Weights`.
     """
 
     backbone: str
@@ -56,7 +58,8 @@ class Pretraining:
         pictures = file.with_name(PICTURES)
         if not os.path.isfile(pictures) or checksum_of(pictures) != self.pictures_sha256:
             raise GuardError(
-                f"{pictures}, which lists the {self.pictures} pictures that {file.name} has seen, is gone or changed.",
+                f"{pictures}, which lists what {file.name} has seen ({counted(self.pictures, 'picture')}), "
+                "is gone or changed.",
                 "Put it there as pretrain wrote it: without it nobody knows whether test pictures are among them.",
             )
         return pictures
@@ -69,36 +72,72 @@ def write_backbone(net: nn.Module, card: Pretraining, file: Path) -> None:
         part.write_bytes(sealed(net, texts))
 
 
-def read_pretraining(file: Path) -> Pretraining | None:
-    """Read the card of a file of weights, None where it has none; raise CheckpointError where it is damaged."""
-    if file.suffix != ".safetensors" or not os.path.isfile(file):
-        return None
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights as it was when it was read, once.
+
+    `ancestors` say what the weights have been through, the first step first; nothing is known without a card of ours.
+    Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of pictures that its
+    list names; a training, whose labels were read, the fingerprints of its pictures and split, and what it was allowed.
+    `tensors` are None of a file of torch, which is read when they are needed.
+    """
+
+    file: Path
+    sha256: str
+    card: Pretraining | Card | None = None
+    ancestors: Sequence[dict[str, Any]] = ()
+    tensors: Mapping[str, Tensor] | None = None
+
+
+def read_weights(file: Path) -> Weights:
+    """Read a file of weights, with its card where it has one of ours.
+
+    Raises ConfigError where there is no file, CheckpointError where it is damaged or changes meanwhile.
+    """
+    refuse_address(str(file), "model.weights")
+    if not os.path.isfile(file):
+        raise ConfigError(
+            f"model.weights={file} is not a file.",
+            "Expected hub, none, package, or the path of a .safetensors or .pth file.",
+        )
+    before, sha256 = _stamp(file), checksum_of(file)
+    if file.suffix != ".safetensors":
+        return Weights(file, sha256)
     try:
-        state, texts = read_safetensors(file)
-        if KEY not in texts:
-            return None
-        break_seal(state, texts)
-        card = read_plain_json(texts[KEY])
-        _check(card)
+        tensors, texts = read_safetensors(file)
+        if KEY in texts or CARD_KEY in texts:
+            break_seal(tensors, texts)
+        said = {key: read_plain_json(texts[key]) for key in (KEY, CARD_KEY) if key in texts}
+        if KEY in said:
+            _check(said[KEY])
     except Exception as error:  # of safetensors, json and ours, of many types
         raise CheckpointError(f"{file} cannot be read as pretrained weights: {reason_of(error)}.") from error
-    return Pretraining(**card)
+    if _stamp(file) != before:
+        raise CheckpointError(f"{file} changed while it was read.", "Wait until it is whole, and begin again.")
+    if KEY in said:
+        card = Pretraining(**said[KEY])
+        step = {"method": card.method, "sha256": sha256, "pictures": card.pictures}
+        return Weights(file, sha256, card, [*card.ancestors, step], tensors)
+    if CARD_KEY in said:
+        exported, origin = Card.from_checkpoint(said, file), provenance_of(texts, file)
+        step = training_step(exported, sha256, origin["allow"])
+        return Weights(file, sha256, exported, [*origin["ancestors"], step], tensors)
+    return Weights(file, sha256, tensors=tensors)
 
 
-def refuse_other_network(file: Path, name: str, options: Mapping[str, Any]) -> None:
+def refuse_other_network(weights: Weights, name: str, options: Mapping[str, Any]) -> None:
     """Raise ConfigError where a file with a card of ours is of another network than timm's `name` with `options`.
 
     Of other options, weights often fit by name and shape, and compute something else.
     """
-    card = read_pretraining(file) or read_exported(file)
-    if card is None:
+    if (card := weights.card) is None:
         return
     if card.backbone.split(".")[0] != name.split(".")[0]:
         raise ConfigError(
-            f"model.weights={file} holds {card.backbone}, not {name}.",
+            f"model.weights={weights.file} holds {card.backbone}, not {name}.",
             f"Choose the same network: model=timm model.backbone={card.backbone}",
         )
-    refuse_other_options(f"model.weights={file}", card.options, options)
+    refuse_other_options(f"model.weights={weights.file}", card.options, options)
 
 
 def refuse_other_options(what: str, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -112,19 +151,10 @@ def refuse_other_options(what: str, kept: Mapping[str, Any], given: Mapping[str,
         )
 
 
-def ancestors_of(file: Path) -> list[dict[str, Any]]:
-    """Say what the weights of a file have been through, the first step first; nothing is known without a card of ours.
-
-    Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of pictures that its
-    list names; a training, whose labels were read, the fingerprints of its pictures and split, and what it was allowed.
-    """
-    if card := read_pretraining(file):
-        return [*card.ancestors, {"method": card.method, "sha256": checksum_of(file), "pictures": card.pictures}]
-    exported = read_exported(file)
-    if exported is None:
-        return []
-    before = provenance_of(file)
-    return [*before["ancestors"], training_step(exported, checksum_of(file), before["allow"])]
+def _stamp(file: Path) -> tuple[int, int, int]:
+    """Give what tells that a file was written anew."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _shape(options: Mapping[str, Any]) -> dict[str, Any]:

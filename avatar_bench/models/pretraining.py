@@ -102,11 +102,6 @@ class Pretrainer(Stepping):
         schedule = cosine(optimizer, steps, int(steps * self.options.warmup_epochs / self.epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name, value in checkpoint["state_dict"].items():
-            if not torch.isfinite(value).all():
-                raise self.diverged(f"{name} is")
-
     def _normalise(self, images: Tensor) -> Tensor:
         return images.to(self.mean.dtype, copy=True).div_(255).sub_(self.mean).div_(self.std)
 

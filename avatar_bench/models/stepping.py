@@ -1,6 +1,8 @@
-"""What every training by Lightning does at a step: noise that (seed, step) alone decides, and a loss that is finite."""
+"""What every training by Lightning does at a step: noise that (seed, step) alone decides, and finite numbers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -27,6 +29,12 @@ class Stepping(pl.LightningModule):
         """
         together = self.trainer.accumulate_grad_batches
         torch.manual_seed(self.options.seed * 1_000_003 + self.global_step * together + batch % together)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise DivergedError where a weight is not finite: the checkpoints before stay the last ones."""
+        for name, value in checkpoint["state_dict"].items():
+            if not torch.isfinite(value).all():
+                raise self.diverged(f"{name} of the network is")
 
     def diverged(self, what: str) -> DivergedError:
         """Give the error to raise where `what`, with its verb, has become infinite or no number."""

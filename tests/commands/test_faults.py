@@ -208,6 +208,28 @@ def test_a_picture_that_changed_since_prepare_is_refused_by_train_and_evaluate(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "pretrain", "evaluate"])
+def test_broken_pictures_are_named_together_before_anything_begins(
+    command: str, pictures: Path, small: list[str], tiny_run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(pictures, tmp_path / "set")
+    table = tmp_path / "set" / "blind.csv" if command == "evaluate" else tmp_path / "set" / "all.csv"
+    paths = list(pd.read_csv(table)["path"].iloc[[1, 20, 33]])
+    for path, content in zip(paths, (b"", b"broken", (pictures / paths[2]).read_bytes()[:-9]), strict=True):
+        (table.parent / path).write_bytes(content)
+    given, out = ["data=manifest", f"data.manifest={table}"], tmp_path / "out"
+    line = {
+        "train": ["train", *small, *given],
+        "pretrain": ["pretrain", "model=timm", "model.backbone=test_resnet", "trainer=cpu", "logger=none", *given],
+        "evaluate": ["evaluate", f"ckpt={tiny_run}", *given],
+    }[command]
+    assert main([*line, f"out={out}"]) == 3
+    first, others, _ = capsys.readouterr().err.splitlines()
+    assert first.endswith(f"cannot be used, first {table.parent / paths[0]}: empty file.")
+    assert others == f"The others: {paths[1]}, {paths[2]}."
+    assert not out.exists()
+
+
 def test_a_loss_that_is_not_finite_names_step_and_pictures(small: list[str], tmp_path: Path, capsys: Any) -> None:
     run = tmp_path / "run"
     assert main(words(small, run, "lr=1e30", "optimizer=sgd", "epochs=3")) == 6

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,17 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from avatar_bench.__main__ import main
 from avatar_bench.cells import read_csv
-from avatar_bench.models.pretrained import read_pretraining
+from avatar_bench.config import PretrainConfig
+from avatar_bench.data.guards import split_apart
+from avatar_bench.data.manifest import read_manifest
+from avatar_bench.data.splits import SplitPlan
+from avatar_bench.models import pretrained, tensors
+from avatar_bench.models.pretrained import read_weights
 
 METHODS = {
     "simclr": ["model.backbone=test_resnet"],
@@ -36,6 +45,24 @@ def words(pictures: Path, out: Path, *more: str) -> list[str]:
         *("trainer=cpu", "trainer.threads=1", "callbacks.progress=false", "logger=none", "epochs=2", "probe.every=1"),
     ]
     return ["pretrain", *(word for word in small if word.partition("=")[0] not in given), f"out={out}", *more]
+
+
+def options_in(lines: list[str]) -> set[str]:
+    """Give the options that lines name, those of another command left out."""
+    mine = re.sub(r"avatar-bench (?!pretrain)\w+( \S+)*", "", "\n".join(lines))
+    return set(re.findall(r"\b([a-z_]+(?:\.[a-z_]+)*)=", mine))
+
+
+def keys(place: str, options: Any) -> set[str]:
+    """Give the names of all options, those of groups too."""
+    own = {place} if place else set()
+    inner = (
+        (keys(f"{place}.{name}".lstrip("."), options[name]) for name in options) if isinstance(options, dict) else ()
+    )
+    return own.union(*inner)
+
+
+OPTIONS = keys("", asdict(PretrainConfig())) | {"model.options", "model.backbone"}
 
 
 def record(run: Path) -> dict[str, Any]:
@@ -77,7 +104,7 @@ def test_a_method_leaves_a_backbone_with_its_card_and_its_history(method: str, p
     assert said["metrics"]["probe/knn_accuracy"] == rows["probe/knn_accuracy"].iat[-1]
     assert said["before"]["probe/knn_accuracy"] == rows["probe/knn_accuracy"].iat[0]
     assert (out / "curves.png").stat().st_size > 10_000
-    card = read_pretraining(out / "backbone.safetensors")
+    card = read_weights(out / "backbone.safetensors").card
     assert card is not None
     assert (card.method, card.epochs, card.seed, card.pictures) == (method, 2, 42, 96)
     net = timm.create_model(card.backbone, num_classes=0, **card.options)
@@ -116,6 +143,41 @@ def test_a_folder_of_pictures_is_learned_from_whole(pictures: Path, tmp_path: Pa
     assert record(tmp_path / "run")["pictures"] == {"learned_from": 20, "kept_out": {}}
 
 
+def test_rows_without_a_label_are_learned_from_unless_they_belong_to_what_is_kept_out(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    labelled = table[table["group"].str.extract(r"(\d+)$").astype(int)[0] % 2 == 0]
+    labelled.to_csv(tmp_path / "labelled.csv", index=False)
+    sides = split_apart(read_manifest(tmp_path / "labelled.csv"), SplitPlan(folds=4), (), [])
+    test, val = sides.part("test").frame, sides.part("val").frame
+    Image.open(test["path"].iat[0]).convert("RGB").save(tmp_path / "copy.jpg", quality=85)
+    Image.open(pictures / read_csv(pictures / "blind.csv")["path"].iat[0]).save(tmp_path / "mate.png")
+    strays = pd.DataFrame({"path": ["copy.jpg", "mate.png"], "source": "", "group": ["", val["group"].iat[0]]})
+    half = table.assign(label=table["label"].where(table.index.isin(labelled.index), ""))
+    pd.concat([strays, half]).to_csv(tmp_path / "half.csv", index=False)
+    assert main(words(pictures, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", "epochs=1")) == 0
+    assert "144 of 194 pictures of half are learned from, 96 of them without a label;" in capsys.readouterr().err
+    seen = set(read_csv(tmp_path / "run" / "pictures.csv")["path"])
+    assert seen == {*half.loc[half["label"] == "", "path"], *sides.part("train").frame["path"]}
+    kept_out = {"test": len(test) + 1, "val": len(val) + 1, "calibration": len(sides.part("calibration"))}
+    said = record(tmp_path / "run")
+    assert said["pictures"] == {"learned_from": 144, "kept_out": kept_out, "unlabelled": 96}
+    assert said["metrics"]["probe/n"] == len(val) + kept_out["calibration"]
+
+
+def test_pictures_without_a_label_of_a_held_out_source_are_kept_out(pictures: Path, tmp_path: Path) -> None:
+    table = read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    free = table["group"].str.extract(r"(\d+)$").astype(int)[0] % 4 == 0
+    table.assign(label=table["label"].where(~free, "")).to_csv(tmp_path / "half.csv", index=False)
+    held = ["data.split.by=source", "data.split.held_out=[ink]", "use_val=true", "epochs=1"]
+    assert main(words(pictures, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", *held)) == 0
+    seen = set(read_csv(tmp_path / "run" / "pictures.csv")["path"])
+    assert seen == set(table.loc[table["source"] != "ink", "path"])
+
+
 def test_pictures_that_networks_are_judged_by_are_kept_out(simclr: Path, pictures: Path, tmp_path: Path) -> None:
     whole = read_csv(pictures / "all.csv").set_index("path")
     seen = read_csv(simclr / "pictures.csv")
@@ -134,10 +196,13 @@ def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(
     pictures: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
+    assert "backbone.safetensors: 144 pictures, 1 epoch, loss" in capsys.readouterr().out
     assert record(tmp_path / "pre")["pictures"] == {"learned_from": 144, "kept_out": {"test": 48}}
     file = tmp_path / "pre" / "backbone.safetensors"
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
-    assert "warning: 48 of 48 val pictures" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "warning: 48 of 48 val pictures" in told
+    assert "parameters learn (conv1.0.weight to fc.bias), 1 epoch, lr" in told
 
 
 def test_several_are_made_by_a_multirun(pictures: Path, tmp_path: Path) -> None:
@@ -152,7 +217,7 @@ def test_a_training_begins_with_the_weights_and_says_so(
 ) -> None:
     file = simclr / "backbone.safetensors"
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", "mode=frozen")
-    init, card = record(run)["init"], read_pretraining(file)
+    init, card = record(run)["init"], read_weights(file).card
     assert card is not None
     assert (init["method"], init["sha256"], init["pictures"]) == ("simclr", record(simclr)["weights_sha256"], 96)
     assert record(run)["split"]["fingerprint"] == record(simclr)["split"]["fingerprint"] == card.split_fingerprint
@@ -163,6 +228,34 @@ def test_a_training_begins_with_the_weights_and_says_so(
     assert main(["evaluate", f"ckpt={run}", "split=blind", "data.workers=0"]) == 0
     (run / "pretraining.csv").unlink()
     assert main(["evaluate", f"ckpt={run}", "split=blind", "data.workers=0", "again=true"]) == 4
+
+
+def test_a_file_of_weights_is_read_once(
+    simclr: Path, pictures: Path, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(tensors, "safe_open", lambda file, **how: opened.append(file) or safe_open(file, **how))
+    begun = f"model.weights={simclr / 'backbone.safetensors'}"
+    train(tmp_path / "run", "model.backbone=test_resnet", begun)
+    assert opened == [str(simclr / "backbone.safetensors")]
+    assert main(words(pictures, tmp_path / "pre", begun, "epochs=1")) == 0
+    assert opened == [str(simclr / "backbone.safetensors")] * 2
+
+
+def test_weights_that_change_while_they_are_read_are_refused(
+    simclr: Path, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = shutil.copy(simclr / "backbone.safetensors", tmp_path)
+    shutil.copy(simclr / "pictures.csv", tmp_path)
+
+    def read(file: Path) -> Any:
+        found = tensors.read_safetensors(file)
+        os.utime(file, ns=(0, 0))
+        return found
+
+    monkeypatch.setattr(pretrained, "read_safetensors", read)
+    train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
+    assert f"{file} changed while it was read." in capsys.readouterr().err
 
 
 def test_a_training_whose_test_pictures_were_seen_is_refused(
@@ -176,6 +269,9 @@ def test_a_training_whose_test_pictures_were_seen_is_refused(
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 3
     assert "with the pretraining data by picture" in capsys.readouterr().err
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", "allow=[overlap,near_duplicates]"]) == 0
+    assert (
+        "warning: 48 of 48 pictures, or copies or groups of theirs, were in the pretraining" in capsys.readouterr().err
+    )
     onward = train(tmp_path / "onward", "model.backbone=test_resnet", f"init_from={run}")
     assert main(["evaluate", f"ckpt={onward}", "data.workers=0"]) == 3
 
@@ -188,7 +284,7 @@ def test_what_a_pretraining_began_with_is_remembered(
     assert "warning: 48 of 48 test pictures" in capsys.readouterr().err
     seen = read_csv(tmp_path / "second" / "pictures.csv")
     assert seen["split"].value_counts().to_dict() == {"train": 96, "earlier": 48}
-    card = read_pretraining(tmp_path / "second" / "backbone.safetensors")
+    card = read_weights(tmp_path / "second" / "backbone.safetensors").card
     assert card is not None
     step = {"method": "simclr", "sha256": record(leaky)["weights_sha256"], "pictures": 144}
     assert (card.pictures, card.ancestors) == (144, [step])
@@ -232,7 +328,14 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
     given = [f"model.weights={file}", "model.backbone=test_resnet.r160_in1k", "epochs=1"]
     assert main(words(pictures, tmp_path / "same", *given)) == 0
     assert main(words(pictures, tmp_path / "other", *given, "data.split.seed=1")) == 3
-    assert "was trained with labels on other pictures" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "was trained with labels on other pictures" in told
+    assert {"data", "data.split", "allow"} <= options_in(told.splitlines()[-3:]) <= OPTIONS
+    best = f"model.weights={tiny_run / 'checkpoints' / 'best.ckpt'}"
+    assert main(words(pictures, tmp_path / "run's", best, *given[1:])) == 4
+    told = capsys.readouterr().err
+    assert "is a checkpoint of a run" in told
+    assert options_in(told.splitlines()[-2:]) == set()
     assert main(words(pictures, tmp_path / "allowed", *given, "data.split.seed=1", "allow=[pretraining]")) == 0
     train(tmp_path / "run", f"model.weights={tmp_path / 'same' / 'backbone.safetensors'}")
     capsys.readouterr()
@@ -248,8 +351,14 @@ def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
     assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
     file = tmp_path / "pre" / "backbone.safetensors"
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
-    assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
     capsys.readouterr()
+    assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
+    told = "24 of 24 pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter"
+    assert f"warning: {told}" in capsys.readouterr().err
+    said = json.loads((run / "evaluation" / "val" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
+    assert told in said["warnings"]
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
+    assert "were in the pretraining" not in capsys.readouterr().err
     split = read_csv(run / "split.csv")
     for row in split[split["split"] == "val"].itertuples():
         file = tmp_path / "val" / row.label / Path(row.path).name
@@ -257,6 +366,21 @@ def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
         shutil.copyfile(pictures / row.path, file)
     assert main(["evaluate", f"ckpt={run}", "data=folder", f"data.root={tmp_path / 'val'}", "data.workers=0"]) == 3
     assert "with the pretraining data by picture" in capsys.readouterr().err
+
+
+def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
+    pictures: Path, tiny_run: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
+    file = tmp_path / "pre" / "backbone.safetensors"
+    run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
+    capsys.readouterr()
+    both, blind = f"ckpt=[{tiny_run},{run}]", ["block=ensemble", "split=blind", "data.workers=0"]
+    assert main(["evaluate", both, *blind, f"out={tmp_path / 'judged'}"]) == 0
+    assert "in the pretraining" not in capsys.readouterr().err
+    vote = next(tmp_path.rglob("soft_vote"))
+    assert main(["evaluate", f"ckpt={vote}", "split=val", "data.workers=0"]) == 0
+    assert "warning: 24 of 24 pictures, or copies or groups of theirs, were in" in capsys.readouterr().err
 
 
 def test_figures_say_where_pictures_of_the_pretraining_are_gone(
@@ -275,6 +399,21 @@ def test_figures_say_where_pictures_of_the_pretraining_are_gone(
     assert f"warning: {told}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
     assert told in said["warnings"]
+
+
+def test_one_picture_of_the_pretraining_that_is_gone_is_told_as_one(
+    pictures: Path, train: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copytree(pictures / "blind", tmp_path / "seen")
+    given = ["data=folder", f"data.root={tmp_path / 'seen'}", "epochs=1", "allow=[test_pictures]"]
+    line = [word for word in words(pictures, tmp_path / "pre", *given) if not word.startswith("data.manifest")]
+    assert main(line) == 0
+    (tmp_path / "seen" / read_csv(tmp_path / "pre" / "pictures.csv")["path"].iat[0]).unlink()
+    begun = ["model.backbone=test_resnet", f"model.weights={tmp_path / 'pre' / 'backbone.safetensors'}"]
+    run = train(tmp_path / "run", *begun)
+    assert main(["evaluate", f"ckpt={run}", "data.workers=0", "lang=ru"]) == 0
+    said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
+    assert "Одно изображение предобучения недоступно: его почти дубликаты не ищутся" in said["warnings"]
 
 
 def test_weights_without_the_list_of_what_they_have_seen_are_refused(
@@ -347,6 +486,9 @@ def child_rows(run: Path) -> list[str]:
         (["mode=frozen"], 2, "pretrain has no modes"),
         (["optimizer.schedule.name=plateau"], 2, "expected cosine or none"),
         (["trainer.devices=2"], 2, "one device"),
+        (["optimizer.rho=0.1"], 2, "by which pretrain does not step"),
+        (["data.split.by=source", "data.split.held_out=[nobody]"], 2, "data.split.held_out: no picture has"),
+        (["data.split.by=source", "data.fold=1"], 2, "or take data.split.by=group"),
         (["epochs=0"], 2, "epochs=0"),
         (["allow=[overlap]"], 2, "near_duplicates or test_pictures"),
         (["data.blind=nowhere"], 3, "data.blind: nowhere does not exist"),
@@ -360,6 +502,7 @@ def test_a_mistake_is_told_in_three_lines(
     lines = [line for line in capsys.readouterr().err.splitlines() if "are learned from" not in line]
     assert told in "\n".join(lines)
     assert len([line for line in lines if not line.startswith("  accelerator")]) <= 3
+    assert options_in(lines) <= OPTIONS | {word.partition("=")[0] for word in more}
 
 
 def test_a_folder_that_holds_a_run_is_left(

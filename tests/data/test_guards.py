@@ -77,6 +77,30 @@ def test_fingerprints_are_kept_for_files_that_hold_the_same_and_for_no_others(
     assert changed[1:] == anew[1:]
 
 
+@pytest.mark.parametrize(
+    ("broken", "told"), [(2, "b/01.png."), (9, "b/07.png, a/08.png."), (40, "a/20.png and 19 more.")]
+)
+def test_all_broken_pictures_are_named_at_once(made: Make, broken: int, told: str) -> None:
+    by_seed = made().frame["path"].str.extract(r"(\d+)").astype(int)[0].to_numpy().argsort()
+    dataset = made().take(by_seed)
+    for row in range(broken):
+        dataset.file(row).write_bytes(b"broken")
+    with pytest.raises(DataError) as caught:
+        fingerprint_set(dataset)
+    assert caught.value.lines[0] == (
+        f"{broken} of 60 pictures of set cannot be used, first {dataset.file(0)}: not a known picture format."
+    )
+    assert caught.value.lines[1].startswith("The others: b/01.png")
+    assert caught.value.lines[1].endswith(told)
+
+
+def test_one_broken_picture_is_told_as_decoding_tells_it(made: Make) -> None:
+    dataset = made()
+    dataset.file(7).write_bytes(b"")
+    with pytest.raises(DataError, match=f"^{dataset.file(7)}: empty file.$"):
+        fingerprint_set(dataset)
+
+
 def side(used: Dataset, name: str) -> str:
     return str(used.frame.loc[used.frame["path"] == name, "split"].iat[0])
 
@@ -99,7 +123,7 @@ def test_a_copy_goes_to_the_side_of_its_picture_and_that_is_said(made: Make, kin
         used = split_apart(whole, SplitPlan(folds=3, seed=seed), (), notes)
         name = next(path for path in used.frame["path"] if "copy" in path)
         assert side(used, name).replace("calibration", "val") == side(used, "a/00.png").replace("calibration", "val")
-        assert notes[0] == "1 groups are joined to others, as they hold near-duplicates of each other"
+        assert notes[0] == "1 group is joined to others, as they hold near-duplicates of each other"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -160,7 +184,7 @@ def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(made
     notes = list[str]()
     split_apart(made(copy("jpeg", "b")), SplitPlan(folds=3), (), notes)
     assert "first a/00.png (a) and b/copy.jpg (b)" in notes[0]
-    assert notes[0].startswith("1 pairs")
+    assert notes[0].startswith("1 pair ")
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pixels"])
@@ -268,6 +292,8 @@ def test_the_blind_avatars_raise_no_false_alarm() -> None:
         ({"a": ["PNG"], "b": ["PNG"]}, False),
         ({"a": ["PNG", "WEBP"], "b": ["WEBP", "PNG"]}, False),
         ({"a": ["PNG"]}, False),
+        ({"a": ["PNG", ""], "b": ["PNG"]}, False),  # files of no known format are for decoding to tell
+        ({"a": [""], "b": ["PNG"]}, False),
     ],
 )
 def test_a_class_that_its_file_format_tells_is_refused(formats: dict[str, list[str]], refused: bool) -> None:

@@ -280,5 +280,5 @@ def test_a_held_out_source_is_all_of_test_and_no_image_of_it_is_in_train_or_val(
     assert set(used.part("test").frame["source"]) == {"drawing0"}
     assert "drawing0" not in set(used.frame["source"][used.frame["split"] != "test"])
     assert len(used) == len(whole) - 1
-    assert any(note.startswith("left out") and note.endswith(" 1 images") for note in notes)
+    assert any(note.startswith("left out") and note.endswith(" 1 image") for note in notes)
     assert any("test lacks class real" in note for note in notes)

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 
+from avatar_bench.errors import DivergedError
 from avatar_bench.models.methods import MethodOptions, create_method
 from avatar_bench.models.optimizers import TrainingOptions
 from avatar_bench.models.pretraining import Pretrainer
@@ -58,3 +59,13 @@ def test_batches_whose_gradients_are_added_have_noise_of_their_own() -> None:
             module.seed_noise(batch)
             drawn.add(float(torch.rand(1)))
     assert len(drawn) == 4
+
+
+def test_weights_that_are_not_finite_are_never_kept() -> None:
+    module = module_of("simclr")
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    name, value = next(iter(checkpoint["state_dict"].items()))
+    value.view(-1)[0] = torch.inf
+    with pytest.raises(DivergedError, match=f"^{name} of the network is not a finite number"):
+        module.on_save_checkpoint(checkpoint)
