@@ -173,12 +173,12 @@ def _put_in_place(part: Path, folder: Path) -> None:
                 _move(folder, earlier)
             part.rename(folder)
             break
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # back again, unless there is another one
+                earlier.rename(folder)
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         finally:
-            with contextlib.suppress(OSError):  # back again, unless there is a new one
-                earlier.rename(folder)
             shutil.rmtree(aside, ignore_errors=True)
     for left in folder.parent.glob(f".{folder.name}.*.part"):  # of processes that were killed, or still write
         with contextlib.suppress(OSError):

@@ -43,7 +43,8 @@ def number_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
         best = np.lexsort((_overlaps(boxes, bars), outside + _overlaps(boxes, taken)))[0]  # of equal ones the nearest
         taken = np.concatenate([taken, boxes[best : best + 1]])
         axes.annotate(f"{number}", (x, y), _WAYS[best], **_STYLE)
-        if np.hypot(*_WAYS[best]) > _RINGS[1]:
+        away = np.hypot(*_WAYS[best])
+        if away > _RINGS[1] or (np.hypot(*(middles - middle - _WAYS[best]).T) < away - _DOT).any():  # another is nearer
             axes.annotate("", (x, y), _WAYS[best], arrowprops=_LINE, zorder=1.5, **_STYLE)
 
 

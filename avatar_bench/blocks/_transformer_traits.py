@@ -84,8 +84,12 @@ class Traits:
 
     @property
     def cost(self) -> list[float]:
-        """Give the passes over the training pictures, stage by stage; nothing where they are not known."""
-        return [epochs * self.passes for epochs in self.epochs] if self.passes else []
+        """Give the passes over the training pictures, stage by stage; nothing where they are not known.
+
+        Nor where epochs are an upper limit, as training ends early once val gets no better.
+        """
+        known = self.passes and self.settings["early_stopping"] == _text(None)
+        return [epochs * self.passes for epochs in self.epochs] if self.passes and known else []
 
 
 class Pair(NamedTuple):

@@ -237,9 +237,9 @@ def test_the_probe_has_a_floor_or_none_where_dealing_leaves_a_fold_one_class(jud
     given = by_source(make_predictions)
     two = given.take(np.concatenate([np.flatnonzero(given.targets == one)[: 5 - one] for one in (0, 1)]))
     two.groups[:] = np.array(["a", "a", "b", "b", "c", "a", "a", "b", "b"])
-    for seed in range(8):
-        floor = judge(two, permutations=2, seed=seed).metrics["linear_probe"].floor
-        assert floor is None or 0 <= floor <= 1
+    floors = [judge(two, permutations=1, seed=seed).metrics["linear_probe"].floor for seed in range(12)]
+    assert any(floor is None for floor in floors)  # of a dealing that left a class to fewer groups than there are folds
+    assert all(floor is None or 0 <= floor <= 1 for floor in floors)
 
 
 def test_a_limit_is_kept_and_said_and_unknown_pictures_are_left_out(judge, make_predictions):

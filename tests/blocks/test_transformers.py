@@ -62,6 +62,7 @@ def run(fake_run, nets):
             "trainer": {"accelerator": "auto", "devices": 1, "limit_batches": fields.pop("limit_batches", None)},
         }
         config["data"] |= fields.pop("data", {})
+        config["callbacks"] = fields.pop("callbacks", {})
         whole = copy.deepcopy(RECORD) | {"init": init or {"weights": "none"}} | dict(record)
         plain = {
             "classifier": SimpleNamespace(net=nets[net]),
@@ -154,6 +155,12 @@ def test_sam_is_also_compared_with_what_as_many_passes_give_without_it(compare, 
         ["family", "another network", "as dear", "4, 6"],
         ["family", "another network", "not known", "4, 6"],
     ]
+    early = {"callbacks": {"early_stopping": 3}}
+    planned = {
+        "sam": (answers(0.75), {**of(2, 2, optimizer=SAM), **early}),
+        "dear": (answers(0.8), {**of(1, 4), **early}),
+    }
+    assert len(compare(planned).tables["pairs"]) == 0
 
 
 def test_an_option_that_the_optimizer_or_the_schedule_does_not_read_parts_no_pair(compare, answers):
@@ -484,6 +491,8 @@ RECIPES = {  # recipe: architecture, what trained its weights, SAM
     "small": ("vit_small_patch16_224", "labels of ImageNet-21k, then 1k", False),
     "cut": ("vit_base_patch16_224 depth=2", "", False),
     "other": ("mobilenetv3_small_100", "", False),
+    "deit sam": ("deit3_small_patch16_224", "", True),
+    "of a file": ("vit_base_patch16_224", "?", False),
 }
 
 
@@ -498,10 +507,10 @@ def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
         (22, "EfficientNet-B0"): [],
         (22, "ConvNeXt-Tiny"): ["conv"],
         (22, "ViT-B/16"): ["vit", "vit of labels"],
-        (22, "SAM + ViT (fine-tune)"): ["vit sam"],
+        (22, "SAM + ViT (fine-tune)"): ["deit sam", "vit sam"],
         (22, "Self-Supervised ViT"): ["dino", "mae"],
         (23, "ConvNeXt-Tiny"): ["conv"],
-        (23, "ViT-Base (pretrained)"): ["mae", "vit of labels"],
+        (23, "ViT-Base (pretrained)"): ["mae", "of a file", "vit of labels"],
         (23, "ViT-Small (pretrained)"): ["small"],
     }
     assert table["where"].str.match(r"https://\S+/[0-9a-f]{40}/").all()
