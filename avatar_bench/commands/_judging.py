@@ -59,8 +59,8 @@ class Judge:
         started, before = time.monotonic(), self._seconds_of_passes()
         with speak(self.settings.lang):
             result = self._put_through(name, block)
-            for run, dataset in zip(self.runs, self.datasets, strict=False):  # of data alone, there are no runs
-                result.warnings += [*_seen_before(run, dataset), *_unchecked(run)]
+            result.warnings += _not_new(self.runs, self.datasets)
+            result.warnings += dict.fromkeys(warning for run in self.runs for warning in _unchecked(run))
         result.provenance |= origin | self._whereabouts(block) | {"data_places": self._pictures_places}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
@@ -159,17 +159,17 @@ class Judge:
         return result if now == [each for _, each in used] else None
 
 
-def _seen_before(run: Run, dataset: Dataset) -> list[str]:
-    """Say how much of a set is not new to a network, as its first weights had seen it."""
-    if not (seen := run.seen_before(dataset)):
-        return []
-    return [
-        say(
+def _not_new(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
+    """Say how much of a set is not new to a network, as its first weights had seen it; of which, where they differ."""
+    said: dict[str, list[str]] = {}
+    for run, dataset in zip(runs, datasets, strict=False):  # of data alone, there are no runs
+        told = say(
             "{n} of {all} pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter",
-            n=seen,
+            n=(seen := run.seen_before(dataset)),
             all=len(dataset),
         )
-    ]
+        said.setdefault(told if seen else "", []).append(run.label)
+    return [told if len(said) == 1 else f"{', '.join(names)}: {told}" for told, names in said.items() if told]
 
 
 def _unchecked(run: Run) -> list[str]:
