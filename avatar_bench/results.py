@@ -102,8 +102,8 @@ class Result:
             classes=tuple(text["classes"]),
             metrics={name: Metric(**metric) for name, metric in text["metrics"].items()},
             tables={file.stem: read_csv(file) for file in sorted(folder.glob("*.csv"))},
-            warnings=text["warnings"],
-            provenance=text["provenance"],
+            warnings=list(text["warnings"]),
+            provenance=dict(text["provenance"]),
         )
 
     @classmethod

@@ -334,7 +334,7 @@ class Run:
     def digests(self, name: str) -> dict[str, str]:
         """Give the SHA-256 of the metrics.json of each block that is saved of a set, by the block's name."""
         place = self._results
-        files = sorted((place / folder_name(name)).glob("*/metrics.json")) if place else []
+        files = sorted((place / folder_name(name)).glob("[!.]*/metrics.json")) if place else []
         return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
     def wake(self, precision: str = "32") -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
 from avatar_bench.commands._saving import Saving
 from avatar_bench.config import EvaluateConfig, WhereConfig
 from avatar_bench.data.manifest import Dataset
+from avatar_bench.data.names import listed
 from avatar_bench.data.slices import describe
 from avatar_bench.errors import AvatarBenchError, ConfigError, GuardError
 from avatar_bench.messages import say, speak
@@ -57,34 +59,32 @@ class Judge:
         started, before = time.monotonic(), self._seconds_of_passes()
         with speak(self.settings.lang):
             result = self._put_through(name, block)
-            for run, dataset in zip(self.runs, self.datasets, strict=False):  # of data alone, there are no runs
-                result.warnings += [*_seen_before(run, dataset), *_unchecked(run)]
-        result.provenance |= origin | self._whereabouts(block) | {"data_place": self._place}
+            result.warnings += _not_new(self.runs, self.datasets)
+            result.warnings += dict.fromkeys(warning for run in self.runs for warning in _unchecked(run))
+        result.provenance |= origin | self._whereabouts(block) | {"data_places": self._pictures_places}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
         saving.add(result, folder)
         return result
 
     @property
-    def _place(self) -> str | None:
-        """Say where pictures lie that are none of the run's own splits: there they may change and be the same set."""
+    def _pictures_places(self) -> list[str]:
+        """Give the folder, manifest or, of its own splits, run of each set: there it may change and be the same set."""
         data = self.settings.data
-        path: Path | str | None = data.manifest if data.kind == "manifest" else data.root
+        paths: list[Path | str | None] = [data.manifest if data.kind == "manifest" else data.root]
         if data.kind == "run":
-            path = self.runs[0].place(self.settings.split)
-        return str(Path(path).absolute()) if path else None
+            paths = [run.place(self.settings.split) or _place_of(run) for run in self.runs]
+        return sorted({os.path.realpath(path) for path in paths if path})
 
     def _refuse_others(self) -> None:
         ours = {dataset.fingerprint for dataset in self.datasets}
-        for file in sorted(self.folder.glob("*/metrics.json")):
-            origin = _origin_of(file)
-            place = origin.get("data_place")
-            parts = [part for part in origin.get("compared") or [origin] if isinstance(part, dict)]
-            prints = {part["data_fingerprint"] for part in parts if "data_fingerprint" in part}
-            if prints and prints.isdisjoint(ours) and place != self._place:
+        for file in sorted(self.folder.glob("[!.]*/metrics.json")):  # with a dot, a Result that is being written
+            prints, places = _pictures_of(file)
+            there = [place for place in places if os.path.exists(place)]  # else moved, or no longer wanted
+            if there and prints and prints.isdisjoint(ours) and set(there).isdisjoint(self._pictures_places):
                 option = "out=DIR" if self.settings.data.kind == "run" else "data.name=NAME"
                 raise ConfigError(
-                    f"{self.folder} holds Results of other pictures of that name: {place or 'of unknown place'}.",
+                    f"{self.folder} holds Results of other pictures of that name: {listed(there, 2)}.",
                     f"Give these another place: {option}",
                     "Or take that folder away, if you no longer want what is in it.",
                 )
@@ -149,27 +149,27 @@ class Judge:
         if "read" in result.provenance and result.provenance["read"] != self._digests():
             return None
         sets = result.provenance.get("sets", {})
+        used = list(zip(self.runs, sets if isinstance(sets, list) else [sets], strict=False))
+        if not all(isinstance(each, dict) for _, each in used):
+            return None
         try:
-            now = [{name: run.dataset(name).digest for name in used} for run, used in self._used(sets)]
+            now = [{name: run.dataset(name).digest for name in each} for run, each in used]
         except AvatarBenchError:  # a set is gone: for the block to tell, if it needs it
             return None
-        return result if now == [used for _, used in self._used(sets)] else None
-
-    def _used(self, sets: Any) -> list[tuple[Run, dict[str, str]]]:
-        return list(zip(self.runs, sets if isinstance(sets, list) else [sets], strict=False))
+        return result if now == [each for _, each in used] else None
 
 
-def _seen_before(run: Run, dataset: Dataset) -> list[str]:
-    """Say how much of a set is not new to a network, as its first weights had seen it."""
-    if not (seen := run.seen_before(dataset)):
-        return []
-    return [
-        say(
+def _not_new(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
+    """Say how much of a set is not new to a network, as its first weights had seen it; of which, where they differ."""
+    said: dict[str, list[str]] = {}
+    for run, dataset in zip(runs, datasets, strict=False):  # of data alone, there are no runs
+        told = say(
             "{n} of {all} pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter",
-            n=seen,
+            n=(seen := run.seen_before(dataset)),
             all=len(dataset),
         )
-    ]
+        said.setdefault(told if seen else "", []).append(run.label)
+    return [told if len(said) == 1 else f"{', '.join(names)}: {told}" for told, names in said.items() if told]
 
 
 def _unchecked(run: Run) -> list[str]:
@@ -219,12 +219,14 @@ def guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
             )
 
 
-def _origin_of(file: Path) -> dict[str, Any]:
-    """Read where a Result comes from; nothing where it is damaged, and will be made anew."""
+def _pictures_of(file: Path) -> tuple[set[str], list[str]]:
+    """Read the fingerprints and places of a Result's pictures; nothing where it is damaged, or too old to tell."""
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["provenance"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        origin = json.loads(file.read_text(encoding="utf-8"))["provenance"]
+        prints = {part["data_fingerprint"] for part in origin.get("compared", [origin])}
+        return prints, [os.fspath(place) for place in origin["data_places"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set(), []
 
 
 def _place_of(run: Run) -> str:

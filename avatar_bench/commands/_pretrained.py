@@ -66,7 +66,7 @@ def origin_of(weights: str | Weights) -> dict[str, Any]:
     return origin | ({"ancestors": list(weights.ancestors)} if weights.ancestors else {})
 
 
-def seen_before(sides: Dataset, learning: Dataset, weights: str | Weights) -> Dataset:
+def pictures_seen(sides: Dataset, learning: Dataset, weights: str | Weights) -> Dataset:
     """Give what a pretraining from weights will have seen: the pictures to learn from, and earlier ones.
 
     Those of another root have absolute paths. Raises GuardError where the list of what the weights have seen is gone.

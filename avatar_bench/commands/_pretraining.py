@@ -19,7 +19,7 @@ from avatar_bench.commands._fitting import (
     trainer_options,
     versions,
 )
-from avatar_bench.commands._pretrained import origin_of, preprocessing_for, refuse_taught, seen_before, weights_of
+from avatar_bench.commands._pretrained import origin_of, pictures_seen, preprocessing_for, refuse_taught, weights_of
 from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig
 from avatar_bench.data.manifest import Dataset, write_split
@@ -50,7 +50,7 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     weights = weights_of(settings.model.weights)
     _begin_from(settings, record, sides, weights)
     taught = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
-    seen = seen_before(sides, taught, weights)
+    seen = pictures_seen(sides, taught, weights)
     if len(seen) > len(taught):
         record["pictures"]["earlier"] = len(seen) - len(taught)
     write_split(seen, folder / PICTURES)

@@ -75,7 +75,8 @@ class Saving:
             if kind is None or issubclass(kind, Exception):
                 self.finish()
             else:
-                tell("interrupted: what is told above is saved, and the same command makes the rest", file=sys.stderr)
+                told = "what is told above is saved, and the same command, without again=true, makes the rest"
+                tell(f"interrupted: {told}", file=sys.stderr)
         finally:
             self._end()
 

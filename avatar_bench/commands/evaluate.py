@@ -61,13 +61,16 @@ def evaluate(cfg: DictConfig) -> None:
             work.judge(alone, Judge(settings, [], [named], Path(settings.out or _WITHOUT_RUN)))
         runs = [_open(entrant, settings, several=len(paths) > 1) for entrant in entrants(paths)]
         datasets = [_judged_on(run, settings, named) for run in runs]
-        for run, dataset in zip(runs, datasets, strict=True):
-            assert run.judged is not None
-            work.judge(by_run, Judge(settings, [run], [dataset], run.judged))
-            run.rest()
+        judges = [_judge(settings, run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
+        together = None
         if comparing and (len(runs) > 1 or not settings.skip_unusable):
             place = _together(paths, settings)
-            work.judge(comparing, Judge(settings, runs, datasets, place / "evaluation"))
+            together = Judge(settings, runs, datasets, place / "evaluation")
+        for run, judge in zip(runs, judges, strict=True):  # all are there by now: a refusal comes before the first pass
+            work.judge(by_run, judge)
+            run.rest()
+        if together is not None:
+            work.judge(comparing, together)
             work.judge_ensembles(by_run, place, named)
     work.finish()
 
@@ -100,8 +103,7 @@ class _Work:
             folder = ensembles.save(place / "ensembles" / folder_name(strategy), description)
             run = _open(Entrant(folder, strategy, strategy, {}, {}), self.settings, several=True)
             dataset = _judged_on(run, self.settings, named)
-            assert run.judged is not None
-            self.judge(by_run, Judge(self.settings, [run], [dataset], run.judged))
+            self.judge(by_run, _judge(self.settings, run, dataset))
             run.rest()
 
     def finish(self) -> None:
@@ -201,6 +203,11 @@ def _together(paths: Sequence[Path], settings: EvaluateConfig) -> Path:
 def _judged_on(run: Run, settings: EvaluateConfig, named: Dataset | None) -> Dataset:
     guard_preprocessing(run, settings)
     return named or slice_of(run.dataset(settings.split), settings.where)
+
+
+def _judge(settings: EvaluateConfig, run: Run, dataset: Dataset) -> Judge:
+    assert run.judged is not None
+    return Judge(settings, [run], [dataset], run.judged)
 
 
 def _open(entrant: Entrant, settings: EvaluateConfig, several: bool) -> Run:

@@ -136,3 +136,27 @@ def test_a_run_that_is_not_finished_is_left_out_of_a_folder_and_named(
     said = capsys.readouterr()
     assert f"left out: {other}: its status is interrupted" in said.err
     assert str(other) not in said.out
+
+
+def test_a_comparison_on_another_split_replaces_nothing(
+    tiny_run: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = train(tmp_path / "other", "data.split.seed=5")
+    left = shutil.ignore_patterns("evaluation", "predictions")
+    for k, run in enumerate((tiny_run, tiny_run, other, other)):
+        shutil.copytree(run, tmp_path / "many" / f"r{k}", ignore=left)
+
+    def compare(*numbers: int, block: str = "ensemble_diversity") -> int:
+        runs = ",".join(str(tmp_path / "many" / f"r{k}") for k in numbers)
+        return main(["evaluate", f"ckpt=[{runs}]", f"block={block}", "data.workers=0"])
+
+    assert compare(0, 1) == 0
+    file = tmp_path / "many" / "evaluation" / "test" / "ensemble_diversity" / "metrics.json"
+    before = file.read_bytes()
+    capsys.readouterr()
+    for block in ("ensemble_diversity", "overview"):
+        assert compare(2, 3, block=block) == 2
+        told = f"holds Results of other pictures of that name: {tmp_path / 'many' / 'r0'}, {tmp_path / 'many' / 'r1'}."
+        assert told in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble_diversity"]

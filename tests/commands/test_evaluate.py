@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,12 @@ def manifest(file: Path, table: pd.DataFrame, root: Path) -> Path:
 def weak_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is often wrong, whose figures therefore tell one formula from another."""
     return train(tmp_path_factory.mktemp("weak") / "run", "trainer.limit_batches=3", "lr=1e-3", "seed=3")
+
+
+@pytest.fixture(scope="module")
+def other_split(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose test pictures are not those of the tiny run."""
+    return train(tmp_path_factory.mktemp("split") / "run", "data.split.seed=5")
 
 
 @pytest.fixture
@@ -259,6 +266,114 @@ def test_another_blind_set_in_place_of_the_runs_own_replaces_nothing(
     assert "out=DIR" in capsys.readouterr().err
     assert evaluate(run_copy, "split=blind", other, f"out={tmp_path / 'out'}") == 0
     assert result(run_copy, "blind").n == len(rows)
+
+
+def test_the_results_of_another_split_are_never_replaced(
+    run_copy: Path, weak_run: Path, other_split: Path, tmp_path: Path, capsys: Any
+) -> None:
+    words = ["allow=[permutation]", f"out={tmp_path / 'out'}"]
+    assert evaluate(run_copy, *words) == 0
+    file = tmp_path / "out" / "test" / "blind_test" / "metrics.json"
+    before = file.read_bytes()
+    capsys.readouterr()
+    for more in ([], ["block=prior_shift"]):
+        assert main(["evaluate", f"ckpt={other_split}", "data.workers=0", *words, *more]) == 2
+        err = capsys.readouterr().err.splitlines()
+        assert err[0].endswith(f"{file.parent.parent} holds Results of other pictures of that name: {run_copy}.")
+        assert (len(err), "out=DIR" in err[1]) == (3, True)
+    assert file.read_bytes() == before
+    assert [folder.name for folder in file.parent.parent.iterdir()] == ["blind_test"]
+    assert evaluate(other_split, words[0]) == 0
+    assert evaluate(weak_run, *words) == 0  # of the same split
+
+
+def test_a_run_that_was_trained_anew_on_another_split_is_judged_in_its_folder(
+    run_copy: Path, other_split: Path
+) -> None:
+    assert evaluate(run_copy) == 0
+    first = result(run_copy, "test").provenance
+    shutil.copytree(other_split, run_copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evaluation"))
+    assert evaluate(run_copy, "allow=[permutation]") == 0
+    assert result(run_copy, "test").provenance["data_fingerprint"] != first["data_fingerprint"]
+
+
+def test_one_table_that_was_moved_or_is_named_in_another_way_is_the_same_set(
+    run_copy: Path, pictures: Path, tmp_path: Path
+) -> None:
+    rows = pd.read_csv(pictures / "blind.csv")
+    (tmp_path / "a").mkdir()
+    table = manifest(tmp_path / "a" / "pictures.csv", rows, pictures)
+    assert evaluate(run_copy, "data=manifest", f"data.manifest={table}") == 0
+    (tmp_path / "a").rename(tmp_path / "b")
+    table = tmp_path / "b" / "pictures.csv"
+    assert evaluate(run_copy, "data=manifest", f"data.manifest={table}") == 0  # kept, and found where it was
+    os.symlink(tmp_path / "b", tmp_path / "c")
+    ways = [table, tmp_path / "b" / ".." / "b" / "pictures.csv", tmp_path / "c" / "pictures.csv"]
+    for left, way in enumerate(ways, start=1):
+        manifest(table, rows.iloc[left:], pictures)
+        assert evaluate(run_copy, "data=manifest", f"data.manifest={way}") == 0
+        assert result(run_copy, "pictures").n == len(rows) - left
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"data_places": None},
+        {"compared": 3},
+        {"compared": [3]},
+        {"data_fingerprint": ["x"]},
+        {"data_places": [3]},
+        {"sets": 3},
+        None,
+    ],
+)
+def test_a_result_that_does_not_tell_its_pictures_stands_in_no_ones_way(
+    said: dict[str, Any] | None, run_copy: Path, pictures: Path, tmp_path: Path
+) -> None:
+    rows = pd.read_csv(pictures / "blind.csv")
+    first, other = (tmp_path / place / "pictures.csv" for place in "ab")
+    for table, part in ((first, rows), (other, rows.iloc[3:])):
+        table.parent.mkdir()
+        manifest(table, part, pictures)
+    assert evaluate(run_copy, "data=manifest", f"data.manifest={first}") == 0
+    file = run_copy / "evaluation" / "pictures" / "blind_test" / "metrics.json"
+    text = json.loads(file.read_text(encoding="utf-8"))
+    changed = {**text["provenance"], **(said or {})}
+    provenance = {key: value for key, value in changed.items() if value is not None} if said else [3]
+    file.write_text(json.dumps({**text, "provenance": provenance}), encoding="utf-8")
+    if said == {"sets": 3}:
+        other = first
+    assert evaluate(run_copy, "data=manifest", f"data.manifest={other}") == 0
+    assert isinstance(result(run_copy, "pictures").provenance["sets"], dict)
+
+
+def test_a_half_written_result_is_none(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(pictures / "blind.csv")
+    first, other = (tmp_path / place / "pictures.csv" for place in "ab")
+    for table, part in ((first, rows), (other, rows.iloc[3:])):
+        table.parent.mkdir()
+        manifest(table, part, pictures)
+    assert evaluate(run_copy, "data=manifest", f"data.manifest={first}") == 0
+    place = run_copy / "evaluation" / "pictures"
+    (place / "blind_test").rename(place / ".blind_test.abc.part")
+    assert Run.open(run_copy).digests("pictures") == {}
+    assert evaluate(run_copy, "data=manifest", f"data.manifest={other}") == 0
+
+
+def test_of_many_runs_a_refusal_comes_before_the_first_is_judged(
+    run_copy: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    second = Path(shutil.copytree(run_copy, run_copy.parent / "second"))
+    rows = pd.read_csv(pictures / "blind.csv")
+    for place in "ab":
+        (tmp_path / place).mkdir()
+        manifest(tmp_path / place / "pictures.csv", rows.iloc[ord(place) - ord("a") :], pictures)
+    assert evaluate(second, "data=manifest", f"data.manifest={tmp_path / 'a' / 'pictures.csv'}") == 0
+    capsys.readouterr()
+    both = f"[{run_copy},{second}]"
+    assert main(["evaluate", f"ckpt={both}", "data=manifest", f"data.manifest={tmp_path / 'b' / 'pictures.csv'}"]) == 2
+    assert str(second) in capsys.readouterr().err
+    assert not (run_copy / "evaluation").exists()
 
 
 def test_an_audit_of_another_table_of_one_name_replaces_nothing(

@@ -378,6 +378,13 @@ def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
     both, blind = f"ckpt=[{tiny_run},{run}]", ["block=ensemble", "split=blind", "data.workers=0"]
     assert main(["evaluate", both, *blind, f"out={tmp_path / 'judged'}"]) == 0
     assert "in the pretraining" not in capsys.readouterr().err
+    copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation", "predictions"))
+    told = "24 of 24 pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter"
+    for runs, who in (([run, copy], ""), ([tiny_run, run], "test_resnet full from simclr: ")):
+        line = ["evaluate", f"ckpt=[{','.join(map(str, runs))}]", "block=ensemble_diversity", "split=val"]
+        assert main([*line, "data.workers=0", f"out={tmp_path / ('many' if who else 'one')}"]) == 0
+        said = [line for line in capsys.readouterr().err.splitlines() if "in the pretraining" in line]
+        assert said == [f"warning: {who}{told}"]
     vote = next(tmp_path.rglob("soft_vote"))
     assert main(["evaluate", f"ckpt={vote}", "split=val", "data.workers=0"]) == 0
     assert "warning: 24 of 24 pictures, or copies or groups of theirs, were in" in capsys.readouterr().err
