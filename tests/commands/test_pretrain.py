@@ -258,6 +258,22 @@ def test_weights_that_change_while_they_are_read_are_refused(
     assert f"{file} changed while it was read." in capsys.readouterr().err
 
 
+def test_weights_of_torch_that_change_while_they_are_read_are_refused(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = tmp_path / "x.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), file)
+
+    def read(file: Path) -> Any:
+        found = tensors.read_state(file)
+        os.utime(file, ns=(0, 0))
+        return found
+
+    monkeypatch.setattr(pretrained, "read_state", read)
+    train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
+    assert f"{file} changed while it was read." in capsys.readouterr().err
+
+
 def test_a_training_whose_test_pictures_were_seen_is_refused(
     leaky: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
