@@ -274,6 +274,15 @@ def test_weights_of_torch_that_change_while_they_are_read_are_refused(
     assert f"{file} changed while it was read." in capsys.readouterr().err
 
 
+def test_a_pretraining_that_diverges_names_the_pictures_of_the_batch(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, tmp_path / "run", "lr=1e30", "optimizer=sgd", "epochs=3")) == 6
+    told = capsys.readouterr().err.splitlines()[-3:]
+    assert re.fullmatch(r"The pictures of that batch: all/.* and 28 more\.", told[1])
+    assert record(tmp_path / "run")["status"] == "diverged"
+
+
 def test_a_training_whose_test_pictures_were_seen_is_refused(
     leaky: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
