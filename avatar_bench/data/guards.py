@@ -16,6 +16,7 @@ from tqdm import tqdm
 from avatar_bench import __version__
 from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
 from avatar_bench.data.fingerprints import (
+    TURNS,
     Fingerprint,
     fingerprint_files,
     read_fingerprints,
@@ -149,16 +150,23 @@ def _whole(dataset: Dataset, prints: Sequence[Fingerprint | DataError]) -> list[
 def shared_pictures(train: Dataset, dataset: Dataset) -> list[Match]:
     """Give the copies in a set (right) of the images of a training (left), of which `hash_columns` may be known.
 
-    Files of the training are read only where they are not, or where two pictures are to be compared.
+    Files of the training are read only where they are not, or where two pictures are to be compared. Of one that is
+    gone, the upright hash is enough.
     """
     if not len(train):
         return []
-    hashes = train.frame.reindex(columns=["phash", "turned_phashes"], fill_value="")
-    known = [
-        Fingerprint(f"not known: {row}", (phash, *turned.split()))
-        for row, (phash, turned) in enumerate(hashes.itertuples(index=False))
+    hashes = list(train.frame.reindex(columns=["phash", "turned_phashes"], fill_value="").itertuples(index=False))
+    # an earlier version kept the upright hash alone, which has to do for all turns where the file is gone
+    ours = [
+        Fingerprint(f"not known: {row}", (phash, *(turned.split() or [phash] * (len(TURNS) - 1))))
+        for row, (phash, turned) in enumerate(hashes)
     ]
-    ours = known if (hashes != "").all(axis=None) else fingerprint_set(train)
+    unread = [
+        row for row, (phash, turned) in enumerate(hashes) if not turned and (not phash or train.file(row).is_file())
+    ]
+    if unread:
+        for row, one in zip(unread, fingerprint_set(train.take(np.array(unread))), strict=True):
+            ours[row] = one
     return find_matches_between(
         (train.frame["sha256"].tolist(), ours, train.image),
         (dataset.frame["sha256"].tolist(), fingerprint_set(dataset), dataset.image),

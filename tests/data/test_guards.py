@@ -230,6 +230,27 @@ def test_the_hashes_that_are_kept_find_what_the_files_do(made: Make) -> None:
         assert shared_pictures(upright.take(seen), whole.take(judged)) == found  # of an earlier version
 
 
+def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_pictures_are_gone(
+    made: Make, tmp_path: Path
+) -> None:
+    train = made()
+    hashes = hash_columns(fingerprint_set(train))
+    (tmp_path / "others" / "a").mkdir(parents=True)
+    for seed in range(100, 110):
+        paint(seed).save(tmp_path / "others" / "a" / f"{seed}.png")
+    (tmp_path / "others" / "a" / "07.png").write_bytes((train.root / "b" / "07.png").read_bytes())
+    paint(8).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "others" / "a" / "turned.jpg", quality=80)
+    (train.root / "b" / "07.png").unlink()
+    others = read_dataset(tmp_path / "others")
+    upright = Dataset("upright", train.root, train.frame.assign(phash=hashes["phash"]))
+    found = [(train.frame["path"].iat[one.left], one.kind) for one in shared_pictures(upright, others)]
+    assert sorted(found) == [("a/08.png", "near"), ("b/07.png", "bytes")]  # the files that are there are read
+    (match,) = shared_pictures(Dataset("gone", tmp_path / "gone", upright.frame), others.take(others.frame.index < 11))
+    assert (train.frame["path"].iat[match.left], match.kind) == ("b/07.png", "bytes")
+    with pytest.raises(DataError, match=r"cannot be read"):
+        shared_pictures(Dataset("gone", tmp_path / "gone", train.frame), others)
+
+
 def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
     provenance: dict[str, Any] = {"verdict": {"answer": answer, "reasons": ["the file alone tells the class"]}}
     if equalised:
