@@ -24,7 +24,7 @@ from avatar_bench.data.fingerprints import (
 )
 from avatar_bench.data.manifest import Dataset, files_of, hash_files
 from avatar_bench.data.names import listed
-from avatar_bench.data.selection import add_undivided, divides, is_stated, split_dataset, stratified_rows
+from avatar_bench.data.selection import add_undivided, divides, is_stated, limited, split_dataset
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
 from avatar_bench.packages import cache_root
@@ -43,22 +43,20 @@ def split_apart(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: 
     an exact copy of another label does. The frame gets what `hash_columns` gives, and the group that was stated,
     `stated_group`. What the plan does not divide comes last, see `divides` and `add_undivided`.
     """
-    rows = stratified_rows(whole.frame, plan.limit or len(whole), plan.seed)
-    divided = divides(plan, whole.frame)[rows]
-    drawn = whole.take(np.concatenate([rows[divided], rows[~divided]]))  # a copy is matched with those before it
+    rows, count = limited(divides(plan, whole.frame), whole.frame, plan)
+    drawn = whole.take(rows)  # a copy is matched with those before it
     prints = fingerprint_set(drawn)
     found = _table(find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image))
     everything = drawn.frame.assign(
         **hash_columns(prints), stated_group=drawn.frame["group"], place=np.arange(len(drawn))
     )
-    count = int(divided.sum())
     used = _divide(
         Dataset(whole.name, whole.root, everything[:count]), found[found["right"] < count], plan, allow, notes
     )
     if count < len(drawn):
         joined = np.array(join_groups(everything["group"].tolist(), found[["left", "right"]].to_numpy()))
         others = everything[count:].assign(group=joined[count:])
-        used = add_undivided(used, joined[used.frame["place"]], others, plan)
+        used = add_undivided(used, joined[used.frame["place"]], others, plan, notes)
     return Dataset(used.name, used.root, used.frame.drop(columns="place"))
 
 

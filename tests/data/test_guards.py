@@ -251,6 +251,51 @@ def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_pi
         shared_pictures(Dataset("gone", tmp_path / "gone", train.frame), others)
 
 
+@pytest.mark.parametrize("by", ["group", "source"])
+def test_a_copy_of_the_plans_own_pictures_without_a_label_changes_no_side_of_the_others(made: Make, by: str) -> None:
+    whole = made(lambda root: [paint(seed).save(root / "a" / f"{seed:02}-copy.jpg", quality=60) for seed in range(60)])
+    copied = whole.frame["path"].str.contains("copy")
+    whole.frame["source"] = ["xyz"[row % 3] for row in range(len(whole))]
+    whole.frame.loc[copied, ["label", "source"]] = ""
+    plan = SplitPlan(folds=3, by=by, held_out=("x",) * (by == "source"))
+    alone, notes = split_apart(whole.take(~copied), plan, (), []), list[str]()
+    used = split_apart(whole, plan, (), notes)
+    assert not any("joined" in note or "left out" in note for note in notes)
+    assert used.frame[: len(alone)][["path", "split", "group"]].equals(alone.frame[["path", "split", "group"]])
+    sides = alone.frame.set_index("path")["split"]
+    for row in used.frame[len(alone) :].itertuples():
+        seed = int(Path(str(row.path)).name[:2])
+        assert row.split == sides[f"{'ab'[seed % 2]}/{seed:02}.png"]
+
+
+def test_pictures_that_one_without_a_label_joins_across_the_split_are_told_and_left_out_of_the_side_before(
+    made: Make,
+) -> None:
+    whole = made(copy("jpeg"))
+    copied = whole.frame["path"].str.contains("copy")
+    plan = SplitPlan(folds=3)
+    sides = split_apart(whole.take(~copied), plan, (), []).frame.set_index("path")["split"]
+    near = "a/00.png"
+    other = next(path for path in sides.index if {sides[path], sides[near]} == {"train", "test"})
+    whole.frame.loc[copied, ["label", "group"]] = "", whole.frame["group"][whole.frame["path"] == other].iat[0]
+    notes = list[str]()
+    used = split_apart(whole, plan, (), notes)
+    assert notes == ["left out, as pictures without a label join them to pictures of another side: 1 image"]
+    assert side(used, "a/copy.jpg") == "test"
+    assert set(sides.index) - set(used.frame["path"]) == {near if sides[near] == "train" else other}
+
+
+def test_a_limit_divides_the_labelled_as_if_nothing_else_were_there(made: Make) -> None:
+    whole = made()
+    bare = whole.frame["path"].str.contains(r"[05]\.png")
+    whole.frame.loc[bare, "label"] = ""
+    for limit in (20, 50, 70):
+        plan = SplitPlan(folds=3, limit=limit)
+        alone, used = split_apart(whole.take(~bare), plan, (), []), split_apart(whole, plan, (), [])
+        assert used.frame[: len(alone)][["path", "split"]].equals(alone.frame[["path", "split"]])
+        assert len(used) == min(limit, 60)
+
+
 def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
     provenance: dict[str, Any] = {"verdict": {"answer": answer, "reasons": ["the file alone tells the class"]}}
     if equalised:
