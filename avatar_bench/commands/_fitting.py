@@ -103,10 +103,18 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     try:
         best = _fit_stages(settings, folder, record, learner, data, stages, done)
     except DivergedError as error:
-        raise _with_pictures(error, dataset) from error
+        raise with_pictures(error, dataset) from error
     finally:
         Loader.end()  # an error keeps its loader, whose processes hold memory that the next job of a sweep may need
     _finish(settings, folder, record, best, dataset)
+
+
+def with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
+    """Give an error that names the pictures of the batch whose loss is not finite, where it is known."""
+    if not error.rows:
+        return error
+    paths = list(dataset.part(error.split).frame["path"].iloc[list(error.rows)])
+    return DivergedError(error.lines[0], f"The pictures of that batch: {listed(paths, 4)}.", *error.lines[1:])
 
 
 def _fit_stages(
@@ -166,14 +174,6 @@ def _check_room(folder: Path, learner: Learner, stages: list[Stage]) -> None:
             f"out={folder}: {free / 2**20:.0f} MiB are free; the checkpoints of this run need {needed / 2**20:.0f}.",
             "Make room, or give a folder on another disk: out=DIR",
         )
-
-
-def _with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
-    """Name the pictures of the batch whose loss is not finite."""
-    if not error.rows:
-        return error
-    paths = list(dataset.part(error.split).frame["path"].iloc[list(error.rows)])
-    return DivergedError(error.lines[0], f"The pictures of that batch: {listed(paths, 4)}.", *error.lines[1:])
 
 
 def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:

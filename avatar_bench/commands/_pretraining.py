@@ -18,6 +18,7 @@ from avatar_bench.commands._fitting import (
     plain,
     trainer_options,
     versions,
+    with_pictures,
 )
 from avatar_bench.commands._pretrained import origin_of, pictures_seen, preprocessing_for, refuse_taught, weights_of
 from avatar_bench.commands._recording import clocked
@@ -80,9 +81,7 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
         with clocked(record, "train_seconds"):
             fit_pretraining(module, data, folder, options, logger, probe, resume)
     except DivergedError as error:
-        paths = list(learning.frame["path"].iloc[list(error.rows)[:4]])
-        said = [f"The pictures of that batch begin with: {', '.join(paths)}."] if paths else []
-        raise DivergedError(error.lines[0], *said, *error.lines[1:]) from error
+        raise with_pictures(error, taught) from error
     finally:
         Loader.end()
     return _finish(settings, folder, record, module, preprocessing)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from avatar_bench import __version__
 from avatar_bench.data.duplicates import Match, find_matches, find_matches_between, join_groups
 from avatar_bench.data.fingerprints import (
+    TURNS,
     Fingerprint,
     fingerprint_files,
     read_fingerprints,
@@ -23,7 +24,7 @@ from avatar_bench.data.fingerprints import (
 )
 from avatar_bench.data.manifest import Dataset, files_of, hash_files
 from avatar_bench.data.names import listed
-from avatar_bench.data.selection import add_undivided, divides, is_stated, split_dataset, stratified_rows
+from avatar_bench.data.selection import add_undivided, divides, is_stated, limited, split_dataset
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
 from avatar_bench.packages import cache_root
@@ -42,22 +43,20 @@ def split_apart(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: 
     an exact copy of another label does. The frame gets what `hash_columns` gives, and the group that was stated,
     `stated_group`. What the plan does not divide comes last, see `divides` and `add_undivided`.
     """
-    rows = stratified_rows(whole.frame, plan.limit or len(whole), plan.seed)
-    divided = divides(plan, whole.frame)[rows]
-    drawn = whole.take(np.concatenate([rows[divided], rows[~divided]]))  # a copy is matched with those before it
+    rows, count = limited(divides(plan, whole.frame), whole.frame, plan)
+    drawn = whole.take(rows)  # a copy is matched with those before it
     prints = fingerprint_set(drawn)
     found = _table(find_matches(drawn.frame["sha256"].tolist(), prints, drawn.image))
     everything = drawn.frame.assign(
         **hash_columns(prints), stated_group=drawn.frame["group"], place=np.arange(len(drawn))
     )
-    count = int(divided.sum())
     used = _divide(
         Dataset(whole.name, whole.root, everything[:count]), found[found["right"] < count], plan, allow, notes
     )
     if count < len(drawn):
         joined = np.array(join_groups(everything["group"].tolist(), found[["left", "right"]].to_numpy()))
         others = everything[count:].assign(group=joined[count:])
-        used = add_undivided(used, joined[used.frame["place"]], others, plan)
+        used = add_undivided(used, joined[used.frame["place"]], others, plan, notes)
     return Dataset(used.name, used.root, used.frame.drop(columns="place"))
 
 
@@ -149,16 +148,23 @@ def _whole(dataset: Dataset, prints: Sequence[Fingerprint | DataError]) -> list[
 def shared_pictures(train: Dataset, dataset: Dataset) -> list[Match]:
     """Give the copies in a set (right) of the images of a training (left), of which `hash_columns` may be known.
 
-    Files of the training are read only where they are not, or where two pictures are to be compared.
+    Files of the training are read only where they are not, or where two pictures are to be compared. Of one that is
+    gone, the upright hash is enough.
     """
     if not len(train):
         return []
-    hashes = train.frame.reindex(columns=["phash", "turned_phashes"], fill_value="")
-    known = [
-        Fingerprint(f"not known: {row}", (phash, *turned.split()))
-        for row, (phash, turned) in enumerate(hashes.itertuples(index=False))
+    hashes = list(train.frame.reindex(columns=["phash", "turned_phashes"], fill_value="").itertuples(index=False))
+    # an earlier version kept the upright hash alone, which has to do for all turns where the file is gone
+    ours = [
+        Fingerprint(f"not known: {row}", (phash, *(turned.split() or [phash] * (len(TURNS) - 1))))
+        for row, (phash, turned) in enumerate(hashes)
     ]
-    ours = known if (hashes != "").all(axis=None) else fingerprint_set(train)
+    unread = [
+        row for row, (phash, turned) in enumerate(hashes) if not turned and (not phash or train.file(row).is_file())
+    ]
+    if unread:
+        for row, one in zip(unread, fingerprint_set(train.take(np.array(unread))), strict=True):
+            ours[row] = one
     return find_matches_between(
         (train.frame["sha256"].tolist(), ours, train.image),
         (dataset.frame["sha256"].tolist(), fingerprint_set(dataset), dataset.image),

@@ -60,22 +60,44 @@ def divides(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]:
     return labelled if labelled.any() or plan.by not in UNITS else np.ones(len(frame), bool)
 
 
+def limited(divided: NDArray[np.bool_], frame: pd.DataFrame, plan: SplitPlan) -> tuple[NDArray[np.int64], int]:
+    """Give the rows within the plan's limit, those that it divides first, and how many these are.
+
+    They are drawn as if nothing else were there; others fill up what the limit leaves.
+    """
+    first, others = np.flatnonzero(divided), np.flatnonzero(~divided)
+    limit = len(frame) if plan.limit is None else plan.limit
+    first = first[stratified_rows(frame.iloc[first], limit, plan.seed)]
+    others = others[stratified_rows(frame.iloc[others], limit - len(first), plan.seed)]
+    return np.concatenate([first, others]), len(first)
+
+
 def add_undivided(
-    used: Dataset, groups: Sequence[str] | NDArray[np.str_], others: pd.DataFrame, plan: SplitPlan
+    used: Dataset, groups: Sequence[str] | NDArray[np.str_], others: pd.DataFrame, plan: SplitPlan, notes: list[str]
 ) -> Dataset:
     """Add pictures that a plan does not divide: to test or val where one of their group is there, else to train.
 
-    `groups` are those of the used pictures, (N,), in the sense of the others' own. A held-out source or generator is of
-    test here too. The plan's fraction of train is drawn.
+    `groups` are those of the used pictures, (N,), in the sense of the others' own. Where one of the others in a group
+    is of a held-out source or generator, the group is of test. The plan's pictures of their groups that stand on
+    another side are left out, and it is said how many. The plan's fraction of train is drawn.
     """
-    last = used.frame["split"].map(SPLITS.index).groupby(np.asarray(groups)).max()
-    split = others["group"].map(last).fillna(0).map(lambda place: SPLITS[int(place)])
+    place = used.frame["split"].map(SPLITS.index).astype(int)
+    joined = pd.Series(groups, place.index, dtype=object)
+    last = place.groupby(joined).max().reindex(others["group"].unique(), fill_value=0)
     if plan.by in UNITS:
-        split[others[plan.by].isin(set(used.part("test").frame[plan.by]) - {""})] = "test"
+        held = others[plan.by].isin(set(used.part("test").frame[plan.by]) - {""})
+        last[others["group"][held].unique()] = SPLITS.index("test")
+    sides = last.map(lambda place: SPLITS[int(place)])
+    split = others["group"].map(sides)
+    wanted = joined.map(sides).fillna(used.frame["split"]).replace("calibration", "val")
+    apart = (used.frame["split"].replace("calibration", "val") != wanted).to_numpy()
+    if apart.any():
+        told = "left out, as pictures without a label join them to pictures of another side"
+        notes.append(f"{told}: {counted(int(apart.sum()), 'image')}")
     keep = (split != "train").to_numpy(copy=True)
     train = np.flatnonzero(~keep)
     keep[train[stratified_rows(others.iloc[train], round(plan.fraction * len(train)), plan.seed)]] = True
-    frame = pd.concat([used.frame, others.assign(split=split)[keep]], ignore_index=True)
+    frame = pd.concat([used.frame[~apart], others.assign(split=split)[keep]], ignore_index=True)
     return Dataset(used.name, used.root, frame)
 
 

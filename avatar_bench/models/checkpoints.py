@@ -41,7 +41,7 @@ def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"{file} cannot be written: {error.strerror or error}.",
-            "What was saved before is kept. Make room, then go on with the same command and resume=FOLDER.",
+            "What was saved before is kept. Make room, then go on by resume=FOLDER alone.",
         ) from error
 
 

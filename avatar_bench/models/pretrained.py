@@ -16,7 +16,7 @@ from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.models.card import Card, provenance_of, training_step
 from avatar_bench.models.checkpoints import CARD_KEY, break_seal, checksum_of, sealed
 from avatar_bench.models.schema import fault_of_options, fault_of_parts
-from avatar_bench.models.tensors import read_plain_json, read_safetensors, reason_of
+from avatar_bench.models.tensors import read_plain_json, read_safetensors, read_state, reason_of
 from avatar_bench.records import refuse_address
 from avatar_bench.terminal import counted
 from avatar_bench.writing import whole
@@ -79,14 +79,13 @@ class Weights:
     `ancestors` say what the weights have been through, the first step first; nothing is known without a card of ours.
     Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of pictures that its
     list names; a training, whose labels were read, the fingerprints of its pictures and split, and what it was allowed.
-    `tensors` are None of a file of torch, which is read when they are needed.
     """
 
     file: Path
     sha256: str
+    tensors: Mapping[str, Tensor]
     card: Pretraining | Card | None = None
     ancestors: Sequence[dict[str, Any]] = ()
-    tensors: Mapping[str, Tensor] | None = None
 
 
 def read_weights(file: Path) -> Weights:
@@ -101,28 +100,18 @@ def read_weights(file: Path) -> Weights:
             "Expected hub, none, package, or the path of a .safetensors or .pth file.",
         )
     before, sha256 = _stamp(file), checksum_of(file)
-    if file.suffix != ".safetensors":
-        return Weights(file, sha256)
-    try:
-        tensors, texts = read_safetensors(file)
-        if KEY in texts or CARD_KEY in texts:
-            break_seal(tensors, texts)
-        said = {key: read_plain_json(texts[key]) for key in (KEY, CARD_KEY) if key in texts}
-        if KEY in said:
-            _check(said[KEY])
-    except Exception as error:  # of safetensors, json and ours, of many types
-        raise CheckpointError(f"{file} cannot be read as pretrained weights: {reason_of(error)}.") from error
+    tensors, texts, said = _read_with_card(file) if file.suffix == ".safetensors" else (read_state(file), {}, {})
     if _stamp(file) != before:
         raise CheckpointError(f"{file} changed while it was read.", "Wait until it is whole, and begin again.")
     if KEY in said:
         card = Pretraining(**said[KEY])
         step = {"method": card.method, "sha256": sha256, "pictures": card.pictures}
-        return Weights(file, sha256, card, [*card.ancestors, step], tensors)
+        return Weights(file, sha256, tensors, card, [*card.ancestors, step])
     if CARD_KEY in said:
         exported, origin = Card.from_checkpoint(said, file), provenance_of(texts, file)
         step = training_step(exported, sha256, origin["allow"])
-        return Weights(file, sha256, exported, [*origin["ancestors"], step], tensors)
-    return Weights(file, sha256, tensors=tensors)
+        return Weights(file, sha256, tensors, exported, [*origin["ancestors"], step])
+    return Weights(file, sha256, tensors)
 
 
 def refuse_other_network(weights: Weights, name: str, options: Mapping[str, Any]) -> None:
@@ -149,6 +138,20 @@ def refuse_other_options(what: str, kept: Mapping[str, Any], given: Mapping[str,
             f"{what} is of a network with model.options={_written(kept)}, not {_written(given)}.",
             f"Give the same: 'model.options={_written(kept)}'" + f", without {', '.join(surplus)}" * bool(surplus),
         )
+
+
+def _read_with_card(file: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
+    """Give the tensors of a .safetensors file, the texts beside them, and the cards of ours among these."""
+    try:
+        tensors, texts = read_safetensors(file)
+        if KEY in texts or CARD_KEY in texts:
+            break_seal(tensors, texts)
+        said = {key: read_plain_json(texts[key]) for key in (KEY, CARD_KEY) if key in texts}
+        if KEY in said:
+            _check(said[KEY])
+    except Exception as error:  # of safetensors, json and ours, of many types
+        raise CheckpointError(f"{file} cannot be read as pretrained weights: {reason_of(error)}.") from error
+    return tensors, texts, said
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:

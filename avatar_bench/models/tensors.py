@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickletools
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from avatar_bench.archives import LARGEST, MOST, check_torch
+from avatar_bench.errors import CheckpointError
 
 PICKLE = 8 * 1024**2  # bytes, of the description of the tensors
 VALUES = 1_000_000  # in all; one that several others hold counts each time
@@ -56,6 +58,29 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if len(names) > MOST:
             raise ValueError(f"it has more than {MOST:,} tensors")
         return {name: content.get_tensor(name).clone() for name in names}, dict(content.metadata() or {})
+
+
+def read_state(file: Path, old: bool = False) -> dict[str, Tensor]:
+    """Give the tensors of a file of weights, also of one that torch wrote before 1.6 where it is `old`.
+
+    Raises CheckpointError where it cannot be read, or holds anything else.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return read_safetensors(file)[0]
+        if old and not zipfile.is_zipfile(file):
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+        else:
+            state = read_archive(file)
+        state = dict(state.get("state_dict", state))
+        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise TypeError("not all are tensors")
+    except Exception as error:  # pickle, zip and safetensors errors of many types
+        raise CheckpointError(
+            f"{file} cannot be read as weights: {reason_of(error)}.",
+            "Expected a .safetensors file, or a .pth file of torch 1.6 or newer that holds tensors alone.",
+        ) from error
+    return state
 
 
 def safetensors_of(state: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:

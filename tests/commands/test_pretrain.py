@@ -167,15 +167,25 @@ def test_rows_without_a_label_are_learned_from_unless_they_belong_to_what_is_kep
     assert said["metrics"]["probe/n"] == len(val) + kept_out["calibration"]
 
 
-def test_pictures_without_a_label_of_a_held_out_source_are_kept_out(pictures: Path, tmp_path: Path) -> None:
+def test_pictures_without_a_label_of_a_held_out_source_are_kept_out_with_their_copies(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = read_csv(pictures / "all.csv")
     table["path"] = [str(pictures / path) for path in table["path"]]
     free = table["group"].str.extract(r"(\d+)$").astype(int)[0] % 4 == 0
-    table.assign(label=table["label"].where(~free, "")).to_csv(tmp_path / "half.csv", index=False)
+    half = table.assign(label=table["label"].where(~free, ""))
+    copied = half[free & (half["source"] == "ink")].iloc[[0, -1]]
+    for name, path in zip(["copy.jpg", "taught.jpg"], copied["path"], strict=True):
+        Image.open(path).convert("RGB").save(tmp_path / name, quality=85)
+    known = half[(half["label"] != "") & (half["source"] != "ink")].iloc[0]
+    copies = {"path": ["copy.jpg", "taught.jpg"], "label": ["", known["label"]], "source": ["", known["source"]]}
+    pd.concat([half, pd.DataFrame(copies | {"group": ""})]).to_csv(tmp_path / "half.csv", index=False)
     held = ["data.split.by=source", "data.split.held_out=[ink]", "use_val=true", "epochs=1"]
     assert main(words(pictures, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", *held)) == 0
     seen = set(read_csv(tmp_path / "run" / "pictures.csv")["path"])
     assert seen == set(table.loc[table["source"] != "ink", "path"])
+    told = "left out, as pictures without a label join them to pictures of another side: 1 image"
+    assert told in capsys.readouterr().err
 
 
 def test_pictures_that_networks_are_judged_by_are_kept_out(simclr: Path, pictures: Path, tmp_path: Path) -> None:
@@ -256,6 +266,31 @@ def test_weights_that_change_while_they_are_read_are_refused(
     monkeypatch.setattr(pretrained, "read_safetensors", read)
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
     assert f"{file} changed while it was read." in capsys.readouterr().err
+
+
+def test_weights_of_torch_that_change_while_they_are_read_are_refused(
+    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = tmp_path / "x.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), file)
+
+    def read(file: Path) -> Any:
+        found = tensors.read_state(file)
+        os.utime(file, ns=(0, 0))
+        return found
+
+    monkeypatch.setattr(pretrained, "read_state", read)
+    train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
+    assert f"{file} changed while it was read." in capsys.readouterr().err
+
+
+def test_a_pretraining_that_diverges_names_the_pictures_of_the_batch(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pictures, tmp_path / "run", "lr=1e30", "optimizer=sgd", "epochs=3")) == 6
+    told = capsys.readouterr().err.splitlines()[-3:]
+    assert re.fullmatch(r"The pictures of that batch: all/.* and 28 more\.", told[1])
+    assert record(tmp_path / "run")["status"] == "diverged"
 
 
 def test_a_training_whose_test_pictures_were_seen_is_refused(

@@ -230,6 +230,72 @@ def test_the_hashes_that_are_kept_find_what_the_files_do(made: Make) -> None:
         assert shared_pictures(upright.take(seen), whole.take(judged)) == found  # of an earlier version
 
 
+def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_pictures_are_gone(
+    made: Make, tmp_path: Path
+) -> None:
+    train = made()
+    hashes = hash_columns(fingerprint_set(train))
+    (tmp_path / "others" / "a").mkdir(parents=True)
+    for seed in range(100, 110):
+        paint(seed).save(tmp_path / "others" / "a" / f"{seed}.png")
+    (tmp_path / "others" / "a" / "07.png").write_bytes((train.root / "b" / "07.png").read_bytes())
+    paint(8).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "others" / "a" / "turned.jpg", quality=80)
+    (train.root / "b" / "07.png").unlink()
+    others = read_dataset(tmp_path / "others")
+    upright = Dataset("upright", train.root, train.frame.assign(phash=hashes["phash"]))
+    found = [(train.frame["path"].iat[one.left], one.kind) for one in shared_pictures(upright, others)]
+    assert sorted(found) == [("a/08.png", "near"), ("b/07.png", "bytes")]  # the files that are there are read
+    (match,) = shared_pictures(Dataset("gone", tmp_path / "gone", upright.frame), others.take(others.frame.index < 11))
+    assert (train.frame["path"].iat[match.left], match.kind) == ("b/07.png", "bytes")
+    with pytest.raises(DataError, match=r"cannot be read"):
+        shared_pictures(Dataset("gone", tmp_path / "gone", train.frame), others)
+
+
+@pytest.mark.parametrize("by", ["group", "source"])
+def test_a_copy_of_the_plans_own_pictures_without_a_label_changes_no_side_of_the_others(made: Make, by: str) -> None:
+    whole = made(lambda root: [paint(seed).save(root / "a" / f"{seed:02}-copy.jpg", quality=60) for seed in range(60)])
+    copied = whole.frame["path"].str.contains("copy")
+    whole.frame["source"] = ["xyz"[row % 3] for row in range(len(whole))]
+    whole.frame.loc[copied, ["label", "source"]] = ""
+    plan = SplitPlan(folds=3, by=by, held_out=("x",) * (by == "source"))
+    alone, notes = split_apart(whole.take(~copied), plan, (), []), list[str]()
+    used = split_apart(whole, plan, (), notes)
+    assert not any("joined" in note or "left out" in note for note in notes)
+    assert used.frame[: len(alone)][["path", "split", "group"]].equals(alone.frame[["path", "split", "group"]])
+    sides = alone.frame.set_index("path")["split"]
+    for row in used.frame[len(alone) :].itertuples():
+        seed = int(Path(str(row.path)).name[:2])
+        assert row.split == sides[f"{'ab'[seed % 2]}/{seed:02}.png"]
+
+
+def test_pictures_that_one_without_a_label_joins_across_the_split_are_told_and_left_out_of_the_side_before(
+    made: Make,
+) -> None:
+    whole = made(copy("jpeg"))
+    copied = whole.frame["path"].str.contains("copy")
+    plan = SplitPlan(folds=3)
+    sides = split_apart(whole.take(~copied), plan, (), []).frame.set_index("path")["split"]
+    near = "a/00.png"
+    other = next(path for path in sides.index if {sides[path], sides[near]} == {"train", "test"})
+    whole.frame.loc[copied, ["label", "group"]] = "", whole.frame["group"][whole.frame["path"] == other].iat[0]
+    notes = list[str]()
+    used = split_apart(whole, plan, (), notes)
+    assert notes == ["left out, as pictures without a label join them to pictures of another side: 1 image"]
+    assert side(used, "a/copy.jpg") == "test"
+    assert set(sides.index) - set(used.frame["path"]) == {near if sides[near] == "train" else other}
+
+
+def test_a_limit_divides_the_labelled_as_if_nothing_else_were_there(made: Make) -> None:
+    whole = made()
+    bare = whole.frame["path"].str.contains(r"[05]\.png")
+    whole.frame.loc[bare, "label"] = ""
+    for limit in (20, 50, 70):
+        plan = SplitPlan(folds=3, limit=limit)
+        alone, used = split_apart(whole.take(~bare), plan, (), []), split_apart(whole, plan, (), [])
+        assert used.frame[: len(alone)][["path", "split"]].equals(alone.frame[["path", "split"]])
+        assert len(used) == min(limit, 60)
+
+
 def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
     provenance: dict[str, Any] = {"verdict": {"answer": answer, "reasons": ["the file alone tells the class"]}}
     if equalised:

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from avatar_bench.data.manifest import COLUMNS, Dataset
-from avatar_bench.data.selection import draw_shots, split_dataset, stratified_rows
-from avatar_bench.data.splits import SplitPlan, assign, split_fingerprint
+from avatar_bench.data.selection import add_undivided, draw_shots, split_dataset, stratified_rows
+from avatar_bench.data.splits import SplitPlan, assign, check_groups, split_fingerprint
 from avatar_bench.errors import ConfigError, GuardError
 
 
@@ -282,3 +282,49 @@ def test_a_held_out_source_is_all_of_test_and_no_image_of_it_is_in_train_or_val(
     assert len(used) == len(whole) - 1
     assert any(note.startswith("left out") and note.endswith(" 1 image") for note in notes)
     assert any("test lacks class real" in note for note in notes)
+
+
+def with_undivided(plan: SplitPlan, n: int = 100, change: dict[int, dict[str, str]] | None = None) -> Dataset:
+    """Split 600 pictures by a plan, and add `n` without a label, each a group of its own but for `change`."""
+    used = split_dataset(dataset(600, largest=1), plan)
+    others = dataset(n, largest=1, seed=1).frame.assign(label="", source="")
+    others["path"], others["group"] = "other/" + others["path"], "other-" + others["group"]
+    for row, values in (change or {}).items():
+        others.loc[row, list(values)] = list(values.values())
+    return add_undivided(used, used.frame["group"].to_numpy(str), others, plan, [])
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 1])
+def test_a_fraction_of_train_is_drawn_of_pictures_without_a_label_too(fraction: float) -> None:
+    full, part = (with_undivided(SplitPlan(fraction=share)) for share in (1, fraction))
+    drawn = [{path for path in paths(used, "train") if path.startswith("other/")} for used in (full, part)]
+    assert [len(one) for one in drawn] == [100, round(100 * fraction)]
+    assert drawn[1] <= drawn[0]
+
+
+def test_a_picture_without_a_label_goes_to_the_side_of_its_group_whatever_the_fraction() -> None:
+    used = split_dataset(dataset(600, largest=1), SplitPlan(fraction=0.5))
+    groups = {name: used.part(name).frame["group"].iat[0] for name in ("test", "val", "calibration")}
+    change = {row: {"group": group} for row, group in enumerate(groups.values())}
+    added = with_undivided(SplitPlan(fraction=0.5), change=change)
+    for row, name in enumerate(groups):
+        assert f"other/{row}.png" in paths(added, name)
+
+
+def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
+    plan = SplitPlan(by="source", held_out=("real0",))
+    used = split_dataset(dataset(600, largest=1), plan)
+    first = {name: used.part(name).frame.iloc[0] for name in ("train", "val")}
+    change = {
+        0: {"group": "pair", "source": "real0"},
+        1: {"group": "pair"},  # a copy of it that names no source
+        2: {"group": "three", "source": "drawing0"},
+        3: {"group": "three", "source": "real0"},
+        4: {"group": str(first["train"]["group"]), "source": "real0"},
+        5: {"group": str(first["val"]["group"]), "source": "real0"},
+    }
+    added = with_undivided(plan, change=change)
+    assert {f"other/{row}.png" for row in change} <= paths(added, "test")
+    left_out = {str(row["path"]) for row in first.values()}
+    assert set(used.frame["path"]) - set(added.frame["path"]) == left_out
+    check_groups(added.frame)

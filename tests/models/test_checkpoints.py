@@ -59,8 +59,9 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(
         raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OutputError, match="No space"):
+    with pytest.raises(OutputError, match="No space") as caught:
         AtomicCheckpointIO().save_checkpoint({"a": 2}, file)
+    assert caught.value.lines[1].endswith("go on by resume=FOLDER alone.")  # options beside it are refused
     verify(file)
     assert AtomicCheckpointIO().load_checkpoint(file) == {"a": 1}
     assert {path.name for path in tmp_path.iterdir()} == {"x.ckpt", "x.ckpt.sha256"}

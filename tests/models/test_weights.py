@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.models.pretrained import read_weights
 from avatar_bench.models.weights import convert, create_backbone, normalisation, options_for
 
 TINY = "test_resnet.r160_in1k"
@@ -89,6 +91,17 @@ def test_a_file_gives_all_weights_but_the_classifiers(ending: str, tmp_path: Pat
     for key, value in donor.state_dict().items():
         if not key.startswith("fc."):
             assert torch.equal(net.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(ending: str, tmp_path: Path) -> None:
+    donors = [timm.create_model(TINY, num_classes=3).state_dict() for _ in range(2)]
+    file, save = tmp_path / f"x{ending}", save_file if ending == ".safetensors" else torch.save
+    save(donors[0], file)
+    stated, read = hashlib.sha256(file.read_bytes()).hexdigest(), read_weights(file)
+    save(donors[1], file)
+    assert read.sha256 == stated
+    assert torch.equal(create_backbone(TINY, 3, read).state_dict()["conv1.0.weight"], donors[0]["conv1.0.weight"])
 
 
 def test_a_new_classifier_on_given_weights_begins_near_chance(tmp_path: Path) -> None:
