@@ -139,7 +139,7 @@ def history(table: pd.DataFrame) -> Figure:
         axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)
     axes.set_yticks(range(len(table)), [f"{row['network']}  {row['year']}" for _, row in table.iterrows()])
     axes.set(xlim=(0.6, 0.92), ylim=(len(table) - 0.4, -0.6), xlabel=say("published top-1 accuracy on ImageNet-1k (%)"))
-    axes.set_title(say("Figures of the papers, not measured here; on the right the parameters"), loc="left", fontsize=9)
+    axes.set_title(say("Published figures, not measured here; on the right the parameters"), loc="left", fontsize=9)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(axis="x")
     _legend(figure, table["family"], say("self-supervised"))
