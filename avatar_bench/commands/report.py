@@ -11,7 +11,7 @@ from avatar_bench.errors import OutputError
 from avatar_bench.messages import speak
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
-from avatar_bench.terminal import tell
+from avatar_bench.terminal import counted, tell
 
 
 def report(cfg: DictConfig) -> None:
@@ -31,4 +31,5 @@ def report(cfg: DictConfig) -> None:
             reason = f"{page} cannot be written: {error.strerror or error}."
             raise OutputError(reason, "Give another place: out=FILE.html") from error
     size = page.stat().st_size / 1e6
-    tell(f"{page}: {size:.1f} MB, {len(study.runs)} runs, {len(study.problems)} problems; {answer}")
+    told = f"{counted(len(study.runs), 'run')}, {counted(len(study.problems), 'problem')}"
+    tell(f"{page}: {size:.1f} MB, {told}; {answer}")

@@ -15,7 +15,9 @@ from avatar_bench.reporting.tables import Row, Table, column
 def alerts(study: Study, boards: Sequence[Board]) -> list[str]:
     """Give what is to be said on the first screen, one sentence or two each."""
     found = [*_of_data(study), *_of_guards(study), *_of_sets(study, boards), *_of_making(study)]
-    if study.problems:
+    if len(study.problems) == 1:
+        found.append(say("One thing is unfinished, missing, damaged or foreign; it is listed below."))
+    elif study.problems:
         found.append(
             say("{n} things are unfinished, missing, damaged or foreign; they are listed below.", n=len(study.problems))
         )
