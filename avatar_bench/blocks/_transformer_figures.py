@@ -156,7 +156,7 @@ def study(table: pd.DataFrame) -> Figure:
     axes.hlines(places, table["accuracy_low"], table["accuracy_high"], color="black", linewidth=1.6)
     axes.plot(table["accuracy"], places, "o", color="black", label=say("measured here"))
     names = [
-        say("{network}, its table {number}", network=row["network"], number=row["table"])
+        say("{network}, its block {number}", network=row["network"], number=row["block"])
         + ("" if pd.isna(row["recipe"]) else f"\n{plots.short(row['recipe'], 40)}")
         for _, row in table.iterrows()
     ]

@@ -34,7 +34,7 @@ _BINS = 15  # of the calibration error, as in the block calibration
 _INTERACTIONS = ["a", "b", "a_sam", "b_sam", "gain_a", "gain_b", "difference", "low", "high"]
 _INTERACTIONS += ["fewest_seeds", "n", "groups"]
 _MISSING = ["recipe", "run", "figure", "reason"]
-_TYPED = ["table", "network", "said_of", "typed_year", "typed_accuracy", "typed_params_m", "typed_seconds"]
+_TYPED = ["block", "network", "said_of", "typed_year", "typed_accuracy", "typed_params_m", "typed_seconds"]
 _OURS = ["recipe", "start", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "n"]
 _STUDY = [*_TYPED, *_OURS, "where"]
 

@@ -146,6 +146,8 @@ class Judge:
         result = Result.load_whole(folder)
         if result is None or not origin.items() <= result.provenance.items():
             return None
+        if self.settings.data.kind != "run" and result.provenance.get("data_places") != self._pictures_places:
+            return None  # made anew, as it must say where its pictures lie
         if "read" in result.provenance and result.provenance["read"] != self._digests():
             return None
         sets = result.provenance.get("sets", {})
@@ -164,7 +166,7 @@ def _not_new(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
     said: dict[str, list[str]] = {}
     for run, dataset in zip(runs, datasets, strict=False):  # of data alone, there are no runs
         told = say(
-            "{n} of {all} pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter",
+            "{n} of {all} pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter.",
             n=(seen := run.seen_before(dataset)),
             all=len(dataset),
         )

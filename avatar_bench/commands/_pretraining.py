@@ -217,8 +217,10 @@ def _finish(
     model = record["model"] + f" model.backbone={card.backbone}" * (record["model"] == "timm")
     shape = ", ".join(f"{name}: {value}" for name, value in settings.model.options.items())
     model += f" 'model.options={{{shape}}}'" * bool(shape)
+    labelled = ", of the pictures that have a label" * ("unlabelled" in record["pictures"])
     return (
-        f"{said}; next, with the same data= options: avatar-bench train model={model} model.weights={folder / BACKBONE}"
+        f"{said}; next, with the same data= options{labelled}: "
+        f"avatar-bench train model={model} model.weights={folder / BACKBONE}"
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.assembly.datasets import open_dataset
@@ -97,9 +96,11 @@ def _plan(settings: TrainConfig) -> SplitPlan:
 
 
 def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
-    if (dataset.frame["label"] == "").any():
-        row = int(np.flatnonzero(dataset.frame["label"] == "")[0])
-        raise GuardError(f"{dataset.frame['path'].iat[row]} has no label.", "Training needs one for every image.")
+    if (bare := dataset.frame.loc[dataset.frame["label"] == "", "path"]).size:
+        raise GuardError(
+            f"{bare.iat[0]} has no label ({counted(len(bare), 'such image')} of {len(dataset)}).",
+            "Training needs one for every image: give a manifest of those that have one.",
+        )
     if len(dataset.classes) < 2:
         raise GuardError(
             f"{dataset.name} has one class only, {dataset.classes[0]!r}.",

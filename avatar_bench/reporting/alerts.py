@@ -76,7 +76,8 @@ def _of_sets(study: Study, boards: Sequence[Board]) -> Iterator[str]:
     names = [board.name for board in boards]
     if "blind" not in names:
         yield say(
-            "No run was judged on a blind set, of sources that training never saw: how it does there is not known."
+            "No run was judged by blind_test on a blind set, of sources that training never saw: how it does there is "
+            "not known."
         )
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield say(

@@ -57,9 +57,20 @@ _COLUMNS = {  # of wide tables those that are read; the CSV has all
         ),
         *("latency_ms", "peak_memory_mb", "train_seconds", "passes_per_step"),
     ),
-    "transformers/pairs": ("changed", "a", "b", "difference", "low", "high", "p_holm", "told_apart", "detectable"),
+    "transformers/pairs": (
+        "changed",
+        "a",
+        "b",
+        "epochs",
+        "difference",
+        "low",
+        "high",
+        "p_holm",
+        "told_apart",
+        "detectable",
+    ),
     "transformers/study": (
-        *("table", "network", "typed_accuracy", "typed_params_m", "typed_seconds"),
+        *("block", "network", "typed_accuracy", "typed_params_m", "typed_seconds"),
         *("recipe", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "where"),
     ),
     "transformers/history": (

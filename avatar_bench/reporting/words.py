@@ -197,10 +197,11 @@ def _readings() -> dict[str, str]:
         ),
         "transformers": say(
             "Each pair differs in one thing alone: SAM, the weights that training began with, or the family of the "
-            "network. Grey marks differences that these pictures would likely not show, so that a hollow point inside "
-            "it says nothing either way. The budget stands under the warnings: a small one favours networks that learn "
-            "fast. The table of published figures was not measured here, and no code that the study published computes "
-            "those that stand beside ours: its table 22 does not say of which pictures it is."
+            "network; at equal cost SAM stands beside more epochs without it. Grey marks differences that these "
+            "pictures would likely not show, so that a hollow point inside it says nothing either way. The budget "
+            "stands under the warnings: a small one favours networks that learn fast. The table of published figures "
+            "was not measured here, and no code that the study published computes those that stand beside ours: its "
+            "block 22 does not say of which pictures it is."
         ),
         "blind_test": say(
             "Accuracy is the share of pictures named rightly; guessing gives the tick in the drawing. Macro-F1 and "

@@ -501,7 +501,7 @@ def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
         [(name, *made) for name, made in RECIPES.items()], columns=["recipe", "architecture", "trained_with", "sam"]
     ).assign(start="?", accuracy=0.6, accuracy_low=0.5, accuracy_high=0.7, params_m=9.0, latency_ms=20.0, n=240)
     table = study(recipes)
-    beside = table.groupby(["table", "network"], sort=False)["recipe"].agg(lambda own: sorted(own.dropna())).to_dict()
+    beside = table.groupby(["block", "network"], sort=False)["recipe"].agg(lambda own: sorted(own.dropna())).to_dict()
     assert beside == {
         (22, "ResNet-50"): ["cnn"],
         (22, "EfficientNet-B0"): [],

@@ -306,7 +306,9 @@ def test_one_table_that_was_moved_or_is_named_in_another_way_is_the_same_set(
     assert evaluate(run_copy, "data=manifest", f"data.manifest={table}") == 0
     (tmp_path / "a").rename(tmp_path / "b")
     table = tmp_path / "b" / "pictures.csv"
-    assert evaluate(run_copy, "data=manifest", f"data.manifest={table}") == 0  # kept, and found where it was
+    assert evaluate(run_copy, "data=manifest", f"data.manifest={table}") == 0
+    other = manifest(tmp_path / "pictures.csv", rows.iloc[9:], pictures)
+    assert evaluate(run_copy, "data=manifest", f"data.manifest={other}") == 2  # it is known where they lie now
     os.symlink(tmp_path / "b", tmp_path / "c")
     ways = [table, tmp_path / "b" / ".." / "b" / "pictures.csv", tmp_path / "c" / "pictures.csv"]
     for left, way in enumerate(ways, start=1):

@@ -388,7 +388,7 @@ def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
     capsys.readouterr()
     assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
-    told = "24 of 24 pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter"
+    told = "24 of 24 pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter."
     assert f"warning: {told}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "val" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
     assert told in said["warnings"]
@@ -414,7 +414,7 @@ def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
     assert main(["evaluate", both, *blind, f"out={tmp_path / 'judged'}"]) == 0
     assert "in the pretraining" not in capsys.readouterr().err
     copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation", "predictions"))
-    told = "24 of 24 pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter"
+    told = "24 of 24 pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter."
     for runs, who in (([run, copy], ""), ([tiny_run, run], "test_resnet full from simclr: ")):
         line = ["evaluate", f"ckpt=[{','.join(map(str, runs))}]", "block=ensemble_diversity", "split=val"]
         assert main([*line, "data.workers=0", f"out={tmp_path / ('many' if who else 'one')}"]) == 0

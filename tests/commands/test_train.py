@@ -542,7 +542,7 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, pictures: Pa
         (["data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
         (["data=folder", "data.root=one"], 3, "one has one class only, 'real'"),
         (["data=manifest", "data.manifest=nowhere.csv"], 3, "nowhere.csv does not exist"),
-        (["data=manifest", "data.manifest=some.csv"], 3, "has no label"),
+        (["data=manifest", "data.manifest=some.csv"], 3, "has no label (1 such image of"),
         (["data=folder", "data.root=few"], 3, "has no image in train"),
         (["data=folder", "data.root=PICTURES/all", "mode=frozen", "stage=2"], 2, "mode 'frozen' has 1 stage"),
         (["data=folder", "data.root=PICTURES/all", "model.weights=nowhere.pth"], 2, "nowhere.pth"),
