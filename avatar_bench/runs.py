@@ -222,7 +222,7 @@ class Run:
     def place(self, name: str) -> Path | None:
         """Give the folder or manifest of a set beside the run's own splits; None of these."""
         path = self._other_paths.get(name)
-        return Path(path).absolute() if path else None
+        return Path(path) if path else None
 
     @property
     def used(self) -> dict[str, str]:

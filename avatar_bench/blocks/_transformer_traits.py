@@ -88,8 +88,9 @@ class Traits:
 
         Nor where epochs are an upper limit, as training ends early once val gets no better.
         """
-        known = self.passes and self.settings["early_stopping"] == _text(None)
-        return [epochs * self.passes for epochs in self.epochs] if self.passes and known else []
+        if not self.passes or self.settings["early_stopping"] != _text(None):
+            return []
+        return [epochs * self.passes for epochs in self.epochs]
 
 
 class Pair(NamedTuple):

@@ -43,6 +43,7 @@ class Judge:
         self.runs = runs
         self.datasets = datasets
         self.folder = place / folder_name(datasets[0].name)
+        self.data_places = self._find_places()
         self._refuse_others()
 
     def __call__(self, name: str, block: Block, saving: Saving) -> Result:
@@ -61,14 +62,13 @@ class Judge:
             result = self._put_through(name, block)
             result.warnings += _not_new(self.runs, self.datasets)
             result.warnings += dict.fromkeys(warning for run in self.runs for warning in _unchecked(run))
-        result.provenance |= origin | self._whereabouts(block) | {"data_places": self._pictures_places}
+        result.provenance |= origin | self._whereabouts(block) | {"data_places": self.data_places}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
         saving.add(result, folder)
         return result
 
-    @property
-    def _pictures_places(self) -> list[str]:
+    def _find_places(self) -> list[str]:
         """Give the folder, manifest or, of its own splits, run of each set: there it may change and be the same set."""
         data = self.settings.data
         paths: list[Path | str | None] = [data.manifest if data.kind == "manifest" else data.root]
@@ -81,7 +81,7 @@ class Judge:
         for file in sorted(self.folder.glob("[!.]*/metrics.json")):  # with a dot, a Result that is being written
             prints, places = _pictures_of(file)
             there = [place for place in places if os.path.exists(place)]  # else moved, or no longer wanted
-            if there and prints and prints.isdisjoint(ours) and set(there).isdisjoint(self._pictures_places):
+            if there and prints and prints.isdisjoint(ours) and set(there).isdisjoint(self.data_places):
                 option = "out=DIR" if self.settings.data.kind == "run" else "data.name=NAME"
                 raise ConfigError(
                     f"{self.folder} holds Results of other pictures of that name: {listed(there, 2)}.",
@@ -146,7 +146,7 @@ class Judge:
         result = Result.load_whole(folder)
         if result is None or not origin.items() <= result.provenance.items():
             return None
-        if self.settings.data.kind != "run" and result.provenance.get("data_places") != self._pictures_places:
+        if self.settings.data.kind != "run" and result.provenance.get("data_places") != self.data_places:
             return None  # made anew, as it must say where its pictures lie
         if "read" in result.provenance and result.provenance["read"] != self._digests():
             return None

@@ -58,16 +58,8 @@ _COLUMNS = {  # of wide tables those that are read; the CSV has all
         *("latency_ms", "peak_memory_mb", "train_seconds", "passes_per_step"),
     ),
     "transformers/pairs": (
-        "changed",
-        "a",
-        "b",
-        "epochs",
-        "difference",
-        "low",
-        "high",
-        "p_holm",
-        "told_apart",
-        "detectable",
+        *("changed", "a", "b", "epochs"),
+        *("difference", "low", "high", "p_holm", "told_apart", "detectable"),
     ),
     "transformers/study": (
         *("block", "network", "typed_accuracy", "typed_params_m", "typed_seconds"),

@@ -38,6 +38,16 @@ def manifest(file: Path, table: pd.DataFrame, root: Path) -> Path:
     return file
 
 
+def namesakes(pictures: Path, folder: Path) -> tuple[Path, Path]:
+    """Write two manifests of one file name, the second without the first three pictures."""
+    rows = pd.read_csv(pictures / "blind.csv")
+    first, other = (folder / place / "pictures.csv" for place in "ab")
+    for table, part in ((first, rows), (other, rows.iloc[3:])):
+        table.parent.mkdir()
+        manifest(table, part, pictures)
+    return first, other
+
+
 @pytest.fixture(scope="module")
 def weak_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is often wrong, whose figures therefore tell one formula from another."""
@@ -332,11 +342,7 @@ def test_one_table_that_was_moved_or_is_named_in_another_way_is_the_same_set(
 def test_a_result_that_does_not_tell_its_pictures_stands_in_no_ones_way(
     said: dict[str, Any] | None, run_copy: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    rows = pd.read_csv(pictures / "blind.csv")
-    first, other = (tmp_path / place / "pictures.csv" for place in "ab")
-    for table, part in ((first, rows), (other, rows.iloc[3:])):
-        table.parent.mkdir()
-        manifest(table, part, pictures)
+    first, other = namesakes(pictures, tmp_path)
     assert evaluate(run_copy, "data=manifest", f"data.manifest={first}") == 0
     file = run_copy / "evaluation" / "pictures" / "blind_test" / "metrics.json"
     text = json.loads(file.read_text(encoding="utf-8"))
@@ -350,11 +356,7 @@ def test_a_result_that_does_not_tell_its_pictures_stands_in_no_ones_way(
 
 
 def test_a_half_written_result_is_none(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
-    rows = pd.read_csv(pictures / "blind.csv")
-    first, other = (tmp_path / place / "pictures.csv" for place in "ab")
-    for table, part in ((first, rows), (other, rows.iloc[3:])):
-        table.parent.mkdir()
-        manifest(table, part, pictures)
+    first, other = namesakes(pictures, tmp_path)
     assert evaluate(run_copy, "data=manifest", f"data.manifest={first}") == 0
     place = run_copy / "evaluation" / "pictures"
     (place / "blind_test").rename(place / ".blind_test.abc.part")

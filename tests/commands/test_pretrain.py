@@ -47,6 +47,17 @@ def words(pictures: Path, out: Path, *more: str) -> list[str]:
     return ["pretrain", *(word for word in small if word.partition("=")[0] not in given), f"out={out}", *more]
 
 
+def then_touched(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """Give a function that reads a file, which is as if written anew by then."""
+
+    def reading(file: Path) -> Any:
+        found = read(file)
+        os.utime(file, ns=(0, 0))
+        return found
+
+    return reading
+
+
 def options_in(lines: list[str]) -> set[str]:
     """Give the options that lines name, those of another command left out."""
     mine = re.sub(r"avatar-bench (?!pretrain)\w+( \S+)*", "", "\n".join(lines))
@@ -258,12 +269,7 @@ def test_weights_that_change_while_they_are_read_are_refused(
     file = shutil.copy(simclr / "backbone.safetensors", tmp_path)
     shutil.copy(simclr / "pictures.csv", tmp_path)
 
-    def read(file: Path) -> Any:
-        found = tensors.read_safetensors(file)
-        os.utime(file, ns=(0, 0))
-        return found
-
-    monkeypatch.setattr(pretrained, "read_safetensors", read)
+    monkeypatch.setattr(pretrained, "read_safetensors", then_touched(tensors.read_safetensors))
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
     assert f"{file} changed while it was read." in capsys.readouterr().err
 
@@ -274,12 +280,7 @@ def test_weights_of_torch_that_change_while_they_are_read_are_refused(
     file = tmp_path / "x.pth"
     torch.save(timm.create_model("test_resnet").state_dict(), file)
 
-    def read(file: Path) -> Any:
-        found = tensors.read_state(file)
-        os.utime(file, ns=(0, 0))
-        return found
-
-    monkeypatch.setattr(pretrained, "read_state", read)
+    monkeypatch.setattr(pretrained, "read_state", then_touched(tensors.read_state))
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
     assert f"{file} changed while it was read." in capsys.readouterr().err
 
