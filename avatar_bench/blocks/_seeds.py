@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -94,13 +94,21 @@ class Recipes:
 
 
 def macro_f1s(found: Sequence[Predictions]) -> stats.Statistic:
-    """Give what maps weights (B, N) to the macro-F1 of each run, (B, runs), from what each says of the pictures."""
+    """Return what maps weights (B, N) to the macro-F1 of each run, (B, runs), from its predictions."""
+    return _of_confusions(found, classification.macro_f1)
 
+
+def balanced_accuracies(found: Sequence[Predictions]) -> stats.Statistic:
+    """Return what maps weights (B, N) to the balanced accuracy of each run, (B, runs), from its predictions."""
+    return _of_confusions(found, classification.balanced_accuracy)
+
+
+def _of_confusions(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.Statistic:
     def statistic(weights: Floats) -> Floats:
         confusions = [
             classification.confusion_matrix(one.targets, one.predicted, len(one.classes), weights) for one in found
         ]
-        return np.column_stack([classification.macro_f1(confusion) for confusion in confusions])
+        return np.column_stack([metric(confusion) for confusion in confusions])
 
     return statistic
 

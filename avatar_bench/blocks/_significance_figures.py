@@ -19,16 +19,26 @@ _SMALLEST = 0.05  # of accuracy: what the colours of the differences reach at le
 def ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Draw the accuracy of each recipe with its interval, the best on top, and a line through those that are tied.
 
+    Recipes that are no better than guessing have hollow markers, which the title explains.
     `names` gives the recipes in the order that fixes their colours.
     """
     rows = np.arange(len(table))
+    guess = table["better_than_guessing"].eq(False).to_numpy()
     letters = sorted(set("".join(table["letters"])) - set("0123456789")) if len(table) else []
     figure = plots.new_figure(6.8, 1.3 + 0.32 * len(table))
     axes, ties = figure.subplots(1, 2, sharey=True, width_ratios=[1, 0.03 + 0.05 * len(letters)])
     for row, each in zip(rows.tolist(), table.itertuples(), strict=True):
         place = list(names).index(str(each.recipe))
         axes.hlines(row, each.low, each.high, color=plots.color(place), linewidth=1.6)
-        axes.plot(each.accuracy, row, plots.marker(place), color=plots.color(place), markersize=5.5)
+        inside = "white" if guess[row] else plots.color(place)
+        axes.plot(
+            *(each.accuracy, row, plots.marker(place)),
+            color=plots.color(place),
+            markersize=5.5,
+            markerfacecolor=inside,
+        )
+    if guess.any():
+        axes.set_title(say("hollow: no better than guessing"), loc="left", fontsize=9)
     axes.set_yticks(rows, [_row_name(each) for _, each in table.iterrows()])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("accuracy (%)"))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))

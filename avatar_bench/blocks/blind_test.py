@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from avatar_bench import plots, stats
 from avatar_bench.blocks.base import IntervalBlock, answers, check_class_order, known, left_out
 from avatar_bench.messages import say
 from avatar_bench.metrics import classification
+from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class BlindTest(IntervalBlock):
         }
         if self.gallery and not predictions.correct.all():
             result.figures["gallery_of_errors"] = self._gallery(predictions, dataset, rows)
-        result.warnings = _warnings(predictions, len(asked))
+        result.warnings = _warnings(predictions, len(asked)) + _about_guessing(result.metrics, self.level)
         return result
 
     def _metrics(self, predictions: Predictions) -> dict[str, Metric]:
@@ -108,7 +109,9 @@ class BlindTest(IntervalBlock):
     def _resampled(self, predictions: Predictions) -> dict[str, Metric]:
         classes = predictions.classes
         names = [*_OVERALL, *(f"{kind}/{name}" for kind in ("f1", "auroc") for name in classes)]
-        floors = {"balanced_accuracy": 1 / len(classes), "mcc": 0.0, **{f"auroc/{name}": 0.5 for name in classes}}
+        floors = {"mcc": 0.0, **{f"auroc/{name}": 0.5 for name in classes}}
+        guessing = guessing_level(predictions.targets)
+        floors |= {} if guessing is None else {"balanced_accuracy": guessing}
         return self.resampled(names, _figures_of(predictions), predictions.groups, floors=floors)
 
     def _detectable(self, accuracy: float, n: int) -> Metric:
@@ -190,6 +193,19 @@ def _per_source_figure(table: pd.DataFrame, classes: int) -> Figure:
         kinds=list(shown["target"]),
         chance=1 / classes,
     )
+
+
+def _about_guessing(metrics: Mapping[str, Metric], level: float) -> list[str]:
+    found = metrics["balanced_accuracy"]
+    if found.value is None or beats_guessing(found.value, found.low, found.n, found.floor, level) is not False:
+        return []
+    return [
+        say(
+            "The run is no better than guessing: its balanced accuracy is {value}, and guessing gives {level}.",
+            value=f"{found.value:.3f}",
+            level=f"{found.floor:.3f}",
+        )
+    ]
 
 
 def _warnings(predictions: Predictions, asked: int) -> list[str]:

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench import stats
 from avatar_bench.blocks import _pairs
 from avatar_bench.blocks import _significance_figures as figures
-from avatar_bench.blocks._seeds import Recipes, about_seeds
+from avatar_bench.blocks._seeds import Recipes, about_seeds, balanced_accuracies
 from avatar_bench.blocks.base import between, left_out, recipes, together
 from avatar_bench.messages import say
 from avatar_bench.metrics import paired
+from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class Significance(_pairs.PairingBlock):
         accuracies = judged.accuracies(self, drawn)
         order = sorted(range(len(members)), key=lambda place: -_value(accuracies[judged.names[place]]))
         pairs = result.tables["pairs"] = self._pairs(judged, drawn, order)
-        ranking = result.tables["ranking"] = _ranking(judged, accuracies, drawn, pairs, order, self.level)
+        ranking = _ranking(judged, accuracies, drawn, pairs, order, self.level)
+        ranking = result.tables["ranking"] = self._against_guessing(ranking, judged, found)
         result.metrics = self._metrics(pairs, ranking, judged) | {
             f"accuracy/{name}": metric for name, metric in accuracies.items()
         }
@@ -60,7 +63,31 @@ class Significance(_pairs.PairingBlock):
         }
         result.arrays = {"answers": _answers(judged, found[0], runs)}
         result.warnings = left_out(len(datasets[0]) - len(found[0]), len(datasets[0])) + about_seeds(judged.seeds_of)
+        result.warnings += _about_guessing(ranking)
         return result
+
+    def _against_guessing(self, ranking: pd.DataFrame, judged: Recipes, found: Sequence[Predictions]) -> pd.DataFrame:
+        """Add the balanced accuracy of each recipe with its interval, and whether that lies above guessing."""
+        statistic, guessing = balanced_accuracies(found), guessing_level(found[0].targets)
+        each = statistic(np.ones((1, len(found[0]))))[0]
+        values = [float(each[list(runs)].mean()) for runs in judged.members.values()]
+        ends = np.column_stack(stats.percentiles(judged.draw(self, statistic), self.level))
+        ends[ends[:, 0] >= ends[:, 1]] = np.nan  # every resample gives the same value
+        lows = [None if np.isnan(low) else float(low) for low in ends[:, 0]]
+        better = [
+            beats_guessing(value, low, judged.units, guessing, self.level)
+            for value, low in zip(values, lows, strict=True)
+        ]
+        columns = {
+            "balanced_accuracy": values,
+            "balanced_accuracy_low": ends[:, 0],
+            "balanced_accuracy_high": ends[:, 1],
+            "guessing": guessing,
+            "better_than_guessing": better,
+        }
+        order = [judged.names.index(name) for name in ranking["recipe"]]
+        added = pd.DataFrame(columns).take(order).reset_index(drop=True)
+        return ranking.join(added)
 
     def _pairs(self, judged: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
         """Give a row for every two recipes, the better one as a."""
@@ -80,6 +107,7 @@ class Significance(_pairs.PairingBlock):
         return {
             "best_accuracy": _best(ranking, units),
             "pairs_told_apart": Metric(float(pairs["told_apart"].sum()), len(pairs), higher_is_better=None),
+            "better_than_guessing": _better_than_guessing(ranking),
             "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
             "gain_over_second": between(*gain, units, "paired bootstrap"),
             "detectable_difference": Metric(
@@ -137,6 +165,26 @@ def _apart(pairs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
 def _best(ranking: pd.DataFrame, units: int) -> Metric:
     first = ranking.iloc[0]
     return Metric(float(first["accuracy"]), units, float(first["low"]), float(first["high"]), str(first["interval"]))
+
+
+def _better_than_guessing(ranking: pd.DataFrame) -> Metric:
+    found, n = ranking["better_than_guessing"], len(ranking)
+    if found.isna().any():
+        return Metric(None, n, higher_is_better=None, reason=say("the set holds too few classes for it"))
+    return Metric(float(found.sum()), n, higher_is_better=None)
+
+
+def _about_guessing(ranking: pd.DataFrame) -> list[str]:
+    guess = ranking[ranking["better_than_guessing"].eq(False)]
+    if not len(guess):
+        return []
+    level = f"{guess['guessing'].iloc[0]:.3f}"
+    if len(guess) == len(ranking):
+        return [
+            say("None of the {n} is better than guessing: a balanced accuracy of {level}.", n=len(guess), level=level)
+        ]
+    names = ", ".join(guess["recipe"])
+    return [say("No better than guessing (a balanced accuracy of {level}): {names}.", level=level, names=names)]
 
 
 def _answers(judged: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:

@@ -72,6 +72,31 @@ def test_a_uniform_oracle_scores_chance():
     assert result.metrics["chance"].value == pytest.approx(1 / 3)
 
 
+def guessing_warnings(given: Predictions) -> list[str]:
+    return [said for said in evaluate(given)[0].warnings if "better than guessing" in said]
+
+
+def test_a_run_that_guesses_is_warned_of_and_one_that_sees_is_not():
+    targets, logits = noisy()
+    assert guessing_warnings(predictions(targets, logits)) == []
+    (warning,) = guessing_warnings(predictions(targets, np.random.default_rng(3).normal(size=(240, 3))))
+    assert warning.endswith("and guessing gives 0.333.")
+    unbalanced = np.repeat(np.arange(3), [200, 20, 20])
+    assert guessing_warnings(predictions(unbalanced, np.tile([1.0, 0, 0], (240, 1)))) == [
+        "The run is no better than guessing: its balanced accuracy is 0.333, and guessing gives 0.333."
+    ]
+
+
+def test_the_guessing_level_is_of_the_classes_that_the_set_holds():
+    targets, logits = noisy()
+    two = targets < 2
+    found = evaluate(predictions(targets[two], logits[two]))[0].metrics
+    assert found["balanced_accuracy"].floor == 1 / 2
+    one = targets < 1
+    assert evaluate(predictions(targets[one], logits[one]))[0].metrics["balanced_accuracy"].floor is None
+    assert guessing_warnings(predictions(targets[one], np.random.default_rng(0).normal(size=(80, 3)))) == []
+
+
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
 def test_each_wrong_order_of_three_classes_is_refused_and_named(order):
     targets, logits = noisy(signal=3)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from scipy.stats import norm
+from sklearn.metrics import balanced_accuracy_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -281,3 +282,56 @@ def test_an_option_out_of_range_is_named(option, value):
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.significance\n")
     assert blocks.build("significance", OmegaConf.to_container(OmegaConf.load(YAML))) == Significance()
+
+
+def test_nine_networks_that_guess_are_said_to_be_no_better_than_guessing(compare, oracle):
+    result = compare({f"net{seed}": oracle("uniform", seed=seed) for seed in range(9)})
+    ranking = result.tables["ranking"]
+    assert not ranking["better_than_guessing"].any()
+    assert set(ranking["guessing"]) == {1 / 3}
+    assert (ranking["balanced_accuracy_low"] <= 1 / 3).all()
+    assert result.metrics["better_than_guessing"].value == 0
+    assert "None of the 9 is better than guessing: a balanced accuracy of 0.333." in result.warnings
+
+
+def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_often_correct(
+    compare, make_predictions
+):
+    targets = np.repeat(np.arange(3), [200, 20, 20])
+    constant = make_predictions(targets, np.tile([5.0, 0.0, 0.0], (240, 1)))
+    rng = np.random.default_rng(0)
+    seen = np.where(rng.random(240) < 0.75, targets, rng.integers(0, 3, 240))
+    ranking = compare({"constant": constant, "seen": make_predictions(targets, 5 * np.eye(3)[seen])}).tables["ranking"]
+    found = ranking.set_index("recipe")
+    assert found.loc["constant", "balanced_accuracy"] == pytest.approx(1 / 3)
+    assert np.isnan(found.loc["constant", "balanced_accuracy_low"])  # every resample gives one third
+    assert dict(found["better_than_guessing"]) == {"constant": False, "seen": True}
+    for name, predicted in (("constant", np.zeros(240)), ("seen", seen)):
+        assert found.loc[name, "balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted))
+
+
+def test_those_no_better_than_guessing_are_named_beside_better_ones(compare, oracle):
+    result = compare({"good": oracle("noisy"), "guess": oracle("uniform")})
+    assert "No better than guessing (a balanced accuracy of 0.333): guess." in result.warnings
+    assert result.metrics["better_than_guessing"].value == 1
+    assert not any(
+        "better than guessing" in said for said in compare({"a": oracle("noisy"), "b": oracle("noisy")}).warnings
+    )
+
+
+def test_a_set_of_one_class_has_no_guessing_level(compare, make_predictions):
+    rng = np.random.default_rng(0)
+    found = {name: make_predictions(np.zeros(60, int), rng.normal(size=(60, 3))) for name in "ab"}
+    result = compare(found)
+    assert result.tables["ranking"]["better_than_guessing"].isna().all()
+    assert result.metrics["better_than_guessing"].value is None
+    assert not any("guessing" in said for said in result.warnings)
+
+
+def test_seeds_of_a_recipe_that_guesses_are_no_better_than_guessing_together(compare, oracle):
+    found = {("guess", seed): oracle("uniform", seed=seed) for seed in range(3)}
+    found |= {("good", seed): oracle("noisy", seed=seed) for seed in range(3)}
+    ranking = compare(found).tables["ranking"].set_index("recipe")
+    assert dict(ranking["better_than_guessing"]) == {"good": True, "guess": False}
+    each = [balanced_accuracy_score(one.targets, one.predicted) for (name, _), one in found.items() if name == "guess"]
+    assert ranking.loc["guess", "balanced_accuracy"] == pytest.approx(np.mean(each))
