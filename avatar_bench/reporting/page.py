@@ -16,7 +16,8 @@ from avatar_bench.messages import say
 from avatar_bench.reporting import alerts, blocks, data_card, words
 from avatar_bench.reporting.captions import caption
 from avatar_bench.reporting.files import Files, write_text
-from avatar_bench.reporting.leaderboard import Board, answer, boards
+from avatar_bench.reporting.headline import headline
+from avatar_bench.reporting.leaderboard import Board, boards
 from avatar_bench.reporting.numbers import number
 from avatar_bench.reporting.origins import model_table, origin_table
 from avatar_bench.reporting.pictures import BUDGET, Inlined, inline
@@ -102,7 +103,7 @@ def _content(study: Study, files: Files) -> dict[str, Any]:
         "title": say("Report on {folder}", folder=study.root.resolve().name),
         "question": say("Is this avatar a real photo, a drawing, or AI-generated, and which model says so best?"),
         "classes": _classes(study),
-        "answers": [answer(board) for board in found]
+        "answers": [headline(board) for board in found]
         or [say("No run was judged by blind_test: there is no answer yet.")],
         "boards": tables,
         "board_notes": _board_notes(found),
@@ -153,6 +154,20 @@ def _board_notes(found: list[Board]) -> list[str]:
             say(
                 "Where no paired test was made, ranks are those that overlapping intervals leave open: no test, and "
                 "wider than one would be. First: avatar-bench evaluate ckpt=FOLDER block=significance"
+            )
+        )
+    if any(row.guesses for board in found for row in board.rows):
+        notes.append(
+            say(
+                "No better than guessing: the interval of balanced accuracy holds what guessing gives, one over the "
+                "number of classes in the set, or lies below it."
+            )
+        )
+    if any(row.reason for board in found for row in board.rows):
+        notes.append(
+            say(
+                "Ensembles have no rank: they are made of the runs above, and no paired test sets them beside these. "
+                "What each gains over a single run has an interval of its own in the table of what combining gains."
             )
         )
     return notes

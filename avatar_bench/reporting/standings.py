@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from avatar_bench.messages import say
 from avatar_bench.reporting.files import Files
@@ -19,12 +19,11 @@ _BETTER = {True: "higher", False: "lower", None: None}
 
 
 def board_table(board: Board, looks: Looks) -> Table:
-    """Give a board as a table: a row a run, its rank with ties, and its main figures."""
+    """Return a board as a table: a row a model, its rank with ties, or why it has none, and its main metrics."""
     columns = [column(say("model")), column(say("rank"), True, "lower")]
-    kept = [place for place in range(len(COLUMNS)) if any(row.metrics[place] for row in board.rows)]
-    for place in kept:
-        known = next(metric for row in board.rows if (metric := row.metrics[place]) is not None)
-        key = COLUMNS[place][1]
+    kept = [key for key in COLUMNS if any(row.metrics[key] for row in board.rows)]
+    for key in kept:
+        known = next(metric for row in board.rows if (metric := row.metrics[key]) is not None)
         columns.append(column(_headings()[key], True, _BETTER[known.higher_is_better], key=key))
     rows = [_row(row, kept, looks[row.model.label]) for row in board.rows]
     fit_scale(columns[2:], [Row(row.cells[2:]) for row in rows])
@@ -70,6 +69,8 @@ def _headings() -> dict[str, str]:
     """Give the words for the figures of a leader board, by the names of their metrics."""
     return {
         "accuracy": say("accuracy"),
+        "balanced_accuracy": say("balanced accuracy"),
+        "macro_f1": say("macro-F1"),
         "robustness": say("robustness"),
         "ece_15": say("calibration error (ECE-15)"),
         "images_per_second/b1": say("pictures/s"),
@@ -77,8 +78,13 @@ def _headings() -> dict[str, str]:
     }
 
 
-def _row(place: Place, kept: list[int], look: Mapping[str, str]) -> Row:
+def _row(place: Place, kept: Sequence[str], look: Mapping[str, str]) -> Row:
     label: Cell = {"text": place.model.label, **look}
-    rank = None if place.first is None else {"first": place.first, "last": place.last, "letters": place.letters}
-    cells = [metric_cell(place.metrics[position]) for position in kept]
-    return Row([label, rank, *cells], place.model.label, place.best)
+    if place.model.kind != "run":
+        label["soft"] = say("soup of weights") if place.model.kind == "soup" else say("ensemble")
+    rank: Cell | None = None
+    if place.guesses or place.reason:
+        rank = {"value": None, "reason": say("no better than guessing") if place.guesses else place.reason}
+    elif place.first is not None:
+        rank = {"first": place.first, "last": place.last, "letters": place.letters}
+    return Row([label, rank, *(metric_cell(place.metrics[key]) for key in kept)], place.model.label, place.best)

@@ -94,11 +94,35 @@ def write_ranking(root: Path, name: str, rows: Sequence[tuple[Any, ...]], compar
     )
 
 
+def write_ensemble(root: Path, label: str, value: float, name: str = "test", kind: str = "ensemble") -> Path:
+    """Write an ensemble of all runs here, and its accuracy on a set."""
+    folder = root / "ensembles" / label
+    folder.mkdir(parents=True)
+    members = [
+        {"run": f"../../{run.parent.name}/best.ckpt", "checkpoint_sha256": checkpoint(run.parent.name), "weight": 0.5}
+        for run in sorted(root.glob("*/run.json"))
+    ]
+    (folder / "ensemble.json").write_text(json.dumps({"kind": kind, "members": members}), encoding="utf-8")
+    write_result(folder, "blind_test", name, {"accuracy": accuracy(value)})
+    return folder
+
+
+def balanced(value: float, spread: float = 0.05, level: float = 1 / 3) -> Metric:
+    """Return a balanced accuracy with its interval and the level of guessing."""
+    return Metric(value, 90, value - spread, value + spread, "bootstrap by group", floor=level)
+
+
 @pytest.fixture
 def make() -> SimpleNamespace:
     """Give the functions that write runs, Results and rankings."""
     return SimpleNamespace(
-        run=write_run, result=write_result, ranking=write_ranking, accuracy=accuracy, checkpoint=checkpoint
+        run=write_run,
+        result=write_result,
+        ranking=write_ranking,
+        ensemble=write_ensemble,
+        accuracy=accuracy,
+        balanced=balanced,
+        checkpoint=checkpoint,
     )
 
 

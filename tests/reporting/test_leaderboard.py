@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from avatar_bench.reporting.leaderboard import Board, answer, boards
+from avatar_bench.reporting.headline import headline as answer
+from avatar_bench.reporting.leaderboard import Board, boards
 from avatar_bench.reporting.study import read_study
 
 
@@ -38,7 +39,7 @@ def test_without_tests_ranks_are_what_intervals_leave_open(runs: Path, make: Sim
 
 def test_intervals_apart_are_said_to_be_no_test(runs: Path) -> None:
     assert "no paired test" in answer(board_of(runs))
-    assert "lie below its own" in answer(board_of(runs))
+    assert "its interval lies above that of all others" in answer(board_of(runs))
 
 
 def test_a_tested_tie_is_shared_first_place(runs: Path, make: SimpleNamespace) -> None:
@@ -48,8 +49,8 @@ def test_a_tested_tie_is_shared_first_place(runs: Path, make: SimpleNamespace) -
     assert board.tested
     assert [(row.first, row.last, row.letters, row.best) for row in board.rows] == [(1, 2, "a", True)] * 2
     assert answer(board) == (
-        "Best of 2 on test is good: accuracy 0.900 [0.850, 0.950]; it is not told apart from poor, so that they share "
-        "first place."
+        "Best of 2 on test is good: accuracy 0.900 [0.850, 0.950]; it is not significantly different from poor, so "
+        "they share first place."
     )
     assert board.detectable is not None
     assert board.detectable.value == 0.07  # of the test, not of a single run
@@ -58,7 +59,7 @@ def test_a_tested_tie_is_shared_first_place(runs: Path, make: SimpleNamespace) -
 def test_a_tested_winner_is_one(runs: Path, make: SimpleNamespace) -> None:
     rows = [("good", 0.9, 0.85, 0.95, 1, 1, True, "a"), ("poor", 0.6, 0.5, 0.7, 2, 2, False, "b")]
     make.ranking(runs, "test", rows, compared=["good", "poor"])
-    assert answer(board_of(runs)).endswith("it is told apart from all others.")
+    assert answer(board_of(runs)).endswith("it is significantly better than all others.")
     assert not board_of(runs, "blind").tested
 
 
@@ -81,6 +82,42 @@ def test_what_was_compared_but_has_no_usable_accuracy_is_named(runs: Path, make:
 def test_a_ranking_that_lacks_a_run_is_not_used(runs: Path, make: SimpleNamespace) -> None:
     make.ranking(runs, "test", [("good", 0.9, 0.85, 0.95, 1, 1, True, "a")], compared=["good"])
     assert not board_of(runs).tested
+
+
+def test_ensembles_stand_on_the_board_without_a_rank(runs: Path, make: SimpleNamespace) -> None:
+    make.ensemble(runs, "soft_vote", 0.95)
+    make.ensemble(runs, "soup", 0.97, kind="soup")
+    rows = board_of(runs).rows
+    assert [(row.name, row.first, row.best) for row in rows] == [
+        ("good", 1, True),
+        ("poor", 2, False),
+        ("soup", None, False),
+        ("soft_vote", None, False),
+    ]
+    assert {row.reason for row in rows[2:]} == {"made of the runs, not ranked"}
+    assert board_of(runs).names == ["good", "poor"]
+    assert answer(board_of(runs)).startswith("Highest of 2 on test is good")
+
+
+def test_an_ensemble_that_paired_tests_include_is_ranked(runs: Path, make: SimpleNamespace) -> None:
+    make.ensemble(runs, "soft_vote", 0.95)
+    rows = [
+        ("soft_vote", 0.95, 0.9, 1.0, 1, 1, True, "a"),
+        ("good", 0.9, 0.85, 0.95, 2, 2, False, "b"),
+        ("poor", 0.6, 0.5, 0.7, 3, 3, False, "c"),
+    ]
+    make.ranking(runs, "test", rows, compared=["good", "poor"])
+    assert [(row.name, row.first, row.best) for row in board_of(runs).rows] == [
+        ("soft_vote", 1, True),
+        ("good", 2, False),
+        ("poor", 3, False),
+    ]
+
+
+def test_ensembles_alone_on_a_set_are_ranked_among_themselves(runs: Path, make: SimpleNamespace) -> None:
+    make.ensemble(runs, "soft_vote", 0.9, name="web")
+    make.ensemble(runs, "greedy", 0.6, name="web")
+    assert [(row.name, row.first) for row in board_of(runs, "web").rows] == [("soft_vote", 1), ("greedy", 2)]
 
 
 def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -1,0 +1,113 @@
+"""What the headline says where models guess: all, some, one alone, and on unbalanced sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from avatar_bench.messages import speak
+from avatar_bench.reporting.headline import headline
+from avatar_bench.reporting.leaderboard import Board, boards
+from avatar_bench.reporting.page import write_report
+from avatar_bench.reporting.study import read_study
+
+
+@pytest.fixture
+def judged(tmp_path: Path, make: SimpleNamespace) -> Any:
+    """Write runs of these accuracies and balanced accuracies, with or without a ranking whose letters are given."""
+
+    def build(figures: Mapping[str, tuple[float, float]], letters: Mapping[str, str] | None = None) -> Board:
+        for name, (accuracy, balanced) in figures.items():
+            metrics = {"accuracy": make.accuracy(accuracy), "balanced_accuracy": make.balanced(balanced)}
+            make.result(make.run(tmp_path, name), "blind_test", "test", metrics)
+        if letters:
+            rows = [
+                (name, value, value - 0.05, value + 0.05, 1, len(letters), "a" in letters[name], letters[name])
+                for name, (value, _) in sorted(figures.items(), key=lambda item: -item[1][0])
+            ]
+            folder = make.ranking(tmp_path, "test", rows, compared=list(figures))
+            table = pd.read_csv(folder / "ranking.csv")
+            low = table["recipe"].map({name: balanced - 0.05 for name, (_, balanced) in figures.items()})
+            table["balanced_accuracy"] = low + 0.05
+            table["balanced_accuracy_low"], table["balanced_accuracy_high"] = low, low + 0.1
+            table.assign(better_than_guessing=low > 1 / 3).to_csv(folder / "ranking.csv", index=False)
+        (board,) = boards(read_study(tmp_path))
+        return board
+
+    return build
+
+
+@pytest.mark.parametrize("tested", [False, True], ids=["untested", "tested"])
+def test_nine_that_guess_are_not_crowned(judged: Any, tested: bool) -> None:
+    names = [f"net{place}" for place in range(9)]
+    figures = {name: (0.32 + 0.005 * place, 0.32 + 0.005 * place) for place, name in enumerate(names)}
+    board = judged(figures, dict.fromkeys(names, "a") if tested else None)
+    assert headline(board) == (
+        "None of 9 on test is better than guessing: the highest balanced accuracy is 0.360 [0.310, 0.410] (net8), "
+        "where guessing gives 0.333."
+    )
+    assert not any(row.best for row in board.rows)
+    assert all(row.guesses for row in board.rows)
+
+
+def test_one_alone_that_guesses_is_said_to(judged: Any) -> None:
+    assert headline(judged({"net": (0.8, 0.33)})) == (
+        "net on test is no better than guessing: balanced accuracy 0.330 [0.280, 0.380], where guessing gives 0.333."
+    )
+
+
+@pytest.mark.parametrize(
+    ("letters", "tie"),
+    [
+        (
+            {"good": "a", "fair": "ab", "guess": "bc", "worse": "c"},
+            "not significantly different from fair, so they share",
+        ),
+        ({"good": "a", "fair": "b", "guess": "b", "worse": "b"}, "it is significantly better than fair."),
+    ],
+)
+def test_ties_are_among_those_that_are_better_than_guessing(judged: Any, letters: Any, tie: str) -> None:
+    figures = {"good": (0.8, 0.8), "fair": (0.75, 0.75), "guess": (0.36, 0.36), "worse": (0.2, 0.2)}
+    board = judged(figures, letters)
+    said = headline(board)
+    assert said.startswith("Best of 4 on test is good: accuracy 0.800 [0.750, 0.850]; ")
+    assert tie in said
+    assert said.endswith(" No better than guessing: guess and worse.")
+    assert [row.name for row in board.rows if row.best] == (["good", "fair"] if "share" in tie else ["good"])
+
+
+@pytest.mark.parametrize("tested", [False, True], ids=["untested", "tested"])
+def test_naming_the_majority_is_not_best_however_high_its_accuracy(judged: Any, tested: bool) -> None:
+    figures = {"constant": (0.93, 1 / 3), "sees": (0.9, 0.8)}
+    board = judged(figures, {"constant": "a", "sees": "a"} if tested else None)
+    word = "Best" if tested else "Highest"
+    assert headline(board) == (
+        f"{word} of 2 on test is sees: accuracy 0.900 [0.850, 0.950]. No better than guessing: constant."
+    )
+    assert [(row.name, row.best) for row in board.rows] == [("constant", False), ("sees", True)]
+
+
+def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.result(make.run(tmp_path, "one"), "blind_test", "test", {"accuracy": make.accuracy(0.3)})
+    (board,) = boards(read_study(tmp_path))
+    assert headline(board) == "one on test: accuracy 0.300 [0.250, 0.350]."
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "no better than guessing"), ("ru", "не лучше угадывания")], ids=["en", "ru"]
+)
+def test_the_board_on_the_page_marks_them(judged: Any, tmp_path: Path, language: str, said: str) -> None:
+    judged({"good": (0.8, 0.8), "guess": (0.33, 0.33)})
+    with speak(language):
+        write_report(read_study(tmp_path), tmp_path / "report.html", language)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    (good, guess), *_ = zip(
+        *([line for line in lines if line.startswith(f"| {name} |")] for name in ("good", "guess")), strict=True
+    )
+    assert said in guess
+    assert said not in good
