@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.messages import say
-from avatar_bench.reporting import words
+from avatar_bench.reporting import definitions, words
 from avatar_bench.reporting.captions import alternative, caption, in_order
 from avatar_bench.reporting.files import Files
 from avatar_bench.reporting.numbers import metric_cell
@@ -103,30 +103,29 @@ class Part:
 
 @dataclass
 class Section:
-    """Hold a block's title, how to read it, and its parts, one a set."""
+    """A block's title, how to read it, what its terms mean, and its parts, one a set."""
 
     block: str
     title: str
     reading: str
+    terms: list[tuple[str, str]]
     parts: list[Part]
 
 
 def comparison_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
     """Give a section for each block that compares runs."""
     blocks = words.in_order({block for _, block in study.comparisons}, words.COMPARISONS)
-    return [
-        Section(block, words.title(block), words.reading(block), list(_compared(study, block, files, looks)))
-        for block in blocks
-    ]
+    return [_section(block, _compared(study, block, files, looks)) for block in blocks]
 
 
 def run_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
     """Give a section for each block that reads one run, all models side by side."""
     blocks = words.in_order({block for model in study.models for _, block in model.results}, words.BLOCKS)
-    return [
-        Section(block, words.title(block), words.reading(block), list(_judged(study, block, files, looks)))
-        for block in blocks
-    ]
+    return [_section(block, _judged(study, block, files, looks)) for block in blocks]
+
+
+def _section(block: str, parts: Iterable[Part]) -> Section:
+    return Section(block, words.title(block), words.reading(block), definitions.of_block(block), list(parts))
 
 
 def metric_table(model: Model) -> Table:

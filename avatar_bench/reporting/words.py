@@ -159,37 +159,36 @@ def _readings() -> dict[str, str]:
             "the tests of significance do."
         ),
         "significance": say(
-            "Look at the ranking first: models that share a letter are not told apart. The matrix gives the difference "
-            "of every two with its interval and p after Holm's correction. `needed` says how many pictures it would "
-            "take to tell two apart; no difference found is not the same as no difference."
+            "Look at the ranking first, then at the matrix: it gives the difference of every two models with its "
+            "interval and p. No difference found is not the same as no difference."
         ),
         "integrated_score": say(
-            "Each quality is put on a fixed range in its own direction, 0 for chance and 1 for perfect, and weighted "
-            "as the configuration says. Only models with every quality are ranked. Read the range of ranks, not the "
-            "score alone: it shows what other weights or other pictures would make of the order."
+            "Only models with every quality are ranked. Read the range of ranks, not the score alone: it shows what "
+            "other weights or other images would make of the order. A network that knows nothing may be well "
+            "calibrated, small and fast."
         ),
         "ensemble": say(
-            "Weights are found on the calibration half of val alone. The gain is over the single model that val would "
-            "have chosen, with a paired interval: where that holds 0, combining has shown no use here. The soup "
-            "averages the weights of networks of one architecture and costs no more than one of them."
+            "Weights are found on the calibration half of val alone. Where the paired interval of a gain holds 0, "
+            "combining has shown no use here. The soup averages the weights of networks of one architecture and "
+            "costs no more than one of them."
         ),
         "ensemble_diversity": say(
-            "An ensemble can gain only where its members err on different pictures. High kappa, Q or error correlation "
-            "means that they are wrong together; double fault is the share of pictures that two models both miss."
+            "An ensemble can gain only where its members err on different images. High kappa, Q or error correlation "
+            "means that they err together. All depend on how accurate the models are: compare pairs of like "
+            "accuracy."
         ),
         "gradcam_wall": say(
             "A row is a model, a column a picture; warm colours show what spoke for the predicted class. The overlays "
             "are for looking at: how much two models agree is measured on the maps themselves, not on these."
         ),
         "cam_overlap": say(
-            "Compare each overlap with its null, the overlap of maps of different pictures: networks look at the "
-            "middle of every picture, so that some overlap is there by habit. Only what lies beyond the null band says "
-            "that two models look at the same thing in the same picture."
+            "Compare each overlap with its null: networks look at the middle of every image, so that some overlap is "
+            "there by habit. Only what lies beyond the null band says that two models look at the same thing in the "
+            "same image."
         ),
         "leave_one_source_out": say(
-            "Each source was left out of training once and then judged. A source has one class, so that the figure is "
-            "the share recognised as that class. The mean says what a new source may expect, the worst what it must "
-            "reckon with; compare both with the accuracy on known sources."
+            "Each source was left out of training once and then evaluated. The mean says what a new source may "
+            "expect, the worst what it must reckon with; compare both with the accuracy on known sources."
         ),
         "shots": say(
             "Each point is the mean over seeded draws of so many pictures a class, judged on one common set. Where the "
@@ -204,62 +203,53 @@ def _readings() -> dict[str, str]:
             "block 22 does not say of which pictures it is."
         ),
         "blind_test": say(
-            "Accuracy is the share of pictures named rightly; guessing gives the tick in the drawing. Macro-F1 and "
-            "balanced accuracy give every class the same weight. Compare `accuracy_by_source`: its interval says what "
-            "another choice of sources could give. In the confusion matrix a row is a true class."
+            "Guessing gives the tick in the drawing. Compare `accuracy_by_source`: its interval says what another "
+            "choice of sources could give. In the confusion matrix a row is a true class."
         ),
         "robustness": say(
-            "Pictures are distorted at the size that the network sees, alike for every model. `robustness` is the mean "
-            "accuracy over five distortions at severity 3; `drop` is against the clean accuracy. A network that is "
-            "near chance when clean has nothing to lose, and looks robust. In the test of one class only that class is "
-            "distorted: a gain there is bias towards it."
+            "Images are corrupted at the size that the network sees, alike for every model. A network that is near "
+            "chance without corruption has nothing to lose, and looks robust. In the test of one class only that "
+            "class is corrupted: a gain there is bias towards it."
         ),
         "calibration": say(
-            "ECE is the mean gap between confidence and share of right answers: low is good. Compare it with its "
-            "floor, which even a perfectly calibrated network shows on so few pictures. `scaled/` is after the "
-            "temperature that was fitted on val. In the diagram, points below the diagonal are overconfident."
+            "Compare the ECE with its floor. `scaled/` is after the temperature. In the diagram, points below the "
+            "diagonal are overconfident."
         ),
         "out_of_domain": say(
-            "`share` says what the network calls pictures of no class of its own. AUROC says how well a score tells "
-            "them from pictures in its domain: 0.5 is chance. FPR@95 is the share let in when 95 % of the domain is: "
-            "low is good. Sets with a true label are scored by accuracy as well."
+            "The network must call an image of no class of its own one of its classes: `share` says which. AUROC, "
+            "AUPR and FPR@95 say how well a score flags such images. Sets with a true label are scored by accuracy "
+            "as well."
         ),
         "error_bias": say(
-            "The weakest slices stand beside what the weakest of as many slices would show by chance. `unbias` is 1 "
-            "less the largest share of a class over all pictures out of domain: who guesses has a high one, so that "
-            "it is no merit of itself."
+            "The weakest slices stand beside what the weakest of as many slices would show by chance. A network that "
+            "guesses has a high `unbias`, so that it is no merit of itself."
         ),
         "prior_shift": say(
-            "The same answers, weighted as if the classes came in other shares. What changes between the mixes is the "
-            "mix, not the network. The corrected figures use the shares where they are known, the estimated ones guess "
-            "them from the answers."
+            "The same predictions, weighted as if the classes came in other shares. What changes between the mixes "
+            "is the mix, not the network."
         ),
         "clusters": say(
-            "Figures of the embedding before the last layer. Silhouette and separation are high where classes lie "
-            "apart; the linear probe says how much a linear rule could read off. Where sources gather as tightly as "
-            "classes, the network may know the source and not the class."
+            "Measured on the embedding before the last layer. Where sources gather as tightly as classes, the "
+            "network may know the source and not the class."
         ),
         "embedding": say(
-            "Near points are pictures that the network sees alike; distances between far clusters, and their sizes, "
+            "Near points are images that the network sees alike; distances between far clusters, and their sizes, "
             "mean nothing. Compare the colouring by class with that by source: clusters of one source hint at a "
-            "shortcut. Trustworthiness near 1 says that neighbours in the plane were neighbours before."
+            "shortcut."
         ),
         "gradcam": say(
-            "Deletion and insertion say whether the marked places matter to the answer; compare them with random maps. "
-            "`sanity_correlation` compares with a network of random weights: near 1, the map shows the picture and not "
-            "what was learned."
+            "Deletion and insertion say whether the marked places matter to the prediction; compare them with random "
+            "maps."
         ),
         "efficiency": say(
-            "Timed on one machine, with intervals over rounds; times of other machines are not comparable. Latency is "
-            "for one batch, end to end includes reading and decoding of files. Size counts parameters and stored bytes."
+            "Timed on one machine, with intervals over rounds; times of other machines are not comparable. Size "
+            "counts parameters and stored bytes."
         ),
         "architecture": say(
-            "Read off the network itself. Parameters say what must be stored, multiply-adds what must be computed; "
-            "neither says how fast it runs on a given machine."
+            "Read off the network itself. Neither parameters nor multiply-adds say how fast it runs on a given machine."
         ),
         "data_audit": say(
-            "What can be told of the class without looking at the picture: from the file, its colours, its noise. "
-            "AUROC near 0.5 is good. Where the file alone tells the class, a network need not look at the picture "
-            "either."
+            "What can be told of the class without looking at the image. Where the file alone tells the class, a "
+            "network need not look at the image either."
         ),
     }
