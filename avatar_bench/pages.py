@@ -34,7 +34,7 @@ def escape_markdown(value: Any) -> str:
     """Give a value as plain text of one line that no Markdown or HTML in it can leave."""
     if isinstance(value, Markup):
         return value
-    return Markup(_MARKS.sub(r"\\\1", html.escape(" ".join(str(value).split()), quote=False)))
+    return Markup(_escaped(" ".join(str(value).split())))
 
 
 def _environment(**options: Any) -> Environment:
@@ -52,6 +52,8 @@ def _code(text: str) -> Markup:
 
 
 def _marked_code(text: str) -> Markup:
-    return Markup(
-        "".join(f"`{part}`" if odd % 2 else escape_markdown(part) for odd, part in enumerate(_CODE.split(text)))
-    )
+    return Markup("".join(f"`{part}`" if odd % 2 else _escaped(part) for odd, part in enumerate(_CODE.split(text))))
+
+
+def _escaped(text: str) -> str:
+    return _MARKS.sub(r"\\\1", html.escape(text, quote=False))

@@ -12,43 +12,56 @@ from avatar_bench.results import Metric
 Cell = dict[str, Any]
 
 
-def digits(value: float) -> int:
-    """Give how many digits behind the point say something of a number of this size."""
+_MOST_DIGITS = 6
+
+
+def digits(value: float, low: float | None = None, high: float | None = None) -> int:
+    """Return how many digits behind the point a number of this size needs, or it and the ends of its interval alike.
+
+    As many as show its size, and where the interval is narrower than that, as many as show its width.
+    """
     size = abs(value)
-    return 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
+    few = 3 if size <= 1 else 2 if size < 10 else 1 if size < 100 else 0
+    if low is None or high is None or not high > low:
+        return few
+    return max(few, min(_MOST_DIGITS, math.ceil(-math.log10(high - low))))
 
 
-def number(value: float) -> str:
-    """Write a number with as many digits as say something: 0.687, 4.23, 53.4, 1103."""
-    text = f"{value:.{digits(value)}f}" if not 0 < abs(value) < 0.0005 else f"{value:.0e}"
-    return text.replace("-", "−")  # a minus, not a hyphen
+def number(value: float, places: int | None = None) -> str:
+    """Write a number with as many digits as say something, or with so many: 0.687, 4.23, 53.4, 1103."""
+    tiny = places is None and 0 < abs(value) < 0.0005
+    text = f"{value:.0e}" if tiny else f"{value:.{digits(value) if places is None else places}f}"
+    return (text[1:] if text.startswith("-") and not text.strip("-0.") else text).replace("-", "−")  # a minus
 
 
 def written(metric: Metric) -> str:
-    """Write a figure with its interval, or why there is none."""
+    """Write a metric with its interval, or why there is none."""
     if metric.value is None:
         return say("none: {why}", why=metric.reason)
     return figure(metric.value, metric.low, metric.high)
 
 
 def figure(value: float, low: float | None = None, high: float | None = None) -> str:
-    """Write a value and the ends of its interval, where it has one."""
-    known = low is not None and high is not None and not (math.isnan(low) or math.isnan(high))
-    return number(value) + (
-        f" [{number(low)}, {number(high)}]" if known and low is not None and high is not None else ""
-    )
+    """Write a value and the ends of its interval, where it has one, all with the same digits."""
+    return cell_text(interval_cell(value, low, high))
+
+
+def interval_cell(value: float, low: float | None = None, high: float | None = None) -> Cell:
+    """Return a value as a cell with the ends of its interval, where it has one; whole numbers stay whole."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return {"value": value, "text": number(value)}
+    places = 0 if all(float(end).is_integer() for end in (value, low, high)) and high > 1 else digits(value, low, high)
+    return {"value": value, "text": number(value, places), "low": float(low), "high": float(high), "digits": places}
 
 
 def metric_cell(metric: Metric | None) -> Cell | None:
-    """Give a figure as a cell: sorted by its value, with its interval; None where the block never gave it."""
+    """Return a metric as a cell: sorted by its value, with its interval; None where the block never gave it."""
     if metric is None:
         return None
-    cell: Cell = {"value": metric.value, "text": None if metric.value is None else number(metric.value)}
     if metric.value is None:
-        return cell | {"reason": metric.reason}
-    if metric.low is not None and metric.high is not None:
-        cell |= {"low": float(metric.low), "high": float(metric.high), "digits": digits(metric.value)}
-    return cell | ({} if metric.floor is None else {"floor": metric.floor})
+        return {"value": None, "text": None, "reason": metric.reason}
+    floor = {} if metric.floor is None else {"floor": metric.floor}
+    return interval_cell(metric.value, metric.low, metric.high) | floor
 
 
 def value_cell(value: Any) -> Any:
@@ -76,7 +89,10 @@ def cell_text(cell: Any) -> str:
     text = str(cell.get("text") if cell.get("text") is not None else cell.get("value", ""))
     if cell.get("soft"):
         return f"{text} ({cell['soft']})"
-    return f"{text} [{number(cell['low'])}, {number(cell['high'])}]" if "low" in cell else text
+    if "low" not in cell:
+        return text
+    low, high = (number(cell[end], cell.get("digits")) for end in ("low", "high"))
+    return f"{text} [{low}, {high}]"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.messages import say
-from avatar_bench.reporting.numbers import Cell, digits, number, value_cell
+from avatar_bench.reporting.numbers import Cell, interval_cell, number, value_cell
 from avatar_bench.reporting.tables import Row, Table, column
 
 Looks = Mapping[str, Mapping[str, str]]  # color and marker of each model
@@ -92,12 +92,4 @@ def _with_ends(value: float, low: Any, high: Any) -> Cell | None:
     cell = value_cell(value)
     if cell is None or pd.isna(low) or pd.isna(high):
         return cell if cell is None or isinstance(cell, dict) else {"text": str(cell), "value": value}
-    whole = all(float(end).is_integer() for end in (value, low, high))
-    text = f"{value:.0f}" if whole else number(value)
-    return {
-        "text": text,
-        "value": value,
-        "low": float(low),
-        "high": float(high),
-        "digits": 0 if whole else digits(value),
-    }
+    return interval_cell(value, float(low), float(high))

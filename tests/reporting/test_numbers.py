@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
@@ -20,12 +21,13 @@ from avatar_bench.results import Metric
     [
         (0.6866, "0.687"),
         (0.0, "0.000"),
-        (1.0, "1.00"),
+        (1.0, "1.000"),
         (4.229, "4.23"),
         (53.398, "53.4"),
         (1103.0003, "1103"),
         (-0.2, "−0.200"),
         (0.00004, "4e−05"),
+        (-0.0, "0.000"),
     ],
 )
 def test_a_number_has_the_digits_that_say_something(value: float, text: str) -> None:
@@ -35,6 +37,33 @@ def test_a_number_has_the_digits_that_say_something(value: float, text: str) -> 
 def test_an_interval_stands_behind_the_value() -> None:
     assert figure(0.5, 0.4, 0.6) == "0.500 [0.400, 0.600]"
     assert figure(0.5, 0.4, math.nan) == "0.500"
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ((0.00006, 0.0, 0.12), "0.000 [0.000, 0.120]"),
+        ((0.987, 0.953, 1.0), "0.987 [0.953, 1.000]"),
+        ((1.0, 0.963, 1.0), "1.000 [0.963, 1.000]"),
+        ((9.8, 8.1, 12.3), "9.80 [8.10, 12.30]"),
+        ((0.99312, 0.99291, 0.99334), "0.9931 [0.9929, 0.9933]"),
+        ((0.00006, 0.00001, 0.00009), "0.00006 [0.00001, 0.00009]"),
+        ((-0.0001, -0.02, 0.02), "0.000 [−0.020, 0.020]"),
+        ((1.0, 0.0, 1.0), "1.000 [0.000, 1.000]"),
+        ((3.0, 1.0, 4.0), "3 [1, 4]"),
+    ],
+)
+def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(given: Any, text: str) -> None:
+    assert figure(*given) == text
+    low, high = text.split("[")[1].rstrip("]").split(", ")
+    cell = metric_cell(Metric(given[0], 9, *given[1:]))
+    assert cell is not None
+    assert (cell["text"], number(cell["low"], cell["digits"]), number(cell["high"], cell["digits"])) == (
+        *(text.split(" ")[0], low, high),
+    )
+
+
+def test_a_metric_without_a_value_says_why() -> None:
     assert written(Metric(None, 0, reason="no picture")) == "none: no picture"
 
 
@@ -107,7 +136,7 @@ def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_the
     assert [one["text"] for one in found.columns] == ["run", "score", "rank", "difference"]
     assert found.rows[0].cells[0] == {"text": "m"} | look
     assert [row.model for row in found.rows] == ["m", None]
-    assert found.texts[0] == ["m", "0.500 [0.400, 0.600]", "1 [1.00, 2.00]", "0.200 [0.100, 0.300]"]
+    assert found.texts[0] == ["m", "0.500 [0.400, 0.600]", "1 [1, 2]", "0.200 [0.100, 0.300]"]
     assert found.texts[1][1] == "0.100"
     assert [one["text"] for one in lay_out(table, "t", "t", {}, ["run", "rank"]).columns] == ["run", "rank"]
 

@@ -155,10 +155,10 @@ def test_the_first_screen_holds_answer_board_warnings_and_cautions_in_this_order
 def test_our_own_words_bear_code_and_those_of_others_do_not(runs: Path, make: SimpleNamespace) -> None:
     make.ranking(runs, "test", [("good", 0.9, 0.8, 1.0, 1, 2, True, "`a`"), ("poor", 0.6, 0.5, 0.7, 1, 2, True, "a")])
     page = written(runs)
-    assert "<code>needed</code>" in page.text
+    assert "<code>alpha</code>" in page.text
     assert "<code>a</code>" not in page.text
     marked = (runs / "report.md").read_text()
-    assert "`needed`" in marked
+    assert "`alpha`" in marked
     assert "\\`a\\`" in marked
 
 
