@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jinja2 import Environment, nodes
 
-from avatar_bench.messages import catalogue, languages, say, speak
+from avatar_bench.messages import catalogue, languages, say, speak, translate
 
 PACKAGE = Path(__file__).parents[1] / "avatar_bench"
 OTHERS = languages()[1:]
@@ -79,3 +79,25 @@ def test_the_language_is_that_of_the_with_around() -> None:
         assert say("stage {k}", k=2) == "этап 2"
         assert say("a user's own {word}", word="text") == "a user's own text"
     assert say("predicted class") == "predicted class"
+
+
+def test_a_saved_text_is_translated_whatever_language_it_was_said_in() -> None:
+    with speak("ru"):
+        russian = say("{n} of {all} pictures have no known class and are left out.", n=3, all=9)
+    english = "3 of 9 pictures have no known class and are left out."
+    for text in (english, russian):
+        assert translate(text) == english
+        with speak("ru"):
+            assert translate(text) == russian
+
+
+def test_values_of_a_saved_text_are_translated_and_names_are_not() -> None:
+    text = "{run} is left out: {reason}"
+    reason = "the run has no out-of-domain set"
+    with speak("ru"):
+        assert translate(f"noise is left out: {reason}") == say(
+            text, run="noise", reason=say("the run has no out-of-domain set")
+        )
+        assert translate("a user's own warning of noise") == "a user's own warning of noise"
+        assert translate("noise") == "noise"
+        assert translate("") == ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+import string
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -11,6 +13,7 @@ from pathlib import Path
 import yaml
 
 _FOLDER = Path(__file__).parent
+_LEAST_FIXED = 14  # letters of a text that tell it from a name or a sentence of someone else
 _language: ContextVar[str] = ContextVar("language", default="en")
 
 
@@ -41,6 +44,42 @@ def say(text: str, **values: object) -> str:
     """
     words = catalogue(_language.get()).get(text, text)
     return words.format(**values) if values else words
+
+
+def translate(text: str) -> str:
+    """Return a text that `say` gave in any language, such as a saved warning, in the language that is spoken.
+
+    Its values are translated as well where they are texts of ours. A text that no pattern of the catalogues fits stays.
+    """
+    for pattern, english in _patterns():
+        found = pattern.fullmatch(text)
+        if found is not None:
+            return say(english, **{name: translate(value) for name, value in found.groupdict().items()})
+    return text
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], str]]:
+    """Return what fits the texts in each language with their English, those with the most fixed letters first."""
+    found = []
+    for one in languages()[1:]:
+        for english, words in catalogue(one).items():
+            for text in {english, words}:
+                parts = list(string.Formatter().parse(text))
+                fixed = sum(len(literal) for literal, *_ in parts)
+                if fixed >= _LEAST_FIXED:
+                    found.append((fixed, re.compile(_pattern(parts), re.DOTALL), english))
+    return [(pattern, english) for _, pattern, english in sorted(found, key=lambda one: (-one[0], one[2]))]
+
+
+def _pattern(parts: Iterable[tuple[str, str | None, str | None, str | None]]) -> str:
+    pattern, known = "", set()
+    for literal, name, *_ in parts:
+        pattern += re.escape(literal)
+        if name is not None:
+            pattern += f"(?P={name})" if name in known else f"(?P<{name}>.*)"
+            known.add(name)
+    return pattern
 
 
 @cache

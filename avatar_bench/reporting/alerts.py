@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from avatar_bench.messages import say
+from avatar_bench.messages import say, translate
 from avatar_bench.reporting.data_card import audit
 from avatar_bench.reporting.leaderboard import Board
 from avatar_bench.reporting.numbers import listed, written
@@ -42,7 +42,7 @@ def warning_table(study: Study) -> Table:
     found: dict[tuple[str, str, str], list[str]] = {}
     for model, saved in study.saved:
         for warning in saved.result.warnings:
-            key = (saved.result.block, saved.result.set, str(warning))
+            key = (saved.result.block, saved.result.set, translate(str(warning)))
             found.setdefault(key, []).append(model.label if model else say("all"))
     columns = [column(say("warning")), column(say("block")), column(say("set")), column(say("models"))]
     rows = [Row([words, block, name, ", ".join(models)]) for (block, name, words), models in sorted(found.items())]
@@ -56,7 +56,7 @@ def _of_data(study: Study) -> Iterator[str]:
             "The data were not audited: whether files or sources tell the classes apart is not known. "
             "First: avatar-bench evaluate block=data_audit"
         )
-    elif found[0] != "yes":
+    elif found[0] not in ("yes", say("yes")):
         reasons = "; ".join(found[1])
         yield say("The audit of the data says: {answer}. {reasons}", answer=found[0], reasons=reasons)
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.messages import say
+from avatar_bench.messages import say, translate
 from avatar_bench.reporting import definitions, words
 from avatar_bench.reporting.captions import alternative, caption, in_order
 from avatar_bench.reporting.files import Files
@@ -149,7 +149,7 @@ def _compared(study: Study, block: str, files: Files, looks: Looks) -> Iterator[
         if saved is None:
             continue
         addresses = files.of(saved)
-        part = Part(name, notes=[str(warning) for warning in saved.result.warnings])
+        part = Part(name, notes=[translate(str(warning)) for warning in saved.result.warnings])
         tables = [*_saved_tables(saved, addresses, part, looks), _metrics(saved)]
         part.tables = sorted(tables, key=lambda table: not table.main)
         part.figures = {figure: [_shown(saved, figure, addresses, "")] for figure in in_order(block, saved.figures)}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from avatar_bench.messages import say
+from avatar_bench.messages import say, translate
 from avatar_bench.results import Metric
 
 Cell = dict[str, Any]
@@ -37,7 +37,7 @@ def number(value: float, places: int | None = None) -> str:
 def written(metric: Metric) -> str:
     """Write a metric with its interval, or why there is none."""
     if metric.value is None:
-        return say("none: {why}", why=metric.reason)
+        return say("none: {why}", why=translate(metric.reason or ""))
     return figure(metric.value, metric.low, metric.high)
 
 
@@ -59,7 +59,7 @@ def metric_cell(metric: Metric | None) -> Cell | None:
     if metric is None:
         return None
     if metric.value is None:
-        return {"value": None, "text": None, "reason": metric.reason}
+        return {"value": None, "text": None, "reason": translate(metric.reason or "")}
     floor = {} if metric.floor is None else {"floor": metric.floor}
     return interval_cell(metric.value, metric.low, metric.high) | floor
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.messages import say
+from avatar_bench.messages import say, translate
 from avatar_bench.reporting.numbers import Cell, interval_cell, number, value_cell
 from avatar_bench.reporting.tables import Row, Table, column
 
@@ -82,7 +82,7 @@ def _row(record: Mapping[Any, Any], heads: Sequence[str], ends: Mapping[str, tup
             cell = (cell if isinstance(cell, dict) else {"text": cell}) | {"soft": told}
         why = record.get(_reason(head))
         if cell is None and isinstance(why, str):
-            cell = {"text": None, "value": None, "reason": why}
+            cell = {"text": None, "value": None, "reason": translate(why)}
         cells.append(cell)
     first = record.get(heads[0]) if heads and heads[0] in _NAMED[:4] else None
     return Row(cells, str(first) if first in looks else None)
