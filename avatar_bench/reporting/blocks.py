@@ -12,6 +12,7 @@ from avatar_bench.messages import say, translate
 from avatar_bench.reporting import definitions, words
 from avatar_bench.reporting.captions import alternative, caption, in_order
 from avatar_bench.reporting.files import Files
+from avatar_bench.reporting.headings import heading, table_title
 from avatar_bench.reporting.numbers import metric_cell
 from avatar_bench.reporting.saved import ROWS, Saved
 from avatar_bench.reporting.saved_tables import Looks, lay_out, turned
@@ -179,16 +180,17 @@ def _side_by_side(found: dict[str, Saved], block: str, name: str, fingerprint: s
     columns = [column(say("model"))]
     for metric in metrics:
         better = next((m.higher_is_better for s in found.values() if (m := s.metric(metric)) is not None), None)
-        columns.append(column(metric, True, {True: "higher", False: "lower", None: None}[better]))
+        direction = {True: "higher", False: "lower", None: None}[better]
+        columns.append(column(heading(metric), True, direction, key=metric))
     rows = []
     for label, saved in found.items():
         cells = [metric_cell(saved.metric(metric)) for metric in metrics]
         rows.append(Row([{"text": label, **looks[label]}, *cells], label))
     fit_scale(columns[1:], [Row(row.cells[1:]) for row in rows])
     n = next(iter(found.values())).result.n
-    text = say("{block} on {set}, {n} pictures", block=block, set=name, n=n)
+    text = say("Main metrics on {set}, {n} images", set=name, n=n)
     if fingerprint:
-        text = say("{pictures}, of the fingerprint {fingerprint} alone", pictures=text, fingerprint=fingerprint)
+        text = say("{images}, of the fingerprint {fingerprint} alone", images=text, fingerprint=fingerprint)
     return Table(f"{block}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
 
 
@@ -212,7 +214,7 @@ def _metrics(saved: Saved) -> Table:
     columns = [column(say("figure")), column(say("value"), True), column(say("units"), True), column(say("interval"))]
     rows = [Row([name, metric_cell(one), one.n, one.interval or ""]) for name, one in result.metrics.items()]
     fit_scale(columns[1:2], [Row(row.cells[1:2]) for row in rows])
-    text = say("{block} on {set}: its figures", block=result.block, set=result.set)
+    text = say("All metrics on {set}", set=result.set)
     return Table(f"{result.block}_{result.set}", text, columns, rows)
 
 
@@ -224,7 +226,7 @@ def _saved_tables(saved: Saved, addresses: dict[str, str], part: Part, looks: Lo
         if not len(table):
             continue
         if len(table) <= ROWS:
-            text = say("{block} on {set}: {table}", block=block, set=of, table=name)
+            text = say("{table}, on {set}", table=table_title(block, name), set=of)
             only = _COLUMNS.get(f"{block}/{name}", ())
             shown = lay_out(table, f"{block}_{of}_{name}", text, looks, only)
             shown.href, shown.notes = href, say("The CSV has more columns.") if only else None

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.messages import say, translate
+from avatar_bench.reporting.headings import heading
 from avatar_bench.reporting.numbers import Cell, interval_cell, number, value_cell
 from avatar_bench.reporting.tables import Row, Table, column
 
@@ -29,7 +30,7 @@ def lay_out(table: pd.DataFrame, name: str, caption: str, looks: Looks, only: Se
     heads = [str(head) for head in table.columns if str(head) not in beside]
     heads = [head for head in heads if not only or (head in only and _says(table, head))]
     rows = [_row(record, heads, ends, looks) for record in table.astype(object).to_dict("records")]
-    columns = [column(head, table[head].dtype.kind in "if", bars=False) for head in heads]
+    columns = [column(heading(head), table[head].dtype.kind in "if", bars=False, key=head) for head in heads]
     return Table(name, caption, columns, rows)
 
 

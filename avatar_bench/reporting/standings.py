@@ -1,4 +1,4 @@
-"""Standings: leader boards and integrated scores as tables."""
+"""Standings: leaderboards and integrated scores as tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from avatar_bench.messages import say
 from avatar_bench.reporting.files import Files
+from avatar_bench.reporting.headings import heading
 from avatar_bench.reporting.leaderboard import COLUMNS, Board
 from avatar_bench.reporting.leaderboard import Row as Place
 from avatar_bench.reporting.numbers import Cell, metric_cell
@@ -24,13 +25,13 @@ def board_table(board: Board, looks: Looks) -> Table:
     kept = [key for key in COLUMNS if any(row.metrics[key] for row in board.rows)]
     for key in kept:
         known = next(metric for row in board.rows if (metric := row.metrics[key]) is not None)
-        columns.append(column(_headings()[key], True, _BETTER[known.higher_is_better], key=key))
+        columns.append(column(heading(key), True, _BETTER[known.higher_is_better], key=key))
     rows = [_row(row, kept, looks[row.model.label]) for row in board.rows]
     fit_scale(columns[2:], [Row(row.cells[2:]) for row in rows])
     for one in columns[3:]:
         one["bars"] = False  # one drawing a row is enough to see the order
     text = say(
-        "Leader board on {set}: {n} pictures, fingerprint {fingerprint}",
+        "Leaderboard on {set}: {n} images, fingerprint {fingerprint}",
         set=board.name,
         n=board.n,
         fingerprint=board.fingerprint,
@@ -63,19 +64,6 @@ def gain_tables(study: Study, files: Files, looks: Looks) -> list[Table]:
             shown.notes = say("The gain is over the single model that val would have chosen.")
             found.append(shown)
     return found
-
-
-def _headings() -> dict[str, str]:
-    """Give the words for the figures of a leader board, by the names of their metrics."""
-    return {
-        "accuracy": say("accuracy"),
-        "balanced_accuracy": say("balanced accuracy"),
-        "macro_f1": say("macro-F1"),
-        "robustness": say("robustness"),
-        "ece_15": say("calibration error (ECE-15)"),
-        "images_per_second/b1": say("pictures/s"),
-        "params_m": say("parameters (M)"),
-    }
 
 
 def _row(place: Place, kept: Sequence[str], look: Mapping[str, str]) -> Row:

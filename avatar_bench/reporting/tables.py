@@ -67,7 +67,7 @@ class Table:
         parts: dict[str, list[Any]] = {}
         for place, column in enumerate(self.columns):
             cells = [row.cells[place] for row in self.rows]
-            name = _free(str(column["text"]), parts)
+            name = _free(str(column.get("key", column["text"])), parts)
             parts[name] = [_full(cell) for cell in cells]
             for end in ("low", "high"):
                 if any(isinstance(cell, dict) and end in cell for cell in cells):

@@ -131,7 +131,7 @@ def test_the_page_stays_under_its_limit_whatever_it_holds(runs: Path, make: Simp
         write_report(study, page, "en", largest=int(whole * share))
         assert page.stat().st_size <= whole * share
         found = Page(page)
-        assert "Leader board on blind" in found.words
+        assert "Leaderboard on blind" in found.words
         assert "figure_5.png" in found.text  # what is left out is linked to
         assert [
             link for link in found.of("a", "href") if not (runs / unquote(link)).exists() and link[0] not in "#d"
@@ -143,13 +143,13 @@ def test_the_first_screen_holds_answer_board_warnings_and_cautions_in_this_order
     parts = (
         "Is this avatar",
         "Highest of 2",
-        "Leader board on blind",
+        "Leaderboard on blind",
         "Before you believe it",
         "What the classes mean",
     )
     places = [words.index(part, words.index("Report on runs", 100)) for part in parts]
     assert places == sorted(places)
-    assert words.index("Leader board on test") > places[-1]
+    assert words.index("Leaderboard on test") > places[-1]
 
 
 def test_our_own_words_bear_code_and_those_of_others_do_not(runs: Path, make: SimpleNamespace) -> None:
@@ -185,7 +185,7 @@ def test_different_pictures_stand_in_tables_of_their_own(runs: Path, make: Simpl
     page = written(runs)
     assert "Under the name test the runs were judged on different pictures" in page.words
     for fingerprint in ("test0", "other"):
-        assert f"blind_test on test, 90 pictures, of the fingerprint {fingerprint} alone" in page.words
+        assert f"Main metrics on test, 90 images, of the fingerprint {fingerprint} alone" in page.words
 
 
 def test_guards_that_were_passed_are_said(runs: Path, make: SimpleNamespace) -> None:

@@ -1,0 +1,40 @@
+"""Headings: what the report calls the columns and tables of results, which bear the names of metrics.json and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from avatar_bench.messages import language
+from avatar_bench.reporting.captions import caption
+
+_FILE = Path(__file__).with_suffix(".yaml")
+
+
+def heading(name: str) -> str:
+    """Return the words for a column or metric; of recall/real those for recall, and real. An unknown name stays."""
+    known = _headings()["columns"]
+    if name in known:
+        return known[name][language()]
+    for pattern, words in known.items():
+        start = pattern.removesuffix("%s")
+        if start == pattern or not name.startswith(start):
+            continue
+        rest = name.removeprefix(start)
+        return words[language()] % (heading(rest) if words["en"].startswith("%s") else rest.replace("/", ", "))
+    return name
+
+
+def table_title(block: str, table: str) -> str:
+    """Return what a table of a block holds, which is what the figure of its name shows where only that is known."""
+    words = _headings()["tables"].get(f"{block}/{table}")
+    return words[language()] if words else caption(block, table)
+
+
+@cache
+def _headings() -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+    """Return the words for columns and tables by name and language."""
+    return dict(yaml.safe_load(_FILE.read_text(encoding="utf-8")))

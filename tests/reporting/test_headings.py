@@ -1,0 +1,71 @@
+"""What columns and tables of results are called in the report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from avatar_bench.messages import languages, speak
+from avatar_bench.reporting import words
+from avatar_bench.reporting.headings import _headings, heading, table_title
+from avatar_bench.reporting.page import write_report
+from avatar_bench.reporting.study import read_study
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("accuracy", "accuracy"),
+        ("recall/real", "recall, real"),
+        ("recall/%s", "recall, %s"),
+        ("scaled/ece_15", "ECE, 15 bins, scaled"),
+        ("corrected/accuracy/50-25-25", "accuracy, 50-25-25, corrected"),
+        ("auroc/cats/energy", "AUROC, cats, energy"),
+        ("latency_ms/b1", "latency, one image (ms)"),
+        ("latency_ms/b32", "latency, batch of 32 (ms)"),
+        ("a_users_own/metric", "a_users_own/metric"),
+    ],
+)
+def test_a_heading_says_what_a_column_holds(name: str, said: str) -> None:
+    assert heading(name) == said
+
+
+def test_every_heading_is_in_every_language_and_a_pattern_keeps_its_place() -> None:
+    for kind in _headings().values():
+        for name, said in kind.items():
+            assert set(said) == set(languages()), name
+            assert all(text.count("%s") == name.count("%s") for text in said.values()), name
+    russian = [said["ru"] for kind in _headings().values() for said in kind.values()]
+    assert sum(bool(re.search("[а-я]", text)) for text in russian) > 0.85 * len(russian)
+
+
+def test_the_same_words_stand_for_two_columns_nowhere() -> None:
+    for language in languages():
+        said = [words[language] for name, words in _headings()["columns"].items() if "%s" not in name]
+        assert sorted({text for text in said if said.count(text) > 1} - {"run", "model", "модель"}) == []
+
+
+def test_tables_are_called_by_what_they_hold() -> None:
+    assert (
+        table_title("overview", "by_class") == "Accuracy and F1 by class, model by model"
+    )  # as the figure of that name
+    assert table_title("significance", "pairs") == "Every two models: difference, p and images needed"
+    assert {name.partition("/")[0] for name in _headings()["tables"]} <= {*words.COMPARISONS, *words.BLOCKS}
+
+
+@pytest.mark.parametrize(("language", "said"), [("en", "significantly different"), ("ru", "различие значимо")])
+def test_tables_of_the_page_have_readable_heads_and_names_of_the_files_in_their_csv(
+    language: str, said: str, runs: Path, make: SimpleNamespace
+) -> None:
+    pairs = pd.DataFrame({"a": ["good"], "b": ["poor"], "p_holm": [0.01], "told_apart": [True]})
+    compared = [{"label": one, "checkpoint_sha256": make.checkpoint(one)} for one in ("good", "poor")]
+    make.result(runs, "significance", "test", {}, {"pairs": pairs}, compared=compared, checkpoint_sha256=None)
+    with speak(language):
+        write_report(read_study(runs), runs / "report.html", language)
+    text = (runs / "report.html").read_text(encoding="utf-8")
+    assert f'<abbr title="told_apart">{said}</abbr>' in text
+    assert "significance on test: pairs" not in text
