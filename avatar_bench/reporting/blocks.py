@@ -12,7 +12,7 @@ from avatar_bench.messages import say, translate
 from avatar_bench.reporting import definitions, words
 from avatar_bench.reporting.captions import alternative, caption, in_order
 from avatar_bench.reporting.files import Files
-from avatar_bench.reporting.headings import heading, table_title
+from avatar_bench.reporting.headings import heading, interval_name, table_title
 from avatar_bench.reporting.numbers import metric_cell
 from avatar_bench.reporting.saved import ROWS, Saved
 from avatar_bench.reporting.saved_tables import Looks, lay_out, turned
@@ -137,7 +137,7 @@ def metric_table(model: Model) -> Table:
     ]
     better = {True: say("high"), False: say("low"), None: ""}
     rows = [
-        Row([name, block, of, metric_cell(metric), metric.n, metric.interval or "", better[metric.higher_is_better]])
+        Row([name, block, of, metric_cell(metric), metric.n, interval_name(metric), better[metric.higher_is_better]])
         for (of, block), saved in model.results.items()
         for name, metric in saved.result.metrics.items()
     ]
@@ -212,7 +212,7 @@ def _depth(patterns: Iterable[str], name: str) -> int:
 def _metrics(saved: Saved) -> Table:
     result = saved.result
     columns = [column(say("figure")), column(say("value"), True), column(say("units"), True), column(say("interval"))]
-    rows = [Row([name, metric_cell(one), one.n, one.interval or ""]) for name, one in result.metrics.items()]
+    rows = [Row([name, metric_cell(one), one.n, interval_name(one)]) for name, one in result.metrics.items()]
     fit_scale(columns[1:2], [Row(row.cells[1:2]) for row in rows])
     text = say("All metrics on {set}", set=result.set)
     return Table(f"{result.block}_{result.set}", text, columns, rows)

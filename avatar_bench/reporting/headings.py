@@ -1,4 +1,4 @@
-"""Headings: what the report calls the columns and tables of results, which bear the names of metrics.json and CSV."""
+"""Headings: what the report calls the columns, tables and intervals of results, which have names of their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 
 from avatar_bench.messages import language
 from avatar_bench.reporting.captions import caption
+from avatar_bench.results import Metric
 
 _FILE = Path(__file__).with_suffix(".yaml")
 
@@ -34,7 +35,13 @@ def table_title(block: str, table: str) -> str:
     return words[language()] if words else caption(block, table)
 
 
+def interval_name(metric: Metric) -> str:
+    """Return how the interval of a metric was made, nothing where it has none; what is not known here stays."""
+    name = metric.interval or ""
+    return _headings()["intervals"].get(name, {}).get(language(), name)
+
+
 @cache
 def _headings() -> Mapping[str, Mapping[str, Mapping[str, str]]]:
-    """Return the words for columns and tables by name and language."""
+    """Return the words for columns, tables and intervals by name and language."""
     return dict(yaml.safe_load(_FILE.read_text(encoding="utf-8")))
