@@ -101,3 +101,8 @@ def test_values_of_a_saved_text_are_translated_and_names_are_not() -> None:
         assert translate("a user's own warning of noise") == "a user's own warning of noise"
         assert translate("noise") == "noise"
         assert translate("") == ""
+
+
+def test_accuracy_has_one_word_in_russian_which_precision_does_not_share() -> None:
+    words = catalogue("ru")
+    assert [text for text, said in words.items() if "точност" in said.lower() and "precision" not in text.lower()] == []
