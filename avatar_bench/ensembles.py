@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
-from avatar_bench.metrics.ensembles import Mix, average
+from avatar_bench.metrics.ensembles import Mix, average_logits
 from avatar_bench.models.card import Card, training_step
 from avatar_bench.models.schema import fault_of_classes
 from avatar_bench.predictions import Predictions
@@ -84,12 +84,30 @@ def describe(kind: str, runs: Sequence[Run], mix: Mix, temperature: float, class
     return {"kind": kind, "members": members, "temperature": float(temperature), "classes": list(classes)}
 
 
+def combine(members: Sequence[Predictions], mix: Mix, temperature: float) -> Predictions:
+    """Return the Predictions of averaged members, whose own are of the same images and in one order of classes.
+
+    Logits are those of `average_logits`, known where every member that weighs anything has its own. Embeddings are the
+    members' side by side, each row at length 1, so that no member outweighs another by the scale of its features.
+    """
+    weighing = [member for member, weight in zip(members, mix.weights, strict=True) if weight > 0]
+    return replace(
+        members[0],
+        logits=average_logits(np.stack([member.logits for member in members]), mix).astype(np.float32),
+        embeddings=np.concatenate([_unit(member.embeddings) for member in members], axis=1),
+        temperature=temperature,
+        has_logits=all(member.has_logits for member in weighing),
+    )
+
+
 @dataclass
 class Combined(Run):
     """Hold the Runs, one or more, that one is made of, what each weighs, and the temperature fitted for the whole.
 
     A set is refused that any member refuses; its own sets are those that no member has learned from.
     """
+
+    KIND: ClassVar[str]  # changes where the same members come to give other Predictions, so that kept ones are void
 
     members: tuple[Run, ...] = ()
     mix: Mix = field(default_factory=lambda: Mix(np.ones(0), np.ones(0)), compare=False)
@@ -100,7 +118,7 @@ class Combined(Run):
         """Give a hash of the members' hashes, weights and temperatures, and of the whole's temperature."""
         parts = zip(self.members, self.mix.weights.tolist(), self.mix.temperatures.tolist(), strict=True)
         stated = [(member.checkpoint_sha256, weight, own) for member, weight, own in parts]
-        text = repr((type(self).__name__, self.classes, stated, self.fitted))
+        text = repr((self.KIND, self.classes, stated, self.fitted))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
@@ -148,7 +166,9 @@ class Combined(Run):
 
 @dataclass
 class Ensemble(Combined):
-    """Answer with the weighted mean of the members' probabilities; the logits are its logarithm."""
+    """Weighted mean of the members' probabilities and of their energies, see `average_logits`."""
+
+    KIND = "Ensemble with energies"
 
     order: tuple[str, ...] = ()
 
@@ -189,27 +209,23 @@ class Ensemble(Combined):
         return tuple(dict.fromkeys(one for member in self.members for one in member.preprocessings))
 
     def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
-        """Give the logarithm of the members' mean probabilities, (n, C)."""
+        """Return the average of the members' logits, (n, C), see `average_logits`."""
         prepared = dict(zip(self.preprocessings, images, strict=True))
         found = []
         for member in self.members:
             logits = member.logits([prepared[one] for one in member.preprocessings], precision)
             found.append(logits[:, [member.classes.index(name) for name in self.classes]])
-        return self._mean(found)
+        return average_logits(np.stack(found), self.mix).astype(np.float32)
 
     def _compute(self, dataset: Dataset) -> Predictions:
-        made = [member._predict(dataset).in_order(self.classes) for member in self.members]
-        embeddings = np.concatenate([_unit(one.embeddings) for one in made], axis=1)
-        return self._describe(dataset, self._mean([one.logits for one in made]), embeddings)
+        return self._combine([member._predict(dataset) for member in self.members])
 
     def _compute_varied(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         made = [member._vary(dataset, variations) for member in self.members]
-        none = np.zeros((len(dataset), 0), dtype=np.float32)
-        ordered = [[one.in_order(self.classes).logits for one in each] for each in zip(*made, strict=True)]
-        return [self._describe(dataset, self._mean(logits), none) for logits in ordered]
+        return [self._combine(each) for each in zip(*made, strict=True)]
 
-    def _mean(self, logits: Sequence[NDArray[np.floating]] | NDArray[np.floating]) -> NDArray[np.float32]:
-        return average(np.stack(list(logits)), self.mix).astype(np.float32)
+    def _combine(self, made: Sequence[Predictions]) -> Predictions:
+        return combine([one.in_order(self.classes) for one in made], self.mix, self.temperature)
 
 
 @dataclass
@@ -218,6 +234,8 @@ class Soup(Combined):
 
     Wortsman et al., ICML 2022. Counters are the first member's; means and variances of normalisation are averaged too.
     """
+
+    KIND = "Soup"
 
     @classmethod
     def of(cls, members: Sequence[Run]) -> Soup:
@@ -333,7 +351,6 @@ def _side(sides: Sequence[str]) -> str:
 
 
 def _unit(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Bring each row to length 1, so that no member outweighs another by the scale of its features."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.maximum(lengths, 1e-12), dtype=np.float32)
 

@@ -24,6 +24,8 @@ class Predictions:
 
     `logits` (N, C) and `embeddings` (N, D) are float32; `targets` (N,) are class indices, -1 where the true
     class is not known; `paths`, `groups`, `sources` (N,) are strings; `temperature` divides the logits.
+    Where `has_logits` is False, only probabilities are known: `logits` are their logarithm up to a constant for each
+    image, so that softmax and log-loss are right, and no score may be taken from their level, as energy is.
     """
 
     classes: tuple[str, ...]
@@ -34,6 +36,7 @@ class Predictions:
     groups: NDArray[np.str_]
     sources: NDArray[np.str_]
     temperature: float = 1.0
+    has_logits: bool = True
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.logits).all():
@@ -85,6 +88,7 @@ class Predictions:
                 stream,
                 classes=np.array(self.classes, dtype=np.str_),
                 temperature=np.float64(self.temperature),
+                has_logits=np.bool_(self.has_logits),
                 **{name: getattr(self, name) for name in _ARRAYS},
             )
 
@@ -95,12 +99,13 @@ class Predictions:
             with file.open("rb") as stream, open_stored(stream):
                 stream.seek(0)
                 with np.load(stream, allow_pickle=False) as stored:
-                    return cls._whole({name: stored[name] for name in ("classes", "temperature", *_ARRAYS)})
+                    arrays = {name: stored[name] for name in ("classes", "temperature", *_ARRAYS)}
+                    return cls._whole(arrays, bool(stored.get("has_logits", True)))  # older files are of networks
         except Exception as error:  # zip, header and number errors of many types
             raise CheckpointError(f"{file} holds no predictions ({type(error).__name__}).", "Delete it.") from error
 
     @classmethod
-    def _whole(cls, arrays: dict[str, NDArray[Any]]) -> Predictions:
+    def _whole(cls, arrays: dict[str, NDArray[Any]], has_logits: bool) -> Predictions:
         """Build Predictions from arrays as they were stored; raise ValueError where they do not go together."""
         classes = tuple(map(str, arrays.pop("classes")))
         temperature = float(arrays.pop("temperature"))
@@ -111,10 +116,11 @@ class Predictions:
         targets = arrays["targets"]
         if arrays["logits"].shape[1] != len(classes) or ((targets < -1) | (targets >= len(classes))).any():
             raise ValueError("other classes")
-        return cls(classes=classes, temperature=temperature, **arrays)
+        return cls(classes=classes, temperature=temperature, has_logits=has_logits, **arrays)
 
 
-_ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in ("classes", "temperature"))
+_SINGLE = ("classes", "temperature", "has_logits")
+_ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in _SINGLE)
 
 _KINDS = {"logits": ("f", 2), "embeddings": ("f", 2), "targets": ("i", 1)}  # of each array, its type and its axes
 _KINDS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))

@@ -96,6 +96,19 @@ def share_interval(
     return Interval(float(low), float(high), units, f"bootstrap by {unit}")
 
 
+def moments(weights: Floats, values: NDArray[np.floating], parts: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the weighted mean and standard deviation, both (B, K), of values (N,) in each of K parts.
+
+    `weights` (B, N) are those of resamples, `parts` (N, K) say by 1 or 0 what is in a part. NaN where nothing is drawn,
+    and as the deviation of a single value.
+    """
+    member, centre = np.asarray(parts, dtype=np.float64), values.mean()
+    total, drawn = weights @ member, (weights > 0) @ member
+    sums = [weights @ (member * (values - centre)[:, None] ** power) for power in (1, 2)]
+    first, second = (np.divide(one, total, out=np.full(total.shape, np.nan), where=total > 0) for one in sums)
+    return first + centre, np.sqrt(np.where(drawn > 1, np.maximum(second - first**2, 0), np.nan))
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Give the exact two-sided p-value that two classifiers are right equally often.
 

@@ -20,6 +20,7 @@ from avatar_bench.data.decode import decode
 from avatar_bench.data.manifest import read_manifest
 from avatar_bench.ensembles import Ensemble, Soup, describe, open_run, save
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
+from avatar_bench.metrics.detection import energy
 from avatar_bench.metrics.ensembles import Mix
 from avatar_bench.models.checkpoints import read_checkpoint
 from avatar_bench.runs import Run
@@ -55,6 +56,17 @@ def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(runs: lis
     assert (found.predicted == sum(parts).argmax(axis=1)).all()
     assert ensemble.name == "ensembles/a"
     assert type(ensemble) is Ensemble
+
+
+def test_the_energy_is_the_weighted_mean_of_the_members_energies_before_temperatures(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    ensemble = open_run(write(tmp_path / "a", runs, [0.3, 0.7], [2.0, 0.5], t=1.7))
+    dataset = ensemble.dataset("test")
+    own = [energy(Run.open(run).predictions(dataset).logits) for run in runs]
+    found = ensemble.predictions(dataset)
+    np.testing.assert_allclose(energy(found.logits), 0.3 * own[0] + 0.7 * own[1], atol=1e-5)
+    assert found.has_logits
 
 
 def test_the_temperature_divides_the_logarithm_of_the_mean(runs: list[Path], tmp_path: Path) -> None:

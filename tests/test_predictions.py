@@ -73,7 +73,16 @@ def test_a_file_gives_back_what_was_saved_and_holds_no_pickle(tmp_path: Path) ->
         assert getattr(read, name).dtype == getattr(made, name).dtype
     assert [file.name for file in tmp_path.iterdir()] == ["x.npz"]
     with zipfile.ZipFile(tmp_path / "x.npz") as parts:
-        assert len(parts.namelist()) == 8
+        assert len(parts.namelist()) == 9
+
+
+def test_a_file_says_whether_logits_are_known_and_an_older_one_is_of_a_network(tmp_path: Path) -> None:
+    given(np.zeros((2, 3)), [0, 1], has_logits=False).save(tmp_path / "x.npz")
+    assert not Predictions.load(tmp_path / "x.npz").has_logits
+    with np.load(tmp_path / "x.npz") as stored:
+        older = {name: stored[name] for name in stored if name != "has_logits"}
+    np.savez(tmp_path / "older.npz", **older)
+    assert Predictions.load(tmp_path / "older.npz").has_logits
 
 
 def test_an_object_array_is_never_unpickled(tmp_path: Path) -> None:

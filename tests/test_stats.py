@@ -125,6 +125,23 @@ def test_share_interval_of_repeated_groups_is_wider_than_of_single_images():
     assert clustered.high - clustered.low > 1.3 * (single[1] - single[0])
 
 
+def test_moments_equal_those_of_numpy_over_repeated_values():
+    rng = np.random.default_rng(0)
+    values, parts, weights = rng.uniform(size=40), rng.integers(0, 2, (40, 3)), rng.integers(0, 3, (5, 40))
+    means, deviations = stats.moments(weights.astype(float), values, parts)
+    for row, column in np.ndindex(5, 3):
+        drawn = np.repeat(values, weights[row] * parts[:, column])
+        assert means[row, column] == pytest.approx(drawn.mean(), abs=1e-12)
+        assert deviations[row, column] == pytest.approx(drawn.std(), abs=1e-12)
+
+
+def test_moments_of_nothing_are_nan_and_one_value_has_no_deviation():
+    means, deviations = stats.moments(np.array([[3.0, 0.0]]), np.array([0.7, 0.9]), [[1, 0], [1, 1]])
+    np.testing.assert_array_equal(means, [[0.7, np.nan]])
+    assert np.isnan(deviations).all()
+    assert stats.moments(np.ones((1, 3)), np.full(3, 0.1), np.ones((3, 1)))[1] == 0
+
+
 def test_mcnemar_equals_a_hand_count():
     assert stats.mcnemar(0, 5) == pytest.approx(2 / 2**5)
     assert stats.mcnemar(1, 5) == pytest.approx(2 * 7 / 2**6)

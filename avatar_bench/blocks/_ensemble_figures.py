@@ -43,19 +43,23 @@ def draw(result: Result, labels: Sequence[str], colours: Sequence[int], single: 
 
 @plots.use_style()
 def gain(metrics: Mapping[str, Metric], n: int, single: str, colour: int) -> Figure:
-    """Draw each strategy's accuracy on n pictures beside that of the single run, and its gain, with intervals."""
+    """Draw each strategy's accuracy and macro-F1 on n images beside the single run's, and its gains, with intervals."""
     words = strategy_words()
     names = [name for name in words if metrics[f"accuracy/{name}"].value is not None]
-    figure = plots.new_figure(8.2, 1.5 + 0.36 * (len(names) + 1))
-    left, right = figure.subplots(1, 2, sharey=True)
-    _dots(left, [metrics[f"accuracy/{name}"] for name in ("single", *names)], [colour, *[None] * len(names)])
-    _dots(right, [None, *(metrics[f"gain/{name}"] for name in names)], [None] * (len(names) + 1))
+    figure = plots.new_figure(8.2, 2.6 + 0.64 * (len(names) + 1))
+    grid = figure.subplots(2, 2, sharey=True)
+    for (left, right), kind, over in zip(grid, ("accuracy", "macro_f1"), ("gain", "gain_macro_f1"), strict=True):
+        _dots(left, [metrics[f"{kind}/{name}"] for name in ("single", *names)], [colour, *[None] * len(names)])
+        _dots(right, [None, *(metrics[f"{over}/{name}"] for name in names)], [None] * (len(names) + 1))
+        _mark(left, 100 * float(metrics[f"{kind}/single"].value or 0))
+        _mark(right, 0)
+    (left, right), (below, beside) = grid
     left.set_yticks(range(len(names) + 1), [plots.short(single, 30), *(words[name] for name in names)])
     left.set_ylim(len(names) + 0.5, -0.5)
-    _mark(left, 100 * float(metrics["accuracy/single"].value or 0))
-    _mark(right, 0)
-    left.set(xlabel=say("accuracy on {n} pictures (%)", n=n), title=say("Accuracy"))
+    left.set(xlabel=say("accuracy on {n} images (%)", n=n), title=say("Accuracy and macro-F1"))
     right.set(xlabel=say("gain in accuracy (points)"), title=say("Gain over the single run chosen on val"))
+    below.set(xlabel=say("macro-F1 on {n} images (%)", n=n))
+    beside.set(xlabel=say("gain in macro-F1 (points)"))
     return figure
 
 

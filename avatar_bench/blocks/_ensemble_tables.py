@@ -48,7 +48,7 @@ def _strategies(
     for name, one in entries.items():
         size = int((mixes[name].weights > 0).sum()) if name in mixes else 1
         row: dict[str, object] = {"strategy": name, "members": size, "n": len(one)}
-        for kind in ("accuracy", "macro_f1", "gain", "nll"):
+        for kind in ("accuracy", "macro_f1", "gain", "gain_macro_f1", "nll"):
             metric = metrics.get(f"{kind}/{name}")
             row |= {f"{kind}{end}": getattr(metric, part, None) for end, part in _ENDS.items()}
         only = {"only_it_right": one.correct & ~single, "only_single_right": single & ~one.correct}

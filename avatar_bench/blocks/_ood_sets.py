@@ -78,6 +78,17 @@ def _score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataF
     return pd.concat([pd.DataFrame(rows), scores], axis=1)
 
 
+def score_words() -> dict[str, str]:
+    """Return the words for each score, by its name."""
+    return {
+        "msp": say("MSP"),
+        "max_logit": say("max. logit"),
+        "energy": say("energy"),
+        "mahalanobis": say("Mahalanobis"),
+        "knn": say("k-NN"),
+    }
+
+
 def kind_words(kind: str) -> str:
     """Give the words for a kind of set."""
     return {

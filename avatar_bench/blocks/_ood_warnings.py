@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from avatar_bench.blocks._ood_sets import Set
@@ -19,11 +19,17 @@ def unfitted() -> str:
     return say("the run's training pictures are not known, and this score is fitted on them")
 
 
-def of_scores(missing: Sequence[str], shrinkage: float) -> list[str]:
-    """Tell which scores are `missing`, and that a covariance had to be shrunk, by a weight above 0."""
+def without_logits() -> str:
+    """Say why a score that is made of logits is not there."""
+    return say("only probabilities are known, and this score is made of logits")
+
+
+def of_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]:
+    """Tell which scores are `missing`, each with why, and that a covariance had to be shrunk, by a weight above 0."""
     said = []
-    if missing:
-        said.append(say("Left out: {scores}; {why}.", scores=", ".join(missing), why=unfitted()))
+    for why in dict.fromkeys(missing.values()):
+        scores = ", ".join(name for name, reason in missing.items() if reason == why)
+        said.append(say("Left out: {scores}; {why}.", scores=scores, why=why))
     if shrinkage > 0:
         told = say(
             "mahalanobis: the covariance of the training embeddings is ill-conditioned and was shrunk by {weight}.",

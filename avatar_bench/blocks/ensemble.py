@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 SINGLE, SOUP = "single", "soup"
-_KINDS = ("accuracy", "macro_f1", "gain", "ece", "nll")
+_KINDS = ("accuracy", "macro_f1", "gain", "gain_macro_f1", "ece", "nll")
 _FEW = 100  # held-out pictures below which weights and choices are little more than chance
 
 
@@ -51,7 +51,9 @@ class Ensemble(IntervalCompareBlock):
         single = best_member(held.logits, held.targets)
         judged = together(runs, datasets)
         logits = np.stack([one.logits for one in judged])
-        entries = {SINGLE: judged[single]} | {name: _mixed(judged, one) for name, one in fitted.items()}
+        entries = {SINGLE: judged[single]} | {
+            name: ensembles.combine(judged, recipe.mix, recipe.temperature) for name, recipe in fitted.items()
+        }
         soup = cook(runs, held) if self.soup else None
         if soup is not None:
             found = soup.run.predictions(datasets[0]).in_order(runs[0].classes)
@@ -90,11 +92,10 @@ class Ensemble(IntervalCompareBlock):
                 f"ece/{name}": Metric(tables.ece(one), len(one), higher_is_better=False, reason=reason)
                 for name, one in entries.items()
             }
-        if kind == "gain":
-            entries = {name: one for name, one in entries.items() if name != SINGLE} | {SINGLE: entries[SINGLE]}
-            right = np.column_stack([one.correct for one in entries.values()]).astype(float)
-            names = [f"gain/{name}" for name in entries if name != SINGLE]
-            return self.resampled(names, _means(right[:, :-1] - right[:, -1:]), groups)
+        if kind in ("gain", "gain_macro_f1"):
+            others = {name: one for name, one in entries.items() if name != SINGLE}
+            reached = (_accuracies if kind == "gain" else _macro_f1s)([*others.values(), entries[SINGLE]])
+            return self.resampled([f"{kind}/{name}" for name in others], _over_the_last(reached), groups)
         names = [f"{kind}/{name}" for name in entries]
         if kind == "nll":
             losses = [calibration.losses_of(one.logits, one.targets, one.temperature) for one in entries.values()]
@@ -134,12 +135,6 @@ class Ensemble(IntervalCompareBlock):
         return said
 
 
-def _mixed(judged: Sequence[Predictions], recipe: Recipe) -> Predictions:
-    """Give what a strategy says of the set that the runs are judged on."""
-    logits = average(np.stack([one.logits for one in judged]), recipe.mix)
-    return replace(judged[0], logits=logits, temperature=recipe.temperature)
-
-
 def _votes(logits: Reals) -> NDArray[np.intp]:
     mix = Mix(np.full(len(logits), 1 / len(logits)), np.ones(len(logits)))
     return np.asarray(average(logits, mix).argmax(axis=1))
@@ -148,6 +143,20 @@ def _votes(logits: Reals) -> NDArray[np.intp]:
 def _means(columns: Floats) -> stats.Statistic:
     """Give what maps weights (B, N) to the weighted mean of each column of (N, K)."""
     return lambda weights: np.asarray(weights @ columns / weights.sum(axis=1, keepdims=True))
+
+
+def _accuracies(entries: Sequence[Predictions]) -> stats.Statistic:
+    return _means(np.column_stack([one.correct for one in entries]).astype(float))
+
+
+def _over_the_last(statistic: stats.Statistic) -> stats.Statistic:
+    """Return what each figure (B, K) is above the last of them."""
+
+    def differences(weights: Floats) -> Floats:
+        found = statistic(weights)
+        return found[:, :-1] - found[:, -1:]
+
+    return differences
 
 
 def _macro_f1s(entries: Sequence[Predictions]) -> stats.Statistic:

@@ -97,12 +97,12 @@ class ErrorBias(IntervalBlock):
         return self.resampled(["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
 
     def _confidence(self, predictions: Predictions) -> dict[str, Metric]:
-        sure, right = predictions.confidence, predictions.correct.astype(np.float64)
+        sure, right = predictions.confidence, predictions.correct
+        parts = np.column_stack([np.ones(len(sure)), right, ~right])
 
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            mean, mean_right, mean_wrong = (_mean(weights * kind, sure) for kind in (1.0, right, 1 - right))
-            spread = np.sqrt(np.maximum(_mean(weights, sure**2) - mean**2, 0))
-            return np.column_stack([mean, spread, mean_right, mean_wrong])
+            mean, spread = stats.moments(weights, sure, parts)
+            return np.column_stack([mean[:, :1], spread[:, :1], mean[:, 1:]])
 
         floors = dict.fromkeys(("mean_confidence_right", "mean_confidence_wrong"), float(sure.mean()))
         reason = say("the set has no such answer")
@@ -196,8 +196,3 @@ def _beside(run: Run) -> tuple[dict[str, Predictions], str]:
     except BlockError as error:
         return {}, say("a set cannot be read: {why}", why=error.lines[0])
     return {name: predictions for name, (_, predictions) in found.items()}, say("the run has no out-of-domain set")
-
-
-def _mean(weights: NDArray[np.float64], values: NDArray[np.floating]) -> NDArray[np.float64]:
-    total = weights.sum(axis=1)
-    return np.asarray(np.divide(weights @ values, total, out=np.full(len(total), np.nan), where=total > 0))

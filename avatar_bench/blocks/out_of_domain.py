@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench import plots
+from avatar_bench.blocks import _ood_confidence as confidence
 from avatar_bench.blocks import _ood_figures as figures
 from avatar_bench.blocks import _ood_reading as reading
 from avatar_bench.blocks import _ood_warnings as warnings
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 
 Scorer = Callable[["Predictions"], NDArray[np.float64]]
 
-OF_LOGITS: dict[str, Scorer] = {
+OF_OUTPUTS: dict[str, Scorer] = {
     "msp": lambda predictions: detection.msp(predictions.logits),
     "max_logit": lambda predictions: detection.max_logit(predictions.logits),
     "energy": lambda predictions: detection.energy(predictions.logits),
 }
+OF_LOGITS = ("max_logit", "energy")  # which need more than probabilities
 OF_EMBEDDINGS = ("mahalanobis", "knn")
-SCORES = (*OF_LOGITS, *OF_EMBEDDINGS)
+SCORES = (*OF_OUTPUTS, *OF_EMBEDDINGS)
 FIGURES = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
 LABELS = {"children_adults": "real", "simpsons": "drawing"}
 NEAR = ("animal_faces",)
@@ -74,19 +76,21 @@ class OutOfDomain(IntervalBlock):
         inside = run.predictions(dataset)
         training = _training(run)
         gaussians = None if training is None else detection.fit_gaussians(training.embeddings, training.targets)
-        scorers = self._scorers(training, gaussians)
         everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
         for predictions in everything.values():
             check_class_order(predictions, run.allow)
+        missing = self._missing(everything.values(), training)
+        scorers = {name: how for name, how in self._scorers(training, gaussians).items() if name not in missing}
         scores = {name: _scored(predictions, scorers) for name, predictions in everything.items()}
         result = Result("out_of_domain", dataset.name, len(inside), run.classes)
-        result.metrics = self._metrics(inside, sets, scores)
+        measured, table = confidence.measure(self, dataset.name, inside, sets)
+        result.metrics = self._metrics(inside, sets, scores, missing) | measured
         result.tables = {
             "sets": sets_table(dataset.name, inside, sets),
+            "confidence": table,
             "scores": scores_table(dataset.name, inside, sets, scores),
         }
         result.figures = self._figures(result, sets, list(scorers))
-        missing = [name for name in self.scores if name not in scorers]
         shrinkage = gaussians.shrinkage if gaussians is not None and "mahalanobis" in scorers else 0.0
         result.warnings = [*warnings.of_scores(missing, shrinkage), *warnings.of_sets(training, sets)]
         return result
@@ -127,21 +131,35 @@ class OutOfDomain(IntervalBlock):
         return Set(name, kind, other, predictions)
 
     def _scorers(self, training: Predictions | None, gaussians: detection.Gaussians | None) -> dict[str, Scorer]:
-        """Give the scores that are asked for and can be had."""
-        scorers = dict(OF_LOGITS)
+        """Give how each score that is asked for is computed, where training is known for those that need it."""
+        scorers = dict(OF_OUTPUTS)
         if training is not None and gaussians is not None:
             embeddings = training.embeddings
             scorers["mahalanobis"] = lambda other: detection.mahalanobis(other.embeddings, gaussians)
             scorers["knn"] = lambda other: detection.knn(other.embeddings, embeddings, self.k)
         return {name: scorers[name] for name in self.scores if name in scorers}
 
+    def _missing(self, found: Collection[Predictions], training: Predictions | None) -> dict[str, str]:
+        """Return why each score that is asked for and cannot be had is missing, by name."""
+        why: dict[str, str] = {}
+        if not all(predictions.has_logits for predictions in found):
+            why |= dict.fromkeys(OF_LOGITS, warnings.without_logits())
+        if training is None:
+            why |= dict.fromkeys(OF_EMBEDDINGS, warnings.unfitted())
+        return {name: why[name] for name in self.scores if name in why}
+
     def _metrics(
-        self, inside: Predictions, sets: Sequence[Set], scores: Mapping[str, pd.DataFrame]
+        self, inside: Predictions, sets: Sequence[Set], scores: Mapping[str, pd.DataFrame], missing: Mapping[str, str]
     ) -> dict[str, Metric]:
         found: dict[str, Metric] = {}
         for each in sets:
             if each.kind != "shifted":
                 found |= self._detection(inside, each, scores["in_domain"], scores[each.name])
+                for score, why in missing.items():
+                    found |= {
+                        f"{figure}/{each.name}/{score}": Metric(None, 0, higher_is_better=figure != "fpr95", reason=why)
+                        for figure in FIGURES
+                    }
         classes = inside.classes
         for each in sets:
             known = each.predictions.take(each.predictions.targets >= 0)
@@ -156,8 +174,10 @@ class OutOfDomain(IntervalBlock):
     def _detection(
         self, inside: Predictions, each: Set, domain: pd.DataFrame, beside: pd.DataFrame
     ) -> dict[str, Metric]:
-        outside = np.arange(len(domain) + len(beside)) >= len(domain)
         both = pd.concat([domain, beside], ignore_index=True)
+        if both.empty:
+            return {}
+        outside = np.arange(len(both)) >= len(domain)
         floor = {"auroc": 0.5, "aupr": float(outside.mean()), "fpr95": detection.RECALL}
         names = [(figure, score) for score in both for figure in FIGURES]
 
@@ -169,16 +189,13 @@ class OutOfDomain(IntervalBlock):
         better = {key: figure != "fpr95" for key, figure in keys.items()}
         floors = {key: floor[figure] for key, figure in keys.items()}
         groups = np.concatenate([inside.groups, each.predictions.groups])
-        found = self.resampled(list(keys), statistic, groups, better, floors)
-        for score in (name for name in self.scores if name not in both):
-            for figure in FIGURES:
-                why, better_high = warnings.unfitted(), figure != "fpr95"
-                lacking = Metric(None, 0, higher_is_better=better_high, reason=why, floor=floor[figure])
-                found[f"{figure}/{each.name}/{score}"] = lacking
-        return found
+        return self.resampled(list(keys), statistic, groups, better, floors)
 
     def _figures(self, result: Result, sets: Sequence[Set], scores: Sequence[str]) -> dict[str, Figure]:
-        drawn = {"shares": figures.shares(result.tables["sets"], result.metrics, result.classes)}
+        drawn = {
+            "shares": figures.shares(result.tables["sets"], result.metrics, result.classes),
+            "confidence": figures.confidences(result.tables["confidence"], result.tables["sets"], result.classes),
+        }
         beside = [each.name for each in sets if each.kind != "shifted"]
         if beside and scores:
             drawn["auroc"] = figures.aurocs(result.metrics, result.tables["sets"], beside, scores)

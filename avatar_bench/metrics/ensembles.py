@@ -81,6 +81,16 @@ def average(logits: ArrayLike, mix: Mix) -> Floats:
     return np.asarray(logsumexp(log_softmax(scaled, axis=2), axis=0, b=mix.weights[:, None, None]))
 
 
+def average_logits(logits: ArrayLike, mix: Mix) -> Floats:
+    """Return logits (N, C) of an average of members whose logits are (M, N, C).
+
+    Their softmax is the weighted mean probability. Their log-sum-exp, which softmax does not depend on, is the weighted
+    mean of the members' own, of the logits before temperatures: their energy is the mean energy.
+    """
+    levels = mix.weights @ logsumexp(np.asarray(logits, dtype=np.float64), axis=2)
+    return np.asarray(average(logits, mix) + levels[:, None])
+
+
 def best_member(logits: Floats, targets: Targets) -> int:
     """Give the position of the member of highest accuracy; of equals the one of lowest log loss, then the first."""
     accuracies = (logits.argmax(axis=2) == targets).mean(axis=1)

@@ -58,6 +58,7 @@ def _of_runs() -> dict[str, str]:
         ),
         "calibration/shift": say("Calibration error under distortion"),
         "out_of_domain/shares": say("What it calls pictures out of domain"),
+        "out_of_domain/confidence": say("How sure it is in and out of domain, by predicted class"),
         "out_of_domain/auroc": say("How well scores tell pictures out of domain from those in it"),
         "out_of_domain/gallery": say("Pictures out of domain with the most confident answers"),
         "out_of_domain/scores": say("Scores in and out of domain"),

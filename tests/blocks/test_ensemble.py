@@ -160,6 +160,8 @@ def test_every_figure_is_recomputed_from_the_saved_files(saved):
         expected[f"accuracy/{name}"] = sk.accuracy_score(members["targets"], guess)
         expected[f"macro_f1/{name}"] = sk.f1_score(members["targets"], guess, average="macro")
         expected[f"gain/{name}"] = (guess == members["targets"]).mean() - single.mean()
+        alone = sk.f1_score(members["targets"], members["logits"][chosen].argmax(axis=1), average="macro")
+        expected[f"gain_macro_f1/{name}"] = expected[f"macro_f1/{name}"] - alone
         expected[f"nll/{name}"] = sk.log_loss(members["targets"], shares)
         expected[f"ece/{name}"] = ece(shares, members["targets"])
     everyone = softmax(members["logits"].astype(float), axis=2)
@@ -169,7 +171,7 @@ def test_every_figure_is_recomputed_from_the_saved_files(saved):
         expected[f"contribution/run {run}"] = both.mean() - without.mean()
     found = {name: told["metrics"][name]["value"] for name in expected}
     assert found == pytest.approx(expected, abs=1e-6)
-    assert len(expected) == 5 * 4 + 3
+    assert len(expected) == 6 * 4 + 3
 
 
 def ece(shares, targets):
@@ -214,6 +216,41 @@ def test_the_gains_interval_is_a_paired_bootstrap_of_groups(saved):
     row = strategies.loc["soft_vote"]
     assert (row["only_it_right"] - row["only_single_right"]) / 240 == pytest.approx(found["value"])
     assert list(strategies.index) == ["single", *STRATEGIES]
+    for kind in ("macro_f1", "gain_macro_f1"):
+        metric = told["metrics"][f"{kind}/soft_vote"]
+        ends = [row[f"{kind}{end}"] for end in ("", "_low", "_high")]
+        assert ends == pytest.approx([metric[end] for end in ("value", "low", "high")])
+
+
+def test_the_gain_in_macro_f1_has_a_paired_bootstrap_of_groups(saved):
+    folder, told = saved
+    table = pd.read_csv(folder / "predictions.csv")
+    parts = {name: rows.reset_index(drop=True) for name, rows in table.groupby("strategy")}
+    groups = parts["single"].groupby("group").indices
+    rng, drawn = np.random.default_rng(5), []
+    for _ in range(400):
+        rows = np.concatenate([groups[name] for name in rng.choice(list(groups), len(groups))])
+        each = [parts[name].loc[rows] for name in ("soft_vote", "single")]
+        drawn.append(np.subtract(*(sk.f1_score(one["target"], one["prediction"], average="macro") for one in each)))
+    found = told["metrics"]["gain_macro_f1/soft_vote"]
+    assert (found["low"], found["high"]) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.015)
+
+
+def test_accuracy_and_macro_f1_are_drawn_with_their_gains(voters):
+    result = Ensemble(**FAST).compare(*voters())
+    accuracy, gain, macro_f1, gain_macro_f1 = result.figures["gain"].axes
+    for axes, kind in (
+        (accuracy, "accuracy"),
+        (gain, "gain"),
+        (macro_f1, "macro_f1"),
+        (gain_macro_f1, "gain_macro_f1"),
+    ):
+        drawn = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
+        names = [name for name in ("single", *STRATEGIES) if f"{kind}/{name}" in result.metrics]
+        assert sorted(drawn) == pytest.approx(sorted(100 * result.metrics[f"{kind}/{name}"].value for name in names))
+        segments = [part for lines in axes.collections for part in lines.get_segments()]
+        assert len(segments) == len(names)
+    assert "macro-F1" in macro_f1.get_xlabel()
 
 
 def test_the_single_run_is_the_one_of_the_held_out_pictures_and_not_of_the_set(voters):

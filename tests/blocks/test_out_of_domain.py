@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,9 @@ from sklearn import metrics as sk
 
 from avatar_bench import blocks, stats
 from avatar_bench.blocks.out_of_domain import FIGURES, SCORES, OutOfDomain
+from avatar_bench.ensembles import combine
 from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
+from avatar_bench.metrics.ensembles import Mix
 
 YAML = Path(__file__).parents[2] / "conf" / "block" / "out_of_domain.yaml"
 
@@ -109,6 +111,87 @@ def test_every_share_and_accuracy_can_be_recomputed_from_the_saved_tables(saved)
     assert accuracy["floor"] == pytest.approx(1 / 3)
 
 
+def test_confidence_can_be_recomputed_from_the_saved_scores_by_set_and_predicted_class(saved):
+    folder, said = saved
+    scores, table = pd.read_csv(folder / "scores.csv"), pd.read_csv(folder / "confidence.csv", keep_default_na=False)
+    assert table["set"].unique().tolist() == ["test", "animal_faces", "things", "simpsons"]
+    assert table["class"].tolist() == 4 * ["", *said["classes"]]
+    for row in table.to_dict("records"):
+        beside = scores["kind"] == row["kind"] if row["kind"] == "in_domain" else scores["set"] == row["set"]
+        own = scores[beside & ((scores["prediction"] == row["class"]) | (row["class"] == ""))]["confidence"]
+        assert (row["n"], row["share"]) == (len(own), pytest.approx(len(own) / beside.sum()))
+        assert float(row["mean_confidence"]) == pytest.approx(own.mean(), abs=1e-9)
+        assert float(row["std_confidence"]) == pytest.approx(own.std(ddof=0), abs=1e-9)
+        for figure in ("mean_confidence", "std_confidence"):
+            assert float(row[f"{figure}_low"]) < float(row[figure]) < float(row[f"{figure}_high"])
+            if row["class"] == "":
+                metric = said["metrics"][f"{figure}/{row['set']}"]
+                assert [metric[end] for end in ("value", "low", "high")] == pytest.approx(
+                    [float(row[f"{figure}{end}"]) for end in ("", "_low", "_high")], abs=1e-12
+                )
+    better = {name: said["metrics"][f"mean_confidence/{name}"]["higher_is_better"] for name in table["set"].unique()}
+    assert better == {"test": None, "animal_faces": False, "things": False, "simpsons": None}
+
+
+def test_the_interval_of_confidence_is_a_bootstrap_of_groups(world):
+    run, dataset = world()
+    found = OutOfDomain(resamples=400).evaluate(run, dataset).metrics["std_confidence/things"]
+    things = run.predictions(run.ood["things"])
+
+    def spread(weights):
+        return np.array([np.repeat(things.confidence, row.astype(int)).std() for row in weights])
+
+    assert (found.low, found.high) == pytest.approx(stats.bootstrap_interval(spread, things.groups, 400))
+    assert (found.n, found.interval) == (20, "bootstrap by group")
+
+
+def test_a_class_that_one_image_or_none_is_taken_for_has_no_spread(oracle, outside, dataset_of, fake_run):
+    inside, few = oracle("noisy"), outside("few", n=2)
+    few = replace(few, logits=np.array([[5, 0, 0], [0, 5, 0]], np.float32))
+    result = OutOfDomain(resamples=100).evaluate(
+        fake_run(inside, ood={"few": (dataset_of(few, "few"), few)}), dataset_of(inside)
+    )
+    table = result.tables["confidence"].set_index(["set", "class"]).loc["few"]
+    assert table["n"].tolist() == [2, 1, 1, 0]
+    assert table["mean_confidence"].isna().tolist() == [False, False, False, True]
+    assert table["std_confidence"].isna().tolist() == [False, True, True, True]
+
+
+def test_two_members_whose_energies_are_known_have_their_weighted_mean(make_predictions, dataset_of, fake_run):
+    # log-sum-exp of (0, 0, 0), (ln 2, ln 3, ln 5), (2, 2, 2): ln 3, ln 10, 2 + ln 3
+    flat, tall, high = np.zeros(3), np.log([2, 3, 5]), np.full(3, 2.0)
+    first = make_predictions([0, 1, 2, 0], [flat, tall, high, flat])
+    second = make_predictions([0, 1, 2, 0], [tall, tall, flat, high])
+    expected = -(0.25 * np.log([3, 10, 3 * np.e**2, 3]) + 0.75 * np.log([10, 10, 3, 3 * np.e**2]))
+    inside = combine([first, second], Mix(np.array([0.25, 0.75]), np.array([1.0, 4.0])), temperature=1.7)
+    beside = replace(inside, targets=np.full(4, -1), logits=inside.logits + np.float32(-1))
+    run = fake_run(inside, ood={"new": (dataset_of(beside, "new"), beside)}, allow=frozenset({"permutation"}))
+    result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
+    table = result.tables["scores"].set_index("kind")
+    np.testing.assert_allclose(table.loc["in_domain", "energy"], expected, atol=1e-6)
+    np.testing.assert_allclose(table.loc["far", "energy"], expected + 1, atol=1e-6)
+    plain = -np.log(np.max(0.25 * softmax(first.logits, axis=1) + 0.75 * softmax(second.logits / 4, axis=1), axis=1))
+    np.testing.assert_allclose(table.loc["in_domain", "max_logit"], expected + plain, atol=1e-6)
+    auroc = sk.roc_auc_score(np.arange(8) >= 4, np.concatenate([expected, expected + 1]))
+    assert result.metrics["auroc/new/energy"].value == auroc
+
+
+def test_a_predictor_of_probabilities_alone_gets_no_score_of_logits_and_it_is_said(world, dataset_of):
+    run, dataset = world()
+    given = run.predictions
+    run.predictions = lambda other: replace(given(other), has_logits=False)
+    result = OutOfDomain(resamples=100).evaluate(run, dataset)
+    for figure, score in product(FIGURES, ("energy", "max_logit")):
+        assert result.metrics[f"{figure}/things/{score}"].value is None
+        assert "only probabilities" in result.metrics[f"{figure}/things/{score}"].reason
+    assert all(result.metrics[f"auroc/things/{score}"].value for score in ("msp", "mahalanobis", "knn"))
+    assert not {"energy", "max_logit"} & set(result.tables["scores"])
+    assert any("max_logit, energy; only probabilities" in line for line in result.warnings)
+    nothing = OutOfDomain(resamples=100, scores=["energy"]).evaluate(run, dataset)
+    assert nothing.metrics["auroc/things/energy"].value is None
+    assert set(nothing.figures) == {"shares", "confidence", "gallery"}
+
+
 def test_saved_scores_are_those_of_the_logits_and_embeddings(world):
     run, dataset = world()
     table = OutOfDomain(resamples=100).evaluate(run, dataset).tables["scores"]
@@ -147,7 +230,7 @@ def test_sets_are_near_far_or_shifted(saved):
     assert sets["kind"].tolist() == ["in_domain", "near", "far", "shifted"]
     assert sets["label"].tolist() == ["drawing|generated|real", "", "", "drawing"]
     assert not any("auroc/simpsons" in name or "accuracy/things" in name for name in said["metrics"])
-    assert {file.stem for file in folder.glob("*.png")} == {"shares", "auroc", "scores", "gallery"}
+    assert {file.stem for file in folder.glob("*.png")} == {"shares", "confidence", "auroc", "scores", "gallery"}
 
 
 def test_intervals_draw_whole_groups_and_keep_the_share_of_the_set(world):
@@ -222,7 +305,7 @@ def test_a_set_of_known_labels_gets_an_accuracy_and_the_rest_is_said(oracle, dat
     result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
     assert result.metrics["accuracy/new"].value == other.correct[6:].mean()
     assert any(line.startswith("The class of 6 of 60 pictures of new") for line in result.warnings)
-    assert set(result.figures) == {"shares", "gallery"}
+    assert set(result.figures) == {"shares", "confidence", "gallery"}
     assert not any(name.startswith("auroc") for name in result.metrics)
 
 
@@ -308,7 +391,8 @@ def test_no_line_of_chance_strikes_a_figure_through_and_wide_scores_have_a_logar
         assert len(axes.texts) == len(SCORES)
         assert all(text.get_position()[0] > 1 for text in axes.texts)
     scales = {axes.get_ylabel(): axes.get_xscale() for axes in drawn["scores"].axes if axes.get_ylabel()}
-    assert scales == dict.fromkeys(SCORES, "linear") | {"mahalanobis": "log"}
+    assert scales == dict.fromkeys(scales, "linear") | {"Mahalanobis": "log"}
+    assert len(scales) == len(SCORES)
 
 
 def test_block_all_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, capsys):

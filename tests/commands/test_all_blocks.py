@@ -57,6 +57,7 @@ METRICS = {
     ],
     "out_of_domain": [
         *(f"share/{ood}/{name}" for ood in ("noise", "faces") for name in CLASSES),
+        *(f"{kind}_confidence/{name}" for kind in ("mean", "std") for name in ("test", "noise", "faces")),
         *(f"{kind}/noise/{score}" for kind in ("auroc", "aupr", "fpr95") for score in SCORES),
         "accuracy/faces",
     ],
@@ -75,7 +76,7 @@ FILES = {
     "clusters": [],
     "gradcam": ["maps.npz"],
     "efficiency": [],
-    "out_of_domain": [],
+    "out_of_domain": ["sets.csv", "confidence.csv", "scores.csv"],
     "error_bias": ["slices.csv"],
     "prior_shift": [],
     "architecture": [],

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from avatar_bench.metrics import calibration, ensembles
+from avatar_bench.metrics import calibration, detection, ensembles
 from avatar_bench.metrics.ensembles import STRATEGIES, Mix, average
 
 
@@ -139,3 +139,24 @@ def test_weights_move_with_calibration_targets_so_that_the_test_of_poisoned_ones
     for name, other in product(fitted, [(targets + 1) % 3]):
         first, second = STRATEGIES[name](logits, targets), STRATEGIES[name](logits, other)
         assert not np.allclose([*first], [*second])
+
+
+def test_averaged_logits_give_the_mean_probability_and_the_weighted_mean_energy():
+    logits, _ = members()
+    mix = Mix(np.array([0.2, 0.3, 0.5]), np.array([0.5, 1.0, 3.0]))
+    found = ensembles.average_logits(logits, mix)
+    shares = [softmax(member / own, axis=1) for member, own in zip(logits, mix.temperatures, strict=True)]
+    np.testing.assert_allclose(softmax(found, axis=1), np.tensordot(mix.weights, shares, 1), atol=1e-12)
+    energies = [-np.log(np.exp(member).sum(axis=1)) for member in logits]
+    np.testing.assert_allclose(detection.energy(found), mix.weights @ energies, atol=1e-12)
+    np.testing.assert_allclose(
+        detection.max_logit(found), mix.weights @ energies - np.log(softmax(found, axis=1).max(axis=1))
+    )
+
+
+def test_the_average_of_one_network_has_its_logits():
+    logits, _ = members(1)
+    twice = np.repeat(logits, 2, axis=0)
+    np.testing.assert_allclose(
+        ensembles.average_logits(twice, Mix(np.array([0.3, 0.7]), np.ones(2))), logits[0], atol=1e-12
+    )
