@@ -56,7 +56,7 @@ class SplitConfig:
     folds: int = 10  # one fold is test, the next is val, the rest is train
     by: str | None = None  # group | source | generator: split anew; null: as the data set states, else by group
     held_out: list[str] = field(default_factory=list)  # of by=source|generator: these are test; none: some are drawn
-    at_least: int = 20  # of sweep=leave_one_source_out and the like: pictures of a unit that is held out
+    at_least: int = 20  # of sweep=leave_one_source_out and the like: images (within data.limit) of a unit held out
 
 
 @dataclass
@@ -477,15 +477,22 @@ def _set_launchers() -> None:
 
 
 def _units(by: str, *, _root_: DictConfig) -> str:
-    """Give the values of data.split.held_out for a sweep over units: ['a'],['b']."""
+    """Return the values of data.split.held_out for a sweep over units, of the images that data.limit draws: [a],[b]."""
     from avatar_bench.assembly.datasets import open_dataset
+    from avatar_bench.data.selection import divides, limited
+    from avatar_bench.data.splits import SplitPlan
     from avatar_bench.data.units import units_to_hold_out
 
     options = OmegaConf.to_object(_root_.data)
     assert isinstance(options, DataConfig)
-    kept, reasons = units_to_hold_out(open_dataset(options).frame, by, options.split.at_least)
+    frame = open_dataset(options).frame
+    plan = SplitPlan(seed=options.split.seed, by=by, limit=options.limit)
+    rows, _ = limited(divides(plan, frame), frame, plan)
+    kept, reasons = units_to_hold_out(frame.iloc[rows], by, options.split.at_least)
     if reasons:
-        tell(f"not held out: {', '.join(f'{name} ({why})' for name, why in reasons.items())}", file=sys.stderr)
+        drawn = f" (of {len(rows)} images drawn, data.limit)" if len(rows) < len(frame) else ""
+        told = ", ".join(f"{name} ({why})" for name, why in reasons.items())
+        tell(f"not held out{drawn}: {told}", file=sys.stderr)
     return ",".join(f"[{quote(name)}]" for name in kept)
 
 
