@@ -534,6 +534,7 @@ def check_train(cfg: DictConfig) -> None:
     _check_optimizer(cfg.optimizer)
     _check_model(cfg.model)
     _check_allow("train", cfg.allow)
+    _check_devices(cfg.trainer)
     if cfg.init_from is not None and cfg.resume is not None:
         raise ConfigError(
             "init_from and resume exclude each other",
@@ -580,6 +581,7 @@ def check_pretrain(cfg: DictConfig) -> None:
         )
     if cfg.trainer.devices != 1 or cfg.trainer.strategy != "auto":
         raise ConfigError("trainer.devices, trainer.strategy: pretrain computes on one device")
+    _check_devices(cfg.trainer)
 
 
 def check_evaluate(cfg: DictConfig) -> None:
@@ -750,6 +752,13 @@ def _check_stages(cfg: DictConfig) -> None:
             if not holds(stage[name]):
                 raise ConfigError(f"{option}.{name}={stage[name]}: expected {expected}")
     _check_warmup(cfg.optimizer.schedule, [cfg.epochs or stage.epochs for stage in stages[: cfg.stage]])
+
+
+def _check_devices(trainer: DictConfig) -> None:
+    if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # only then: it loads torch
+        from avatar_bench.models.training import refuse_missing_devices
+
+        refuse_missing_devices(trainer.accelerator, trainer.devices, trainer.strategy)
 
 
 def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:

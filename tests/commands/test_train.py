@@ -673,6 +673,35 @@ def test_the_configuration_of_a_run_is_held_to_the_rules_of_the_command_line(
     assert record(run_copy)["status"] == "interrupted"
 
 
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+@pytest.mark.parametrize("word", ["trainer=gpu", "trainer.accelerator=gpu", "trainer.accelerator=cuda"])
+def test_a_gpu_that_is_not_there_is_a_mistake_in_the_options(
+    command: str, word: str, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    kept = [other for other in small if other.startswith(("model", "data=", "data.manifest="))]
+    assert main([command, *kept, f"out={tmp_path / 'run'}", word]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "torch finds no GPU here" in lines[0]
+    assert len(lines) <= 3
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_devices_than_there_are_is_a_mistake_in_the_options(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    kept = [other for other in small if not other.startswith("trainer=")]
+    assert main(["train", *kept, f"out={tmp_path / 'run'}", "trainer=ddp", "trainer.accelerator=cuda"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "trainer.devices=2" in lines[0]
+    assert "your machine only has: [0]" in lines[1]
+    assert len(lines) <= 3
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [
