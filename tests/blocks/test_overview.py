@@ -93,7 +93,9 @@ def test_the_history_marks_the_epoch_that_was_kept_and_draws_train_dashed():
     dashed = [line for line in right.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
     assert [list(line.get_ydata()) for line in dashed] == [[0.5, 0.9]]
     rings = [line for line in right.lines if line.get_markerfacecolor() == "none"]
-    assert [(list(ring.get_xdata()), list(ring.get_ydata())) for ring in rings] == [([2], [HISTORY["val/macro_f1"][1]])] * 2
+    assert [(list(ring.get_xdata()), list(ring.get_ydata())) for ring in rings] == [
+        ([2], [HISTORY["val/macro_f1"][1]])
+    ] * 2
 
 
 def test_figures_are_those_of_the_results_and_nobody_is_crowned():

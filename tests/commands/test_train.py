@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -627,6 +628,31 @@ def test_classes_that_differ_in_case_alone_are_refused(
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
     assert "in upper and lower case alone" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_label_that_looks_misspelt_is_named_with_its_rows(
+    train: Train, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    table = pd.read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    wrong = np.flatnonzero(table["label"] == "real")[[3, 8, 14, 20]]
+    table.loc[wrong, "label"] = "reall"
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    run = train(tmp_path / "run", f"data.manifest={tmp_path / 'mine.csv'}", "trainer=debug")
+    rows = ", ".join(str(row + 1) for row in wrong)
+    told = f"warning: {tmp_path / 'mine.csv'}, rows {rows}: label 'reall' (4 images) is a class of its own; is 'real' "
+    assert capsys.readouterr().err.count(told) == 1
+    assert "reall" in record(run)["classes"]
+
+
+def test_a_class_folder_that_looks_misspelt_is_named(train: Train, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(pictures / "all", tmp_path / "all")
+    (tmp_path / "all" / "drawin").mkdir()
+    for file in sorted((tmp_path / "all" / "drawing").rglob("*.*"))[::12]:
+        file.rename(tmp_path / "all" / "drawin" / file.name)
+    train(tmp_path / "run", "data=folder", f"data.root={tmp_path / 'all'}", "data.manifest=null", "trainer=debug")
+    [told] = [line for line in capsys.readouterr().err.splitlines() if "is a class of its own" in line]
+    assert told.startswith(f"warning: {tmp_path / 'all' / 'drawin'}: label 'drawin' (6 images)")
 
 
 def test_a_picture_with_two_labels_is_refused(
