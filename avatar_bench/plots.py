@@ -244,8 +244,8 @@ def _lines(axes: Axes, table: pd.DataFrame, metrics: dict[str, str]) -> None:
         for split, style in (("train", "--"), ("val", "-")):
             if (column := f"{split}/{metric}") in table:
                 known = table[column].notna().to_numpy()
-                line = {"color": color(index), "linestyle": style, "marker": "o", "markersize": 3}
-                axes.plot(epochs[known], table[column][known], **line, label=f"{name}, {split}")
+                drawn = (epochs[known], table[column][known])
+                axes.plot(*drawn, f"o{style}", color=color(index), markersize=3, label=f"{name}, {split}")
     axes.set_xlabel(say("epoch"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, max(len(table), 1) + 0.5)

@@ -137,7 +137,7 @@ def speed_size(table: pd.DataFrame, looks: Looks) -> Figure:
 
 @plots.use_style()
 def history(table: pd.DataFrame, looks: Looks) -> Figure:
-    """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the epoch whose weights are kept."""
+    """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the best epoch of each run."""
     figure = plots.new_figure(8.4, 3.2 + looks.height(8.4))
     titles = {"loss": say("Loss (nats)"), "macro_f1": say("Macro-F1 (%)")}
     for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):

@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from tqdm import tqdm
 
 from avatar_bench.errors import ConfigError, DataError
@@ -172,12 +172,12 @@ def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerO
 
 def refuse_missing_devices(accelerator: str, devices: Any, strategy: str) -> None:
     """Raise ConfigError where the options of the trainer ask for devices that this machine lacks."""
-    if accelerator == "cuda" or (accelerator == "gpu" and not torch.backends.mps.is_available()):
-        if not torch.cuda.is_available():
-            raise ConfigError(
-                f"trainer.accelerator={accelerator}: torch finds no GPU here.",
-                "Leave it out (and trainer=gpu, which sets it), or give trainer=cpu.",
-            )
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not (there | {"gpu": any(there.values())}).get(accelerator, True):
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}: torch finds no GPU here.",
+            "Leave it out (and trainer=gpu, which sets it), or give trainer=cpu.",
+        )
     quiet()
     try:
         pl.Trainer(accelerator=accelerator, devices=devices, strategy=strategy, logger=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import sys
 from collections.abc import Mapping
@@ -151,10 +152,10 @@ def _near(name: str, size: int, options: Mapping[str, Any], native: int) -> list
 
 def _use_cache_if_offline() -> None:
     """Restrict the hub's client to its cache where it cannot reach its host: it would retry, and log, for a minute."""
-    huggingface_hub.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not huggingface_hub.constants.HF_HUB_OFFLINE:
         try:
-            huggingface_hub.utils.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
         except Exception:  # of requests or httpx, by its version
             huggingface_hub.constants.HF_HUB_OFFLINE = True
 
