@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +47,7 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a class or file name may hold a dollar sign
 }
 MOST_BARS = 40
+_SPLITS = {"train": "--", "val": "-"}  # and how their curves are drawn
 _THUMBNAIL = 360  # pixels of the longer side, enough for a cell of a wall at 300 dpi
 
 
@@ -170,18 +172,22 @@ def curves(table: pd.DataFrame, best: int | None = None) -> Figure:
     """
     figure = new_figure(8.4, 3.6)
     left, right = figure.subplots(1, 2)
-    _lines(left, table, {"loss": say("loss")})
+    _lines(left, table, {"loss": GREY})
     left.set(ylabel=say("cross-entropy loss (nats)"), title=say("Loss"))
     if np.isfinite(left.dataLim.ymax):
         left.set_ylim(0, 1.08 * left.dataLim.ymax)
-    _lines(right, table, {"accuracy": say("accuracy"), "macro_f1": say("macro-F1")})
-    right.set(ylabel=say("accuracy, macro-F1 (%)"), title=say("Metrics"), ylim=(0, 1.02))
-    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _lines(right, table, {"accuracy": color(0), "macro_f1": color(1)})
+    right.set(ylabel=say("share (%)"), title=say("Accuracy and macro-F1"), ylim=(0, 1.02))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=None))
+    marked = {"color": "black", "linestyle": ":", "linewidth": 1.2}
     for axes in (left, right):
         _mark_stages(axes, table)
         for row in np.flatnonzero(table["epoch"] == best):
-            axes.axvline(row + 1, color="black", linestyle=":", linewidth=1.2, label=say("best epoch ({k})", k=best))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
+            axes.axvline(row + 1, **marked)
+    handles = [Line2D([], [], color="black", linestyle=style, label=split) for split, style in _SPLITS.items()]
+    handles += [Patch(color=color(0), label=say("accuracy")), Patch(color=color(1), label=say("macro-F1"))]
+    handles += [Line2D([], [], **marked, label=say("best epoch ({k})", k=best))] * (best is not None)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -238,14 +244,13 @@ def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _lines(axes: Axes, table: pd.DataFrame, metrics: dict[str, str]) -> None:
-    """Draw metrics of val, and dashed those of train, in one colour a metric."""
+    """Draw metrics of val, and dashed those of train, each metric in its colour."""
     epochs = np.arange(1, len(table) + 1)
-    for index, (metric, name) in enumerate(metrics.items()):
-        for split, style in (("train", "--"), ("val", "-")):
+    for metric, colour in metrics.items():
+        for split, style in _SPLITS.items():
             if (column := f"{split}/{metric}") in table:
                 known = table[column].notna().to_numpy()
-                drawn = (epochs[known], table[column][known])
-                axes.plot(*drawn, f"o{style}", color=color(index), markersize=3, label=f"{name}, {split}")
+                axes.plot(epochs[known], table[column][known], f"o{style}", color=colour, markersize=3, label=column)
     axes.set_xlabel(say("epoch"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, max(len(table), 1) + 0.5)

@@ -88,7 +88,7 @@ def test_curves_mark_where_a_stage_begins_and_the_best_epoch():
     for axes in figure.axes:
         assert [text.get_text() for text in axes.texts] == ["stage 2"]
         assert upright(axes) == [(2.5, "-"), (4, ":")]
-        assert axes.get_legend().get_texts()[-1].get_text() == "best epoch (4)"
+    assert "best epoch (4)" in texts(figure)
     assert inside(figure)
 
 
@@ -100,13 +100,13 @@ def test_curves_of_a_stage_that_goes_on_from_another_run_mark_the_epoch_and_not_
 def test_curves_draw_train_dashed_in_the_colour_of_its_metric():
     right = plots.curves(table([1, 1, 1]), best=1).axes[1]
     drawn = {line.get_label(): (line.get_linestyle(), line.get_color(), line.get_ydata()[0]) for line in right.lines}
-    assert {name: (style, value) for name, (style, _, value) in drawn.items() if "epoch" not in name} == {
-        "accuracy, train": ("--", 0.6),
-        "accuracy, val": ("-", 0.5),
-        "macro-F1, train": ("--", 0.45),
-        "macro-F1, val": ("-", 0.4),
+    assert {name: (style, value) for name, (style, _, value) in drawn.items() if "/" in name} == {
+        "train/accuracy": ("--", 0.6),
+        "val/accuracy": ("-", 0.5),
+        "train/macro_f1": ("--", 0.45),
+        "val/macro_f1": ("-", 0.4),
     }
-    assert drawn["accuracy, train"][1] == drawn["accuracy, val"][1] != drawn["macro-F1, val"][1]
+    assert drawn["train/accuracy"][1] == drawn["val/accuracy"][1] != drawn["val/macro_f1"][1]
 
 
 @pytest.mark.parametrize("rows", [0, 1])

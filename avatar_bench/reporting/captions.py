@@ -64,7 +64,7 @@ def _of_runs() -> dict[str, str]:
         "error_bias/bias_map": say("Answers by slice: which class it leans to"),
         "error_bias/confidence": say("Confidence of right and wrong answers"),
         "error_bias/weakest_slices": say("The weakest slices, with intervals"),
-        "prior_shift/mixes": say("Accuracy under other mixes of classes"),
+        "prior_shift/mixes": say("Accuracy and macro-F1 under other mixes of classes"),
         "prior_shift/shares": say("Shares of classes as they are, and as estimated"),
         "clusters/distances": say("Distances between classes"),
         "clusters/silhouettes": say("Silhouettes by class"),
