@@ -56,7 +56,7 @@ class SplitConfig:
     folds: int = 10  # one fold is test, the next is val, the rest is train
     by: str | None = None  # group | source | generator: split anew; null: as the data set states, else by group
     held_out: list[str] = field(default_factory=list)  # of by=source|generator: these are test; none: some are drawn
-    at_least: int = 20  # of sweep=leave_one_source_out and the like: pictures of a unit that is held out
+    at_least: int = 20  # of sweep=leave_one_source_out and the like: images (within data.limit) of a unit held out
 
 
 @dataclass
@@ -477,15 +477,22 @@ def _set_launchers() -> None:
 
 
 def _units(by: str, *, _root_: DictConfig) -> str:
-    """Give the values of data.split.held_out for a sweep over units: ['a'],['b']."""
+    """Return the values of data.split.held_out for a sweep over units, of the images that data.limit draws: [a],[b]."""
     from avatar_bench.assembly.datasets import open_dataset
+    from avatar_bench.data.selection import divides, limited
+    from avatar_bench.data.splits import SplitPlan
     from avatar_bench.data.units import units_to_hold_out
 
     options = OmegaConf.to_object(_root_.data)
     assert isinstance(options, DataConfig)
-    kept, reasons = units_to_hold_out(open_dataset(options).frame, by, options.split.at_least)
+    frame = open_dataset(options).frame
+    plan = SplitPlan(seed=options.split.seed, by=by, limit=options.limit)
+    rows, _ = limited(divides(plan, frame), frame, plan)
+    kept, reasons = units_to_hold_out(frame.iloc[rows], by, options.split.at_least)
     if reasons:
-        tell(f"not held out: {', '.join(f'{name} ({why})' for name, why in reasons.items())}", file=sys.stderr)
+        drawn = f" (of {len(rows)} images drawn, data.limit)" if len(rows) < len(frame) else ""
+        told = ", ".join(f"{name} ({why})" for name, why in reasons.items())
+        tell(f"not held out{drawn}: {told}", file=sys.stderr)
     return ",".join(f"[{quote(name)}]" for name in kept)
 
 
@@ -527,6 +534,7 @@ def check_train(cfg: DictConfig) -> None:
     _check_optimizer(cfg.optimizer)
     _check_model(cfg.model)
     _check_allow("train", cfg.allow)
+    _check_devices(cfg.trainer)
     if cfg.init_from is not None and cfg.resume is not None:
         raise ConfigError(
             "init_from and resume exclude each other",
@@ -573,6 +581,7 @@ def check_pretrain(cfg: DictConfig) -> None:
         )
     if cfg.trainer.devices != 1 or cfg.trainer.strategy != "auto":
         raise ConfigError("trainer.devices, trainer.strategy: pretrain computes on one device")
+    _check_devices(cfg.trainer)
 
 
 def check_evaluate(cfg: DictConfig) -> None:
@@ -743,6 +752,13 @@ def _check_stages(cfg: DictConfig) -> None:
             if not holds(stage[name]):
                 raise ConfigError(f"{option}.{name}={stage[name]}: expected {expected}")
     _check_warmup(cfg.optimizer.schedule, [cfg.epochs or stage.epochs for stage in stages[: cfg.stage]])
+
+
+def _check_devices(trainer: DictConfig) -> None:
+    if trainer.accelerator not in ("auto", "cpu") or trainer.devices != 1:  # only then: it loads torch
+        from avatar_bench.models.training import refuse_missing_devices
+
+        refuse_missing_devices(trainer.accelerator, trainer.devices, trainer.strategy)
 
 
 def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +47,7 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a class or file name may hold a dollar sign
 }
 MOST_BARS = 40
+_SPLITS = {"train": "--", "val": "-"}  # and how their curves are drawn
 _THUMBNAIL = 360  # pixels of the longer side, enough for a cell of a wall at 300 dpi
 
 
@@ -162,22 +164,30 @@ def gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns:
 
 
 @use_style()
-def curves(table: pd.DataFrame) -> Figure:
-    """Draw a run's metrics.csv: losses left, metrics right, over the epochs in the order trained, stages marked.
+def curves(table: pd.DataFrame, best: int | None = None) -> Figure:
+    """Draw a run's metrics.csv: losses left, metrics right, over the epochs in the order trained.
 
-    Columns that are missing, and epochs without a value, are left out.
+    Each stage's begin is marked, and the epoch `best`, whose weights were kept. Columns that are missing, and epochs
+    without a value, are left out.
     """
-    figure = new_figure(8.4, 3.3)
+    figure = new_figure(8.4, 3.6)
     left, right = figure.subplots(1, 2)
-    _lines(left, table, {"train/loss": "train", "val/loss": "val"})
+    _lines(left, table, {"loss": GREY})
     left.set(ylabel=say("cross-entropy loss (nats)"), title=say("Loss"))
     if np.isfinite(left.dataLim.ymax):
         left.set_ylim(0, 1.08 * left.dataLim.ymax)
-    _lines(right, table, {"val/accuracy": say("accuracy"), "val/macro_f1": say("macro-F1")})
-    right.set(ylabel=say("share of the val split (%)"), title=say("Metrics on val"), ylim=(0, 1.02))
-    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _lines(right, table, {"accuracy": color(0), "macro_f1": color(1)})
+    right.set(ylabel=say("share (%)"), title=say("Accuracy and macro-F1"), ylim=(0, 1.02))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=None))
+    marked = {"color": "black", "linestyle": ":", "linewidth": 1.2}
     for axes in (left, right):
         _mark_stages(axes, table)
+        for row in np.flatnonzero(table["epoch"] == best):
+            axes.axvline(row + 1, **marked)
+    handles = [Line2D([], [], color="black", linestyle=style, label=split) for split, style in _SPLITS.items()]
+    handles += [Patch(color=color(0), label=say("accuracy")), Patch(color=color(1), label=say("macro-F1"))]
+    handles += [Line2D([], [], **marked, label=say("best epoch ({k})", k=best))] * (best is not None)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -233,23 +243,24 @@ def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(small)
 
 
-def _lines(axes: Axes, table: pd.DataFrame, columns: dict[str, str]) -> None:
+def _lines(axes: Axes, table: pd.DataFrame, metrics: dict[str, str]) -> None:
+    """Draw metrics of val, and dashed those of train, each metric in its colour."""
     epochs = np.arange(1, len(table) + 1)
-    for index, (column, name) in enumerate(columns.items()):
-        if column in table:
-            known = table[column].notna().to_numpy()
-            axes.plot(epochs[known], table[column][known], "o-", color=color(index), markersize=3, label=name)
+    for metric, colour in metrics.items():
+        for split, style in _SPLITS.items():
+            if (column := f"{split}/{metric}") in table:
+                known = table[column].notna().to_numpy()
+                axes.plot(epochs[known], table[column][known], f"o{style}", color=colour, markersize=3, label=column)
     axes.set_xlabel(say("epoch"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, max(len(table), 1) + 0.5)
     axes.grid(True)
-    axes.legend(loc="best")
 
 
 def _mark_stages(axes: Axes, table: pd.DataFrame) -> None:
     stages = table["stage"].to_numpy() if "stage" in table else np.array([])
     for row in np.flatnonzero(stages[1:] != stages[:-1]):
-        axes.axvline(row + 1.5, color=GREY, linestyle="--", linewidth=1)
+        axes.axvline(row + 1.5, color=GREY, linewidth=1)
         axes.text(
             row + 1.55,
             0.02,

@@ -71,16 +71,42 @@ def test_a_gallery_takes_pictures_of_any_shape(count):
 
 def table(stages: list[int]) -> pd.DataFrame:
     n = len(stages)
-    values = {"train/loss": 1.0, "val/loss": 1.2, "val/accuracy": 0.5, "val/macro_f1": 0.4, "lr": 1e-3}
-    return pd.DataFrame({"epoch": range(n), "stage": stages, **{name: [value] * n for name, value in values.items()}})
+    values = {"train/loss": 1.0, "val/loss": 1.2, "train/accuracy": 0.6, "val/accuracy": 0.5}
+    values |= {"train/macro_f1": 0.45, "val/macro_f1": 0.4, "lr": 1e-3}
+    epochs = range(1, n + 1)
+    return pd.DataFrame({"epoch": epochs, "stage": stages, **{name: [value] * n for name, value in values.items()}})
 
 
-def test_curves_mark_where_a_stage_begins():
-    figure = plots.curves(table([1, 1, 2, 2, 2]))
+def upright(axes: mpl.axes.Axes) -> list[tuple[float, str]]:
+    """Return where each vertical line stands, and its style."""
+    lines = [line for line in axes.lines if list(line.get_ydata()) == [0, 1] and len(set(line.get_xdata())) == 1]
+    return [(line.get_xdata()[0], line.get_linestyle()) for line in lines]
+
+
+def test_curves_mark_where_a_stage_begins_and_the_best_epoch():
+    figure = plots.curves(table([1, 1, 2, 2, 2]), best=4)
     for axes in figure.axes:
         assert [text.get_text() for text in axes.texts] == ["stage 2"]
-        assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [2.5]
+        assert upright(axes) == [(2.5, "-"), (4, ":")]
+    assert "best epoch (4)" in texts(figure)
     assert inside(figure)
+
+
+def test_curves_of_a_stage_that_goes_on_from_another_run_mark_the_epoch_and_not_the_row():
+    later = table([2, 2]).assign(epoch=[7, 8])
+    assert upright(plots.curves(later, best=8).axes[0]) == [(2, ":")]
+
+
+def test_curves_draw_train_dashed_in_the_colour_of_its_metric():
+    right = plots.curves(table([1, 1, 1]), best=1).axes[1]
+    drawn = {line.get_label(): (line.get_linestyle(), line.get_color(), line.get_ydata()[0]) for line in right.lines}
+    assert {name: (style, value) for name, (style, _, value) in drawn.items() if "/" in name} == {
+        "train/accuracy": ("--", 0.6),
+        "val/accuracy": ("-", 0.5),
+        "train/macro_f1": ("--", 0.45),
+        "val/macro_f1": ("-", 0.4),
+    }
+    assert drawn["train/accuracy"][1] == drawn["val/accuracy"][1] != drawn["val/macro_f1"][1]
 
 
 @pytest.mark.parametrize("rows", [0, 1])

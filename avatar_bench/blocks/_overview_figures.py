@@ -137,14 +137,19 @@ def speed_size(table: pd.DataFrame, looks: Looks) -> Figure:
 
 @plots.use_style()
 def history(table: pd.DataFrame, looks: Looks) -> Figure:
-    """Draw loss and macro-F1 on val over the epochs trained, a line a run."""
+    """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the best epoch of each run."""
     figure = plots.new_figure(8.4, 3.2 + looks.height(8.4))
-    titles = {"val/loss": say("Loss on val (nats)"), "val/macro_f1": say("Macro-F1 on val (%)")}
-    for axes, (column, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+    titles = {"loss": say("Loss (nats)"), "macro_f1": say("Macro-F1 (%)")}
+    for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for label, part in table.groupby("run", sort=False):
-            known = part.dropna(subset=column) if column in part else part.iloc[:0].assign(**{column: []})
-            axes.plot(known["step"], known[column], markersize=4, linewidth=1.1, **looks.of(str(label)))
-        axes.set(title=title, xlabel=say("epoch"))
+            look = looks.of(str(label))
+            for column, style in ((f"train/{metric}", {"linestyle": "--", "marker": ""}), (f"val/{metric}", {})):
+                known = part.dropna(subset=column)
+                axes.plot(known["step"], known[column], markersize=4, linewidth=1.1, **look | style)
+            best = part[part["best"]]
+            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": ""}
+            axes.plot(best["step"], best[f"val/{metric}"], **look | ring)
+        axes.set(title=title, xlabel=say("epoch (solid: val, dashed: train, ring: best)"))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(True)
     axes.set_ylim(0, 1.02)

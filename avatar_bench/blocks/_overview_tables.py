@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Saved = Mapping[str, Result | None]  # a run's Results by block
 _NOTHING = Metric(None, 0, reason="missing")
-_HISTORY = ("epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1")
+_CURVES = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", "val/macro_f1")
+_HISTORY = ("epoch", "stage", *_CURVES)
 
 # the figures of each block that stand for it; of a pattern with a *, all that fit
 MAIN: dict[str, tuple[str, ...]] = {
@@ -129,16 +130,16 @@ def bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
 
 
 def history(runs: Sequence[Run]) -> pd.DataFrame:
-    """Give a row a run and epoch trained, `step` counting them through all stages."""
+    """Return a row for each run and epoch: `step` counts them through all stages, `best` marks the one kept."""
     tables = []
     for run in runs:
         table = getattr(run, "history", None)
         if table is not None and len(table):
-            kept = table[[column for column in _HISTORY if column in table]].reset_index(drop=True)
+            kept = table.reindex(columns=_HISTORY).reset_index(drop=True)
             kept.insert(0, "run", run.label)
             kept.insert(1, "step", np.arange(1, len(kept) + 1))
-            tables.append(kept)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "step", *_HISTORY])
+            tables.append(kept.assign(best=kept["epoch"] == run.record.get("best_epoch")))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "step", *_HISTORY, "best"])
 
 
 def _lean(result: Result) -> Iterator[tuple[str, float]]:

@@ -1,8 +1,7 @@
-"""Figures of prior_shift: accuracy under other class shares, with and without correction."""
+"""Figures of prior_shift: accuracy and macro-F1 under other class shares, with and without correction."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.messages import say
-from avatar_bench.metrics.prior_shift import WAYS, one_frequent
+from avatar_bench.metrics.prior_shift import WAYS, floor, one_frequent
 
 _MOST = 6  # classes that get a panel
 # how the answers are come by: own, corrected by known shares, by estimated ones
@@ -25,68 +24,94 @@ _LOOKS: dict[str, dict[str, Any]] = dict(
 
 
 @plots.use_style()
-def mixes(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw the accuracy under each mix, a row a mix of mixes.csv, with its interval and the commonest class's share."""
-    figure = plots.new_figure(2.6 + 1.2 * len(table), 3.6)
-    axes = figure.subplots()
+def mixes(table: pd.DataFrame) -> Figure:
+    """Draw accuracy and macro-F1 under each mix with intervals, and what naming the commonest class alone gets.
+
+    A row of the table is one of mixes.csv; the share of each class stands below it, in the order of the columns.
+    """
+    panel = max(2.6, 1.0 + 1.05 * len(table))
+    named = [column.removeprefix("share_") for column in table if column.startswith("share_")]
+    figure = plots.new_figure(2 * panel, 3.6 + 0.16 * min(len(named), _MOST))
     place = np.arange(len(table))
-    for offset, way in zip((-0.2, 0.0, 0.2), WAYS, strict=True):
-        value, low, high = _columns(table, way)
-        ink = plots.GREY if way == WAYS[0] else "black"
-        axes.vlines(place + offset, low, high, color=ink, linewidth=1.1)
-        axes.plot(place + offset, value, **_LOOKS[way] | {"ls": ""}, color=ink, markersize=5)
-    commonest = table[[f"share_{name}" for name in classes]].max(axis=1)
-    axes.hlines(commonest, place - 0.35, place + 0.35, color="black", linestyle="--", linewidth=1)
-    axes.set_xticks(place, [plots.short(mix, 16) for mix in table["mix"]])
-    axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=say("mix of classes"), ylabel=say("accuracy (%)"))
-    axes.set_ylim(max(0.0, axes.get_ylim()[0] - 0.05), 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=None))
-    axes.grid(axis="y")
+    for axes, (measure, title) in zip(figure.subplots(1, 2, sharey=True), _measures().items(), strict=True):
+        for offset, way in zip((-0.2, 0.0, 0.2), WAYS, strict=True):
+            value, low, high = _columns(table, way, measure)
+            ink = plots.GREY if way == WAYS[0] else "black"
+            axes.vlines(place + offset, low, high, color=ink, linewidth=1.1)
+            axes.plot(place + offset, value, **_LOOKS[way] | {"ls": ""}, color=ink, markersize=5)
+        axes.hlines(
+            table[f"commonest_{measure}"].astype(float),
+            place - 0.35,
+            place + 0.35,
+            color="black",
+            linestyle="--",
+            linewidth=1,
+        )
+        axes.set_xticks(place, [_mix_words(row, named) for _, row in table.iterrows()])
+        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=say("share of each class (%)"), ylabel=title, ylim=(0, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=None))
+        axes.tick_params(labelleft=True)
+        axes.grid(axis="y")
     figure.legend(handles=_handles(lines=False), loc="outside lower center", ncols=2)
     return figure
 
 
 @plots.use_style()
 def shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[str, float]) -> Figure:
-    """Draw accuracy over the share of each class in turn, a panel a class, the others sharing the rest equally."""
+    """Draw accuracy, and below it macro-F1, over the share of each class in turn, the others sharing the rest equally.
+
+    A column is a class.
+    """
     shown = list(classes)[:_MOST]
-    columns = min(3, len(shown))
-    rows = math.ceil(len(shown) / columns)
-    figure = plots.new_figure(2.7 * columns + 0.5, 2.8 * rows + 0.6)
-    grid = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
-    for axes in grid[len(shown) :]:
-        axes.set_axis_off()
-    for index, (axes, name) in enumerate(zip(grid, shown, strict=False)):
-        own = table[table["frequent"] == name].sort_values(f"share_{name}")
-        _panel(axes, own, name, plots.color(index))
-        grid_shares = np.linspace(0, 1, 101)
-        commonest = [one_frequent(index, share, len(classes)).max() for share in grid_shares]
-        axes.plot(grid_shares, commonest, "--", color="black", linewidth=1)
-        axes.axvline(training[name], color=plots.GREY, linewidth=1, linestyle=":")
-    for axes in grid[::columns]:
-        axes.set_ylabel(say("accuracy (%)"))
+    figure = plots.new_figure(max(5.4, 2.4 * len(shown) + 0.5), 5.6)
+    grid = figure.subplots(2, len(shown), sharex=True, sharey=True, squeeze=False)
+    grid_shares = np.linspace(0.01, 0.99, 99)  # at 0 and 1 a class is absent, and macro-F1 one of fewer classes
+    for row, (measure, title) in zip(grid, _measures().items(), strict=True):
+        for index, (axes, name) in enumerate(zip(row, shown, strict=True)):
+            own = table[table["frequent"] == name].sort_values(f"share_{name}")
+            _panel(axes, own, name, measure, plots.color(index))
+            priors = [one_frequent(index, share, len(classes)) for share in grid_shares]
+            commonest = [floor(f"corrected/{measure}", prior, prior) for prior in priors]
+            axes.plot(grid_shares, commonest, "--", color="black", linewidth=1)
+            axes.axvline(training[name], color=plots.GREY, linewidth=1, linestyle=":")
+        row[0].set_ylabel(title)
+    for axes, name in zip(grid[0], shown, strict=True):
+        axes.set_title(plots.short(name))
+    for axes in grid[-1]:
+        axes.set_xlabel(say("share of the class (%)"))
     share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=say("share in training"))
-    figure.legend(handles=[*_handles(lines=True), share], loc="outside lower center", ncols=3)
+    figure.legend(handles=[*_handles(lines=True), share], loc="outside lower center", ncols=3 if len(shown) > 2 else 2)
     return figure
 
 
-def _panel(axes: Axes, own: pd.DataFrame, name: str, colour: str) -> None:
+def _measures() -> dict[str, str]:
+    return {"accuracy": say("accuracy (%)"), "macro_f1": say("macro-F1 (%)")}
+
+
+def _mix_words(row: pd.Series, classes: Sequence[str]) -> str:
+    """Return the mix's name and a line for each class with a share, which says which class is the 50 of 50-25-25."""
+    shares = {name: float(row[f"share_{name}"]) for name in classes if row[f"share_{name}"] > 0}
+    lines = [f"{plots.short(name, 14)} {100 * share:.3g}" for name, share in list(shares.items())[:_MOST]]
+    return "\n".join([plots.short(str(row["mix"]), 16), *lines, *["…"] * (len(shares) > _MOST)])
+
+
+def _panel(axes: Axes, own: pd.DataFrame, name: str, measure: str, colour: str) -> None:
     share = own[f"share_{name}"].to_numpy()
     for way in WAYS:
-        value, low, high = _columns(own, way)
+        value, low, high = _columns(own, way, measure)
         ink = plots.GREY if way == WAYS[0] else colour
         if way != WAYS[-1]:  # a third band would hide the others
             axes.fill_between(share, low, high, color=ink, alpha=0.18, linewidth=0)
         axes.plot(share, value, color=ink, markersize=3.5, **_LOOKS[way])
-    axes.set(title=plots.short(name), xlabel=say("share of the class (%)"), xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=None))
     axes.grid(True)
 
 
-def _columns(table: pd.DataFrame, way: str) -> list[Any]:
-    """Give accuracy with both ends of its interval, which shrink to it where there is none."""
-    name = f"{way}accuracy".replace("/", "_")
+def _columns(table: pd.DataFrame, way: str, measure: str) -> list[Any]:
+    """Return a measure with both ends of its interval, which shrink to it where there is none."""
+    name = f"{way}{measure}".replace("/", "_")
     value = table[name].astype(float)
     return [value, *(table[f"{name}_{end}"].astype(float).fillna(value) for end in ("low", "high"))]
 

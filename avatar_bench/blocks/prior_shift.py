@@ -72,13 +72,15 @@ class PriorShift(IntervalBlock):
         result = Result("prior_shift", dataset.name, len(predictions), run.classes)
         result.metrics = {f"{column}/{name}": found[name][column] for column in prior_shift.COLUMNS for name in mixes}
         result.tables = {
-            "mixes": pd.DataFrame([_row(name, "", mixes[name], found[name], run.classes) for name in mixes] + turns),
+            "mixes": self._in_order_of_mixes(
+                pd.DataFrame([_row(name, "", mixes[name], found[name], run.classes) for name in mixes] + turns)
+            ),
             "priors": pd.concat([_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]),
             "predictions": _predictions_table(predictions),
         }
         shares = dict(zip(run.classes, training.tolist(), strict=True))
         table = result.tables["mixes"]
-        result.figures["mixes"] = figures.mixes(table[table["frequent"] == ""], run.classes)
+        result.figures["mixes"] = figures.mixes(table[table["frequent"] == ""])
         if turns:
             result.figures["shares"] = figures.shares(table, run.classes, shares)
         result.provenance["training_shares"] = shares
@@ -99,6 +101,15 @@ class PriorShift(IntervalBlock):
                 "Name one: 'block.prior_shift.mixes={NAME: {CLASS: SHARE, ...}}'",
             )
         return fitting
+
+    def _in_order_of_mixes(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Put the columns of the shares in the order in which the mixes name the classes: drawing, real, generated."""
+        named = dict.fromkeys(f"share_{name}" for mix in self.mixes.values() for name in mix or ())
+        shares = [name for name in table if name.startswith("share_")]
+        ordered = sorted(shares, key=[*named, *shares].index)
+        return table[
+            ["mix", "frequent", *ordered, *(name for name in table if name not in {"mix", "frequent", *shares})]
+        ]
 
     def _training_shares(self, run: Run) -> tuple[Floats, str]:
         """Give the shares (C,) of the classes as the network met them in training, and where they were read."""
@@ -167,6 +178,8 @@ def _row(mix: str, frequent: str, prior: Floats, found: dict[str, Metric], class
     for column in prior_shift.COLUMNS:
         name = column.replace("/", "_")
         row |= {name: found[column].value, f"{name}_low": found[column].low, f"{name}_high": found[column].high}
+    for figure in ("accuracy", "macro_f1"):
+        row[f"commonest_{figure}"] = prior_shift.floor(f"corrected/{figure}", prior, prior)
     return row
 
 

@@ -232,7 +232,7 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
     rows = history[history["stage"] == history["stage"].max()]
     row = rows.loc[rows[METRIC].idxmax()]
     with speak(settings.lang):
-        figure = curves(history)
+        figure = curves(history, int(row["epoch"]))
     with whole(folder / "curves.png") as part:
         figure.savefig(part, format="png")
     record |= {

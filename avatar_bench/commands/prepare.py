@@ -15,6 +15,7 @@ from avatar_bench.audit.card import write_card
 from avatar_bench.blocks.base import DatasetBlock
 from avatar_bench.config import PrepareConfig
 from avatar_bench.data.manifest import read_manifest
+from avatar_bench.data.spelling import spelling_warnings
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import GuardError
 from avatar_bench.results import Result
@@ -79,6 +80,7 @@ def _known(out: Path, how: dict[str, Any]) -> Result | None:
 def _audit(out: Path, audit: DatasetBlock, how: dict[str, Any]) -> Result:
     dataset = read_manifest(out / "manifest.csv", out.name)
     result = audit.audit(dataset)
+    result.warnings += spelling_warnings(dataset, out / "manifest.csv")
     result.provenance |= {
         "data_fingerprint": dataset.fingerprint,
         "version": avatar_bench.__version__,

@@ -18,6 +18,7 @@ from avatar_bench.config import TrainConfig, check_train
 from avatar_bench.data.decode import formats_of
 from avatar_bench.data.guards import refuse_changed, refuse_formats, refuse_shortcut, split_apart
 from avatar_bench.data.manifest import Dataset, files_of, read_split
+from avatar_bench.data.spelling import spelling_warnings
 from avatar_bench.data.splits import SplitPlan, refuse_other_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.models.schema import fault_of_classes
@@ -75,6 +76,9 @@ def _images(settings: TrainConfig) -> tuple[Dataset, Dataset]:
         locate(Path(settings.init_from), "init_from")
     whole, plan = open_dataset(settings.data), _plan(settings)
     _check_labels(whole, settings.allow)
+    manifests = {"manifest": Path(settings.data.manifest or ""), "demo": whole.root / "manifest.csv"}
+    for warning in spelling_warnings(whole, manifests.get(settings.data.kind)):
+        tell(f"warning: {warning}", file=sys.stderr)
     formats = formats_of(files_of(whole))
     refuse_changed(whole)
     if "shortcut" not in settings.allow:

@@ -22,7 +22,8 @@ from avatar_bench.signals import Stop
 from avatar_bench.writing import whole
 
 MONITOR = "val/macro_f1"
-HISTORY = ("epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr")
+MEASURED = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", MONITOR)
+HISTORY = ("epoch", "stage", *MEASURED, "lr")
 
 
 class History(Callback):
@@ -56,7 +57,7 @@ class History(Callback):
         with whole(self.file) as part:
             pd.DataFrame(rows, columns=list(HISTORY)).astype({"epoch": int, "stage": int}).to_csv(part, index=False)
         if self.show:
-            figures = "  ".join(f"{name} {seen[name]:.4f}" for name in HISTORY[2:6] if name in seen)
+            figures = "  ".join(f"{name} {seen[name]:.4f}" for name in MEASURED if name in seen)
             print(f"stage {card.stage}  epoch {epoch}  {figures}", file=sys.stderr)
 
 

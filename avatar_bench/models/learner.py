@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import get_total_norm
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
 
+from avatar_bench.metrics.classification import accuracy, macro_f1
 from avatar_bench.models.card import Card
 from avatar_bench.models.checkpoints import CARD_KEY
 from avatar_bench.models.classifier import Classifier
@@ -29,7 +30,7 @@ from avatar_bench.models.optimizers import (
 )
 from avatar_bench.models.stepping import Stepping
 
-LOSS_KEY = "train_loss"
+LOSS_KEY, COUNTS_KEY = "train_loss", "train_confusion"
 
 
 class Learner(Classifier, Stepping):
@@ -51,7 +52,9 @@ class Learner(Classifier, Stepping):
             "macro_f1": MulticlassF1Score(count, average="macro"),
         }
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/")  # type: ignore[arg-type]
-        self.train_loss = MeanMetric()  # over an epoch's images; a checkpoint from within the epoch holds its state
+        # of an epoch's images as they were trained on; a checkpoint from within the epoch holds their state
+        self.train_loss = MeanMetric()
+        self.train_confusion = MulticlassConfusionMatrix(count, validate_args=False)  # which a small network would feel
 
     @property
     def learns_from_embeddings(self) -> bool:
@@ -86,6 +89,7 @@ class Learner(Classifier, Stepping):
 
     def on_train_epoch_start(self) -> None:
         self.train_loss.reset()
+        self.train_confusion.reset()
         self.train()  # Lightning keeps the modes that it finds, and validation leaves eval behind
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -101,6 +105,7 @@ class Learner(Classifier, Stepping):
         self._check_finite(loss, batch)
         if not self.second_pass:  # whose loss is that of other weights
             self.train_loss.update(loss.detach(), len(logits))
+            self.train_confusion.update(logits.detach(), targets if targets.ndim == 1 else targets.argmax(dim=1))
             self.log("train/loss_step", loss, batch_size=len(logits))
             self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
         return loss
@@ -117,6 +122,12 @@ class Learner(Classifier, Stepping):
         self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
         self.val_metrics.update(logits, batch["target"])
         self.log_dict(dict(self.val_metrics.items()), batch_size=len(logits))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's train metrics; what on_train_epoch_end logs is too late for the callback that writes them."""
+        confusion = self.train_confusion.compute().cpu().numpy()
+        values = {"train/accuracy": float(accuracy(confusion)), "train/macro_f1": float(macro_f1(confusion))}
+        self.log_dict(values, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         options, stage = self.options, self.stage
@@ -144,11 +155,14 @@ class Learner(Classifier, Stepping):
         super().on_save_checkpoint(checkpoint)
         checkpoint[CARD_KEY] = self.card.plain()
         checkpoint[LOSS_KEY] = [float(self.train_loss.mean_value), float(self.train_loss.weight)]
+        checkpoint[COUNTS_KEY] = self.train_confusion.confmat.tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         value, weight = checkpoint.get(LOSS_KEY, (0.0, 0.0))
         self.train_loss.mean_value.fill_(value)
         self.train_loss.weight.fill_(weight)
+        if COUNTS_KEY in checkpoint:
+            self.train_confusion.confmat.copy_(torch.tensor(checkpoint[COUNTS_KEY]))
 
     def _pass_twice(self, optimizer: torch.optim.Optimizer, first: Callable[[], Any]) -> Any:
         """Leave the gradients of sharpness-aware minimisation to be unscaled, clipped and stepped by; give `first()`.

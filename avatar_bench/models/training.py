@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from tqdm import tqdm
 
 from avatar_bench.errors import ConfigError, DataError
@@ -167,6 +168,25 @@ def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerO
     with torch.autocast(learner.device.type, short or torch.bfloat16, enabled=short is not None):
         found = [learner(batch["image"].to(learner.device))[1].float().cpu().numpy() for batch in bar]
     return np.concatenate(found)
+
+
+def refuse_missing_devices(accelerator: str, devices: Any, strategy: str) -> None:
+    """Raise ConfigError where the options of the trainer ask for devices that this machine lacks."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not (there | {"gpu": any(there.values())}).get(accelerator, True):
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}: torch finds no GPU here.",
+            "Leave it out (and trainer=gpu, which sets it), or give trainer=cpu.",
+        )
+    quiet()
+    try:
+        pl.Trainer(accelerator=accelerator, devices=devices, strategy=strategy, logger=False)
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}, trainer.devices={devices}, trainer.strategy={strategy}: this machine "
+            "cannot do that.",
+            " ".join(str(error).split()),
+        ) from error
 
 
 def computes_on(accelerator: str) -> str:

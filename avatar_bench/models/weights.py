@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import huggingface_hub
 import timm
@@ -153,14 +151,13 @@ def _near(name: str, size: int, options: Mapping[str, Any], native: int) -> list
 
 
 def _use_cache_if_offline() -> None:
-    """Let the hub's client look into its cache alone where its host cannot be reached: it would retry for a minute."""
-    if getproxies():
-        return  # only the proxy can tell
-    host = urlsplit(huggingface_hub.constants.ENDPOINT)
-    try:
-        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
-    except OSError:
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
+    """Restrict the hub's client to its cache where it cannot reach its host: it would retry, and log, for a minute."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        try:
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        except Exception:  # of requests or httpx, by its version
+            huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
 def _unknown(name: str) -> ConfigError:
@@ -171,8 +168,10 @@ def _unknown(name: str) -> ConfigError:
 
 def _explain(name: str, weights: str | Weights, error: Exception) -> ConfigError:
     if weights == "hub":
+        hub, offline = huggingface_hub.constants.ENDPOINT, huggingface_hub.constants.HF_HUB_OFFLINE
+        why = f"no connection to {hub}, and none in its cache" if offline else type(error).__name__
         return ConfigError(
-            f"model.weights=hub: the weights of {name} could not be downloaded ({type(error).__name__}).",
+            f"model.weights=hub: the weights of {name} could not be downloaded ({why}).",
             "Go online, or choose model.weights=PATH (.safetensors or .pth), model.weights=none (random),",
             "or model.weights=package with a model that has one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
         )

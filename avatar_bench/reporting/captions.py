@@ -65,7 +65,7 @@ def _of_runs() -> dict[str, str]:
         "error_bias/bias_map": say("Answers by slice: which class it leans to"),
         "error_bias/confidence": say("Confidence of right and wrong answers"),
         "error_bias/weakest_slices": say("The weakest slices, with intervals"),
-        "prior_shift/mixes": say("Accuracy under other mixes of classes"),
+        "prior_shift/mixes": say("Accuracy and macro-F1 under other mixes of classes"),
         "prior_shift/shares": say("Accuracy as the share of one class grows, class by class"),
         "clusters/distances": say("Distances between classes"),
         "clusters/silhouettes": say("Silhouettes by class"),

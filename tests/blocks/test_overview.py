@@ -65,6 +65,7 @@ def run_of(saved, label, recipe=None, history=HISTORY):
         seed=1,
         classes=CLASSES,
         history=history,
+        record={"best_epoch": 2},
         saved=lambda b, name: saved.get(b),
     )
 
@@ -80,6 +81,21 @@ def test_every_chart_of_two_runs_is_drawn_and_its_numbers_saved(tmp_path: Path):
     assert len(result.figures) == 8
     folder = result.save(tmp_path / "overview")
     assert {file.stem for file in folder.glob("*.png")} == set(result.figures)
+
+
+def test_the_history_marks_the_epoch_that_was_kept_and_draws_train_dashed():
+    history = HISTORY.assign(**{"train/loss": [0.9, 0.3], "train/macro_f1": [0.5, 0.9]})
+    result = compare(run_of(results(), "a", history=history), run_of(results(0.6), "older"))
+    table = result.tables["history"]
+    assert table["best"].tolist() == [False, True] * 2
+    assert table["train/macro_f1"].isna().tolist() == [False, False, True, True]
+    right = result.figures["history"].axes[1]
+    dashed = [line for line in right.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
+    assert [list(line.get_ydata()) for line in dashed] == [[0.5, 0.9]]
+    rings = [line for line in right.lines if line.get_markerfacecolor() == "none"]
+    assert [(list(ring.get_xdata()), list(ring.get_ydata())) for ring in rings] == [
+        ([2], [HISTORY["val/macro_f1"][1]])
+    ] * 2
 
 
 def test_figures_are_those_of_the_results_and_nobody_is_crowned():

@@ -99,8 +99,28 @@ def test_mixes_csv_gives_each_class_in_turn_each_share(judge, make_predictions):
         assert sum(shares) == pytest.approx(1)
         assert getattr(row, f"share_{row.frequent}") in (0.2, 0.8)
     np.testing.assert_allclose(table["accuracy"][:3], [result.metrics[f"accuracy/{mix}"].value for mix in MIXES])
+    assert [name for name in table if name.startswith("share_")] == ["share_drawing", "share_real", "share_generated"]
+    for row in table.itertuples():  # of a network that names the commonest class alone, by scikit-learn
+        prior = [getattr(row, f"share_{name}") for name in CLASSES]
+        always = np.full(3, np.argmax(prior))
+        expected = sk.f1_score(range(3), always, sample_weight=prior, average="macro")
+        assert row.commonest_macro_f1 == pytest.approx(expected)
+        assert row.commonest_accuracy == pytest.approx(sk.accuracy_score(range(3), always, sample_weight=prior))
     assert set(result.figures) == {"mixes", "shares"}
     assert set(judge(noisy(make_predictions), shares=[]).figures) == {"mixes"}
+
+
+def test_the_figures_say_which_class_is_the_frequent_one_and_draw_macro_f1(judge, make_predictions):
+    result = judge(noisy(make_predictions))
+    table = result.tables["mixes"].set_index("mix")
+    for axes, measure in zip(result.figures["mixes"].axes, ("accuracy", "macro_f1"), strict=True):
+        said = [label.get_text() for label in axes.get_xticklabels()]
+        assert said[0] == "50-25-25\ndrawing 50\nreal 25\ngenerated 25"
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), table.loc[list(MIXES), measure])
+    upper, lower = result.figures["shares"].axes[:3], result.figures["shares"].axes[3:]
+    assert [axes.get_title() for axes in upper] == list(CLASSES)
+    for axes, name in zip(lower, CLASSES, strict=True):
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), table.loc[table["frequent"] == name, "macro_f1"])
 
 
 def test_a_perfect_oracle_is_right_under_every_mix(judge, oracle):

@@ -257,16 +257,33 @@ def test_sources_that_cannot_be_held_out_are_named(
     table.loc[table["source"] == "ink", "source"] = "ink, 'old' [1]"
     table.to_csv(tmp_path / "mine.csv", index=False)
     words = ["sweep=leave_one_source_out", f"data.manifest={tmp_path / 'mine.csv'}", "data.split.at_least=21"]
-    assert sweep(*words) == 0
+    assert sweep(*words, "data.limit=null") == 0
     assert [call["data"]["split"]["held_out"] for call in calls] == [
         ["crayon"],
         ["diffusion"],
         ["gan"],
         ["ink, 'old' [1]"],
     ]
-    told = "not held out: vector (20 pictures), studio (all of class real)"
+    told = "not held out: vector (20 images), studio (all of class real)"
     assert capsys.readouterr().err.count(told) == 1
     assert len(jobs(tmp_path / "sweep")) == 4
+
+
+def test_sources_too_small_within_the_limit_stay_in_training(
+    sweep: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep=leave_one_source_out", "data.limit=96", "data.split.at_least=14", "trainer=debug"]
+    assert sweep(*words) == 0
+    err = capsys.readouterr().err
+    [named] = [line for line in err.splitlines() if line.startswith("not held out (of 96 images drawn, data.limit): ")]
+    small = dict(re.findall(r"(\w+) \((\d+) images\)", named))
+    splits = {name: pd.read_csv(tmp_path / "sweep" / name / "split.csv") for name in jobs(tmp_path / "sweep")}
+    assert splits
+    for name, split in splits.items():
+        counts = split["source"].value_counts()
+        assert counts[name] == (split["split"] == "test").sum() >= 14
+        assert counts.drop(list(splits)).to_dict() == {source: int(n) for source, n in small.items()}
+        assert max(map(int, small.values())) < 14
 
 
 def test_a_choice_of_sources_and_models_wins(calls: list[dict[str, Any]], sweep: Callable[..., int]) -> None:
@@ -279,7 +296,7 @@ def test_a_choice_of_sources_and_models_wins(calls: list[dict[str, Any]], sweep:
 
 def test_data_without_generators_are_refused_in_two_lines(sweep: Callable[..., int], capsys: Any) -> None:
     assert sweep("sweep=leave_one_generator_out") == 3
-    assert capsys.readouterr().err.splitlines()[0] == "No generator can be held out: no picture names its generator."
+    assert capsys.readouterr().err.splitlines()[0] == "No generator can be held out: no image names its generator."
 
 
 def test_shots_draws_by_seed_and_keeps_the_test_set(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -74,8 +75,9 @@ def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> N
     checkpoints = {f"checkpoints/{name}.ckpt{end}" for name in ("best", "last", "before") for end in ("", ".sha256")}
     assert kept == {"config.yaml", "run.json", "metrics.csv", "curves.png", "split.csv", *checkpoints}
     assert list(history(tiny_run)) == [
-        "epoch", "stage", "train/loss", "val/loss", "val/accuracy", "val/macro_f1", "lr",
-    ]  # fmt: skip
+        *("epoch", "stage", "train/loss", "train/accuracy", "train/macro_f1"),
+        *("val/loss", "val/accuracy", "val/macro_f1", "lr"),
+    ]
     columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", *KEPT, *STORED]
     assert list(pd.read_csv(tiny_run / "split.csv")) == columns
 
@@ -628,6 +630,31 @@ def test_classes_that_differ_in_case_alone_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_label_that_looks_misspelt_is_named_with_its_rows(
+    train: Train, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    table = pd.read_csv(pictures / "all.csv")
+    table["path"] = [str(pictures / path) for path in table["path"]]
+    wrong = np.flatnonzero(table["label"] == "real")[[3, 8, 14, 20]]
+    table.loc[wrong, "label"] = "reall"
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    run = train(tmp_path / "run", f"data.manifest={tmp_path / 'mine.csv'}", "trainer=debug")
+    rows = ", ".join(str(row + 1) for row in wrong)
+    told = f"warning: {tmp_path / 'mine.csv'}, rows {rows}: label 'reall' (4 images) is a class of its own; is 'real' "
+    assert capsys.readouterr().err.count(told) == 1
+    assert "reall" in record(run)["classes"]
+
+
+def test_a_class_folder_that_looks_misspelt_is_named(train: Train, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(pictures / "all", tmp_path / "all")
+    (tmp_path / "all" / "drawin").mkdir()
+    for file in sorted((tmp_path / "all" / "drawing").rglob("*.*"))[::12]:
+        file.rename(tmp_path / "all" / "drawin" / file.name)
+    train(tmp_path / "run", "data=folder", f"data.root={tmp_path / 'all'}", "data.manifest=null", "trainer=debug")
+    [told] = [line for line in capsys.readouterr().err.splitlines() if "is a class of its own" in line]
+    assert told.startswith(f"warning: {tmp_path / 'all' / 'drawin'}: label 'drawin' (6 images)")
+
+
 def test_a_picture_with_two_labels_is_refused(
     train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -670,6 +697,35 @@ def test_the_configuration_of_a_run_is_held_to_the_rules_of_the_command_line(
     assert "config.yaml" in said
     assert len(said.splitlines()) <= 3
     assert record(run_copy)["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+@pytest.mark.parametrize("word", ["trainer=gpu", "trainer.accelerator=gpu", "trainer.accelerator=cuda"])
+def test_a_gpu_that_is_not_there_is_a_mistake_in_the_options(
+    command: str, word: str, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    kept = [other for other in small if other.startswith(("model", "data=", "data.manifest="))]
+    assert main([command, *kept, f"out={tmp_path / 'run'}", word]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "torch finds no GPU here" in lines[0]
+    assert len(lines) <= 3
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_devices_than_there_are_is_a_mistake_in_the_options(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    kept = [other for other in small if not other.startswith("trainer=")]
+    assert main(["train", *kept, f"out={tmp_path / 'run'}", "trainer=ddp", "trainer.accelerator=cuda"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "trainer.devices=2" in lines[0]
+    assert "your machine only has: [0]" in lines[1]
+    assert len(lines) <= 3
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ def frame(**counts: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "source"])
 
 
-def test_sources_of_enough_pictures_are_held_out_in_order() -> None:
+def test_sources_of_enough_images_are_held_out_in_order() -> None:
     table = frame(real__b=20, real__a=25, real__c=19, drawing__d=40, drawing__e=20)
-    assert units_to_hold_out(table, "source", 20) == (["a", "b", "d", "e"], {"c": "19 pictures"})
+    assert units_to_hold_out(table, "source", 20) == (["a", "b", "d", "e"], {"c": "19 images"})
 
 
 def test_the_only_source_of_a_class_is_not() -> None:
@@ -25,7 +25,7 @@ def test_the_only_source_of_a_class_is_not() -> None:
     assert units_to_hold_out(table, "source", 20) == (["a", "b"], {"d": "all of class drawing"})
 
 
-def test_pictures_without_a_source_keep_their_class_alive() -> None:
+def test_images_without_a_source_keep_their_class_alive() -> None:
     table = frame(real__a=30, real__b=30, drawing__d=40, drawing__=1)
     assert units_to_hold_out(table, "source", 20) == (["a", "b", "d"], {})
 
@@ -36,7 +36,7 @@ def test_a_source_of_two_classes_counts_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "told"), [(frame(real__a=3), "a (all of class real)"), (frame(real__=9), "no picture")]
+    ("table", "told"), [(frame(real__a=3), "a (all of class real)"), (frame(real__=9), "no image")]
 )
 def test_none_left_is_an_error_that_says_why(table: pd.DataFrame, told: str) -> None:
     with pytest.raises(DataError) as caught:

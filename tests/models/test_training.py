@@ -8,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score
 
 from avatar_bench.__main__ import main
 from avatar_bench.commands import _fitting
 from avatar_bench.errors import ConfigError
 from avatar_bench.models.checkpoints import checksum_of, verify, weights_sha256
+from avatar_bench.models.learner import Learner
 from avatar_bench.models.training import TrainerOptions, finish, precision_for
 from avatar_bench.results import Result
 
@@ -132,6 +135,38 @@ def test_smoothing_and_mixup_raise_the_loss_of_a_network_that_is_sure(
         }.items()
     }
     assert losses["plain"] < min(losses["smooth"], losses["mixed"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mode.stages=[{unfreeze: classifier, epochs: 1, lr: 3e-3}, {unfreeze: all, epochs: 2, lr: 3e-3}]"],
+        ["mode=frozen", "data.augment.flip=.5", "data.views=2", "mode.balance=sampler", "epochs=3"],
+        ["optimizer=sam", "data.augment.mixup=.4", "epochs=3"],
+    ],
+    ids=["staged", "features", "two passes"],
+)
+def test_train_metrics_are_those_of_the_batches_that_were_trained_on(
+    words: list[str], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, Any]] = []
+    learn_from = Learner._learn_from
+
+    def keep(learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, targets = learn_from(learner, batch)
+        if not learner.second_pass:
+            hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
+            seen.append((hard.numpy(), logits.detach().argmax(dim=1).numpy()))
+        return logits, targets
+
+    monkeypatch.setattr(Learner, "_learn_from", keep)
+    run = train(tmp_path / "run", *words, *(["epochs=null", "lr=null"] if "stages" in words[0] else []))
+    table = pd.read_csv(run / "metrics.csv")
+    assert len(table) == 3
+    for row, batches in zip(table.to_dict("records"), np.array_split(np.arange(len(seen)), 3), strict=True):
+        targets, predicted = (np.concatenate([seen[index][part] for index in batches]) for part in (0, 1))
+        assert row["train/accuracy"] == pytest.approx(accuracy_score(targets, predicted))
+        assert row["train/macro_f1"] == pytest.approx(f1_score(targets, predicted, average="macro"))
 
 
 def test_each_balance_is_recorded_and_learns(train: Train, tmp_path: Path) -> None:

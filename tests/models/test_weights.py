@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -15,6 +22,7 @@ from torch import Tensor, nn
 
 from avatar_bench import packages
 from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.models import weights
 from avatar_bench.models.pretrained import read_weights
 from avatar_bench.models.weights import convert, create_backbone, normalisation, options_for
 
@@ -175,18 +183,49 @@ def test_a_missing_file_is_told_with_the_other_choices(tmp_path: Path) -> None:
         create_backbone(TINY, 3, str(tmp_path / "nowhere.pth"))
 
 
-def test_without_a_network_the_hub_error_names_the_other_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*given: Any, **options: Any) -> None:
+def test_a_download_that_fails_names_the_other_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any, **options: Any) -> None:
         assert options["pretrained"] is True
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(timm, "create_model", broken)
+    monkeypatch.setattr(weights, "_use_cache_if_offline", lambda: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(ConfigError) as caught:
         create_backbone(TINY, 3, "hub")
     assert len(caught.value.lines) <= 3
     told = str(caught.value)
     assert all(f"model.weights={choice}" in told for choice in ("hub", "PATH", "none", "package"))
     assert "ConnectionError" in told
+
+
+@pytest.mark.parametrize("given", ["HF_ENDPOINT", "HTTPS_PROXY"])
+def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(given: str, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def hang_up() -> None:
+        while True:
+            connection, client = server.accept()
+            asked.append(client)
+            connection.close()
+
+    fault = "import sys; sys.excepthook = lambda kind, error, trace: print(error)"
+    script = "from avatar_bench.models.weights import create_backbone; create_backbone('resnet18.a1_in1k', 3, 'hub')"
+    plain = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=hang_up, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{fault}; {script}"],
+            env={**plain, "HF_HOME": str(tmp_path), given: address},
+            capture_output=True,
+            text=True,
+        )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert re.match(r"model\.weights=hub: .* \(no connection to http", lines[0])
+    assert len(lines) == 3
+    assert len(asked) == 1
 
 
 def test_an_unknown_backbone_is_told_with_similar_names() -> None:
