@@ -108,3 +108,25 @@ def test_a_shortened_name_fits_and_keeps_both_ends(name, width):
     assert len(given) == min(len(name), width)
     assert given[:5] == name[:5]
     assert given[-3:] == name[-3:]
+
+
+SEEDS = [f"mobilenetv3_small few_shot {shots} shots · seed {seed}" for shots in (10, 30) for seed in (1, 2, 3)]
+RECIPES = [f"a long name of an experiment with {which} in its middle and a long end" for which in ("alpha", "beta")]
+
+
+@pytest.mark.parametrize("names", [SEEDS, [*SEEDS, "resnet18 full · seed 1"], RECIPES, ["a" * n for n in (40, 41, 42)]])
+@pytest.mark.parametrize("width", [12, 18, 24, 34, 60])
+def test_names_shortened_together_fit_and_stay_distinct(names, width):
+    labels = plots.shorten(names, width)
+    assert len(set(labels)) == len(names)
+    assert max(map(len, labels)) <= width
+
+
+def test_names_that_fit_are_not_shortened():
+    assert plots.shorten(["a", "b" * 24, "a"]) == ["a", "b" * 24, "a"]
+    assert plots.shorten([]) == []
+
+
+def test_names_that_differ_in_the_middle_keep_what_differs():
+    assert [label.split()[0] for label in plots.shorten(RECIPES, 24)] == ["…alpha", "…beta"]
+    assert all(label.endswith(("10 shots · seed 1", "30 shots · seed 3")) for label in plots.shorten(SEEDS, 26)[::5])

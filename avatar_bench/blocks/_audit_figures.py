@@ -37,7 +37,7 @@ def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
         else:
             _shares(axes, _word_shares(frame, name, classes))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    handles = [Patch(color=plots.color(i), alpha=0.8, label=plots.short(name)) for i, name in enumerate(classes)]
+    handles = [Patch(color=plots.color(i), alpha=0.8, label=name) for i, name in enumerate(plots.shorten(classes))]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
     figure.supylabel(say("share of the class's pictures (%)"), fontsize=9)
     return figure
@@ -91,8 +91,8 @@ def cross_table(table: pd.DataFrame, column: str, classes: Sequence[str]) -> Fig
     figure = plots.new_figure(3.2 + 0.75 * len(classes), 1.3 + 0.24 * len(shown))
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
-    axes.set_xticks(range(len(classes)), [plots.short(name, 18) for name in classes], rotation=30, ha="right")
-    axes.set_yticks(range(len(shown)), [plots.short(str(name) or say("not known"), 30) for name in shown[column]])
+    axes.set_xticks(range(len(classes)), plots.shorten(classes, 18), rotation=30, ha="right")
+    axes.set_yticks(range(len(shown)), plots.shorten((str(name) or say("not known") for name in shown[column]), 30))
     axes.spines[:].set_visible(False)
     axes.set(xlabel=say("class"), ylabel=column)
     for (row, place), count in np.ndenumerate(counts):
@@ -120,7 +120,7 @@ def _shares(axes: Axes, table: pd.DataFrame) -> None:
     for index, label in enumerate(table.columns):
         places = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width
         axes.bar(places, table[label], width, color=plots.color(index), alpha=0.8)
-    names = [plots.short(str(word) or say("none"), 14) for word in table.index]
+    names = plots.shorten((str(word) or say("none") for word in table.index), 14)
     axes.set_xticks(range(len(table)), names, rotation=25 if len(names) > 3 else 0)
     axes.set_ylim(0, 1.04)
 

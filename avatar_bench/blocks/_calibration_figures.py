@@ -105,7 +105,7 @@ def risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -
 def coverage(table: pd.DataFrame, aim: float) -> Figure:
     """Draw the coverage and the mean size of the conformal sets, of all pictures and by true class."""
     sides = {method: own.reset_index(drop=True) for method, own in table.groupby("method", sort=False)}
-    names = [plots.short(name, 18) or say("all") for name in sides["lac"]["class"]]
+    names = [name or say("all") for name in plots.shorten(sides["lac"]["class"], 18)]
     figure = plots.new_figure(7.6, 1.5 + 0.42 * len(names))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for method, own in sides.items():
@@ -140,7 +140,7 @@ def shift(table: pd.DataFrame, aim: float) -> Figure:
     errors.set(xlabel=say("ECE after scaling (%)"), xlim=(0, None))
     _in_percent(errors.xaxis)
     errors.grid(axis="x")
-    _name_rows(panels[0], [plots.short(set_name(name), 20) for name in table["set"]], table["n"])
+    _name_rows(panels[0], plots.shorten(map(set_name, table["set"]), 24), table["n"])
     _legend(figure, 3)
     return figure
 

@@ -39,17 +39,18 @@ def maps(points: ArrayLike, drawn: Predictions, method: str, named: int) -> Figu
 
 def _classes(axes: Axes, place: NDArray[np.floating], drawn: Predictions) -> None:
     _dots(axes, place[drawn.targets < 0], plots.GREY, "o", say("not known"))
-    for index, name in enumerate(drawn.classes):
-        _dots(axes, place[drawn.targets == index], plots.color(index), "o", plots.short(name))
+    for index, name in enumerate(plots.shorten(drawn.classes)):
+        _dots(axes, place[drawn.targets == index], plots.color(index), "o", name)
 
 
 def _sources(axes: Axes, place: NDArray[np.floating], drawn: Predictions, named: int) -> None:
     names, counts = np.unique(drawn.sources[drawn.sources != ""], return_counts=True)
     largest = names[np.argsort(-counts, kind="stable")][:named]
     rest = ~np.isin(drawn.sources, largest)
+    shown = plots.shorten(largest.tolist())
     for index, name in enumerate(largest):
         marker = _MARKERS[(index + index // len(plots.PALETTE)) % len(_MARKERS)]
-        _dots(axes, place[drawn.sources == name], plots.color(index), marker, plots.short(str(name)))
+        _dots(axes, place[drawn.sources == name], plots.color(index), marker, shown[index])
     others = int(len(names) - len(largest))
     _dots(axes, place[rest], "#BBBBBB", ".", say("{n} others", n=others) if others else say("not known"))
 

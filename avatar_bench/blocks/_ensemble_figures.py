@@ -70,7 +70,7 @@ def weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=max(0.5, share.max()), aspect="auto")
     axes.set_xticks(range(len(names)), [words[name] for name in names], rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), [plots.short(label, 34) for label in labels])
+    axes.set_yticks(range(len(labels)), plots.shorten(labels, 34))
     axes.spines[:].set_visible(False)
     for (row, column), weight in np.ndenumerate(share):
         ink = "white" if weight > 0.6 * max(0.5, share.max()) else "black"
@@ -86,7 +86,7 @@ def contribution(metrics: Sequence[Metric], labels: Sequence[str], colours: Sequ
     figure = plots.new_figure(6.6, 1.3 + 0.3 * len(labels))
     axes = figure.subplots()
     _dots(axes, [metrics[row] for row in order], [colours[row] for row in order])
-    axes.set_yticks(range(len(labels)), [plots.short(labels[row], 34) for row in order])
+    axes.set_yticks(range(len(labels)), plots.shorten((labels[row] for row in order), 34))
     axes.set_ylim(len(labels) - 0.5, -0.5)
     _mark(axes, 0)
     axes.set_xlabel(say("accuracy that soft voting loses without the run (points)"))
@@ -106,7 +106,7 @@ def pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, signed
     high = 1.0 if signed else max(0.01, float(np.nan_to_num(values).max()))
     colours = "RdBu_r" if signed else "Blues"
     image = axes.imshow(shown[1:, :-1], vmin=-high if signed else 0, vmax=high, cmap=colours)
-    names = [plots.short(name, 28) for name in labels]
+    names = plots.shorten(labels, 28)
     axes.set_xticks(range(size - 1), names[:-1], rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(size - 1), names[1:], fontsize=8)
     axes.spines[:].set_visible(False)

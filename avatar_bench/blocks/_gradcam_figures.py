@@ -44,7 +44,7 @@ def panels(pictures: Pictures, predictions: Predictions, maps: Maps, each: int) 
     grid = figure.subplots(len(lines), 5 + 2 * more, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
-    names = [plots.short(name, 20) for name in predictions.classes]
+    names = plots.shorten(predictions.classes, 20)
     for line, (right, wrong) in zip(grid, lines, strict=True):
         for row, cells in ((right, line[: 2 + more]), (wrong, line[2 + more :])):
             if row is not None:

@@ -39,7 +39,7 @@ class Looks:
     def legend(self, figure: Figure, names: Iterable[str], **line: Any) -> None:
         """Draw the legend of the models that some runs are of below the figure, in as many columns as fit."""
         shown = [self.models[index] for index in sorted({self._index[name] for name in names})]
-        told = [plots.short(name, _WIDTH) for name in shown]
+        told = plots.shorten(shown, _WIDTH)
         style = {"linestyle": "", "markersize": 5.5, **line}
         handles = [Line2D([], [], label=text, **style, **self.of(name)) for name, text in zip(shown, told, strict=True)]
         columns = int(figure.get_figwidth() * _AN_INCH // (max(map(len, told)) + 6))
@@ -47,7 +47,7 @@ class Looks:
 
     def height(self, width: float) -> float:
         """Give about how many inches the legend takes below a figure of a width in inches."""
-        longest = max(len(plots.short(name, _WIDTH)) for name in self.models)
+        longest = max(map(len, plots.shorten(self.models, _WIDTH)))
         columns = max(1, int(width * _AN_INCH // (longest + 6)))
         return 0.1 + 0.2 * -(-len(self.models) // columns)
 

@@ -43,7 +43,8 @@ def profile(table: pd.DataFrame, qualities: Sequence[str], looks: Looks, scale: 
         left.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
     words = _words()
     left.set_xticks(range(len(qualities)), [words[key] for key in qualities], rotation=35, ha="right")
-    left.set_yticks(rows, [_ranked(row) for _, row in table.iterrows()])
+    names = plots.shorten(table["run"], 30)
+    left.set_yticks(rows, [_ranked(row, name) for (_, row), name in zip(table.iterrows(), names, strict=True)])
     left.set_title(say("Qualities, 0 (worst) to 1") if scale == "fixed" else say("Qualities, 0 and 1: of these models"))
     left.spines[:].set_visible(False)
     for row, (_, about) in enumerate(table.iterrows()):
@@ -68,7 +69,7 @@ def rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
                 ink = "white" if part > 0.55 else "black"
                 axes.text(column, row, f"{100 * part:.0f}", ha="center", va="center", color=ink, fontsize=7.5)
         axes.set_xticks(range(n), [str(rank) for rank in range(1, n + 1)])
-        axes.set_yticks(range(n), [plots.short(name, 28) for name in names])
+        axes.set_yticks(range(n), plots.shorten(names, 28))
         axes.set(title=title, xlabel=say("rank"))
         axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=figure.axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of draws (%)"))
@@ -112,8 +113,7 @@ def _score(axes: Axes, row: int, about: pd.Series, looks: Looks) -> None:
     axes.text(1.02, row, f"{about['score']:.3f}", va="center", fontsize=8, color=_INK, transform=place)
 
 
-def _ranked(about: pd.Series) -> str:
-    name = plots.short(str(about["run"]), 30)
+def _ranked(about: pd.Series, name: str) -> str:
     return f"{about['rank']}. {name}" if about["complete"] else name
 
 

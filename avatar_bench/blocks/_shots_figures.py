@@ -18,7 +18,7 @@ def curve(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(table["recipe"]))
     figure = plots.new_figure(8.4, 3.3 + 0.2 * ((len(names) + 2) // 3))
     left, right = figure.subplots(1, 2)
-    for place, name in enumerate(names):
+    for place, (name, shown) in enumerate(zip(names, plots.shorten(names, 40), strict=True)):
         own, single = table[table["recipe"] == name], runs[runs["recipe"] == name]
         # a little to the side, so that intervals of two recipes do not cover each other
         aside = 1 + 0.03 * (place - (len(names) - 1) / 2)
@@ -27,9 +27,7 @@ def curve(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             (right, "macro_f1", "macro_f1_low", "macro_f1_high"),
         ):
             shots, colour = own["shots"] * aside, plots.color(place)
-            axes.plot(
-                shots, own[value], f"{plots.marker(place)}-", color=colour, markersize=5, label=plots.short(name, 40)
-            )
+            axes.plot(shots, own[value], f"{plots.marker(place)}-", color=colour, markersize=5, label=shown)
             axes.vlines(shots, own[low], own[high], color=colour, linewidth=1.2)
             axes.plot(single["shots"] * aside * 1.012, single[value], ".", color=colour, markersize=3, alpha=0.6)
     _label(left, say("accuracy (%)"), sorted(set(table["shots"])))

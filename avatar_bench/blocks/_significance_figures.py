@@ -29,7 +29,9 @@ def ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         place = list(names).index(str(each.recipe))
         axes.hlines(row, each.low, each.high, color=plots.color(place), linewidth=1.6)
         axes.plot(each.accuracy, row, plots.marker(place), color=plots.color(place), markersize=5.5)
-    axes.set_yticks(rows, [_row_name(each) for _, each in table.iterrows()])
+    axes.set_yticks(
+        rows, [_row_name(*each) for each in zip(plots.shorten(table["recipe"], 32), table["seeds"], strict=True)]
+    )
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("accuracy (%)"))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="x")
@@ -58,7 +60,7 @@ def differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     figure = plots.new_figure(max(5.6, 3.6 + 0.55 * len(order)), max(3.6, 2.0 + 0.46 * len(order)))
     axes = figure.subplots()
     image = axes.imshow(value, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
-    names = [plots.short(name, 30) for name in order]
+    names = plots.shorten(order, 30)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set_title(say("Row minus column; * and bold: told apart"), loc="left", fontsize=9)
@@ -73,6 +75,5 @@ def differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     return figure
 
 
-def _row_name(each: pd.Series) -> str:
-    seeds = "" if each["seeds"] == 1 else "\n" + say("{n} seeds", n=each["seeds"])
-    return plots.short(str(each["recipe"]), 32) + seeds
+def _row_name(recipe: str, seeds: int) -> str:
+    return recipe + ("" if seeds == 1 else "\n" + say("{n} seeds", n=seeds))
