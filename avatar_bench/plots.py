@@ -157,7 +157,7 @@ def gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns:
     for axes in grid:
         axes.set_axis_off()
     for axes, image, title in zip(grid, images, titles, strict=False):
-        axes.imshow(_thumbnail(image))
+        axes.imshow(thumbnail(image))
         axes.set_title("\n".join(short(line, 27) for line in title.split("\n")), fontsize=6.5)
     return figure
 
@@ -255,7 +255,8 @@ def _above(axes: Axes, text: str, x: float, align: Literal["left", "center"]) ->
     axes.annotate(text, (x, 1), (0, 3), place, "offset points", ha=align, fontsize=8, color="#404040")
 
 
-def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) no larger than 360 pixels a side."""
     small = Image.fromarray(image)
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return np.asarray(small)

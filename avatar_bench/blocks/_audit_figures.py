@@ -45,8 +45,15 @@ def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 def aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
     """Draw the AUROC of each probe, as stored and after equalising, with intervals and the line of chance."""
+    words = {
+        "metadata": say("how the file is stored"),
+        "appearance": say("overall look"),
+        "colour": say("colours"),
+        "residual": say("noise and frequencies"),
+        "source": say("source"),
+    }
     rows = [
-        (f"{name}{after}", found[f"{prefix}{name}_auroc"], kind)
+        (f"{words[name]}{after}", found[f"{prefix}{name}_auroc"], kind)
         for name in names
         for prefix, after, kind in (
             ("", "", say("as stored")),
@@ -71,8 +78,9 @@ def aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
 def carriers(table: pd.DataFrame, groups: int) -> Figure:
     """Draw the AUROC of each single property with its interval, the most telling on top."""
     known = table[table["auroc"].notna()].head(plots.MOST_BARS)
+    words = _number_titles() | _word_titles() | _flag_names()
     return plots.interval_bars(
-        known["property"].tolist(),
+        [words[name] for name in known["property"]],
         known["auroc"],
         known["low"],
         known["high"],
@@ -83,7 +91,7 @@ def carriers(table: pd.DataFrame, groups: int) -> Figure:
 
 
 @plots.use_style()
-def cross_table(table: pd.DataFrame, column: str, classes: Sequence[str]) -> Figure:
+def sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw counts by source (rows, the largest 40) and class as a heatmap of each class's shares."""
     shown = table.head(plots.MOST_BARS)
     counts = shown[list(classes)].to_numpy(dtype=float)
@@ -92,9 +100,9 @@ def cross_table(table: pd.DataFrame, column: str, classes: Sequence[str]) -> Fig
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten(classes, 18), rotation=30, ha="right")
-    axes.set_yticks(range(len(shown)), plots.shorten((str(name) or say("not known") for name in shown[column]), 30))
+    axes.set_yticks(range(len(shown)), plots.shorten((str(name) or say("not known") for name in shown["source"]), 30))
     axes.spines[:].set_visible(False)
-    axes.set(xlabel=say("class"), ylabel=column)
+    axes.set(xlabel=say("class"), ylabel=say("source"))
     for (row, place), count in np.ndenumerate(counts):
         if count:
             ink = "white" if shares[row, place] > 0.55 * shares.max() else "black"

@@ -43,10 +43,10 @@ def cells(axes: Axes, picture: NDArray[np.uint8], shown: NDArray[np.float32]) ->
 
 
 @plots.use_style()
-def wall(panels: Sequence[Panel], titles: Sequence[str], draw: Draw, of: str) -> Figure:
-    """Draw runs by pictures: the pictures with a title each on top, then a row of maps a run, each with its verdict.
+def wall(panels: Sequence[Panel], titles: Sequence[str], draw: Draw, of: str, about: str) -> Figure:
+    """Draw runs by images: the images with a title each on top, then a row of maps a run, each with its prediction.
 
-    `of` says whose the maps are: of the "target" or the "prediction".
+    `of` says whose the maps are, of the "target" or the "prediction"; `about` what the titles are.
     """
     figure, grid = _grid(len(panels) + 1, len(titles))
     for axes in grid.ravel():
@@ -55,7 +55,7 @@ def wall(panels: Sequence[Panel], titles: Sequence[str], draw: Draw, of: str) ->
         axes.imshow(picture)
         axes.spines[:].set_visible(False)
         axes.set_title("\n".join(plots.short(line, 16) for line in title.split("\n")), fontsize=7.5)
-    _name(grid[0, 0], say("picture, and its true class"))
+    _name(grid[0, 0], about)
     for line, panel, name in zip(grid[1:], panels, plots.shorten((panel.label for panel in panels), 54), strict=True):
         _name(line[0], name)
         own = {"color": plots.color(panel.place), "marker": plots.marker(panel.place)}
@@ -118,7 +118,7 @@ def metric_words() -> dict[str, str]:
     """Give the words for each figure of overlap, by its name."""
     return {
         "iou_top20": say("IoU of the top 20 %"),
-        "iou_half": say("IoU above half the largest"),
+        "iou_half": say("IoU above .5 of the largest"),
         "pearson": say("Pearson's r"),
         "spearman": say("Spearman's ρ"),
     }

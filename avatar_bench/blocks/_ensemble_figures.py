@@ -14,10 +14,12 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from avatar_bench import plots
+from avatar_bench.blocks._point_numbers import number_points
 from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
 
 _MOST_NUMBERS = 14  # runs above which numbers in the cells of a heatmap cannot be read
+_MOST_NUMBERED = 45  # points above which numbers beside them cannot be read
 
 
 def strategy_words() -> dict[str, str]:
@@ -124,10 +126,14 @@ def pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, signed
 def kappa_error(table: pd.DataFrame, accuracies: Mapping[str, float], colours: Mapping[str, int]) -> Figure:
     """Draw each pair's kappa against its mean error, each half of a marker in the colour of one of its runs.
 
-    Margineantu and Dietterich, ICML 1997: pairs at the lower left are accurate and differ, which averaging gains from.
+    Where runs of one recipe share a colour, runs are numbered and so are the pairs, up to 45 of them. Margineantu and
+    Dietterich, ICML 1997: pairs at the lower left are accurate and differ, which averaging gains from.
     """
-    figure = plots.new_figure(7.0, 4.2)
+    number = {name: place for place, name in enumerate(colours, 1)}
+    numbered = len(set(colours.values())) < len(colours) and len(table) <= _MOST_NUMBERED
+    figure = plots.new_figure(7.6, 4.2 + 0.2 * max(0, len(colours) - 12))
     axes = figure.subplots()
+    points = []
     for row in table.to_dict("records"):
         a, b = str(row["a"]), str(row["b"])
         sign = plots.marker(max(colours[a], colours[b]))
@@ -135,16 +141,21 @@ def kappa_error(table: pd.DataFrame, accuracies: Mapping[str, float], colours: M
         halves: dict[str, Any] = {"color": plots.color(colours[a]), "markerfacecoloralt": plots.color(colours[b])}
         error = 100 - 50 * (accuracies[a] + accuracies[b])
         axes.plot(row["kappa"], error, markeredgewidth=0.6, **style, **halves)
+        points.append((f"{number[a]}–{number[b]}", row["kappa"], error, error, error))
     axes.set(xlabel=say("Cohen's kappa of the pair"), ylabel=say("mean error of the pair (%)"))
     axes.margins(0.08)
     axes.grid(True)
+    names = [
+        f"{number[name]}  {text}" if numbered else text
+        for name, text in zip(colours, plots.shorten(colours, 34), strict=True)
+    ]
     handles = [
-        Line2D(
-            [], [], marker=plots.marker(number), linestyle="", color=plots.color(number), label=plots.short(name, 34)
-        )
-        for name, number in colours.items()
+        Line2D([], [], marker=plots.marker(look), linestyle="", color=plots.color(look), label=name)
+        for look, name in zip(colours.values(), names, strict=True)
     ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+    if numbered:
+        number_points(figure, axes, pd.DataFrame(points, columns=["number", "x", "y", "low", "high"]))
     return figure
 
 

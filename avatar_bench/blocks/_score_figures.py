@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
@@ -15,6 +17,7 @@ from avatar_bench.blocks._model_figures import Looks, log_axis
 from avatar_bench.messages import say
 
 _INK = "#404040"
+_FRONT: dict[str, Any] = {"linestyle": "--", "color": plots.GREY, "linewidth": 1}
 
 
 def draw(tables: Mapping[str, pd.DataFrame], qualities: Sequence[str], looks: Looks, scale: str) -> dict[str, Figure]:
@@ -80,19 +83,20 @@ def rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 def pareto(models: pd.DataFrame, costs: Sequence[str], looks: Looks) -> Figure:
     """Draw accuracy, with its interval, against speed and size; a line joins models that none beats in both."""
     width = 1.6 + 3.4 * len(costs)
-    figure = plots.new_figure(width, 3.1 + looks.height(width))
+    figure = plots.new_figure(width, 3.3 + looks.height(width))
     panels = np.atleast_1d(figure.subplots(1, len(costs), sharey=True))
     for axes, key in zip(panels, costs, strict=True):
         for name, row in models.iterrows():
             _point(axes, row, key, str(name), looks)
         line = models[models[f"pareto/{key}"].astype(bool)].sort_values(key)
-        axes.plot(line[key], line["accuracy"], "--", color=plots.GREY, linewidth=1, zorder=1)
+        axes.plot(line[key], line["accuracy"], **_FRONT, zorder=1)
         axes.set_xlabel(_axis(key))
         log_axis(axes, "x", models[key])
         axes.grid(True)
     panels[0].set_ylabel(say("accuracy (%)"))
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    looks.legend(figure, [str(name) for name in models.index])
+    front = Line2D([], [], label=say("Pareto front: no other model is better in both"), **_FRONT)
+    looks.legend(figure, [str(name) for name in models.index], [front])
     return figure
 
 
