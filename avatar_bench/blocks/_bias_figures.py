@@ -38,7 +38,7 @@ def bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     shown = shown.nlargest(plots.MOST_BARS, "n").sort_values(["target", "slice"])
     counts = shown[[f"predicted_{name}" for name in classes]].to_numpy(float)
     share = counts / counts.sum(axis=1, keepdims=True)
-    figure = plots.new_figure(3.6 + 0.8 * len(classes), 1.4 + 0.24 * len(shown))
+    figure = plots.new_figure(3.6 + 0.8 * len(classes), max(3.6, 1.4 + 0.24 * len(shown)))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten(classes, 16))

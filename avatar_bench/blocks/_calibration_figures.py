@@ -33,7 +33,7 @@ def reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric], l
 
     One table is of a run without a fitted temperature, which has no scaled ones.
     """
-    figure = plots.new_figure(1.0 + 3.4 * len(tables), 5.0)
+    figure = plots.new_figure(2.4 + 2.6 * len(tables), 5.0)
     grid = figure.subplots(2, len(tables), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False)
     for column, (table, title, prefix) in enumerate(zip(tables, _titles(len(tables)), ("", "scaled/"), strict=False)):
         upper, lower = grid[:, column]
@@ -65,7 +65,7 @@ def confidence(judged: Sequence[Predictions]) -> Figure:
 
     One Predictions is of a run without a fitted temperature.
     """
-    figure = plots.new_figure(1.0 + 3.4 * len(judged), 3.1)
+    figure = plots.new_figure(2.4 + 2.6 * len(judged), 3.1)
     grid = figure.subplots(1, len(judged), sharex=True, sharey=True, squeeze=False)[0]
     edges = np.linspace(1 / max(2, len(judged[0].classes)), 1, 21)
     for axes, title, predictions in zip(grid, _titles(len(judged)), judged, strict=True):

@@ -102,7 +102,7 @@ def pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, signed
     Colours go from -1 to 1 where it is `signed`, else from 0 to the largest.
     """
     size = len(labels)
-    figure = plots.new_figure(3.0 + 0.48 * size, 2.4 + 0.48 * size)
+    figure = plots.new_figure(max(4.8, 3.0 + 0.48 * size), max(4.4, 2.4 + 0.48 * size))
     axes = figure.subplots()
     shown = np.ma.masked_where(np.triu(np.ones((size, size), bool)) | np.isnan(values), values)
     high = 1.0 if signed else max(0.01, float(np.nan_to_num(values).max()))

@@ -24,7 +24,7 @@ def ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     rows = np.arange(len(table))
     letters = sorted(set("".join(table["letters"])) - set("0123456789")) if len(table) else []
     figure = plots.new_figure(6.8, 1.3 + 0.32 * len(table))
-    axes, ties = figure.subplots(1, 2, sharey=True, width_ratios=[1, 0.03 + 0.05 * len(letters)])
+    axes, ties = figure.subplots(1, 2, sharey=True, width_ratios=[1, max(0.24, 0.03 + 0.05 * len(letters))])
     for row, each in zip(rows.tolist(), table.itertuples(), strict=True):
         place = list(names).index(str(each.recipe))
         axes.hlines(row, each.low, each.high, color=plots.color(place), linewidth=1.6)
@@ -57,7 +57,7 @@ def differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
         value[a, b], value[b, a] = 100 * ahead, -100 * ahead
         star[a, b] = star[b, a] = told
     most = max(100 * _SMALLEST, float(np.nanmax(np.abs(value))))
-    figure = plots.new_figure(max(5.6, 3.6 + 0.55 * len(order)), max(3.6, 2.0 + 0.46 * len(order)))
+    figure = plots.new_figure(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
     axes = figure.subplots()
     image = axes.imshow(value, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
     names = plots.shorten(order, 30)
