@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -88,7 +88,7 @@ def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     figure = new_figure(side + 1.0, side)
     axes = figure.subplots()
     image = axes.imshow(np.nan_to_num(share), vmin=0, vmax=1)
-    names = [short(name, 18) for name in classes]
+    names = shorten(classes, 18)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), [f"{name}\nn = {n:.0f}" for name, n in zip(names, totals[:, 0], strict=True)])
     axes.set(xlabel=say("predicted class"), ylabel=say("true class"))
@@ -122,7 +122,8 @@ def interval_bars(
     value, low, high = (np.asarray(numbers, dtype=float) for numbers in (values, lows, highs))
     rows = np.arange(len(names))
     order = list(dict.fromkeys(kinds or [""]))
-    per_line = max(1, min(4, 70 // (6 + max(len(short(kind)) for kind in order))))
+    shown = shorten(order)
+    per_line = max(1, min(4, 70 // (6 + max(map(len, shown)))))
     figure = new_figure(6.6, 1.3 + 0.27 * len(names) + 0.2 * math.ceil(len(order) / per_line))
     axes = figure.subplots()
     colours = [color(order.index(kind)) for kind in kinds or [""] * len(names)]
@@ -137,12 +138,12 @@ def interval_bars(
     if chance is not None:
         axes.axvline(chance, color="black", linestyle="--", linewidth=1)
         _above(axes, say("chance"), chance, "center")
-    axes.set_yticks(rows, [short(name, 34) for name in names])
+    axes.set_yticks(rows, shorten(names, 34))
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel=label)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="x")
     if kinds:
-        handles = [Patch(color=color(i), alpha=0.75, label=short(kind)) for i, kind in enumerate(order)]
+        handles = [Patch(color=color(i), alpha=0.75, label=kind) for i, kind in enumerate(shown)]
         figure.legend(handles=handles, loc="outside lower center", ncols=per_line)
     return figure
 
@@ -158,7 +159,7 @@ def gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns:
     for axes in grid:
         axes.set_axis_off()
     for axes, image, title in zip(grid, images, titles, strict=False):
-        axes.imshow(_thumbnail(image))
+        axes.imshow(thumbnail(image))
         axes.set_title("\n".join(short(line, 27) for line in title.split("\n")), fontsize=6.5)
     return figure
 
@@ -225,11 +226,38 @@ def pretraining_curves(table: pd.DataFrame) -> Figure:
 
 
 def short(name: str, width: int = 24) -> str:
-    """Give a name that fits a label of `width` characters, its middle left out where it must."""
-    if len(name) <= width:
-        return name
-    end = (width - 1) // 3
-    return f"{name[: width - 1 - end]}…{name[-end:]}"
+    """Return a name that fits a label of `width` characters, its middle left out where it must."""
+    return name if len(name) <= width else _cut(name, width, width - 1 - (width - 1) // 3)
+
+
+def shorten(names: Iterable[str], width: int = 24) -> list[str]:
+    """Return names that fit labels of `width` characters, all cut alike and where they stay distinct.
+
+    Where no cut keeps them distinct they lose what they begin with in common, and at worst end in a number.
+    """
+    given = list(names)
+    distinct = list(dict.fromkeys(given))
+    labels = dict(zip(distinct, _distinct_cuts(distinct, width), strict=True))
+    return [labels[name] for name in given]
+
+
+def _distinct_cuts(names: Sequence[str], width: int) -> list[str]:
+    alike = [len(set(letters)) == 1 for letters in zip(*names, strict=False)]
+    beginning = min([*alike, False].index(False), max(len(alike) - 1, 0))
+    word = max(names[0].rfind(mark, 0, beginning) + 1 for mark in " _-/.,(") if names else 0
+    heads = sorted(range(2, width), key=lambda head: abs(head - (width - 1 - (width - 1) // 3)))
+    for dropped in (0, word, beginning):
+        tails = [name if len(name) <= width else f"{'…' if dropped else ''}{name[dropped:]}" for name in names]
+        for head in heads:
+            labels = [tail if len(tail) <= width else _cut(tail, width, head) for tail in tails]
+            if len(set(labels)) == len(labels):
+                return labels
+    return [f"{short(name, width - 5)} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _cut(name: str, width: int, head: int) -> str:
+    tail = width - 1 - head
+    return f"{name[:head]}…{name[len(name) - tail :]}"
 
 
 def _above(axes: Axes, text: str, x: float, align: Literal["left", "center"]) -> None:
@@ -237,7 +265,8 @@ def _above(axes: Axes, text: str, x: float, align: Literal["left", "center"]) ->
     axes.annotate(text, (x, 1), (0, 3), place, "offset points", ha=align, fontsize=8, color="#404040")
 
 
-def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) no larger than 360 pixels a side."""
     small = Image.fromarray(image)
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return np.asarray(small)

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 import zlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,10 @@ class Metric:
 
 @dataclass
 class Result:
-    """Hold what one block says of one set: metrics, tables, figures and arrays, and where they come from."""
+    """Metrics, tables, figures, arrays and images of one block for one set, and where they come from.
+
+    `images` (H, W, 3) go by their file's name without its ending, in a folder of theirs: "overlays/001_face".
+    """
 
     block: str
     set: str
@@ -66,6 +70,7 @@ class Result:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     arrays: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -85,13 +90,16 @@ class Result:
 
     @property
     def files(self) -> list[str]:
-        """Give the names of the tables, figures and arrays as files."""
-        kinds = ((self.tables, "csv"), (self.figures, "png"), (self.figures, "svg"), (self.arrays, "npz"))
+        """Return the names of the tables, figures, arrays and images as files."""
+        kinds: tuple[tuple[Iterable[str], str], ...] = (
+            *((self.tables, "csv"), (self.figures, "png"), (self.figures, "svg")),
+            *((self.arrays, "npz"), (self.images, "png")),
+        )
         return sorted(f"{name}.{ending}" for kind, ending in kinds for name in kind)
 
     @classmethod
     def load(cls, folder: Path) -> Result:
-        """Read metrics and tables back; figures stay files. Raise ValueError on the schema of another version."""
+        """Read metrics and tables back; all else stays files. Raise ValueError on the schema of another version."""
         text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         if text["schema"] != SCHEMA:
             raise ValueError(f"schema {text['schema']}; this version reads schema {SCHEMA}")
@@ -123,6 +131,8 @@ class Result:
             _save_figure(figure, part / name)
         for name, arrays in self.arrays.items():
             np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
+        for name, image in self.images.items():
+            _save_image(image, part / f"{name}.png")
 
     def _json(self) -> str:
         body = {
@@ -159,6 +169,13 @@ def _save_figure(figure: Figure, stem: Path) -> None:
         FigureCanvasSVG(figure).print_svg(f"{stem}.svg", metadata={"Date": None})  # type: ignore[no-untyped-call]
     for axes in figure.axes:  # to let go of what was drawn; clear() would first build each anew
         axes.remove()
+
+
+def _save_image(image: np.ndarray, file: Path) -> None:
+    from PIL import Image
+
+    file.parent.mkdir(exist_ok=True)
+    Image.fromarray(image).save(file)
 
 
 def _put_in_place(part: Path, folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -177,3 +178,17 @@ def network() -> Callable[[str], Any]:
         return create_backbone(recipe["backbone"], 3, options=options_for(recipe["backbone"], options, side))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def inside() -> Callable[[Figure], bool]:
+    """Return a function that draws a figure and tells whether all of it lies inside, to .02 inch."""
+
+    def within(figure: Figure) -> bool:
+        figure.set_dpi(100)
+        figure.savefig(io.BytesIO(), format="png")
+        drawn = figure.get_tightbbox()
+        width, height = figure.get_size_inches()
+        return bool(drawn.x0 > -0.02 and drawn.y0 > -0.02 and drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02)
+
+    return within

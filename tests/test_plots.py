@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -15,21 +13,12 @@ from avatar_bench import plots
 NAMES = ["рисунок", "γενικό", "$5_real_$", *(f"a class name that goes on and on {i}" for i in range(9))]
 
 
-def inside(figure: Figure) -> bool:
-    """Draw, and tell whether all that is drawn lies inside the figure, to a fiftieth of an inch."""
-    figure.set_dpi(100)
-    figure.savefig(io.BytesIO(), format="png")
-    drawn = figure.get_tightbbox()
-    width, height = figure.get_size_inches()
-    return drawn.x0 > -0.02 and drawn.y0 > -0.02 and drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02
-
-
 def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(mpl.text.Text)]
 
 
 @pytest.mark.parametrize("size", [2, 3, 12])
-def test_a_confusion_matrix_of_any_size_is_drawn_whole(size):
+def test_a_confusion_matrix_of_any_size_is_drawn_whole(size, inside):
     counts = np.random.default_rng(0).integers(0, 5000, (size, size))
     assert inside(plots.confusion_matrix(counts, NAMES[:size]))
 
@@ -41,7 +30,7 @@ def test_a_confusion_matrix_shows_counts_and_shares_of_the_row():
 
 
 @pytest.mark.parametrize("size", [1, 2, 30])
-def test_interval_bars_are_drawn_whole_with_unknown_values(size):
+def test_interval_bars_are_drawn_whole_with_unknown_values(size, inside):
     values = np.linspace(0.2, 1, size)
     values[-1] = np.nan
     names = (NAMES * 3)[:size]
@@ -59,7 +48,7 @@ def test_interval_bars_draw_each_interval_at_its_ends():
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])
-def test_a_gallery_takes_pictures_of_any_shape(count):
+def test_a_gallery_takes_pictures_of_any_shape(count, inside):
     generator = np.random.default_rng(0)
     shapes = generator.integers(2, 900, (count, 2))
     images = [np.zeros((height, width, 3), np.uint8) for height, width in shapes]
@@ -83,7 +72,7 @@ def upright(axes: mpl.axes.Axes) -> list[tuple[float, str]]:
     return [(line.get_xdata()[0], line.get_linestyle()) for line in lines]
 
 
-def test_curves_mark_where_a_stage_begins_and_the_best_epoch():
+def test_curves_mark_where_a_stage_begins_and_the_best_epoch(inside):
     figure = plots.curves(table([1, 1, 2, 2, 2]), best=4)
     for axes in figure.axes:
         assert [text.get_text() for text in axes.texts] == ["stage 2"]
@@ -110,7 +99,7 @@ def test_curves_draw_train_dashed_in_the_colour_of_its_metric():
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_curves_of_hardly_any_epoch_are_drawn(rows):
+def test_curves_of_hardly_any_epoch_are_drawn(rows, inside):
     assert inside(plots.curves(table([1] * rows)))
 
 
@@ -134,3 +123,25 @@ def test_a_shortened_name_fits_and_keeps_both_ends(name, width):
     assert len(given) == min(len(name), width)
     assert given[:5] == name[:5]
     assert given[-3:] == name[-3:]
+
+
+SEEDS = [f"mobilenetv3_small few_shot {shots} shots · seed {seed}" for shots in (10, 30) for seed in (1, 2, 3)]
+RECIPES = [f"a long name of an experiment with {which} in its middle and a long end" for which in ("alpha", "beta")]
+
+
+@pytest.mark.parametrize("names", [SEEDS, [*SEEDS, "resnet18 full · seed 1"], RECIPES, ["a" * n for n in (40, 41, 42)]])
+@pytest.mark.parametrize("width", [12, 18, 24, 34, 60])
+def test_names_shortened_together_fit_and_stay_distinct(names, width):
+    labels = plots.shorten(names, width)
+    assert len(set(labels)) == len(names)
+    assert max(map(len, labels)) <= width
+
+
+def test_names_that_fit_are_not_shortened():
+    assert plots.shorten(["a", "b" * 24, "a"]) == ["a", "b" * 24, "a"]
+    assert plots.shorten([]) == []
+
+
+def test_names_that_differ_in_the_middle_keep_what_differs():
+    assert [label.split()[0] for label in plots.shorten(RECIPES, 24)] == ["…alpha", "…beta"]
+    assert all(label.endswith(("10 shots · seed 1", "30 shots · seed 3")) for label in plots.shorten(SEEDS, 26)[::5])

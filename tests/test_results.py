@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from avatar_bench.plots import confusion_matrix
+from avatar_bench.reporting.saved import Saved, read_saved
 from avatar_bench.results import Metric, Result
 
 matplotlib.use("Agg")
@@ -65,6 +66,20 @@ def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
     }
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     np.testing.assert_array_equal(np.load(folder / "maps.npz")["first"], np.eye(2))
+
+
+def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path: Path) -> None:
+    made, image = result(), np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    made.images["overlays/0001_я"] = image
+    folder = made.save(tmp_path / "blind_test")
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "overlays" / "0001_я.png")), image)
+    saved = read_saved(folder)
+    assert isinstance(saved, Saved)
+    assert saved.figures == ["curve"]
+    assert saved.image_folders == {"overlays": 1}
+    assert Result.load_whole(folder) is not None
+    (folder / "overlays" / "0001_я.png").unlink()
+    assert Result.load_whole(folder) is None
 
 
 def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_path: Path) -> None:

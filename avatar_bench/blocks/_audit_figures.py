@@ -37,7 +37,7 @@ def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
         else:
             _shares(axes, _word_shares(frame, name, classes))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    handles = [Patch(color=plots.color(i), alpha=0.8, label=plots.short(name)) for i, name in enumerate(classes)]
+    handles = [Patch(color=plots.color(i), alpha=0.8, label=name) for i, name in enumerate(plots.shorten(classes))]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
     figure.supylabel(say("share of the class's pictures (%)"), fontsize=9)
     return figure
@@ -45,8 +45,15 @@ def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 def aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
     """Draw the AUROC of each probe, as stored and after equalising, with intervals and the line of chance."""
+    words = {
+        "metadata": say("how the file is stored"),
+        "appearance": say("overall look"),
+        "colour": say("colours"),
+        "residual": say("noise and frequencies"),
+        "source": say("source"),
+    }
     rows = [
-        (f"{name}{after}", found[f"{prefix}{name}_auroc"], kind)
+        (f"{words[name]}{after}", found[f"{prefix}{name}_auroc"], kind)
         for name in names
         for prefix, after, kind in (
             ("", "", say("as stored")),
@@ -71,8 +78,9 @@ def aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
 def carriers(table: pd.DataFrame, groups: int) -> Figure:
     """Draw the AUROC of each single property with its interval, the most telling on top."""
     known = table[table["auroc"].notna()].head(plots.MOST_BARS)
+    words = _number_titles() | _word_titles() | _flag_names()
     return plots.interval_bars(
-        known["property"].tolist(),
+        [words[name] for name in known["property"]],
         known["auroc"],
         known["low"],
         known["high"],
@@ -83,7 +91,7 @@ def carriers(table: pd.DataFrame, groups: int) -> Figure:
 
 
 @plots.use_style()
-def cross_table(table: pd.DataFrame, column: str, classes: Sequence[str]) -> Figure:
+def sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw counts by source (rows, the largest 40) and class as a heatmap of each class's shares."""
     shown = table.head(plots.MOST_BARS)
     counts = shown[list(classes)].to_numpy(dtype=float)
@@ -91,10 +99,10 @@ def cross_table(table: pd.DataFrame, column: str, classes: Sequence[str]) -> Fig
     figure = plots.new_figure(3.2 + 0.75 * len(classes), 1.3 + 0.24 * len(shown))
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
-    axes.set_xticks(range(len(classes)), [plots.short(name, 18) for name in classes], rotation=30, ha="right")
-    axes.set_yticks(range(len(shown)), [plots.short(str(name) or say("not known"), 30) for name in shown[column]])
+    axes.set_xticks(range(len(classes)), plots.shorten(classes, 18), rotation=30, ha="right")
+    axes.set_yticks(range(len(shown)), plots.shorten((str(name) or say("not known") for name in shown["source"]), 30))
     axes.spines[:].set_visible(False)
-    axes.set(xlabel=say("class"), ylabel=column)
+    axes.set(xlabel=say("class"), ylabel=say("source"))
     for (row, place), count in np.ndenumerate(counts):
         if count:
             ink = "white" if shares[row, place] > 0.55 * shares.max() else "black"
@@ -120,7 +128,7 @@ def _shares(axes: Axes, table: pd.DataFrame) -> None:
     for index, label in enumerate(table.columns):
         places = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width
         axes.bar(places, table[label], width, color=plots.color(index), alpha=0.8)
-    names = [plots.short(str(word) or say("none"), 14) for word in table.index]
+    names = plots.shorten((str(word) or say("none") for word in table.index), 14)
     axes.set_xticks(range(len(table)), names, rotation=25 if len(names) > 3 else 0)
     axes.set_ylim(0, 1.04)
 

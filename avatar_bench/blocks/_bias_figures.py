@@ -38,11 +38,12 @@ def bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     shown = shown.nlargest(plots.MOST_BARS, "n").sort_values(["target", "slice"])
     counts = shown[[f"predicted_{name}" for name in classes]].to_numpy(float)
     share = counts / counts.sum(axis=1, keepdims=True)
-    figure = plots.new_figure(3.6 + 0.8 * len(classes), 1.4 + 0.24 * len(shown))
+    figure = plots.new_figure(3.6 + 0.8 * len(classes), max(3.6, 1.4 + 0.24 * len(shown)))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(classes)), [plots.short(name, 16) for name in classes])
-    names = [f"{plots.short(str(row.slice), 24)} (n = {row.n})" for row in shown.itertuples()]
+    axes.set_xticks(range(len(classes)), plots.shorten(classes, 16))
+    slices = plots.shorten(shown["slice"].astype(str), 24)
+    names = [f"{name} (n = {n})" for name, n in zip(slices, shown["n"], strict=True)]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
     axes.set(xlabel=say("predicted class"))
     axes.set_ylabel(say("source, by true class (framed)") if by_source else say("class (true class framed)"))
@@ -99,7 +100,7 @@ def weakest(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure
     for row, (n, p) in enumerate(zip(shown["n"], shown["p_adjusted"], strict=True)):
         axes.text(1.015, row, f"{n}{' *' if p < alpha else ''}", va="center", fontsize=8, color="#404040")
     axes.annotate("n", (1.015, 1), (0, 3), axes.get_xaxis_transform(), "offset points", fontsize=8, color="#404040")
-    axes.set_yticks(rows, [plots.short(label(slice_), 40) for _, slice_ in shown.iterrows()], fontsize=8)
+    axes.set_yticks(rows, plots.shorten((label(slice_) for _, slice_ in shown.iterrows()), 40), fontsize=8)
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=say("share of the slice's pictures recognised (%)"))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="x")
@@ -130,7 +131,7 @@ def _colour(target: str, classes: Sequence[str]) -> str:
 
 
 def _legend(kinds: Sequence[str], classes: Sequence[str]) -> list[Patch | Line2D]:
-    names = {name: plots.short(name) or say("all classes") for name in kinds}
+    names = {name: shown or say("all classes") for name, shown in zip(kinds, plots.shorten(kinds), strict=True)}
     star = Line2D([], [], marker="*", linestyle="", color="#404040", label=say("differs by more than chance"))
     return [
         *(Patch(color=_colour(name, classes), alpha=0.75, label=shown) for name, shown in names.items()),

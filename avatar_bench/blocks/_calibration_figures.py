@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,20 +28,24 @@ _METHODS = {"lac": ("o", plots.PALETTE[0], -0.14), "aps": ("s", plots.PALETTE[1]
 
 
 @plots.use_style()
-def reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric]) -> Figure:
-    """Draw reliability diagrams with intervals and counts, of the raw and of the scaled probabilities."""
-    figure = plots.new_figure(7.6, 4.6)
-    grid = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True, sharey="row")
-    titles = (say("before scaling"), say("after scaling"))
-    for column, (table, title, prefix) in enumerate(zip(tables, titles, ("", "scaled/"), strict=True)):
+def reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric], level: float) -> Figure:
+    """Draw reliability diagrams with intervals and counts, of the raw and of the scaled probabilities.
+
+    One table is of a run without a fitted temperature, which has no scaled ones.
+    """
+    figure = plots.new_figure(2.4 + 2.6 * len(tables), 5.0)
+    grid = figure.subplots(2, len(tables), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False)
+    for column, (table, title, prefix) in enumerate(zip(tables, _titles(len(tables)), ("", "scaled/"), strict=False)):
         upper, lower = grid[:, column]
         shown = table[table["count"] > 0]
         width = shown["high"] - shown["low"]
-        upper.bar(shown["low"], shown["accuracy"], width, align="edge", color=_RIGHT, alpha=0.6, edgecolor="white")
-        _whiskers(upper, shown)
-        upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1)
+        bars = {"align": "edge", "edgecolor": "white"}
+        label = say("accuracy of these answers")
+        upper.bar(shown["low"], shown["accuracy"], width, color=_RIGHT, alpha=0.6, label=label, **bars)
+        _whiskers(upper, shown, say("the same at their mean confidence, with {level:.0%} interval", level=level))
+        upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1, label=say("perfect calibration"))
         upper.set_title(f"{title}\n{_error_and_floor(metrics, prefix)}")
-        lower.bar(shown["low"], shown["count"], width, align="edge", color=plots.GREY, edgecolor="white")
+        lower.bar(shown["low"], shown["count"], width, color=plots.GREY, **bars)
         lower.set(xlabel=say("confidence (%)"), xlim=(0, 1))
         lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         for axes in (upper, lower):
@@ -51,20 +54,23 @@ def reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric]) -
         upper.set_ylim(0, 1.02)
         _in_percent(upper.yaxis)
     grid[0, 0].set_ylabel(say("accuracy (%)"))
-    grid[1, 0].set_ylabel(say("pictures"))
+    grid[1, 0].set_ylabel(say("number of images"))
+    _legend(figure, len(tables))
     return figure
 
 
 @plots.use_style()
-def confidence(predictions: Predictions) -> Figure:
-    """Draw how confident the right answers are, and how confident the wrong ones, before and after scaling."""
-    figure = plots.new_figure(7.6, 3.1)
-    grid = figure.subplots(1, 2, sharex=True, sharey=True)
-    edges = np.linspace(1 / max(2, len(predictions.classes)), 1, 21)
-    titles = (say("before scaling"), say("after scaling"))
-    for axes, title, judged in zip(grid, titles, (replace(predictions, temperature=1.0), predictions), strict=True):
+def confidence(judged: Sequence[Predictions]) -> Figure:
+    """Draw how confident the right answers are, and how confident the wrong ones, before and after scaling.
+
+    One Predictions is of a run without a fitted temperature.
+    """
+    figure = plots.new_figure(2.4 + 2.6 * len(judged), 3.1)
+    grid = figure.subplots(1, len(judged), sharex=True, sharey=True, squeeze=False)[0]
+    edges = np.linspace(1 / max(2, len(judged[0].classes)), 1, 21)
+    for axes, title, predictions in zip(grid, _titles(len(judged)), judged, strict=True):
         for right, name, ink in ((True, say("right answers"), _RIGHT), (False, say("wrong answers"), _WRONG)):
-            own = judged.confidence[judged.correct == right]
+            own = predictions.confidence[predictions.correct == right]
             share, label = np.full(len(own), 1 / max(1, len(own))), f"{name} (n = {len(own)})"
             axes.hist(own, bins=list(edges), weights=share, color=ink, alpha=0.6, label=label, edgecolor="white")
         axes.set(title=title, xlabel=say("confidence (%)"), xlim=(edges[0], 1))
@@ -105,7 +111,7 @@ def risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -
 def coverage(table: pd.DataFrame, aim: float) -> Figure:
     """Draw the coverage and the mean size of the conformal sets, of all pictures and by true class."""
     sides = {method: own.reset_index(drop=True) for method, own in table.groupby("method", sort=False)}
-    names = [plots.short(name, 18) or say("all") for name in sides["lac"]["class"]]
+    names = [name or say("all") for name in plots.shorten(sides["lac"]["class"], 18)]
     figure = plots.new_figure(7.6, 1.5 + 0.42 * len(names))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for method, own in sides.items():
@@ -140,7 +146,7 @@ def shift(table: pd.DataFrame, aim: float) -> Figure:
     errors.set(xlabel=say("ECE after scaling (%)"), xlim=(0, None))
     _in_percent(errors.xaxis)
     errors.grid(axis="x")
-    _name_rows(panels[0], [plots.short(set_name(name), 20) for name in table["set"]], table["n"])
+    _name_rows(panels[0], plots.shorten(map(set_name, table["set"]), 24), table["n"])
     _legend(figure, 3)
     return figure
 
@@ -148,6 +154,10 @@ def shift(table: pd.DataFrame, aim: float) -> Figure:
 def set_name(name: str) -> str:
     """Give the words for a corruption; any other set bears its own name."""
     return corruption_words().get(name, name)
+
+
+def _titles(panels: int) -> tuple[str, ...]:
+    return (say("before scaling"), say("after scaling")) if panels > 1 else (say("no temperature was fitted"),)
 
 
 def _error_and_floor(metrics: Mapping[str, Metric], prefix: str) -> str:
@@ -182,9 +192,10 @@ def _name_rows(axes: Axes, names: Sequence[str], ns: Iterable[int]) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _whiskers(axes: Axes, table: pd.DataFrame) -> None:
-    axes.vlines(table["confidence"], table["accuracy_low"], table["accuracy_high"], color="black", linewidth=1.1)
-    axes.plot(table["confidence"], table["accuracy"], "o", color="black", markersize=3)
+def _whiskers(axes: Axes, table: pd.DataFrame, label: str) -> None:
+    ends = np.maximum(0, [table["accuracy"] - table["accuracy_low"], table["accuracy_high"] - table["accuracy"]])
+    style = {"fmt": "o", "color": "black", "markersize": 3, "elinewidth": 1.1, "label": label}
+    axes.errorbar(table["confidence"], table["accuracy"], ends, **style)
 
 
 def _legend(figure: Figure, columns: int) -> None:

@@ -43,10 +43,10 @@ def cells(axes: Axes, picture: NDArray[np.uint8], shown: NDArray[np.float32]) ->
 
 
 @plots.use_style()
-def wall(panels: Sequence[Panel], titles: Sequence[str], draw: Draw, of: str) -> Figure:
-    """Draw runs by pictures: the pictures with a title each on top, then a row of maps a run, each with its verdict.
+def wall(panels: Sequence[Panel], titles: Sequence[str], draw: Draw, of: str, about: str) -> Figure:
+    """Draw runs by images: the images with a title each on top, then a row of maps a run, each with its prediction.
 
-    `of` says whose the maps are: of the "target" or the "prediction".
+    `of` says whose the maps are, of the "target" or the "prediction"; `about` what the titles are.
     """
     figure, grid = _grid(len(panels) + 1, len(titles))
     for axes in grid.ravel():
@@ -55,9 +55,9 @@ def wall(panels: Sequence[Panel], titles: Sequence[str], draw: Draw, of: str) ->
         axes.imshow(picture)
         axes.spines[:].set_visible(False)
         axes.set_title("\n".join(plots.short(line, 16) for line in title.split("\n")), fontsize=7.5)
-    _name(grid[0, 0], say("picture, and its true class"))
-    for line, panel in zip(grid[1:], panels, strict=True):
-        _name(line[0], panel.label)
+    _name(grid[0, 0], about)
+    for line, panel, name in zip(grid[1:], panels, plots.shorten((panel.label for panel in panels), 54), strict=True):
+        _name(line[0], name)
         own = {"color": plots.color(panel.place), "marker": plots.marker(panel.place)}
         line[0].plot(-0.13, 0.5, transform=line[0].transAxes, markersize=6, clip_on=False, **own)
         for row, axes in enumerate(line):
@@ -97,7 +97,8 @@ def by_class(table: pd.DataFrame, level: float) -> Figure:
     means = table[table["a"] == MEAN]
     order = [ALL, *(name for name in dict.fromkeys(means["class"]) if name != ALL)]
     counts = means.groupby("class")["n"].max()
-    names = [f"{say('all classes') if name == ALL else plots.short(name, 20)} (n = {counts[name]})" for name in order]
+    shown = [say("all classes"), *plots.shorten(order[1:], 20)]
+    names = [f"{name} (n = {counts[key]})" for key, name in zip(order, shown, strict=True)]
     parts = pd.concat([means[means["class"] == name] for name in order])
     return overlaps(parts, names, level)
 
@@ -108,14 +109,16 @@ def by_pair(table: pd.DataFrame, level: float) -> Figure:
     alike = pairs[pairs["metric"] == "spearman"].sort_values("value", ascending=False, kind="stable")
     order = list(zip(alike["a"], alike["b"], strict=True))[: plots.MOST_BARS]
     parts = pd.concat([pairs[(pairs["a"] == a) & (pairs["b"] == b)] for a, b in order])
-    return overlaps(parts, [f"{plots.short(a, 26)}\n{plots.short(b, 26)}" for a, b in order], level)
+    runs = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
+    shown = dict(zip(runs, plots.shorten(runs, 30), strict=True))
+    return overlaps(parts, [f"{shown[a]}\n{shown[b]}" for a, b in order], level)
 
 
 def metric_words() -> dict[str, str]:
     """Give the words for each figure of overlap, by its name."""
     return {
         "iou_top20": say("IoU of the top 20 %"),
-        "iou_half": say("IoU above half the largest"),
+        "iou_half": say("IoU above .5 of the largest"),
         "pearson": say("Pearson's r"),
         "spearman": say("Spearman's ρ"),
     }
@@ -151,7 +154,7 @@ def _scale(figure: Figure, of: str) -> None:
 
 
 def _name(axes: Axes, text: str) -> None:
-    words = plots.short(text, 54).replace("_", "_ ")  # names of recipes have few other places to break at
+    words = text.replace("_", "_ ")  # names of recipes have few other places to break at
     axes.set_ylabel(
         "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(words, 19)),
         rotation=0,

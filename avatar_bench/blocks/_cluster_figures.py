@@ -31,7 +31,8 @@ def silhouettes(values: ArrayLike, targets: NDArray[np.integer], classes: Sequen
         start = rows[-1] + 1 + gap
     axes.axvline(value.mean(), color="black", linestyle="--", linewidth=1)
     axes.axvline(0, color=plots.GREY, linewidth=0.8)
-    names = [f"{plots.short(classes[index], 18)}\nn = {(targets == index).sum()}" for index in present]
+    shown = plots.shorten(classes, 18)
+    names = [f"{shown[index]}\nn = {(targets == index).sum()}" for index in present]
     axes.set_yticks(middles, names)
     axes.set(ylim=(start, -gap), xlabel=say("silhouette (line: mean of the class, dashed: of all)"))
     axes.grid(axis="x")
@@ -41,7 +42,7 @@ def silhouettes(values: ArrayLike, targets: NDArray[np.integer], classes: Sequen
 @plots.use_style()
 def distances(table: pd.DataFrame) -> Figure:
     """Draw the mean distance of each two classes or sources, `of` and a column each; a dash where there is none."""
-    names = [plots.short(str(name), 30) for name in table["of"]]
+    names = plots.shorten(table["of"].astype(str), 30)
     value = table[table.columns[1:]].to_numpy(dtype=np.float64)
     few = len(names) < 6
     side = 1.8 + (0.75 if few else 0.36) * len(names)

@@ -23,7 +23,8 @@ _MARKERS = "s^Dv<>PX"  # each with its colour, none the circle of the classes
 def maps(points: ArrayLike, drawn: Predictions, method: str, named: int) -> Figure:
     """Draw the places (N, 2) of pictures by true class, left, and by source, right, where the largest are named."""
     place = np.asarray(points)
-    figure = plots.new_figure(8.6, 4.9)
+    rows = -(-max(len(drawn.classes), min(named, len(set(drawn.sources.tolist()))) + 1) // 2)
+    figure = plots.new_figure(8.6, 4.7 + 0.15 * rows)
     by_class, by_source = figure.subplots(1, 2, sharex=True, sharey=True)
     _classes(by_class, place, drawn)
     _sources(by_source, place, drawn, named)
@@ -32,6 +33,7 @@ def maps(points: ArrayLike, drawn: Predictions, method: str, named: int) -> Figu
     for axes in (by_class, by_source):
         axes.set(xticks=[], yticks=[], xlabel=say("{method}, first axis", method=_NAMES[method]))
         axes.set_box_aspect(1)
+        axes.set_anchor("N")  # the room that a square leaves is the legend's
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize=7, handletextpad=0.2)
     by_class.set_ylabel(say("{method}, second axis", method=_NAMES[method]))
     return figure
@@ -39,17 +41,18 @@ def maps(points: ArrayLike, drawn: Predictions, method: str, named: int) -> Figu
 
 def _classes(axes: Axes, place: NDArray[np.floating], drawn: Predictions) -> None:
     _dots(axes, place[drawn.targets < 0], plots.GREY, "o", say("not known"))
-    for index, name in enumerate(drawn.classes):
-        _dots(axes, place[drawn.targets == index], plots.color(index), "o", plots.short(name))
+    for index, name in enumerate(plots.shorten(drawn.classes)):
+        _dots(axes, place[drawn.targets == index], plots.color(index), "o", name)
 
 
 def _sources(axes: Axes, place: NDArray[np.floating], drawn: Predictions, named: int) -> None:
     names, counts = np.unique(drawn.sources[drawn.sources != ""], return_counts=True)
     largest = names[np.argsort(-counts, kind="stable")][:named]
     rest = ~np.isin(drawn.sources, largest)
+    shown = plots.shorten(largest.tolist())
     for index, name in enumerate(largest):
         marker = _MARKERS[(index + index // len(plots.PALETTE)) % len(_MARKERS)]
-        _dots(axes, place[drawn.sources == name], plots.color(index), marker, plots.short(str(name)))
+        _dots(axes, place[drawn.sources == name], plots.color(index), marker, shown[index])
     others = int(len(names) - len(largest))
     _dots(axes, place[rest], "#BBBBBB", ".", say("{n} others", n=others) if others else say("not known"))
 

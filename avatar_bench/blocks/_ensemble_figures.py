@@ -14,10 +14,12 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from avatar_bench import plots
+from avatar_bench.blocks._point_numbers import number_points
 from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
 
 _MOST_NUMBERS = 14  # runs above which numbers in the cells of a heatmap cannot be read
+_MOST_NUMBERED = 45  # points above which numbers beside them cannot be read
 
 
 def strategy_words() -> dict[str, str]:
@@ -74,7 +76,7 @@ def weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=max(0.5, share.max()), aspect="auto")
     axes.set_xticks(range(len(names)), [words[name] for name in names], rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), [plots.short(label, 34) for label in labels])
+    axes.set_yticks(range(len(labels)), plots.shorten(labels, 34))
     axes.spines[:].set_visible(False)
     for (row, column), weight in np.ndenumerate(share):
         ink = "white" if weight > 0.6 * max(0.5, share.max()) else "black"
@@ -90,7 +92,7 @@ def contribution(metrics: Sequence[Metric], labels: Sequence[str], colours: Sequ
     figure = plots.new_figure(6.6, 1.3 + 0.3 * len(labels))
     axes = figure.subplots()
     _dots(axes, [metrics[row] for row in order], [colours[row] for row in order])
-    axes.set_yticks(range(len(labels)), [plots.short(labels[row], 34) for row in order])
+    axes.set_yticks(range(len(labels)), plots.shorten((labels[row] for row in order), 34))
     axes.set_ylim(len(labels) - 0.5, -0.5)
     _mark(axes, 0)
     axes.set_xlabel(say("accuracy that soft voting loses without the run (points)"))
@@ -104,13 +106,13 @@ def pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, signed
     Colours go from -1 to 1 where it is `signed`, else from 0 to the largest.
     """
     size = len(labels)
-    figure = plots.new_figure(3.0 + 0.48 * size, 2.4 + 0.48 * size)
+    figure = plots.new_figure(max(4.8, 3.0 + 0.48 * size), max(4.4, 2.4 + 0.48 * size))
     axes = figure.subplots()
     shown = np.ma.masked_where(np.triu(np.ones((size, size), bool)) | np.isnan(values), values)
     high = 1.0 if signed else max(0.01, float(np.nan_to_num(values).max()))
     colours = "RdBu_r" if signed else "Blues"
     image = axes.imshow(shown[1:, :-1], vmin=-high if signed else 0, vmax=high, cmap=colours)
-    names = [plots.short(name, 28) for name in labels]
+    names = plots.shorten(labels, 28)
     axes.set_xticks(range(size - 1), names[:-1], rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(range(size - 1), names[1:], fontsize=8)
     axes.spines[:].set_visible(False)
@@ -128,10 +130,14 @@ def pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, signed
 def kappa_error(table: pd.DataFrame, accuracies: Mapping[str, float], colours: Mapping[str, int]) -> Figure:
     """Draw each pair's kappa against its mean error, each half of a marker in the colour of one of its runs.
 
-    Margineantu and Dietterich, ICML 1997: pairs at the lower left are accurate and differ, which averaging gains from.
+    Where runs of one recipe share a colour, runs are numbered and so are the pairs, up to 45 of them. Margineantu and
+    Dietterich, ICML 1997: pairs at the lower left are accurate and differ, which averaging gains from.
     """
-    figure = plots.new_figure(7.0, 4.2)
+    number = {name: place for place, name in enumerate(colours, 1)}
+    numbered = len(set(colours.values())) < len(colours) and len(table) <= _MOST_NUMBERED
+    figure = plots.new_figure(7.6, 4.2 + 0.2 * max(0, len(colours) - 12))
     axes = figure.subplots()
+    points = []
     for row in table.to_dict("records"):
         a, b = str(row["a"]), str(row["b"])
         sign = plots.marker(max(colours[a], colours[b]))
@@ -139,16 +145,21 @@ def kappa_error(table: pd.DataFrame, accuracies: Mapping[str, float], colours: M
         halves: dict[str, Any] = {"color": plots.color(colours[a]), "markerfacecoloralt": plots.color(colours[b])}
         error = 100 - 50 * (accuracies[a] + accuracies[b])
         axes.plot(row["kappa"], error, markeredgewidth=0.6, **style, **halves)
+        points.append((f"{number[a]}–{number[b]}", row["kappa"], error, error, error))
     axes.set(xlabel=say("Cohen's kappa of the pair"), ylabel=say("mean error of the pair (%)"))
     axes.margins(0.08)
     axes.grid(True)
+    names = [
+        f"{number[name]}  {text}" if numbered else text
+        for name, text in zip(colours, plots.shorten(colours, 34), strict=True)
+    ]
     handles = [
-        Line2D(
-            [], [], marker=plots.marker(number), linestyle="", color=plots.color(number), label=plots.short(name, 34)
-        )
-        for name, number in colours.items()
+        Line2D([], [], marker=plots.marker(look), linestyle="", color=plots.color(look), label=name)
+        for look, name in zip(colours.values(), names, strict=True)
     ]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+    if numbered:
+        number_points(figure, axes, pd.DataFrame(points, columns=["number", "x", "y", "low", "high"]))
     return figure
 
 

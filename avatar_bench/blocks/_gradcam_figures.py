@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -44,7 +46,7 @@ def panels(pictures: Pictures, predictions: Predictions, maps: Maps, each: int) 
     grid = figure.subplots(len(lines), 5 + 2 * more, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
-    names = [plots.short(name, 20) for name in predictions.classes]
+    names = plots.shorten(predictions.classes, 20)
     for line, (right, wrong) in zip(grid, lines, strict=True):
         for row, cells in ((right, line[: 2 + more]), (wrong, line[2 + more :])):
             if row is not None:
@@ -96,7 +98,7 @@ def sanity(pictures: Pictures, maps: Maps, rows: Sequence[int], table: pd.DataFr
     `pictures` (R, S, S, 3) are those of `rows` of the maps; `floor` is the correlation with random maps.
     """
     steps = len(table)
-    figure = plots.new_figure(1.5 + 1.35 * (steps + 2), 2.4 + 1.3 * len(rows))
+    figure = plots.new_figure(1.5 + 1.35 * (steps + 2), 2.7 + 1.3 * len(rows))
     grid = figure.add_gridspec(1 + len(rows), steps + 2, height_ratios=[1.5, *[1] * len(rows)])
     _correlations(figure.add_subplot(grid[0, 2:]), table, floor)
     for line, (picture, row) in enumerate(zip(pictures, rows, strict=True), start=1):
@@ -111,10 +113,19 @@ def sanity(pictures: Pictures, maps: Maps, rows: Sequence[int], table: pd.DataFr
                 axes.set_title(title, fontsize=8)
     scale = ScalarMappable(Normalize(-1, 1), _SIGNED)
     label = say("evidence against and for the class, share of the map's largest value (%)")
+    label = textwrap.fill(label, round(12 * figure.get_figwidth()))
     figure.colorbar(
         scale, ax=figure.axes, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0)
     )
     return figure
+
+
+def overlaid(picture: Pictures, shown: NDArray[np.float32]) -> Pictures:
+    """Return a map (h, w), as a share of its largest value, over a grey image (S, S, 3), 360 pixels a side at most."""
+    share = enlarge(shown[None] / (float(shown.max()) or 1.0), picture.shape[0])[0]
+    colours = 255 * colormaps[EVIDENCE](share)[..., :3]
+    grey = picture.mean(axis=2, keepdims=True)
+    return plots.thumbnail((_VEIL * colours + (1 - _VEIL) * grey).round().astype(np.uint8))
 
 
 def overlay(axes: Axes, picture: Pictures, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
@@ -173,6 +184,8 @@ def _correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> None:
         axes.legend(loc="upper right", fontsize=8)
     names = [say("{k} of {n}", k=row.groups_randomised, n=row.groups) for row in table.itertuples()]
     axes.set_xticks(places, names, fontsize=8)
-    axes.set(xlim=(-0.5, len(table) - 0.5), ylim=(0, 1.02), ylabel=say("mean |Spearman's ρ|"))
-    axes.set_xlabel(say("layer groups with random weights, from the head downward"), fontsize=8)
+    axes.set(xlim=(-0.5, len(table) - 0.5), ylim=(0, 1.02))
+    axes.set_ylabel(textwrap.fill(say("mean |Spearman's ρ|"), 15), fontsize=8)
+    label = say("layer groups with random weights, from the head downward")
+    axes.set_xlabel(textwrap.fill(label, 8 + 17 * len(table)), fontsize=8)
     axes.grid(axis="y")

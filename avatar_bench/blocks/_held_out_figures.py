@@ -25,6 +25,7 @@ def recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """
     sources = _sources(matrix, classes)
     recipes = list(dict.fromkeys(matrix["recipe"]))
+    shown = plots.shorten(recipes, 44)
     step = min(0.2, 0.7 / len(recipes))
     height = 0.24 + 0.05 * (len(recipes) - 1)
     figure = plots.new_figure(7.2, 1.6 + height * len(sources) + 0.18 * len(recipes))
@@ -33,7 +34,7 @@ def recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
         own = matrix[matrix["recipe"] == recipe]
         _marks(axes, own, sources, index, step * (index - (len(recipes) - 1) / 2))
         axes.axvline(float(own.loc[own["counted"], "recall"].mean()), color=plots.color(index), linestyle="--")
-        axes.plot([], [], plots.marker(index), color=plots.color(index), label=plots.short(recipe, 44))
+        axes.plot([], [], plots.marker(index), color=plots.color(index), label=shown[index])
     # class colours would be taken for those of recipes here: the class is written
     axes.set_yticks(range(len(sources)), _row_names(matrix, sources, with_class=True), fontsize=8)
     for row in range(1, len(sources)):
@@ -57,7 +58,7 @@ def taken_for(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     figure = plots.new_figure(4.0 + 0.8 * len(classes), 1.4 + 0.24 * len(sources))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(classes)), [plots.short(name, 16) for name in classes])
+    axes.set_xticks(range(len(classes)), plots.shorten(classes, 16))
     axes.set(xlabel=say("predicted class"))
     axes.spines[:].set_visible(False)
     axes.set_yticks(range(len(sources)), _row_names(matrix, sources), fontsize=8)
@@ -102,4 +103,4 @@ def _marks(axes: Axes, own: pd.DataFrame, sources: list[Key], index: int, aside:
 def _row_names(matrix: pd.DataFrame, sources: list[Key], with_class: bool = False) -> list[str]:
     sizes = matrix.groupby(["source", "target"])["n"].max()
     names = [", ".join(key) if with_class else key[0] for key in sources]
-    return [f"{plots.short(name, 34)} (n = {sizes[key]})" for name, key in zip(names, sources, strict=True)]
+    return [f"{name} (n = {sizes[key]})" for name, key in zip(plots.shorten(names, 34), sources, strict=True)]

@@ -36,18 +36,20 @@ class Looks:
         """Give the colour and the marker of a run or model."""
         return {"color": plots.color(self._index[name]), "marker": plots.marker(self._index[name])}
 
-    def legend(self, figure: Figure, names: Iterable[str], **line: Any) -> None:
-        """Draw the legend of the models that some runs are of below the figure, in as many columns as fit."""
+    def legend(self, figure: Figure, names: Iterable[str], others: Iterable[Line2D] = (), **line: Any) -> None:
+        """Draw the legend of the models that some runs are of, and of `others`, in as many columns as fit below."""
         shown = [self.models[index] for index in sorted({self._index[name] for name in names})]
-        told = [plots.short(name, _WIDTH) for name in shown]
+        told = plots.shorten(shown, _WIDTH)
         style = {"linestyle": "", "markersize": 5.5, **line}
         handles = [Line2D([], [], label=text, **style, **self.of(name)) for name, text in zip(shown, told, strict=True)]
-        columns = int(figure.get_figwidth() * _AN_INCH // (max(map(len, told)) + 6))
-        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(shown), columns)))
+        handles += others
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        columns = int(figure.get_figwidth() * _AN_INCH // (longest + 6))
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), columns)))
 
     def height(self, width: float) -> float:
         """Give about how many inches the legend takes below a figure of a width in inches."""
-        longest = max(len(plots.short(name, _WIDTH)) for name in self.models)
+        longest = max(map(len, plots.shorten(self.models, _WIDTH)))
         columns = max(1, int(width * _AN_INCH // (longest + 6)))
         return 0.1 + 0.2 * -(-len(self.models) // columns)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
@@ -15,6 +17,7 @@ from avatar_bench.blocks._model_figures import Looks, log_axis
 from avatar_bench.messages import say
 
 _INK = "#404040"
+_FRONT: dict[str, Any] = {"linestyle": "--", "color": plots.GREY, "linewidth": 1}
 
 
 def draw(tables: Mapping[str, pd.DataFrame], qualities: Sequence[str], looks: Looks, scale: str) -> dict[str, Figure]:
@@ -43,7 +46,8 @@ def profile(table: pd.DataFrame, qualities: Sequence[str], looks: Looks, scale: 
         left.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
     words = _words()
     left.set_xticks(range(len(qualities)), [words[key] for key in qualities], rotation=35, ha="right")
-    left.set_yticks(rows, [_ranked(row) for _, row in table.iterrows()])
+    names = plots.shorten(table["run"], 30)
+    left.set_yticks(rows, [_ranked(row, name) for (_, row), name in zip(table.iterrows(), names, strict=True)])
     left.set_title(say("Qualities, 0 (worst) to 1") if scale == "fixed" else say("Qualities, 0 and 1: of these models"))
     left.spines[:].set_visible(False)
     for row, (_, about) in enumerate(table.iterrows()):
@@ -68,7 +72,7 @@ def rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
                 ink = "white" if part > 0.55 else "black"
                 axes.text(column, row, f"{100 * part:.0f}", ha="center", va="center", color=ink, fontsize=7.5)
         axes.set_xticks(range(n), [str(rank) for rank in range(1, n + 1)])
-        axes.set_yticks(range(n), [plots.short(name, 28) for name in names])
+        axes.set_yticks(range(n), plots.shorten(names, 28))
         axes.set(title=title, xlabel=say("rank"))
         axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=figure.axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of draws (%)"))
@@ -79,19 +83,20 @@ def rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 def pareto(models: pd.DataFrame, costs: Sequence[str], looks: Looks) -> Figure:
     """Draw accuracy, with its interval, against speed and size; a line joins models that none beats in both."""
     width = 1.6 + 3.4 * len(costs)
-    figure = plots.new_figure(width, 3.1 + looks.height(width))
+    figure = plots.new_figure(width, 3.3 + looks.height(width))
     panels = np.atleast_1d(figure.subplots(1, len(costs), sharey=True))
     for axes, key in zip(panels, costs, strict=True):
         for name, row in models.iterrows():
             _point(axes, row, key, str(name), looks)
         line = models[models[f"pareto/{key}"].astype(bool)].sort_values(key)
-        axes.plot(line[key], line["accuracy"], "--", color=plots.GREY, linewidth=1, zorder=1)
+        axes.plot(line[key], line["accuracy"], **_FRONT, zorder=1)
         axes.set_xlabel(_axis(key))
         log_axis(axes, "x", models[key])
         axes.grid(True)
     panels[0].set_ylabel(say("accuracy (%)"))
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    looks.legend(figure, [str(name) for name in models.index])
+    front = Line2D([], [], label=say("Pareto front: no other model is better in both"), **_FRONT)
+    looks.legend(figure, [str(name) for name in models.index], [front])
     return figure
 
 
@@ -112,8 +117,7 @@ def _score(axes: Axes, row: int, about: pd.Series, looks: Looks) -> None:
     axes.text(1.02, row, f"{about['score']:.3f}", va="center", fontsize=8, color=_INK, transform=place)
 
 
-def _ranked(about: pd.Series) -> str:
-    name = plots.short(str(about["run"]), 30)
+def _ranked(about: pd.Series, name: str) -> str:
     return f"{about['rank']}. {name}" if about["complete"] else name
 
 

@@ -26,7 +26,7 @@ def ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     guess = table["better_than_guessing"].eq(False).to_numpy()
     letters = sorted(set("".join(table["letters"])) - set("0123456789")) if len(table) else []
     figure = plots.new_figure(6.8, 1.3 + 0.32 * len(table))
-    axes, ties = figure.subplots(1, 2, sharey=True, width_ratios=[1, 0.03 + 0.05 * len(letters)])
+    axes, ties = figure.subplots(1, 2, sharey=True, width_ratios=[1, max(0.24, 0.03 + 0.05 * len(letters))])
     for row, each in zip(rows.tolist(), table.itertuples(), strict=True):
         place = list(names).index(str(each.recipe))
         axes.hlines(row, each.low, each.high, color=plots.color(place), linewidth=1.6)
@@ -39,7 +39,9 @@ def ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         )
     if guess.any():
         axes.set_title(say("hollow: no better than guessing"), loc="left", fontsize=9)
-    axes.set_yticks(rows, [_row_name(each) for _, each in table.iterrows()])
+    axes.set_yticks(
+        rows, [_row_name(*each) for each in zip(plots.shorten(table["recipe"], 32), table["seeds"], strict=True)]
+    )
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("accuracy (%)"))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="x")
@@ -65,10 +67,10 @@ def differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
         value[a, b], value[b, a] = 100 * ahead, -100 * ahead
         star[a, b] = star[b, a] = told
     most = max(100 * _SMALLEST, float(np.nanmax(np.abs(value))))
-    figure = plots.new_figure(max(5.6, 3.6 + 0.55 * len(order)), max(3.6, 2.0 + 0.46 * len(order)))
+    figure = plots.new_figure(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
     axes = figure.subplots()
     image = axes.imshow(value, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
-    names = [plots.short(name, 30) for name in order]
+    names = plots.shorten(order, 30)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set_title(say("Row minus column; * and bold: told apart"), loc="left", fontsize=9)
@@ -83,6 +85,5 @@ def differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     return figure
 
 
-def _row_name(each: pd.Series) -> str:
-    seeds = "" if each["seeds"] == 1 else "\n" + say("{n} seeds", n=each["seeds"])
-    return plots.short(str(each["recipe"]), 32) + seeds
+def _row_name(recipe: str, seeds: int) -> str:
+    return recipe + ("" if seeds == 1 else "\n" + say("{n} seeds", n=seeds))

@@ -101,8 +101,12 @@ def differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: pd.Dat
         axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.0)
         axes.plot(100 * row["difference"], place, "D", color="black", markersize=5, fillstyle="none")
     axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, -2), max(high, 2))  # or nothing at all would look like a precise figure
+    shown = pd.concat([pairs[["low", "high"]], interactions[["low", "high"]]]).to_numpy(float)
+    grey = pairs["detectable"].max()
+    # no narrower than 2 points each way, or nothing at all would look like a precise figure
+    ends = 100 * np.array([*shown.ravel(), -grey, grey, -0.02, 0.02])
+    low, high = np.nanmin(ends), np.nanmax(ends)
+    axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     names = _told_apart([_pair_name(row, about) for _, row in pairs.iterrows()], pairs["a"])
     names += _told_apart([_interaction_name(row, about) for _, row in interactions.iterrows()], interactions["a_sam"])
     axes.set_yticks(range(rows), names)
@@ -148,24 +152,31 @@ def history(table: pd.DataFrame) -> Figure:
 
 @plots.use_style()
 def study(table: pd.DataFrame) -> Figure:
-    """Draw the accuracies that the study typed in as crosses, and beside each those measured here with intervals."""
-    figure = plots.new_figure(6.8, 1.5 + 0.34 * len(table))
-    axes = figure.subplots()
+    """Draw the accuracies that the study typed in as crosses, and those measured here on avatars with intervals.
+
+    What it typed in of a set that it does not name has a panel of its own: it cannot be compared with avatars.
+    """
+    figure = plots.new_figure(8.2, 1.8 + 0.36 * len(table))
+    unnamed, avatars = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(table))
-    axes.plot(table["typed_accuracy"], places, "x", color=plots.GREY, label=say("typed in by the study"))
-    axes.hlines(places, table["accuracy_low"], table["accuracy_high"], color="black", linewidth=1.6)
-    axes.plot(table["accuracy"], places, "o", color="black", label=say("measured here"))
+    on_avatars = table["said_of"] == "avatars"
+    typed = {"color": plots.GREY, "label": say("typed in by the study")}
+    for axes, own in ((unnamed, ~on_avatars), (avatars, on_avatars)):
+        axes.plot(table["typed_accuracy"].where(own), places, "x", **typed)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(axis="x")
+    avatars.hlines(places, table["accuracy_low"], table["accuracy_high"], color="black", linewidth=1.6)
+    avatars.plot(table["accuracy"], places, "o", color="black", label=say("measured here, with interval"))
+    recipes = plots.shorten(table["recipe"].fillna(table["reason"]), 40)
     names = [
-        say("{network}, its block {number}", network=row["network"], number=row["block"])
-        + ("" if pd.isna(row["recipe"]) else f"\n{plots.short(row['recipe'], 40)}")
-        for _, row in table.iterrows()
+        say("{network}, its block {number}", network=network, number=number) + f"\n{recipe}"
+        for network, number, recipe in zip(table["network"], table["block"], recipes, strict=True)
     ]
-    axes.set_yticks(places, names)
-    axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("accuracy (%)"))
-    axes.set_title(say("No code that the study published computes its figures"), loc="left", fontsize=9)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.grid(axis="x")
-    figure.legend(loc="outside lower center", ncols=2)
+    avatars.set_yticks(places, names)
+    unnamed.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("top-1 accuracy (%)"), title=say("A set that is not named"))
+    avatars.set(xlabel=say("accuracy (%)"), title=say("Avatars"))
+    figure.suptitle(say("No code that the study published computes its figures"), fontsize=9)
+    figure.legend(*avatars.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -196,8 +207,8 @@ def _start(row: pd.Series) -> str:
 
 def _told_apart(names: list[str], recipes: Iterable[str]) -> list[str]:
     """Add the recipe to names that several have: such recipes differ in their settings."""
-    pairs = zip(names, recipes, strict=True)
-    return [f"{name}\n{plots.short(recipe, 40)}" if names.count(name) > 1 else name for name, recipe in pairs]
+    pairs = zip(names, plots.shorten(recipes, 40), strict=True)
+    return [f"{name}\n{recipe}" if names.count(name) > 1 else name for name, recipe in pairs]
 
 
 def _name(row: pd.Series) -> str:

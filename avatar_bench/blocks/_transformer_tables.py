@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from io import StringIO
@@ -14,7 +13,7 @@ import pandas as pd
 from avatar_bench import stats
 from avatar_bench.blocks import _pairs
 from avatar_bench.blocks._seeds import Recipes, macro_f1s
-from avatar_bench.blocks._transformer_traits import FAMILY, SAM, SAM_AT_COST, START, Pair, Traits
+from avatar_bench.blocks._transformer_traits import FAMILY, SAM, SAM_AT_COST, SCRATCH, START, Pair, Traits
 from avatar_bench.blocks.base import Intervals, between
 from avatar_bench.cells import read_csv
 from avatar_bench.messages import say
@@ -36,7 +35,7 @@ _INTERACTIONS += ["fewest_seeds", "n", "groups"]
 _MISSING = ["recipe", "run", "figure", "reason"]
 _TYPED = ["block", "network", "said_of", "typed_year", "typed_accuracy", "typed_params_m", "typed_seconds"]
 _OURS = ["recipe", "start", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "n"]
-_STUDY = [*_TYPED, *_OURS, "where"]
+_STUDY = [*_TYPED, *_OURS, "reason", "where"]
 
 
 def history() -> pd.DataFrame:
@@ -45,15 +44,15 @@ def history() -> pd.DataFrame:
 
 
 def study(recipes: pd.DataFrame) -> pd.DataFrame:
-    """Give the figures that the study typed in, each beside every recipe of that network, start and SAM.
+    """Return the figures that the study typed in, each beside every recipe of that network, start and SAM.
 
-    One without such a recipe has nothing beside it. Accuracies are shares, `seconds` are those of one picture.
+    One without such a recipe has a `reason` beside it. Accuracies are proportions, `seconds` are those of one image.
     """
-    typed = _packaged("study").rename_axis("row").reset_index()
-    ours = recipes.assign(seconds=recipes["latency_ms"] / 1000)
-    beside = typed.merge(ours, how="cross", suffixes=("_typed", ""))
-    same = [_is_of(row) for _, row in beside.iterrows()]
-    return typed[["row", *_TYPED, "where"]].merge(beside.loc[same, ["row", *_OURS]], how="left")[_STUDY]
+    typed, ours = _packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
+    found = [_beside(row, ours) for _, row in typed.iterrows()]
+    beside = pd.concat([own.assign(row=row) for row, (own, _) in enumerate(found)])
+    typed = typed.assign(row=range(len(typed)), reason=[reason for _, reason in found])
+    return typed[["row", *_TYPED, "reason", "where"]].merge(beside[["row", *_OURS]], on="row", how="left")[_STUDY]
 
 
 def figures_of(
@@ -198,10 +197,23 @@ def _packaged(table: str) -> pd.DataFrame:
     return read_csv(StringIO(files(__package__).joinpath(f"_transformer_{table}.csv").read_text(encoding="utf-8")))
 
 
-def _is_of(row: pd.Series) -> bool:
-    """Tell whether the recipe in a row is of the kind that the study typed a figure in for."""
-    same = [re.fullmatch(row[f"{name}_typed"], row[name], re.IGNORECASE) for name in ("architecture", "trained_with")]
-    return all(same) and bool(row["sam"]) == bool(row["sam_typed"])
+def _beside(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the recipes of the kind that the study typed a figure in for, or none and why."""
+
+    def of(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[rows[name].astype(str).str.fullmatch(typed[name], case=False)]
+
+    network = of("architecture", ours)
+    with_sam = network[network["sam"] == typed["sam"]]
+    found = of("trained_with", with_sam)
+    if len(found):
+        return found, ""
+    if network.empty:
+        return found, say("no recipe of this network")
+    if with_sam.empty:
+        return found, say("none of its recipes has SAM") if typed["sam"] else say("all of its recipes have SAM")
+    scratch = (with_sam["start"] == SCRATCH).all()
+    return found, say("its recipes began from scratch") if scratch else say("its recipes began with other weights")
 
 
 def _said(traits: Traits, changed: str) -> str:

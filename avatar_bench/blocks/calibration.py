@@ -72,15 +72,16 @@ class Calibration(IntervalBlock):
 
     def _judge_confidence(self, result: Result, predictions: Predictions) -> None:
         """Put the errors, their floors, the reliability tables and both figures of confidence into the result."""
-        floors = []
-        for prefix, judged in (("", replace(predictions, temperature=1.0)), ("scaled/", predictions)):
+        floors, both = [], (replace(predictions, temperature=1.0), predictions)
+        for prefix, judged in zip(("", "scaled/"), both, strict=True):
             floors.append(error_floors(self, judged, prefix))
             result.metrics |= errors(self, judged, prefix, floors[-1])
             result.tables["reliability_scaled" if prefix else "reliability"] = reliability(self, judged)
         result.tables["floors"] = pd.concat(floors, ignore_index=True)
         tables = (result.tables["reliability"], result.tables["reliability_scaled"])
-        result.figures["reliability"] = figures.reliability(tables, result.metrics)
-        result.figures["confidence"] = figures.confidence(predictions)
+        drawn = 1 if predictions.temperature == 1 else 2  # a temperature that was not fitted scales nothing
+        result.figures["reliability"] = figures.reliability(tables[:drawn], result.metrics, self.level)
+        result.figures["confidence"] = figures.confidence(both[:drawn])
 
     def _judge_order(self, result: Result, predictions: Predictions) -> None:
         """Put the risk-coverage curve and its area into the result."""

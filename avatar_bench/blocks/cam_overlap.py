@@ -100,7 +100,8 @@ class CamOverlap(IntervalCompareBlock):
         names = [panels[0].predictions.classes[found.targets[row]] for row in rows]
         titles = [f"{name}\n{say('IoU {value:.2f}', value=alike[row])}" for name, row in zip(names, rows, strict=True)]
         shown = [panel.take(np.array(rows)) for panel in panels[: figures.MOST_RUNS]]
-        return figures.wall(shown, titles, figures.cells, self.of)
+        about = say("image, its true class, and the IoU of the top 20 %, mean over pairs")
+        return figures.wall(shown, titles, figures.cells, self.of, about)
 
 
 def _spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each: int) -> list[int]:

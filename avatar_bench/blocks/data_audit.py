@@ -138,7 +138,7 @@ class DataAudit(DatasetBlock):
 
     def _draw(self, result: Result, frame: pd.DataFrame) -> None:
         result.figures["properties"] = figures.properties(frame, result.classes)
-        result.figures["confounding"] = figures.cross_table(result.tables["confounding"], "source", result.classes)
+        result.figures["confounding"] = figures.sources(result.tables["confounding"], result.classes)
         if result.metrics["metadata_auroc"].value is not None:
             groups = result.metrics["metadata_auroc"].n
             result.figures["aurocs"] = figures.aurocs(result.metrics, [*PROBES, "source"])

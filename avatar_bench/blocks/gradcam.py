@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from avatar_bench.data.selection import stratified_rows
 from avatar_bench.messages import say
 from avatar_bench.metrics import attribution as numbers
 from avatar_bench.models import attribution
+from avatar_bench.records import folder_name
 from avatar_bench.results import Result
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ _BETTER |= {f"{name}{ROLLOUT}": better for name, better in _BETTER.items() if na
 _FILLS = ("mean", "blur")
 _AT_ONCE = 64  # pictures whose pixels are ranked at once: 100 MB at 224 px
 _MOST_SHOWN = 6  # pictures in the figure of random weights
+_MOST_LETTERS = 40  # of a picture's name in that of its overlay
 
 
 @dataclass(kw_only=True)
@@ -44,7 +47,8 @@ class GradCam(IntervalBlock):
     Where the run is read off a class token, its attention rollout is judged beside them.
     `images` are drawn, in the classes' own proportions; `steps` of deletion and insertion; `deletion_to` and
     `insertion_from` say what a picture without content is ("mean", "blur"); `random_weights`, how many networks with
-    ever more random weights the maps are compared with; `gallery`, the pictures shown a class, as many right and wrong.
+    ever more random weights the maps are compared with; `gallery`, the pictures shown a class, as many right and wrong;
+    `overlays`, how many images get a file with their map over them, None for all that are drawn or shown.
     """
 
     images: int = 60
@@ -53,6 +57,7 @@ class GradCam(IntervalBlock):
     insertion_from: str = "blur"
     random_weights: int = 4
     gallery: int = 2
+    overlays: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +67,7 @@ class GradCam(IntervalBlock):
             self.require(option, getattr(self, option) in _FILLS, " or ".join(_FILLS))
         self.require("random_weights", self.random_weights >= 1, "1 or more")
         self.require("gallery", self.gallery >= 0, "0 or more")
+        self.require("overlays", self.overlays is None or self.overlays >= 0, "0 or more, or null for all")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give maps, faithfulness and sanity of a draw of pictures whose class is known; errors are added to show.
@@ -195,6 +201,11 @@ class GradCam(IntervalBlock):
         result.figures["sanity"] = figures.sanity(pictures[shown], sanity, shown, result.tables["sanity"], floor)
         if self.gallery:
             result.figures["panels"] = figures.panels(pictures, predictions, maps, self.gallery)
+        for row in range(len(pictures))[: self.overlays]:
+            name = f"overlays/{row + 1:04d}_{folder_name(PurePath(predictions.paths[row]).stem)[:_MOST_LETTERS]}"
+            result.images[name] = figures.overlaid(pictures[row], maps["predicted"][row])
+        files = [f"{name}.png" for name in result.images]
+        result.tables["pictures"]["overlay"] = files + [""] * (len(pictures) - len(files))
 
 
 def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> Arrays:

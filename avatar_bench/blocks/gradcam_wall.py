@@ -98,4 +98,5 @@ def _verdicts(panel: Panel) -> pd.DataFrame:
 
 def _draw(panels: Sequence[Panel], rows: NDArray[np.intp], of: str) -> Figure:
     titles = [panels[0].predictions.classes[k] for k in panels[0].predictions.targets[rows]]
-    return figures.wall([panel.take(rows) for panel in panels[: figures.MOST_RUNS]], titles, figures.over, of)
+    shown = [panel.take(rows) for panel in panels[: figures.MOST_RUNS]]
+    return figures.wall(shown, titles, figures.over, of, say("picture, and its true class"))

@@ -58,8 +58,9 @@ class Shots(IntervalCompareBlock):
         result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
         by_run = result.tables["runs"] = _runs_table(used, points, found)
         curve = result.tables["curve"] = self._curve(points, judged, drawn, by_run)
-        result.metrics = _metrics(curve) | self._gains(curve, drawn["accuracy"])
-        result.figures["curve"] = figures.curve(curve, by_run)
+        guessing = _guessing(found[0])
+        result.metrics = _metrics(curve, guessing) | self._gains(curve, drawn["accuracy"])
+        result.figures["curve"] = figures.curve(curve, by_run, guessing)
         result.arrays["answers"] = _answers(found)
         result.warnings = left_out(len(sets[0]) - len(found[0]), len(sets[0])) + about_seeds(judged.seeds_of)
         if len(kept) < len(runs):
@@ -122,16 +123,25 @@ def _runs_table(
     return pd.DataFrame(rows, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
 
 
-def _metrics(curve: pd.DataFrame) -> dict[str, Metric]:
+def _guessing(known: Predictions) -> tuple[float, float]:
+    """Return the expected accuracy of a uniform guess, and the macro-F1 of its expected confusion matrix."""
+    classes = len(known.classes)
+    mix = np.bincount(known.targets, minlength=classes) / len(known)
+    return 1 / classes, float(np.mean(2 * mix[mix > 0] / (classes * mix[mix > 0] + 1)))
+
+
+def _metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Metric]:
     """Give accuracy, macro-F1 and the spread over seeds of each point."""
     found = {}
     for _, row in curve.iterrows():
         name = str(row["shots"]) if _alone(curve) else f"{row['recipe']}/{row['shots']}"
         ends = (float(row["low"]), float(row["high"]))
-        found[f"accuracy/{name}"] = between(float(row["accuracy"]), *ends, row["groups"], row["interval"])
+        found[f"accuracy/{name}"] = between(
+            float(row["accuracy"]), *ends, row["groups"], row["interval"], floor=guessing[0]
+        )
         method = _BOOTSTRAP if row["seeds"] > 1 else "bootstrap by group"
         ends = (float(row["macro_f1_low"]), float(row["macro_f1_high"]))
-        found[f"macro_f1/{name}"] = between(float(row["macro_f1"]), *ends, row["groups"], method)
+        found[f"macro_f1/{name}"] = between(float(row["macro_f1"]), *ends, row["groups"], method, floor=guessing[1])
         spread, why = (
             (float(row["spread_over_seeds"]), None) if row["seeds"] > 1 else (None, say("trained with one seed"))
         )

@@ -58,9 +58,9 @@ def describe(dataset: Dataset) -> pd.DataFrame:
 
 
 def ranges(values: Iterable[int], edges: Sequence[int], unit: str = "") -> NDArray[np.str_]:
-    """Name the range between two edges that each whole number falls into, (N,): "under 128 px", "128-255 px" ..."""
+    """Name the range between two edges that each whole number falls into, (N,), in no language: "< 128 px" ..."""
     inner = [f"{low}-{high - 1}{unit}" for low, high in pairwise(edges)]
-    names = [f"under {edges[0]}{unit}", *inner, f"{edges[-1]}{unit} and more"]
+    names = [f"< {edges[0]}{unit}", *inner, f"≥ {edges[-1]}{unit}"]
     return np.array(names)[np.searchsorted(np.array(edges), np.array(list(values)), side="right")]
 
 

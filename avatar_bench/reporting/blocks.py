@@ -64,7 +64,7 @@ _COLUMNS = {  # of wide tables those that are read; the CSV has all
     ),
     "transformers/study": (
         *("block", "network", "typed_accuracy", "typed_params_m", "typed_seconds"),
-        *("recipe", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "where"),
+        *("recipe", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "reason", "where"),
     ),
     "transformers/history": (
         "network",
@@ -93,12 +93,13 @@ class Shown:
 
 @dataclass
 class Part:
-    """Hold what a block says of one set: tables, figures by name, and links to further tables."""
+    """What a block says of one set: tables, figures by name, and links to further tables and folders of images."""
 
     name: str
     tables: list[Table] = field(default_factory=list)
     figures: dict[str, list[Shown]] = field(default_factory=dict)
     links: list[tuple[str, str]] = field(default_factory=list)
+    folders: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -171,6 +172,11 @@ def _judged(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Pa
         for figure in in_order(block, figures):
             owners = [(label, saved) for label, saved in found.items() if figure in saved.figures]
             part.figures[figure] = [_shown(saved, figure, addresses[label], label) for label, saved in owners]
+        part.folders = [
+            (say("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), files.link(saved.folder / folder))
+            for label, saved in found.items()
+            for folder, n in saved.image_folders.items()
+        ]
         yield part
 
 

@@ -120,6 +120,8 @@ def _of_comparisons() -> dict[str, str]:
         "transformers/differences": say("What SAM, the start and the family change, pair by pair"),
         "transformers/accuracy": say("Accuracy by recipe, family by family"),
         "transformers/cost": say("Accuracy against the time of training, numbered as in the chart by family"),
-        "transformers/study": say("What the study typed in, beside what was measured here of the same networks"),
+        "transformers/study": say(
+            "What the study typed in, and the accuracy on avatars measured here of the same networks"
+        ),
         "transformers/history": say("Well-known networks on ImageNet-1k: published figures, not measured here"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,13 @@ class Saved:
 
     @property
     def figures(self) -> list[str]:
-        """Give the names of its figures, in order, those that are gone too."""
-        return sorted(Path(name).stem for name in self.files if name.endswith(".png"))
+        """Return the names of its figures, in order, those that are gone too."""
+        return sorted(Path(name).stem for name in self.files if name.endswith(".svg"))
+
+    @property
+    def image_folders(self) -> dict[str, int]:
+        """Return the folders of its images, and how many each holds."""
+        return Counter(str(Path(name).parent) for name in self.files if "/" in name and name not in self.gone)
 
     @property
     def fingerprint(self) -> str:

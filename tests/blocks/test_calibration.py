@@ -339,6 +339,22 @@ def test_a_temperature_that_could_not_be_fitted_is_said(evaluate, oracle):
     assert result.metrics["scaled/nll"].value == result.metrics["nll"].value
 
 
+def test_reliability_is_drawn_once_where_no_temperature_was_fitted_and_its_legend_names_each_mark(evaluate, oracle):
+    judged = oracle("noisy")
+    for fitted, panels in ((judged, 1), (replace(judged, temperature=2.0), 2)):
+        figures = evaluate(fitted).figures
+        assert len(figures["reliability"].axes) == 2 * panels
+        assert len(figures["confidence"].axes) == panels
+        titles = [axes.get_title().splitlines()[0] for axes in figures["reliability"].axes[:panels]]
+        assert titles == (["no temperature was fitted"] if panels == 1 else ["before scaling", "after scaling"])
+        (legend,) = figures["reliability"].legends
+        assert {text.get_text() for text in legend.get_texts()} == {
+            "accuracy of these answers",
+            "the same at their mean confidence, with 95% interval",
+            "perfect calibration",
+        }
+
+
 def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident):
     judged, held_out = (replace(part, temperature=2.0) for part in overconfident)
     result = evaluate(judged, held_out)

@@ -17,7 +17,9 @@ from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import jaccard_score
 
+from avatar_bench.blocks import _cam_figures as figures
 from avatar_bench.blocks import build
+from avatar_bench.blocks._cam_tables import ALL
 from avatar_bench.blocks.cam_overlap import CamOverlap
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.metrics.overlap import NAMES, chance_iou
@@ -135,6 +137,19 @@ def test_its_figures_are_drawn(saved):
     for name in ("overlap", "pairs", "maps"):
         with Image.open(saved[0] / f"{name}.png") as figure:
             assert figure.width > 900
+
+
+def test_the_rows_of_pairs_of_similar_names_differ_and_each_iou_says_which_it_is():
+    names = [f"mobilenetv3_small few_shot 10 shots · seed {seed}" for seed in range(1, 5)]
+    plain = dict.fromkeys(("value", "low", "high", "null_low", "null_high", "null_random"), 0.5)
+    rows = [
+        {"a": a, "b": b, "class": ALL, "metric": metric, "n": 9, "above_null": True, **plain}
+        for a, b in combinations(names, 2)
+        for metric in NAMES
+    ]
+    figure = figures.by_pair(pd.DataFrame(rows), 0.95)
+    assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 6
+    assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["IoU of the top 20 %", "IoU above .5 of the largest"]
 
 
 def test_two_networks_of_independent_maps_lie_within_the_null(judge, oracle):

@@ -14,11 +14,13 @@ from PIL import Image
 
 from avatar_bench import blocks
 from avatar_bench.audit.probes import Plan
+from avatar_bench.blocks import _audit_figures as figures
 from avatar_bench.blocks import _suspects
 from avatar_bench.blocks.base import DatasetBlock
-from avatar_bench.blocks.data_audit import DataAudit
+from avatar_bench.blocks.data_audit import PROBES, DataAudit
 from avatar_bench.data.manifest import Dataset, read_manifest
 from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.messages import speak
 from avatar_bench.results import Result
 
 YAML = Path(__file__).parents[2] / "conf" / "block" / "data_audit.yaml"
@@ -82,6 +84,18 @@ def test_tables_and_figures_are_saved_and_read_back(shortcut: Result, tmp_path: 
     assert pd.read_csv(folder / "confounding.csv")["total"].tolist() == [40, 40, 40]
     assert len(pd.read_csv(folder / "duplicates.csv")) == 0
     assert Result.load(folder).provenance["verdict"] == shortcut.provenance["verdict"]
+
+
+def test_figures_name_properties_and_probes_in_words(shortcut: Result) -> None:
+    for language in ("en", "ru"):
+        with speak(language):
+            drawn = [
+                figures.carriers(shortcut.tables["carriers"], 9),
+                figures.aurocs(shortcut.metrics, [*PROBES, "source"]),
+                figures.properties(shortcut.tables["properties"], shortcut.classes),
+            ]
+        words = [tick.get_text() for figure in drawn for axes in figure.axes for tick in axes.get_yticklabels()]
+        assert not any("_" in word or word in {"metadata", "residual", "grey", "icc"} for word in words)
 
 
 def test_two_audits_of_one_set_agree(tmp_path: Path) -> None:

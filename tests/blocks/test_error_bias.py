@@ -14,7 +14,9 @@ from omegaconf import OmegaConf
 from scipy.stats import fisher_exact
 
 from avatar_bench import blocks, stats
+from avatar_bench.blocks import _bias_figures as figures
 from avatar_bench.blocks.error_bias import ErrorBias
+from avatar_bench.data import slices
 from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 from avatar_bench.messages import catalogue, speak
 
@@ -232,6 +234,12 @@ def test_the_figures_speak_of_slices_in_the_language_asked_for(oracle, judge):
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert names
     assert all(name.startswith(catalogue("ru").get("source", "source")) for name in names)
+
+
+def test_a_slice_of_a_range_bears_the_same_sign_in_each_language(oracle, judge):
+    with speak("ru"):
+        row = pd.Series({"by": "size", "slice": slices.ranges([64], slices.SIDES, " px")[0], "target": "real"})
+        assert figures.label(row) == "размер < 128 px (real)"
 
 
 def test_confidence_is_in_percent_and_its_legend_beside_the_bars(oracle, judge):

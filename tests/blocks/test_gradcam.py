@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from matplotlib import colormaps
 from omegaconf import OmegaConf
 from PIL import Image
 from scipy.stats import spearmanr
@@ -19,13 +21,16 @@ from sklearn.metrics import auc
 from torch import nn
 
 from avatar_bench.__main__ import main
+from avatar_bench.blocks import _gradcam_figures as figures
 from avatar_bench.blocks import build
 from avatar_bench.blocks._gradcam_tables import CURVES, GAINS, SANITY
 from avatar_bench.blocks.gradcam import GradCam
 from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.messages import speak
 from avatar_bench.models import attribution, weights
 from avatar_bench.models.card import Card
 from avatar_bench.models.classifier import Classifier
+from avatar_bench.predictions import strings
 from avatar_bench.runs import Run
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -160,6 +165,52 @@ def test_the_command_draws_its_figures_and_leaves_the_raw_maps_small(saved):
         with Image.open(saved[0] / f"{name}.png") as figure:
             assert figure.width > 1000
     assert arrays(saved[0], "maps")["predicted"].shape[1:] == (2, 2)  # 32 pixels by 16
+
+
+def test_each_image_has_an_overlay_that_the_table_names(saved):
+    folder, table = saved[0], pd.read_csv(saved[0] / "pictures.csv")
+    assert len(table) == len({*table["overlay"]}) == len(list((folder / "overlays").glob("*.png")))
+    for row, file in enumerate(table["overlay"]):
+        assert Path(table["path"][row]).stem in file
+        with Image.open(folder / file) as overlay:
+            assert overlay.size == (32, 32)
+    assert {*table["overlay"]} <= {*json.loads((folder / "metrics.json").read_text())["files"]}
+
+
+def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(judge, oracle):
+    predictions = oracle("noisy")
+    paths = [f"a folder/$(rm) ünï/../{'x' * 200} {i % 2}.png" for i in range(len(predictions))]
+    result = judge(replace(predictions, paths=strings(paths)), overlays=4, inputs=torch.full((240, 3, 400, 400), 90))
+    assert [bool(file) for file in result.tables["pictures"]["overlay"][:6]] == [True] * 4 + [False] * 2
+    assert len(result.images) == 4
+    assert all(re.fullmatch(r"overlays/000\d_x{40}", name) for name in result.images)
+    assert {image.shape for image in result.images.values()} == {(360, 360, 3)}
+    assert judge(predictions, overlays=0).images == {}
+
+
+def test_an_overlay_is_the_grey_image_under_the_colours_of_its_map():
+    image, shown = np.full((64, 64, 3), (30, 60, 90), np.uint8), np.zeros((2, 2), np.float32)
+    dark = 0.55 * 255 * np.array(colormaps["inferno"](0.0)[:3]) + 0.45 * 60
+    np.testing.assert_allclose(figures.overlaid(image, shown), np.broadcast_to(dark, (64, 64, 3)), atol=1)
+    shown[0, 0] = 0.2  # the largest value has the brightest colour, whatever it is
+    bright = 0.55 * 255 * np.array(colormaps["inferno"](1.0)[:3]) + 0.45 * 60
+    np.testing.assert_allclose(figures.overlaid(image, shown)[0, 0], bright, atol=1)
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+@pytest.mark.parametrize("networks", [1, 2, 4])
+def test_the_figure_of_random_weights_is_drawn_whole_for_few_of_them(inside, networks, language):
+    maps = np.random.default_rng(0).normal(size=(networks + 1, 2, 3, 3)).astype(np.float32)
+    table = pd.DataFrame({"groups_randomised": np.arange(networks) + 10, "groups": 17, "correlation": 0.3})
+    with speak(language):
+        figure = figures.sanity(
+            np.zeros((2, 8, 8, 3), np.uint8),
+            {"trained": maps[0], "randomised": maps[1:]},
+            [0, 1],
+            table.assign(low=0.2, high=0.4),
+            0.1,
+        )
+    assert inside(figure)
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])

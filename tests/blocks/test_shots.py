@@ -118,6 +118,19 @@ def test_several_recipes_have_a_curve_each(compare, curve):
     assert {"accuracy/a few_shot/5", "gain_per_doubling/b few_shot"} <= set(result.metrics)
 
 
+def test_the_level_of_guessing_is_stated_and_drawn(compare, make_predictions):
+    targets = np.repeat([0, 1, 2], [120, 60, 20])
+    found = {("a", shots, 1): make_predictions(targets, np.eye(3)[targets]) for shots in (5, 10)}
+    result = compare(found)
+    guesses = np.tile(np.arange(3), len(targets))  # each image guessed once of each class: exactly what is expected
+    expected = f1_score(np.repeat(targets, 3), guesses, average="macro")
+    assert result.metrics["accuracy/5"].floor == pytest.approx(1 / 3)
+    assert result.metrics["macro_f1/5"].floor == pytest.approx(expected)
+    for axes, level in zip(result.figures["curve"].axes, (1 / 3, expected), strict=True):
+        assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [pytest.approx(level)]
+    assert "chance" in [text.get_text() for text in result.figures["curve"].legends[0].get_texts()]
+
+
 def test_a_perfect_oracle_is_right_at_every_number_and_a_uniform_one_at_none(compare, oracle):
     table = compare({("a", 5, 1): oracle("uniform"), ("a", 10, 1): oracle("perfect")}).tables["curve"]
     guess, good = table.itertuples()

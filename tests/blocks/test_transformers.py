@@ -386,6 +386,22 @@ def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answe
     assert result.metrics["difference/sam minus plain"].reason
 
 
+def test_the_frame_of_the_differences_holds_every_interval(compare, answers):
+    found = {
+        "cnn": (answers(0.6), {}),
+        "cnn sam": (answers(0.9, 1), {"optimizer": SAM}),
+        "vit": (answers(0.9, 2), {"net": "vit"}),
+        "vit sam": (answers(0.6, 3), {"net": "vit", "optimizer": SAM}),
+    }
+    result = compare(found)
+    tables = [result.tables[name][["low", "high"]] for name in ("pairs", "interactions")]
+    ends = 100 * pd.concat(tables).to_numpy(float)
+    low, high = result.figures["differences"].axes[0].get_xlim()
+    assert len(tables[1]) == 1
+    assert low < ends.min() - 0.01 * (high - low)
+    assert high > ends.max() + 0.01 * (high - low)
+
+
 def test_the_protocol_lists_what_is_shared_and_what_is_not(compare, answers):
     other = {"data": {"fingerprint": "d2"}, "process": {"host": "there"}}
     result = compare({"a": (answers(0.7), {}), "b": (answers(0.8), {"record": other, "image_size": 96})})
@@ -499,15 +515,15 @@ RECIPES = {  # recipe: architecture, what trained its weights, SAM
 def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
     recipes = pd.DataFrame(
         [(name, *made) for name, made in RECIPES.items()], columns=["recipe", "architecture", "trained_with", "sam"]
-    ).assign(start="?", accuracy=0.6, accuracy_low=0.5, accuracy_high=0.7, params_m=9.0, latency_ms=20.0, n=240)
-    table = study(recipes)
+    ).assign(accuracy=0.6, accuracy_low=0.5, accuracy_high=0.7, params_m=9.0, latency_ms=20.0, n=240)
+    table = study(recipes.assign(start=np.where(recipes["trained_with"] == "", "scratch", "published")))
     beside = table.groupby(["block", "network"], sort=False)["recipe"].agg(lambda own: sorted(own.dropna())).to_dict()
     assert beside == {
-        (22, "ResNet-50"): ["cnn"],
+        (22, "ResNet-50"): [],
         (22, "EfficientNet-B0"): [],
         (22, "ConvNeXt-Tiny"): ["conv"],
-        (22, "ViT-B/16"): ["vit", "vit of labels"],
-        (22, "SAM + ViT (fine-tune)"): ["deit sam", "vit sam"],
+        (22, "ViT-B/16"): ["vit of labels"],
+        (22, "SAM + ViT (fine-tune)"): ["vit sam"],
         (22, "Self-Supervised ViT"): ["dino", "mae"],
         (23, "ConvNeXt-Tiny"): ["conv"],
         (23, "ViT-Base (pretrained)"): ["mae", "of a file", "vit of labels"],
@@ -515,18 +531,25 @@ def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
     }
     assert table["where"].str.match(r"https://\S+/[0-9a-f]{40}/").all()
     ours = table["recipe"].notna()
+    why = table[~ours].set_index("network")["reason"].to_dict()
+    assert why == {"ResNet-50": "its recipes began from scratch", "EfficientNet-B0": "no recipe of this network"}
+    assert (table.loc[ours, "reason"] == "").all()
     assert (table.loc[ours, "seconds"] == 0.02).all()
     assert table.loc[~ours, ["accuracy", "params_m", "seconds"]].isna().all(axis=None)
 
 
 def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(compare, answers):
-    runs = {name: (answers(0.6, seed), {"backbone": f"{name}.a1_in1k"}) for seed, name in enumerate(("one", "two"))}
-    assert "study" not in compare(runs).figures
-    drawn = compare(runs | {"three": (answers(0.7), {"backbone": "resnet50.a1_in1k"})})
-    axes = drawn.figures["study"].axes[0]
-    typed, measured = (line.get_xdata() for line in axes.lines[:2])
+    tags = {"backbone": "resnet50.a1_in1k", "card": SimpleNamespace(backbone="resnet50.a1_in1k")}
+    runs = {"one": (answers(0.6), {}), "two": (answers(0.6, 1), tags)}
+    assert "study" not in compare(runs).figures  # from scratch, the typed figure is of no such network
+    drawn = compare(runs | {"three": (answers(0.7), tags | {"init": {"weights": "hub"}})})
+    unnamed, avatars = drawn.figures["study"].axes
     table = drawn.tables["study"]
-    np.testing.assert_array_equal(typed, table["typed_accuracy"])
+    (top1,), (typed, measured) = ([line.get_xdata() for line in axes.lines] for axes in (unnamed, avatars))
+    np.testing.assert_array_equal(top1, table["typed_accuracy"].where(table["block"] == 22))
+    np.testing.assert_array_equal(typed, table["typed_accuracy"].where(table["block"] == 23))
+    labels = [tick.get_text() for tick in unnamed.get_yticklabels()]
+    assert labels[:2] == ["ResNet-50, its block 22\nthree", "EfficientNet-B0, its block 22\nno recipe of this network"]
     row = table.set_index("recipe").loc["three"]
     assert np.nansum(measured) == row["accuracy"] == drawn.metrics["accuracy/three"].value
     assert (row["accuracy_low"], row["accuracy_high"]) == (

@@ -40,10 +40,10 @@ def test_what_the_manifest_does_not_say_is_read_from_the_files(folder):
     found = slices.describe(read_dataset(folder / "pictures.csv"))
     assert list(found.columns) == list(slices.SLICES)
     assert found["size"].tolist() == [
-        *("under 128 px", "128-255 px", "512-1023 px", "1024 px and more", "256-511 px", "128-255 px")
+        *("< 128 px", "128-255 px", "512-1023 px", "≥ 1024 px", "256-511 px", "128-255 px")
     ]
     assert found["format"].tolist() == ["JPEG"] * 4 + ["PNG", "WEBP"]
-    assert found["jpeg_quality"].tolist() == ["under 50", "75-84", "90-94", "95 and more", "", ""]
+    assert found["jpeg_quality"].tolist() == ["< 50", "75-84", "90-94", "≥ 95", "", ""]
     assert found["source"].eq("camera").all()
     assert found["generator"].eq("").all()
 
@@ -53,7 +53,7 @@ def test_what_the_manifest_says_is_believed_and_needs_no_file(folder):
     dataset = read_dataset(folder / "pictures.csv")
     told = type(dataset)("told", folder / "nowhere", dataset.frame.assign(**stored))
     found = slices.describe(told)
-    assert found.iloc[0].tolist() == ["camera", "gan", "under 128 px", "JPEG", "85-89"]
+    assert found.iloc[0].tolist() == ["camera", "gan", "< 128 px", "JPEG", "85-89"]
     assert len(found.drop_duplicates()) == 1
 
 
@@ -61,8 +61,8 @@ def test_one_missing_word_is_enough_to_look_at_the_file(folder):
     dataset = read_dataset(folder / "pictures.csv")
     half = dataset.frame.assign(width="64", height="64", format=["JPEG", "", *["PNG"] * 4])
     found = slices.describe(type(dataset)("half", folder, half))
-    assert found["size"].tolist()[:3] == ["under 128 px", "128-255 px", "under 128 px"]
-    assert found["jpeg_quality"].tolist()[:3] == ["under 50", "75-84", ""]
+    assert found["size"].tolist()[:3] == ["< 128 px", "128-255 px", "< 128 px"]
+    assert found["jpeg_quality"].tolist()[:3] == ["< 50", "75-84", ""]
 
 
 def test_a_broken_file_is_named(folder):
@@ -74,7 +74,7 @@ def test_a_broken_file_is_named(folder):
 
 def test_ranges_begin_at_their_edges():
     assert slices.ranges([0, 9, 10, 19, 20, 999], (10, 20)).tolist() == [
-        *("under 10", "under 10", "10-19", "10-19", "20 and more", "20 and more")
+        *("< 10", "< 10", "10-19", "10-19", "≥ 20", "≥ 20")
     ]
 
 
