@@ -108,3 +108,20 @@ def test_a_shortened_name_fits_and_keeps_both_ends(name, width):
     assert len(given) == min(len(name), width)
     assert given[:5] == name[:5]
     assert given[-3:] == name[-3:]
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (0.74, 0.84), (0.7, 0.95), (0.001, 0.012), (-0.05, 0.05)])
+@pytest.mark.parametrize("width", [2, 6])
+def test_the_ticks_of_an_axis_in_percent_are_as_far_apart_as_they_say(low, high, width):
+    figure = plots.new_figure(width, 2)
+    axes = figure.subplots()
+    axes.set_xlim(low, high)
+    plots.percent_axis(axes.xaxis)
+    figure.savefig(io.BytesIO(), format="png")
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    said = [axes.xaxis.get_major_formatter()(tick) for tick in shown]
+    assert [float(text.removesuffix("%")) / 100 for text in said] == pytest.approx(shown, abs=1e-12)
+    assert len(said) >= 2
+    step = (shown[1] - shown[0]) / 10 ** np.floor(np.log10(shown[1] - shown[0]) + 1e-9)
+    assert round(step, 6) in (1, 2, 5)
+    assert "-0%" not in said

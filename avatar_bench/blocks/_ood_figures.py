@@ -112,7 +112,7 @@ def _ends(share: Metric | None) -> str:
 def _distribution(axes: Axes, values: pd.Series, edges: NDArray[np.float64], **how: Any) -> None:
     """Draw shares; what lies beyond the outer edges is counted in the outer bins."""
     axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), weights=[1 / len(values)] * len(values), **how)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.percent_axis(axes.yaxis)
     axes.tick_params(labelsize=7)
 
 

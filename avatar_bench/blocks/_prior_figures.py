@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.messages import say
@@ -40,7 +39,7 @@ def mixes(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     axes.set_xticks(place, [plots.short(mix, 16) for mix in table["mix"]])
     axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=say("mix of classes"), ylabel=say("accuracy (%)"))
     axes.set_ylim(max(0.0, axes.get_ylim()[0] - 0.05), 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=None))
+    plots.percent_axis(axes.yaxis)
     axes.grid(axis="y")
     figure.legend(handles=_handles(lines=False), loc="outside lower center", ncols=2)
     return figure
@@ -80,7 +79,7 @@ def _panel(axes: Axes, own: pd.DataFrame, name: str, colour: str) -> None:
         axes.plot(share, value, color=ink, markersize=3.5, **_LOOKS[way])
     axes.set(title=plots.short(name), xlabel=say("share of the class (%)"), xlim=(0, 1), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=None))
+        plots.percent_axis(axis)
     axes.grid(True)
 
 

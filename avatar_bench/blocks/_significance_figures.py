@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.messages import say
@@ -31,7 +30,7 @@ def ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         axes.plot(each.accuracy, row, plots.marker(place), color=plots.color(place), markersize=5.5)
     axes.set_yticks(rows, [_row_name(each) for _, each in table.iterrows()])
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("accuracy (%)"))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     for column, letter in enumerate(letters):
         own = rows[table["letters"].str.contains(letter).to_numpy()]
