@@ -11,12 +11,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -140,7 +141,7 @@ def interval_bars(
         _above(axes, say("chance"), chance, "center")
     axes.set_yticks(rows, shorten(names, 34))
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel=label)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    percent_axis(axes.xaxis)
     axes.grid(axis="x")
     if kinds:
         handles = [Patch(color=color(i), alpha=0.75, label=kind) for i, kind in enumerate(shown)]
@@ -179,7 +180,7 @@ def curves(table: pd.DataFrame, best: int | None = None) -> Figure:
         left.set_ylim(0, 1.08 * left.dataLim.ymax)
     _lines(right, table, {"accuracy": color(0), "macro_f1": color(1)})
     right.set(ylabel=say("share (%)"), title=say("Accuracy and macro-F1"), ylim=(0, 1.02))
-    right.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=None))
+    percent_axis(right.yaxis)
     marked = {"color": "black", "linestyle": ":", "linewidth": 1.2}
     for axes in (left, right):
         _mark_stages(axes, table)
@@ -216,13 +217,19 @@ def pretraining_curves(table: pd.DataFrame) -> Figure:
         )
         label = say("share of {n} val pictures (%)", n=f"{probed['probe/n'].max():.0f}")
         right.set(xlabel=say("epoch"), ylabel=label, title=say("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
-        right.yaxis.set_major_formatter(PercentFormatter(1.0))
+        percent_axis(right.yaxis)
         right.grid(True)
         right.legend(loc="best")
     for axes in (left, *rest):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(-0.5, table["epoch"].max() + 0.5)
     return figure
+
+
+def percent_axis(axis: Axis) -> None:
+    """Put ticks at round shares, and write them in percent with every digit that they have, and no other."""
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6) + 0.0:g}%"))
 
 
 def short(name: str, width: int = 24) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -145,3 +147,20 @@ def test_names_that_fit_are_not_shortened():
 def test_names_that_differ_in_the_middle_keep_what_differs():
     assert [label.split()[0] for label in plots.shorten(RECIPES, 24)] == ["…alpha", "…beta"]
     assert all(label.endswith(("10 shots · seed 1", "30 shots · seed 3")) for label in plots.shorten(SEEDS, 26)[::5])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.74, 0.84), (0.7, 0.95), (0.001, 0.012), (-0.05, 0.05)])
+@pytest.mark.parametrize("width", [2, 6])
+def test_the_ticks_of_an_axis_in_percent_are_as_far_apart_as_they_say(low, high, width):
+    figure = plots.new_figure(width, 2)
+    axes = figure.subplots()
+    axes.set_xlim(low, high)
+    plots.percent_axis(axes.xaxis)
+    figure.savefig(io.BytesIO(), format="png")
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    said = [axes.xaxis.get_major_formatter()(tick) for tick in shown]
+    assert [float(text.removesuffix("%")) / 100 for text in said] == pytest.approx(shown, abs=1e-12)
+    assert len(said) >= 2
+    step = (shown[1] - shown[0]) / 10 ** np.floor(np.log10(shown[1] - shown[0]) + 1e-9)
+    assert round(step, 6) in (1, 2, 5)
+    assert "-0%" not in said

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.messages import say
@@ -89,7 +88,7 @@ def _shares(axes: Axes, stages: pd.DataFrame, column: str, title: str) -> None:
     for row, (value, part) in enumerate(zip(stages[column], share, strict=True)):
         axes.annotate(_short_number(value), (part, row), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
     axes.set(xlim=(0, 1.3 * share.max()), title=title, xlabel=say("share (%)"))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plots.percent_axis(axes.xaxis)
     axes.tick_params(left=False, labelleft=False)
     axes.grid(axis="x")
 

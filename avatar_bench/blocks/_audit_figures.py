@@ -36,7 +36,7 @@ def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
             _steps(axes, frame, name, classes)
         else:
             _shares(axes, _word_shares(frame, name, classes))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        plots.percent_axis(axes.yaxis)
     handles = [Patch(color=plots.color(i), alpha=0.8, label=name) for i, name in enumerate(plots.shorten(classes))]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
     figure.supylabel(say("share of the class's pictures (%)"), fontsize=9)

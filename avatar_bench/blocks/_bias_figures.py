@@ -80,8 +80,8 @@ def confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classes: in
             axes.axvline(float(values.mean()), color=colour, linestyle="--", linewidth=1.2)
     axes.set(xlabel=say("confidence (%; dashed: mean)"), ylabel=say("share of the answers of a kind (%)"))
     axes.set_xlim(edges[0], 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plots.percent_axis(axes.xaxis)
+    plots.percent_axis(axes.yaxis)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
@@ -102,7 +102,7 @@ def weakest(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure
     axes.annotate("n", (1.015, 1), (0, 3), axes.get_xaxis_transform(), "offset points", fontsize=8, color="#404040")
     axes.set_yticks(rows, plots.shorten((label(slice_) for _, slice_ in shown.iterrows()), 40), fontsize=8)
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=say("share of the slice's pictures recognised (%)"))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     kinds = [name for name in (*classes, "") if name in set(shown["target"])]
     figure.legend(handles=_legend(kinds, classes), loc="outside lower center", ncols=3)

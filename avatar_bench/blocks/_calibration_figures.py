@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from avatar_bench import plots
 from avatar_bench.blocks.base import corruption_words
@@ -50,9 +49,9 @@ def reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric], l
         lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         for axes in (upper, lower):
             axes.grid(True)
-            _in_percent(axes.xaxis)
+            plots.percent_axis(axes.xaxis)
         upper.set_ylim(0, 1.02)
-        _in_percent(upper.yaxis)
+        plots.percent_axis(upper.yaxis)
     grid[0, 0].set_ylabel(say("accuracy (%)"))
     grid[1, 0].set_ylabel(say("number of images"))
     _legend(figure, len(tables))
@@ -74,10 +73,10 @@ def confidence(judged: Sequence[Predictions]) -> Figure:
             share, label = np.full(len(own), 1 / max(1, len(own))), f"{name} (n = {len(own)})"
             axes.hist(own, bins=list(edges), weights=share, color=ink, alpha=0.6, label=label, edgecolor="white")
         axes.set(title=title, xlabel=say("confidence (%)"), xlim=(edges[0], 1))
-        _in_percent(axes.xaxis)
+        plots.percent_axis(axes.xaxis)
         axes.grid(axis="y")
     grid[0].set_ylabel(say("share of these answers (%)"))
-    _in_percent(grid[0].yaxis)
+    plots.percent_axis(grid[0].yaxis)
     _legend(figure, 2)
     return figure
 
@@ -101,7 +100,7 @@ def risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -
     # the first few answers alone may all be wrong: what follows them is what matters
     axes.set(xlim=(0, 1), ylim=(0, 1.1 * float(1 - table["low"].min())))
     for axis in (axes.xaxis, axes.yaxis):
-        _in_percent(axis)
+        plots.percent_axis(axis)
     axes.grid(True)
     _legend(figure, 2)
     return figure
@@ -144,7 +143,7 @@ def shift(table: pd.DataFrame, aim: float) -> Figure:
     errors.barh(table.index, table["ece_floor_p95"], color="#D9D9D9", height=0.7, label=chance)
     errors.plot(table["ece_15"], table.index, "D", color=plots.PALETTE[4], markersize=5, label=say("ECE, 15 bins"))
     errors.set(xlabel=say("ECE after scaling (%)"), xlim=(0, None))
-    _in_percent(errors.xaxis)
+    plots.percent_axis(errors.xaxis)
     errors.grid(axis="x")
     _name_rows(panels[0], plots.shorten(map(set_name, table["set"]), 24), table["n"])
     _legend(figure, 3)
@@ -177,14 +176,8 @@ def _coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[s
 def _aim_at(axes: Axes, aim: float, lowest: float) -> None:
     axes.axvline(aim, color="black", linestyle="--", linewidth=1, label=say("promised: {share}", share=f"{aim:.0%}"))
     axes.set(xlabel=say("sets that hold the true class (%)"), xlim=(max(0.0, min(lowest, aim) - 0.03), 1.01))
-    _in_percent(axes.xaxis)
+    plots.percent_axis(axes.xaxis)
     axes.grid(True)
-
-
-def _in_percent(axis: Axis) -> None:
-    """Put ticks at round shares, and write them in percent with no digit that says nothing."""
-    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))
 
 
 def _name_rows(axes: Axes, names: Sequence[str], ns: Iterable[int]) -> None:

@@ -84,7 +84,7 @@ def curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> 
             axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0))
+            plots.percent_axis(axis)
         axes.grid(True)
         axes.legend(loc="best", fontsize=8)
     figure.axes[0].set_ylabel(say("mean probability of the predicted class (%)"))

@@ -42,7 +42,7 @@ def recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
             axes.axhline(row - 0.5, color=plots.GREY, linewidth=0.6)
     axes.set(xlim=(-0.01, 1.01), ylim=(len(sources) - 0.4, -0.6))
     axes.set_xlabel(say("share of the source's pictures recognised without having seen the source (%)"))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     figure.legend(loc="outside lower center", title=say("dashed: mean; hollow: too few pictures to count"))
     return figure

@@ -66,7 +66,7 @@ def calibration(table: pd.DataFrame, looks: Looks) -> Figure:
     axes.set(xlabel=say("accuracy (%)"), ylabel=say("ECE in 15 bins (%; dash: by chance alone)"))
     axes.set_ylim(0, None)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        plots.percent_axis(axis)
     axes.grid(True)
     looks.legend(figure, list(table["run"]))
     return figure
@@ -86,7 +86,7 @@ def confidence(table: pd.DataFrame, looks: Looks) -> Figure:
             _mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
     axes.set_yticks(range(len(labels)), plots.shorten(labels, 34))
     axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel=say("mean confidence (%; filled: right answers, hollow: wrong)"))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     return figure
 
@@ -153,7 +153,7 @@ def history(table: pd.DataFrame, looks: Looks) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(True)
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plots.percent_axis(axes.yaxis)
     looks.legend(figure, list(table["run"]), linestyle="-")
     return figure
 
@@ -175,7 +175,7 @@ def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: Look
     axes.set_yticks(range(len(words)), list(words.values()))
     axes.tick_params(axis="y", length=0)
     axes.set(ylim=(len(words) - 0.5, -0.5), xlim=(min(1.0, float(table["low"].min())) - 0.03, 1.01))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.messages import say
@@ -49,7 +48,7 @@ def mixes(table: pd.DataFrame) -> Figure:
         )
         axes.set_xticks(place, [_mix_words(row, named) for _, row in table.iterrows()])
         axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=say("share of each class (%)"), ylabel=title, ylim=(0, 1.02))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=None))
+        plots.percent_axis(axes.yaxis)
         axes.tick_params(labelleft=True)
         axes.grid(axis="y")
     figure.legend(handles=_handles(lines=False), loc="outside lower center", ncols=2)
@@ -105,7 +104,7 @@ def _panel(axes: Axes, own: pd.DataFrame, name: str, measure: str, colour: str) 
         axes.plot(share, value, color=ink, markersize=3.5, **_LOOKS[way])
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=None))
+        plots.percent_axis(axis)
     axes.grid(True)
 
 

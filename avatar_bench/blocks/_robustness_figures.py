@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from avatar_bench import plots
@@ -64,7 +63,7 @@ def severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequence[str
         axes.set_xticks(range(6))
         axes.grid(True)
     panels[0].set_ylabel(say("share recognised (%)"))
-    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.percent_axis(panels[0].yaxis)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure

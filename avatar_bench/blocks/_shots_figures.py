@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import NullLocator
 
 from avatar_bench import plots
 from avatar_bench.messages import say
@@ -44,6 +44,6 @@ def _label(axes: Axes, value: str, shots: list[int]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(shots, [str(number) for number in shots])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.percent_axis(axes.yaxis)
     axes.set(xlabel=say("pictures a class (log scale)"), ylabel=value)
     axes.grid(True)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.messages import say
@@ -43,7 +42,7 @@ def ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         rows, [_row_name(*each) for each in zip(plots.shorten(table["recipe"], 32), table["seeds"], strict=True)]
     )
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("accuracy (%)"))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     for column, letter in enumerate(letters):
         own = rows[table["letters"].str.contains(letter).to_numpy()]

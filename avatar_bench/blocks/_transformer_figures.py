@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from avatar_bench import plots
 from avatar_bench.blocks._model_figures import log_axis
@@ -52,7 +51,7 @@ def accuracy(table: pd.DataFrame) -> Figure:
     names = _told_apart([_name(row) for _, row in rows.iterrows()], rows["recipe"])
     axes.set_yticks(range(len(rows)), [f"{number}  {name}" for number, name in enumerate(names, 1)])
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=say("accuracy (%)"))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     _legend(figure, rows["family"], say("with SAM") if rows["sam"].any() else "")
     return figure
@@ -71,7 +70,7 @@ def cost(table: pd.DataFrame) -> Figure:
         axes.plot(at, row["accuracy"], **_look(row["family"], row["sam"]))
     log_axis(axes, "x", known["train_seconds"])
     axes.set(xlabel=say("seconds of training (log scale)"), ylabel=say("accuracy (%)"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.percent_axis(axes.yaxis)
     axes.grid(True)
     _legend(figure, known["family"], say("with SAM") if known["sam"].any() else "")
     columns = {"train_seconds": "x", "accuracy": "y", "accuracy_low": "low", "accuracy_high": "high"}
@@ -144,7 +143,7 @@ def history(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(table)), [f"{row['network']}  {row['year']}" for _, row in table.iterrows()])
     axes.set(xlim=(0.6, 0.92), ylim=(len(table) - 0.4, -0.6), xlabel=say("published top-1 accuracy on ImageNet-1k (%)"))
     axes.set_title(say("Published figures, not measured here; on the right the parameters"), loc="left", fontsize=9)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     _legend(figure, table["family"], say("self-supervised"))
     return figure
@@ -163,7 +162,7 @@ def study(table: pd.DataFrame) -> Figure:
     typed = {"color": plots.GREY, "label": say("typed in by the study")}
     for axes, own in ((unnamed, ~on_avatars), (avatars, on_avatars)):
         axes.plot(table["typed_accuracy"].where(own), places, "x", **typed)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        plots.percent_axis(axes.xaxis)
         axes.grid(axis="x")
     avatars.hlines(places, table["accuracy_low"], table["accuracy_high"], color="black", linewidth=1.6)
     avatars.plot(table["accuracy"], places, "o", color="black", label=say("measured here, with interval"))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _FEW = 30  # images of a class below which its figures are little more than anecdotes
 _OVERALL = {
     "balanced_accuracy": classification.balanced_accuracy,
+    "macro_precision": classification.macro_precision,
     "macro_f1": classification.macro_f1,
     "mcc": classification.mcc,
 }

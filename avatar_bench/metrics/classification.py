@@ -57,6 +57,15 @@ def balanced_accuracy(confusion: ArrayLike) -> Floats:
     return _mean(recall(confusion))
 
 
+def macro_precision(confusion: ArrayLike) -> Floats:
+    """Return the mean precision over the classes that are present in the targets, (...).
+
+    A class that is never predicted counts as 0, as with scikit-learn's `zero_division=0`.
+    """
+    table = np.asarray(confusion, dtype=np.float64)
+    return _mean(np.where(_present(table), np.nan_to_num(precision(table)), np.nan))
+
+
 def macro_f1(confusion: ArrayLike) -> Floats:
     """Give the mean F1 over the classes that are present in the targets, (...)."""
     return _mean(f1(confusion))

@@ -20,7 +20,10 @@ from avatar_bench.reporting.study import Model, Study
 from avatar_bench.reporting.tables import Row, Table, column, fit_scale
 
 MAIN = {  # what stands in the table of a block: patterns of metric names; of others the first ones
-    "blind_test": ("accuracy", "accuracy_by_source", "balanced_accuracy", "macro_f1", "mcc", "recall/*"),
+    "blind_test": (
+        *("accuracy", "accuracy_by_source", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
+        *("recall/*", "precision/*"),
+    ),
     "robustness": ("robustness", "clean", "noise", "blur", "brightness", "rotation", "jpeg", "mean_over_severities"),
     "calibration": ("ece_15", "ece_floor", "scaled/ece_15", "nll", "brier", "temperature", "aurc", "coverage/*"),
     "out_of_domain": ("auroc/*/energy", "accuracy/*"),

@@ -57,7 +57,7 @@ def test_a_perfect_oracle_scores_one():
     targets, _ = noisy()
     result, shown = evaluate(predictions(targets, 50 * np.eye(3)[targets]))
     names = [name for name in result.metrics if name not in ("chance", "majority_share", "detectable_difference")]
-    assert len(names) == 5 + 4 * 3
+    assert len(names) == 6 + 4 * 3
     assert all(result.metrics[name].value == 1.0 for name in names)
     assert result.metrics["accuracy"].low == pytest.approx(stats.wilson(240, 240)[0])
     assert "gallery_of_errors" not in result.figures
@@ -136,6 +136,7 @@ def test_every_metric_can_be_recomputed_from_the_saved_predictions(saved):
     expected = {
         "accuracy": sk.accuracy_score(true, guess),
         "balanced_accuracy": sk.balanced_accuracy_score(true, guess),
+        "macro_precision": sk.precision_score(true, guess, average="macro"),
         "macro_f1": sk.f1_score(true, guess, average="macro"),
         "mcc": sk.matthews_corrcoef(true, guess),
     }
@@ -227,6 +228,8 @@ def test_an_absent_class_gives_null_and_means_are_over_the_others():
     guess = logits[present].argmax(axis=1)
     expected = sk.f1_score(targets[present], guess, labels=[0, 2], average="macro")
     assert result.metrics["macro_f1"].value == pytest.approx(expected)
+    expected = sk.precision_score(targets[present], guess, labels=[0, 2], average="macro")
+    assert result.metrics["macro_precision"].value == pytest.approx(expected)
     assert any("no picture of class 'generated'" in line for line in result.warnings)
     assert result.tables["confusion"].loc[1, list(CLASSES)].sum() == 0
 

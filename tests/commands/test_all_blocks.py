@@ -33,7 +33,7 @@ SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 MIXES = ("50-25-25", "70-15-15", "80-10-10")
 METRICS = {
     "blind_test": [
-        *("accuracy", "balanced_accuracy", "macro_f1", "mcc", "detectable_difference"),
+        *("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc", "detectable_difference"),
         *(f"{kind}/{name}" for kind in ("precision", "recall", "f1", "auroc") for name in CLASSES),
     ],
     "robustness": [

@@ -34,6 +34,8 @@ def test_overall_figures_equal_sklearn_over_the_classes_present(drawn):
     assert classification.mcc(confusion) == pytest.approx(sk.matthews_corrcoef(targets, predicted))
     expected = sk.f1_score(targets, predicted, labels=present, average="macro")
     assert classification.macro_f1(confusion) == pytest.approx(expected)
+    expected = sk.precision_score(targets, predicted, labels=present, average="macro", zero_division=0)
+    assert classification.macro_precision(confusion) == pytest.approx(expected)
 
 
 def test_figures_by_class_equal_sklearn_and_are_nan_for_an_absent_class(drawn):
@@ -54,6 +56,7 @@ def test_a_class_never_predicted_has_no_precision_but_a_recall_and_an_f1_of_zero
     assert classification.macro_f1(confusion) == pytest.approx(
         sk.f1_score([0] * 10 + [1] * 5, [0] * 15, average="macro")
     )
+    assert classification.macro_precision(confusion) == pytest.approx(10 / 15 / 2)
 
 
 def test_mcc_is_zero_for_a_constant_prediction_and_nan_for_a_constant_target():
@@ -66,6 +69,7 @@ def test_an_empty_confusion_gives_nan_everywhere():
     for function in (
         classification.accuracy,
         classification.balanced_accuracy,
+        classification.macro_precision,
         classification.macro_f1,
         classification.mcc,
     ):
