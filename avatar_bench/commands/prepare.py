@@ -15,7 +15,7 @@ from avatar_bench.audit.card import write_card
 from avatar_bench.blocks.base import DatasetBlock
 from avatar_bench.config import PrepareConfig
 from avatar_bench.data.manifest import read_manifest
-from avatar_bench.data.splits import SplitPlan
+from avatar_bench.data.splits import FOLDS, SplitPlan
 from avatar_bench.errors import GuardError
 from avatar_bench.results import Result
 from avatar_bench.terminal import tell
@@ -50,21 +50,17 @@ def prepare(cfg: DictConfig) -> None:
 
 def _recipe(settings: PrepareConfig) -> Recipe:
     """Give what is asked for: the named sources and no others, else those of `data`."""
-    own = settings.data.get("prepare") or {}
-    sources, blind = (
-        (settings.source, [])
-        if settings.source
-        else (settings.data.get("sources") or {}, settings.data.get("blind_sources") or [])
-    )
-    split = settings.split
+    data = {} if settings.source else settings.data
+    own, split = data.get("prepare") or {}, settings.split
     return Recipe(
-        sources,
-        tuple(dict.fromkeys([*blind, *settings.blind])),
-        settings.equalise or (None if settings.source else own.get("equalise")),
+        settings.source or data.get("sources") or {},
+        tuple(dict.fromkeys([*(data.get("blind_sources") or []), *settings.blind])),
+        settings.equalise or own.get("equalise"),
         {name: str(Path(path).expanduser().absolute()) for name, path in settings.against.items()},
         settings.cap.per_class,
         settings.cap.per_source,
-        SplitPlan(seed=split.seed, folds=split.folds, by=split.by, held_out=tuple(split.held_out)),
+        SplitPlan(split.seed, split.folds or own.get("folds") or FOLDS, by=split.by, held_out=tuple(split.held_out)),
+        {name: tuple(names) for name, names in (data.get("ood_sources") or {}).items()},
     )
 
 
