@@ -287,6 +287,7 @@ class CapConfig:
 class PrepareConfig:
     out: str | None = None  # the data set's folder; null with data=demo: in the cache
     update: bool = False  # take in what has changed; no picture moves to another side of the split
+    lang: str = "en"  # of the data card and the audit's figures: en | ru
     equalise: str | None = None  # jpeg: encode all pictures alike; null: keep the files as they are
     blind: list[str] = field(default_factory=list)  # sources that are kept out, for blind.csv
     against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} to share no picture with

@@ -94,7 +94,8 @@ def _ranked(stored: pd.DataFrame, rules: Rules, earlier: Sides) -> pd.DataFrame:
     where it is none of these. It is `known` where it has been on this side before.
     """
     sets = {source: name for name, sources in rules.ood.items() for source in sources}
-    ood = stored["source"].map(sets).fillna(stored["recipe_source"].map(sets)).fillna("")
+    named = zip(stored["source"], stored["recipe_source"], strict=True)
+    ood = np.array([sets.get(own) or sets.get(recipe, "") for own, recipe in named], dtype=object)
     blind = stored["source"].isin(rules.blind) | stored["recipe_source"].isin(rules.blind) | (ood != "")
     before = [earlier[key][0] == BLIND if key in earlier else None for key in stored["origin_sha256"]]
     known = [was is not None and was == now for was, now in zip(before, blind, strict=True)]

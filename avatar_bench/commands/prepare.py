@@ -17,6 +17,7 @@ from avatar_bench.config import PrepareConfig
 from avatar_bench.data.manifest import read_manifest
 from avatar_bench.data.splits import FOLDS, SplitPlan
 from avatar_bench.errors import GuardError
+from avatar_bench.messages import speak
 from avatar_bench.results import Result
 from avatar_bench.terminal import tell
 
@@ -37,11 +38,12 @@ def prepare(cfg: DictConfig) -> None:
     audit = blocks.build(AUDIT, options)  # a mistake in its options shows before the work
     assert isinstance(audit, DatasetBlock)
     summary = build(_recipe(settings), out, update=settings.update, afresh=not place)
-    how = {"options": options, "allow": sorted(settings.allow)}
+    how = {"options": options, "allow": sorted(settings.allow), "lang": settings.lang}
     result, card = None if summary.built else _known(out, how), out / "card.html"
     if result is None:
-        result = _audit(out, audit, how)
-        write_card(out, result)
+        with speak(settings.lang):
+            result = _audit(out, audit, how)
+            write_card(out, result)
     for warning in result.warnings:
         tell(f"warning: {warning}", file=sys.stderr)
     tell(f"{summary}; card: {card}")
@@ -69,7 +71,7 @@ def _known(out: Path, how: dict[str, Any]) -> Result | None:
     if not all((out / file).is_file() for file in ("card.md", "card.html")):
         return None
     result = Result.load_whole(out / "audit")
-    return result if result and how.items() <= result.provenance.items() else None
+    return result if result and how.items() <= {"lang": "en", **result.provenance}.items() else None
 
 
 def _audit(out: Path, audit: DatasetBlock, how: dict[str, Any]) -> Result:

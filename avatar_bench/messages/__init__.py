@@ -19,6 +19,11 @@ def languages() -> tuple[str, ...]:
     return ("en", *sorted(file.stem for file in _FOLDER.glob("*.yaml")))
 
 
+def language() -> str:
+    """Return the language that is spoken."""
+    return _language.get()
+
+
 @contextmanager
 def speak(language: str) -> Iterator[None]:
     """Let `say` give the words of a language inside a `with`."""
