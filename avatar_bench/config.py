@@ -20,7 +20,7 @@ from avatar_bench.catalogue import did_you_mean, user_folders
 from avatar_bench.errors import ConfigError
 from avatar_bench.models.schema import OPTIONS, fault_of_options
 from avatar_bench.overrides import quote
-from avatar_bench.records import folder_name, refuse_address
+from avatar_bench.records import RESERVED, folder_name, refuse_address
 from avatar_bench.terminal import counted, tell
 
 
@@ -81,10 +81,12 @@ class PicturesConfig:
     workers: int = 2  # processes that read pictures
     sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
     blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
+    ood_sources: dict[str, list[str]] = field(default_factory=dict)  # of data=demo: its out-of-domain sets
     prepare: dict[str, Any] = field(default_factory=dict)  # of data=demo: how it is built, as in prepare --help
     cache_gb: float = 4.0  # of pictures at the network's size, kept in the cache folder for all runs; 0: off
     blind: str | None = None  # another set to judge on, of sources that training never saw: a folder or a manifest
     ood: dict[str, str] = field(default_factory=dict)  # further sets: {name: a folder or a manifest}
+    ood_root: str | None = None  # a folder of such sets: each folder in it is one, by its name
 
 
 @dataclass
@@ -271,7 +273,7 @@ class PredictConfig:
 class PrepareSplitConfig:
     by: str = "group"  # group | source | generator: what never stands on two sides
     seed: int = 0
-    folds: int = 10  # one is test, the next val, the rest train
+    folds: int | None = None  # one is test, the next val, the rest train; null: as data says, else 10
     held_out: list[str] = field(default_factory=list)  # of by=source|generator: these are test; none: drawn
 
 
@@ -285,6 +287,7 @@ class CapConfig:
 class PrepareConfig:
     out: str | None = None  # the data set's folder; null with data=demo: in the cache
     update: bool = False  # take in what has changed; no picture moves to another side of the split
+    lang: str = "en"  # of the data card and the audit's figures: en | ru
     equalise: str | None = None  # jpeg: encode all pictures alike; null: keep the files as they are
     blind: list[str] = field(default_factory=list)  # sources that are kept out, for blind.csv
     against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} to share no picture with
@@ -361,7 +364,6 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # where we want other defaults than th
         "setup": ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"],  # else each job takes all cores of its machine
     },
 }
-RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that others may not be called
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 PAGES = (".html", ".htm")
 EXPORTS = (".safetensors", ".onnx", ".xml")
@@ -675,7 +677,8 @@ def _check_values(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, option)
         if value is not None and not holds(value):
             raise ConfigError(f"{option}={value}: expected {expected}")
-    for option in ("out", "ckpt", "input", "runs", "init_from", "resume", "data.root", "data.manifest", "data.blind"):
+    data = (f"data.{name}" for name in ("root", "manifest", "blind", "ood_root"))
+    for option in ("out", "ckpt", "input", "runs", "init_from", "resume", *data):
         if OmegaConf.select(cfg, option) == "":
             raise ConfigError(f"{option}= is empty: expected a path, or {option}=null for none")
     for option in ("ckpt", "init_from", "resume", "model.weights"):

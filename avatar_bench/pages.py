@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 _CODE = re.compile(r"`([^`]+)`")
+_SPACE = re.compile(r"\s+")
 _MARKS = re.compile(r"([\\`*_\[\]#!|~$])")
 
 
@@ -34,7 +35,11 @@ def escape_markdown(value: Any) -> str:
     """Give a value as plain text of one line that no Markdown or HTML in it can leave."""
     if isinstance(value, Markup):
         return value
-    return Markup(_escaped(" ".join(str(value).split())))
+    return _escaped(str(value).strip())
+
+
+def _escaped(text: str) -> Markup:
+    return Markup(_MARKS.sub(r"\\\1", html.escape(_SPACE.sub(" ", text), quote=False)))
 
 
 def _environment(**options: Any) -> Environment:
@@ -53,7 +58,3 @@ def _code(text: str) -> Markup:
 
 def _marked_code(text: str) -> Markup:
     return Markup("".join(f"`{part}`" if odd % 2 else _escaped(part) for odd, part in enumerate(_CODE.split(text))))
-
-
-def _escaped(text: str) -> str:
-    return _MARKS.sub(r"\\\1", html.escape(text, quote=False))

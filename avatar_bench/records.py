@@ -20,6 +20,7 @@ ENSEMBLE = "ensemble.json"
 BEST = "best.ckpt"
 BACKBONE = "backbone.safetensors"  # of a pretraining
 METRIC = "val/macro_f1"
+RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that others may not be called
 ENDED = ("failed", "interrupted", "diverged")  # how a run ends that is not finished
 
 

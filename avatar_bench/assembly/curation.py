@@ -25,7 +25,8 @@ DUPLICATES = (
 class Rules:
     """Say how a data set is put together from what is stored.
 
-    `blind` names the sources, as in the recipe or as the pictures state them, that are kept out for a blind set.
+    `blind` names the sources, as in the recipe or as the pictures state them, that are kept out for a blind set, `ood`
+    those of each out-of-domain set.
     `per_class` and `per_source` are the most pictures that are taken; None: all.
     """
 
@@ -33,6 +34,7 @@ class Rules:
     per_class: int | None = None
     per_source: int | None = None
     plan: SplitPlan = field(default_factory=SplitPlan)
+    ood: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -86,14 +88,20 @@ def curate(
 
 
 def _ranked(stored: pd.DataFrame, rules: Rules, earlier: Sides) -> pd.DataFrame:
-    """Put first what stays of several copies: old pictures before new, what is trained on before blind sources.
+    """Put first what stays of several copies: old pictures before new, what is trained on before what is kept out.
 
-    A picture is `known` where it has been on this side before.
+    A picture is `blind` where it is kept out of training, and `ood` names the out-of-domain set that it belongs to, ""
+    where it is none of these. It is `known` where it has been on this side before.
     """
-    blind = stored["source"].isin(rules.blind) | stored["recipe_source"].isin(rules.blind)
+    sets = {source: name for name, sources in rules.ood.items() for source in sources}
+    named = zip(stored["source"], stored["recipe_source"], strict=True)
+    ood = np.array([sets.get(own) or sets.get(recipe, "") for own, recipe in named], dtype=object)
+    blind = stored["source"].isin(rules.blind) | stored["recipe_source"].isin(rules.blind) | (ood != "")
     before = [earlier[key][0] == BLIND if key in earlier else None for key in stored["origin_sha256"]]
     known = [was is not None and was == now for was, now in zip(before, blind, strict=True)]
-    marked = stored.assign(blind=blind, known=known, place=np.arange(len(stored)), stated_group=stored["group"])
+    marked = stored.assign(
+        blind=blind, ood=ood, known=known, place=np.arange(len(stored)), stated_group=stored["group"]
+    )
     return marked.sort_values(["known", "blind"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
@@ -119,7 +127,7 @@ def _draw(sha256: str, seed: int) -> str:
 
 
 def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: Curated) -> pd.DataFrame:
-    """Give the split and fold of each row that is no blind one; what can stand on no side is refused."""
+    """Give the split and fold of each row that is not kept out; what can stand on no side is refused."""
     frame = frame.reset_index(drop=True).assign(fold="")
     frame.loc[frame["blind"], "split"] = ""
     rows = frame[~frame["blind"]]
@@ -174,8 +182,9 @@ def _notes(curated: Curated, stored: pd.DataFrame, kept: pd.DataFrame, capped: p
             f"warning: label conflicts: {conflicts}, first {first['left_origin']} ({first['left_label']}) and "
             f"{first['right_origin']} ({first['right_label']})"
         )
-    if stored["blind"].any() and not capped["blind"].any():
-        notes.append("warning: no picture of the blind sources is left: see quarantine.csv")
+    for name in sorted(set(stored["ood"][stored["blind"]]) - set(capped["ood"][capped["blind"]])):
+        what = f"the out-of-domain set {name}" if name else "the blind sources"
+        notes.append(f"warning: no picture of {what} is left: see quarantine.csv")
     if len(capped) < len(kept):
         before, after = (frame["label"].value_counts().sort_index() for frame in (kept, capped))
         counts = ", ".join(f"{name} {before[name]} to {after.get(name, 0)}" for name in before.index)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from avatar_bench.data.folders import is_plain
+from avatar_bench.data.folders import class_folders, is_plain
 from avatar_bench.data.manifest import Dataset, read_dataset, read_folder, read_manifest, read_pictures
 from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.records import RESERVED, folder_name
+
+OOD = "ood_"  # before the name of an out-of-domain set
+_RECIPE = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # of the demo
 
 
 class DataOptions(Protocol):
@@ -19,7 +23,11 @@ class DataOptions(Protocol):
     manifest: str | None
     sources: dict[str, Any]
     blind_sources: list[str]
+    ood_sources: dict[str, list[str]]
     prepare: dict[str, Any]
+    blind: str | None
+    ood: dict[str, str]
+    ood_root: str | None
 
 
 def open_dataset(options: DataOptions) -> Dataset:
@@ -31,7 +39,7 @@ def open_dataset(options: DataOptions) -> Dataset:
     if options.kind == "demo":
         from avatar_bench.assembly.sources import ensure_demo  # slow to import, and no other kind needs it
 
-        recipe = {name: getattr(options, name) for name in ("root", "sources", "blind_sources", "prepare")}
+        recipe = {name: getattr(options, name) for name in _RECIPE}
         return read_manifest(ensure_demo(recipe).out / "manifest.csv", options.name or "demo")
     raise ConfigError(
         f"data={options.kind} does not say where the pictures are.",
@@ -59,6 +67,27 @@ def open_set(path: Path, name: str) -> Dataset:
     return read_pictures(path, name) if is_plain(path) else read_dataset(path, name)
 
 
-def blind_of(kind: str, blind: str | None, root: Path) -> Path | None:
-    """Give where the blind set of a data set at `root` lies: as data.blind names it, or the demo's own; else None."""
-    return Path(blind) if blind else root / "blind.csv" if kind == "demo" else None
+def ood_file(root: Path, name: str) -> Path:
+    """Return where a data set keeps the manifest of an out-of-domain set: beside the others, as paths are relative."""
+    return root / f"{OOD}{name}.csv"
+
+
+def further_sets(options: DataOptions, root: Path | None = None) -> dict[str, Path]:
+    """Return the sets beside the data set at `root`: the demo's own, and those that the options name; "blind" is one.
+
+    Raise DataError where data.ood_root cannot be read, ConfigError where a folder in it cannot name a set.
+    """
+    found: dict[str, Path] = {}
+    if options.kind == "demo" and root is not None:
+        found["blind"] = root / "blind.csv"
+        found |= {name: ood_file(root, name) for name in options.ood_sources}
+    if options.blind:
+        found["blind"] = Path(options.blind)
+    for folder in class_folders(Path(options.ood_root)) if options.ood_root else ():
+        if folder.name in RESERVED or folder_name(folder.name) != folder.name:
+            raise ConfigError(
+                f"data.ood_root={options.ood_root}: {folder.name!r} cannot be the name of an out-of-domain set.",
+                f"Rename the folder: letters and digits, and none of {', '.join(RESERVED)}.",
+            )
+        found[folder.name] = folder
+    return found | {name: Path(path) for name, path in options.ood.items()}

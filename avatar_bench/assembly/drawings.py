@@ -1,4 +1,4 @@
-"""Drawn avatars: vector figures of generator packages, each made from a name and therefore always the same."""
+"""Drawn images: vector figures of generator packages, icons and textures, each seeded and therefore always the same."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import importlib
 import io
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from types import ModuleType
 
 from PIL import Image
 
+from avatar_bench.assembly.patterns import draw_icon, draw_texture
 from avatar_bench.assembly.pictures import Picture
 from avatar_bench.errors import DataError
 
+PATTERNS = {"icons": draw_icon, "textures": draw_texture}
 WIDTH = 256  # pixels of a rasterised drawing, the most that any picture keeps
 
 
 def draw(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterator[Picture]:
-    """Draw `count` avatars as SVG (of each style, where the drawer has styles).
+    """Draw `count` images as SVG (of each style, where the drawer has styles).
 
     Raise DataError for an unknown drawer or a package that is missing.
     """
@@ -30,7 +32,10 @@ def draw(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterator[Pictur
         return _python_avatars(count)
     if drawer == "multiavatar":
         return _multiavatar(count)
-    raise DataError(f"unknown drawer {drawer!r}.", "Expected dicebear, python_avatars or multiavatar.")
+    if drawer in PATTERNS:
+        return _patterns(PATTERNS[drawer], count)
+    known = ", ".join(["dicebear", "python_avatars", "multiavatar", *PATTERNS])
+    raise DataError(f"unknown drawer {drawer!r}.", f"Expected one of {known}.")
 
 
 def rasterise(svg: str, width: int = WIDTH) -> Image.Image:
@@ -68,6 +73,12 @@ def _multiavatar(count: int) -> Iterator[Picture]:
     package = _package("multiavatar.multiavatar")
     for number in range(count):
         yield _picture(f"{number:03}", package.multiavatar(f"multiavatar-{number}", None, None))
+
+
+def _patterns(draw_one: Callable[[int], tuple[str, str]], count: int) -> Iterator[Picture]:
+    for number in range(count):
+        kind, svg = draw_one(number)
+        yield _picture(f"{number:03}_{kind}", svg)
 
 
 def _picture(name: str, svg: str) -> Picture:

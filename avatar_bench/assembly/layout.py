@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.assembly.curation import Curated
+from avatar_bench.assembly.datasets import OOD, ood_file
 from avatar_bench.assembly.readers.base import DESCRIPTION, Source
 from avatar_bench.assembly.refusals import BLIND, EXACT, GROUP, Sides
 from avatar_bench.cells import csv_text, read_csv
@@ -28,11 +29,15 @@ SAID = DESCRIPTION[1:]  # what a source says of itself, but for the label, which
 
 @dataclass(frozen=True)
 class Summary:
-    """Say what a data set holds: images a class, in-domain and blind; `built` is False where it was there before."""
+    """Say what a data set holds: images a class, to train on and blind, and images of each out-of-domain set.
+
+    `built` is False where it was there before.
+    """
 
     out: Path
     counts: dict[str, int]
     blind: dict[str, int]
+    ood: dict[str, int]
     quarantined: int
     copies: int
     built: bool
@@ -40,6 +45,7 @@ class Summary:
     def __str__(self) -> str:
         said = "wrote" if self.built else "already complete:"
         parts = [f"{_counted(self.counts)}; blind set: {_counted(self.blind) or 'none'}"]
+        parts += [f"out of domain: {_counted(self.ood)}"] * bool(self.ood)
         parts += [f"{self.quarantined} in quarantine"] * bool(self.quarantined)
         parts += [f"exact copies left out: {self.copies}"] * bool(self.copies)
         return f"{said} {self.out}: {'; '.join(parts)}"
@@ -68,15 +74,26 @@ def read_sides(out: Path) -> Sides:
 
 def is_whole(out: Path) -> bool:
     """Say whether every picture that the tables of a data set name is there."""
-    tables = [read_csv(out / name, usecols=["path"]) for name in ("manifest.csv", "blind.csv")]
+    files = [out / "manifest.csv", out / "blind.csv", *ood_files(out).values()]
+    tables = [read_csv(file, usecols=["path"]) for file in files]
     return all((out / path).is_file() for table in tables for path in table["path"])
 
 
+def ood_files(out: Path) -> dict[str, Path]:
+    """Return the manifests of the out-of-domain sets of a data set, by name."""
+    return {file.stem.removeprefix(OOD): file for file in sorted(out.glob(f"{OOD}*.csv"))}
+
+
 def write_tables(out: Path, sources: Mapping[str, Source], curated: Curated, earlier: Sides) -> None:
-    """Write manifest.csv, blind.csv, sources.csv, duplicates.csv, quarantine.csv, and the sides for a later update."""
+    """Write manifest.csv, blind.csv, ood_<name>.csv, and what tells of them, and the sides for a later update."""
     frame = curated.frame.assign(phash=[phashes[0] for phashes in curated.frame["phashes"]])
-    for file, rows in (("manifest.csv", ~frame["blind"]), ("blind.csv", frame["blind"])):
-        _write_table(out / file, frame.loc[rows, list(COLUMNS)])
+    for file in ood_files(out).values():
+        file.unlink()  # of an earlier recipe
+    inside, names = frame["ood"] == "", sorted(set(frame["ood"]) - {""})
+    parts = {out / "manifest.csv": ~frame["blind"], out / "blind.csv": frame["blind"] & inside}
+    parts |= {ood_file(out, name): frame["ood"] == name for name in names}
+    for place, rows in parts.items():
+        _write_table(place, frame.loc[rows, list(COLUMNS)])
     _write_table(out / SIDES, _sides(frame, earlier))
     _write_table(out / "sources.csv", _describe(frame, sources))
     _write_table(out / "duplicates.csv", curated.duplicates)
@@ -84,11 +101,13 @@ def write_tables(out: Path, sources: Mapping[str, Source], curated: Curated, ear
 
 
 def _describe(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFrame:
-    """Give each source, by class, with its count and what it says of itself."""
-    counts = frame.groupby(["source", "label", "recipe_source", "blind"], sort=True).size().reset_index(name="count")
+    """Give each source, by class, with its count, what it says of itself, and the set that it is kept out for."""
+    frame = frame.assign(blind=frame["blind"] & (frame["ood"] == ""))
+    keys = ["source", "label", "recipe_source", "blind", "ood"]
+    counts = frame.groupby(keys, sort=True).size().reset_index(name="count")
     for key in SAID:
         counts[key] = [sources[name][key] for name in counts["recipe_source"]]
-    return counts[["source", "label", "count", *SAID, "blind"]]
+    return counts[["source", "label", "count", *SAID, "blind", "ood"]]
 
 
 def _sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
@@ -116,9 +135,10 @@ def summarise(out: Path, built: bool) -> Summary:
     """Count what a data set holds, from its files."""
     counts = [read_csv(out / file)["label"].value_counts(sort=False) for file in ("manifest.csv", "blind.csv")]
     seen, blind = ({str(label): int(number) for label, number in count.sort_index().items()} for count in counts)
+    ood = {name: len(read_csv(file, usecols=["path"])) for name, file in ood_files(out).items()}
     pairs = read_csv(out / "duplicates.csv")
     copies = pairs["kind"].isin(EXACT) & ~pairs["conflict"].astype(bool)
-    return Summary(out, seen, blind, len(read_csv(out / "quarantine.csv")), int(copies.sum()), built)
+    return Summary(out, seen, blind, ood, len(read_csv(out / "quarantine.csv")), int(copies.sum()), built)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

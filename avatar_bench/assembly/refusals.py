@@ -13,7 +13,7 @@ from avatar_bench.data.duplicates import Match, find_matches_between, join_group
 from avatar_bench.data.fingerprints import Fingerprint
 
 EXACT = ("bytes", "pixels")
-BLIND = "blind"  # the side of a picture in the blind set
+BLIND = "blind"  # the side of a picture that is kept out of training: in the blind set, or an out-of-domain set
 GROUP = "group "  # before the name of a group that a source states, among the keys of Sides
 Side = tuple[str, int]  # split or BLIND, and fold or -1
 Sides = Mapping[str, Side]  # by the SHA-256 of the file found, or by GROUP and the name
@@ -62,21 +62,21 @@ def across(
 
 
 def turned(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
-    """Give the rows that were in the blind set once, and now would be trained on, or the other way round."""
+    """Give the rows that were kept out of training once, and now would be trained on, or the other way round."""
     rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
-    told = {False: "was in the blind set before", True: "was in the data to train on before"}
+    told = {False: "was kept out of training before", True: "was in the data to train on before"}
     return {row: told[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
 
 
 def astride(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
-    """Give the rows that go where a group holds pictures of blind sources and of others: the blind ones, unless old."""
+    """Give the rows that go where a group holds pictures kept out and others: those kept out, unless they are old."""
     staying = joined.drop(index=list(out))
     mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
     refused: dict[int, str] = {}
     for _, rows in mixed.groupby("group", sort=False):
         blind_stays = bool(rows["blind"].iloc[0])  # the oldest comes first
         stays = name_of(joined, int(rows.index[0]))
-        where = "is in the blind set" if blind_stays else "is not in the blind set"
+        where = "is kept out of training" if blind_stays else "is in the data to train on"
         told = f"belongs with {stays}, which {where}: a near-duplicate, or of one group"
         refused |= dict.fromkeys(rows.index[rows["blind"] != blind_stays].tolist(), told)
     return refused

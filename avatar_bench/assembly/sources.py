@@ -40,7 +40,7 @@ from avatar_bench.catalogue import did_you_mean
 from avatar_bench.data.decode import decode
 from avatar_bench.data.fingerprints import fingerprint_files
 from avatar_bench.data.manifest import files_of, read_dataset
-from avatar_bench.data.splits import SplitPlan
+from avatar_bench.data.splits import FOLDS, SplitPlan
 from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.terminal import tell
 
@@ -53,8 +53,9 @@ THREADS = min(8, os.cpu_count() or 1)  # that read, decode and hash
 class Recipe:
     """Say what a data set is built from and how.
 
-    `sources` maps names to the yaml of conf/source; those named in `blind` make its blind set. `equalise` is "jpeg",
-    or None to keep files as they are. `against` maps names to folders or manifests of pictures that it must not hold.
+    `sources` maps names to the yaml of conf/source; those named in `blind` make its blind set, those in `ood` the
+    out-of-domain set of each name. `equalise` is "jpeg", or None to keep files as they are. `against` maps names to
+    folders or manifests of pictures that it must not hold.
     """
 
     sources: Mapping[str, Source]
@@ -64,11 +65,17 @@ class Recipe:
     per_class: int | None = None
     per_source: int | None = None
     plan: SplitPlan = field(default_factory=lambda: SplitPlan(by="group"))
+    ood: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Give the recipe as JSON holds it."""
-        text = json.dumps(asdict(self), sort_keys=True, default=str)
-        return dict(json.loads(text))
+        """Give the recipe as JSON holds it; data sets of earlier versions know no `ood`."""
+        said = {key: value for key, value in asdict(self).items() if key != "ood" or value}
+        return dict(json.loads(json.dumps(said, sort_keys=True, default=str)))
+
+    @property
+    def kept_out(self) -> tuple[str, ...]:
+        """Give the sources that are not trained on."""
+        return (*self.blind, *(source for sources in self.ood.values() for source in sources))
 
 
 def demo_root() -> Path:
@@ -77,12 +84,19 @@ def demo_root() -> Path:
 
 
 def ensure_demo(data: Mapping[str, Any]) -> Summary:
-    """Build the demo that `data` (conf/data/demo.yaml: sources, blind_sources, prepare, root) describes, if need be.
+    """Build the demo that `data` (conf/data/demo.yaml) describes, if need be.
 
     `manifest.csv` and `blind.csv` lie in the `out` of the Summary. A demo in the cache that is of an earlier recipe
     is built anew. Raise as `build` does.
     """
-    recipe = Recipe(data["sources"], tuple(data["blind_sources"]), **data.get("prepare") or {})
+    own = data.get("prepare") or {}
+    recipe = Recipe(
+        data["sources"],
+        tuple(data["blind_sources"]),
+        own.get("equalise"),
+        plan=SplitPlan(by="group", folds=own.get("folds") or FOLDS),
+        ood={name: tuple(sources) for name, sources in (data.get("ood_sources") or {}).items()},
+    )
     if data.get("root"):
         return build(recipe, Path(data["root"]))
     return build(recipe, demo_root(), afresh=True)
@@ -193,8 +207,8 @@ def _assemble(out: Path, recipe: Recipe, states: Mapping[str, str], earlier: Sid
     fetch_all(list(recipe.sources.values()))
     journals = {name: _read(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
     stored = _table(recipe, journals)
-    _check_blind(recipe, stored)
-    rules = Rules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan)
+    _check_kept_out(recipe, stored)
+    rules = Rules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan, recipe.ood)
     files = [out / str(path) for path in stored["path"]]
     curated = curate(stored, rules, lambda row: decode(files[row]), _others(recipe), earlier)
     refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _refused(journals[name])]
@@ -210,12 +224,13 @@ def _assemble(out: Path, recipe: Recipe, states: Mapping[str, str], earlier: Sid
     return curated
 
 
-def _check_blind(recipe: Recipe, stored: pd.DataFrame) -> None:
+def _check_kept_out(recipe: Recipe, stored: pd.DataFrame) -> None:
     known = sorted(set(stored["source"]) | set(recipe.sources))
-    if unknown := sorted(set(recipe.blind) - set(known)):
+    if unknown := sorted(set(recipe.kept_out) - set(known)):
         nearest = did_you_mean(unknown[0], known)
+        option = "blind" if unknown[0] in recipe.blind else "ood"
         raise ConfigError(
-            f"blind: there is no source {unknown[0]!r}. {nearest}".strip(), f"There are: {', '.join(known)}"
+            f"{option}: there is no source {unknown[0]!r}. {nearest}".strip(), f"There are: {', '.join(known)}"
         )
 
 
@@ -266,7 +281,7 @@ def _refused(journal: Journal) -> list[tuple[str, str]]:
 def _table(recipe: Recipe, journals: Mapping[str, Journal]) -> pd.DataFrame:
     """Lay the stored pictures of all sources into one table, those to train on first."""
     rows = []
-    for name in sorted(recipe.sources, key=lambda name: name in recipe.blind):
+    for name in sorted(recipe.sources, key=lambda name: name in recipe.kept_out):
         source = recipe.sources[name]
         good = sorted((row for row in journals[name].rows if "path" in row), key=lambda row: str(row["name"]))
         rows += [_row(name, source, row) for row in good]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from avatar_bench.data.equalise import equalise_bytes
 from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
 from avatar_bench.data.manifest import Dataset, files_of
 from avatar_bench.errors import DataError
+from avatar_bench.messages import say
 from avatar_bench.results import Metric
 
 # The file alone tells the class, whatever the network: at .90 nine of ten pairs of pictures of two classes are told
@@ -43,14 +44,10 @@ UNEQUAL = 3.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """Say whether a data set can answer which class a picture is of: yes, with care, no, or not asked."""
+    """The answer to whether a data set can say which class an image is of: yes, with care, no, or not asked."""
 
     answer: str
     reasons: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the fields, fit for JSON."""
-        return asdict(self)
 
 
 def measure_pictures(dataset: Dataset, resize: str | None = None) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
@@ -125,7 +122,7 @@ def judge(
     matches = pd.DataFrame(columns=["left", "right", "conflict"]) if matches is None else matches
     counts = frame["label"].value_counts()
     if len(counts) < 2:
-        return Verdict("not asked", ["one class" if len(counts) else "no class is known"])
+        return Verdict("not asked", [say("one class") if len(counts) else say("no class is known")])
     grave = [*_too_few(frame), *_shortcut(file_alone, SHORTCUT_AUROC), *_conflicts(matches, len(frame))]
     if grave:
         return Verdict("no", [*grave, *_cares(frame, source_alone, matches)])
@@ -165,47 +162,64 @@ def _too_few(frame: pd.DataFrame) -> list[str]:
     for label, part in frame.groupby("label"):
         groups = part["group"].nunique()
         if len(part) < FEW_PICTURES:
-            reasons.append(f"class {label!r} has {_number(len(part), 'picture')}, fewer than {FEW_PICTURES}")
+            reasons.append(
+                say(
+                    "class {label} has fewer than {least} images: {n}",
+                    label=repr(label),
+                    least=FEW_PICTURES,
+                    n=len(part),
+                )
+            )
         elif groups < FEW_GROUPS:
-            reasons.append(f"class {label!r} has {_number(groups, 'group')}, fewer than {FEW_GROUPS}")
+            reasons.append(
+                say("class {label} has fewer than {least} groups: {n}", label=repr(label), least=FEW_GROUPS, n=groups)
+            )
     return reasons
 
 
 def _shortcut(file_alone: Metric, threshold: float) -> list[str]:
-    if file_alone.value is None:
+    value, low = file_alone.value, file_alone.low
+    if value is None or (value if low is None else low) < threshold:
         return []
-    low = file_alone.value if file_alone.low is None else file_alone.low
-    if low < threshold:
-        return []
-    sure = "" if file_alone.low is None else f", at least {low:.2f}"
-    return [f"the file alone, without its picture, tells a class: AUROC {file_alone.value:.2f}{sure}"]
+    if low is None:
+        return [say("the file alone, without its image, tells a class: AUROC {value}", value=f"{value:.2f}")]
+    text = say(
+        "the file alone, without its image, tells a class: AUROC {value}, at least {low}",
+        value=f"{value:.2f}",
+        low=f"{low:.2f}",
+    )
+    return [text]
 
 
 def _conflicts(matches: pd.DataFrame, n: int) -> list[str]:
     share = _involved(matches[matches["conflict"].astype(bool)]) / n
-    return [f"{share:.0%} of the pictures have a copy of another class"] if share > MANY_CONFLICTS else []
+    if share <= MANY_CONFLICTS:
+        return []
+    return [say("{share} of the images have a copy of another class", share=f"{share:.0%}")]
 
 
 def _cares(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFrame) -> list[str]:
     counts, n = frame["label"].value_counts(), len(frame)
     conflicts, copies = _involved(matches[matches["conflict"].astype(bool)]), _involved(matches) / n
     odd = float((frame["outlier"] != "").mean())
-    found = [
-        *((True, f"class {label!r} comes from one source") for label in single_sources(frame)),
-        *((True, f"class {label!r} comes from one generator") for label in single_sources(frame, "generator")),
-        ((source_alone.value or 0) >= SHORTCUT_AUROC, "the source tells the class: judge on sources not trained on"),
-        (0 < conflicts / n <= MANY_CONFLICTS, f"{_number(conflicts, 'picture')} have a copy of another class"),
-        (counts.iloc[0] > UNEQUAL * counts.iloc[-1], f"there are {counts.iloc[0]} of {counts.index[0]!r} and "
-         f"{counts.iloc[-1]} of {counts.index[-1]!r}"),
-        (copies > MANY_COPIES, f"{copies:.0%} of the pictures have a copy or near-duplicate"),
-        (odd > MANY_OUTLIERS, f"{odd:.0%} of the pictures are blank, tiny, blurred or of extreme shape"),
-    ]  # fmt: skip
-    return [reason for holds, reason in found if holds]
+    found = [say("class {label} comes from one source", label=repr(label)) for label in single_sources(frame)]
+    generators = single_sources(frame, "generator")
+    found += [say("class {label} comes from one generator", label=repr(label)) for label in generators]
+    if (source_alone.value or 0) >= SHORTCUT_AUROC:
+        found.append(say("the source tells the class: evaluate on sources not trained on"))
+    if 0 < conflicts / n <= MANY_CONFLICTS:
+        found.append(say("images with a copy of another class: {n}", n=conflicts))
+    if counts.iloc[0] > UNEQUAL * counts.iloc[-1]:
+        (most, largest), (least, smallest) = counts.iloc[[0, -1]].items()
+        found.append(
+            say("there are {n} of {most} and {m} of {least}", n=largest, most=repr(most), m=smallest, least=repr(least))
+        )
+    if copies > MANY_COPIES:
+        found.append(say("{share} of the images have a copy or near-duplicate", share=f"{copies:.0%}"))
+    if odd > MANY_OUTLIERS:
+        found.append(say("{share} of the images are blank, tiny, blurred or of extreme shape", share=f"{odd:.0%}"))
+    return found
 
 
 def _involved(matches: pd.DataFrame) -> int:
     return len(set(matches["left"]) | set(matches["right"]))
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" + "s" * (count != 1)

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench import stats
+from avatar_bench.messages import say
 from avatar_bench.metrics import classification
 from avatar_bench.results import Metric
 
@@ -59,7 +60,7 @@ def probe_source(frame: pd.DataFrame, column: str = "source", plan: Plan | None 
     """Predict `label` from a name alone, by how often each class bears it in the other folds; "" is not known."""
     known = frame[frame[column] != ""]
     if known.empty:
-        return _without(f"no {column} is known")
+        return _without(say("no {column} is known", column=column))
     return _judge(known, known[[column]], _count, plan or Plan())
 
 
@@ -106,9 +107,10 @@ def _judge(frame: pd.DataFrame, features: pd.DataFrame, learn: Learner, plan: Pl
     names = list(labels.cat.categories)
     groups_a_class = frame.groupby("label")["group"].nunique()
     if len(names) < 2:
-        return _without("fewer than two classes")
+        return _without(say("fewer than two classes"))
     if groups_a_class.min() < 2:
-        return _without(f"class {groups_a_class.idxmin()!r} has one group, which cannot be learned and judged at once")
+        lone = repr(groups_a_class.idxmin())
+        return _without(say("class {label} has one group, which cannot be learned and judged at once", label=lone))
     targets = np.asarray(labels.cat.codes, dtype=np.int64)
     groups = frame["group"].to_numpy(dtype=str)
     folds = min(plan.folds, int(groups_a_class.min()))
@@ -205,7 +207,7 @@ def _figures(scores: Floats, targets: Codes, groups: NDArray[np.str_], names: Se
 
 def _metric(value: float, low: float, high: float, units: int) -> Metric:
     if not low < high:
-        reason = "no interval: every resample gives the same figure"
+        reason = say("no interval: every resample gives the same figure")
         return Metric(float(value), units, higher_is_better=False, reason=reason)
     return Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)
 

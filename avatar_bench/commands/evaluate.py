@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench import blocks
-from avatar_bench.assembly.datasets import open_dataset
+from avatar_bench.assembly.datasets import further_sets, open_dataset
 from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
 from avatar_bench.commands._judging import Judge, guard_preprocessing, slice_of
 from avatar_bench.commands._saving import Saving
@@ -221,7 +221,7 @@ def _open(entrant: Entrant, settings: EvaluateConfig, several: bool) -> Run:
         accelerator=settings.accelerator,
         workers=settings.data.workers,
         batch_size=int(settings.data.batch_size),
-        others={**settings.data.ood, **({"blind": settings.data.blind} if settings.data.blind else {})},
+        others={name: str(path) for name, path in further_sets(settings.data).items()},
         label=entrant.label,
         recipe=entrant.recipe,
     )

@@ -16,8 +16,9 @@ from avatar_bench.blocks.base import DatasetBlock
 from avatar_bench.config import PrepareConfig
 from avatar_bench.data.manifest import read_manifest
 from avatar_bench.data.spelling import spelling_warnings
-from avatar_bench.data.splits import SplitPlan
+from avatar_bench.data.splits import FOLDS, SplitPlan
 from avatar_bench.errors import GuardError
+from avatar_bench.messages import speak
 from avatar_bench.results import Result
 from avatar_bench.terminal import tell
 
@@ -38,11 +39,12 @@ def prepare(cfg: DictConfig) -> None:
     audit = blocks.build(AUDIT, options)  # a mistake in its options shows before the work
     assert isinstance(audit, DatasetBlock)
     summary = build(_recipe(settings), out, update=settings.update, afresh=not place)
-    how = {"options": options, "allow": sorted(settings.allow)}
+    how = {"options": options, "allow": sorted(settings.allow), "lang": settings.lang}
     result, card = None if summary.built else _known(out, how), out / "card.html"
     if result is None:
-        result = _audit(out, audit, how)
-        write_card(out, result)
+        with speak(settings.lang):
+            result = _audit(out, audit, how)
+            write_card(out, result)
     for warning in result.warnings:
         tell(f"warning: {warning}", file=sys.stderr)
     tell(f"{summary}; card: {card}")
@@ -51,21 +53,17 @@ def prepare(cfg: DictConfig) -> None:
 
 def _recipe(settings: PrepareConfig) -> Recipe:
     """Give what is asked for: the named sources and no others, else those of `data`."""
-    own = settings.data.get("prepare") or {}
-    sources, blind = (
-        (settings.source, [])
-        if settings.source
-        else (settings.data.get("sources") or {}, settings.data.get("blind_sources") or [])
-    )
-    split = settings.split
+    data = {} if settings.source else settings.data
+    own, split = data.get("prepare") or {}, settings.split
     return Recipe(
-        sources,
-        tuple(dict.fromkeys([*blind, *settings.blind])),
-        settings.equalise or (None if settings.source else own.get("equalise")),
+        settings.source or data.get("sources") or {},
+        tuple(dict.fromkeys([*(data.get("blind_sources") or []), *settings.blind])),
+        settings.equalise or own.get("equalise"),
         {name: str(Path(path).expanduser().absolute()) for name, path in settings.against.items()},
         settings.cap.per_class,
         settings.cap.per_source,
-        SplitPlan(seed=split.seed, folds=split.folds, by=split.by, held_out=tuple(split.held_out)),
+        SplitPlan(split.seed, split.folds or own.get("folds") or FOLDS, by=split.by, held_out=tuple(split.held_out)),
+        {name: tuple(names) for name, names in (data.get("ood_sources") or {}).items()},
     )
 
 
@@ -74,7 +72,7 @@ def _known(out: Path, how: dict[str, Any]) -> Result | None:
     if not all((out / file).is_file() for file in ("card.md", "card.html")):
         return None
     result = Result.load_whole(out / "audit")
-    return result if result and how.items() <= result.provenance.items() else None
+    return result if result and how.items() <= {"lang": "en", **result.provenance}.items() else None
 
 
 def _audit(out: Path, audit: DatasetBlock, how: dict[str, Any]) -> Result:

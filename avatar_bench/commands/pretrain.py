@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench.assembly.datasets import blind_of, open_pictures, open_set
+from avatar_bench.assembly.datasets import further_sets, open_pictures, open_set
 from avatar_bench.commands._folders import git_commit, held, is_free, taken, unused
 from avatar_bench.commands._recording import begin, recorded, reopened
 from avatar_bench.commands._split import split_plan
@@ -118,9 +118,8 @@ def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset
     counts = sides.frame["split"].value_counts()
     kept_out = {str(side): int(n) for side, n in counts.items() if side not in wanted}
     if not allowed:
-        blind = blind_of(data.kind, data.blind, found.root)
-        others = ({"blind": blind} if blind else {}) | {name: Path(path) for name, path in data.ood.items()}
-        learning, shared = keep_out(learning, {name: open_set(path, name) for name, path in others.items()})
+        others = further_sets(data, found.root).items()
+        learning, shared = keep_out(learning, {name: open_set(path, name) for name, path in others})
         kept_out |= shared
     if len(learning) < 2:
         raise GuardError(

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from avatar_bench.cells import read_csv
-from avatar_bench.messages import say
+from avatar_bench.messages import language, say
+from avatar_bench.reporting.count_charts import draw_counts
 from avatar_bench.reporting.numbers import value_cell
+from avatar_bench.reporting.pictures import STEPS, Inlined, shrink
 from avatar_bench.reporting.saved import Saved
 from avatar_bench.reporting.study import Model, Study
 from avatar_bench.reporting.tables import Row, Table, column
 from avatar_bench.results import Result
+
+
+class CountChart(NamedTuple):
+    """A chart of counts as it stands in the page, with its alternative text and its caption."""
+
+    image: Inlined
+    alt: str
+    caption: str
+
 
 _SPLITS = ("train", "val", "calibration", "test")
 
@@ -33,6 +46,24 @@ def split_tables(study: Study) -> list[Table]:
         )
         found.append(_counted(table, ["label"], f"classes{tag}", by_class))
         found.append(_counted(table, ["label", "source"], f"sources{tag}", by_source))
+    return found
+
+
+def count_charts(study: Study) -> list[CountChart]:
+    """Draw the images of each split by class, side and source; runs of one split share a chart."""
+    found = []
+    for fingerprint, models in _splits(study).items():
+        table = _split(models[0].folder)
+        if table is None:
+            continue
+        names = ", ".join(model.label for model in models)
+        text = say("Images of {models} by class, split and source", models=names)
+        stream = io.BytesIO()
+        draw_counts(table, _sides(table["split"])).savefig(stream, format="png", dpi=200)
+        stream.seek(0)
+        image = shrink(stream, *STEPS[0])
+        if image is not None:
+            found.append(CountChart(image, text, f"{text}; {say('split')} {fingerprint}"))
     return found
 
 
@@ -59,8 +90,22 @@ def audit(study: Study) -> tuple[str, list[str]] | None:
     for result in results:
         verdict = result.provenance.get("verdict")
         if isinstance(verdict, dict) and "answer" in verdict:
-            return str(verdict["answer"]), [str(reason) for reason in verdict.get("reasons", ())]
+            return verdict_words(verdict)
     return None
+
+
+def verdict_words(verdict: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return the answer and the reasons of an audit's verdict in the language that is spoken, else in English."""
+    others = verdict.get("reasons_in")
+    reasons = others.get(language()) if isinstance(others, dict) else None
+    reasons = reasons if isinstance(reasons, list) else verdict.get("reasons", ())
+    return answer_words(str(verdict["answer"])), [str(reason) for reason in reasons]
+
+
+def answer_words(answer: str) -> str:
+    """Return the words for the answer of an audit."""
+    words = {"yes": say("yes"), "with care": say("with care"), "no": say("no"), "not asked": say("not asked")}
+    return words.get(answer, answer)
 
 
 def _sources(table: pd.DataFrame, saved: Saved, name: str) -> Table:
@@ -98,7 +143,7 @@ def _split(folder: Path) -> pd.DataFrame | None:
 
 def _counted(table: pd.DataFrame, by: list[str], name: str, caption: str) -> Table:
     counts = pd.crosstab([table[key] for key in by], table["split"])
-    sides = [*(side for side in _SPLITS if side in counts), *(str(side) for side in counts if side not in _SPLITS)]
+    sides = _sides(table["split"])
     heads = {"label": say("class"), "source": say("source")}
     columns = [*(column(heads[key]) for key in by), *(column(side, True) for side in sides), column(say("all"), True)]
     rows = []
@@ -106,3 +151,9 @@ def _counted(table: pd.DataFrame, by: list[str], name: str, caption: str) -> Tab
         names = list(key) if isinstance(key, tuple) else [key]
         rows.append(Row([*(str(part) for part in names), *(int(count) for count in row), int(row.sum())]))
     return Table(name, caption, columns, rows)
+
+
+def _sides(split: pd.Series) -> list[str]:
+    """Return the sides of a split in their usual order."""
+    found = set(split)
+    return [*(side for side in _SPLITS if side in found), *sorted(found - set(_SPLITS))]

@@ -113,6 +113,7 @@ def _content(study: Study, files: Files) -> dict[str, Any]:
         "problems": alerts.problem_table(study),
         "warnings": alerts.warning_table(study),
         "cautions": words.cautions(),
+        "count_charts": data_card.count_charts(study),
         "split_tables": data_card.split_tables(study),
         "set_tables": list(data_card.set_tables(study)),
         "audit": data_card.audit(study),

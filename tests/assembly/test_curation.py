@@ -236,14 +236,32 @@ def test_a_blind_picture_stays_blind_when_a_new_source_holds_it(shelf: Shelf) ->
     assert "z/40" in set(curated.frame["path"])
     assert curated.frame["path"].isin(["a/41", "a/42"]).sum() == 0
     assert [name for name, _ in curated.refused] == ["a: 42"]
-    assert "is in the blind set" in curated.refused[0][1]
+    assert "is kept out of training" in curated.refused[0][1]
+
+
+def test_out_of_domain_images_share_nothing_with_the_rest(shelf: Shelf) -> None:
+    shelf.fill(3, label="thing", source="photos")
+    shelf.add(brighter(shelf.images[0]), label="thing", source="photos")  # a near-duplicate of one to train on
+    shelf.add(shelf.images[20], label="thing", source="photos")  # a copy of one, under another label
+    curated = shelf.curate(Rules(ood={"things": ("photos",)}, plan=PLAN))
+    kept = curated.frame[curated.frame["ood"] == "things"]
+    assert list(kept["path"]) == ["photos/40", "photos/41", "photos/42"]
+    assert set(kept["split"]) == {""}
+    assert (curated.frame["ood"] == "things").equals(curated.frame["blind"])
+    assert {name for name, _ in curated.refused} == {"photos: 43", "photos: 44", "b: 20"}
+
+
+def test_a_set_of_which_nothing_is_left_is_told(shelf: Shelf) -> None:
+    shelf.add(brighter(shelf.images[0]), label="thing", source="photos")
+    curated = shelf.curate(Rules(ood={"things": ("photos",)}, plan=PLAN))
+    assert "warning: no picture of the out-of-domain set things is left: see quarantine.csv" in curated.notes
 
 
 def test_a_picture_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
     shelf.add(face(7), source="z")
     sides = earlier_of(shelf.curate(Rules(blind=("z",), plan=PLAN)))
     shelf.rows[40] |= {"source": "a", "recipe_source": "a"}
-    assert shelf.curate(earlier=sides).refused == [("a: 40", "was in the blind set before")]
+    assert shelf.curate(earlier=sides).refused == [("a: 40", "was kept out of training before")]
 
 
 def test_of_a_group_that_was_away_a_new_picture_follows_its_side(shelf: Shelf) -> None:

@@ -3,9 +3,12 @@
 import random
 import sys
 
+import numpy as np
 import pytest
 
 from avatar_bench.assembly import drawings
+from avatar_bench.data.duplicates import find_matches
+from avatar_bench.data.fingerprints import fingerprint
 from avatar_bench.errors import DataError
 
 
@@ -16,6 +19,19 @@ def test_each_drawer_draws_different_avatars_that_stay_the_same(drawer, package)
     assert len({one.content for one in first}) == 4
     assert first == again
     assert all(one.name.endswith(".svg") and one.content.startswith(b"<svg") for one in first)
+
+
+@pytest.mark.parametrize(("drawer", "kinds"), [("icons", 18), ("textures", 6)])
+def test_icons_and_textures_are_drawn_alike_each_time_and_unlike_each_other(drawer, kinds):
+    pytest.importorskip("resvg_py")
+    first, again = (list(drawings.draw(drawer, 36)) for _ in range(2))
+    assert first == again
+    assert len({one.name.partition("_")[2] for one in first}) == kinds
+    images = [np.asarray(drawings.rasterise(one.content.decode(), 64).convert("RGB")) for one in first]
+    assert all(image.std() > 4 for image in images)  # none is blank
+    prints = [fingerprint(image) for image in images]
+    keys = [str(number) for number in range(36)]
+    assert not find_matches(keys, prints, images.__getitem__)
 
 
 def test_dicebear_names_style_licence_and_artist():
@@ -53,5 +69,5 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 
 
 def test_an_unknown_drawer_is_refused_with_those_there_are():
-    with pytest.raises(DataError, match="Expected dicebear, python_avatars or multiavatar"):
+    with pytest.raises(DataError, match="Expected one of dicebear, python_avatars, multiavatar, icons, textures"):
         drawings.draw("rembrandt", 1)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from avatar_bench import plots
 from avatar_bench.audit.card import write_card
+from avatar_bench.messages import speak
 from avatar_bench.pages import escape_markdown
 from avatar_bench.results import Metric, Result
 
@@ -110,7 +111,7 @@ def test_nothing_in_a_name_becomes_markup_of_the_markdown(markdown: str) -> None
 
 def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
     pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(pictures) == 3  # samples of two classes, and a figure
+    assert len(pictures) == 4  # the chart of counts, samples of two classes, and a figure
     assert all(source is not None and source.startswith("data:image/webp;base64,") for source in pictures)
     assert not any(tag in ("link", "iframe", "object") for tag, _ in page.tags)
     assert not any("http" in (value or "") for tag, attrs in page.tags for name, value in attrs.items())
@@ -118,7 +119,7 @@ def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
 
 def test_the_pictures_of_the_markdown_are_there(markdown: str, folder: Path) -> None:
     named = re.findall(r"\]\(((?:audit|card)/[^)]+)\)", markdown)
-    assert len(named) == 3
+    assert len(named) == 4
     assert all((folder / name).is_file() for name in named)
 
 
@@ -129,17 +130,56 @@ def test_the_card_says_what_matters_with_the_verdict_first(kind: str, request: p
     order = ["no", "the file alone tells the class", "Warnings", "What it holds", "From where", "0.93 (0.91 to 0.95)"]
     places = [words.index(part) for part in order]
     assert places == sorted(places)
-    for part in ("12 pictures, and 2 more in the blind set", "CC0", "0.51 (0.45 to 0.57)", "no source is known"):
+    for part in (
+        "Images to train and test on: 12; blind set: 2; out of domain: 0.",
+        "CC0",
+        "0.51 (0.45 to 0.57)",
+        "no source is known",
+    ):
         assert part in words
-    for part in ("After data.equalise=jpeg", "format (0.93)", "2 files", "empty file", "Two cautions", "c2pa"):
+    for part in (
+        "After data.equalise=jpeg",
+        "format (0.93)",
+        "Files left out: 2",
+        "empty file",
+        "Two cautions",
+        "c2pa",
+    ):
         assert part in words.replace("`", "").replace("**", "")
     assert "data.blind=DIR/blind.csv data.equalise=jpeg" in words
     assert "the verdict" not in words  # it stands above, in its own words
 
 
 def test_classes_are_counted_by_split(markdown: str) -> None:
-    assert "| class | train | val | test | blind | total | " in markdown
+    assert "| class | train | val | test | blind | all | " in markdown
     assert "| drawing | 2 | 2 | 2 | 2 | 8 | " in markdown
+
+
+def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", labels=("real",))
+    frame = pd.read_csv(tmp_path / "set" / "manifest.csv")
+    frame.head(3).assign(label="thing").to_csv(tmp_path / "set" / "ood_things.csv", index=False)
+    frame.head(2).assign(label="icon").to_csv(tmp_path / "set" / "ood_icons.csv", index=False)
+    text = write_card(tmp_path / "set", audited(tmp_path / "set"))[0].read_text(encoding="utf-8")
+    assert "Images to train and test on: 6; blind set: 2; out of domain: 5." in text
+    assert "| class | train | val | test | blind | out of domain | all | " in text
+    assert "| thing | 0 | 0 | 0 | 0 | 3 | 3 | " in text
+
+
+def test_the_card_speaks_russian(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    result = audited(tmp_path)
+    result.provenance["verdict"]["reasons_in"] = {"ru": ["класс выдаёт сам файл"]}
+    with speak("ru"):
+        page, markdown = (file.read_text(encoding="utf-8") for file in reversed(write_card(tmp_path, result)))
+    assert '<html lang="ru">' in page
+    for text in (Page(page).words, markdown):
+        assert "Можно ли по этим данным узнать, чем различаются классы?" in text
+        assert "класс выдаёт сам файл" in text
+        assert "Что исключено" in text
+        assert "от 0.91 до 0.95" in text
+        assert "What" not in text
+        assert "the file alone" not in text
 
 
 def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:

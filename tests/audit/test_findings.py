@@ -138,16 +138,16 @@ def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, answer: str) -> 
 @pytest.mark.parametrize(
     ("frame", "answer", "told"),
     [
-        (known(a=9), "no", "class 'a' has 9 pictures, fewer than 10"),
+        (known(a=9), "no", "class 'a' has fewer than 10 images: 9"),
         (known(a=10, b=30), "yes", ""),
-        (known(groups=4), "no", "class 'a' has 4 groups, fewer than 5"),
+        (known(groups=4), "no", "class 'a' has fewer than 5 groups: 4"),
         (known(groups=5), "yes", ""),
         (known(a=121), "with care", "there are 121 of 'a' and 40 of 'b'"),
         (known(a=120), "yes", ""),
         (known().assign(source="x"), "with care", "class 'a' comes from one source"),
         (known().assign(source=""), "yes", ""),
         (known().assign(generator=["sd"] * 40 + [""] * 40), "with care", "class 'a' comes from one generator"),
-        (known().assign(outlier=["blank"] * 5 + [""] * 75), "with care", "6% of the pictures are blank"),
+        (known().assign(outlier=["blank"] * 5 + [""] * 75), "with care", "6% of the images are blank"),
         (known().assign(outlier=["blank"] * 4 + [""] * 76), "yes", ""),
         (known(a=0), "not asked", "one class"),
     ],
@@ -181,6 +181,6 @@ def test_a_source_that_tells_the_class_asks_for_care() -> None:
 
 def test_the_gravest_reason_comes_first_and_the_others_follow() -> None:
     verdict = judge(known().assign(source="x"), Metric(1.0, 9, reason="no interval"), NOTHING)
-    assert verdict.to_dict()["answer"] == "no"
+    assert verdict.answer == "no"
     assert "the file alone" in verdict.reasons[0]
     assert len(verdict.reasons) == 3

@@ -117,7 +117,8 @@ def test_a_limit_draws_and_says_so_and_what_is_not_wanted_is_left_out(tmp_path: 
 def test_one_class_gives_tables_and_no_probe(tmp_path: Path) -> None:
     result = DataAudit(**FAST).audit(planted(tmp_path, {"a": "png"}, n=12))
     assert result.metrics["metadata_auroc"].reason == "fewer than two classes"
-    assert result.provenance["verdict"] == {"answer": "not asked", "reasons": ["one class"]}
+    verdict = {"answer": "not asked", "reasons": ["one class"], "reasons_in": {"ru": ["один класс"]}}
+    assert result.provenance["verdict"] == verdict
     assert "aurocs" not in result.figures
     assert len(result.tables["summary"])
 

