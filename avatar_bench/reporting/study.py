@@ -14,6 +14,7 @@ from avatar_bench.errors import AvatarBenchError, DataError
 from avatar_bench.messages import say
 from avatar_bench.records import ENSEMBLE, RECORD, read_config, read_record
 from avatar_bench.reporting.saved import Problem, Saved, read_evaluation
+from avatar_bench.results import AGAINST
 
 FIRST = ("blind", "test", "val", "calibration")  # the order of sets: what says most of new pictures stands first
 
@@ -205,7 +206,7 @@ def _usable(root: Path, found: Iterable[Saved | Problem], problems: list[Problem
 def _missing(root: Path, models: Sequence[Model]) -> Iterator[Problem]:
     """Name the Results that others have and a run lacks."""
     runs = [model for model in models if model.kind == "run"]
-    asked = sorted({key for model in runs for key in model.results})
+    asked = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST})
     for model in runs:
         for name in sorted({name for name, _ in asked}):
             blocks = [block for there, block in asked if there == name and (name, block) not in model.results]

@@ -283,7 +283,7 @@ def test_the_results_of_another_split_are_never_replaced(
 ) -> None:
     words = ["allow=[permutation]", f"out={tmp_path / 'out'}"]
     assert evaluate(run_copy, *words) == 0
-    file = tmp_path / "out" / "test" / "blind_test" / "metrics.json"
+    file = tmp_path / "out" / "evaluation" / "test" / "blind_test" / "metrics.json"
     before = file.read_bytes()
     capsys.readouterr()
     for more in ([], ["block=prior_shift"]):
@@ -476,7 +476,7 @@ def test_a_checkpoint_outside_its_run_is_judged_on_data_that_is_named(
     words = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
     assert evaluate(bare, *words, f"out={tmp_path / 'out'}") == 0
     assert evaluate(tiny_run, *words) == 0
-    alone, own = Result.load(tmp_path / "out" / "blind" / "blind_test"), result(tiny_run, "blind")
+    alone, own = Result.load(tmp_path / "out" / "evaluation" / "blind" / "blind_test"), result(tiny_run, "blind")
     assert alone.metrics == own.metrics
     assert alone.provenance["overlap_checked"] is False
 
@@ -559,7 +559,7 @@ def test_an_audit_that_says_no_is_saved_and_then_fails(
     lines = capsys.readouterr().err.splitlines()
     assert "told cannot say what tells its classes apart: the file alone" in lines[-3]
     assert "allow=[shortcut]" in lines[-1]
-    folder = tmp_path / "out" / "told" / "data_audit"
+    folder = tmp_path / "out" / "evaluation" / "told" / "data_audit"
     assert Result.load(folder).provenance["verdict"]["answer"] == "no"
     assert main([*words, f"out={tmp_path / 'out'}", "allow=[shortcut]"]) == 0
     assert Result.load(folder).provenance["allow"] == ["shortcut"]
@@ -619,7 +619,7 @@ def test_a_block_of_a_users_folder_is_one_module_and_one_yaml(
         monkeypatch.setenv("AVATAR_BENCH_CONF", str(own_block.parent))
     asked = ["block=constant", "block.constant.number=3", f"out={tmp_path / 'out'}"]
     assert main(["evaluate", *words, f"ckpt={tiny_run}", *asked]) == 0
-    assert Result.load(tmp_path / "out" / "test" / "constant").metrics["number"].value == 3
+    assert Result.load(tmp_path / "out" / "evaluation" / "test" / "constant").metrics["number"].value == 3
 
 
 @pytest.mark.parametrize(
@@ -714,8 +714,10 @@ def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
     told = capsys.readouterr()
     left_out = [line for line in told.err.splitlines() if line.startswith("left out: ")]
     assert [Path(line.split(": ")[1]).name for line in left_out] == ["out_of_domain"]
-    assert told.out.splitlines()[-1] == "blocks judged: 1; left out: 1"
-    assert Result.load(tmp_path / "out" / "faces" / "blind_test").n == 4
+    assert (
+        told.out.splitlines()[-1] == f"results: 1 written, 1 left out, in {tmp_path / 'out' / 'evaluation' / 'faces'}"
+    )
+    assert Result.load(tmp_path / "out" / "evaluation" / "faces" / "blind_test").n == 4
 
 
 def test_block_all_takes_in_the_blocks_of_users(
@@ -767,7 +769,7 @@ def test_a_checkpoint_alone_is_said_to_be_judged_on_trust(tiny_run: Path, pictur
     bare = shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
     asked = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}", f"out={tmp_path / 'out'}"]
     assert evaluate(Path(bare), *asked) == 0
-    found = Result.load(tmp_path / "out" / "blind" / "blind_test")
+    found = Result.load(tmp_path / "out" / "evaluation" / "blind" / "blind_test")
     assert any("not known" in warning and "bare.ckpt" in warning for warning in found.warnings)
 
 
@@ -830,5 +832,5 @@ def test_a_source_that_is_named_otherwise_is_judged_anew(run_copy: Path, picture
     for source in ("one", "other"):
         manifest(tmp_path / "ours.csv", table.assign(source=source), pictures)
         assert evaluate(run_copy, *words) == 0
-        found = Result.load(tmp_path / "out" / "ours" / "blind_test")
+        found = Result.load(tmp_path / "out" / "evaluation" / "ours" / "blind_test")
         assert set(found.tables["per_source"]["source"]) == {source}
