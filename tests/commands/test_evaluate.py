@@ -699,6 +699,85 @@ def test_a_block_that_cannot_be_used_ends_the_command_where_it_was_asked_for(
     assert "out" in lines[0]
 
 
+def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "block=[out_of_domain,significance,ensemble_diversity,architecture]"
+    assert main(["evaluate", f"ckpt={run_copy}", words, "data.workers=0"]) == 3
+    out, err = capsys.readouterr()
+    place = run_copy / "evaluation" / "test"
+    assert Result.load_whole(place / "architecture")
+    assert out.splitlines()[-1] == f"results: 1 written, 3 left out, in {place}"
+    lines = err.splitlines()
+    assert len(lines) == 2  # a line for each reason
+    assert lines[0].startswith(f"{place / 'out_of_domain'}: ")
+    both = f"{run_copy.parent / 'evaluation' / 'test' / 'significance'}, "
+    assert lines[1].startswith(
+        both + str(run_copy.parent / "evaluation" / "test" / "ensemble_diversity: This block compares")
+    )
+
+
+def test_of_several_runs_all_that_can_be_had_is_written_whatever_cannot(
+    run_copy: Path, weak_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both, out = f"ckpt=[{run_copy},{weak_run}]", tmp_path / "out"
+    assert main(["evaluate", both, "block=[out_of_domain,architecture,overview]", f"out={out}", "data.workers=0"]) == 3
+    err = capsys.readouterr().err.splitlines()
+    (reason,) = (line for line in err if not line.startswith("warning: "))
+    assert reason.count("evaluation/test/out_of_domain") == 2
+    assert sorted(file.parent.name for file in out.rglob("metrics.json")) == [
+        "architecture",
+        "architecture",
+        "overview",
+    ]
+
+
+def test_a_warning_is_told_once_with_the_runs_and_blocks_that_it_is_of(
+    run_copy: Path, weak_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"ckpt=[{run_copy},{weak_run}]", "split=blind", f"out={tmp_path / 'out'}", FEW, "data.workers=0"]
+    assert main(["evaluate", *words, "allow=[permutation]"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "14 pictures of class 'real'" in line]
+    (line,) = told
+    assert line.startswith(f"warning: {run_copy}, {weak_run}: blind_test: The set has only 14 pictures")
+
+
+def test_out_mirrors_the_folders_of_the_runs_and_the_report_finds_what_is_there(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / place for place in ("x/run", "y/x/run")]
+    for run in runs:  # of one name, in folders of one name
+        shutil.copytree(run_copy, run)
+    out = tmp_path / "out"
+    words = [f"ckpt=[{runs[0]},{runs[1]}]", "block=[architecture,overview]", f"out={out}", "data.workers=0"]
+    assert main(["evaluate", *words]) == 0
+    places = {str(file.parent.relative_to(out)) for file in out.rglob("metrics.json")}
+    assert places == {
+        *("x/run/evaluation/test/architecture", "y/x/run/evaluation/test/architecture"),
+        "evaluation/test/overview",
+    }
+    assert main(["evaluate", f"ckpt={runs[0]}", "block=architecture", f"out={tmp_path / 'one'}"]) == 0
+    assert (tmp_path / "one" / "evaluation" / "test" / "architecture" / "metrics.json").is_file()
+    capsys.readouterr()
+    for place, told in ((out, "2 runs, 0 problems"), (tmp_path / "one", "1 run, 0 problems")):
+        assert main(["report", f"runs={place}"]) == 0
+        assert told in capsys.readouterr().out
+
+
+def test_two_checkpoints_of_one_run_are_refused_where_they_would_write_to_one_folder(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = ["evaluate", f"ckpt=[{run_copy},{run_copy / 'checkpoints' / 'last.ckpt'}]", "block=architecture"]
+    assert main(two) == 2
+    err = capsys.readouterr().err
+    assert f"last.ckpt would both write to {run_copy / 'evaluation'}" in err
+    assert "out=DIR" in err
+    assert main([*two, f"out={tmp_path / 'out'}"]) == 0
+    assert len(list((tmp_path / "out").rglob("metrics.json"))) == 2
+    assert main(["evaluate", f"ckpt=[{run_copy},{run_copy.parent / '.' / run_copy.name}/]"]) == 2
+    assert "is given twice" in capsys.readouterr().err
+
+
 def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
