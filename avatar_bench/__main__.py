@@ -58,7 +58,7 @@ def _answer(words: list[str]) -> int:
     elif command in WORDS:
         _say(command, rest)
     elif "--help" in rest or "-h" in rest:
-        _explain_command(command)
+        _explain_command(command, [word for word in rest if word not in ("--help", "-h")])
     else:
         return _run(command, rest)
     return 0
@@ -97,12 +97,12 @@ def _say(command: str, words: list[str]) -> None:
     say([] if {"--help", "-h"} & set(words[:1]) else words)
 
 
-def _explain_command(command: str) -> None:
+def _explain_command(command: str, words: list[str]) -> None:
     from avatar_bench import config
     from avatar_bench.commands._help import help_text
 
     config.register()
-    print(help_text(command))
+    print(help_text(command, words))
 
 
 def _run(command: str, words: list[str]) -> int:

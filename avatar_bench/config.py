@@ -231,21 +231,23 @@ class PretrainConfig:
 class WhereConfig:
     """Slices as slices.csv of error_bias names them."""
 
-    source: str | None = None
-    generator: str | None = None
-    size: str | None = None
-    format: str | None = None
-    jpeg_quality: str | None = None
+    source: str | None = None  # evaluate only images of this source, as the manifest names it
+    generator: str | None = None  # of this generator
+    size: str | None = None  # of this range of the shorter side, such as "128-255 px"
+    format: str | None = None  # of this file format, such as JPEG
+    jpeg_quality: str | None = None  # of this range of JPEG quality, such as 75-84
 
 
 @dataclass
 class EvaluateConfig:
     ckpt: Any = None  # a run folder, a .ckpt file, a folder that holds runs, a list, or null: the newest run
     split: str = "test"  # of data=run: test, val, calibration, blind, or the name of one of its data.ood
+    against: str | None = None  # an earlier result, or a run: differences from it, exit code 7 if significantly worse
+    alpha: float = 0.05  # of against: a difference is significant below it
     out: str | None = None  # null: in the run's folder
     allow: list[str] = field(default_factory=list)  # guards to pass by name
     accelerator: str = "auto"
-    threads: int | None = None
+    threads: int | None = None  # of the network on a CPU; null: as many as torch takes
     lang: str = "en"  # of figures, warnings and reasons: en | ru
     where: WhereConfig = field(default_factory=WhereConfig)  # judge a slice of the pictures alone
     again: bool = False  # judge anew what is there already
@@ -389,6 +391,7 @@ RANGES: dict[str, Rule] = {
     "seed": _SEED,
     "label_smoothing": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
     "threads": _THREADS,
+    "alpha": _INSIDE,
     "batch_size": _COUNT,
     "workers": _WORKERS,
     "mode.shots": _COUNT,
@@ -678,7 +681,7 @@ def _check_values(cfg: DictConfig) -> None:
         if value is not None and not holds(value):
             raise ConfigError(f"{option}={value}: expected {expected}")
     data = (f"data.{name}" for name in ("root", "manifest", "blind", "ood_root"))
-    for option in ("out", "ckpt", "input", "runs", "init_from", "resume", *data):
+    for option in ("out", "ckpt", "against", "input", "runs", "init_from", "resume", *data):
         if OmegaConf.select(cfg, option) == "":
             raise ConfigError(f"{option}= is empty: expected a path, or {option}=null for none")
     for option in ("ckpt", "init_from", "resume", "model.weights"):

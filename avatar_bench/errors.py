@@ -63,3 +63,9 @@ class DivergedError(AvatarBenchError):
     exit_code = 6
     split: str = "train"
     rows: Sequence[int] = ()
+
+
+class RegressionError(AvatarBenchError):
+    """A result that is significantly worse than the one given by against=."""
+
+    exit_code = 7

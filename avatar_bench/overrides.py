@@ -12,7 +12,7 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.records import folder_name
 
 PATHS = (
-    r"out|ckpt|input|output|runs|resume|init_from|data\.(root|manifest|blind|ood_root|name)|model\.weights"
+    r"out|ckpt|against|input|output|runs|resume|init_from|data\.(root|manifest|blind|ood_root|name)|model\.weights"
     r"|source\.[^.=]+\.(root|file|list|manifest)"
 )
 MAPPINGS = r"data\.ood|against|source\.[^.=]+\.roots"  # {name: PATH}

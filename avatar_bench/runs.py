@@ -33,7 +33,7 @@ from avatar_bench.models.silence import quiet
 from avatar_bench.models.trial import DTYPES, choose
 from avatar_bench.predictions import Predictions, strings
 from avatar_bench.records import BEST, RECORD, folder_name, locate, read_config, read_record
-from avatar_bench.results import Result
+from avatar_bench.results import AGAINST, Result
 from avatar_bench.verdicts import verdict_columns, verdict_rows
 
 if TYPE_CHECKING:
@@ -335,7 +335,8 @@ class Run:
         """Give the SHA-256 of the metrics.json of each block that is saved of a set, by the block's name."""
         place = self._results
         files = sorted((place / folder_name(name)).glob("[!.]*/metrics.json")) if place else []
-        return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        digests = {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        return {block: digest for block, digest in digests.items() if block != AGAINST}
 
     def wake(self, precision: str = "32") -> list[str]:
         """Read the network now, and give what is to be told of it; raise CheckpointError where it cannot be."""

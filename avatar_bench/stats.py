@@ -109,6 +109,16 @@ def moments(weights: Floats, values: NDArray[np.floating], parts: ArrayLike) -> 
     return first + centre, np.sqrt(np.where(drawn > 1, np.maximum(second - first**2, 0), np.nan))
 
 
+def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
+    """Return the interval of a minus b, two independent estimates, each (value, low, high) of one level.
+
+    Of two proportions with Wilson's intervals it is Newcombe's hybrid score interval (Stat. Med. 17 (1998) 873, method
+    10); of others Zou and Donner's recovery of variances (Stat. Med. 27 (2008) 1693).
+    """
+    difference = a[0] - b[0]
+    return difference - math.hypot(a[0] - a[1], b[2] - b[0]), difference + math.hypot(a[2] - a[0], b[0] - b[1])
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Give the exact two-sided p-value that two classifiers are right equally often.
 

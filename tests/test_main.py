@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,6 +100,31 @@ def test_the_help_of_predict_lists_each_option_with_its_default(capsys: pytest.C
     told = capsys.readouterr().out
     assert "\n  input=...  " in told
     assert "\n  batch_size=64\n" in told
+
+
+def test_the_help_of_evaluate_lists_the_options_of_the_blocks_that_are_chosen(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["evaluate", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "block.blind_test.gallery=12" in said
+    assert "block.robustness.at" not in said
+    assert "evaluate --help block=NAME lists the options of another block" in said
+    assert [
+        line.split()[0] for line in said.splitlines() if line.startswith("  where.") and len(line.split()) < 2
+    ] == []
+    assert main(["evaluate", "--help", "block=[robustness,prior_shift]", "block.robustness.at=native"]) == 0
+    said = capsys.readouterr().out
+    assert "block robustness: accuracy on corrupted pictures" in said
+    assert re.search(r"block.robustness.at=native +where they are applied", said)
+    assert "{50-25-25: {drawing: 0.5" in said
+    assert main(["evaluate", "block=robustnes", "--help"]) == 2
+    assert "did you mean robustness?" in capsys.readouterr().err
+    own = tmp_path / "my folder" / "block"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package block.mine\n# a number\nnumber: 2  # any\n")
+    assert main(["evaluate", "-cd", str(own.parent), "--help", "block=mine"]) == 0
+    assert re.search(r"block mine: a number\n  block.mine.number=2 +any", capsys.readouterr().out)
 
 
 def test_the_help_of_evaluate_lists_the_choices_of_its_groups(capsys: pytest.CaptureFixture[str]) -> None:

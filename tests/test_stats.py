@@ -324,3 +324,18 @@ def test_required_pictures_of_a_tiny_difference_are_those_of_the_normal_approxim
     assert exact < 300_000 < approximate
     assert approximate * 0.0014**2 == pytest.approx(exact * 0.0018**2, rel=0.01)
     assert stats.required_pictures(0.1, 1e-12) > 1e20
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [  # Newcombe, Stat. Med. 17 (1998) 873, table II, method 10
+        ((56, 70), (48, 80), (0.0524, 0.3339)),
+        ((9, 10), (3, 10), (0.1705, 0.8090)),
+        ((10, 10), (0, 20), (0.6791, 1.0)),
+    ],
+)
+def test_the_interval_of_a_difference_of_two_shares_is_newcombes(a, b, expected):
+    shares = [(k / n, *stats.wilson(k, n)) for k, n in (a, b)]
+    assert stats.difference_interval(*shares) == pytest.approx(expected, abs=5e-5)
+    low, high = stats.difference_interval(*reversed(shares))
+    assert (-high, -low) == pytest.approx(expected, abs=5e-5)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from avatar_bench.data.selection import FEW_CALIBRATION, more_calibration
+from avatar_bench.data.splits import SplitPlan
 from avatar_bench.ensembles import Combined, Soup
 from avatar_bench.errors import BlockError
 from avatar_bench.metrics import calibration
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from avatar_bench.data.manifest import Dataset
     from avatar_bench.predictions import Predictions
     from avatar_bench.runs import Run
-
-FEWEST = 20  # held-out pictures
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOut:
     first = parts[0].frame
     wanted = first["sha256"].isin(shared) & (first["label"] != "") & ~first["sha256"].duplicated()
     dataset = parts[0].take(wanted)
-    _refuse_few(runs, dataset)
+    _refuse_few(runs, parts, dataset)
     keys = dataset.frame["sha256"].tolist()
     rows = [_positions(part, keys) for part in parts]
     found = [one.in_order(runs[0].classes).take(place) for one, place in zip(asked, rows, strict=True)]
@@ -129,16 +129,34 @@ def _kin(runs: Sequence[Run]) -> list[list[int]]:
     return [list(members.values()) for members in found.values()]
 
 
-def _refuse_few(runs: Sequence[Run], dataset: Dataset) -> None:
+def _refuse_few(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Dataset) -> None:
+    """Raise BlockError where the images in common are too few, or lack a class, and say what gives more of them."""
     missing = [name for name in runs[0].classes if name not in dataset.classes]
-    if len(dataset) >= FEWEST and not missing:
+    if len(dataset) >= FEW_CALIBRATION and not missing:
         return
     lacking = f", none of {missing[0]!r}" if missing else ""
+    told = "Compare runs of one data.split.seed and one set of images, or name them: 'ckpt=[RUN,RUN]'."
+    scarce = [
+        run
+        for run, part in zip(runs, parts, strict=True)
+        if len(part) < FEW_CALIBRATION or set(run.classes) - set(part.classes)
+    ]
+    if scarce and scarce[0].images is not None:
+        more = more_calibration(scarce[0].images, _plan_of(scarce[0]))
+        told = f"Their own are too few. For more, {more}, every run with the same split."
     raise BlockError(
-        f"Weights are fitted on pictures that all runs hold out for calibration: there are {len(dataset)}{lacking}.",
-        f"Expected {FEWEST} or more, of every class.",
-        "Compare runs of one data.split.seed and one data.val_fraction, or name them: 'ckpt=[RUN,RUN]'.",
+        f"Weights are fitted on images that all runs hold out for calibration: there are {len(dataset)}{lacking}.",
+        f"Expected {FEW_CALIBRATION} or more, of every class.",
+        told,
     )
+
+
+def _plan_of(run: Run) -> SplitPlan:
+    """Return the split that a run's configuration states, as far as it decides what is held out."""
+    data = run.config.get("data") or {}
+    split = data.get("split") or {}
+    known = {name: split[name] for name in ("seed", "folds", "by") if split.get(name) is not None}
+    return SplitPlan(**known, held_out=tuple(split.get("held_out") or ()), limit=data.get("limit"))
 
 
 def _positions(part: Dataset, keys: Sequence[str]) -> NDArray[np.intp]:

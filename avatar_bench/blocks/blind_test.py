@@ -64,7 +64,7 @@ class BlindTest(IntervalBlock):
         confusion = _confusion(predictions)
         result.metrics = self._metrics(predictions)
         result.tables = {
-            "predictions": _predictions_table(predictions),
+            "predictions": _predictions_table(predictions, dataset.frame["sha256"].iloc[rows]),
             "confusion": _confusion_table(predictions.classes, confusion),
             "per_source": self._per_source(predictions),
         }
@@ -171,9 +171,10 @@ def _figures_of(predictions: Predictions) -> stats.Statistic:
     return statistic
 
 
-def _predictions_table(predictions: Predictions) -> pd.DataFrame:
+def _predictions_table(predictions: Predictions, digests: pd.Series) -> pd.DataFrame:
     columns = [f"prob_{name}" for name in predictions.classes]
-    return answers(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
+    table = answers(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
+    return table.assign(sha256=digests.to_numpy())
 
 
 def _confusion_table(classes: tuple[str, ...], confusion: NDArray[np.float64]) -> pd.DataFrame:

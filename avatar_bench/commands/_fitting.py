@@ -20,11 +20,13 @@ import avatar_bench
 from avatar_bench.assembly.datasets import further_sets
 from avatar_bench.commands._pretrained import preprocessing_for, starting_point, weights_of
 from avatar_bench.commands._recording import clocked
+from avatar_bench.commands._split import split_plan
 from avatar_bench.config import PretrainConfig, TrainConfig
 from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.datamodule import DataModule
 from avatar_bench.data.manifest import SPLITS, Dataset, write_split
 from avatar_bench.data.names import listed
+from avatar_bench.data.selection import FEW_CALIBRATION, more_calibration
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.data.workers import Loader
@@ -58,7 +60,6 @@ from avatar_bench.terminal import counted, tell
 from avatar_bench.writing import whole
 
 MOST_FEATURES = 2**30  # bytes of cached features
-FEW = 20  # calibration images below which a fitted temperature would be noise
 
 
 def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Dataset, dataset: Dataset) -> None:
@@ -221,12 +222,13 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
     run = Run(best, record=record, accelerator=settings.trainer.accelerator, workers=settings.data.workers)
     calibration = dataset.part("calibration")
     temperature = 1.0
-    if len(calibration) >= FEW and len(calibration.classes) > 1:
+    if len(calibration) >= FEW_CALIBRATION and len(calibration.classes) > 1:
         held_out = run.predictions(calibration)
         temperature = fit_temperature(held_out.logits, held_out.targets)
     else:
         few = counted(len(calibration), "calibration image")
-        tell(f"warning: too few for a temperature, which is 1: {few}", file=sys.stderr)
+        more = more_calibration(dataset, split_plan(settings.data))
+        tell(f"warning: too few for a temperature, which is 1: {few}; for one, {more}", file=sys.stderr)
     checkpoint_sha256, weights_sha256 = finish(best, temperature)
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench import config
+from avatar_bench import config, overrides
 from avatar_bench.catalogue import choices, conf_folder, summary
 from avatar_bench.composing import MODELESS
 
@@ -19,10 +21,17 @@ from avatar_bench.composing import MODELESS
 _NAMED_BY_GROUP = ("data.kind", "mode.name", "method.name", "optimizer.name", "logger.name")
 
 
-def help_text(command: str) -> str:
-    """Compose the defaults of a command and lay out its groups with their choices, and its options, one a line."""
+def help_text(command: str, words: Sequence[str] = ()) -> str:
+    """Compose a command and lay out its groups with their choices, and its options, one a line.
+
+    `words` are what else was typed, such as block=NAME: the options and values shown are those that they choose.
+    """
+    flags, given = overrides.split_flags(words)
+    folders = [flags[place + 1] for place, flag in enumerate(flags) if flag in ("-cd", "--config-dir")]
+    if folders:
+        given = [*given, f"hydra.searchpath=[{','.join(overrides.quote(os.path.abspath(one)) for one in folders)}]"]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = compose(command, return_hydra_config=True)
+        cfg = compose(command, overrides.quote_paths(given), return_hydra_config=True)
     chosen = cfg.hydra.runtime.choices
     lines = [f"avatar-bench {command} [option=value ...]", summary(conf_folder() / f"{command}.yaml"), ""]
     groups = _groups(command)
@@ -32,6 +41,11 @@ def help_text(command: str) -> str:
         names = [name for name in choices(group) if name != "run" or command == "evaluate"]
         lines.append(_row(f"{group}={_show(chosen.get(group, default))}", f"one of: {' '.join(names)}"))
     lines += [*[""] * (len(lines) > 3), *_options(cfg, config.SCHEMAS[command], left_out=groups), ""]
+    if "block" in groups:
+        for name, options in cfg.block.items():
+            lines += [*_block(str(name), options or {}, [Path(folder) for folder in folders]), ""]
+    if command == "evaluate":
+        lines.append("evaluate --help block=NAME lists the options of another block")
     lines.append("-m runs a job for each of several values (a=1,2)")
     return "\n".join([*lines, "--cfg job shows the whole configuration; -cd DIR adds a folder of yaml"])
 
@@ -56,6 +70,15 @@ def _options(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collectio
     yield from below
 
 
+def _block(name: str, options: Mapping[Any, Any], folders: Sequence[Path]) -> Iterator[str]:
+    """Give what a block does, and a row for each of its options, with what its yaml says of it."""
+    yaml = choices("block", folders)[name]
+    notes = dict(re.findall(r"^(\w+): .*?  # (.+)$", yaml.read_text(encoding="utf-8"), re.MULTILINE))
+    yield f"block {name}: {summary(yaml)}"
+    for option, value in options.items():
+        yield _row(f"block.{name}.{option}={_show(value)}", notes.get(option, ""))
+
+
 def _note(option: str, schema: Any, name: str) -> str:
     allowed = config.CHOICES.get(option)
     return _comments(schema).get(name) or ("one of: " + " ".join(allowed) if allowed else "")
@@ -70,10 +93,11 @@ def _row(option: str, note: str) -> str:
 
 
 def _comments(schema: Any) -> dict[str, str]:
-    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(schema), re.MULTILINE))
+    sources = [inspect.getsource(one) for one in reversed(schema.__mro__) if "__dataclass_fields__" in vars(one)]
+    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", "".join(sources), re.MULTILINE))
 
 
 def _show(value: Any) -> str:
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")  # as Hydra reads it

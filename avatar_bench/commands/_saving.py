@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
+from avatar_bench.data.names import listed
 from avatar_bench.errors import OutputError
 from avatar_bench.results import Result
 from avatar_bench.signals import ENDING, unheard
@@ -62,10 +63,13 @@ class Saving:
     """Save Results, and tell them in the order in which they were added.
 
     In a `with`, all are saved and told at its end, be it an error's. Ctrl-C and SIGTERM leave out what is not saved.
+    Then come the warnings, each once, with the runs and blocks that it is of.
     """
 
     def __init__(self) -> None:
+        self.told: dict[Path, bool] = {}  # each folder, and whether its Result was there already
         self._entries: deque[_Entry] = deque()
+        self._warnings: dict[str, dict[str, list[str]]] = {}  # by text, the blocks of each run
 
     def __enter__(self) -> Saving:
         return self
@@ -78,6 +82,7 @@ class Saving:
                 told = "what is told above is saved, and the same command, without again=true, makes the rest"
                 tell(f"interrupted: {told}", file=sys.stderr)
         finally:
+            self._warn()
             self._end()
 
     def add(self, result: Result, folder: Path, there: bool = False) -> None:
@@ -117,9 +122,20 @@ class Saving:
                 reason = f"{entry.folder} cannot be written: {error.strerror or error}."
                 raise OutputError(reason, "Give another place: out=DIR") from error
         entry.result.figures.clear()  # they are the larger part of it
+        run = str(entry.result.provenance.get("run", entry.folder.parents[2]))
         for warning in entry.result.warnings:
-            tell(f"warning: {warning}", file=sys.stderr)
+            self._warnings.setdefault(warning, {}).setdefault(run, []).append(entry.folder.name)
+        self.told[entry.folder] = entry.there
         tell(f"{'already there: ' * entry.there}{entry.folder}: {_headline(entry.result)}")
+
+    def _warn(self) -> None:
+        """Print each warning once for all runs of which the same blocks have given it."""
+        for text, found in self._warnings.items():
+            runs: dict[str, list[str]] = {}
+            for run, blocks in found.items():
+                runs.setdefault(", ".join(dict.fromkeys(blocks)), []).append(run)
+            for theirs, names in runs.items():
+                tell(f"warning: {listed(names, 3)}: {theirs}: {text}", file=sys.stderr)
 
     def _end(self) -> None:
         """End the processes that still write; each takes its half-written folder away."""

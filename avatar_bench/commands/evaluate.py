@@ -16,12 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from avatar_bench import blocks
 from avatar_bench.assembly.datasets import further_sets, open_dataset
 from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
+from avatar_bench.commands._against import Earlier
 from avatar_bench.commands._judging import Judge, guard_preprocessing, slice_of
 from avatar_bench.commands._saving import Saving
 from avatar_bench.config import EvaluateConfig
 from avatar_bench.data.manifest import SPLITS
+from avatar_bench.data.names import listed
 from avatar_bench.entrants import Entrant, entrants
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, GuardError
+from avatar_bench.messages import speak
 from avatar_bench.records import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_of_all, read_record
 from avatar_bench.terminal import tell
 from avatar_bench.yaml_files import checked_text
@@ -31,18 +34,20 @@ if TYPE_CHECKING:
     from avatar_bench.results import Result
     from avatar_bench.runs import Run
 
-_WITHOUT_RUN = Path("runs") / "evaluation"
+_WITHOUT_RUN = Path("runs")
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Put each Run, and the data where a block asks for no more, through each block, compare them, save the Results.
+    """Run each block on each Run, and on the data where it asks for no more, compare the Runs, save the Results.
 
     They go to RUN/evaluation/<set>/<block>/, comparisons to FOLDER/evaluation/<set>/<block>/ where FOLDER holds the
-    runs, those on data without a Run to runs/evaluation/<set>/<block>/, or all to out=DIR. A Result that is there
-    already and would come out the same is kept. Ensembles that are found go to FOLDER/ensembles/<strategy>/, and with
-    block=all they are put through the blocks like a Run. Raise GuardError, after all is saved, where an audit finds
-    that the data cannot answer the question; BlockError where a block cannot be used, unless `skip_unusable`
-    (block=all) leaves it out.
+    runs, those on data without a Run to runs/evaluation/<set>/<block>/. out=DIR stands for FOLDER, and for RUN where
+    there is one; of several, each RUN lies below DIR as below FOLDER. A Result that is there already and would come
+    out the same is kept. Ensembles that are found go to FOLDER/ensembles/<strategy>/, and are evaluated like a Run.
+
+    Raise, after all is saved: GuardError where an audit finds that the data cannot answer the question; BlockError
+    where a block could not be run, unless `skip_unusable` (block=all) leaves it out; RegressionError where a run is
+    significantly worse than the Result that against= gives.
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, EvaluateConfig)
@@ -53,68 +58,123 @@ def evaluate(cfg: DictConfig) -> None:
     alone = {name: block for name, block in chosen.items() if other and isinstance(block, DatasetBlock)}
     comparing = {name: block for name, block in chosen.items() if isinstance(block, CompareBlock)}
     by_run = {name: block for name, block in chosen.items() if name not in alone | comparing}
+    if settings.against and not by_run:
+        raise ConfigError("against= compares what blocks of one run give.", "Add one: block=blind_test")
     with Saving() as saving:
         work = _Work(settings, saving)
         paths = _run_paths(settings) if by_run or comparing else []
+        around = _around(paths, settings)
+        place = Path(settings.out) if settings.out else around
         named = slice_of(_called_apart(open_dataset(settings.data)), settings.where) if other else None
         if named is not None:
-            work.judge(alone, Judge(settings, [], [named], Path(settings.out or _WITHOUT_RUN)))
-        runs = [_open(entrant, settings, several=len(paths) > 1) for entrant in entrants(paths)]
+            work.judge(alone, Judge(settings, [], [named], Path(settings.out or _WITHOUT_RUN) / "evaluation"))
+        places = _places(paths, around, settings)
+        runs = [_open(entrant, settings, own) for entrant, own in zip(entrants(paths), places, strict=True)]
+        _refuse_one_place(runs)
         datasets = [_judged_on(run, settings, named) for run in runs]
         judges = [_judge(settings, run, dataset) for run, dataset in zip(runs, datasets, strict=True)]
+        before = [work.read_earlier(judge, by_run) for judge in judges]
         together = None
         if comparing and (len(runs) > 1 or not settings.skip_unusable):
-            place = _together(paths, settings)
             together = Judge(settings, runs, datasets, place / "evaluation")
+        found = []
         for run, judge in zip(runs, judges, strict=True):  # all are there by now: a refusal comes before the first pass
-            work.judge(by_run, judge)
+            found.append(work.judge(by_run, judge))
             run.rest()
         if together is not None:
             work.judge(comparing, together)
             work.judge_ensembles(by_run, place, named)
+        for judge, now, then in zip(judges, found, before, strict=True):
+            work.compare(now, then, judge)
     work.finish()
 
 
 class _Work:
-    """Put blocks before judges, and keep what came of it."""
+    """The blocks that are run, and what came of them."""
 
     def __init__(self, settings: EvaluateConfig, saving: Saving) -> None:
         self.settings = settings
         self.saving = saving
         self.results: list[Result] = []
-        self.left_out: list[str] = []
+        self.refused: dict[tuple[str, ...], list[Path]] = {}  # reasons, and the Results that there are not
+        self.left_out: dict[tuple[str, ...], list[Path]] = {}
+        self.earlier = Earlier(Path(settings.against), settings.alpha) if settings.against else None
 
-    def judge(self, chosen: Mapping[str, Block], judge: Judge) -> None:
-        """Put the judge's Runs through blocks; leave out those that cannot be used, where that is allowed."""
+    def read_earlier(self, judge: Judge, by_run: Mapping[str, Block]) -> dict[str, Result]:
+        """Return what against= gives of a run's blocks, before the new Results take its place."""
+        return self.earlier.read(judge.folder, list(by_run), judge.runs[0].classes) if self.earlier else {}
+
+    def judge(self, chosen: Mapping[str, Block], judge: Judge, named: bool = True) -> list[Result]:
+        """Run blocks, and note those that cannot be run; `named` says that the user has asked for them."""
+        found = []
         for name, block in chosen.items():
             try:
-                self.results.append(judge(name, block, self.saving))
+                found.append(judge(name, block, self.saving))
             except BlockError as error:
-                if not self.settings.skip_unusable:
-                    raise
-                self.left_out.append(f"left out: {judge.folder / name}: {error.lines[0]}")
+                reasons = self.refused if named and not self.settings.skip_unusable else self.left_out
+                reasons.setdefault(error.lines, []).append(judge.folder / name)
+        self.results += found
+        return found
+
+    def compare(self, now: list[Result], then: dict[str, Result], judge: Judge) -> None:
+        """Compare a run's new Results with the earlier ones."""
+        if self.earlier is not None:
+            with speak(self.settings.lang):
+                self.earlier.compare(now, then, judge.folder, self.saving)
 
     def judge_ensembles(self, by_run: Mapping[str, Block], place: Path, named: Dataset | None) -> None:
-        """Write the ensembles that a Result describes, and put them through the blocks that Runs went through."""
+        """Write the ensembles that a Result describes, and run the blocks on them that were run on the Runs."""
         from avatar_bench import ensembles
 
         found = [result.provenance["ensembles"] for result in self.results if "ensembles" in result.provenance]
         for strategy, description in (found[-1] if found else {}).items():
             folder = ensembles.save(place / "ensembles" / folder_name(strategy), description)
-            run = _open(Entrant(folder, strategy, strategy, {}, {}), self.settings, several=True)
+            run = _open(Entrant(folder, strategy, strategy, {}, {}), self.settings)
             dataset = _judged_on(run, self.settings, named)
-            self.judge(by_run, _judge(self.settings, run, dataset))
+            self.judge(by_run, _judge(self.settings, run, dataset), named=False)
             run.rest()
 
     def finish(self) -> None:
-        """Say how many blocks were judged and what was left out; fail where an audit says no."""
-        if self.left_out:
-            for line in self.left_out:
-                tell(line, file=sys.stderr)
-        if len(self.results) + len(self.left_out) > 1:
-            left = f"; left out: {len(self.left_out)}" * bool(self.left_out)
-            tell(f"blocks judged: {len(self.results)}{left}")
+        """Print what was left out and where the Results are; raise where a block could not be run or an audit fails."""
+        for line in _in_lines(self.left_out):
+            tell(f"left out: {line}", file=sys.stderr)
+        for line in self.earlier.told if self.earlier else ():
+            tell(line)
+        self._tell_places()
         _guard_verdicts(self.results, self.settings)
+        if self.refused:
+            raise _refusal(self.refused)
+        if self.earlier is not None:
+            self.earlier.finish()
+
+    def _tell_places(self) -> None:
+        """Print how many Results were written, and where, unless the line of the only one has said so."""
+        told = {
+            "written": [folder for folder, there in self.saving.told.items() if not there],
+            "already there": [folder for folder, there in self.saving.told.items() if there],
+            "left out": [folder for folders in [*self.left_out.values(), *self.refused.values()] for folder in folders],
+        }
+        if sum(map(len, told.values())) < 2 or not self.saving.told:
+            return
+        counts = ", ".join(f"{len(folders)} {what}" for what, folders in told.items() if folders)
+        tell(f"results: {counts}, in {_common([folder.parent for folder in self.saving.told])}")
+
+
+def _in_lines(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> list[str]:
+    """Return a line for each reason: the Results that there are not, and why."""
+    return [f"{listed([str(folder) for folder in folders], 2)}: {why[0]}" for why, folders in reasons.items()]
+
+
+def _refusal(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> BlockError:
+    """Return the error that ends the command; what does not fit into its three lines is printed before."""
+    lines = _in_lines(reasons)
+    if len(lines) == 1:
+        return BlockError(lines[0], *next(iter(reasons))[1:])
+    if len(lines) > 3:
+        for line in lines:
+            tell(line, file=sys.stderr)
+        lines = [f"{sum(map(len, reasons.values()))} results could not be had, for the reasons above."]
+    return BlockError(*lines)
 
 
 def _user_folders() -> list[Path]:
@@ -168,7 +228,8 @@ def _run_paths(settings: EvaluateConfig) -> list[Path]:
     if ckpt is None:
         return [newest_of_all()]
     paths = [Path(path) for path in ckpt] if isinstance(ckpt, list) else [Path(ckpt)]
-    if twice := [str(path) for path in paths if sum(other.absolute() == path.absolute() for other in paths) > 1]:
+    real = [os.path.realpath(path) for path in paths]
+    if twice := [str(path) for path, place in zip(paths, real, strict=True) if real.count(place) > 1]:
         raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once: its copy would tie with it.")
     inside = find_runs(paths[0]) if len(paths) == 1 and _holds_runs(paths[0]) else []
     if inside:
@@ -191,13 +252,37 @@ def _holds_runs(path: Path) -> bool:
     return path.is_dir() and not (path / RECORD).is_file() and not (path / ENSEMBLE).is_file()
 
 
-def _together(paths: Sequence[Path], settings: EvaluateConfig) -> Path:
-    """Give the folder of what is found by comparing: out=, the folder that was given, or the one around all runs."""
-    if settings.out:
-        return Path(settings.out)
+def _around(paths: Sequence[Path], settings: EvaluateConfig) -> Path:
+    """Return the folder that holds the runs: the one that was given, or the nearest around all of them."""
     if isinstance(settings.ckpt, str) and len(paths) > 1:
         return Path(settings.ckpt)
-    return Path(os.path.commonpath([str(path.absolute().parent) for path in paths]))
+    return _common([path.parent for path in paths]) if paths else Path()
+
+
+def _places(paths: Sequence[Path], around: Path, settings: EvaluateConfig) -> list[Path | None]:
+    """Return the folder below out=DIR that stands for each run's own; None without out=DIR."""
+    if not settings.out:
+        return [None] * len(paths)
+    return [Path(settings.out) / (os.path.relpath(path, around) if len(paths) > 1 else "") for path in paths]
+
+
+def _common(folders: Sequence[Path]) -> Path:
+    """Return the nearest folder around all, relative where all of them are."""
+    found = os.path.commonpath([os.path.abspath(folder) for folder in folders])
+    return Path(found if any(folder.is_absolute() for folder in folders) else os.path.relpath(found))
+
+
+def _refuse_one_place(runs: Sequence[Run]) -> None:
+    """Raise ConfigError where two runs would write to one folder, as two checkpoints of one run folder do."""
+    places: dict[str, Run] = {}
+    for run in runs:
+        assert run.judged is not None
+        other = places.setdefault(os.path.realpath(run.judged), run)
+        if other is not run:
+            raise ConfigError(
+                f"ckpt: {other.checkpoint} and {run.checkpoint} would both write to {run.judged}.",
+                "Give their results another place, where each has its own folder: out=DIR",
+            )
 
 
 def _judged_on(run: Run, settings: EvaluateConfig, named: Dataset | None) -> Dataset:
@@ -210,7 +295,8 @@ def _judge(settings: EvaluateConfig, run: Run, dataset: Dataset) -> Judge:
     return Judge(settings, [run], [dataset], run.judged)
 
 
-def _open(entrant: Entrant, settings: EvaluateConfig, several: bool) -> Run:
+def _open(entrant: Entrant, settings: EvaluateConfig, place: Path | None = None) -> Run:
+    """Open a run, whose Results go to place/evaluation, by default in its own folder."""
     from avatar_bench.ensembles import open_run
     from avatar_bench.runs import set_threads
 
@@ -225,7 +311,5 @@ def _open(entrant: Entrant, settings: EvaluateConfig, several: bool) -> Run:
         label=entrant.label,
         recipe=entrant.recipe,
     )
-    run.judged = (run.folder or run.checkpoint.parent) / "evaluation"
-    if settings.out:
-        run.judged = Path(settings.out) / run.name if several else Path(settings.out)
+    run.judged = (place or run.folder or run.checkpoint.parent) / "evaluation"
     return run

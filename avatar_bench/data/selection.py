@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from avatar_bench.data.manifest import SPLITS, Dataset
 from avatar_bench.data.splits import FOLDS, UNITS, SplitPlan, assign, balance, check_groups
 from avatar_bench.errors import ConfigError, GuardError
 from avatar_bench.terminal import counted
+
+FEW_CALIBRATION = 20  # images below which what is fitted on them would be noise
 
 
 def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = None) -> Dataset:
@@ -42,6 +45,22 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
     used = Dataset(dataset.name, dataset.root, frame[keep].reset_index(drop=True))
     _guard(dataset, used)
     return used
+
+
+def more_calibration(images: Dataset, plan: SplitPlan) -> str:
+    """Return the options of train that hold out enough of these images for calibration, or what else would help.
+
+    They are tried on the images themselves: the fewest folds more that give FEW_CALIBRATION of them, of every class.
+    """
+    by = plan.by if plan.by in UNITS else "group"
+    for folds in range(plan.folds - 1, 2, -1):
+        try:
+            part = split_dataset(images, replace(plan, by=by, folds=folds, fold=0, limit=None)).part("calibration")
+        except (ConfigError, GuardError):
+            continue
+        if len(part) >= FEW_CALIBRATION and set(part.classes) == set(images.classes):
+            return f"train with data.split.by={by} data.split.folds={folds}"
+    return "train on more images" + " (a larger data.limit)" * (plan.limit is not None)
 
 
 def is_stated(frame: pd.DataFrame, plan: SplitPlan) -> bool:

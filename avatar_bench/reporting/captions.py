@@ -83,6 +83,7 @@ def _of_runs() -> dict[str, str]:
         "data_audit/carriers": say("The same by single property, as stored"),
         "data_audit/properties": say("How properties are spread over the classes"),
         "data_audit/confounding": say("Pictures by source and class"),
+        "against/differences": say("Paired differences from the earlier result, with intervals"),
     }
 
 

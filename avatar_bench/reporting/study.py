@@ -14,6 +14,7 @@ from avatar_bench.errors import AvatarBenchError, DataError
 from avatar_bench.messages import say
 from avatar_bench.records import ENSEMBLE, RECORD, read_config, read_record
 from avatar_bench.reporting.saved import Problem, Saved, read_evaluation
+from avatar_bench.results import AGAINST
 
 FIRST = ("blind", "test", "val", "calibration")  # the order of sets: what says most of new pictures stands first
 
@@ -80,8 +81,9 @@ def read_study(root: Path) -> Study:
     problems: list[Problem] = []
     runs = list(_runs(root, problems))
     models = [*runs, *_ensembles(root, runs, problems)]
-    beside = [] if (root / RECORD).is_file() else read_evaluation(root, True)  # a run's own evaluation compares nothing
-    comparisons = _usable(root, _known_alone(beside, models), problems)
+    beside = [] if _is_model(root) else read_evaluation(root, True)  # a run's own evaluation compares nothing
+    alone = (one for one in beside if _run_of(one) is None)
+    comparisons = _usable(root, _known_alone(alone, models), problems)
     if not models:
         raise DataError(
             f"runs={root} holds no run that can be reported.",
@@ -97,9 +99,13 @@ def read_study(root: Path) -> Study:
 
 
 def _runs(root: Path, problems: list[Problem]) -> Iterator[Model]:
-    """Give the finished runs below a folder, the oldest first: comparisons name and colour them in that order."""
-    finished = []
-    for folder in _folders(root, RECORD):
+    """Give the finished runs below a folder, the oldest first: comparisons name and colour them in that order.
+
+    Those that lie elsewhere are among them where `evaluate out=DIR` has put Results of theirs below the folder.
+    """
+    own, finished = _folders(root, RECORD), []
+    elsewhere = _elsewhere(root, own, problems)
+    for folder in [*own, *(place for place in elsewhere if place not in own)]:
         try:
             record = read_record(folder)
         except AvatarBenchError as error:
@@ -112,8 +118,32 @@ def _runs(root: Path, problems: list[Problem]) -> Iterator[Model]:
             problems.append(Problem("unfinished", _where(folder, root), why))
     for one in entrants([folder for *_, folder in sorted(finished)]):
         model = Model(one.label, one.recipe, "run", one.folder, one.record, one.config)
-        model.results.update(_usable(root, _of_model(read_evaluation(one.folder), model), problems, one.label))
+        found = [*elsewhere.get(one.folder, ()), *(read_evaluation(one.folder) if one.folder in own else ())]
+        model.results.update(_usable(root, _of_model(found, model), problems, one.label))
         yield model
+
+
+def _elsewhere(root: Path, own: Sequence[Path], problems: list[Problem]) -> dict[Path, list[Saved]]:
+    """Return the Results below a folder that lie in no run's, by the run that each names, one of `own` or not."""
+    known = {folder.resolve(): folder for folder in own}
+    found: dict[Path, list[Saved]] = {}
+    for place in sorted(folder.parent for folder in root.rglob("evaluation")):
+        for one in () if _is_model(place) else read_evaluation(place):
+            if isinstance(one, Saved) and (run := _run_of(one)) is not None:
+                found.setdefault(known.get(run.resolve(), run), []).append(one)
+            elif isinstance(one, Problem) and place != root:  # those of the folder itself are told with its comparisons
+                problems.append(Problem(one.kind, _where(Path(one.where), root), one.why))
+    return found
+
+
+def _run_of(one: Saved | Problem) -> Path | None:
+    """Return the folder of the run that a Result says it is of; None for a comparison, or data alone."""
+    run = one.result.provenance.get("run") if isinstance(one, Saved) else None
+    return Path(run) if isinstance(run, str) else None
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / RECORD).is_file() or (folder / ENSEMBLE).is_file()
 
 
 def _ensembles(root: Path, runs: Sequence[Model], problems: list[Problem]) -> Iterator[Model]:
@@ -205,7 +235,7 @@ def _usable(root: Path, found: Iterable[Saved | Problem], problems: list[Problem
 def _missing(root: Path, models: Sequence[Model]) -> Iterator[Problem]:
     """Name the Results that others have and a run lacks."""
     runs = [model for model in models if model.kind == "run"]
-    asked = sorted({key for model in runs for key in model.results})
+    asked = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST})
     for model in runs:
         for name in sorted({name for name, _ in asked}):
             blocks = [block for there, block in asked if there == name and (name, block) not in model.results]

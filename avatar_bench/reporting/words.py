@@ -29,6 +29,7 @@ BLOCKS = (
     "efficiency",
     "architecture",
     "data_audit",
+    "against",
 )
 
 
@@ -148,6 +149,7 @@ def _titles() -> dict[str, str]:
         "efficiency": say("Efficiency: how large, and how fast?"),
         "architecture": say("Architecture: what it is built of"),
         "data_audit": say("Data audit: can these pictures answer the question?"),
+        "against": say("Change: what differs from an earlier result"),
     }
 
 
@@ -251,5 +253,11 @@ def _readings() -> dict[str, str]:
         "data_audit": say(
             "What can be told of the class without looking at the image. Where the file alone tells the class, a "
             "network need not look at the image either."
+        ),
+        "against": say(
+            "Each difference is the new value minus the earlier one. Paired differences are of the images that both "
+            "results have, on the same resamples; the new result is significantly better or worse where p of the "
+            "difference in accuracy is below alpha and its interval leaves out 0. Unpaired differences take the two "
+            "results as independent, so that on the same images their intervals are too wide."
         ),
     }

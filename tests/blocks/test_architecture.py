@@ -27,7 +27,7 @@ YAML = Path(__file__).parents[2] / "conf" / "block" / "architecture.yaml"
 def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("architecture")
     assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={out}"]) == 0
-    return out / "test" / "architecture"
+    return out / "evaluation" / "test" / "architecture"
 
 
 def test_every_metric_can_be_recomputed_from_the_saved_tables(saved: Path, tiny_run: Path) -> None:

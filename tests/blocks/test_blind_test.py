@@ -48,7 +48,9 @@ def noisy(n=240, signal=2.0, classes=3, seed=0):
 def evaluate(given: Predictions, allow=(), **options):
     run = SimpleNamespace(classes=given.classes, allow=frozenset(allow), predictions=lambda dataset: given)
     shown = []
-    dataset = SimpleNamespace(name="test", image=lambda row: shown.append(row) or np.zeros((8, 6, 3), np.uint8))
+    frame = pd.DataFrame({"sha256": [f"{row:064x}" for row in range(len(given))]})
+    grey = np.zeros((8, 6, 3), np.uint8)
+    dataset = SimpleNamespace(name="test", frame=frame, image=lambda row: shown.append(row) or grey)
     result = BlindTest(**{"resamples": 200, **options}).evaluate(run, dataset)
     return result, shown
 
@@ -151,7 +153,8 @@ def test_every_metric_can_be_recomputed_from_the_saved_predictions(saved):
 def test_saved_predictions_hold_the_scaled_probabilities_in_full(saved):
     table = pd.read_csv(saved[0] / "predictions.csv")
     columns = ["path", "target", "prediction", "confidence", "correct", "source", "group"]
-    assert list(table.columns) == columns + [f"prob_{name}" for name in CLASSES]
+    assert list(table.columns) == [*columns, *(f"prob_{name}" for name in CLASSES), "sha256"]
+    assert table["sha256"].tolist() == [f"{row:064x}" for row in range(240) if row % 40 != 7]
     probabilities = table[[f"prob_{name}" for name in CLASSES]].to_numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
     np.testing.assert_allclose(table["confidence"], probabilities.max(axis=1), atol=1e-15)

@@ -264,5 +264,5 @@ def test_a_wrong_option_is_named(option):
 def test_the_command_writes_the_tables_and_figures(tiny_run, tmp_path):
     words = ["evaluate", f"ckpt={tiny_run}", "block=clusters", f"out={tmp_path}", "block.clusters.resamples=100"]
     assert main(words) == 0
-    found = {file.name for file in (tmp_path / "test" / "clusters").iterdir()}
+    found = {file.name for file in (tmp_path / "evaluation" / "test" / "clusters").iterdir()}
     assert {"metrics.json", "pictures.csv", "distances.csv", "embeddings.npz", "silhouettes.png"} <= found

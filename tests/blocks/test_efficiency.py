@@ -47,7 +47,7 @@ def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [f"block.efficiency.{name}={value}".replace(" ", "") for name, value in FAST.items()]
     words += ["block.efficiency.threads=[1,2]", "block.efficiency.tolerance=1000", "data.workers=0"]
     assert main(["evaluate", f"ckpt={tiny_run}", "block=efficiency", f"out={out}", *words]) == 0
-    return out / "test" / "efficiency"
+    return out / "evaluation" / "test" / "efficiency"
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:

@@ -145,6 +145,6 @@ def test_a_wrong_option_is_named(options):
 def test_the_command_takes_several_methods(tiny_run, tmp_path):
     words = ["evaluate", f"ckpt={tiny_run}", "block=embedding", f"out={tmp_path}", "block.embedding.method=[tsne,pca]"]
     assert main([*words, "block.embedding.resamples=100"]) == 0
-    found = {file.name for file in (tmp_path / "test" / "embedding").iterdir()}
+    found = {file.name for file in (tmp_path / "evaluation" / "test" / "embedding").iterdir()}
     figures = {f"{method}.{ending}" for method in ("tsne", "pca") for ending in ("png", "svg")}
     assert found == {"metrics.json", "points.csv", "points_pca.csv", "embeddings.npz", *figures}

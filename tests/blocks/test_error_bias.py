@@ -313,5 +313,5 @@ def test_the_command_judges_a_trained_run(tiny_run, tmp_path):
     assert (
         main(["evaluate", f"ckpt={tiny_run}", "block=error_bias", "block.error_bias.minimum=3", f"out={tmp_path}"]) == 0
     )
-    table = pd.read_csv(tmp_path / "test" / "error_bias" / "slices.csv")
+    table = pd.read_csv(tmp_path / "evaluation" / "test" / "error_bias" / "slices.csv")
     assert {"source", "size", "format"} <= set(table["by"])

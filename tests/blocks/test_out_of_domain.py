@@ -407,7 +407,7 @@ def test_block_all_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, 
         said = capsys.readouterr().err
         assert "left out: " in said
         assert told in said
-        metrics = json.loads((out / "test" / "error_bias" / "metrics.json").read_text())["metrics"]
+        metrics = json.loads((out / "evaluation" / "test" / "error_bias" / "metrics.json").read_text())["metrics"]
         assert told in metrics["unbias"]["reason"]
 
 
@@ -449,5 +449,5 @@ def test_the_command_judges_a_trained_run(tiny_run, pictures, tmp_path):
 
     sets = f"data.ood={{noise: {pictures / 'blind' / 'real' / 'new-real'}}}"
     assert main(["evaluate", f"ckpt={tiny_run}", "block=out_of_domain", sets, f"out={tmp_path}"]) == 0
-    said = json.loads((tmp_path / "test" / "out_of_domain" / "metrics.json").read_text())["metrics"]
+    said = json.loads((tmp_path / "evaluation" / "test" / "out_of_domain" / "metrics.json").read_text())["metrics"]
     assert 0 <= said["auroc/noise/knn"]["value"] <= 1

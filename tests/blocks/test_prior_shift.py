@@ -212,7 +212,7 @@ def test_the_command_writes_the_tables_and_figures(tiny_run, tmp_path):
     words = ["evaluate", f"ckpt={tiny_run}", "block=prior_shift", f"out={tmp_path}", "block.prior_shift.resamples=100"]
     feed = "+block.prior_shift.mixes={feed: {real: .9, generated: .1}, 70-15-15: null}"
     assert main([*words, feed]) == 0
-    folder = tmp_path / "test" / "prior_shift"
+    folder = tmp_path / "evaluation" / "test" / "prior_shift"
     said = json.loads((folder / "metrics.json").read_text())["metrics"]
     assert {name.partition("/")[2] for name in said if name.startswith("accuracy/")} == {"50-25-25", "80-10-10", "feed"}
     found = {file.name for file in folder.iterdir()}

@@ -116,7 +116,7 @@ def judged(tiny_run: Path, ood: str, tmp_path_factory: pytest.TempPathFactory) -
     before = verdicts(tiny_run, out / "before.csv")
     assert main(words) == 0
     assert verdicts(tiny_run, out / "after.csv") == before
-    return out / "test", words
+    return out / "evaluation" / "test", words
 
 
 def asking(names: Sequence[str], words: list[str]) -> list[str]:
@@ -214,9 +214,9 @@ def test_each_set_goes_through_the_network_once_and_once_for_each_variation(
         for variation in variations
     ]
     assert seen == Counter(image.numpy().tobytes() for image in [*plain, *varied])
-    kept = Result.load(tmp_path / "test" / "robustness").provenance
+    kept = Result.load(tmp_path / "evaluation" / "test" / "robustness").provenance
     assert 0 < kept["seconds_of_passes"] < kept["seconds"]
-    assert Result.load(tmp_path / "test" / "error_bias").provenance["seconds_of_passes"] == 0
+    assert Result.load(tmp_path / "evaluation" / "test" / "error_bias").provenance["seconds_of_passes"] == 0
 
 
 def test_what_is_kept_is_told_and_judged_anew_without_a_network(judged: tuple[Path, list[str]]) -> None:
@@ -238,7 +238,7 @@ def test_in_russian_every_block_draws_the_same_figures(
     assert main(words) == 0
     for name in METRICS:
         english, russian = (
-            sorted(file.name for file in (at / name).iterdir()) for at in (judged[0], tmp_path / "test")
+            sorted(file.name for file in (at / name).iterdir()) for at in (judged[0], tmp_path / "evaluation" / "test")
         )
         assert english == russian
 

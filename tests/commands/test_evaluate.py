@@ -283,7 +283,7 @@ def test_the_results_of_another_split_are_never_replaced(
 ) -> None:
     words = ["allow=[permutation]", f"out={tmp_path / 'out'}"]
     assert evaluate(run_copy, *words) == 0
-    file = tmp_path / "out" / "test" / "blind_test" / "metrics.json"
+    file = tmp_path / "out" / "evaluation" / "test" / "blind_test" / "metrics.json"
     before = file.read_bytes()
     capsys.readouterr()
     for more in ([], ["block=prior_shift"]):
@@ -476,7 +476,7 @@ def test_a_checkpoint_outside_its_run_is_judged_on_data_that_is_named(
     words = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
     assert evaluate(bare, *words, f"out={tmp_path / 'out'}") == 0
     assert evaluate(tiny_run, *words) == 0
-    alone, own = Result.load(tmp_path / "out" / "blind" / "blind_test"), result(tiny_run, "blind")
+    alone, own = Result.load(tmp_path / "out" / "evaluation" / "blind" / "blind_test"), result(tiny_run, "blind")
     assert alone.metrics == own.metrics
     assert alone.provenance["overlap_checked"] is False
 
@@ -559,7 +559,7 @@ def test_an_audit_that_says_no_is_saved_and_then_fails(
     lines = capsys.readouterr().err.splitlines()
     assert "told cannot say what tells its classes apart: the file alone" in lines[-3]
     assert "allow=[shortcut]" in lines[-1]
-    folder = tmp_path / "out" / "told" / "data_audit"
+    folder = tmp_path / "out" / "evaluation" / "told" / "data_audit"
     assert Result.load(folder).provenance["verdict"]["answer"] == "no"
     assert main([*words, f"out={tmp_path / 'out'}", "allow=[shortcut]"]) == 0
     assert Result.load(folder).provenance["allow"] == ["shortcut"]
@@ -619,7 +619,7 @@ def test_a_block_of_a_users_folder_is_one_module_and_one_yaml(
         monkeypatch.setenv("AVATAR_BENCH_CONF", str(own_block.parent))
     asked = ["block=constant", "block.constant.number=3", f"out={tmp_path / 'out'}"]
     assert main(["evaluate", *words, f"ckpt={tiny_run}", *asked]) == 0
-    assert Result.load(tmp_path / "out" / "test" / "constant").metrics["number"].value == 3
+    assert Result.load(tmp_path / "out" / "evaluation" / "test" / "constant").metrics["number"].value == 3
 
 
 @pytest.mark.parametrize(
@@ -699,6 +699,85 @@ def test_a_block_that_cannot_be_used_ends_the_command_where_it_was_asked_for(
     assert "out" in lines[0]
 
 
+def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "block=[out_of_domain,significance,ensemble_diversity,architecture]"
+    assert main(["evaluate", f"ckpt={run_copy}", words, "data.workers=0"]) == 3
+    out, err = capsys.readouterr()
+    place = run_copy / "evaluation" / "test"
+    assert Result.load_whole(place / "architecture")
+    assert out.splitlines()[-1] == f"results: 1 written, 3 left out, in {place}"
+    lines = err.splitlines()
+    assert len(lines) == 2  # a line for each reason
+    assert lines[0].startswith(f"{place / 'out_of_domain'}: ")
+    both = f"{run_copy.parent / 'evaluation' / 'test' / 'significance'}, "
+    assert lines[1].startswith(
+        both + str(run_copy.parent / "evaluation" / "test" / "ensemble_diversity: This block compares")
+    )
+
+
+def test_of_several_runs_all_that_can_be_had_is_written_whatever_cannot(
+    run_copy: Path, weak_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both, out = f"ckpt=[{run_copy},{weak_run}]", tmp_path / "out"
+    assert main(["evaluate", both, "block=[out_of_domain,architecture,overview]", f"out={out}", "data.workers=0"]) == 3
+    err = capsys.readouterr().err.splitlines()
+    (reason,) = (line for line in err if not line.startswith("warning: "))
+    assert reason.count("evaluation/test/out_of_domain") == 2
+    assert sorted(file.parent.name for file in out.rglob("metrics.json")) == [
+        "architecture",
+        "architecture",
+        "overview",
+    ]
+
+
+def test_a_warning_is_told_once_with_the_runs_and_blocks_that_it_is_of(
+    run_copy: Path, weak_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"ckpt=[{run_copy},{weak_run}]", "split=blind", f"out={tmp_path / 'out'}", FEW, "data.workers=0"]
+    assert main(["evaluate", *words, "allow=[permutation]"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "14 pictures of class 'real'" in line]
+    (line,) = told
+    assert line.startswith(f"warning: {run_copy}, {weak_run}: blind_test: The set has only 14 pictures")
+
+
+def test_out_mirrors_the_folders_of_the_runs_and_the_report_finds_what_is_there(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / place for place in ("x/run", "y/x/run")]
+    for run in runs:  # of one name, in folders of one name
+        shutil.copytree(run_copy, run)
+    out = tmp_path / "out"
+    words = [f"ckpt=[{runs[0]},{runs[1]}]", "block=[architecture,overview]", f"out={out}", "data.workers=0"]
+    assert main(["evaluate", *words]) == 0
+    places = {str(file.parent.relative_to(out)) for file in out.rglob("metrics.json")}
+    assert places == {
+        *("x/run/evaluation/test/architecture", "y/x/run/evaluation/test/architecture"),
+        "evaluation/test/overview",
+    }
+    assert main(["evaluate", f"ckpt={runs[0]}", "block=architecture", f"out={tmp_path / 'one'}"]) == 0
+    assert (tmp_path / "one" / "evaluation" / "test" / "architecture" / "metrics.json").is_file()
+    capsys.readouterr()
+    for place, told in ((out, "2 runs, 0 problems"), (tmp_path / "one", "1 run, 0 problems")):
+        assert main(["report", f"runs={place}"]) == 0
+        assert told in capsys.readouterr().out
+
+
+def test_two_checkpoints_of_one_run_are_refused_where_they_would_write_to_one_folder(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = ["evaluate", f"ckpt=[{run_copy},{run_copy / 'checkpoints' / 'last.ckpt'}]", "block=architecture"]
+    assert main(two) == 2
+    err = capsys.readouterr().err
+    assert f"last.ckpt would both write to {run_copy / 'evaluation'}" in err
+    assert "out=DIR" in err
+    assert main([*two, f"out={tmp_path / 'out'}"]) == 0
+    assert len(list((tmp_path / "out").rglob("metrics.json"))) == 2
+    assert main(["evaluate", f"ckpt=[{run_copy},{run_copy.parent / '.' / run_copy.name}/]"]) == 2
+    assert "is given twice" in capsys.readouterr().err
+
+
 def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -714,8 +793,10 @@ def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
     told = capsys.readouterr()
     left_out = [line for line in told.err.splitlines() if line.startswith("left out: ")]
     assert [Path(line.split(": ")[1]).name for line in left_out] == ["out_of_domain"]
-    assert told.out.splitlines()[-1] == "blocks judged: 1; left out: 1"
-    assert Result.load(tmp_path / "out" / "faces" / "blind_test").n == 4
+    assert (
+        told.out.splitlines()[-1] == f"results: 1 written, 1 left out, in {tmp_path / 'out' / 'evaluation' / 'faces'}"
+    )
+    assert Result.load(tmp_path / "out" / "evaluation" / "faces" / "blind_test").n == 4
 
 
 def test_block_all_takes_in_the_blocks_of_users(
@@ -767,7 +848,7 @@ def test_a_checkpoint_alone_is_said_to_be_judged_on_trust(tiny_run: Path, pictur
     bare = shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
     asked = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}", f"out={tmp_path / 'out'}"]
     assert evaluate(Path(bare), *asked) == 0
-    found = Result.load(tmp_path / "out" / "blind" / "blind_test")
+    found = Result.load(tmp_path / "out" / "evaluation" / "blind" / "blind_test")
     assert any("not known" in warning and "bare.ckpt" in warning for warning in found.warnings)
 
 
@@ -830,5 +911,5 @@ def test_a_source_that_is_named_otherwise_is_judged_anew(run_copy: Path, picture
     for source in ("one", "other"):
         manifest(tmp_path / "ours.csv", table.assign(source=source), pictures)
         assert evaluate(run_copy, *words) == 0
-        found = Result.load(tmp_path / "out" / "ours" / "blind_test")
+        found = Result.load(tmp_path / "out" / "evaluation" / "ours" / "blind_test")
         assert set(found.tables["per_source"]["source"]) == {source}

@@ -113,7 +113,7 @@ def test_a_full_disk_ends_the_evaluation_and_leaves_nothing_half_written(
     (small_disk / "filling").write_bytes(bytes(free - 2**15))  # enough for what is written first
     assert main(["evaluate", f"ckpt={tiny_run}", *WORDS, f"out={small_disk / 'out'}"]) == 5
     said = capsys.readouterr()
-    assert f"{small_disk / 'out' / 'test' / 'blind_test'} cannot be written: No space left" in said.err
+    assert f"{small_disk / 'out' / 'evaluation' / 'test' / 'blind_test'} cannot be written: No space left" in said.err
     assert "error_bias" not in said.out
     assert not list((small_disk / "out").rglob("*.*"))
 
@@ -141,7 +141,7 @@ def test_a_signal_leaves_no_half_written_result_and_no_process(
     assert "Traceback" not in child.said
     told = "what is told above is saved, and the same command, without again=true, makes the rest"
     assert f"interrupted: {told}" in child.said
-    assert list((out / "test").iterdir()) == []
+    assert list((out / "evaluation" / "test").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.killpg(child.pid, 0)
 

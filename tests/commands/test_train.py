@@ -746,3 +746,22 @@ def test_a_value_that_no_machine_could_follow_is_refused_before_the_work(
     assert main(["train", *kept, f"out={tmp_path / 'run'}", word]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_advised_where_calibration_is_too_small_helps(
+    train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ensemble(*words: str) -> int:
+        runs = [train(tmp_path / f"{len(words)}" / str(seed), *words, f"seed={seed}") for seed in (1, 2)]
+        assert ("too few for a temperature" in capsys.readouterr().err) == (len(words) == 1)
+        assert [json.loads((run / "run.json").read_text())["temperature"] == 1 for run in runs] == [len(words) == 1] * 2
+        asked = ["block=ensemble", "block.ensemble.resamples=100", "data.workers=0"]
+        return main(["evaluate", f"ckpt={tmp_path / str(len(words))}", *asked])
+
+    train(tmp_path / "one", "data.split.folds=10")
+    advice = re.search(r"for one, train with (data.split.by=\S+) (data.split.folds=\d+)", capsys.readouterr().err)
+    assert advice is not None
+    assert ensemble("data.split.folds=10") == 3
+    err = capsys.readouterr().err.splitlines()
+    assert f"For more, train with {advice[1]} {advice[2]}, every run with the same split." in err[-1]
+    assert ensemble(advice[1], advice[2]) == 0

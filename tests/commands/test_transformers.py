@@ -46,8 +46,8 @@ def test_every_transformer_trains_a_step_is_read_again_and_judged_with_its_maps(
     net: Any = Classifier.load(run / "checkpoints" / "best.ckpt").net
     words = ["block=[blind_test,gradcam]", *(word for word in QUICK if "blind_test" in word or "gradcam" in word)]
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", f"out={tmp_path}", *words]) == 0
-    assert metrics(tmp_path / "test" / "blind_test")["accuracy"]["value"] is not None
-    said = json.loads((tmp_path / "test" / "gradcam" / "metrics.json").read_text())
+    assert metrics(tmp_path / "evaluation" / "test" / "blind_test")["accuracy"]["value"] is not None
+    said = json.loads((tmp_path / "evaluation" / "test" / "gradcam" / "metrics.json").read_text())
     assert min(said["provenance"]["map_size"]) >= 2
     reads_token = getattr(net, "global_pool", None) == "token"
     assert [name in said["metrics"] for name in GAINS] == [reads_token] * 2
@@ -86,15 +86,17 @@ def test_a_run_of_another_picture_size_is_no_beginning(
 def test_every_block_judges_a_vit(deit: Path, tmp_path: Path) -> None:
     assert main(["evaluate", f"ckpt={deit}", "block=all", f"out={tmp_path}", "data.workers=0", *QUICK]) == 0
     without = {"out_of_domain"}  # the run has no such sets
-    written = {folder.name for folder in (tmp_path / "test").iterdir() if (folder / "metrics.json").is_file()}
+    written = {
+        folder.name for folder in (tmp_path / "evaluation" / "test").iterdir() if (folder / "metrics.json").is_file()
+    }
     assert set(METRICS) - without <= written
     for name in ("deletion_rollout", "insertion_rollout", *GAINS):
-        metric = metrics(tmp_path / "test" / "gradcam")[name]
+        metric = metrics(tmp_path / "evaluation" / "test" / "gradcam")[name]
         assert metric["low"] <= metric["value"] <= metric["high"]
-    pictures = pd.read_csv(tmp_path / "test" / "gradcam" / "pictures.csv").query("drawn")
+    pictures = pd.read_csv(tmp_path / "evaluation" / "test" / "gradcam" / "pictures.csv").query("drawn")
     gain = pictures["deletion_random"] - pictures["deletion_rollout"]
     np.testing.assert_allclose(pictures["deletion_gain_rollout"], gain, atol=1e-6)
-    with np.load(tmp_path / "test" / "gradcam" / "maps.npz") as maps:
+    with np.load(tmp_path / "evaluation" / "test" / "gradcam" / "maps.npz") as maps:
         assert maps["rollout"].shape == maps["predicted"].shape
 
 

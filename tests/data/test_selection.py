@@ -11,7 +11,14 @@ import pandas as pd
 import pytest
 
 from avatar_bench.data.manifest import COLUMNS, Dataset
-from avatar_bench.data.selection import add_undivided, draw_shots, split_dataset, stratified_rows
+from avatar_bench.data.selection import (
+    FEW_CALIBRATION,
+    add_undivided,
+    draw_shots,
+    more_calibration,
+    split_dataset,
+    stratified_rows,
+)
 from avatar_bench.data.splits import SplitPlan, assign, check_groups, split_fingerprint
 from avatar_bench.errors import ConfigError, GuardError
 
@@ -328,3 +335,21 @@ def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
     left_out = {str(row["path"]) for row in first.values()}
     assert set(used.frame["path"]) - set(added.frame["path"]) == left_out
     check_groups(added.frame)
+
+
+@pytest.mark.parametrize(("n", "folds"), [(390, 9), (240, 5), (130, 3), (90, 0)])
+def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n: int, folds: int) -> None:
+    stated = dataset(n).frame.assign(split="train")  # as a prepared set states it
+    images, plan = Dataset("drawn", Path("pictures"), stated), SplitPlan()
+    advice = more_calibration(images, plan)
+    sizes = {
+        count: len(split_dataset(images, SplitPlan(by="group", folds=count)).part("calibration"))
+        for count in range(9, 2, -1)
+    }
+    enough = [count for count, size in sizes.items() if size >= FEW_CALIBRATION]
+    assert (enough or [0])[0] == pytest.approx(folds, abs=1)
+    if enough:
+        assert advice == f"train with data.split.by=group data.split.folds={enough[0]}"
+    else:
+        assert advice == "train on more images"
+        assert more_calibration(images, replace(plan, limit=n)) == "train on more images (a larger data.limit)"

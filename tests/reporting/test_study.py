@@ -152,3 +152,30 @@ def test_a_folder_without_runs_is_refused_with_what_to_do(tmp_path: Path, make: 
     make.run(tmp_path, "fresh")
     with pytest.raises(DataError, match="nothing has been judged"):
         read_study(tmp_path)
+
+
+def test_results_that_lie_elsewhere_are_of_the_run_that_they_name(
+    runs: Path, make: SimpleNamespace, tmp_path: Path
+) -> None:
+    out, metrics = tmp_path / "out", {"accuracy": make.accuracy(0.7)}
+    for place, name in ((out, "good"), (out / "a", "poor"), (out / "b", "gone")):
+        named = {"run": str(runs / name), "checkpoint_sha256": make.checkpoint(name)}
+        make.result(place, "blind_test", "test", metrics, **named)
+    make.ranking(out, "test", [], ["good", "poor"])
+    study = read_study(out)
+    assert {model.label: list(model.results) for model in study.models} == {
+        name: [("test", "blind_test")] for name in ("good", "poor")
+    }
+    assert list(study.comparisons) == [("test", "significance")]
+    assert [(problem.kind, Path(problem.where).name) for problem in study.problems] == [("damaged", "gone")]
+    make.result(runs, "robustness", "test", metrics, run=str(runs / "good"), checkpoint_sha256=make.checkpoint("good"))
+    assert ("test", "robustness") in read_study(runs).models[0].results
+
+
+def test_a_comparison_with_an_earlier_result_is_shown_and_missed_in_no_other_run(
+    runs: Path, make: SimpleNamespace
+) -> None:
+    make.result(runs / "good", "against", "blind", {"blind_test/accuracy": make.accuracy(0.1)})
+    study = read_study(runs)
+    assert ("blind", "against") in study.models[0].results
+    assert study.problems == []

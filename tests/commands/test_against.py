@@ -1,0 +1,234 @@
+"""A result compared with an earlier one, as a user types it: equal to significance, and a gate with its exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from avatar_bench.__main__ import main
+from avatar_bench.results import Result
+
+CLASSES = ["drawing", "generated", "real"]
+QUICK = ["data.workers=0", "allow=[permutation]", "block.blind_test.resamples=100"]
+BLIND = ["split=blind", *QUICK]
+
+
+@pytest.fixture(scope="module")
+def good(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is nearly always right, evaluated on its blind set."""
+    left = shutil.ignore_patterns("evaluation", "predictions")
+    run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("against") / "good", ignore=left))
+    assert evaluate(run, *BLIND) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def poor(train: Callable[..., Path], good: Path) -> Path:
+    """A run of the same split that is often wrong, evaluated on the same set."""
+    run = train(good.parent / "poor", "trainer.limit_batches=3", "lr=1e-3", "seed=3")
+    assert evaluate(run, *BLIND) == 0
+    return run
+
+
+@pytest.fixture
+def earlier(good: Path, tmp_path: Path) -> Path:
+    """A copy of the good run's result that a test may spoil."""
+    return Path(shutil.copytree(good / "evaluation" / "blind" / "blind_test", tmp_path / "earlier"))
+
+
+def evaluate(run: Path, *words: str) -> int:
+    return main(["evaluate", f"ckpt={run}", *words])
+
+
+def found(run: Path, name: str = "blind") -> Result:
+    return Result.load(run / "evaluation" / name / "against")
+
+
+def spoil(result: Path, **said: Any) -> None:
+    text = json.loads((result / "metrics.json").read_text(encoding="utf-8"))
+    (result / "metrics.json").write_text(json.dumps(text | said), encoding="utf-8")
+
+
+def test_it_says_of_two_runs_what_significance_says_of_them(good: Path, poor: Path) -> None:
+    both = ["evaluate", f"ckpt=[{good},{poor}]", "block=significance", "block.significance.resamples=100"]
+    assert main([*both, "split=blind", "data.workers=0", "allow=[permutation]"]) == 0
+    theirs = Result.load(good.parent / "evaluation" / "blind" / "significance").tables["pairs"].iloc[0]
+    assert evaluate(good, *BLIND, f"against={poor}") == 0
+    ours = found(good).tables["pairs"].iloc[0]
+    numbers = ["n", "only_a_right", "only_b_right", "p", "p_holm", "difference", "low", "high", "groups", "needed"]
+    assert ours[numbers].to_numpy(float) == pytest.approx(theirs[numbers].to_numpy(float), abs=1e-12)
+    assert (ours["test"], ours["told_apart"]) == (theirs["test"], theirs["told_apart"]) == ("cluster permutation", True)
+    accuracy = found(good).metrics["blind_test/accuracy"]
+    assert (accuracy.value, accuracy.low, accuracy.high) == tuple(ours[["difference", "low", "high"]])
+
+
+def test_a_significantly_worse_run_ends_with_seven_once_all_is_written(
+    good: Path, poor: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(poor, *BLIND, f"against={good}") == 7
+    out, err = capsys.readouterr()
+    last = err.splitlines()[-1]
+    assert last.startswith(f"{poor}/evaluation/blind/blind_test is significantly worse than {good}: difference in")
+    assert "42 images in common" in last
+    assert f"against {good}: significantly worse" in out
+    assert (found(poor).metrics["blind_test/accuracy"].high or 0) < 0
+    assert Result.load_whole(poor / "evaluation" / "blind" / "against")
+
+
+@pytest.mark.parametrize("place", ["evaluation/blind/blind_test", "evaluation/blind/blind_test/metrics.json", ""])
+def test_a_tie_and_a_better_run_end_with_nought(
+    place: str, good: Path, poor: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(good, *BLIND, f"against={good / place}", "again=true") == 0  # its own result, which is replaced
+    assert "statistically tied (difference in accuracy +0.000, p = 1, 42 images in common)" in capsys.readouterr().out
+    assert found(good).metrics["blind_test/accuracy"].value == 0
+    assert evaluate(good, *BLIND, f"against={poor / place}") == 0
+    assert "significantly better" in capsys.readouterr().out
+
+
+def test_every_paired_difference_is_that_of_the_figures_of_sklearn(good: Path, poor: Path) -> None:
+    assert evaluate(good, *BLIND, f"against={poor}") == 0
+    table = found(good).tables["differences"].set_index("metric")
+    scores: dict[str, dict[str, float]] = {}
+    for name, run in (("new", good), ("earlier", poor)):
+        rows = pd.read_csv(run / "evaluation" / "blind" / "blind_test" / "predictions.csv")
+        truth, guess = rows["target"], rows["prediction"]
+        own = scores[name] = {
+            "accuracy": sk.accuracy_score(truth, guess),
+            "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
+            "macro_f1": sk.f1_score(truth, guess, average="macro"),
+            "mcc": sk.matthews_corrcoef(truth, guess),
+        }
+        for place, label in enumerate(CLASSES):
+            own[f"recall/{label}"] = sk.recall_score(truth, guess, labels=CLASSES, average=None)[place]
+            own[f"f1/{label}"] = sk.f1_score(truth, guess, labels=CLASSES, average=None)[place]
+            own[f"auroc/{label}"] = sk.roc_auc_score(truth == label, rows[f"prob_{label}"])
+    for metric, value in scores["new"].items():
+        row = table.loc[metric]
+        assert row["comparison"] == "paired"
+        assert (row["new"], row["earlier"]) == pytest.approx((value, scores["earlier"][metric]), abs=1e-12)
+        assert row["difference"] == pytest.approx(value - scores["earlier"][metric], abs=1e-12)
+    assert table.loc["accuracy_by_source", "comparison"] == "unpaired"
+    changed = found(good).tables["changed"]
+    assert (changed["new"] != changed["earlier"]).all()
+    assert len(changed) >= round(42 * table.loc["accuracy", "difference"])
+
+
+def test_images_are_matched_by_content_and_their_number_is_stated(
+    good: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = pd.read_csv(pictures / "blind.csv").iloc[5:]
+    for row in rows.itertuples():
+        (tmp_path / "moved" / Path(row.path).parent).mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / str(row.path), tmp_path / "moved" / str(row.path))
+    rows.to_csv(tmp_path / "moved" / "blind.csv", index=False)
+    rows.assign(path=[f"./{path}" for path in rows["path"]]).to_csv(tmp_path / "moved" / "june.csv", index=False)
+    words = ["data=manifest", f"data.manifest={tmp_path / 'moved' / 'june.csv'}", *QUICK]
+    assert evaluate(good, *words, f"against={good / 'evaluation' / 'blind' / 'blind_test'}") == 0
+    told = "Paired differences are of the 37 images in common; the new result has 37, the earlier one 42."
+    assert told in capsys.readouterr().err
+    result = found(good, "june")
+    assert (result.n, result.metrics["blind_test/images_in_common"].value) == (37, 37)
+    assert result.metrics["blind_test/accuracy"].value == 0
+
+
+def test_without_images_in_common_a_set_of_one_name_is_refused(good: Path, earlier: Path, capsys: Any) -> None:
+    table = pd.read_csv(earlier / "predictions.csv")
+    table.assign(sha256=table["sha256"].str[::-1]).to_csv(earlier / "predictions.csv", index=False)
+    assert evaluate(good, *BLIND, f"against={earlier}") == 3
+    assert "have no image in common (matched by sha256)" in capsys.readouterr().err
+
+
+def test_on_other_data_differences_are_unpaired_and_say_so(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(good, "split=test", *QUICK, f"against={good / 'evaluation' / 'blind' / 'blind_test'}") == 0
+    out, err = capsys.readouterr()
+    assert "every difference is unpaired" in err
+    assert "statistically" not in out
+    result, accuracies = found(good, "test"), []
+    for name in ("test", "blind"):
+        accuracies.append(Result.load(good / "evaluation" / name / "blind_test").metrics["accuracy"])
+    difference = result.metrics["blind_test/accuracy"]
+    assert difference.interval == "unpaired"
+    assert difference.value == pytest.approx(accuracies[0].value - accuracies[1].value)
+    assert set(result.tables["differences"]["comparison"]) == {"unpaired"}
+
+
+def test_an_earlier_result_of_an_older_version_is_matched_by_path(good: Path, earlier: Path, capsys: Any) -> None:
+    table = pd.read_csv(earlier / "predictions.csv").drop(columns="sha256")
+    table.to_csv(earlier / "predictions.csv", index=False)
+    assert evaluate(good, *BLIND, f"against={earlier}") == 0
+    out, err = capsys.readouterr()
+    assert "matched by path" in err
+    assert "statistically tied" in out
+
+
+def test_a_result_without_predictions_is_compared_without_pairing(good: Path, earlier: Path, capsys: Any) -> None:
+    (earlier / "predictions.csv").unlink()
+    assert evaluate(good, *BLIND, f"against={earlier}") == 0
+    assert "every difference is unpaired" in capsys.readouterr().err
+    assert found(good).metrics["blind_test/accuracy"].interval == "unpaired"
+    assert "pairs" not in found(good).tables
+
+
+@pytest.mark.parametrize(
+    ("place", "said", "words", "code", "told"),
+    [
+        ("nowhere", {}, [], 3, "nowhere: there is no such folder"),
+        (".", {}, [], 3, "holds no result of blind_test on blind; it has earlier"),
+        ("earlier", {"classes": ["cat", "dog"]}, [], 3, "is of the classes cat, dog, this run knows drawing"),
+        ("earlier", {"schema": 99}, [], 3, "its metrics.json cannot be read: schema 99"),
+        ("earlier", {}, ["block=data_audit"], 2, "against= compares what blocks of one run give"),
+        ("earlier", {}, ["alpha=2"], 2, "alpha=2"),
+        ("", {}, [], 2, "against= is empty"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_anything_is_evaluated(
+    place: str, said: dict[str, Any], words: list[str], code: int, told: str, good: Path, earlier: Path, capsys: Any
+) -> None:
+    spoil(earlier, **said)
+    where = str(earlier.parent / place) if place else ""
+    pictures = ["data=folder", f"data.root={earlier}"] if "block=data_audit" in words else BLIND
+    assert evaluate(good, *pictures, *words, f"against={where}", "again=true") == code
+    out, err = capsys.readouterr()
+    assert told in err
+    assert len(err.splitlines()) <= 3
+    assert out == ""
+
+
+def test_of_several_runs_each_is_compared_and_one_that_is_worse_counts(
+    good: Path, poor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ["evaluate", f"ckpt=[{good},{poor}]", *BLIND, f"against={good}", f"out={tmp_path / 'out'}"]
+    assert main(both) == 7
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(" (")[0].split(": ")[1] for line in out if line.startswith("against")] == [
+        "statistically tied",
+        "significantly worse",
+    ]
+    assert out[-1] == f"results: 4 written, in {tmp_path / 'out'}"
+    places = sorted(str(file.parent.relative_to(tmp_path / "out")) for file in tmp_path.rglob("metrics.json"))
+    assert places == sorted(
+        f"{run}/evaluation/blind/{what}" for run in ("good", "poor") for what in ("against", "blind_test")
+    )
+
+
+def test_the_differences_are_in_the_language_that_is_asked_for(good: Path, poor: Path, tmp_path: Path) -> None:
+    assert (
+        evaluate(good, "split=test", *QUICK, f"against={good / 'evaluation' / 'blind' / 'blind_test'}", "lang=ru") == 0
+    )
+    assert any("а" <= letter <= "я" for letter in found(good, "test").warnings[0])
+
+
+def test_numbers_in_names_are_no_obstacle(good: Path, earlier: Path) -> None:
+    table = pd.read_csv(earlier / "predictions.csv")
+    table["group"] = np.arange(len(table)) // 2  # read as numbers
+    table.to_csv(earlier / "predictions.csv", index=False)
+    assert evaluate(good, *BLIND, f"against={earlier}") == 0
