@@ -10,6 +10,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,7 +49,7 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a class or file name may hold a dollar sign
 }
 MOST_BARS = 40
-_SPLITS = {"train": "--", "val": "-"}  # and how their curves are drawn
+_SPLITS: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # and how their curves are drawn
 _THUMBNAIL = 360  # pixels of the longer side, enough for a cell of a wall at 300 dpi
 
 
@@ -181,12 +182,14 @@ def curves(table: pd.DataFrame, best: int | None = None) -> Figure:
     _lines(right, table, {"accuracy": color(0), "macro_f1": color(1)})
     right.set(ylabel=say("share (%)"), title=say("Accuracy and macro-F1"), ylim=(0, 1.02))
     percent_axis(right.yaxis)
-    marked = {"color": "black", "linestyle": ":", "linewidth": 1.2}
+    marked: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}
     for axes in (left, right):
         _mark_stages(axes, table)
         for row in np.flatnonzero(table["epoch"] == best):
             axes.axvline(row + 1, **marked)
-    handles = [Line2D([], [], color="black", linestyle=style, label=split) for split, style in _SPLITS.items()]
+    handles: list[Artist] = [
+        Line2D([], [], color="black", linestyle=style, label=split) for split, style in _SPLITS.items()
+    ]
     handles += [Patch(color=color(0), label=say("accuracy")), Patch(color=color(1), label=say("macro-F1"))]
     handles += [Line2D([], [], **marked, label=say("best epoch ({k})", k=best))] * (best is not None)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

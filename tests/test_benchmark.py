@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,28 @@ def benchmark(file: Path, *words: str) -> tuple[str, dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     return done.stdout, json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_outside_an_environment_it_runs_in_that_of_the_other_scripts(tmp_path: Path) -> None:
+    shutil.copytree(SCRIPTS, tmp_path / "scripts")
+    python = tmp_path / ".venv" / "bin" / "python"
+    making = f'make_environment() {{ mkdir -p "{python.parent}"; cp "{tmp_path}/python" "{python}"; echo made $1; }}\n'
+    (tmp_path / "scripts" / "environment").write_text(making, encoding="utf-8")
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    script = str(tmp_path / "scripts" / "benchmark")
+    bare = [sys.executable, "-I", "-S", script, "predict", "--json", "a file.json"]  # a Python without packages
+    done = subprocess.run(bare, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "made demo\n")
+    assert done.stdout.splitlines() == [script, "predict", "--json", "a file.json"]
+
+
+def test_where_no_environment_can_be_made_it_ends_without_a_traceback(tmp_path: Path) -> None:
+    shutil.copytree(SCRIPTS, tmp_path / "scripts")
+    (tmp_path / "scripts" / "environment").write_text("make_environment() { echo no python >&2; exit 1; }\n")
+    bare = [sys.executable, "-I", "-S", str(tmp_path / "scripts" / "benchmark")]
+    done = subprocess.run(bare, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "no python\n")
 
 
 def test_every_planted_copy_is_found_and_no_other(tmp_path: Path) -> None:

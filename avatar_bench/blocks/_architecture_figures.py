@@ -1,19 +1,25 @@
-"""The figure of architecture: a network's stages from the picture down to the classes."""
+"""Figures of architecture: a network's stages from the image down to the classes, and what its first layers see."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from numpy.typing import NDArray
 
 from avatar_bench import plots
 from avatar_bench.messages import say
 from avatar_bench.models.anatomy import HEAD, STEM, Anatomy
+from avatar_bench.models.first_layers import FeatureMaps
 
 _BOX = 0.68  # height of a stage's box, of the 1 that a row has
+_MOST_FILTERS, _ACROSS = 64, 16  # in the figure, and in a row of it
 _INKS = {STEM: plots.color(5), HEAD: plots.color(1)}
 
 
@@ -44,6 +50,68 @@ def diagram(anatomy: Anatomy, name: str, size: int, classes: int) -> Figure:
         fontsize=9,
     )
     return figure
+
+
+@plots.use_style()
+def filters(weights: NDArray[np.float32], layer: str) -> Figure:
+    """Draw filters (K, 3, h, w) in colour, those of the largest norm first, each scaled to its largest weight."""
+    norms = np.linalg.norm(weights.reshape(len(weights), -1), axis=1)
+    order = np.argsort(-norms, kind="stable")[:_MOST_FILTERS]
+    rows = math.ceil(len(order) / _ACROSS)
+    figure, grid = _tiles([1.0] * _ACROSS, rows, side=0.46, left=0.1, top=0.32)
+    for axes, number in zip(grid.ravel(), order, strict=False):
+        scaled = weights[number] / max(float(np.abs(weights[number]).max()), np.finfo(np.float32).tiny)
+        axes.imshow((0.5 + scaled.transpose(1, 2, 0) / 2).clip(0, 1), interpolation="nearest")
+    height, width = weights.shape[2:]
+    counted = say("{n} of {all} filters", n=len(order), all=len(weights))
+    about = say("{height} × {width} pixels; grey is 0, a colour what it responds to", height=height, width=width)
+    figure.suptitle(f"{plots.short(layer, 40)}, {counted}, {about}", fontsize=8.5)
+    return figure
+
+
+@plots.use_style()
+def feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Sequence[FeatureMaps]) -> Figure:
+    """Draw a row an image (N, S, S, 3): the image, then the feature maps of each layer, a column a channel.
+
+    A channel has one scale for all images, from its least value (dark) to its largest.
+    """
+    widths = [1.0]
+    for layer in maps:
+        widths += [0.15, *[1.0] * len(layer.channels)]  # a gap before each layer
+    figure, grid = _tiles(widths, len(images), side=0.78, left=0.3, top=0.45)
+    for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+        grid[row, 0].imshow(image)
+        grid[row, 0].annotate(
+            plots.short(str(label), 13), (0, 0.5), (-5, 0), "axes fraction", "offset points", rotation=90, va="center",
+            ha="right", fontsize=7.5,
+        )  # fmt: skip
+    place = 2
+    for layer in maps:
+        for channel, number in enumerate(layer.channels):
+            low, high = layer.maps[:, channel].min(), layer.maps[:, channel].max()
+            for row, one in enumerate(layer.maps[:, channel]):
+                grid[row, place + channel].imshow(one, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+            grid[0, place + channel].set_title(f"{number}", fontsize=7, pad=2)
+        height, width = layer.maps.shape[2:]
+        words = f"{plots.short(layer.layer, 22)}, {height} × {width}"
+        grid[0, place].annotate(words, (0, 1), (0, 14), "axes fraction", "offset points", fontsize=8)
+        place += len(layer.channels) + 1
+    return figure
+
+
+def _tiles(widths: Sequence[float], rows: int, *, side: float, left: float, top: float) -> tuple[Figure, Any]:
+    """Return a figure with a grid of bare axes `side` inches high, close together, and margins in inches."""
+    gap, margin = 0.05, 0.1
+    width = left + margin + side * sum(widths) + gap * (len(widths) - 1)
+    height = top + margin + (side + gap) * rows - gap
+    figure = plots.new_figure(width, height)
+    figure.set_layout_engine("none")
+    place = {"left": left / width, "right": 1 - margin / width, "top": 1 - top / height, "bottom": margin / height}
+    space = {"wspace": gap * len(widths) / (side * sum(widths)), "hspace": gap / side}
+    grid = figure.subplots(rows, len(widths), width_ratios=widths, squeeze=False, gridspec_kw={**place, **space})
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    return figure, grid
 
 
 def _box(axes: Axes, row: int, stage: pd.Series) -> None:

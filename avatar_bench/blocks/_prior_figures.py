@@ -29,7 +29,7 @@ def mixes(table: pd.DataFrame) -> Figure:
     A row of the table is one of mixes.csv; the share of each class stands below it, in the order of the columns.
     """
     panel = max(2.6, 1.0 + 1.05 * len(table))
-    named = [column.removeprefix("share_") for column in table if column.startswith("share_")]
+    named = [column.removeprefix("share_") for column in map(str, table) if column.startswith("share_")]
     figure = plots.new_figure(2 * panel, 3.6 + 0.16 * min(len(named), _MOST))
     place = np.arange(len(table))
     for axes, (measure, title) in zip(figure.subplots(1, 2, sharey=True), _measures().items(), strict=True):

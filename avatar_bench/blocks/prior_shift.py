@@ -105,7 +105,7 @@ class PriorShift(IntervalBlock):
     def _in_order_of_mixes(self, table: pd.DataFrame) -> pd.DataFrame:
         """Put the columns of the shares in the order in which the mixes name the classes: drawing, real, generated."""
         named = dict.fromkeys(f"share_{name}" for mix in self.mixes.values() for name in mix or ())
-        shares = [name for name in table if name.startswith("share_")]
+        shares = [name for name in map(str, table) if name.startswith("share_")]
         ordered = sorted(shares, key=[*named, *shares].index)
         return table[
             ["mix", "frequent", *ordered, *(name for name in table if name not in {"mix", "frequent", *shares})]

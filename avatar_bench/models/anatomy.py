@@ -104,11 +104,11 @@ def _parts(net: nn.Module) -> dict[str, tuple[str, ...]]:
     """Give the modules of each stage by its number, from the picture on."""
     modules = dict(net.named_modules())
     listed = [item["module"] for item in net.feature_info]  # type: ignore[union-attr]
-    listed = [name for name in listed if _is_body(modules[name])]
+    listed = [name for name in listed if is_body(modules[name])]
     parents = {name.rpartition(".")[0] for name in listed} - {""}
     names = [name for name in modules if name in listed or name.rpartition(".")[0] in parents]
     runs: list[list[str]] = []
-    for name in filter(lambda name: _is_body(modules[name]), names):
+    for name in filter(lambda name: is_body(modules[name]), names):
         last = runs[-1][-1] if runs else None
         if last and _is_single(modules[name]) and type(modules[name]) is type(modules[last]):
             runs[-1].append(name)
@@ -117,7 +117,8 @@ def _parts(net: nn.Module) -> dict[str, tuple[str, ...]]:
     return {str(number): tuple(run) for number, run in enumerate(runs, 1)}
 
 
-def _is_body(module: nn.Module) -> bool:
+def is_body(module: nn.Module) -> bool:
+    """Return whether a module that timm lists is a stage, and not a plain layer or a norm of the stem."""
     return bool([*module.children()]) and bool([*module.parameters()]) and not _is_norm(module)
 
 
@@ -130,7 +131,7 @@ def _units(module: nn.Module) -> list[nn.Module]:
     found: dict[str, nn.Module] = {}
     for name, inner in module.named_modules():
         outermost = not any(name.startswith(f"{known}.") for known in found)
-        if re.search(r"\d$", name) and _is_body(inner) and outermost:
+        if re.search(r"\d$", name) and is_body(inner) and outermost:
             found[name] = inner
     return [*found.values()] or [module]
 

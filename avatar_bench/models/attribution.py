@@ -71,7 +71,7 @@ def spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
         output, gradient = outputs.get(stage["module"], (None, None))
         if output is None or gradient is None:
             continue
-        layer = _layout(net.net, stage, tuple(output.shape), images.shape[-1], stage in (begun[-1], listed[-1]))
+        layer = layout_of(net.net, stage, tuple(output.shape), images.shape[-1], stage in (begun[-1], listed[-1]))
         if layer is not None and math.prod(layer.size) > 1 and layer.to_map(gradient).any():
             return layer
     raise BlockError(
@@ -194,6 +194,26 @@ def void(images: Tensor, kind: str) -> Tensor:
     return gaussian_blur(images, kernel_size=[11, 11], sigma=[5.0, 5.0])  # type: ignore[no-any-return]
 
 
+def layout_of(
+    net: nn.Module, stage: Mapping[str, Any], shape: tuple[int, ...], side: int, last: bool = True
+) -> SpatialLayer | None:
+    """Return how the output of a stage of timm's feature_info is laid out; None where it is no map of what that claims.
+
+    `shape` is the output's, of images of `side` pixels.
+    """
+    name, channels = stage["module"], stage["num_chs"]
+    if len(shape) == 4 and (shape[1] == channels) != (shape[3] == channels):
+        if shape[1] == channels:
+            return SpatialLayer(name, "NCHW", shape[2:], last=last)
+        return SpatialLayer(name, "NHWC", shape[1:3], last=last)
+    if len(shape) == 3 and shape[2] == channels:
+        cells = math.ceil(side / stage["reduction"])
+        prefix = shape[1] - cells**2
+        if prefix in (0, getattr(net, "num_prefix_tokens", 0)):
+            return SpatialLayer(name, "tokens", (cells, cells), prefix, last)
+    return None
+
+
 def _batches(n: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, n, size)]
 
@@ -261,23 +281,6 @@ def _passed_on(weights: Tensor, before: Tensor | None) -> Tensor:
     eye = torch.eye(weights.shape[-1], device=weights.device)
     mixed = (weights.float().mean(dim=1) + eye) / 2
     return mixed if before is None else mixed @ before
-
-
-def _layout(
-    net: nn.Module, stage: Mapping[str, Any], shape: tuple[int, ...], side: int, last: bool
-) -> SpatialLayer | None:
-    """Tell how an output is laid out, by the channels and the reduction that the stage claims; None where it is not."""
-    name, channels = stage["module"], stage["num_chs"]
-    if len(shape) == 4 and (shape[1] == channels) != (shape[3] == channels):
-        if shape[1] == channels:
-            return SpatialLayer(name, "NCHW", shape[2:], last=last)
-        return SpatialLayer(name, "NHWC", shape[1:3], last=last)
-    if len(shape) == 3 and shape[2] == channels:
-        cells = math.ceil(side / stage["reduction"])
-        prefix = shape[1] - cells**2
-        if prefix in (0, getattr(net, "num_prefix_tokens", 0)):
-            return SpatialLayer(name, "tokens", (cells, cells), prefix, last)
-    return None
 
 
 def _of_modules(state: Mapping[str, Tensor], parameters: list[str]) -> dict[str, Tensor]:

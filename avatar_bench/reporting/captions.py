@@ -78,6 +78,10 @@ def _of_runs() -> dict[str, str]:
         "gradcam/sanity": say("Maps of the trained network and of one with random weights"),
         "efficiency/latency": say("Latency and throughput by batch"),
         "architecture/diagram": say("Stages of the network and their parameters"),
+        "architecture/filters": say("Filters of the first layer: the patterns of colours that it responds to"),
+        "architecture/feature_maps": say(
+            "Feature maps of the first layers on an image of each class; above each column the number of its channel"
+        ),
         "run/curves": say("Loss and metrics by epoch"),
         "data_audit/aurocs": say("How well the class is told without the picture"),
         "data_audit/carriers": say("The same by single property, as stored"),

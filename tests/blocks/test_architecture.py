@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,7 +19,9 @@ from avatar_bench import blocks, messages
 from avatar_bench.__main__ import main
 from avatar_bench.blocks import _architecture_figures as figures
 from avatar_bench.blocks.architecture import Architecture
+from avatar_bench.data.manifest import Dataset
 from avatar_bench.models.anatomy import dissect
+from avatar_bench.models.first_layers import FeatureMaps
 from avatar_bench.runs import Run
 
 YAML = Path(__file__).parents[2] / "conf" / "block" / "architecture.yaml"
@@ -55,8 +59,52 @@ def test_the_sums_are_those_of_the_checkpoint(saved: Path, tiny_run: Path) -> No
     assert said["macs_g"]["value"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12)
 
 
-def test_the_diagram_is_saved(saved: Path) -> None:
-    assert (saved / "diagram.png").is_file()
+def test_the_figures_are_saved(saved: Path) -> None:
+    assert {file.stem for file in saved.glob("*.png")} == {"diagram", "filters", "feature_maps"}
+
+
+def test_filters_are_the_weights_of_the_checkpoint(saved: Path, tiny_run: Path) -> None:
+    state = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    with np.load(saved / "filters.npz") as found:
+        np.testing.assert_array_equal(found["weights"], state[f"net.{found['layer']}.weight"].numpy())
+
+
+def test_feature_maps_are_of_an_image_of_each_class(saved: Path, tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    frame = run.dataset("test").frame
+    with np.load(saved / "feature_maps.npz") as found:
+        assert found["labels"].tolist() == list(run.classes)
+        assert found["paths"].tolist() == [frame["path"][frame["label"] == name].iat[0] for name in run.classes]
+        assert found["images"].shape == (3, 32, 32, 3)
+        for number, _ in enumerate(found["layers"]):
+            assert found[f"maps_{number}"].shape[:2] == (3, len(found[f"channels_{number}"]))
+        assert len(found["layers"]) == 3
+
+
+def test_where_the_images_are_gone_filters_are_shown_and_maps_are_not(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    whole = run.dataset("test")
+    result = Architecture().evaluate(run, Dataset(whole.name, whole.root / "moved", whole.frame))
+    assert set(result.figures) == {"diagram", "filters"}
+    assert result.warnings == ["No feature maps are shown: no image of a known class is at hand."]
+
+
+@pytest.mark.parametrize("classes", [1, 6])
+def test_filters_and_maps_are_drawn_whole(classes: int) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (classes, 32, 32, 3), dtype=np.uint8)
+    maps = [FeatureMaps(f"stages.{k}.blocks", np.arange(k + 1), rng.random((classes, k + 1, 8, 8))) for k in range(3)]
+    for figure in (
+        figures.feature_maps(images, ["a class name that goes on"] * classes, maps),
+        figures.filters(rng.normal(size=(5 * classes, 3, 7, 7)).astype(np.float32), "patch_embed.proj"),
+    ):
+        figure.set_dpi(100)
+        figure.savefig(io.BytesIO(), format="png")
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert drawn.x0 > -0.02
+        assert drawn.y0 > -0.02
+        assert drawn.x1 < width + 0.02
+        assert drawn.y1 < height + 0.02
 
 
 @pytest.mark.parametrize("model", ["resnet18", "mobilenetv3_small", "convnext_tiny", "efficientnet_lite0"])

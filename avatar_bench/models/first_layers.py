@@ -1,0 +1,95 @@
+"""What the first layers of a network respond to: the filters of the first one, and feature maps of the first few."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from avatar_bench.models.anatomy import is_body
+from avatar_bench.models.attribution import layout_of
+from avatar_bench.models.profiling import blank
+
+if TYPE_CHECKING:
+    from avatar_bench.models.classifier import Classifier
+
+Floats = NDArray[np.float32]
+STAGES = 2  # whose output is shown, beside that of the first convolution
+
+
+class FeatureMaps(NamedTuple):
+    """Outputs of the module `layer` for N images: `maps` (N, k, h, w) of its channels `channels` (k,)."""
+
+    layer: str
+    channels: NDArray[np.int64]
+    maps: Floats
+
+
+def first_convolution(net: nn.Module, size: int) -> str | None:
+    """Return the name of the layer that takes the image, where it is a convolution of three colours; else None.
+
+    Of a transformer that is the layer that embeds its patches. `net` is in eval mode.
+    """
+    ran: list[str] = []
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs, name=name: ran.append(name))
+        for name, module in layers.items()
+    ]
+    try:
+        with torch.inference_mode():
+            net(blank(net, size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    first = layers[ran[0]] if ran else None
+    return ran[0] if isinstance(first, nn.Conv2d) and first.in_channels == 3 else None
+
+
+def filters(net: nn.Module, convolution: str) -> Floats:
+    """Return the weights (K, 3, h, w) of the convolution that takes the image."""
+    return net.get_parameter(f"{convolution}.weight").detach().float().cpu().numpy().copy()
+
+
+@torch.inference_mode()
+def feature_maps(classifier: Classifier, images: Tensor, convolution: str | None, most: int) -> list[FeatureMaps]:
+    """Return the maps of the first convolution, where there is one, and of the first stages that timm lists.
+
+    Shown of each are the `most` channels that vary most over the uint8 images (N, 3, S, S), in that order. A stage
+    whose output is no map, as it claims to be by its channels and its reduction, is left out.
+    """
+    net: Any = classifier.net
+    listed = [dict(stage) for stage in getattr(net, "feature_info", None) or []]
+    stages = [stage for stage in listed if is_body(net.get_submodule(stage["module"]))][:STAGES]
+    kept: dict[str, Tensor] = {}
+    hooks = [
+        net.get_submodule(name).register_forward_hook(partial(_keep, kept, name))
+        for name in dict.fromkeys([*([convolution] if convolution else []), *(stage["module"] for stage in stages)])
+    ]
+    try:
+        classifier(images.to(classifier.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = [(convolution, kept[convolution])] if convolution else []
+    for stage in stages:
+        output = kept.get(stage["module"])
+        layer = layout_of(net, stage, tuple(output.shape), images.shape[-1]) if output is not None else None
+        if output is not None and layer is not None and layer.name != convolution:
+            found.append((layer.name, layer.to_map(output)))
+    return [_most_varied(name, output.float().cpu(), most) for name, output in found]
+
+
+def _keep(kept: dict[str, Tensor], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    if isinstance(output, Tensor):
+        kept[name] = output.clone()  # what follows may work in place
+
+
+def _most_varied(name: str, output: Tensor, most: int) -> FeatureMaps:
+    spread = output.transpose(0, 1).flatten(1).std(dim=1, correction=0)
+    channels = torch.argsort(spread, descending=True, stable=True)[:most]
+    return FeatureMaps(name, channels.numpy(), output[:, channels].numpy())
