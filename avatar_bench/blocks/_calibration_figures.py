@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ def reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric], l
         upper, lower = grid[:, column]
         shown = table[table["count"] > 0]
         width = shown["high"] - shown["low"]
-        bars = {"align": "edge", "edgecolor": "white"}
+        bars: dict[str, Any] = {"align": "edge", "edgecolor": "white"}
         label = say("accuracy of these answers")
         upper.bar(shown["low"], shown["accuracy"], width, color=_RIGHT, alpha=0.6, label=label, **bars)
         _whiskers(upper, shown, say("the same at their mean confidence, with {level:.0%} interval", level=level))
@@ -187,8 +187,8 @@ def _name_rows(axes: Axes, names: Sequence[str], ns: Iterable[int]) -> None:
 
 def _whiskers(axes: Axes, table: pd.DataFrame, label: str) -> None:
     ends = np.maximum(0, [table["accuracy"] - table["accuracy_low"], table["accuracy_high"] - table["accuracy"]])
-    style = {"fmt": "o", "color": "black", "markersize": 3, "elinewidth": 1.1, "label": label}
-    axes.errorbar(table["confidence"], table["accuracy"], ends, **style)
+    style: dict[str, Any] = {"color": "black", "markersize": 3, "elinewidth": 1.1, "label": label}
+    axes.errorbar(table["confidence"], table["accuracy"], ends, fmt="o", **style)
 
 
 def _legend(figure: Figure, columns: int) -> None:

@@ -73,7 +73,7 @@ def overlaps(table: pd.DataFrame, names: Sequence[str], level: float) -> Figure:
 
     `table` holds a row a name and figure, those of a name together. A point that is not above the null is hollow.
     """
-    figure = plots.new_figure(9.6, 1.75 + 0.3 * len(names))
+    figure = plots.new_figure(9.6, 1.95 + 0.3 * len(names))
     rows = np.arange(len(names))
     for axes, metric in zip(figure.subplots(1, len(NAMES), sharey=True), NAMES, strict=True):
         one = table[table["metric"] == metric]
@@ -88,7 +88,7 @@ def overlaps(table: pd.DataFrame, names: Sequence[str], level: float) -> Figure:
         axes.set_xlim(min(-0.05, float(np.nanmin([one["low"].min(), low.min(), 0.0])) - 0.05), 1.05)
         axes.grid(axis="x")
     figure.axes[0].set_yticks(rows, names, fontsize=8)
-    figure.legend(handles=_key(level), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles=_key(level), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

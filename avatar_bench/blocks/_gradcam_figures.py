@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +60,7 @@ def panels(pictures: Pictures, predictions: Predictions, maps: Maps, each: int) 
 @plots.use_style()
 def curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
     """Draw the mean probability of the predicted class over the share of pixels, with its interval and its area."""
-    figure = plots.new_figure(7.4, 3.5)
+    figure = plots.new_figure(8.4, 4.0)
     for axes, kind, title, label in zip(
         figure.subplots(1, 2, sharey=True),
         ("deletion", "insertion"),
@@ -114,9 +114,8 @@ def sanity(pictures: Pictures, maps: Maps, rows: Sequence[int], table: pd.DataFr
     scale = ScalarMappable(Normalize(-1, 1), _SIGNED)
     label = say("evidence against and for the class, share of the map's largest value (%)")
     label = textwrap.fill(label, round(12 * figure.get_figwidth()))
-    figure.colorbar(
-        scale, ax=figure.axes, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0)
-    )
+    bar: dict[str, Any] = {"location": "bottom", "aspect": 50, "shrink": 0.6, "ticks": [-1, -0.5, 0, 0.5, 1]}
+    figure.colorbar(scale, ax=figure.axes, label=label, format=PercentFormatter(1.0), **bar)
     return figure
 
 

@@ -95,7 +95,7 @@ def pareto(models: pd.DataFrame, costs: Sequence[str], looks: Looks) -> Figure:
         axes.grid(True)
     panels[0].set_ylabel(say("accuracy (%)"))
     plots.percent_axis(panels[0].yaxis)
-    front = Line2D([], [], label=say("Pareto front: no other model is better in both"), **_FRONT)
+    front = Line2D([], [], label=say("Pareto front: none better in both"), **_FRONT)
     looks.legend(figure, [str(name) for name in models.index], [front])
     return figure
 

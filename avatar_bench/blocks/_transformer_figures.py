@@ -201,7 +201,11 @@ def _start(row: pd.Series) -> str:
     """Say what a recipe began with: published weights by their tag alone, as that says what trained them."""
     if row["start"] == SCRATCH:
         return say("from scratch")
-    return str(row["start_detail"]) if row["start"] == PUBLISHED else f"{row['start']} {row['start_detail']}"
+    return (
+        str(row["start_detail"]).removesuffix(" by package")
+        if row["start"] == PUBLISHED
+        else f"{row['start']} {row['start_detail']}"
+    )
 
 
 def _told_apart(names: list[str], recipes: Iterable[str]) -> list[str]:

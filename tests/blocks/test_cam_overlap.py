@@ -22,6 +22,7 @@ from avatar_bench.blocks import build
 from avatar_bench.blocks._cam_tables import ALL
 from avatar_bench.blocks.cam_overlap import CamOverlap
 from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.messages import speak
 from avatar_bench.metrics.overlap import NAMES, chance_iou
 from avatar_bench.runs import Run
 
@@ -139,7 +140,8 @@ def test_its_figures_are_drawn(saved):
             assert figure.width > 900
 
 
-def test_the_rows_of_pairs_of_similar_names_differ_and_each_iou_says_which_it_is():
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_the_rows_of_pairs_of_similar_names_differ_and_each_iou_says_which_it_is(inside, language):
     names = [f"mobilenetv3_small few_shot 10 shots · seed {seed}" for seed in range(1, 5)]
     plain = dict.fromkeys(("value", "low", "high", "null_low", "null_high", "null_random"), 0.5)
     rows = [
@@ -147,9 +149,14 @@ def test_the_rows_of_pairs_of_similar_names_differ_and_each_iou_says_which_it_is
         for a, b in combinations(names, 2)
         for metric in NAMES
     ]
-    figure = figures.by_pair(pd.DataFrame(rows), 0.95)
+    with speak(language):
+        figure = figures.by_pair(pd.DataFrame(rows), 0.95)
+        words = [figures.metric_words()[name] for name in ("iou_top20", "iou_half")]
+    assert inside(figure)
     assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 6
-    assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["IoU of the top 20 %", "IoU above .5 of the largest"]
+    assert [axes.get_xlabel() for axes in figure.axes[:2]] == words
+    assert "20 %" in words[0]
+    assert "5" in words[1]
 
 
 def test_two_networks_of_independent_maps_lie_within_the_null(judge, oracle):

@@ -86,7 +86,7 @@ def test_tables_and_figures_are_saved_and_read_back(shortcut: Result, tmp_path: 
     assert Result.load(folder).provenance["verdict"] == shortcut.provenance["verdict"]
 
 
-def test_figures_name_properties_and_probes_in_words(shortcut: Result) -> None:
+def test_figures_are_whole_and_name_properties_and_probes_in_words(shortcut: Result, inside) -> None:
     for language in ("en", "ru"):
         with speak(language):
             drawn = [
@@ -94,6 +94,7 @@ def test_figures_name_properties_and_probes_in_words(shortcut: Result) -> None:
                 figures.aurocs(shortcut.metrics, [*PROBES, "source"]),
                 figures.properties(shortcut.tables["properties"], shortcut.classes),
             ]
+        assert all(inside(figure) for figure in drawn)
         words = [tick.get_text() for figure in drawn for axes in figure.axes for tick in axes.get_yticklabels()]
         assert not any("_" in word or word in {"metadata", "residual", "grey", "icc"} for word in words)
 

@@ -31,6 +31,7 @@ from avatar_bench.models import attribution, weights
 from avatar_bench.models.card import Card
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.predictions import strings
+from avatar_bench.results import Result
 from avatar_bench.runs import Run
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -211,6 +212,13 @@ def test_the_figure_of_random_weights_is_drawn_whole_for_few_of_them(inside, net
             0.1,
         )
     assert inside(figure)
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_the_curves_are_drawn_whole(inside, saved, language):
+    result = Result.load(saved[0])
+    with speak(language):
+        assert inside(figures.curves(result.tables["curves"], result.metrics, 0.95))
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -59,6 +60,7 @@ def write_result(
     tables: dict[str, pd.DataFrame] | None = None,
     figures: Sequence[str] = (),
     classes: Sequence[str] = CLASSES,
+    images: Sequence[str] = (),
     **provenance: Any,
 ) -> Path:
     """Save a Result below a run's folder, of the run's own checkpoint unless another is given."""
@@ -75,6 +77,7 @@ def write_result(
     for figure in figures:
         result.figures[figure] = plots.new_figure(1, 1)
         result.figures[figure].text(0, 0.5, f"{folder.name[:9]} {name} {block[:9]} {figure}", size=4)
+    result.images = {image: np.zeros((2, 2, 3), np.uint8) for image in images}
     return result.save(folder / "evaluation" / name / block)
 
 

@@ -102,6 +102,15 @@ def test_figures_are_linked_where_they_lie_and_nothing_is_copied(runs: Path, tmp
     assert {f"{place}/confusion.png", f"{place}/confusion.svg", f"{place}/metrics.json"} <= set(links)
 
 
+def test_folders_of_images_are_linked_and_their_images_are_no_figures(runs: Path, make: SimpleNamespace) -> None:
+    images = [f"overlays/{row:04d}_face" for row in (1, 2)]
+    make.result(runs / "good", "gradcam", metrics={"deletion": make.accuracy(0.5)}, figures=["panels"], images=images)
+    page = written(runs)
+    assert "good/evaluation/test/gradcam/overlays/" in page.of("a", "href")
+    assert "good: overlays (2 files)" in page.words
+    assert not any("_face" in address for address in page.of("a", "href") + page.of("img", "src"))
+
+
 def csv_of(page: Page, name: str) -> pd.DataFrame:
     (address,) = [str(attrs["href"]) for _, attrs in page.tags if attrs.get("download") == f"{name}.csv"]
     return pd.read_csv(io.StringIO(unquote(address.partition(",")[2])))
