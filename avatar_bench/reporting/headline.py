@@ -70,8 +70,12 @@ def _ties(board: Board, level: Sequence[str], ties: Sequence[str]) -> str:
     others = [name for name in board.names if name not in board.guessing and name not in level]
     if not others or (len(level) > 1 and not ties):
         return ""
-    if len(level) > 1:
+    if len(level) > 1 and board.tested:
         return "; " + say("not significantly different from them: {others}", others=listed(ties))
+    if len(level) > 1:
+        return "; " + say(
+            "their intervals overlap with that of {others}, and no paired test has been made", others=listed(ties)
+        )
     if board.tested and ties:
         return "; " + say(
             "it is not significantly different from {others}, so they share first place", others=listed(ties)

@@ -11,6 +11,7 @@ import pytest
 
 from avatar_bench.messages import languages, speak
 from avatar_bench.reporting import words
+from avatar_bench.reporting.captions import _captions, caption
 from avatar_bench.reporting.headings import _headings, heading, table_title
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
@@ -50,9 +51,7 @@ def test_the_same_words_stand_for_two_columns_nowhere() -> None:
 
 
 def test_tables_are_called_by_what_they_hold() -> None:
-    assert (
-        table_title("overview", "by_class") == "Accuracy and F1 by class, model by model"
-    )  # as the figure of that name
+    assert table_title("overview", "by_class") == "Recall and F1 by class, model by model"  # as the figure of that name
     assert table_title("significance", "pairs") == "Every two models: difference, p and images needed"
     assert {name.partition("/")[0] for name in _headings()["tables"]} <= {*words.COMPARISONS, *words.BLOCKS}
 
@@ -69,3 +68,13 @@ def test_tables_of_the_page_have_readable_heads_and_names_of_the_files_in_their_
     text = (runs / "report.html").read_text(encoding="utf-8")
     assert f'<abbr title="told_apart">{said}</abbr>' in text
     assert "significance on test: pairs" not in text
+
+
+@pytest.mark.parametrize("block", [*words.COMPARISONS, *words.BLOCKS])
+def test_no_two_figures_of_a_block_have_the_same_caption(block: str) -> None:
+    said = [text for name, text in _captions().items() if name.startswith(f"{block}/")]
+    assert len(said) == len(set(said))
+
+
+def test_the_curves_of_prior_shift_are_called_what_they_show() -> None:
+    assert caption("prior_shift", "shares") == "Accuracy as the share of one class grows, class by class"

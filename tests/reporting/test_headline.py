@@ -92,6 +92,18 @@ def test_naming_the_majority_is_not_best_however_high_its_accuracy(judged: Any, 
     assert [(row.name, row.best) for row in board.rows] == [("constant", False), ("sees", True)]
 
 
+@pytest.mark.parametrize(
+    ("tested", "said"),
+    [
+        (True, "accuracy 0.900 [0.850, 0.950]; not significantly different from them: c."),
+        (False, "[0.850, 0.950]; their intervals overlap with that of c, and no paired test has been made."),
+    ],
+)
+def test_of_two_level_first_a_tie_is_significant_only_where_it_was_tested(judged: Any, tested: bool, said: str) -> None:
+    figures = {"a": (0.9, 0.9), "b": (0.9, 0.9), "c": (0.88, 0.88)}
+    assert headline(judged(figures, dict.fromkeys("abc", "a") if tested else None)).endswith(said)
+
+
 def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNamespace) -> None:
     make.result(make.run(tmp_path, "one"), "blind_test", "test", {"accuracy": make.accuracy(0.3)})
     (board,) = boards(read_study(tmp_path))

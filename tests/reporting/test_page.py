@@ -254,6 +254,25 @@ def test_an_ensemble_names_its_members_by_their_labels(runs: Path, make: SimpleN
     assert "good (0.250)" in written(runs).words
 
 
+def test_the_leaderboard_has_macro_f1_and_marks_ensembles(runs: Path, make: SimpleNamespace) -> None:
+    make.ensemble(runs, "greedy", 0.92)
+    make.ensemble(runs, "soup", 0.91, kind="soup")
+    metrics = {
+        "accuracy": make.accuracy(0.9),
+        "balanced_accuracy": make.balanced(0.88),
+        "macro_f1": make.accuracy(0.87),
+    }
+    make.result(runs / "good", "blind_test", "test", metrics)
+    board = csv_of(written(runs), "leaderboard_test_test0")
+    assert list(board["model"]) == ["good", "poor", "greedy (ensemble)", "soup (soup of weights)"]
+    assert board["macro_f1"].iloc[0] == 0.87
+    assert list(board["rank"].iloc[2:]) == ["none: made of the runs, not ranked"] * 2
+    rows = [line for line in (runs / "report.md").read_text().splitlines() if line.startswith(("| greedy", "| soup"))]
+    assert rows[0].startswith("| greedy (ensemble) | none: made of the runs, not ranked | 0.920")
+    assert any(row.startswith("| soup (soup of weights) |") for row in rows)
+    assert "Ensembles have no rank" in (runs / "report.md").read_text()
+
+
 def test_slugs_are_stable_and_apart() -> None:
     slug = Slugs()
     assert slug("model", "A b") == "model-a-b"
