@@ -74,7 +74,7 @@ def weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     figure = plots.new_figure(3.4 + 0.95 * len(names), 1.7 + 0.3 * len(labels))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=max(0.5, share.max()), aspect="auto")
-    axes.set_xticks(range(len(names)), [textwrap.fill(words[name], 14) for name in names], fontsize=8)
+    axes.set_xticks(range(len(names)), [textwrap.fill(words[name], 12) for name in names], fontsize=8)
     axes.set_yticks(range(len(labels)), [plots.short(label, 34) for label in labels])
     axes.spines[:].set_visible(False)
     for (row, column), weight in np.ndenumerate(share):
