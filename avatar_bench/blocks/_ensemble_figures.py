@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ def gain(metrics: Mapping[str, Metric], n: int, single: str, colour: int) -> Fig
     left.set_yticks(range(len(names) + 1), [plots.short(single, 30), *(words[name] for name in names)])
     left.set_ylim(len(names) + 0.5, -0.5)
     left.set(xlabel=say("accuracy on {n} images (%)", n=n), title=say("Accuracy and macro-F1"))
-    right.set(xlabel=say("gain in accuracy (points)"), title=say("Gain over the single run chosen on val"))
+    right.set(xlabel=say("gain in accuracy (points)"), title=say("Gain over the single run"))
     below.set(xlabel=say("macro-F1 on {n} images (%)", n=n))
     beside.set(xlabel=say("gain in macro-F1 (points)"))
     return figure
@@ -75,7 +76,7 @@ def weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     figure = plots.new_figure(3.4 + 0.95 * len(names), 1.7 + 0.3 * len(labels))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=max(0.5, share.max()), aspect="auto")
-    axes.set_xticks(range(len(names)), [words[name] for name in names], rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_xticks(range(len(names)), [textwrap.fill(words[name], 12) for name in names], fontsize=8)
     axes.set_yticks(range(len(labels)), plots.shorten(labels, 34))
     axes.spines[:].set_visible(False)
     for (row, column), weight in np.ndenumerate(share):
@@ -164,7 +165,7 @@ def kappa_error(table: pd.DataFrame, accuracies: Mapping[str, float], colours: M
 
 
 def _mark(axes: Axes, x: float) -> None:
-    axes.axvline(x, color=plots.GREY, linestyle="--", linewidth=1, zorder=0)
+    axes.axvline(x, color=plots.GREY, linestyle="--", linewidth=1, zorder=1)
 
 
 def _dots(axes: Axes, metrics: Sequence[Metric | None], colours: Sequence[int | None]) -> None:

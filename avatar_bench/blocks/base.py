@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from avatar_bench.runs import Run
 
 
+_ROUNDING = 1e-12  # of one figure by several resamples, whose weights are summed in another order
+
+
 @dataclass(kw_only=True)
 class Options:
     """Hold what every block has: options that say what is wrong with their values."""
@@ -197,7 +200,7 @@ def between(
     """
     if np.isnan(value):
         return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
-    if not low < high:
+    if not high - low > _ROUNDING:
         why = say("no interval: every resample gives the same figure")
         return Metric(float(value), n, higher_is_better=better, reason=why, floor=floor)
     return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)

@@ -78,7 +78,7 @@ def test_a_resampled_figure_bears_its_ends_or_says_why_it_has_none() -> None:
     whole = between(np.float64(0.5), np.float64(0.4), np.float64(0.6), 9, "bootstrap", None, 0.1, "too few")
     assert whole == Metric(0.5, 9, 0.4, 0.6, "bootstrap", None, floor=0.1)
     assert all(type(number) is float for number in (whole.value, whole.low, whole.high))
-    for low, high in ((0.5, 0.5), (nan, nan), (0.4, nan)):
+    for low, high in ((0.5, 0.5), (0.5, np.nextafter(0.5, 1)), (nan, nan), (0.4, nan)):
         found = between(0.5, low, high, 9, "bootstrap", False, reason="too few")
         assert found == Metric(0.5, 9, higher_is_better=False, reason=same)
     assert between(nan, nan, nan, 0, "bootstrap", reason="too few") == Metric(None, 0, reason="too few")
