@@ -64,14 +64,17 @@ def metric_cell(metric: Metric | None) -> Cell | None:
     return interval_cell(metric.value, metric.low, metric.high) | floor
 
 
-def value_cell(value: Any) -> Any:
-    """Give a value of a saved table as a cell: a number written short, nothing for what is empty."""
+def value_cell(value: Any, whole: bool = True) -> Any:
+    """Return a value of a saved table as a cell: a number written short, nothing for what is empty.
+
+    A whole number is written so only in a column of whole numbers (`whole`): 1.000 stands above 0.687.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
         return {"text": say("yes") if value else say("no"), "value": int(value)}
     if isinstance(value, float):
-        return {"text": number(value) if not value.is_integer() else f"{value:.0f}", "value": value}
+        return {"text": f"{value:.0f}" if whole and value.is_integer() else number(value), "value": value}
     return value if isinstance(value, int) else str(value)
 
 

@@ -146,8 +146,8 @@ def _board_notes(found: list[Board]) -> list[str]:
     if any(board.tested for board in found):
         notes.append(
             say(
-                "Ranks are the range that resampled pictures give; models that share a letter are not told apart by "
-                "paired tests, after Holm's correction."
+                "Ranks are the range that resampled images give; models that share a letter are not significantly "
+                "different by paired tests, after Holm's correction."
             )
         )
     if any(not board.tested and len(board.rows) > 1 for board in found):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -29,7 +29,8 @@ def lay_out(table: pd.DataFrame, name: str, caption: str, looks: Looks, only: Se
     beside |= {_size(name) for name in _NAMED if name in table}
     heads = [str(head) for head in table.columns if str(head) not in beside]
     heads = [head for head in heads if not only or (head in only and _says(table, head))]
-    rows = [_row(record, heads, ends, looks) for record in table.astype(object).to_dict("records")]
+    whole = {head for head in heads if table[head].dtype.kind != "f" or not (table[head].dropna() % 1).any()}
+    rows = [_row(record, heads, ends, looks, whole) for record in table.astype(object).to_dict("records")]
     columns = [column(heading(head), table[head].dtype.kind in "if", bars=False, key=head) for head in heads]
     return Table(name, caption, columns, rows)
 
@@ -70,12 +71,18 @@ def _says(table: pd.DataFrame, head: str) -> bool:
     return any(table[name].notna().any() for name in (head, _reason(head)) if name in table)
 
 
-def _row(record: Mapping[Any, Any], heads: Sequence[str], ends: Mapping[str, tuple[str, str]], looks: Looks) -> Row:
+def _row(
+    record: Mapping[Any, Any],
+    heads: Sequence[str],
+    ends: Mapping[str, tuple[str, str]],
+    looks: Looks,
+    whole: Collection[str],
+) -> Row:
     cells = []
     for head in heads:
-        cell = value_cell(record[head])
+        cell = value_cell(record[head], head in whole)
         if head in ends and isinstance(record[head], int | float):
-            cell = _with_ends(record[head], *(record[end] for end in ends[head]))
+            cell = _with_ends(cell, record[head], *(record[end] for end in ends[head]))
         elif head in _NAMED and isinstance(cell, str) and cell in looks:
             cell = {"text": cell, **looks[cell]}
         if not pd.isna(size := record.get(_size(head), math.nan)):
@@ -89,8 +96,7 @@ def _row(record: Mapping[Any, Any], heads: Sequence[str], ends: Mapping[str, tup
     return Row(cells, str(first) if first in looks else None)
 
 
-def _with_ends(value: float, low: Any, high: Any) -> Cell | None:
-    cell = value_cell(value)
+def _with_ends(cell: Any, value: float, low: Any, high: Any) -> Cell | None:
     if cell is None or pd.isna(low) or pd.isna(high):
         return cell if cell is None or isinstance(cell, dict) else {"text": str(cell), "value": value}
     return interval_cell(value, float(low), float(high))

@@ -128,7 +128,7 @@ def methods() -> list[tuple[str, str]]:
 def _titles() -> dict[str, str]:
     return {
         "overview": say("Overview: the models side by side"),
-        "significance": say("Significance: who is told apart from whom"),
+        "significance": say("Significance: which models differ significantly?"),
         "integrated_score": say("Integrated score: several qualities in one number"),
         "ensemble": say("Ensembles: what combining gains"),
         "ensemble_diversity": say("Diversity: do the models err on the same pictures?"),

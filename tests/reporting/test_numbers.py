@@ -85,6 +85,11 @@ def test_values_of_tables_keep_their_kind() -> None:
     assert value_cell(3.0) == {"text": "3", "value": 3.0}
 
 
+def test_whole_numbers_are_written_whole_in_a_column_of_whole_numbers_alone() -> None:
+    table = pd.DataFrame({"mixed": [1.0, 0.687, math.nan], "whole": [1.0, 12.0, math.nan], "counts": [3, 4, 5]})
+    assert lay_out(table, "t", "t", {}).texts == [["1.000", "1", "3"], ["0.687", "12", "4"], ["–", "–", "5"]]
+
+
 def test_ranks_and_lists_are_written() -> None:
     assert cell_text({"first": 1, "last": 3, "letters": "ab"}) == "1–3 ab"
     assert cell_text({"first": 2, "last": 2, "letters": ""}) == "2"
