@@ -67,21 +67,23 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
     rows: list[dict[str, Any]] = []
     pairs, changed = [], []
     for new, earlier in results:
-        options = _options(new, alpha)
         common = _common(new, earlier)
         paired: dict[str, Metric] = {}
         if common is not None:
+            options, n = _options(new, alpha), len(common.table)
             pair = _pair(common, options)
             paired = _paired(common, options, pair)
+            paired = {name: metric for name, metric in paired.items() if name in new.metrics}
+            tested = {"p": float(pair["p"].iloc[0]), "images_in_common": float(n)}
+            main = {"accuracy": paired["accuracy"]}
+            main |= {name: Metric(value, n, higher_is_better=None) for name, value in tested.items()}
+            found.metrics |= {f"{new.block}/{name}": metric for name, metric in main.items()}
             pairs.append(pair.assign(block=new.block))
             changed.append(_changed(common).assign(block=new.block))
-            found.n = len(common.table)
+            found.n = n
             found.warnings += _about(common, new, earlier)
-        paired = {name: metric for name, metric in paired.items() if name in new.metrics}
         unpaired = dict(_unpaired(new, earlier, set(paired)))
         found.metrics |= {f"{new.block}/{name}": metric for name, metric in (paired | unpaired).items()}
-        if common is not None:
-            found.metrics[f"{new.block}/images_in_common"] = Metric(float(found.n), new.n, higher_is_better=None)
         rows += _rows(new, earlier, common, paired, unpaired)
     found.tables["differences"] = pd.DataFrame(rows)
     if pairs:

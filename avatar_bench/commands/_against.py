@@ -56,6 +56,7 @@ class Earlier:
         if not pairs:
             return
         found = _against.compare(pairs, self.alpha)
+        found.provenance["against"] = str(self.place)
         saving.add(found, folder / AGAINST)
         for row in found.tables.get("pairs", pd.DataFrame()).to_dict("records"):
             difference, significant = float(row["difference"]), bool(row["told_apart"])

@@ -136,8 +136,8 @@ class _Work:
 
     def finish(self) -> None:
         """Print what was left out and where the Results are; raise where a block could not be run or an audit fails."""
-        for line in _in_lines(self.left_out):
-            tell(f"left out: {line}", file=sys.stderr)
+        for (why, *_), folders in self.left_out.items():
+            tell(f"left out: {_named(folders)}: {why}", file=sys.stderr)
         for line in self.earlier.told if self.earlier else ():
             tell(line)
         self._tell_places()
@@ -160,21 +160,21 @@ class _Work:
         tell(f"results: {counts}, in {_common([folder.parent for folder in self.saving.told])}")
 
 
-def _in_lines(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> list[str]:
-    """Return a line for each reason: the Results that there are not, and why."""
-    return [f"{listed([str(folder) for folder in folders], 2)}: {why[0]}" for why, folders in reasons.items()]
-
-
 def _refusal(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> BlockError:
     """Return the error that ends the command; what does not fit into its three lines is printed before."""
-    lines = _in_lines(reasons)
-    if len(lines) == 1:
-        return BlockError(lines[0], *next(iter(reasons))[1:])
+    told = [(f"{_named(folders)}: {first}", *rest) for (first, *rest), folders in reasons.items()]
+    if len(told) == 1:
+        return BlockError(*told[0])
+    lines = [" ".join(one) for one in told]
     if len(lines) > 3:
         for line in lines:
             tell(line, file=sys.stderr)
         lines = [f"{sum(map(len, reasons.values()))} results could not be had, for the reasons above."]
     return BlockError(*lines)
+
+
+def _named(folders: Sequence[Path]) -> str:
+    return listed([str(folder) for folder in folders], 2)
 
 
 def _user_folders() -> list[Path]:

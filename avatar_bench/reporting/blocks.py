@@ -194,7 +194,9 @@ def _side_by_side(found: dict[str, Saved], block: str, name: str, fingerprint: s
     rows = []
     for label, saved in found.items():
         cells = [metric_cell(saved.metric(metric)) for metric in metrics]
-        rows.append(Row([{"text": label, **looks[label]}, *cells], label))
+        earlier = saved.result.provenance.get("against")
+        beside = {"soft": say("against {place}", place=earlier)} if earlier else {}
+        rows.append(Row([{"text": label, **looks[label], **beside}, *cells], label))
     fit_scale(columns[1:], [Row(row.cells[1:]) for row in rows])
     n = next(iter(found.values())).result.n
     text = say("Main metrics on {set}, {n} images", set=name, n=n)
