@@ -147,13 +147,14 @@ def history(table: pd.DataFrame, looks: Looks) -> Figure:
                 known = part.dropna(subset=column)
                 axes.plot(known["step"], known[column], markersize=4, linewidth=1.1, **look | style)
             best = part[part["best"]]
-            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": ""}
+            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "", "clip_on": False}
             axes.plot(best["step"], best[f"val/{metric}"], **look | ring)
-        axes.set(title=title, xlabel=say("epoch (solid: val, dashed: train, ring: best)"))
+        axes.set_title(title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(True)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    figure.supxlabel(say("epoch (solid: val, dashed: train, ring: best epoch, whose weights are kept)"), fontsize=9)
     looks.legend(figure, list(table["run"]), linestyle="-")
     return figure
 
