@@ -138,7 +138,7 @@ def speed_size(table: pd.DataFrame, looks: Looks) -> Figure:
 @plots.use_style()
 def history(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the best epoch of each run."""
-    figure = plots.new_figure(8.4, 3.2 + looks.height(8.4))
+    figure = plots.new_figure(8.4, 3.4 + looks.height(8.4))
     titles = {"loss": say("Loss (nats)"), "macro_f1": say("Macro-F1 (%)")}
     for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for label, part in table.groupby("run", sort=False):
@@ -149,12 +149,12 @@ def history(table: pd.DataFrame, looks: Looks) -> Figure:
             best = part[part["best"]]
             ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "", "clip_on": False}
             axes.plot(best["step"], best[f"val/{metric}"], **look | ring)
-        axes.set_title(title)
+        lines = say("solid: val, dashed: train, ring: best epoch")
+        axes.set(title=title, xlabel=f"{say('epoch')}\n{lines}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(True)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    figure.supxlabel(say("epoch (solid: val, dashed: train, ring: best epoch, whose weights are kept)"), fontsize=9)
     looks.legend(figure, list(table["run"]), linestyle="-")
     return figure
 
