@@ -138,7 +138,7 @@ def speed_size(table: pd.DataFrame, looks: Looks) -> Figure:
 @plots.use_style()
 def history(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the best epoch of each run."""
-    figure = plots.new_figure(8.4, 3.2 + looks.height(8.4))
+    figure = plots.new_figure(8.4, 3.4 + looks.height(8.4))
     titles = {"loss": say("Loss (nats)"), "macro_f1": say("Macro-F1 (%)")}
     for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for label, part in table.groupby("run", sort=False):
@@ -147,9 +147,10 @@ def history(table: pd.DataFrame, looks: Looks) -> Figure:
                 known = part.dropna(subset=column)
                 axes.plot(known["step"], known[column], markersize=4, linewidth=1.1, **look | style)
             best = part[part["best"]]
-            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": ""}
+            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "", "clip_on": False}
             axes.plot(best["step"], best[f"val/{metric}"], **look | ring)
-        axes.set(title=title, xlabel=say("epoch (solid: val, dashed: train, ring: best)"))
+        lines = say("solid: val, dashed: train, ring: best epoch")
+        axes.set(title=title, xlabel=f"{say('epoch')}\n{lines}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(True)
     axes.set_ylim(0, 1.02)
