@@ -115,6 +115,14 @@ def test_pip_is_asked_for_this_release_alone_and_held_to_its_hash(pip: list[list
     assert not any("index" in word for call in pip for word in call[:-1])
 
 
+def test_one_of_several_wheels_is_named_by_its_tag(pip: list[list[str]]) -> None:
+    packages.fetch("pkg", "1.0", tag="cp311-abi3-manylinux_2_28_x86_64")
+    given = " ".join(pip[0])
+    assert "--implementation cp --python-version 311 --abi abi3 --platform manylinux_2_28_x86_64" in given
+    packages.fetch("pkg", "1.1")
+    assert "--platform" not in pip[1]
+
+
 def test_without_a_network_the_error_says_what_to_do_and_leaves_nothing(pip: list[list[str]], cache: Path) -> None:
     with pytest.raises(DataError) as caught:
         packages.fetch("missing", "1.0")

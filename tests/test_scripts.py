@@ -10,10 +10,13 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DEMO = [f"runs/demo/{model}" for model in ("efficientnet_lite0", "efficientnet_lite1", "mobilenetv2")]
+DEMO = [
+    f"runs/demo/{model}" for model in ("efficientnet_lite0", "efficientnet_lite1", "mobilenetv2", "mobilenetv2_seed43")
+]
 PARTS = ("avatar_bench", "conf", "scripts", "tests", ".ci", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 
 
@@ -84,6 +87,15 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
         told = f"{run}: accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
         assert told in first.stdout
         assert accuracy["low"] > 0.6
+        assert json.loads((checkout / run / "run.json").read_text())["temperature"] != 1
+    for split in ("test", "blind"):
+        evaluated = [file.parent.name for file in (checkout / f"runs/demo/evaluation/{split}").glob("*/metrics.json")]
+        assert {"ensemble", "overview", "significance"} <= set(evaluated)
+        sets = pd.read_csv(checkout / DEMO[0] / f"evaluation/{split}/out_of_domain/sets.csv")
+        assert set(sets["set"]) == {split, "things", "icons", "textures"}
+        assert sets["n"].min() > 30
+        soup = f"runs/demo/ensembles/soup/evaluation/{split}/blind_test/metrics.json"
+        assert (checkout / soup).is_file()
     for file in ("runs/demo/report.html", "runs/demo/verdicts.csv"):
         assert f"  {file}" in first.stdout
         assert (checkout / file).is_file()

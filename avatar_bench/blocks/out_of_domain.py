@@ -41,7 +41,7 @@ OF_EMBEDDINGS = ("mahalanobis", "knn")
 SCORES = (*OF_OUTPUTS, *OF_EMBEDDINGS)
 FIGURES = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
 LABELS = {"children_adults": "real", "simpsons": "drawing"}
-NEAR = ("animal_faces",)
+NEAR = ("animal_faces", "icons")
 
 
 @dataclass(kw_only=True)

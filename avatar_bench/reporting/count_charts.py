@@ -18,10 +18,11 @@ from avatar_bench.messages import say
 def draw_counts(images: pd.DataFrame, splits: Sequence[str]) -> Figure:
     """Draw the images by class, by split and by source, each bar stacked by class, with its number at the end.
 
-    `images` has a row an image: label, source, split; `splits` gives the order of the last. The 40 largest sources are
-    shown.
+    `images` has a row an image: label, source, split; `splits` gives the order of the last. Classes that the first
+    split lacks come last, so that the others keep their colours. The 40 largest sources are shown.
     """
-    classes = sorted(set(images["label"]))
+    first = set(images["label"][images["split"] == splits[0]])
+    classes = sorted(set(images["label"]), key=lambda label: (label not in first, label))
     by_class = pd.crosstab(images["label"], images["label"]).reindex(index=classes, columns=classes)
     by_split = pd.crosstab(images["split"], images["label"]).reindex(index=list(splits), columns=classes)
     by_source = pd.crosstab(images["source"], images["label"]).reindex(columns=classes)
@@ -49,7 +50,6 @@ def _stack(axes: Axes, counts: pd.DataFrame, title: str) -> Axes:
     for row, total in enumerate(values.sum(axis=1)):
         axes.annotate(f"{total:,.0f}", (total, row), (3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(rows, [plots.short(str(name) or say("not known"), 30) for name in counts.index])
-    axes.set(title=title, ylim=(len(rows) - 0.4, -0.6))
-    axes.margins(x=0.14)
+    axes.set(title=title, xlim=(0, 1.16 * values.sum(axis=1).max()), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="x")
     return axes

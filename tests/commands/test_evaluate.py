@@ -885,6 +885,31 @@ def test_a_set_that_cannot_be_read_is_told_by_its_name(
     assert told in capsys.readouterr().err
 
 
+def test_each_folder_in_one_is_an_out_of_domain_set(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    for name in ("obj", "simpsons", ".hidden"):
+        shutil.copytree(pictures / "blind" / "drawing" / "new-drawing", tmp_path / "sets" / name)
+    words = ["block=out_of_domain", f"data.ood_root={tmp_path / 'sets'}", f"out={tmp_path / 'out'}", "data.workers=0"]
+    assert main(["evaluate", f"ckpt={tiny_run}", *words]) == 0
+    table = pd.read_csv(tmp_path / "out" / "test" / "out_of_domain" / "sets.csv", keep_default_na=False)
+    assert table[["set", "kind"]].values.tolist() == [["test", "in_domain"], ["obj", "far"], ["simpsons", "shifted"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "told"), [("my cats", 2, "'my cats' cannot be the name"), ("test", 2, "'test'")]
+)
+def test_a_folder_that_cannot_name_a_set_is_told(
+    name: str, code: int, told: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).mkdir()
+    assert main(["evaluate", f"ckpt={tiny_run}", "block=out_of_domain", f"data.ood_root={tmp_path}"]) == code
+    assert told in capsys.readouterr().err
+
+
+def test_an_ood_root_that_is_missing_is_told(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", f"ckpt={tiny_run}", "block=out_of_domain", "data.ood_root=/no/such"]) == 3
+    assert "/no/such: cannot be read" in capsys.readouterr().err
+
+
 def test_an_unknown_block_in_a_list_is_told_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "block=[calibration,robustnes]"]) == 2
     assert "did you mean robustness?" in capsys.readouterr().err

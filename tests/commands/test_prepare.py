@@ -91,6 +91,36 @@ def test_prepare_says_in_one_line_what_it_wrote_and_then_that_it_is_there(tiny, 
     assert capsys.readouterr().out.startswith(f"already complete: {out}: 2 real; blind set: none")
 
 
+def test_an_out_of_domain_set_has_a_manifest_of_its_own_and_no_image_to_train_on(tiny, capsys):
+    (tiny / "conf" / "data" / "tiny.yaml").write_text(
+        "defaults:\n  - /source@sources.tiny: tiny\n  - /source@sources.icons: icons\n  - _self_\n"
+        "kind: demo\nroot: null\nblind_sources: []\nood_sources: {signs: [icons]}\nprepare: {folds: 4}\n"
+    )
+    assert main(["prepare", "data=tiny", "data.sources.icons.count=3", *QUICK]) == 0
+    assert "2 real; blind set: none; out of domain: 3 signs" in capsys.readouterr().out
+    root = demo_root()
+    manifest, signs = (pd.read_csv(root / name) for name in ("manifest.csv", "ood_signs.csv"))
+    assert set(manifest["source"]) == {"tiny"}
+    assert len(pd.read_csv(root / "blind.csv")) == 0
+    assert set(signs["label"]) == {"icon"}
+    assert all((root / path).is_file() for path in signs["path"])
+    about = pd.read_csv(root / "sources.csv").set_index("source").loc["icons"]
+    assert (about["licence"], about["blind"], about["ood"]) == ("Apache-2.0", False, "signs")
+    assert json.loads((root / "recipe.json").read_text())["recipe"]["plan"]["folds"] == 4
+    assert main(["prepare", "data=tiny", "data.sources.icons.count=3", *QUICK]) == 0
+    assert capsys.readouterr().out.startswith("already complete")
+
+
+def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
+    assert main(["prepare", "data=tiny", "lang=ru", *QUICK]) == 0
+    assert "можно ли по этим данным" in capsys.readouterr().err
+    assert "Что в наборе" in (demo_root() / "card.html").read_text(encoding="utf-8")
+    verdict = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["verdict"]
+    assert (verdict["reasons"], verdict["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
+    assert main(["prepare", "data=tiny", *QUICK]) == 0
+    assert "What it holds" in (demo_root() / "card.html").read_text(encoding="utf-8")
+
+
 def test_without_out_the_data_set_goes_to_the_cache(tiny, capsys):
     assert main(["prepare", "data=tiny"]) == 0
     assert str(demo_root()) in capsys.readouterr().out
@@ -123,11 +153,15 @@ def test_a_package_that_cannot_be_had_ends_with_three_lines_and_code_3(tiny, cap
 def test_the_demo_brings_its_sources_along(command):
     data = composed(command, "data=demo")["data"]
     assert set(data["blind_sources"]) < set(data["sources"])
+    beside = {name for names in data["ood_sources"].values() for name in names}
+    inside = set(data["sources"]) - beside
+    assert len(inside | beside) == len(data["sources"])
     labels = [
-        {data["sources"][name]["label"] for name in data["sources"] if (name in data["blind_sources"]) == blind}
+        {data["sources"][name]["label"] for name in inside if (name in data["blind_sources"]) == blind}
         for blind in (False, True)
     ]
     assert labels == [{"real", "drawing", "generated"}] * 2
+    assert set(data["ood_sources"]) == {"things", "icons", "textures"}
 
 
 @pytest.mark.parametrize("name", [file.stem for file in sorted((conf_folder() / "source").glob("*.yaml"))])
@@ -389,3 +423,8 @@ def test_the_true_demo_has_a_hundred_pictures_of_each_class(tmp_path, capsys):
     assert blind["label"].value_counts().min() >= 30
     assert not set(manifest["sha256"]) & set(blind["sha256"])
     assert not set(manifest["source"]) & set(blind["source"])
+    for name in ("things", "icons", "textures"):
+        ood = pd.read_csv(tmp_path / "demo" / f"ood_{name}.csv")
+        assert len(ood) >= 30
+        assert not set(ood["sha256"]) & {*manifest["sha256"], *blind["sha256"]}
+    assert (manifest["split"] == "val").sum() >= 2 * 20 + 10  # half of it fits a temperature and an ensemble

@@ -4,9 +4,10 @@ import zipfile
 
 import pytest
 
+from avatar_bench import packages
 from avatar_bench.assembly.readers.base import Job
 from avatar_bench.assembly.readers.package import KIND, fetch_all
-from avatar_bench.errors import DataError
+from avatar_bench.errors import ConfigError, DataError
 
 SOURCE = {"kind": "package", "distribution": "faces", "version": "1.0", "archive": "wheel", "label": "real"}
 
@@ -35,6 +36,19 @@ def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_
         ("faces/flux_bob.svg", b"faces/flux_bob.svg", None),
     ]
     assert quarantine == [("faces-1.0-py3-none-any.whl: *.gif", "not in the archive")]
+
+
+def test_two_sources_of_one_package_download_it_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(packages, "fetch", lambda *given: asked.append(given))
+    fetch_all([SOURCE, {**SOURCE, "label": "thing"}, {**SOURCE, "version": "2.0"}])
+    assert sorted(asked) == [("faces", version, "wheel", None, None) for version in ("1.0", "2.0")]
+
+
+@pytest.mark.parametrize("change", [{"tag": "manylinux"}, {"tag": "cp311-cp311-win32", "archive": "sdist"}])
+def test_a_tag_that_names_no_wheel_is_refused(change):
+    with pytest.raises(ConfigError, match=r"source\.faces\.tag=.*expected the tag of a wheel"):
+        KIND.check("faces", {**SOURCE, **change})
 
 
 def test_names_tell_group_and_generator(tmp_path):
