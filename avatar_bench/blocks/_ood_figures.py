@@ -30,7 +30,7 @@ def shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence
     figure = plots.new_figure(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(classes)), plots.shorten(classes, 18))
+    axes.set_xticks(range(len(classes)), [plots.short(name, 18) for name in classes])
     names = [f"{plots.short(str(row.set), 26)}\n{kind_words(str(row.kind))}, n = {row.n}" for row in table.itertuples()]
     axes.set_yticks(range(len(table)), names, fontsize=8)
     axes.set(xlabel=say("predicted class"))

@@ -37,7 +37,7 @@ def mixes(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axes.plot(place + offset, value, **_LOOKS[way] | {"ls": ""}, color=ink, markersize=5)
     commonest = table[[f"share_{name}" for name in classes]].max(axis=1)
     axes.hlines(commonest, place - 0.35, place + 0.35, color="black", linestyle="--", linewidth=1)
-    axes.set_xticks(place, plots.shorten(table["mix"], 16))
+    axes.set_xticks(place, [plots.short(mix, 16) for mix in table["mix"]])
     axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=say("mix of classes"), ylabel=say("accuracy (%)"))
     axes.set_ylim(max(0.0, axes.get_ylim()[0] - 0.05), 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=None))
