@@ -84,7 +84,7 @@ def confidence(table: pd.DataFrame, looks: Looks) -> Figure:
         for _, about in own.iterrows():
             wrong = about["metric"] == "mean_confidence_wrong"
             _mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
-    axes.set_yticks(range(len(labels)), plots.shorten(labels, 34))
+    axes.set_yticks(range(len(labels)), [plots.short(label, 34) for label in labels])
     axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel=say("mean confidence (%; filled: right answers, hollow: wrong)"))
     plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
@@ -206,8 +206,8 @@ def _heatmap(
         )
         for (row, column), value in np.ndenumerate(shown.to_numpy()):
             _number(axes, row, column, float(value), limits)
-        axes.set_xticks(range(len(classes)), plots.shorten(classes, 14), rotation=40, ha="right")
-        axes.set_yticks(range(len(labels)), plots.shorten(labels, 34))
+        axes.set_xticks(range(len(classes)), [plots.short(name, 14) for name in classes], rotation=40, ha="right")
+        axes.set_yticks(range(len(labels)), [plots.short(name, 34) for name in labels])
         axes.set_title(title, fontsize=8.5)
         axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=list(grid), shrink=0.9, format=PercentFormatter(1.0, decimals=0), label=label)

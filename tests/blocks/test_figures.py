@@ -40,13 +40,13 @@ def whole(result, inside):
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
-@pytest.mark.parametrize("recipes", [1, 3])
-@pytest.mark.parametrize("block", ["ensemble_diversity", "significance", "shots"])
+@pytest.mark.parametrize(
+    ("block", "recipes"),
+    [("ensemble_diversity", 1), ("ensemble_diversity", 3), ("significance", 1), ("significance", 3), ("shots", 3)],
+)
 def test_figures_of_seeds_of_similar_recipes_are_whole(
     block, recipes, language, fake_run, dataset_of, answered, inside
 ):
-    if block == "shots" and recipes == 1:
-        pytest.skip("a curve takes two numbers of shots")
     runs = [
         fake_run(
             answered(3 * place + seed),

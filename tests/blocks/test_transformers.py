@@ -448,6 +448,22 @@ def test_all_figures_are_drawn_and_saved(compare, answers, tmp_path, language):
     assert loaded.metrics["accuracy/vit"] == result.metrics["accuracy/vit"]
 
 
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_all_figures_are_drawn_whole(compare, answers, inside, language):
+    tags = {"backbone": "resnet50.a1_in1k", "card": SimpleNamespace(backbone="resnet50.a1_in1k")}
+    found = {
+        "cnn": (answers(0.6), {}),
+        "cnn sam": (answers(0.9, 1), {"optimizer": SAM}),
+        "vit": (answers(0.9, 2), {"net": "vit"}),
+        "vit sam": (answers(0.6, 3), {"net": "vit", "optimizer": SAM}),
+        "a name of a recipe that goes on and on": (answers(0.7, 4), tags | {"init": {"weights": "hub"}}),
+    }
+    with speak(language):
+        drawn = compare(found).figures
+    assert set(drawn) == {"accuracy", "cost", "differences", "history", "study"}
+    assert [name for name, figure in drawn.items() if not inside(figure)] == []
+
+
 def test_recipes_of_one_network_and_start_are_told_apart_by_their_names(compare, answers):
     shots = {"record": {"mode": "few_shot"}}
     result = compare({"many": (answers(0.7), {}), "few shots": (answers(0.6, 1), shots)})
