@@ -110,7 +110,7 @@ def test_a_shortened_name_fits_and_keeps_both_ends(name, width):
     assert given[-3:] == name[-3:]
 
 
-@pytest.mark.parametrize("low, high", [(0.0, 1.0), (0.74, 0.84), (0.7, 0.95), (0.001, 0.012), (-0.05, 0.05)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.74, 0.84), (0.7, 0.95), (0.001, 0.012), (-0.05, 0.05)])
 @pytest.mark.parametrize("width", [2, 6])
 def test_the_ticks_of_an_axis_in_percent_are_as_far_apart_as_they_say(low, high, width):
     figure = plots.new_figure(width, 2)

@@ -55,6 +55,13 @@ def test_the_sums_are_those_of_the_checkpoint(saved: Path, tiny_run: Path) -> No
     assert said["macs_g"]["value"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12)
 
 
+def test_the_traits_name_the_block_and_what_training_began_with(saved: Path) -> None:
+    traits = pd.read_csv(saved / "traits.csv", keep_default_na=False).iloc[0]
+    assert traits["core_block"] == "BasicBlock, Bottleneck"
+    assert traits["normalisation"] == "batch"
+    assert traits["pretraining"] == "scratch"
+
+
 def test_the_diagram_is_saved(saved: Path) -> None:
     assert (saved / "diagram.png").is_file()
 
