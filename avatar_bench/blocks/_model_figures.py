@@ -36,9 +36,9 @@ class Looks:
         self._made_of_others = {run.label for run in runs if getattr(run, "members", ())}
 
     def of(self, name: str) -> dict[str, Any]:
-        """Return the colour and the marker of a run or model; a star of an ensemble."""
+        """Return the colour and the marker of a run or model; a plus of an ensemble."""
         index = self._index[name]
-        return {"color": plots.color(index), "marker": "*" if name in self._made_of_others else plots.marker(index)}
+        return {"color": plots.color(index), "marker": "P" if name in self._made_of_others else plots.marker(index)}
 
     def word(self, name: str) -> str:
         """Return how a run or model is called in a figure; ensembles are said to be such."""

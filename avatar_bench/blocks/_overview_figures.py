@@ -19,6 +19,9 @@ from avatar_bench.blocks.base import corruption_words
 from avatar_bench.messages import say
 
 _MOST_SETS = 8  # side by side that can still be read
+_WINDOWS = "windows of "  # how the trait of an attention that is limited to windows begins
+_LINE = 36  # characters of a label beside an axis
+_FEW = 6  # models whose names fit below a narrow figure
 
 
 @plots.use_style()
@@ -45,7 +48,7 @@ def robustness(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw accuracy as it is, under each corruption and in the mean of these, with intervals; chance is marked."""
     words = {"clean": say("clean"), **corruption_words(), "robustness": say("mean of the five")}
     words = {name: word for name, word in words.items() if name in set(table["metric"])}
-    figure = _figure_of_dots(6.4, len(words), looks)
+    figure = _figure_of_dots(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
     axes = figure.subplots()
     _dots(axes, table.assign(of=table["metric"]), words, looks)
     axes.set_xlabel(say("accuracy at severity 3 (%)"))
@@ -60,17 +63,21 @@ def robustness(table: pd.DataFrame, looks: Looks) -> Figure:
 @plots.use_style()
 def robustness_bias(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw robustness against `unbias`, both with intervals; dashed lines mark what guessing gets."""
-    figure = plots.new_figure(5.6, 3.8 + looks.height(5.6))
+    width = 5.6 if len(looks.models) <= _FEW else 8.4
+    figure = plots.new_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
     for _, row in table.iterrows():
         look = looks.of(str(row["run"]))
         axes.hlines(row["robustness"], row["unbias_low"], row["unbias_high"], color=look["color"], linewidth=1.1)
         axes.vlines(row["unbias"], row["robustness_low"], row["robustness_high"], color=look["color"], linewidth=1.1)
         axes.plot(row["unbias"], row["robustness"], markersize=7, **look)
-    axes.axvline(table["unbias_floor"].min(), color="black", linestyle="--", linewidth=1)
-    axes.axhline(table["robustness_floor"].min(), color="black", linestyle="--", linewidth=1)
+    right, top = table["unbias_floor"].min(), table["robustness_floor"].min()
+    axes.axvline(right, color="black", linestyle="--", linewidth=1)
+    axes.axhline(top, color="black", linestyle="--", linewidth=1)
+    axes.annotate(say("chance"), (right, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
+    axes.annotate(say("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
     axes.set_xlabel(say("1 − largest share of a class over all images of no class (%)"))
-    axes.set_ylabel(say("mean accuracy under corruption (%; dashed: guessing)"))
+    axes.set_ylabel(fill(say("mean accuracy under corruption (%)"), _LINE))
     for axis in (axes.xaxis, axes.yaxis):
         plots.percent_axis(axis)
     axes.grid(True)
@@ -81,7 +88,8 @@ def robustness_bias(table: pd.DataFrame, looks: Looks) -> Figure:
 @plots.use_style()
 def calibration(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw the calibration error against accuracy, both with intervals; a dash is the error that chance alone makes."""
-    figure = plots.new_figure(5.6, 3.8 + looks.height(5.6))
+    width = 5.6 if len(looks.models) <= _FEW else 8.4
+    figure = plots.new_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
     for _, row in table.iterrows():
         look = looks.of(str(row["run"]))
@@ -89,7 +97,7 @@ def calibration(table: pd.DataFrame, looks: Looks) -> Figure:
         axes.vlines(row["accuracy"], row["ece_low"], row["ece_high"], color=look["color"], linewidth=1.1)
         axes.plot(row["accuracy"], row["ece"], markersize=7, **look)
         axes.plot(row["accuracy"], row["ece_floor"], "_", color=look["color"], markersize=13, markeredgewidth=2)
-    axes.set(xlabel=say("accuracy (%)"), ylabel=say("ECE in 15 bins (%; dash: by chance alone)"))
+    axes.set(xlabel=say("accuracy (%)"), ylabel=fill(say("ECE in 15 bins (%; dash: by chance alone)"), _LINE))
     axes.set_ylim(0, None)
     for axis in (axes.xaxis, axes.yaxis):
         plots.percent_axis(axis)
@@ -111,7 +119,8 @@ def confidence(table: pd.DataFrame, looks: Looks) -> Figure:
             wrong = about["metric"] == "mean_confidence_wrong"
             _mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
     axes.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
-    axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel=say("mean confidence (%; filled: right answers, hollow: wrong)"))
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    figure.supxlabel(say("mean confidence (%; filled: right answers, hollow: wrong)"), fontsize=9)
     plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     return figure
@@ -185,17 +194,17 @@ def architectures(table: pd.DataFrame, looks: Looks) -> Figure:
     }
     columns = {head: [_trait(name, each) for each in table[name]] for name, head in heads.items()}
     widths = [
-        2 + max(len(line) for text in (fill(head, 14), *cells) for line in text.split("\n"))
+        3 + max(len(line) for text in (fill(head, 14), *cells) for line in text.split("\n"))
         for head, cells in columns.items()
     ]
     lines = 1 + max(text.count("\n") for cells in columns.values() for text in cells)
     width = 0.062 * sum(widths)
     figure = plots.new_figure(width + 5.2, 1.1 + (0.14 + 0.14 * lines) * len(labels))
     left, *bars = figure.subplots(1, 3, sharey=True, width_ratios=[width, 1.3, 1.3])
-    places = np.cumsum([0, *widths[:-1]]) / sum(widths)
+    places = 0.01 + np.cumsum([0, *widths[:-1]]) / sum(widths)
     for place, (head, cells) in zip(places, columns.items(), strict=True):
         left.annotate(
-            fill(head, 14), (place, 1), (0, 4), left.get_xaxis_transform(), "offset points", va="bottom", fontsize=8
+            fill(head, 14), (place, 1), (0, 4), left.get_xaxis_transform(), "offset points", va="bottom", fontsize=7.5
         )
         for row, text in enumerate(cells):
             left.text(place, row, text, va="center", fontsize=7.5)
@@ -253,7 +262,7 @@ def costs(table: pd.DataFrame, looks: Looks) -> Figure:
     times, *sizes = figure.subplots(1, 3, sharey=True)
     title = say("milliseconds an image (hollow: GPU)") if devices != ["cpu"] else say("milliseconds an image")
     _bars(times, table.set_index("run")["latency_ms"], looks, title, table, devices)
-    titles = {"weights_mb": say("weights (MB)"), "peak_memory_mb": say("peak memory of the largest batch (MB)")}
+    titles = {"weights_mb": say("weights (MB)"), "peak_memory_mb": say("peak memory (MB)")}
     for axes, (name, title) in zip(sizes, titles.items(), strict=True):
         _bars(axes, table.drop_duplicates("run").set_index("run")[name].loc[labels], looks, title)
     times.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
@@ -313,7 +322,10 @@ def _on(device: str) -> dict[str, Any]:
 def _trait(name: str, value: object) -> str:
     """Return a trait as a cell says it: two lines at most, a dash where there is none."""
     text = "" if name == "squeeze_excitation" and not value else str(value)
-    text = say("none") if text == "scratch" else text.removeprefix("published ")
+    words = {"scratch": say("none"), "self-attention": say("self-attention")}
+    if text.startswith(_WINDOWS):
+        text = say("windows of {size}", size=text.removeprefix(_WINDOWS))
+    text = words.get(text, text.removeprefix("published "))
     parts = text.split(", ")
     return ",\n".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 and len(text) > 14 else text or "–"
 
@@ -359,7 +371,7 @@ def _heatmap(
     """Draw the column `value` by run and class, a panel for each part of the table."""
     labels = [name for name in looks.labels if name in set(table["run"])]
     classes = list(dict.fromkeys(table["class"]))
-    figure = plots.new_figure(3.6 + 0.44 * len(classes) * len(panels), 2.1 + 0.3 * len(labels))
+    figure = plots.new_figure(3.6 + 0.48 * len(classes) * len(panels), 2.2 + 0.3 * len(labels))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, rows) in zip(grid, panels.items(), strict=True):
         shown = table[rows].pivot(index="run", columns="class", values="value").reindex(index=labels, columns=classes)
@@ -370,7 +382,7 @@ def _heatmap(
             _number(axes, row, column, float(value), limits)
         axes.set_xticks(range(len(classes)), [plots.short(name, 14) for name in classes], rotation=40, ha="right")
         axes.set_yticks(range(len(labels)), [looks.word(name) for name in labels])
-        axes.set_title(title, fontsize=8.5)
+        axes.set_title("\n".join(fill(line, 16) for line in title.split("\n")), fontsize=8)
         axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, label=label)
     plots.percent_axis(bar.ax.yaxis)

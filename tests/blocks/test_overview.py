@@ -235,7 +235,7 @@ def test_robustness_stands_against_bias_with_what_guessing_gets():
     assert row[["robustness_floor", "unbias_floor"]].tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
-def test_an_ensemble_bears_a_star_its_name_and_no_warning_for_what_only_a_network_has():
+def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_network_has():
     saved = {name: one for name, one in results().items() if name not in ("efficiency", "architecture")}
     members = (Run(Path("a.ckpt")), Run(Path("b.ckpt")))
     mixed = Ensemble(Path("e.json"), None, {}, label="soft_vote", recipe="soft_vote", members=members, order=CLASSES)
@@ -250,7 +250,7 @@ def test_an_ensemble_bears_a_star_its_name_and_no_warning_for_what_only_a_networ
         assert "soft_vote" in set(result.tables[chart]["run"])
     legend = result.figures["calibration"].legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["a", "soft vote (ensemble)"]
-    assert [line.get_marker() for line in legend.get_lines()] == ["o", "*"]
+    assert [line.get_marker() for line in legend.get_lines()] == ["o", "P"]
 
 
 def test_its_options_are_checked():
