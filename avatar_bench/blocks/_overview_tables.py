@@ -130,8 +130,8 @@ def architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     rows = []
     for run, result in _having(runs, saved, "architecture"):
         if "traits" in result.tables:  # not of an older version
-            traits = result.tables["traits"].astype(object).fillna("").iloc[0].to_dict()
-            row: dict[str, object] = {"run": run.label, "recipe": run.recipe} | traits
+            row: dict[str, object] = {"run": run.label, "recipe": run.recipe}
+            row |= {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}
             rows.append(
                 row | {name: result.metrics[name].value for name in ("params_m", "macs_g", "depth", "input_size")}
             )

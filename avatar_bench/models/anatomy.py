@@ -254,7 +254,7 @@ def _traits(net: nn.Module, parts: Mapping[str, Sequence[str]], layers: pd.DataF
     cuts = first[(first["kernel"] == first["stride"]) & (first["kernel"] != "1 x 1")]
     return {
         "family": _family(net, attends),
-        "core_block": ", ".join(_commonest(type(unit).__name__ for unit in units)[:2]),
+        "core_block": _core([type(unit).__name__ for unit in units]),
         "squeeze_excitation": sum(type(module).__name__ in _SQUEEZES for module in modules),
         "depthwise": ", ".join(map(_text, kernels)),
         "attention": "" if not attends else f"windows of {windows[0]}" if windows else "self-attention",
@@ -262,6 +262,12 @@ def _traits(net: nn.Module, parts: Mapping[str, Sequence[str]], layers: pd.DataF
         "normalisation": ", ".join(_commonest(kind for module in modules if (kind := _norm_kind(module)))),
         "activation": ", ".join(_commonest(type(module).__name__ for module in modules if _is_activation(module))),
     }
+
+
+def _core(blocks: Sequence[str]) -> str:
+    """Name the two commonest blocks; one that is there only once is a stem or a transition."""
+    found = Counter(blocks).most_common(2)
+    return ", ".join(name for name, n in found if n > 1 or name == found[0][0])
 
 
 def _convolutions(net: nn.Module) -> list[nn.modules.conv._ConvNd]:

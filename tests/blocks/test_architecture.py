@@ -57,7 +57,7 @@ def test_the_sums_are_those_of_the_checkpoint(saved: Path, tiny_run: Path) -> No
 
 def test_the_traits_name_the_block_and_what_training_began_with(saved: Path) -> None:
     traits = pd.read_csv(saved / "traits.csv", keep_default_na=False).iloc[0]
-    assert traits["core_block"] == "BasicBlock, Bottleneck"
+    assert traits["core_block"] == "BasicBlock"
     assert traits["normalisation"] == "batch"
     assert traits["pretraining"] == "scratch"
 

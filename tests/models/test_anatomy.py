@@ -174,7 +174,7 @@ def test_the_family_is_read_off_the_network(name: str, size: int, expected: str)
     [  # as their papers have them
         ("resnet18", 64, ("BasicBlock", 0, "", "", "", "batch", "ReLU")),
         ("regnety_002", 64, ("Bottleneck", 13, "", "", "", "batch", "ReLU, Sigmoid")),  # 1 + 1 + 4 + 7 blocks
-        ("mobilenetv2_035", 64, ("InvertedResidual, DepthwiseSeparableConv", 0, "3 x 3", "", "", "batch", "ReLU6")),
+        ("mobilenetv2_035", 64, ("InvertedResidual", 0, "3 x 3", "", "", "batch", "ReLU6")),
         ("convnext_atto", 64, ("ConvNeXtBlock", 0, "7 x 7", "", "4 x 4", "layer", "GELU")),
         ("vit_tiny_patch16_224", 224, ("Block", 0, "", "self-attention", "16 x 16", "layer", "GELU")),
         (
