@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from avatar_bench import plots
+from avatar_bench.blocks._efficiency_timing import CPU
 from avatar_bench.messages import say
 
 
@@ -42,7 +43,13 @@ def latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int) -> F
 
 
 def _name(row: pd.Series) -> str:
-    runtime, threads = row["runtime"], row["threads"]
+    runtime, threads = "torch" if row["runtime"] == CPU else row["runtime"], row["threads"]
+    if row["device"] != "cpu":
+        return (
+            say("{runtime} on the GPU, copy", runtime=runtime)
+            if row["network"] == "copy"
+            else say("{runtime} on the GPU", runtime=runtime)
+        )
     if row["network"] == "copy":
         return say("{runtime}, threads: {threads}, copy", runtime=runtime, threads=threads)
     return say("{runtime}, threads: {threads}", runtime=runtime, threads=threads)

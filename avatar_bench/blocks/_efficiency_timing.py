@@ -17,12 +17,13 @@ from torch import Tensor
 
 from avatar_bench.data.manifest import files_of
 from avatar_bench.models.profiling import Job, arrivals, interleaved
-from avatar_bench.models.runtimes import Engine, prepare
+from avatar_bench.models.runtimes import EXPORTED, Engine, prepare
 
 if TYPE_CHECKING:
     from avatar_bench.data.manifest import Dataset
     from avatar_bench.runs import Run
 
+CPU = "cpu"  # the runtime that is torch on the CPU, timed beside torch on a GPU
 FEWEST = 4  # batches timed in each pass over real files
 _FEWEST_PASSES = 3
 _PREFETCHED = 2  # batches that a worker of torch's loader has ready at most
@@ -45,14 +46,30 @@ def synthetic(run: Run, count: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator).to(run.device)
 
 
+def device_of(run: Run, runtime: str) -> str:
+    """Return the device that a runtime computes on: the run's, or the CPU."""
+    return "cpu" if runtime in (CPU, *EXPORTED) else run.device
+
+
 def build(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Factory], dict[str, float]]:
-    """Give what builds each runtime's engines, and how far its logits are from those of torch, the first."""
-    factories = {name: prepare(name, run.classifier, run.preprocessing.size) for name in runtimes}
+    """Return what builds each runtime's engines, and how far its logits are from torch's on the same device.
+
+    Where the run computes on a GPU, torch on the CPU is one more runtime.
+    """
+    size = run.preprocessing.size
+    factories = {name: prepare(name, run.classifier, size) for name in runtimes}
+    if run.device != "cpu":
+        factories[CPU] = prepare("torch", copy.deepcopy(run.classifier).cpu(), size)
     pictures = synthetic(run, _TESTED)
-    logits = {name: factory(torch.get_num_threads())(pictures) for name, factory in factories.items()}
-    right = logits["torch"]
-    scale = np.maximum(1, np.abs(right))
-    return factories, {name: float((np.abs(given - right) / scale).max()) for name, given in logits.items()}
+    logits = {
+        name: factory(torch.get_num_threads())(pictures.cpu() if device_of(run, name) == "cpu" else pictures)
+        for name, factory in factories.items()
+    }
+    distances = {}
+    for name, given in logits.items():
+        right = logits["torch" if device_of(run, name) == run.device else CPU]
+        distances[name] = float((np.abs(given - right) / np.maximum(1, np.abs(right))).max())
+    return factories, distances
 
 
 def time_network(
@@ -60,19 +77,26 @@ def time_network(
 ) -> pd.DataFrame:
     """Time each runtime with each batch and number of threads, and a copy of the network beside torch's first.
 
-    `turns` has rounds, seconds and seed of `profiling.interleaved`. A row per call: runtime, batch, threads, network,
-    round, seconds.
+    `turns` has rounds, seconds and seed of `profiling.interleaved`. A GPU does not compute by `threads`: there, as many
+    as are set are used. A row per call: runtime, batch, threads, network, round, seconds.
     """
+    own = [torch.get_num_threads()]
     twin = prepare("torch", copy.deepcopy(run.classifier), run.preprocessing.size)
+    counts = {name: threads if device_of(run, name) == "cpu" else own for name in factories}
     cases = {
         Case(runtime, batch, count, "run"): factory(count)
         for runtime, factory in factories.items()
-        for count in threads
+        for count in counts[runtime]
         for batch in batches
     }
-    cases |= {Case("torch", batch, threads[0], "copy"): twin(threads[0]) for batch in batches}
+    first = counts["torch"][0]
+    cases |= {Case("torch", batch, first, "copy"): twin(first) for batch in batches}
     pictures = {batch: synthetic(run, batch) for batch in batches}
-    jobs = [_job(engine, pictures[case.batch], case.threads) for case, engine in cases.items()]
+    pictures_there = {batch: one.cpu() for batch, one in pictures.items()}
+    jobs = [
+        _job(engine, (pictures_there if device_of(run, case.runtime) == "cpu" else pictures)[case.batch], case.threads)
+        for case, engine in cases.items()
+    ]
     timed = interleaved(jobs, int(turns["rounds"]), turns["seconds"], int(turns["seed"]))
     named = pd.DataFrame(list(cases), columns=list(Case._fields)).iloc[timed["job"]].reset_index(drop=True)
     return pd.concat([named, timed[["round", "seconds"]]], axis=1)
@@ -83,12 +107,16 @@ def time_files(
 ) -> pd.DataFrame:
     """Time verdicts on files of a dataset, decode included; a row per pass: workers, round, pictures, seconds.
 
-    A pass lasts about `seconds` or more; where that is more than twice as long, there are fewer, 3 at least. The
+    A pass lasts about `seconds` or more; where that is more than twice as long, there are fewer, 3 at least. At 0
+    seconds a pass is as short as it can be. The
     settings take turns, and every pass begins with the same files in the same order, repeated where the dataset is
     small: passes differ by what the machine does, not by what they read.
     """
     files = np.random.default_rng(seed).permutation([str(file) for file in files_of(dataset)])
-    batches = {count: _enough(_pass(run, files, count, FEWEST), seconds, run.batch_size) for count in workers}
+    batches = {
+        count: _enough(_pass(run, files, count, FEWEST), seconds, run.batch_size) if seconds else FEWEST
+        for count in workers
+    }
     for file in files[: max(batches.values()) * run.batch_size]:
         Path(file).read_bytes()  # into the system's cache
     rows: list[tuple[float, ...]] = []

@@ -11,7 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from avatar_bench import plots
+from avatar_bench.blocks._ensemble_figures import strategy_words
 from avatar_bench.blocks.base import recipes
+from avatar_bench.messages import say
 
 if TYPE_CHECKING:
     from avatar_bench.runs import Run
@@ -31,15 +33,24 @@ class Looks:
         place = {name: index for index, name in enumerate(found)}
         self._index = {name: index for index, name in enumerate(self.models)}
         self._index |= {run.label: place[run.recipe] for run in runs}
+        self._made_of_others = {run.label for run in runs if getattr(run, "members", ())}
+        self._short = dict(zip(self._index, plots.shorten(self._index, _WIDTH), strict=True))
 
     def of(self, name: str) -> dict[str, Any]:
-        """Give the colour and the marker of a run or model."""
-        return {"color": plots.color(self._index[name]), "marker": plots.marker(self._index[name])}
+        """Return the colour and the marker of a run or model; a plus of an ensemble."""
+        index = self._index[name]
+        return {"color": plots.color(index), "marker": "P" if name in self._made_of_others else plots.marker(index)}
+
+    def word(self, name: str) -> str:
+        """Return how a run or model is called in a figure; ensembles are said to be such."""
+        if name in self._made_of_others:
+            return say("{strategy} (ensemble)", strategy=strategy_words().get(name, name))
+        return self._short[name]
 
     def legend(self, figure: Figure, names: Iterable[str], others: Iterable[Line2D] = (), **line: Any) -> None:
         """Draw the legend of the models that some runs are of, and of `others`, in as many columns as fit below."""
         shown = [self.models[index] for index in sorted({self._index[name] for name in names})]
-        told = plots.shorten(shown, _WIDTH)
+        told = [self.word(name) for name in shown]
         style = {"linestyle": "", "markersize": 5.5, **line}
         handles = [Line2D([], [], label=text, **style, **self.of(name)) for name, text in zip(shown, told, strict=True)]
         handles += others
@@ -49,7 +60,7 @@ class Looks:
 
     def height(self, width: float) -> float:
         """Give about how many inches the legend takes below a figure of a width in inches."""
-        longest = max(map(len, plots.shorten(self.models, _WIDTH)))
+        longest = max(len(self.word(name)) for name in self.models)
         columns = max(1, int(width * _AN_INCH // (longest + 6)))
         return 0.1 + 0.2 * -(-len(self.models) // columns)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from avatar_bench.ensembles import Combined, Soup
 from avatar_bench.messages import say
 from avatar_bench.results import Metric, Result
 
@@ -22,7 +23,7 @@ _HISTORY = ("epoch", "stage", *_CURVES)
 
 # the figures of each block that stand for it; of a pattern with a *, all that fit
 MAIN: dict[str, tuple[str, ...]] = {
-    "blind_test": ("accuracy", "balanced_accuracy", "macro_f1", "mcc"),
+    "blind_test": ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
     "robustness": ("robustness", "mean_over_severities"),
     "calibration": ("ece_15", "scaled/ece_15", "scaled/nll", "scaled/brier", "aurc"),
     "out_of_domain": ("auroc/*/{score}", "accuracy/*"),
@@ -40,7 +41,7 @@ def of_runs(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataF
     """Give a row a run: its recipe, seed, data and main figures, each with the ends of its interval."""
     rows = []
     for run, results in zip(runs, saved, strict=True):
-        row: dict[str, object] = {"run": run.label, "recipe": run.recipe, "seed": run.seed}
+        row: dict[str, object] = {"run": run.label, "kind": kind_of(run), "recipe": run.recipe, "seed": run.seed}
         row["data_fingerprint"] = fingerprint(results)
         for block, patterns in MAIN.items():
             named = {pattern: _NOTHING for pattern in patterns if "*" not in pattern}  # a column even where all lack it
@@ -49,6 +50,11 @@ def of_runs(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataF
                 row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def kind_of(run: Run) -> str:
+    """Return "run", or of one made of others "ensemble" or "soup"."""
+    return "soup" if isinstance(run, Soup) else "ensemble" if isinstance(run, Combined) else "run"
 
 
 def missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
@@ -70,10 +76,11 @@ def fingerprint(results: Saved) -> str:
 
 
 def by_class(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give recall and F1 of each class, and as class "" the accuracy and macro-F1 of all."""
-    table = _long(runs, saved, "blind_test", ("accuracy", "recall/*", "macro_f1", "f1/*"))
+    """Return recall, precision and F1 of each class, and as class "" the accuracy and the macro means of all."""
+    names = ("accuracy", "recall/*", "macro_precision", "precision/*", "macro_f1", "f1/*")
+    table = _long(runs, saved, "blind_test", names)
     parts = table["metric"].astype(str).str.extract("([^/]*)/?(.*)")
-    kinds = parts[0].map({"accuracy": "recall", "macro_f1": "f1"}).fillna(parts[0])
+    kinds = parts[0].replace("accuracy", "recall").str.removeprefix("macro_")
     return table.assign(kind=kinds, **{"class": parts[1]})
 
 
@@ -94,10 +101,53 @@ def confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     return _long(runs, saved, "error_bias", ("mean_confidence_right", "mean_confidence_wrong"))
 
 
+def robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return a row a run: robustness and `unbias` with their intervals, and what guessing gets of both."""
+    names = {"robustness": ("robustness", "robustness"), "unbias": ("error_bias", "unbias")}
+    table = _beside(runs, saved, names)
+    chance = 1 / len(runs[0].classes)
+    return table.assign(robustness_floor=chance, unbias_floor=1 - chance)
+
+
+def ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return the mean confidence in each set that out_of_domain saw, the domain first, and its standard deviation."""
+    rows = []
+    for run, result in _having(runs, saved, "out_of_domain"):
+        for _, about in result.tables["sets"].iterrows():
+            row: dict[str, object] = {"run": run.label, "set": about["set"], "kind": about["kind"], "n": about["n"]}
+            for column, name in {"value": "mean_confidence", "std": "std_confidence"}.items():
+                found = result.metrics.get(f"{name}/{about['set']}", _NOTHING)
+                before = "" if column == "value" else "std_"
+                row |= {column: found.value, f"{before}low": found.low, f"{before}high": found.high}
+            rows.append(row)
+    numbers = ["value", "low", "high", "std", "std_low", "std_high"]
+    table = pd.DataFrame(rows, columns=["run", "set", "kind", "n", *numbers]).astype(dict.fromkeys(numbers, float))
+    outside = table.loc[table["value"].notna() & (table["kind"] != "in_domain"), "run"]
+    return table[table["run"].isin(outside)].dropna(subset="value").reset_index(drop=True)
+
+
+def architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return a row a run: the traits of its network, as the block architecture read them off, and its size."""
+    rows = []
+    for run, result in _having(runs, saved, "architecture"):
+        if "traits" in result.tables:  # not of an older version
+            row: dict[str, object] = {"run": run.label, "recipe": run.recipe}
+            row |= {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}
+            rows.append(
+                row | {name: result.metrics[name].value for name in ("params_m", "macs_g", "depth", "input_size")}
+            )
+    return pd.DataFrame(rows)
+
+
 def speed_size(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give a row a run: millions of parameters, and pictures a second, one at a time, with the interval."""
-    names = {"params_m": "params_m", "images_per_second": "images_per_second/b1"}
-    return _beside(runs, saved, {column: ("efficiency", name) for column, name in names.items()})
+    """Return a row a run and device: its size, images a second, one at a time, and its accuracy, with intervals."""
+    table = _by_device(runs, saved, ("params_m", "macs_g", "images_per_second"))
+    return table.merge(_beside(runs, saved, {"accuracy": ("blind_test", "accuracy")}), on="run", how="left")
+
+
+def costs(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return a row a run and device: milliseconds an image, with the interval, and 10^6 bytes of weights and peak."""
+    return _by_device(runs, saved, ("latency_ms", "weights_mb", "peak_memory_mb"))
 
 
 def ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
@@ -181,6 +231,25 @@ def _long(runs: Sequence[Run], saved: Sequence[Saved], block: str, patterns: Seq
     ]
     table = pd.DataFrame(rows, columns=["run", "metric", "value", "low", "high", "n", "floor"])
     return table.astype({"value": float, "low": float, "high": float, "floor": float})
+
+
+def _by_device(runs: Sequence[Run], saved: Sequence[Saved], names: Sequence[str]) -> pd.DataFrame:
+    """Return some metrics of efficiency, a row a run and device it was timed on; those of time with their intervals."""
+    rows = []
+    for run, result in _having(runs, saved, "efficiency"):
+        latency = result.tables.get("latency", pd.DataFrame())
+        own = str(latency["device"].iloc[0]) if "device" in latency else "cpu"
+        for device, before in {own: "", "cpu": "" if own == "cpu" else "cpu/"}.items():
+            row: dict[str, object] = {"run": run.label, "device": device}
+            for name in names:
+                timed = name in ("latency_ms", "images_per_second")
+                found = result.metrics.get(f"{before}{name}/b1" if timed else name, _NOTHING)
+                row |= {name: found.value}
+                row |= {f"{name}_low": found.low, f"{name}_high": found.high} if timed else {}
+            if all(row[name] is not None for name in names):
+                rows.append(row)
+    table = pd.DataFrame(rows or None, columns=None if rows else ["run", "device"])
+    return table.astype(dict.fromkeys(table.columns[2:], float))
 
 
 def _beside(runs: Sequence[Run], saved: Sequence[Saved], names: Mapping[str, tuple[str, str]]) -> pd.DataFrame:

@@ -116,7 +116,7 @@ def traits(runs: Sequence[Run]) -> Traits:
         kind,
         params,
         operations,
-        _start(first),
+        start_of(first),
         _sam(first.config.get("optimizer") or {}),
         settings,
         _mean([run.record.get("train_seconds") for run in runs]),
@@ -199,7 +199,8 @@ def _regularises(option: str) -> bool:
     return option.endswith("_rate") or option == "attn_drop"
 
 
-def _start(run: Run) -> Start:
+def start_of(run: Run) -> Start:
+    """Read what weights the training of a run began with."""
     init = run.record.get("init") or {"weights": run.card.weights}
     weights = str(init.get("weights") or "none")
     if "sha256" in init:

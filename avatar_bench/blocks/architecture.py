@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from avatar_bench.blocks import _architecture_figures as figures
+from avatar_bench.blocks._transformer_traits import start_of
 from avatar_bench.blocks.base import RunBlock
 from avatar_bench.messages import say
 from avatar_bench.models import first_layers
@@ -28,12 +30,14 @@ class Architecture(RunBlock):
     """Describe a run's network by inspection, by a run on one image, and by its first layers on one of each class."""
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Return sizes, a table of stages and one of layers, a diagram, first filters and first feature maps."""
+        """Return sizes, tables of traits, stages and layers, a diagram, first filters and first feature maps."""
         size = run.preprocessing.size
         anatomy = dissect(run.classifier.net, size)
         result = Result("architecture", dataset.name, len(dataset), run.classes)
         result.metrics = _metrics(anatomy, size)
-        result.tables = {"stages": anatomy.stages, "layers": anatomy.layers}
+        start = start_of(run)
+        traits = anatomy.traits | {"pretraining": str(start), "trained_with": start.trained}
+        result.tables = {"traits": pd.DataFrame([traits]), "stages": anatomy.stages, "layers": anatomy.layers}
         result.figures = {"diagram": figures.diagram(anatomy, run.card.backbone, size, len(run.classes))}
         result.provenance = {"backbone": run.card.backbone, "network": type(run.classifier.net).__name__}
         self._show_first_layers(result, run, dataset.at_hand)

@@ -109,10 +109,12 @@ class IntervalBlock(Intervals, RunBlock):
 class CompareBlock(Options):
     """Compare several Runs, each on the Dataset that stands at its place; else as a RunBlock.
 
-    Where `reads_results`, it reads what blocks have said of the runs, and is judged anew when that changes.
+    Where `reads_results`, it reads what blocks have said of the runs, and is judged anew when that changes. Where
+    `takes_ensembles`, it runs last, and the saved ensembles of the runs stand beside them.
     """
 
     reads_results: ClassVar[bool] = False
+    takes_ensembles: ClassVar[bool] = False
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give the Result of this block; runs that differ in seed alone have the same `recipe`."""

@@ -75,6 +75,7 @@ class Efficiency(IntervalBlock):
         passes = timing.time_files(run, dataset, workers, self.passes, self.pass_seconds, self.seed)
         latency, end_to_end = self._latency(samples), self._end_to_end(passes)
         latency["steady"] = latency["noise"].max() <= self.tolerance
+        latency["device"] = [timing.device_of(run, runtime) for runtime in latency["runtime"]]
         layers = dissect(run.classifier.net, run.preprocessing.size).layers[["module", "type", *_COUNTED]]
         memory = profiling.memory(run.classifier, timing.synthetic(run, max(self.batches)))
         result.metrics = _counts(layers, memory) | self._metrics(latency, end_to_end)
@@ -97,9 +98,7 @@ class Efficiency(IntervalBlock):
                     )
                 )
                 del factories[name]
-        own = torch.get_num_threads()
-        # a GPU does not compute by these threads
-        threads = [count or own for count in self.threads] if run.device == "cpu" else [own]
+        threads = [count or torch.get_num_threads() for count in self.threads]
         turns = {"rounds": self.rounds, "seconds": self.seconds, "seed": self.seed}
         return timing.time_network(run, factories, self.batches, list(dict.fromkeys(threads)), turns)
 
@@ -141,10 +140,11 @@ class Efficiency(IntervalBlock):
         return table.assign(steady=table["noise"] <= self.tolerance)
 
     def _metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
-        """Give the figures of the first number of threads, torch's without a prefix, and those of the run's workers."""
+        """Return the metrics of each runtime's first number of threads, torch's without a prefix, and of the files."""
         noise, found = float(latency["noise"].max()), {}
         reason = None if noise <= self.tolerance else say("the machine is too noisy for it")
-        rows = latency[(latency["network"] == "run") & (latency["threads"] == latency["threads"].iloc[0])]
+        first = latency.groupby("runtime")["threads"].transform("first")
+        rows = latency[(latency["network"] == "run") & (latency["threads"] == first)]
         for _, row in rows.iterrows():
             prefix = "" if row["runtime"] == "torch" else f"{row['runtime']}/"
             for name, better in _TIMES.items():

@@ -26,6 +26,7 @@ class Overview(CompareBlock):
     """Set the saved Results of runs side by side; `ood_score` is the score whose AUROC is listed."""
 
     reads_results: ClassVar[bool] = True
+    takes_ensembles: ClassVar[bool] = True
 
     ood_score: str = "energy"
 
@@ -46,11 +47,15 @@ class Overview(CompareBlock):
         charts = {
             "by_class": tables.by_class(runs, saved),
             "robustness": tables.robustness(runs, saved, KINDS),
+            "robustness_bias": tables.robustness_bias(runs, saved),
             "calibration": tables.calibration(runs, saved),
             "confidence": tables.confidence(runs, saved),
+            "ood_confidence": tables.ood_confidence(runs, saved),
             "ood_shares": tables.ood_shares(runs, saved),
             "bias": tables.bias(runs, saved),
+            "architectures": tables.architectures(runs, saved),
             "speed_size": tables.speed_size(runs, saved),
+            "costs": tables.costs(runs, saved),
             "history": tables.history(runs),
         }
         looks = Looks(runs)
@@ -79,7 +84,9 @@ def _warnings(result: Result) -> list[str]:
     mixed = table.loc[table["data_fingerprint"].str.contains("|", regex=False), "run"]
     if len(mixed):
         said.append(say("Results of one run rest on different pictures: {names}.", names=", ".join(mixed)))
-    for name, rows in lacking[lacking["metric"] == ""].groupby("run", sort=False):
+    networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to take apart or time
+    absent = lacking[(lacking["metric"] == "") & lacking["run"].isin(networks)]
+    for name, rows in absent.groupby("run", sort=False):
         blocks = ", ".join(rows["block"])
         said.append(say("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
     return said

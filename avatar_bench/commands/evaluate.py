@@ -82,8 +82,14 @@ def evaluate(cfg: DictConfig) -> None:
             found.append(work.judge(by_run, judge))
             run.rest()
         if together is not None:
-            work.judge(comparing, together)
+            last = {name: block for name, block in comparing.items() if block.takes_ensembles}
+            work.judge({name: block for name, block in comparing.items() if name not in last}, together)
             work.judge_ensembles(by_run, place, named)
+            if last:
+                saving.finish()  # of ensembles, too, what is saved is read
+                combined = _ensembles_of(runs, datasets[0].name, place, settings)
+                sets = [_judged_on(run, settings, named) for run in combined]
+                work.judge(last, Judge(settings, [*runs, *combined], [*datasets, *sets], place / "evaluation"))
         for judge, now, then in zip(judges, found, before, strict=True):
             work.compare(now, then, judge)
     work.finish()
@@ -293,6 +299,20 @@ def _judged_on(run: Run, settings: EvaluateConfig, named: Dataset | None) -> Dat
 def _judge(settings: EvaluateConfig, run: Run, dataset: Dataset) -> Judge:
     assert run.judged is not None
     return Judge(settings, [run], [dataset], run.judged)
+
+
+def _ensembles_of(runs: Sequence[Run], name: str, place: Path, settings: EvaluateConfig) -> list[Run]:
+    """Return the saved ensembles that have Results on a set and whose members are all among some runs."""
+    known, found = {run.checkpoint_sha256 for run in runs}, []
+    for folder in sorted(file.parent for file in (place / "ensembles").glob(f"*/{ENSEMBLE}")):
+        try:
+            run = _open(Entrant(folder, folder.name, folder.name, {}, {}), settings)
+        except CheckpointError as error:
+            tell(f"left out: {folder}: {error.lines[0]}", file=sys.stderr)
+            continue
+        if run.digests(name) and {member.checkpoint_sha256 for member in getattr(run, "members", ())} <= known:
+            found.append(run)
+    return found
 
 
 def _open(entrant: Entrant, settings: EvaluateConfig, place: Path | None = None) -> Run:

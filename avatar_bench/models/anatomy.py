@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -22,25 +23,29 @@ from avatar_bench.models.profiling import blank, counted_flops, layer_bytes
 
 STEM, HEAD = "stem", "head"
 FAMILIES = ("convolutional", "transformer", "hybrid", "other")
+_SQUEEZES = ("SqueezeExcite", "SEModule", "EffectiveSEModule")  # timm's classes of squeeze-and-excitation
 _PRODUCTS = (nn.modules.conv._ConvNd, nn.Linear)
 _OF_MATRICES = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 Shape = tuple[int, ...]
 
 
 class Anatomy(NamedTuple):
-    """Hold a row per stage, a row per layer, and the number of layers with weights on the longest path.
+    """A row per stage, a row per layer, the number of layers with weights on the longest path, and the key traits.
 
     `stages`: stage, module, blocks, block_type, params, macs, output, stride, normalisation, activation. `layers`, in
     the order they run: stage, module, type, params, bytes, macs, on_longest_path, input, output, kernel, stride. In
     both, params and macs (for one picture) sum to the network's, as bytes of what is stored do, and on_longest_path
     (how many times the layer lies on it: 1, or 0) to the depth. `input`, of the first layer the picture, and `output`
     are shapes without the batch, such as "64 x 56 x 56"; the stride of a stage is the picture's side over its
-    output's, that of a layer its own.
+    output's, that of a layer its own. `traits`: family, core_block (the two commonest), squeeze_excitation (how many),
+    depthwise (kernels of the depthwise convolutions), attention, patch (side of the patches that a first convolution
+    cuts the picture into), normalisation and activation (the commonest first); "" where there is none.
     """
 
     stages: pd.DataFrame
     layers: pd.DataFrame
     depth: int
+    traits: dict[str, Any]
 
 
 def dissect(net: nn.Module, size: int) -> Anatomy:
@@ -52,12 +57,13 @@ def dissect(net: nn.Module, size: int) -> Anatomy:
     parts = _parts(net)
     stage_of = _stage_of(net, parts)
     inputs, shapes, macs = _trace(net, size)
-    path = longest_path(net, size)
+    followed, logits = _followed(net, size)
+    path = followed.reached[logits]
     layers = _layers(net, stage_of, inputs, shapes, macs, Counter(path))
     order = dict.fromkeys(layers["stage"])
     rows = [_stage(net, name, parts.get(name, ()), layers[layers["stage"] == name], shapes, size) for name in order]
     stages = pd.DataFrame(rows).astype({"stride": "Int64"})
-    return Anatomy(stages, layers, len(path))
+    return Anatomy(stages, layers, len(path), _traits(net, parts, layers, followed.attends))
 
 
 def longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
@@ -78,12 +84,15 @@ def family(net: nn.Module, size: int) -> str:
     convolutional. One with it is a hybrid where the kernels of a convolution overlap, else a transformer: those that
     cut a picture into patches do not. With neither it is of another family. `net` is in eval mode.
     """
+    return _family(net, _followed(net, size)[0].attends)
+
+
+def _family(net: nn.Module, attends: bool) -> str:
     overlaps = any(
-        isinstance(module, nn.modules.conv._ConvNd)
-        and any(side > step for side, step in zip(module.kernel_size, module.stride, strict=True))
-        for module in net.modules()
+        any(side > step for side, step in zip(module.kernel_size, module.stride, strict=True))
+        for module in _convolutions(net)
     )
-    if _followed(net, size)[0].attends:
+    if attends:
         return "hybrid" if overlaps else "transformer"
     return "convolutional" if overlaps else "other"
 
@@ -235,6 +244,45 @@ def _stage(
         "normalisation": _kinds(module for module in inner if _is_norm(module)),
         "activation": _kinds(module for module in inner if _is_activation(module)),
     }
+
+
+def _traits(net: nn.Module, parts: Mapping[str, Sequence[str]], layers: pd.DataFrame, attends: bool) -> dict[str, Any]:
+    modules = [*net.modules()]
+    units = [unit for names in parts.values() for name in names for unit in _units(net.get_submodule(name))]
+    kernels = sorted({one.kernel_size for one in _convolutions(net) if 1 < one.groups == one.in_channels})
+    windows = [_text(module.window_size) for module in modules if isinstance(getattr(module, "window_size", 0), tuple)]
+    first = layers[layers["kernel"] != ""].iloc[:1]
+    cuts = first[(first["kernel"] == first["stride"]) & (first["kernel"] != "1 x 1")]
+    return {
+        "family": _family(net, attends),
+        "core_block": _core([type(unit).__name__ for unit in units]),
+        "squeeze_excitation": sum(type(module).__name__ in _SQUEEZES for module in modules),
+        "depthwise": ", ".join(map(_text, kernels)),
+        "attention": "" if not attends else f"windows of {windows[0]}" if windows else "self-attention",
+        "patch": "".join(cuts["kernel"]),
+        "normalisation": ", ".join(_commonest(kind for module in modules if (kind := _norm_kind(module)))),
+        "activation": ", ".join(_commonest(type(module).__name__ for module in modules if _is_activation(module))),
+    }
+
+
+def _core(blocks: Sequence[str]) -> str:
+    """Name the two commonest blocks; one that is there only once is a stem or a transition."""
+    found = Counter(blocks).most_common(2)
+    return ", ".join(name for name, n in found if n > 1 or name == found[0][0])
+
+
+def _convolutions(net: nn.Module) -> list[nn.modules.conv._ConvNd]:
+    return [module for module in net.modules() if isinstance(module, nn.modules.conv._ConvNd)]
+
+
+def _commonest(names: Iterable[str]) -> list[str]:
+    return [name for name, _ in Counter(names).most_common()]
+
+
+def _norm_kind(module: nn.Module) -> str:
+    kinds = {"layer": nn.LayerNorm, "group": nn.GroupNorm, "RMS": nn.RMSNorm, "instance": _InstanceNorm}
+    found = next((kind for kind, one in kinds.items() if isinstance(module, one)), "")
+    return found or ("batch" if isinstance(module, _NormBase) else "")
 
 
 class _LongestPath(TorchDispatchMode):  # type: ignore[no-untyped-call]

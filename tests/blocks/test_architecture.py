@@ -59,6 +59,13 @@ def test_the_sums_are_those_of_the_checkpoint(saved: Path, tiny_run: Path) -> No
     assert said["macs_g"]["value"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12)
 
 
+def test_the_traits_name_the_block_and_what_training_began_with(saved: Path) -> None:
+    traits = pd.read_csv(saved / "traits.csv", keep_default_na=False).iloc[0]
+    assert traits["core_block"] == "BasicBlock"
+    assert traits["normalisation"] == "batch"
+    assert traits["pretraining"] == "scratch"
+
+
 def test_the_figures_are_saved(saved: Path) -> None:
     assert {file.stem for file in saved.glob("*.png")} == {"diagram", "filters", "feature_maps"}
 

@@ -218,6 +218,36 @@ def test_a_runtime_that_answers_otherwise_is_not_timed(tiny_run: Path, monkeypat
     assert set(result.tables["latency"]["runtime"]) == {"torch"}
 
 
+def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.open(tiny_run, workers=0, accelerator="cpu")
+    network, size, noise = run.classifier, run.preprocessing.size, timing.synthetic(run, 4)
+    stand_in: Any = SimpleNamespace(device="cuda", classifier=network, preprocessing=SimpleNamespace(size=size))
+    monkeypatch.setattr(timing, "synthetic", lambda run, count: noise[:count])
+    factories, distances = timing.build(stand_in, ["torch"])
+    assert distances == {"torch": 0.0, "cpu": pytest.approx(0.0, abs=1e-5)}
+    turns = {"rounds": 2, "seconds": 0.0, "seed": 0}
+    samples = timing.time_network(stand_in, factories, [1, 4], [1, 2], turns)
+    own = torch.get_num_threads()
+    settings = set(samples[["runtime", "threads", "network"]].itertuples(index=False, name=None))
+    assert settings == {("torch", own, "run"), ("torch", own, "copy"), ("cpu", 1, "run"), ("cpu", 2, "run")}
+    block = Efficiency(**FAST)
+    latency = block._latency(samples)
+    found = block._metrics(
+        latency.assign(noise=0.0),
+        pd.DataFrame([{"images_per_second": 1.0, "steady": True, "passes": 2}]).assign(
+            images_per_second_low=0.9, images_per_second_high=1.1
+        ),
+    )
+    assert {
+        f"{before}{name}/b{batch}"
+        for before in ("", "cpu/")
+        for name in ("latency_ms", "latency_ms_p95", "images_per_second")
+        for batch in (1, 4)
+    } <= set(found)
+    first = samples.query("runtime == 'cpu' and threads == 1 and batch == 4")["seconds"]
+    assert found["cpu/latency_ms/b4"].value == pytest.approx(1000 * np.median(first))
+
+
 def test_a_runtime_that_is_not_installed_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else real(name))
@@ -262,8 +292,8 @@ def test_files_are_timed_after_workers_have_started_and_before_they_are_done(pas
     assert table["round"].tolist() == [0, 0, 1, 1]
     assert table["pictures"].tolist() == [8 * timing.FEWEST] * 4
     assert table["seconds"].tolist() == pytest.approx([2.0 * timing.FEWEST] * 4)
-    trial = [(2, 8 * (3 + timing.FEWEST + 4)), (0, 8 * (1 + timing.FEWEST))]
-    assert [(workers, len(files)) for workers, files in asked] == trial * 3
+    turn = [(2, 8 * (3 + timing.FEWEST + 4)), (0, 8 * (1 + timing.FEWEST))]
+    assert [(workers, len(files)) for workers, files in asked] == turn * 2  # at 0 seconds without a trial before
 
 
 def test_a_pass_lasts_as_long_as_it_is_told_to(passes_of: Callable[..., Any]) -> None:
@@ -291,7 +321,7 @@ def test_the_legend_stays_inside_the_figure(language: str) -> None:
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}
     settings = [("torch", 1, "run"), ("torch", 16, "run"), ("contiguous", 16, "run"), ("torch", 16, "copy")]
     rows = [
-        {"runtime": runtime, "threads": threads, "network": network, "batch": batch} | times | rate
+        {"runtime": runtime, "threads": threads, "network": network, "batch": batch, "device": "cpu"} | times | rate
         for runtime, threads, network in settings
         for batch in (1, 8)
     ]

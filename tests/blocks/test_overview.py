@@ -14,11 +14,16 @@ from avatar_bench import blocks
 from avatar_bench.blocks.blind_test import BlindTest
 from avatar_bench.blocks.out_of_domain import OutOfDomain
 from avatar_bench.blocks.overview import Overview
+from avatar_bench.ensembles import Ensemble
 from avatar_bench.errors import ConfigError
 from avatar_bench.results import Metric, Result
+from avatar_bench.runs import Run
 
 CLASSES = ("drawing", "generated", "real")
 HISTORY = pd.DataFrame({"epoch": [1, 2], "stage": [1, 1], "val/loss": [1.0, 0.5], "val/macro_f1": [0.4, 0.8]})
+
+
+SIZES = ("params_m", "macs_g", "weights_mb", "peak_memory_mb")
 
 
 def shown(metric=0.8, better=True):
@@ -42,15 +47,27 @@ def results(value=0.8, fingerprint="f1"):
         [["drawing", 4, 0, 0], ["generated", 2, 1, 0], ["real", 0, 0, 3]], columns=["target", *CLASSES]
     )
     found = {
-        "blind_test": {"accuracy": shown(value), "macro_f1": shown(value)}
-        | {f"{kind}/{name}": shown(value) for kind in ("recall", "f1") for name in CLASSES},
+        "blind_test": {"accuracy": shown(value), "macro_precision": shown(value), "macro_f1": shown(value)}
+        | {f"{kind}/{name}": shown(value) for kind in ("recall", "precision", "f1") for name in CLASSES},
         "robustness": {kind: shown(value) for kind in kinds} | {f"bias/{name}": shown(0.1, None) for name in CLASSES},
         "calibration": {"scaled/ece_15": shown(0.1, False)},
-        "out_of_domain": {"auroc/cats/energy": shown(value), "auroc/cats/msp": shown(0.5)},
-        "error_bias": {"mean_confidence_right": shown(0.9), "mean_confidence_wrong": shown(0.6, False)},
-        "efficiency": {"params_m": Metric(5.0, 1, higher_is_better=False), "images_per_second/b1": shown(90.0)},
+        "out_of_domain": {"auroc/cats/energy": shown(value), "auroc/cats/msp": shown(0.5)}
+        | {f"mean_confidence/{name}": shown(0.7, None) for name in ("test", "cats", "mugs", "toons")}
+        | {f"std_confidence/{name}": shown(0.2, None) for name in ("test", "cats", "mugs", "toons")},
+        "error_bias": {
+            "unbias": shown(0.4),
+            "mean_confidence_right": shown(0.9),
+            "mean_confidence_wrong": shown(0.6, False),
+        },
+        "efficiency": {name: Metric(5.0, 1, higher_is_better=False) for name in SIZES}
+        | {"images_per_second/b1": shown(90.0), "latency_ms/b1": shown(11.0, False)},
+        "architecture": {name: Metric(5.0, 1, higher_is_better=None) for name in (*SIZES[:2], "depth", "input_size")},
     }
+    traits = {"family": "convolutional", "core_block": "BasicBlock, Bottleneck", "squeeze_excitation": 0}
+    traits |= {"depthwise": "", "attention": "", "patch": np.nan, "normalisation": "batch", "activation": "ReLU"}
+    traits |= {"pretraining": "scratch", "trained_with": ""}
     tables = {"blind_test": {"confusion": confusion}, "out_of_domain": {"sets": sets}}
+    tables["architecture"] = {"traits": pd.DataFrame([traits])}
     about = {"data_fingerprint": fingerprint}
     return {
         name: Result(name, "test", 10, CLASSES, metrics, tables.get(name, {}), provenance=dict(about))
@@ -78,7 +95,7 @@ def compare(*runs, **options):
 def test_every_chart_of_two_runs_is_drawn_and_its_numbers_saved(tmp_path: Path):
     result = compare(run_of(results(), "a"), run_of(results(0.6), "b"))
     assert set(result.figures) | {"runs", "missing"} == set(result.tables)
-    assert len(result.figures) == 8
+    assert len(result.figures) == 12
     folder = result.save(tmp_path / "overview")
     assert {file.stem for file in folder.glob("*.png")} == set(result.figures)
 
@@ -122,7 +139,7 @@ def test_what_is_missing_is_null_and_listed():
     assert "linear_probe" in table  # a column even where no run has it
     missing = result.tables["missing"]
     assert set(missing.loc[(missing["run"] == "b") & (missing["metric"] == ""), "block"]) == {
-        *("robustness", "clusters", "gradcam", "embedding", "prior_shift", "architecture")
+        *("robustness", "clusters", "gradcam", "embedding", "prior_shift")
     }
     assert missing.loc[missing["metric"] == "mcc", ["run", "reason"]].to_numpy().tolist() == [["b", "one class"]]
     assert set(result.tables["robustness"]["run"]) == {"a"}
@@ -176,6 +193,80 @@ def test_it_reads_what_the_blocks_themselves_save(oracle, fake_run, dataset_of, 
     assert table["recall", "real"] == given.correct[given.targets == 2].mean()
     shares = result.tables["ood_shares"].set_index(["set", "class"])["share"]
     assert shares["mugs", "real"] == (outside.predicted == 2).mean()
+
+
+def test_precision_and_the_macro_means_stand_with_recall_and_f1():
+    saved = results()
+    saved["blind_test"].metrics |= {"precision/real": shown(0.55), "macro_precision": shown(0.65)}
+    table = compare(run_of(saved, "a")).tables["by_class"].set_index(["kind", "class"])
+    assert table.loc[("precision", "real"), ["value", "low", "high"]].tolist() == pytest.approx([0.55, 0.45, 0.65])
+    assert table.loc[("precision", ""), "value"] == 0.65
+    assert set(table.index) == {(kind, name) for kind in ("recall", "precision", "f1") for name in ("", *CLASSES)}
+
+
+def test_networks_stand_side_by_side_as_architecture_read_them_off(tmp_path: Path):
+    saved = results()
+    read_back = Result.load(saved["architecture"].save(tmp_path / "architecture"))
+    table = compare(run_of(saved | {"architecture": read_back}, "a")).tables["architectures"].iloc[0]
+    assert table["core_block"] == "BasicBlock, Bottleneck"
+    assert table["patch"] == table["attention"] == ""
+    assert (table["squeeze_excitation"], table["params_m"], table["depth"]) == (0, 5.0, 5.0)
+
+
+def test_runs_that_differ_in_seed_alone_are_one_network_in_the_figure_and_all_in_the_table():
+    runs = [run_of(results(), f"a · seed {seed}", recipe="a") for seed in (1, 2)] + [run_of(results(), "b")]
+    result = compare(*runs)
+    assert result.tables["architectures"]["run"].tolist() == ["a · seed 1", "a · seed 2", "b"]
+    assert len(result.figures["architectures"].axes[0].get_yticks()) == 2
+
+
+def test_the_cpu_stands_beside_the_gpu_where_both_were_timed():
+    saved = results()
+    saved["efficiency"].tables["latency"] = pd.DataFrame({"runtime": ["torch", "cpu"], "device": ["cuda", "cpu"]})
+    saved["efficiency"].metrics |= {"cpu/images_per_second/b1": shown(9.0), "cpu/latency_ms/b1": shown(111.0, False)}
+    result = compare(run_of(saved, "a"), run_of(results(), "b"))
+    speed = result.tables["speed_size"].set_index(["run", "device"])
+    assert speed["images_per_second"].to_dict() == {("a", "cuda"): 90.0, ("a", "cpu"): 9.0, ("b", "cpu"): 90.0}
+    assert speed.loc[("a", "cpu"), ["accuracy", "accuracy_low"]].tolist() == pytest.approx([0.8, 0.7])
+    costs = result.tables["costs"].set_index(["run", "device"])
+    assert costs.loc[("a", "cpu"), ["latency_ms", "latency_ms_low", "weights_mb"]].tolist() == [111.0, 110.9, 5.0]
+    bars = [patch.get_width() for patch in result.figures["costs"].axes[0].patches]
+    assert sorted(bars) == [11.0, 11.0, 111.0]
+
+
+def test_confidence_in_the_domain_stands_beside_that_out_of_it():
+    saved = results()
+    saved["out_of_domain"].metrics["mean_confidence/cats"] = shown(0.9, None)
+    table = compare(run_of(saved, "a")).tables["ood_confidence"].set_index("set")
+    assert table.index.tolist() == ["test", "cats", "mugs", "toons"]
+    assert table.loc["cats", ["value", "low", "high", "std"]].tolist() == pytest.approx([0.9, 0.8, 1.0, 0.2])
+    older = results()
+    older["out_of_domain"].metrics = {}
+    assert "ood_confidence" not in compare(run_of(older, "a")).tables
+
+
+def test_robustness_stands_against_bias_with_what_guessing_gets():
+    row = compare(run_of(results(), "a")).tables["robustness_bias"].iloc[0]
+    assert row[["robustness", "unbias", "unbias_low", "unbias_high"]].tolist() == pytest.approx([0.8, 0.4, 0.3, 0.5])
+    assert row[["robustness_floor", "unbias_floor"]].tolist() == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_network_has():
+    saved = {name: one for name, one in results().items() if name not in ("efficiency", "architecture")}
+    members = (Run(Path("a.ckpt")), Run(Path("b.ckpt")))
+    mixed = Ensemble(Path("e.json"), None, {}, label="soft_vote", recipe="soft_vote", members=members, order=CLASSES)
+    mixed.saved = lambda block, name: saved.get(block)
+    mixed.card = SimpleNamespace(classes=CLASSES, seed=1)
+    result = compare(run_of(results(), "a"), mixed)
+    assert result.tables["runs"]["kind"].tolist() == ["run", "ensemble"]
+    assert not any(said.startswith("soft_vote has no usable Result") for said in result.warnings)
+    assert "efficiency" in set(result.tables["missing"].query("run == 'soft_vote'")["block"])
+    with_one = {"by_class", "robustness", "calibration", "confidence", "ood_confidence", "ood_shares", "bias"}
+    for chart in with_one | {"robustness_bias"}:
+        assert "soft_vote" in set(result.tables[chart]["run"])
+    legend = result.figures["calibration"].legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "soft vote (ensemble)"]
+    assert [line.get_marker() for line in legend.get_lines()] == ["o", "P"]
 
 
 def test_its_options_are_checked():

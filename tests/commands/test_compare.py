@@ -38,6 +38,7 @@ TABLES = {
     "ensemble_diversity": ["pairs.csv"],
     "transformers": ["recipes.csv", "protocol.csv"],
 }
+ENSEMBLES = ("soft_vote", "accuracy_ece", "greedy", "scaled_vote")
 ASKED = ["blind_test", "calibration", *METRICS]
 QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(blocks.build(name), "resamples")]
 
@@ -71,13 +72,13 @@ def test_each_comparison_writes_what_the_contract_names(name: str, compared: Pat
     assert [metric for metric in METRICS[name] if metric not in found.metrics] == []
     assert [file for file in TABLES.get(name, []) if not (compared / name / file).is_file()] == []
     assert list((compared / name).glob("*.svg"))
-    compared_runs = found.provenance["compared"]
+    compared_runs = [entry for entry in found.provenance["compared"] if entry["label"] not in ENSEMBLES]
     assert len({entry["label"] for entry in compared_runs}) == 3
     assert len({entry["recipe"] for entry in compared_runs}) == 2
 
 
 def test_the_ensembles_are_judged_like_runs(many: Path, compared: Path) -> None:
-    for strategy in ("soft_vote", "accuracy_ece", "greedy", "scaled_vote"):
+    for strategy in ENSEMBLES:
         folder = many / "ensembles" / strategy
         judged = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
         assert judged.value == pytest.approx(Result.load(compared / "ensemble").metrics[f"accuracy/{strategy}"].value)
@@ -93,6 +94,15 @@ def test_what_an_ensemble_that_was_made_on_the_way_cannot_do_is_named_and_no_err
     assert f"left out: {many / 'ensembles' / 'soft_vote' / 'evaluation' / 'test' / 'architecture'}: " in err
     assert "4 left out" in out.splitlines()[-1]
     assert main(["evaluate", f"ckpt={many / 'ensembles' / 'soft_vote'}", "block=architecture"]) == 3
+
+
+def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compared: Path) -> None:
+    runs = Result.load(compared / "overview").tables["runs"].set_index("run")
+    kinds = runs["kind"].to_dict()
+    assert {name: kinds.get(name) for name in ENSEMBLES} == dict.fromkeys(ENSEMBLES, "ensemble")
+    for name in ENSEMBLES:
+        judged = Result.load(compared.parents[1] / "ensembles" / name / "evaluation" / "test" / "blind_test")
+        assert runs.loc[name, "accuracy"] == pytest.approx(judged.metrics["accuracy"].value)
 
 
 def test_a_second_time_nothing_is_judged_again(

@@ -167,3 +167,25 @@ def test_the_network_is_left_as_it_was() -> None:
 )
 def test_the_family_is_read_off_the_network(name: str, size: int, expected: str) -> None:
     assert family(new(name), size) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [  # as their papers have them
+        ("resnet18", 64, ("BasicBlock", 0, "", "", "", "batch", "ReLU")),
+        ("regnety_002", 64, ("Bottleneck", 13, "", "", "", "batch", "ReLU, Sigmoid")),  # 1 + 1 + 4 + 7 blocks
+        ("mobilenetv2_035", 64, ("InvertedResidual", 0, "3 x 3", "", "", "batch", "ReLU6")),
+        ("convnext_atto", 64, ("ConvNeXtBlock", 0, "7 x 7", "", "4 x 4", "layer", "GELU")),
+        ("vit_tiny_patch16_224", 224, ("Block", 0, "", "self-attention", "16 x 16", "layer", "GELU")),
+        (
+            "swin_tiny_patch4_window7_224",
+            224,
+            ("SwinTransformerBlock", 0, "", "windows of 7 x 7", "4 x 4", "layer", "GELU"),
+        ),
+    ],
+)
+def test_the_key_traits_are_those_of_the_papers(name: str, size: int, expected: tuple[Any, ...]) -> None:
+    traits = dissect(new(name), size).traits
+    assert traits.pop("family") == family(new(name), size)
+    names = ("core_block", "squeeze_excitation", "depthwise", "attention", "patch", "normalisation", "activation")
+    assert traits == dict(zip(names, expected, strict=True))
