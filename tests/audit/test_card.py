@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench import plots
+from avatar_bench import pages, plots
 from avatar_bench.audit.card import write_card
 from avatar_bench.messages import speak
 from avatar_bench.pages import escape_markdown
@@ -205,6 +205,10 @@ def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
 )
 def test_markdown_is_escaped_to_one_line(text: object, escaped: str) -> None:
     assert escape_markdown(text) == escaped
+
+
+def test_code_in_markdown_keeps_the_spaces_around_it() -> None:
+    assert pages.markdown().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
 
 
 def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:

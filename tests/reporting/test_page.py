@@ -67,7 +67,7 @@ def test_the_page_needs_no_other_file(runs: Path) -> None:
 def test_every_figure_has_words_and_every_id_is_its_own(runs: Path) -> None:
     page = written(runs)
     said = [str(attrs.get("alt")) for tag, attrs in page.tags if tag == "img" and attrs.get("src")]
-    assert len(said) == 4
+    assert len(said) == 5  # the counts too
     assert any("good, on test. accuracy: 0.900 [0.850, 0.950]." in alt for alt in said)
     ids = [str(attrs["id"]) for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
