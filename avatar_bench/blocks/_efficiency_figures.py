@@ -36,7 +36,7 @@ def latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int) -> F
     left.yaxis.set_minor_locator(NullLocator())
     right.set(title=say("Throughput, with intervals"), ylabel=say("pictures a second"), ylim=(0, None))
     for axes in (left, right):
-        _scales(axes, sorted({*table["batch"]}))
+        _scales(axes, sorted({*table["batch"], batch_size}))
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
@@ -80,7 +80,7 @@ def _files(axes: Axes, table: pd.DataFrame, batch_size: int, used: int) -> None:
 
 
 def _scales(axes: Axes, batches: list[int]) -> None:
-    axes.set(xscale="log", xlabel=say("pictures a batch"))
+    axes.set(xscale="log", xlim=(batches[0] / 1.5, 1.5 * batches[-1]), xlabel=say("pictures a batch"))
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(True)
