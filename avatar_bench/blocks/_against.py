@@ -25,6 +25,7 @@ NEW, EARLIER = "new", "earlier"
 _OVERALL = {
     "accuracy": classification.accuracy,
     "balanced_accuracy": classification.balanced_accuracy,
+    "macro_precision": classification.macro_precision,
     "macro_f1": classification.macro_f1,
     "mcc": classification.mcc,
 }
