@@ -26,7 +26,7 @@ MAIN = {  # what stands in the table of a block: patterns of metric names; of ot
     ),
     "robustness": ("robustness", "clean", "noise", "blur", "brightness", "rotation", "jpeg", "mean_over_severities"),
     "calibration": ("ece_15", "ece_floor", "scaled/ece_15", "nll", "brier", "temperature", "aurc", "coverage/*"),
-    "out_of_domain": ("auroc/*/energy", "accuracy/*"),
+    "out_of_domain": ("auroc/*/energy", "accuracy/*", "mean_confidence/*"),
     "efficiency": (
         "latency_ms/b1",
         "images_per_second/b1",
@@ -78,7 +78,7 @@ _COLUMNS = {  # of wide tables those that are read; the CSV has all
         "citation",
         "paper",
     ),
-    "ensemble/strategies": ("strategy", "members", "accuracy", "macro_f1", "gain", "nll", "ece"),
+    "ensemble/strategies": ("strategy", "members", "accuracy", "macro_f1", "gain", "gain_macro_f1", "nll", "ece"),
 }
 
 

@@ -15,7 +15,7 @@ from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import Row, Table, column, fit_scale
 
 SCORES = ("run", "complete", "score", "rank", "share_first", "pareto", "missing")  # columns of the first screen
-GAINS = ("strategy", "members", "accuracy", "gain")
+GAINS = ("strategy", "members", "accuracy", "macro_f1", "gain")
 _BETTER = {True: "higher", False: "lower", None: None}
 
 
