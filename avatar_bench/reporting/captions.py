@@ -66,7 +66,7 @@ def _of_runs() -> dict[str, str]:
         "error_bias/confidence": say("Confidence of correct and incorrect predictions"),
         "error_bias/weakest_slices": say("The weakest slices, with intervals"),
         "prior_shift/mixes": say("Accuracy and macro-F1 under other mixes of classes"),
-        "prior_shift/shares": say("Accuracy as the share of one class grows, class by class"),
+        "prior_shift/shares": say("Accuracy and macro-F1 as the share of one class grows, class by class"),
         "clusters/distances": say("Mean distances between classes"),
         "clusters/silhouettes": say("Silhouettes by class"),
         "clusters/source_distances": say("Mean distances between sources"),
