@@ -77,4 +77,4 @@ def test_no_two_figures_of_a_block_have_the_same_caption(block: str) -> None:
 
 
 def test_the_curves_of_prior_shift_are_called_what_they_show() -> None:
-    assert caption("prior_shift", "shares") == "Accuracy as the share of one class grows, class by class"
+    assert caption("prior_shift", "shares") == "Accuracy and macro-F1 as the share of one class grows, class by class"
