@@ -201,8 +201,9 @@ def _of_model(found: Iterable[Saved | Problem], model: Model) -> Iterator[Saved 
 
 
 def _known_alone(found: Iterable[Saved | Problem], models: Sequence[Model]) -> Iterator[Saved | Problem]:
-    """Set apart the comparisons of checkpoints that are not here."""
-    known = {model.checkpoint for model in models}
+    """Set apart the comparisons of checkpoints that are not here; an ensemble's is the one that its Results name."""
+    results = (saved.result for model in models for saved in model.results.values() if model.kind != "run")
+    known = {model.checkpoint for model in models} | {one.provenance.get("checkpoint_sha256") for one in results}
     for one in found:
         strange = set(_compared(one)) - known if isinstance(one, Saved) else set()
         if isinstance(one, Saved) and strange:

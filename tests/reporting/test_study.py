@@ -179,3 +179,15 @@ def test_a_comparison_with_an_earlier_result_is_shown_and_missed_in_no_other_run
     study = read_study(runs)
     assert ("blind", "against") in study.models[0].results
     assert study.problems == []
+
+
+def test_a_comparison_of_ensembles_is_kept_where_their_results_are_of_the_same_checkpoints(
+    runs: Path, make: SimpleNamespace
+) -> None:
+    folder = make.ensemble(runs, "soft_vote", 0.9)
+    for name, compared in (("blind", ["good", "soft_vote"]), ("val", ["good", "another"])):
+        make.ranking(runs, name, [], compared=compared)
+    make.result(folder, "blind_test", "blind", checkpoint_sha256=make.checkpoint("soft_vote"))
+    study = read_study(runs)
+    assert ("blind", "significance") in study.comparisons
+    assert ("foreign", "evaluation/val/significance") in told(study)
