@@ -85,17 +85,6 @@ def test_the_ensembles_are_judged_like_runs(many: Path, compared: Path) -> None:
         assert Result.load_whole(folder / "evaluation" / "test" / "calibration")
 
 
-def test_what_an_ensemble_that_was_made_on_the_way_cannot_do_is_named_and_no_error(
-    many: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["block=[architecture,ensemble]", "block.ensemble.resamples=100", "block.ensemble.soup=false"]
-    assert main(["evaluate", f"ckpt={many}", *words, "data.workers=0"]) == 0
-    out, err = capsys.readouterr()
-    assert f"left out: {many / 'ensembles' / 'soft_vote' / 'evaluation' / 'test' / 'architecture'}: " in err
-    assert "4 left out" in out.splitlines()[-1]
-    assert main(["evaluate", f"ckpt={many / 'ensembles' / 'soft_vote'}", "block=architecture"]) == 3
-
-
 def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compared: Path) -> None:
     runs = Result.load(compared / "overview").tables["runs"].set_index("run")
     kinds = runs["kind"].to_dict()
@@ -181,3 +170,14 @@ def test_a_comparison_on_another_split_replaces_nothing(
         assert told in capsys.readouterr().err
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble_diversity"]
+
+
+def test_what_an_ensemble_that_was_made_on_the_way_cannot_do_is_named_and_no_error(
+    many: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["block=[architecture,ensemble]", "block.ensemble.resamples=100", "block.ensemble.soup=false"]
+    assert main(["evaluate", f"ckpt={many}", *words, "data.workers=0"]) == 0
+    out, err = capsys.readouterr()
+    assert f"left out: {many / 'ensembles' / 'soft_vote' / 'evaluation' / 'test' / 'architecture'}: " in err
+    assert "4 left out" in out.splitlines()[-1]
+    assert main(["evaluate", f"ckpt={many / 'ensembles' / 'soft_vote'}", "block=architecture"]) == 3

@@ -890,7 +890,7 @@ def test_each_folder_in_one_is_an_out_of_domain_set(tiny_run: Path, pictures: Pa
         shutil.copytree(pictures / "blind" / "drawing" / "new-drawing", tmp_path / "sets" / name)
     words = ["block=out_of_domain", f"data.ood_root={tmp_path / 'sets'}", f"out={tmp_path / 'out'}", "data.workers=0"]
     assert main(["evaluate", f"ckpt={tiny_run}", *words]) == 0
-    table = pd.read_csv(tmp_path / "out" / "test" / "out_of_domain" / "sets.csv", keep_default_na=False)
+    table = pd.read_csv(tmp_path / "out" / "evaluation" / "test" / "out_of_domain" / "sets.csv", keep_default_na=False)
     assert table[["set", "kind"]].values.tolist() == [["test", "in_domain"], ["obj", "far"], ["simpsons", "shifted"]]
 
 
