@@ -306,7 +306,8 @@ def test_a_training_whose_test_pictures_were_seen_is_refused(
     assert "with the pretraining data by picture" in capsys.readouterr().err
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", "allow=[overlap,near_duplicates]"]) == 0
     assert (
-        "warning: 48 of 48 pictures, or copies or groups of theirs, were in the pretraining" in capsys.readouterr().err
+        "blind_test: 48 of 48 pictures, or copies or groups of theirs, were in the pretraining"
+        in capsys.readouterr().err
     )
     onward = train(tmp_path / "onward", "model.backbone=test_resnet", f"init_from={run}")
     assert main(["evaluate", f"ckpt={onward}", "data.workers=0"]) == 3
@@ -390,7 +391,7 @@ def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
     capsys.readouterr()
     assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
     told = "24 of 24 pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter."
-    assert f"warning: {told}" in capsys.readouterr().err
+    assert f"/run: blind_test: {told}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "val" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
     assert told in said["warnings"]
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
@@ -416,14 +417,14 @@ def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
     assert "in the pretraining" not in capsys.readouterr().err
     copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation", "predictions"))
     told = "24 of 24 pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter."
-    for runs, who in (([run, copy], ""), ([tiny_run, run], "test_resnet full from simclr: ")):
+    for runs, who, name in (([run, copy], "", "one"), ([tiny_run, run], "test_resnet full from simclr: ", "many")):
         line = ["evaluate", f"ckpt=[{','.join(map(str, runs))}]", "block=ensemble_diversity", "split=val"]
-        assert main([*line, "data.workers=0", f"out={tmp_path / ('many' if who else 'one')}"]) == 0
+        assert main([*line, "data.workers=0", f"out={tmp_path / name}"]) == 0
         said = [line for line in capsys.readouterr().err.splitlines() if "in the pretraining" in line]
-        assert said == [f"warning: {who}{told}"]
+        assert said == [f"warning: {tmp_path / name}: ensemble_diversity: {who}{told}"]
     vote = next(tmp_path.rglob("soft_vote"))
     assert main(["evaluate", f"ckpt={vote}", "split=val", "data.workers=0"]) == 0
-    assert "warning: 24 of 24 pictures, or copies or groups of theirs, were in" in capsys.readouterr().err
+    assert "blind_test: 24 of 24 pictures, or copies or groups of theirs, were in" in capsys.readouterr().err
 
 
 def test_figures_say_where_pictures_of_the_pretraining_are_gone(
@@ -439,7 +440,7 @@ def test_figures_say_where_pictures_of_the_pretraining_are_gone(
     assert f"warning: 33 of 33 pictures that {file} has seen are gone" in capsys.readouterr().err
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
     told = "33 pictures of the pretraining are gone: near-duplicates of them are not looked for"
-    assert f"warning: {told}" in capsys.readouterr().err
+    assert f"/run: blind_test: {told}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
     assert told in said["warnings"]
 
