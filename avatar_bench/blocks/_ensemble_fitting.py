@@ -88,7 +88,7 @@ def fit(held: HeldOut) -> dict[str, Recipe]:
     found = {}
     for name, strategy in STRATEGIES.items():
         mix = strategy(held.logits, held.targets)
-        found[name] = Recipe(mix, calibration.fit_temperature(average(held.logits, mix), held.targets))
+        found[name] = Recipe(mix, _temperature(average(held.logits, mix), held.targets))
     return found
 
 
@@ -111,8 +111,13 @@ def cook(runs: Sequence[Run], held: HeldOut) -> Cooked | None:
     kept = [candidates[index] for index in greedy_soup(scores, judge)]
     soup = Soup.of([runs[position] for position in kept])
     told = soup.predictions(held.dataset)
-    temperature = calibration.fit_temperature(told.logits, told.targets)
+    temperature = _temperature(told.logits, told.targets)
     return Cooked(candidates, kept, replace(soup, fitted=temperature))
+
+
+def _temperature(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> float:
+    """Return the temperature to 6 decimals: the rest depends on the number of threads, and would change the hash."""
+    return round(calibration.fit_temperature(logits, targets), 6)
 
 
 def _kin(runs: Sequence[Run]) -> list[list[int]]:
