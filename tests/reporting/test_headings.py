@@ -51,7 +51,8 @@ def test_the_same_words_stand_for_two_columns_nowhere() -> None:
 
 
 def test_tables_are_called_by_what_they_hold() -> None:
-    assert table_title("overview", "by_class") == "Recall, precision and F1 by class, model by model"  # as the figure of that name
+    as_its_figure = "Recall, precision and F1 by class, model by model"
+    assert table_title("overview", "by_class") == as_its_figure
     assert table_title("significance", "pairs") == "Every two models: difference, p and images needed"
     assert {name.partition("/")[0] for name in _headings()["tables"]} <= {*words.COMPARISONS, *words.BLOCKS}
 
