@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load", "predict"]
 
 if TYPE_CHECKING:
-    from avatar_bench.ensembles import load, predict
+    from avatar_bench.runs.ensembles import load, predict
 
 
 def __getattr__(name: str) -> Any:
     """Import the Python API on first use: it needs torch, the command line mostly does not."""
     if name in ("load", "predict"):
-        from avatar_bench import ensembles
+        from avatar_bench.runs import ensembles
 
         return getattr(ensembles, name)
     raise AttributeError(f"module 'avatar_bench' has no attribute {name!r}")

@@ -89,7 +89,7 @@ def planted_pairs(folder: Path) -> Pairs:
 
 def avatar_bench(folder: Path) -> Task:
     """Exact and near copies; mirrored and rotated ones too."""
-    from avatar_bench.data.decode import decode
+    from avatar_bench.data.decoding import decode
     from avatar_bench.data.duplicates import find_matches
     from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
 

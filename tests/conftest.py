@@ -96,7 +96,7 @@ def small(pictures: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def train(small: list[str]) -> Callable[..., Path]:
     """Train a small run with more options, or others, in a folder; give the folder back."""
-    from avatar_bench.__main__ import main
+    from avatar_bench.cli.app import main
 
     def run(out: Path, *words: str, code: int = 0) -> Path:
         given = {word.partition("=")[0].lstrip("+") for word in words}
@@ -138,7 +138,7 @@ def reseal() -> Callable[[Path], None]:
 @pytest.fixture(scope="session")
 def card() -> dict[str, Any]:
     """The card of a small checkpoint, as plain values."""
-    from avatar_bench.models.card import Card
+    from avatar_bench.models.model_card import Card
 
     preprocessing = {"size": 32, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
     return Card(("a", "b"), "test_resnet", preprocessing).plain()
@@ -166,8 +166,8 @@ def network() -> Callable[[str], Any]:
     import torch
     import yaml
 
-    from avatar_bench.catalogue import choices
-    from avatar_bench.models.weights import create_backbone, options_for
+    from avatar_bench.config.catalogue import choices
+    from avatar_bench.models.backbones import create_backbone, options_for
 
     @cache
     def build(model: str) -> Any:

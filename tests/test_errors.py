@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avatar_bench.data.images import Images, loader
+from avatar_bench.data.loaders import Images, loader
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import DataError
 

@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from avatar_bench.ensembles import open_run
 from avatar_bench.errors import AvatarBenchError
-from avatar_bench.models.card import Card
-from avatar_bench.models.checkpoints import CARD_KEY, read_checkpoint
+from avatar_bench.models.checkpoint import CARD_KEY, read_checkpoint
 from avatar_bench.models.classifier import Classifier
-from avatar_bench.predictions import Predictions
-from avatar_bench.records import locate, read_record
+from avatar_bench.models.model_card import Card
+from avatar_bench.results.predictions import Predictions
+from avatar_bench.runs.ensembles import open_run
+from avatar_bench.runs.record import locate, read_record
 
 FUZZ = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 SHORT, LONG = settings(FUZZ, max_examples=60), settings(FUZZ, max_examples=1500)

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from avatar_bench import __version__
-from avatar_bench.__main__ import main
+from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError, DivergedError, GuardError
 
 DATA = ["data=folder", "data.root=pictures"]
@@ -80,7 +80,7 @@ def test_help_and_lists_load_no_heavy_library(words: list[str]) -> None:
     done = run("-X", "importtime", "-m", "avatar_bench", *words)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 0
-    assert "avatar_bench.catalogue" in loaded
+    assert "avatar_bench.config.catalogue" in loaded
     assert loaded.isdisjoint({"torch", "pandas", "numpy", "hydra", "omegaconf"})
 
 
@@ -202,7 +202,7 @@ def test_an_error_becomes_its_lines_and_exit_code(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("avatar_bench.__main__._close_stdout", lambda: None)
+    monkeypatch.setattr("avatar_bench.cli.app._close_stdout", lambda: None)
     stub("train", error)
     assert main(["train", *DATA]) == code
     assert capsys.readouterr().err == told

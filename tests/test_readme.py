@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from avatar_bench import blocks, catalogue
-from avatar_bench.__main__ import main
+from avatar_bench.cli.app import main
+from avatar_bench.config import catalogue
+from avatar_bench.evaluation import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/extending.md")
@@ -118,7 +119,7 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "names"), [("commands", list(catalogue.commands())), ("blocks", blocks.available())]
+    ("folder", "names"), [("commands", list(catalogue.commands())), ("blocks", registry.available())]
 )
 def test_every_command_and_block_has_its_page(folder: str, names: list[str]) -> None:
     assert sorted(file.stem for file in (ROOT / "docs" / folder).glob("*.md")) == sorted(names)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.__main__ import main
+from avatar_bench.cli.app import main
 
 CANARY = "tweet7f3a"
 VARIABLES = {

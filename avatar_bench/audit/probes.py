@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench import stats
-from avatar_bench.messages import say
-from avatar_bench.metrics import classification
-from avatar_bench.results import Metric
+from avatar_bench.i18n import say
+from avatar_bench.metrics import classification, stats
+from avatar_bench.results.result import Metric
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn, rfft2
 
-from avatar_bench.audit.provenance import HINTS, hints
-from avatar_bench.data.decode import FORMATS, decode_bytes
-from avatar_bench.data.slices import jpeg_quality
+from avatar_bench.audit.content_credentials import HINTS, hints
+from avatar_bench.data.decoding import FORMATS, decode_bytes
+from avatar_bench.data.image_slices import jpeg_quality
 
 Value = float | str | bool
 Pixels = NDArray[np.uint8]

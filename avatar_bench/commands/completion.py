@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from avatar_bench import catalogue
+from avatar_bench.config import catalogue
+from avatar_bench.config.overrides import FLAGS, MAPPINGS, PATHS
 from avatar_bench.errors import ConfigError
-from avatar_bench.overrides import FLAGS, MAPPINGS, PATHS
 
 BASH = r"""
 _avatar_bench() {
@@ -128,12 +128,12 @@ def _options(command: str, before: Sequence[str], word: str) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
-    from avatar_bench import config
-    from avatar_bench.composing import MODELESS
+    from avatar_bench.config import schema
+    from avatar_bench.config.config_loader import MODELESS
 
-    if command not in config.SCHEMAS:
+    if command not in schema.SCHEMAS:
         return []
-    config.register()
+    schema.register()
     with initialize_config_dir(str(catalogue.conf_folder()), version_base="1.3"):
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))

@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench import blocks
-from avatar_bench.assembly.datasets import further_sets, open_dataset
-from avatar_bench.blocks.base import Block, CompareBlock, DatasetBlock
-from avatar_bench.commands._against import Earlier
-from avatar_bench.commands._judging import Judge, guard_preprocessing, slice_of
-from avatar_bench.commands._saving import Saving
-from avatar_bench.config import EvaluateConfig
-from avatar_bench.data.manifest import SPLITS
-from avatar_bench.data.names import listed
-from avatar_bench.entrants import Entrant, entrants
+from avatar_bench.config.schema import EvaluateConfig
+from avatar_bench.console.terminal import tell
+from avatar_bench.data.dataset import SPLITS
+from avatar_bench.data.file_names import listed
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, GuardError
-from avatar_bench.messages import speak
-from avatar_bench.records import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_of_all, read_record
-from avatar_bench.terminal import tell
-from avatar_bench.yaml_files import checked_text
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
+from avatar_bench.evaluation.comparison import Earlier
+from avatar_bench.evaluation.result_writer import Saving
+from avatar_bench.evaluation.runner import Judge, guard_preprocessing, slice_of
+from avatar_bench.files.yaml_io import checked_text
+from avatar_bench.i18n import speak
+from avatar_bench.runs.labels import Entrant, entrants
+from avatar_bench.runs.record import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_of_all, read_record
+from avatar_bench.sources.dataset_kinds import further_sets, open_dataset
 
 if TYPE_CHECKING:
-    from avatar_bench.data.manifest import Dataset
-    from avatar_bench.results import Result
-    from avatar_bench.runs import Run
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.results.result import Result
+    from avatar_bench.runs.run import Run
 
 _WITHOUT_RUN = Path("runs")
 
@@ -53,7 +53,7 @@ def evaluate(cfg: DictConfig) -> None:
     assert isinstance(settings, EvaluateConfig)
     folders = _user_folders()
     asked = settings.block | (_users_own(folders, settings.block) if _all_are_asked() else {})
-    chosen = {name: blocks.build(name, options or {}, folders) for name, options in asked.items()}
+    chosen = {name: registry.build(name, options or {}, folders) for name, options in asked.items()}
     other = settings.data.kind != "run"
     alone = {name: block for name, block in chosen.items() if other and isinstance(block, DatasetBlock)}
     comparing = {name: block for name, block in chosen.items() if isinstance(block, CompareBlock)}
@@ -130,7 +130,7 @@ class _Work:
 
     def judge_ensembles(self, by_run: Mapping[str, Block], place: Path, named: Dataset | None) -> None:
         """Write the ensembles that a Result describes, and run the blocks on them that were run on the Runs."""
-        from avatar_bench import ensembles
+        from avatar_bench.runs import ensembles
 
         found = [result.provenance["ensembles"] for result in self.results if "ensembles" in result.provenance]
         for strategy, description in (found[-1] if found else {}).items():
@@ -195,11 +195,11 @@ def _all_are_asked() -> bool:
 
 def _users_own(folders: list[Path], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Give the options of the users' blocks that read runs, which conf/block/all.yaml cannot name."""
-    yaml = {name: file for name, file in blocks.of_users(folders).items() if name not in chosen}
+    yaml = {name: file for name, file in registry.of_users(folders).items() if name not in chosen}
     found: dict[str, Any] = {
         name: OmegaConf.to_object(OmegaConf.create(checked_text(file))) for name, file in yaml.items()
     }
-    built = {name: blocks.build(name, given, folders) for name, given in found.items()}
+    built = {name: registry.build(name, given, folders) for name, given in found.items()}
     return {name: found[name] for name, block in built.items() if not isinstance(block, DatasetBlock)}
 
 
@@ -317,8 +317,8 @@ def _ensembles_of(runs: Sequence[Run], name: str, place: Path, settings: Evaluat
 
 def _open(entrant: Entrant, settings: EvaluateConfig, place: Path | None = None) -> Run:
     """Open a run, whose Results go to place/evaluation, by default in its own folder."""
-    from avatar_bench.ensembles import open_run
-    from avatar_bench.runs import set_threads
+    from avatar_bench.runs.ensembles import open_run
+    from avatar_bench.runs.run import set_threads
 
     set_threads(settings.threads)
     run = open_run(

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench.commands._output import make_room
-from avatar_bench.config import ExportConfig
+from avatar_bench.config.schema import ExportConfig
 from avatar_bench.errors import ConfigError, OutputError
-from avatar_bench.records import check_run, newest_of_all, read_json
+from avatar_bench.files.output_lock import make_room
+from avatar_bench.runs.record import check_run, newest_of_all, read_json
 
 if TYPE_CHECKING:
-    from avatar_bench.runs import Run
+    from avatar_bench.runs.run import Run
 
 
 def export(cfg: DictConfig) -> None:
@@ -30,8 +30,8 @@ def export(cfg: DictConfig) -> None:
     make_room(settings.out, "out")
     card = _place_of_card(file)
     _refuse_other_weights(file)
-    from avatar_bench.ensembles import open_run
-    from avatar_bench.models.exports import refuse_missing
+    from avatar_bench.inference.export import refuse_missing
+    from avatar_bench.runs.ensembles import open_run
 
     refuse_missing(file)
     size, classes = _write(open_run(path, accelerator="cpu"), file, card)
@@ -40,7 +40,7 @@ def export(cfg: DictConfig) -> None:
 
 def _write(run: Run, file: Path, card: Path) -> tuple[int, tuple[str, ...]]:
     """Write the network and its card; give the network's size in bytes, and the classes in the order of its outputs."""
-    from avatar_bench.models.exports import describe, encode, write
+    from avatar_bench.inference.export import describe, encode, write
 
     classifier, provenance = run.classifier, _provenance(run)
     classifier.card = replace(classifier.card, temperature=run.temperature)  # of a soup, its own

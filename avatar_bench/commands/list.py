@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from avatar_bench.catalogue import KINDS, choices, did_you_mean, summary
+from avatar_bench.config.catalogue import KINDS, choices, did_you_mean, summary
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.records import read_records, table
+from avatar_bench.runs.record import read_records, table
 
 
 def list(words: Sequence[str]) -> None:

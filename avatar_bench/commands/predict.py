@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from avatar_bench.commands._output import held, make_room
-from avatar_bench.commands._resume import missing, refuse_other_run
-from avatar_bench.commands._rows import Rows, kind_of, open_rows
-from avatar_bench.config import PredictConfig
+from avatar_bench.config.schema import PredictConfig
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.records import check_run, newest_of_all
+from avatar_bench.files.output_lock import held, make_room
+from avatar_bench.inference.prediction_writer import Rows, kind_of, open_rows
+from avatar_bench.inference.resume import missing, refuse_other_run
+from avatar_bench.runs.record import check_run, newest_of_all
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from avatar_bench.runs import Run
+    from avatar_bench.runs.run import Run
 
 CAUTION = (
     "A verdict tells which class's training pictures a picture looks like; it is no proof of where it comes from. "
@@ -57,10 +57,10 @@ def _open(path: Path, settings: PredictConfig) -> Run:
     """Open the run, and put into the settings what is chosen for this machine."""
     import torch
 
-    from avatar_bench.ensembles import open_run
-    from avatar_bench.memory import keep_memory
-    from avatar_bench.models.trial import choose, workers
-    from avatar_bench.runs import set_threads
+    from avatar_bench.console.memory import keep_memory
+    from avatar_bench.inference.autotune import choose, workers
+    from avatar_bench.runs.ensembles import open_run
+    from avatar_bench.runs.run import set_threads
 
     keep_memory()
     run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
@@ -75,7 +75,7 @@ def _open(path: Path, settings: PredictConfig) -> Run:
 
 def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
     """Write the rows that the output lacks; give how many: verdicts, errors, earlier rows, errors among those."""
-    from avatar_bench.verdicts import verdict_columns
+    from avatar_bench.inference.prediction_table import verdict_columns
 
     def verdicts(files: list[str]) -> Generator[pd.DataFrame, None, None]:
         return run.verdicts(files, settings.calibrated, settings.precision)

@@ -9,18 +9,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import avatar_bench
-from avatar_bench import blocks
-from avatar_bench.assembly.sources import Recipe, build, demo_root
-from avatar_bench.audit.card import write_card
-from avatar_bench.blocks.base import DatasetBlock
-from avatar_bench.config import PrepareConfig
-from avatar_bench.data.manifest import read_manifest
-from avatar_bench.data.spelling import spelling_warnings
+from avatar_bench.audit.data_card import write_card
+from avatar_bench.config.schema import PrepareConfig
+from avatar_bench.console.terminal import tell
+from avatar_bench.data.dataset import read_manifest
+from avatar_bench.data.label_spelling import spelling_warnings
 from avatar_bench.data.splits import FOLDS, SplitPlan
 from avatar_bench.errors import GuardError
-from avatar_bench.messages import speak
-from avatar_bench.results import Result
-from avatar_bench.terminal import tell
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import DatasetBlock
+from avatar_bench.i18n import speak
+from avatar_bench.results.result import Result
+from avatar_bench.sources.build import Recipe, build, demo_root
 
 AUDIT = "data_audit"
 
@@ -36,7 +36,7 @@ def prepare(cfg: DictConfig) -> None:
     place = settings.out or settings.data.get("root")
     out = Path(place or demo_root()).expanduser()
     options: dict[str, Any] = settings.block[AUDIT] or {}
-    audit = blocks.build(AUDIT, options)  # a mistake in its options shows before the work
+    audit = registry.build(AUDIT, options)  # a mistake in its options shows before the work
     assert isinstance(audit, DatasetBlock)
     summary = build(_recipe(settings), out, update=settings.update, afresh=not place)
     how = {"options": options, "allow": sorted(settings.allow), "lang": settings.lang}

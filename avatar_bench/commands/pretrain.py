@@ -13,19 +13,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench.assembly.datasets import further_sets, open_pictures, open_set
-from avatar_bench.commands._folders import git_commit, held, is_free, taken, unused
-from avatar_bench.commands._recording import begin, recorded, reopened
-from avatar_bench.commands._split import split_plan
-from avatar_bench.config import PretrainConfig, check_pretrain
-from avatar_bench.data.guards import refuse_changed, split_apart
-from avatar_bench.data.kept_out import keep_out
-from avatar_bench.data.manifest import Dataset
+from avatar_bench.config.overrides import job_name
+from avatar_bench.config.schema import PretrainConfig, check_pretrain
+from avatar_bench.console.terminal import tell
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.leakage import keep_out, refuse_changed, split_apart
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.errors import GuardError
-from avatar_bench.overrides import job_name
-from avatar_bench.records import folder_name, read_record
-from avatar_bench.terminal import tell
+from avatar_bench.runs.record import folder_name, read_record
+from avatar_bench.sources.dataset_kinds import further_sets, open_pictures, open_set
+from avatar_bench.training.job import split_plan
+from avatar_bench.training.recording import begin, recorded, reopened
+from avatar_bench.training.run_folder import git_commit, held, is_free, taken, unused
 
 FOLDER = Path("pretrained")
 
@@ -52,7 +51,7 @@ def _complete(cfg: DictConfig, settings: PretrainConfig, folder: Path, record: d
     with recorded(folder, cfg, record):
         whole, learning = _pictures(settings, record)  # a mistake shows before torch has loaded
         begin(folder, cfg, record)
-        from avatar_bench.commands._pretraining import fit
+        from avatar_bench.training.ssl.pretraining_job import fit
 
         said = fit(settings, folder, record, whole, learning)
     tell(said)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench.config import ReportConfig
+from avatar_bench.config.schema import ReportConfig
+from avatar_bench.console.terminal import counted, tell
 from avatar_bench.errors import OutputError
-from avatar_bench.messages import speak
+from avatar_bench.i18n import speak
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
-from avatar_bench.terminal import counted, tell
 
 
 def report(cfg: DictConfig) -> None:

@@ -10,20 +10,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench.assembly.datasets import open_dataset
-from avatar_bench.commands._folders import first_record, held, run_folder
-from avatar_bench.commands._recording import begin, recorded, reopened
-from avatar_bench.commands._split import split_plan
-from avatar_bench.config import TrainConfig, check_train
-from avatar_bench.data.decode import formats_of
-from avatar_bench.data.guards import refuse_changed, refuse_formats, refuse_shortcut, split_apart
-from avatar_bench.data.manifest import Dataset, files_of, read_split
-from avatar_bench.data.spelling import spelling_warnings
+from avatar_bench.config.schema import TrainConfig, check_train
+from avatar_bench.console.terminal import counted, tell
+from avatar_bench.data.dataset import Dataset, files_of, read_split
+from avatar_bench.data.decoding import formats_of
+from avatar_bench.data.label_spelling import spelling_warnings
+from avatar_bench.data.leakage import refuse_changed, refuse_formats, refuse_shortcut, split_apart
 from avatar_bench.data.splits import SplitPlan, refuse_other_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
-from avatar_bench.models.schema import fault_of_classes
-from avatar_bench.records import METRIC, RECORD, locate, read_record
-from avatar_bench.terminal import counted, tell
+from avatar_bench.models.card_schema import fault_of_classes
+from avatar_bench.runs.record import METRIC, RECORD, locate, read_record
+from avatar_bench.sources.dataset_kinds import open_dataset
+from avatar_bench.training.job import split_plan
+from avatar_bench.training.recording import begin, recorded, reopened
+from avatar_bench.training.run_folder import first_record, held, run_folder
 
 AUDIT = "audit"  # the folder beside a manifest where prepare leaves what it found
 
@@ -53,7 +53,7 @@ def _complete(cfg: DictConfig, settings: TrainConfig, folder: Path, record: dict
         record.setdefault("split", asdict(_plan(settings)))
         record["allow"] = sorted(settings.allow)
         begin(folder, cfg, record)
-        from avatar_bench.commands._fitting import fit
+        from avatar_bench.training.job import fit
 
         fit(settings, folder, record, whole, dataset)
     best = record["metrics"]

@@ -16,11 +16,11 @@ import PIL
 from numpy.typing import NDArray
 
 from avatar_bench import __version__
-from avatar_bench.data.decode import decode_bytes, read_bytes
-from avatar_bench.data.geometry import Image
-from avatar_bench.data.names import shown
+from avatar_bench.data.decoding import decode_bytes, read_bytes
+from avatar_bench.data.equalise import Image
+from avatar_bench.data.file_names import shown
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.packages import cache_root
+from avatar_bench.files.package_files import cache_root
 
 FOLDER = "prepared"
 SPARE = 2**30  # bytes that must stay free on the disk: a run's checkpoints come first

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from avatar_bench.data.geometry import Image
+from avatar_bench.data.equalise import Image
 
 SEVERITIES = (1, 2, 3, 4, 5)
 PLACES = ("input", "native")

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.data.decode import decode
+from avatar_bench.data.decoding import decode
 from avatar_bench.errors import DataError
-from avatar_bench.writing import whole
+from avatar_bench.files.atomic_write import whole
 
 # The eight ways to mirror and turn a picture, in the order of the hashes; the last four are the first four after
 # transposition. Rotations are counter-clockwise, as numpy's and Pillow's are.

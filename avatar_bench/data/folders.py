@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from avatar_bench.data.decode import SUFFIXES
-from avatar_bench.data.names import fault, shown
+from avatar_bench.data.decoding import SUFFIXES
+from avatar_bench.data.file_names import fault, shown
 from avatar_bench.errors import DataError
 
 

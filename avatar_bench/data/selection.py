@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.folds import group_folds
-from avatar_bench.data.manifest import SPLITS, Dataset
-from avatar_bench.data.splits import FOLDS, UNITS, SplitPlan, assign, balance, check_groups
+from avatar_bench.console.terminal import counted
+from avatar_bench.data.dataset import SPLITS, Dataset
+from avatar_bench.data.splits import FOLDS, UNITS, SplitPlan, assign, balance, check_groups, group_folds
 from avatar_bench.errors import ConfigError, GuardError
-from avatar_bench.terminal import counted
 
 FEW_CALIBRATION = 20  # images below which what is fitted on them would be noise
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import albumentations
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from avatar_bench.data.equalise import equalise
-from avatar_bench.data.geometry import RESIZES, Image, to_square
+from avatar_bench.data.equalise import RESIZES, Image, equalise, to_square
 from avatar_bench.errors import CheckpointError, ConfigError
 
 EQUALISERS = ("jpeg",)
@@ -171,8 +172,6 @@ def _compose(wanted: Augmentation) -> Any:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks a server for newer versions when imported, otherwise
     import albumentations
 
-    from avatar_bench.data.noise import Noise
-
     steps: list[Any] = []
     if wanted.flip:
         steps.append(albumentations.HorizontalFlip(p=wanted.flip))
@@ -185,3 +184,20 @@ def _compose(wanted: Augmentation) -> Any:
     if wanted.noise:
         steps.append(Noise(std_range=(0, wanted.noise), p=1))
     return albumentations.Compose(steps)
+
+
+class Noise(albumentations.GaussNoise):  # type: ignore[misc]
+    """Add the same noise to uint8 RGB, bit for bit, without its detour by 64-bit numbers."""
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the noise, float32 (H, W, 3), as a share of 255."""
+        sigma, mean = self.py_random.uniform(*self.std_range), self.py_random.uniform(*self.mean_range)
+        cv2.setRNGSeed(int(self.random_generator.integers(0, 2**16)))
+        noise = np.empty(data["image"].shape, np.float32)
+        cv2.randn(noise, np.full(3, mean, np.float32), np.full(3, sigma, np.float32))
+        return {"noise_map": noise}
+
+    def apply(self, img: NDArray[np.uint8], noise_map: NDArray[np.float32], **params: Any) -> Any:
+        """Add it, its fraction cut off."""
+        noise_map *= 255
+        return cv2.add(img, noise_map.astype(np.int16), dtype=cv2.CV_8U)

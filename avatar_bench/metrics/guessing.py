@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from avatar_bench import stats
+from avatar_bench.metrics import stats
 
 
 def guessing_level(targets: ArrayLike) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import hypergeom, rankdata
 
-from avatar_bench.metrics.attribution import enlarge
+from avatar_bench.metrics.faithfulness import enlarge
 
 Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 
-from avatar_bench import stats
+from avatar_bench.metrics import stats
 
 Floats = NDArray[np.float64]
 

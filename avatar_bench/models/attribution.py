@@ -138,8 +138,8 @@ def cascade(classifier: Classifier, seed: int = 0, steps: int = 4) -> Iterator[t
     The last of the (at most) `steps` copies keeps no weight. Adebayo et al., NeurIPS 2018,
     https://arxiv.org/abs/1810.03292
     """
-    from avatar_bench.models.finetuning import layer_groups  # with timm
-    from avatar_bench.models.weights import create_backbone
+    from avatar_bench.models.backbones import create_backbone
+    from avatar_bench.models.stages import layer_groups  # with timm
 
     card = classifier.card
     with torch.random.fork_rng(devices=[]):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.models.card import Card
-from avatar_bench.models.checkpoints import read_checkpoint
-from avatar_bench.models.misfits import refuse_misfit
-from avatar_bench.models.weights import create_backbone
+from avatar_bench.models.backbones import create_backbone
+from avatar_bench.models.checkpoint import read_checkpoint
+from avatar_bench.models.incompatible_weights import refuse_misfit
+from avatar_bench.models.model_card import Card
 
 
 class Classifier(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avatar_bench.models.anatomy import is_body
 from avatar_bench.models.attribution import layout_of
+from avatar_bench.models.inspection import is_body
 from avatar_bench.models.profiling import blank
 
 if TYPE_CHECKING:

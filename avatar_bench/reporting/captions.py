@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from avatar_bench.messages import say
-from avatar_bench.reporting.numbers import written
-from avatar_bench.results import Result
+from avatar_bench.i18n import say
+from avatar_bench.reporting.number_format import written
+from avatar_bench.results.result import Result
 
 
 def caption(block: str, figure: str) -> str:

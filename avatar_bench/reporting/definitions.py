@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from avatar_bench.messages import language
+from avatar_bench.i18n import language
 
 _FILE = Path(__file__).with_suffix(".yaml")
 _HEAD = """# Definitions

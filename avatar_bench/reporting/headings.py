@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from avatar_bench.messages import language
+from avatar_bench.i18n import language
 from avatar_bench.reporting.captions import caption
-from avatar_bench.results import Metric
+from avatar_bench.results.result import Metric
 
 _FILE = Path(__file__).with_suffix(".yaml")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from avatar_bench.messages import say
+from avatar_bench.i18n import say
 from avatar_bench.reporting.leaderboard import Board, Row
-from avatar_bench.reporting.numbers import figure, listed, number, written
+from avatar_bench.reporting.number_format import figure, listed, number, written
 
 
 def headline(board: Board) -> str:

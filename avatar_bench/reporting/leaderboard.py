@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from avatar_bench.messages import say
+from avatar_bench.i18n import say
 from avatar_bench.metrics.guessing import beats_guessing
-from avatar_bench.reporting.saved import Saved
+from avatar_bench.reporting.saved_result import Saved
 from avatar_bench.reporting.study import Model, Study
-from avatar_bench.results import Metric
+from avatar_bench.results.result import Metric
 
 COLUMNS = {  # metrics and their blocks; the first decides on the order
     "accuracy": "blind_test",

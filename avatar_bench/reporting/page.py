@@ -11,18 +11,19 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 import avatar_bench
-from avatar_bench import pages, plots
-from avatar_bench.messages import say
-from avatar_bench.reporting import alerts, blocks, data_card, words
+from avatar_bench.files import html
+from avatar_bench.i18n import say
+from avatar_bench.metrics import plots
+from avatar_bench.reporting import block_sections, cautions, data_section, report_text
 from avatar_bench.reporting.captions import caption
-from avatar_bench.reporting.files import Files, write_text
 from avatar_bench.reporting.headline import headline
+from avatar_bench.reporting.inline_images import BUDGET, Inlined, inline
 from avatar_bench.reporting.leaderboard import Board, boards
-from avatar_bench.reporting.numbers import number
-from avatar_bench.reporting.origins import model_table, origin_table
-from avatar_bench.reporting.pictures import BUDGET, Inlined, inline
+from avatar_bench.reporting.number_format import number
+from avatar_bench.reporting.page_links import Files, write_text
+from avatar_bench.reporting.provenance import model_table, origin_table
+from avatar_bench.reporting.ranking_tables import board_table, gain_tables, score_tables
 from avatar_bench.reporting.saved_tables import Looks
-from avatar_bench.reporting.standings import board_table, gain_tables, score_tables
 from avatar_bench.reporting.study import Model, Study
 
 LARGEST = 15_000_000  # bytes of the page
@@ -50,11 +51,11 @@ def _html(content: dict[str, Any], largest: int) -> str:
     figures = inline(_figures(content), min(BUDGET, largest // 2))
     for details in (True, False):
         content["details"] = details
-        text = _render(pages.web(), template, content, figures)
+        text = _render(html.web(), template, content, figures)
         over = len(text.encode()) - largest
         if over > 0:
             figures = _fewer(figures, over)
-            text = _render(pages.web(), template, content, figures)
+            text = _render(html.web(), template, content, figures)
         if len(text.encode()) <= largest:
             break
     return text
@@ -75,7 +76,7 @@ def _render(environment: Environment, template: str, content: dict[str, Any], fi
 
 
 def _markdown() -> Environment:
-    environment = pages.markdown()
+    environment = html.markdown()
     environment.filters["address"] = Markup  # quoted for a URL already
     return environment
 
@@ -109,19 +110,19 @@ def _content(study: Study, files: Files) -> dict[str, Any]:
         "board_notes": _board_notes(found),
         "scores": score_tables(study, files, looks),
         "gains": gain_tables(study, files, looks),
-        "alerts": alerts.alerts(study, found),
-        "problems": alerts.problem_table(study),
-        "warnings": alerts.warning_table(study),
-        "cautions": words.cautions(),
-        "count_charts": data_card.count_charts(study),
-        "split_tables": data_card.split_tables(study),
-        "set_tables": list(data_card.set_tables(study)),
-        "audit": data_card.audit(study),
-        "comparisons": blocks.comparison_sections(study, files, looks),
-        "blocks": blocks.run_sections(study, files, looks),
+        "alerts": cautions.alerts(study, found),
+        "problems": cautions.problem_table(study),
+        "warnings": cautions.warning_table(study),
+        "cautions": report_text.cautions(),
+        "count_charts": data_section.count_charts(study),
+        "split_tables": data_section.split_tables(study),
+        "set_tables": list(data_section.set_tables(study)),
+        "audit": data_section.audit(study),
+        "comparisons": block_sections.comparison_sections(study, files, looks),
+        "blocks": block_sections.run_sections(study, files, looks),
         "models": [(model.label, *looks[model.label].values()) for model in study.models],
         "model_pages": [_model_page(study, model, files, looks[model.label]) for model in study.models],
-        "methods": words.methods(),
+        "methods": report_text.methods(),
         "judged": model_table(study),
         "origins": origin_table(study, files),
         "version": avatar_bench.__version__,
@@ -192,7 +193,7 @@ def _model_page(study: Study, model: Model, files: Files, look: Mapping[str, str
     if curves.is_file():
         text = caption("run", "curves")
         alt = say("{what}, {model}.", what=text, model=model.label)
-        shown = blocks.Shown(curves, alt, text, files.link(curves), None, model.label)
+        shown = block_sections.Shown(curves, alt, text, files.link(curves), None, model.label)
     return {
         "label": model.label,
         "look": look,
@@ -200,7 +201,7 @@ def _model_page(study: Study, model: Model, files: Files, look: Mapping[str, str
         "folder": files.link(model.folder),
         "links": [(name, files.link(model.folder / name)) for name in _RUN_FILES if (model.folder / name).is_file()],
         "curves": shown,
-        "metrics": blocks.metric_table(model),
+        "metrics": block_sections.metric_table(model),
         "judged": list(dict.fromkeys(block for _, block in model.results)),
     }
 
@@ -235,7 +236,7 @@ def _figures(content: dict[str, Any]) -> list[Path]:
     return [file for _, file in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _ranked(sections: Sequence[blocks.Section], first: int, others: int) -> Iterator[tuple[int, Path]]:
+def _ranked(sections: Sequence[block_sections.Section], first: int, others: int) -> Iterator[tuple[int, Path]]:
     for section in sections:
         for place, part in enumerate(section.parts):
             for main, group in enumerate(part.figures.values()):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.messages import say, translate
+from avatar_bench.i18n import say, translate
 from avatar_bench.reporting.headings import heading
-from avatar_bench.reporting.numbers import Cell, interval_cell, number, value_cell
+from avatar_bench.reporting.number_format import Cell, interval_cell, number, value_cell
 from avatar_bench.reporting.tables import Row, Table, column
 
 Looks = Mapping[str, Mapping[str, str]]  # color and marker of each model

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.entrants import entrants
 from avatar_bench.errors import AvatarBenchError, DataError
-from avatar_bench.messages import say
-from avatar_bench.records import ENSEMBLE, RECORD, read_config, read_record
-from avatar_bench.reporting.saved import Problem, Saved, read_evaluation
-from avatar_bench.results import AGAINST
+from avatar_bench.i18n import say
+from avatar_bench.reporting.saved_result import Problem, Saved, read_evaluation
+from avatar_bench.results.result import AGAINST
+from avatar_bench.runs.labels import entrants
+from avatar_bench.runs.record import ENSEMBLE, RECORD, read_config, read_record
 
 FIRST = ("blind", "test", "val", "calibration")  # the order of sets: what says most of new pictures stands first
 

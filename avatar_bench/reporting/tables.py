@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from avatar_bench.cells import csv_text
-from avatar_bench.reporting.numbers import cell_text
+from avatar_bench.files.csv_io import csv_text
+from avatar_bench.reporting.number_format import cell_text
 
 Column = dict[str, Any]
 _MOST_ROWS = 100  # of a table that carries its own CSV

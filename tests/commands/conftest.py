@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.__main__ import main
+from avatar_bench.cli.app import main
 
 WAIT = 300  # seconds, for a machine that has much else to do
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from avatar_bench.__main__ import main
-from avatar_bench.results import Result
+from avatar_bench.cli.app import main
+from avatar_bench.results.result import Result
 
 CLASSES = ["drawing", "generated", "real"]
 QUICK = ["data.workers=0", "allow=[permutation]", "block.blind_test.resamples=100"]

@@ -16,15 +16,15 @@ import torch
 import yaml
 from PIL import Image
 
-from avatar_bench import blocks
-from avatar_bench.__main__ import main
-from avatar_bench.blocks.base import CompareBlock, RunBlock
-from avatar_bench.catalogue import choices
+from avatar_bench.cli.app import main
+from avatar_bench.config.catalogue import choices
 from avatar_bench.data.corruptions import Corruption, Delivery, seed_of, vary
-from avatar_bench.data.images import to_tensor
+from avatar_bench.data.loaders import to_tensor
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import CompareBlock, RunBlock
 from avatar_bench.models.classifier import Classifier
-from avatar_bench.results import Result
-from avatar_bench.runs import Run
+from avatar_bench.results.result import Result
+from avatar_bench.runs.run import Run
 
 CLASSES = ("drawing", "generated", "real")
 CORRUPTIONS = ("noise", "blur", "brightness", "rotation", "jpeg")
@@ -137,7 +137,7 @@ def verdicts(run: Path, file: Path) -> bytes:
 
 
 def test_all_names_every_block_that_reads_or_compares_runs() -> None:
-    built = {name: blocks.build(name) for name in blocks.available()}
+    built = {name: registry.build(name) for name in registry.available()}
     reading = [name for name, block in built.items() if isinstance(block, RunBlock)]
     comparing = [name for name, block in built.items() if isinstance(block, CompareBlock)]
     named = yaml.safe_load(choices("block")["all"].read_text(encoding="utf-8"))["defaults"]
@@ -145,13 +145,13 @@ def test_all_names_every_block_that_reads_or_compares_runs() -> None:
     assert sorted(METRICS) == reading
 
 
-@pytest.mark.parametrize("name", blocks.available())
+@pytest.mark.parametrize("name", registry.available())
 def test_each_block_has_its_yaml_which_states_its_defaults(name: str) -> None:
     file = choices("block")[name]
     first, second = file.read_text(encoding="utf-8").splitlines()[:2]
     assert first == f"# @package block.{name}"
     assert second.startswith("# ")
-    assert blocks.build(name, yaml.safe_load(file.read_text(encoding="utf-8")) or {}) == blocks.build(name)
+    assert registry.build(name, yaml.safe_load(file.read_text(encoding="utf-8")) or {}) == registry.build(name)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -245,7 +245,7 @@ def test_in_russian_every_block_draws_the_same_figures(
 
 def test_every_option_of_a_block_is_said_in_its_page() -> None:
     docs = Path(__file__).parents[2] / "docs" / "blocks"
-    for name in blocks.available():
+    for name in registry.available():
         options = yaml.safe_load(choices("block")[name].read_text(encoding="utf-8")) or {}
         page = (docs / f"{name}.md").read_text(encoding="utf-8")
         assert [option for option in options if f"`{option}`" not in page] == []

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from avatar_bench import blocks
-from avatar_bench.__main__ import main
-from avatar_bench.blocks.base import CompareBlock
-from avatar_bench.results import Result
+from avatar_bench.cli.app import main
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import CompareBlock
+from avatar_bench.results.result import Result
 
-COMPARING = [name for name in blocks.available() if isinstance(blocks.build(name), CompareBlock)]
+COMPARING = [name for name in registry.available() if isinstance(registry.build(name), CompareBlock)]
 CLASSES = ("drawing", "generated", "real")
 METRICS = {
     "overview": [],
@@ -40,7 +40,7 @@ TABLES = {
 }
 ENSEMBLES = ("soft_vote", "accuracy_ece", "greedy", "scaled_vote")
 ASKED = ["blind_test", "calibration", *METRICS]
-QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(blocks.build(name), "resamples")]
+QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(registry.build(name), "resamples")]
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from sklearn import metrics as sk
 
-from avatar_bench.__main__ import main
-from avatar_bench.results import Result
-from avatar_bench.runs import Run
+from avatar_bench.cli.app import main
+from avatar_bench.results.result import Result
+from avatar_bench.runs.run import Run
 
 CLASSES = ["drawing", "generated", "real"]
 FEW = "block.blind_test.resamples=100"

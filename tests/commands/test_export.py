@@ -15,14 +15,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from avatar_bench.__main__ import main
+from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError
-from avatar_bench.models import runtimes
-from avatar_bench.models.card import Card
-from avatar_bench.models.checkpoints import read_checkpoint
-from avatar_bench.models.pretrained import read_weights
-from avatar_bench.models.weights import create_backbone
-from avatar_bench.runs import Run
+from avatar_bench.inference.runtimes import engines
+from avatar_bench.models.backbones import create_backbone
+from avatar_bench.models.checkpoint import read_checkpoint
+from avatar_bench.models.model_card import Card
+from avatar_bench.models.pretrained_backbone import read_weights
+from avatar_bench.runs.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_safetensors_file_that_we_did_not_write_is_refused(spoil: str, exporte
     assert len(caught.value.lines) <= 3
 
 
-@pytest.mark.skipif(bool(runtimes.missing("onnx")), reason="the extra export is not installed")
+@pytest.mark.skipif(bool(engines.missing("onnx")), reason="the extra export is not installed")
 def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path, small: list[str]) -> None:
     import onnx
     import onnxruntime
@@ -130,7 +130,7 @@ def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: P
         np.testing.assert_allclose(probabilities, scaled, atol=1e-4)
 
 
-@pytest.mark.skipif(bool(runtimes.missing("openvino")), reason="the extra openvino is not installed")
+@pytest.mark.skipif(bool(engines.missing("openvino")), reason="the extra openvino is not installed")
 def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
     import openvino
 
@@ -201,7 +201,7 @@ def test_a_write_that_fails_leaves_the_earlier_file(
 
 
 def test_a_soup_is_exported_and_an_ensemble_is_not(train: Callable[..., Path], tiny_run: Path, tmp_path: Path) -> None:
-    from avatar_bench.ensembles import save
+    from avatar_bench.runs.ensembles import save
 
     run = Run.open(tiny_run)
     member = {"run": str(tiny_run), "checkpoint_sha256": run.checkpoint_sha256, "weight": 1.0, "temperature": 1.0}

@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from avatar_bench.__main__ import main
-from avatar_bench.commands import _fitting
-from avatar_bench.models.checkpoints import read_checkpoint, verify
-from avatar_bench.models.learner import Learner
+from avatar_bench.cli.app import main
+from avatar_bench.models.checkpoint import read_checkpoint, verify
+from avatar_bench.training import job
+from avatar_bench.training.module import Learner
 
 pytestmark = pytest.mark.slow
 Fork = Callable[..., Any]
@@ -277,7 +277,7 @@ def test_a_disk_too_small_is_found_before_the_work(small: list[str], small_disk:
 def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(
     small: list[str], small_disk: Path, fork: Fork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_fitting, "_check_room", lambda *given: None)  # in the way on so small a disk
+    monkeypatch.setattr(job, "_check_room", lambda *given: None)  # in the way on so small a disk
     run, filling = small_disk / "run", small_disk / "filling"
     shutil.rmtree(run, ignore_errors=True)
     child = fork(*words(small, run, "epochs=200", "data.limit=96", "callbacks.save_minutes=0"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.catalogue import KINDS
 from avatar_bench.commands.list import list as list_
+from avatar_bench.config.catalogue import KINDS
 from avatar_bench.errors import ConfigError, DataError
 
 

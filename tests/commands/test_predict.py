@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench.__main__ import main
-from avatar_bench.cells import read_csv
+from avatar_bench.cli.app import main
 from avatar_bench.commands.predict import input_files
+from avatar_bench.files.csv_io import read_csv
 
 COLUMNS = ["path", "status", "reason", "prediction", "confidence", "prob_drawing", "prob_generated", "prob_real"]
 PROBABILITIES = COLUMNS[-3:]

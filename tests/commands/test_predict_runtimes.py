@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avatar_bench.__main__ import main
-from avatar_bench.ensembles import save
-from avatar_bench.models.runtimes import missing
-from avatar_bench.runs import Run
+from avatar_bench.cli.app import main
+from avatar_bench.inference.runtimes.engines import missing
+from avatar_bench.runs.ensembles import save
+from avatar_bench.runs.run import Run
 
 if missing("onnx") or missing("openvino"):
     pytest.skip("the extras export and openvino are not installed", allow_module_level=True)
@@ -83,7 +83,7 @@ def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(
         first = verdicts(tiny_run, pictures, tmp_path / "first.csv", *words)
         kept = sorted((cache / "networks").iterdir())
         given = ["predict", f"ckpt={tiny_run}", f"input={pictures / 'blind'}", f"output={tmp_path / 'again.csv'}"]
-        code = f"import sys; from avatar_bench.__main__ import main; assert main({[*given, *words]}) == 0; "
+        code = f"import sys; from avatar_bench.cli.app import main; assert main({[*given, *words]}) == 0; "
         code += "print({'timm', 'pytorch_lightning', 'onnx', 'onnxscript', 'nncf'} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "set()"

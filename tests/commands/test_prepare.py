@@ -18,11 +18,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
-from avatar_bench import config
-from avatar_bench.__main__ import main
-from avatar_bench.assembly.readers import check_source
-from avatar_bench.assembly.sources import WORK, demo_root
-from avatar_bench.catalogue import conf_folder
+from avatar_bench.cli.app import main
+from avatar_bench.config import schema
+from avatar_bench.config.catalogue import conf_folder
+from avatar_bench.sources.build import WORK, demo_root
+from avatar_bench.sources.readers import check_source
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "avatars"
 QUICK = [
@@ -76,7 +76,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def composed(command, *overrides):
-    config.register()
+    schema.register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return OmegaConf.to_container(compose(command, list(overrides)))
 

@@ -21,14 +21,14 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from avatar_bench.__main__ import main
-from avatar_bench.cells import read_csv
-from avatar_bench.config import PretrainConfig
-from avatar_bench.data.guards import split_apart
-from avatar_bench.data.manifest import read_manifest
+from avatar_bench.cli.app import main
+from avatar_bench.config.schema import PretrainConfig
+from avatar_bench.data.dataset import read_manifest
+from avatar_bench.data.leakage import split_apart
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.models import pretrained, tensors
-from avatar_bench.models.pretrained import read_weights
+from avatar_bench.files.csv_io import read_csv
+from avatar_bench.models import pretrained_backbone, weight_formats
+from avatar_bench.models.pretrained_backbone import read_weights
 
 METHODS = {
     "simclr": ["model.backbone=test_resnet"],
@@ -255,7 +255,7 @@ def test_a_file_of_weights_is_read_once(
     simclr: Path, pictures: Path, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    monkeypatch.setattr(tensors, "safe_open", lambda file, **how: opened.append(file) or safe_open(file, **how))
+    monkeypatch.setattr(weight_formats, "safe_open", lambda file, **how: opened.append(file) or safe_open(file, **how))
     begun = f"model.weights={simclr / 'backbone.safetensors'}"
     train(tmp_path / "run", "model.backbone=test_resnet", begun)
     assert opened == [str(simclr / "backbone.safetensors")]
@@ -269,7 +269,7 @@ def test_weights_that_change_while_they_are_read_are_refused(
     file = shutil.copy(simclr / "backbone.safetensors", tmp_path)
     shutil.copy(simclr / "pictures.csv", tmp_path)
 
-    monkeypatch.setattr(pretrained, "read_safetensors", then_touched(tensors.read_safetensors))
+    monkeypatch.setattr(pretrained_backbone, "read_safetensors", then_touched(weight_formats.read_safetensors))
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
     assert f"{file} changed while it was read." in capsys.readouterr().err
 
@@ -280,7 +280,7 @@ def test_weights_of_torch_that_change_while_they_are_read_are_refused(
     file = tmp_path / "x.pth"
     torch.save(timm.create_model("test_resnet").state_dict(), file)
 
-    monkeypatch.setattr(pretrained, "read_state", then_touched(tensors.read_state))
+    monkeypatch.setattr(pretrained_backbone, "read_state", then_touched(weight_formats.read_state))
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}", code=4)
     assert f"{file} changed while it was read." in capsys.readouterr().err
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.__main__ import main
-from avatar_bench.results import Metric, Result
+from avatar_bench.cli.app import main
+from avatar_bench.results.result import Metric, Result
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_the_command_is_listed_explained_and_completed(capsys: pytest.CaptureFix
 
 def test_torch_is_not_loaded(runs: Path) -> None:
     code = (
-        "import sys; from avatar_bench.__main__ import main; "
+        "import sys; from avatar_bench.cli.app import main; "
         f"assert main(['report', {f'runs={runs}'!r}]) == 0; "
         "assert not {'torch', 'timm', 'cv2', 'sklearn'} & set(sys.modules), sorted(sys.modules)"
     )

@@ -23,11 +23,11 @@ from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from avatar_bench.__main__ import main
-from avatar_bench.commands import _cluster
-from avatar_bench.commands._sweep import Sweep
+from avatar_bench.cli import cluster_jobs
+from avatar_bench.cli.app import main
+from avatar_bench.cli.sweep import Sweep
 from avatar_bench.errors import DivergedError
-from avatar_bench.models.callbacks import History
+from avatar_bench.training.callbacks import History
 
 BACKBONE = "test_resnet.r160_in1k"
 WAIT = 500  # seconds, for a machine that has much else to do
@@ -375,14 +375,14 @@ def test_the_state_of_a_slurm_job_needs_no_accounting(
     code: int, out: str, err: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = SimpleNamespace(returncode=code, stdout=out, stderr=err)
-    monkeypatch.setattr(_cluster.subprocess, "run", lambda *words, **options: answer)
-    assert _cluster._state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
+    monkeypatch.setattr(cluster_jobs.subprocess, "run", lambda *words, **options: answer)
+    assert cluster_jobs._state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
 
 
 def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cluster, "LINGER", 0.0)
+    monkeypatch.setattr(cluster_jobs, "LINGER", 0.0)
     paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stdout=tmp_path / "log.out")
-    [told] = _cluster._Waited(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
+    [told] = cluster_jobs._Waited(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
     assert told.status == JobStatus.FAILED
     assert "was killed or died" in str(told._return_value)
 

@@ -20,13 +20,13 @@ import torch
 import yaml
 from PIL import Image
 
-from avatar_bench.__main__ import main
-from avatar_bench.catalogue import choices
-from avatar_bench.data.manifest import KEPT, STORED
-from avatar_bench.models.callbacks import History
+from avatar_bench.cli.app import main
+from avatar_bench.config.catalogue import choices
+from avatar_bench.data.dataset import KEPT, STORED
 from avatar_bench.models.classifier import Classifier
-from avatar_bench.models.learner import Learner
-from avatar_bench.runs import Run
+from avatar_bench.runs.run import Run
+from avatar_bench.training.callbacks import History
+from avatar_bench.training.module import Learner
 from tests.data.near_copies import paint, save_near_copies
 
 Train = Callable[..., Path]
@@ -223,7 +223,7 @@ def test_a_classifier_that_learns_alone_sees_each_view_of_a_picture_once_and_lea
 def test_what_acts_on_each_picture_anew_is_not_left_out_of_frozen_training(
     word: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avatar_bench.commands._fitting.embed", lambda *_: pytest.fail("pictures were seen once"))
+    monkeypatch.setattr("avatar_bench.training.job.embed", lambda *_: pytest.fail("pictures were seen once"))
     train(tmp_path / "run", "mode=frozen", word)
 
 

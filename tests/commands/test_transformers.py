@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from avatar_bench.__main__ import main
-from avatar_bench.catalogue import choices
+from avatar_bench.cli.app import main
+from avatar_bench.config.catalogue import choices
 from avatar_bench.models.classifier import Classifier
 from tests.commands.test_all_blocks import METRICS, QUICK
 

@@ -15,7 +15,7 @@ import pytest
 
 from avatar_bench.data import cache as caches
 from avatar_bench.data.cache import PictureCache
-from avatar_bench.data.decode import decode
+from avatar_bench.data.decoding import decode
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import DataError
 

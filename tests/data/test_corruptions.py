@@ -15,18 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
-from avatar_bench.data.corruptions import (
-    KINDS,
-    PLACES,
-    SEVERITIES,
-    TIERS,
-    Corruption,
-    Delivery,
-    seed_of,
-    vary,
-)
-from avatar_bench.data.decode import decode
-from avatar_bench.data.geometry import to_square
+from avatar_bench.data.corruptions import KINDS, PLACES, SEVERITIES, TIERS, Corruption, Delivery, seed_of, vary
+from avatar_bench.data.decoding import decode
+from avatar_bench.data.equalise import to_square
 
 Pixels = NDArray[np.uint8]
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "blind"

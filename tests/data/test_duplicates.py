@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatar_bench.data import duplicates
-from avatar_bench.data.decode import decode, decode_bytes
+from avatar_bench.data.decoding import decode, decode_bytes
 from avatar_bench.data.duplicates import MOST, NEAR, Match, Pictures, find_matches, find_matches_between, join_groups
 from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint
 

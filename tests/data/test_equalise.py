@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import chisquare
 
-from avatar_bench.data.decode import decode
-from avatar_bench.data.equalise import QUALITIES, SIDES, draw, equalise, equalise_bytes
-from avatar_bench.data.geometry import RESIZES
+from avatar_bench.data.decoding import decode
+from avatar_bench.data.equalise import QUALITIES, RESIZES, SIDES, draw, equalise, equalise_bytes
 from avatar_bench.data.transforms import Preprocessing
 
 Pixels = NDArray[np.uint8]

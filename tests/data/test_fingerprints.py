@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.data.decode import decode
+from avatar_bench.data.decoding import decode
 from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint, fingerprint_files
 from avatar_bench.errors import DataError
 

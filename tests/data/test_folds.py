@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avatar_bench.data.folds import draw_units, group_folds
+from avatar_bench.data.splits import draw_units, group_folds
 
 AVATARS = Path(__file__).parents[3] / "shared" / "data" / "avatars.csv"
 

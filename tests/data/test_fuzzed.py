@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avatar_bench.data.decode import decode_bytes
-from avatar_bench.data.manifest import Dataset, read_manifest
+from avatar_bench.console.terminal import printable
+from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.errors import DataError
-from avatar_bench.terminal import printable
 from tests.data.odd_pictures import RGB, corpus, encoded, save
 from tests.data.picture_writers import chunk
 

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avatar_bench.__main__ import main
-from avatar_bench.data.decode import SUFFIXES, decode, decode_bytes
-from avatar_bench.data.manifest import read_folder
+from avatar_bench.cli.app import main
+from avatar_bench.data.dataset import read_folder
+from avatar_bench.data.decoding import SUFFIXES, decode, decode_bytes
 from avatar_bench.errors import DataError
 from tests.data.bombs import BOMBS
 from tests.data.odd_pictures import RGB, corpus, save

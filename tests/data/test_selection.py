@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avatar_bench.data.manifest import COLUMNS, Dataset
+from avatar_bench.data.dataset import COLUMNS, Dataset
 from avatar_bench.data.selection import (
     FEW_CALIBRATION,
     add_undivided,

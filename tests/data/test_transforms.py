@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from avatar_bench.data.geometry import RESIZES
+from avatar_bench.data.equalise import RESIZES
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError
 

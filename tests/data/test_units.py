@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from avatar_bench.data.units import units_to_hold_out
+from avatar_bench.data.splits import units_to_hold_out
 from avatar_bench.errors import DataError
 
 

@@ -12,8 +12,7 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
-from avatar_bench import stats
-from avatar_bench.metrics import calibration
+from avatar_bench.metrics import calibration, stats
 
 
 def calibrated_logits(n=20_000):

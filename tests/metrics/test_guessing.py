@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from avatar_bench import stats
-from avatar_bench.metrics import classification
+from avatar_bench.metrics import classification, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 
 SETS = {"balanced": [100, 100, 100], "unbalanced": [240, 45, 15], "two of three classes": [150, 0, 150]}

@@ -9,8 +9,7 @@ import pytest
 from scipy.stats import permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
 
-from avatar_bench import stats
-from avatar_bench.metrics import paired
+from avatar_bench.metrics import paired, stats
 
 
 def enumerated(gains, groups):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avatar_bench.models.card import Card
+from avatar_bench.models.model_card import Card
 
 PREPROCESSING = {"size": 32, "resize": "squash", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
 CARD = Card(classes=("a", "b", "c"), backbone="test_resnet", preprocessing=PREPROCESSING)

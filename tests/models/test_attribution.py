@@ -14,7 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from avatar_bench.errors import BlockError
-from avatar_bench.metrics.attribution import rank_correlation
+from avatar_bench.metrics.faithfulness import rank_correlation
 from avatar_bench.models.attribution import (
     SpatialLayer,
     attention_rollout,
@@ -24,8 +24,8 @@ from avatar_bench.models.attribution import (
     spatial_layer,
     void,
 )
-from avatar_bench.models.card import Card
 from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.model_card import Card
 
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 CLASSES = ("drawing", "generated", "real")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from avatar_bench.catalogue import choices
+from avatar_bench.config.catalogue import choices
+from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.classifier import Classifier
-from avatar_bench.models.weights import create_backbone
 from tests.models.small import CARD, images, normalised, side_of
 
 MODELS = [name for name in choices("model") if name != "timm"]

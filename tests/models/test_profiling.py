@@ -47,7 +47,7 @@ def test_published_networks_have_the_published_cost(model: str, giga: float, mil
     import timm
     import yaml
 
-    from avatar_bench.catalogue import choices
+    from avatar_bench.config.catalogue import choices
 
     name = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))["model"]["backbone"]
     net = timm.create_model(name, pretrained=False).eval()

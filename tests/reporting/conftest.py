@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from avatar_bench import plots
-from avatar_bench.results import Metric, Result
+from avatar_bench.metrics import plots
+from avatar_bench.results.result import Metric, Result
 
 CLASSES = ("drawing", "generated", "real")
 

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from avatar_bench.messages import languages, speak
-from avatar_bench.reporting import definitions, words
+from avatar_bench.i18n import languages, speak
+from avatar_bench.reporting import definitions, report_text
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
 
 DOCS = Path(__file__).parents[2] / "docs"
-BLOCKS = (*words.COMPARISONS, *words.BLOCKS)
+BLOCKS = (*report_text.COMPARISONS, *report_text.BLOCKS)
 ENTRIES = definitions._definitions()
 
 
@@ -76,7 +76,7 @@ def test_no_other_text_of_the_report_defines_a_term(block: str) -> None:
     terms = {entry["term"]["en"] for entries in ENTRIES.values() for entry in entries.values()}
     for term in terms | {"FPR@95", "kappa", "double fault", "`unbias`", "`needed`", "Q"}:
         assert not re.search(
-            rf"(?i)(^|\. |; ){re.escape(term)} (is|are|means|says) (the|a|how|1|an)\b", words.reading(block)
+            rf"(?i)(^|\. |; ){re.escape(term)} (is|are|means|says) (the|a|how|1|an)\b", report_text.reading(block)
         )
 
 
@@ -87,7 +87,7 @@ def test_the_page_of_a_block_links_to_its_definitions(block: str) -> None:
 
 
 def test_the_ranges_of_the_integrated_score_are_those_of_the_block() -> None:
-    from avatar_bench.blocks.integrated_score import IntegratedScore
+    from avatar_bench.evaluation.blocks.integrated_score import IntegratedScore
 
     ranges = IntegratedScore().ranges
     assert (list(ranges["speed"]), list(ranges["size"])) == ([1, 1000], [1000, 1])

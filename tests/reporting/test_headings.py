@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from avatar_bench.messages import languages, speak
-from avatar_bench.reporting import words
+from avatar_bench.i18n import languages, speak
+from avatar_bench.reporting import report_text
 from avatar_bench.reporting.captions import _captions, caption
 from avatar_bench.reporting.headings import _headings, heading, table_title
 from avatar_bench.reporting.page import write_report
@@ -46,7 +46,7 @@ def test_every_heading_is_in_every_language_and_a_pattern_keeps_its_place() -> N
 
 def test_the_same_words_stand_for_two_columns_nowhere() -> None:
     for language in languages():
-        said = [words[language] for name, words in _headings()["columns"].items() if "%s" not in name]
+        said = [report_text[language] for name, report_text in _headings()["columns"].items() if "%s" not in name]
         assert sorted({text for text in said if said.count(text) > 1} - {"run", "model", "модель"}) == []
 
 
@@ -54,7 +54,7 @@ def test_tables_are_called_by_what_they_hold() -> None:
     as_its_figure = "Recall, precision and F1 by class, model by model"
     assert table_title("overview", "by_class") == as_its_figure
     assert table_title("significance", "pairs") == "Every two models: difference, p and images needed"
-    assert {name.partition("/")[0] for name in _headings()["tables"]} <= {*words.COMPARISONS, *words.BLOCKS}
+    assert {name.partition("/")[0] for name in _headings()["tables"]} <= {*report_text.COMPARISONS, *report_text.BLOCKS}
 
 
 @pytest.mark.parametrize(("language", "said"), [("en", "significantly different"), ("ru", "различие значимо")])
@@ -71,7 +71,7 @@ def test_tables_of_the_page_have_readable_heads_and_names_of_the_files_in_their_
     assert "significance on test: pairs" not in text
 
 
-@pytest.mark.parametrize("block", [*words.COMPARISONS, *words.BLOCKS])
+@pytest.mark.parametrize("block", [*report_text.COMPARISONS, *report_text.BLOCKS])
 def test_no_two_figures_of_a_block_have_the_same_caption(block: str) -> None:
     said = [text for name, text in _captions().items() if name.startswith(f"{block}/")]
     assert len(said) == len(set(said))

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from avatar_bench.messages import speak
+from avatar_bench.i18n import speak
 from avatar_bench.reporting.headline import headline
 from avatar_bench.reporting.leaderboard import Board, boards
 from avatar_bench.reporting.page import write_report

@@ -143,7 +143,7 @@ def test_different_pictures_under_one_name_stand_on_boards_of_their_own(runs: Pa
 
 
 def test_a_run_without_an_accuracy_has_no_rank(runs: Path, make: SimpleNamespace) -> None:
-    from avatar_bench.results import Metric
+    from avatar_bench.results.result import Metric
 
     make.result(runs / "poor", "blind_test", "test", {"accuracy": Metric(None, 0, reason="no class is known")})
     row = board_of(runs).rows[-1]

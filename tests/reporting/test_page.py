@@ -16,10 +16,10 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from avatar_bench.messages import speak
+from avatar_bench.i18n import speak
 from avatar_bench.reporting.page import Slugs, write_report
 from avatar_bench.reporting.study import read_study
-from avatar_bench.results import Metric
+from avatar_bench.results.result import Metric
 
 EVIL = "<script>alert(1)</script>"
 

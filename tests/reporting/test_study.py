@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from avatar_bench.errors import DataError
-from avatar_bench.reporting.saved import ROWS
+from avatar_bench.reporting.saved_result import ROWS
 from avatar_bench.reporting.study import Study, read_study
 
 

@@ -1,0 +1,31 @@
+"""Assessment of a data set by the audit, and its words in the current language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from avatar_bench.i18n import language, say
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to whether a data set can say which class an image is of: yes, with care, no, or not asked."""
+
+    answer: str
+    reasons: list[str] = field(default_factory=list)
+
+
+def verdict_words(verdict: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return the answer and the reasons of an audit's verdict in the language that is spoken, else in English."""
+    others = verdict.get("reasons_in")
+    reasons = others.get(language()) if isinstance(others, dict) else None
+    reasons = reasons if isinstance(reasons, list) else verdict.get("reasons", ())
+    return answer_words(str(verdict["answer"])), [str(reason) for reason in reasons]
+
+
+def answer_words(answer: str) -> str:
+    """Return the words for the answer of an audit."""
+    words = {"yes": say("yes"), "with care": say("with care"), "no": say("no"), "not asked": say("not asked")}
+    return words.get(answer, answer)

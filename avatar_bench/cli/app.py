@@ -1,0 +1,194 @@
+"""The command line: the first word is the command, the rest is Hydra's; an error becomes lines and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import gc
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from avatar_bench import __version__
+from avatar_bench.cli.error_messages import explain
+from avatar_bench.config import catalogue
+from avatar_bench.console.signals import handled
+from avatar_bench.console.terminal import accept_any_text
+from avatar_bench.errors import ConfigError
+
+WORDS = ("list", "completion")  # commands that take plain words and need no Hydra
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and give its exit code; SIGTERM raises SystemExit(143)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    gc.set_threshold(50_000)  # imports make a million objects and no garbage, for which it would look a thousand times
+    # numpy's threads are to sleep between two products: by default each spins for 2^26 cycles, in the way of torch's
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    accept_any_text()
+    with _sigterm(last=argv is None):
+        try:
+            code = _answer(words)
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except BrokenPipeError:  # whoever read our output has seen enough
+            _close_stdout()
+            return 0
+        except Exception as error:
+            lines, code = explain(error)
+            print("\n".join(lines), file=sys.stderr)
+            return code
+
+
+def _answer(words: list[str]) -> int:
+    command, *rest = words or ["--help"]
+    if command in ("--help", "-h"):
+        print(_usage())
+    elif command == "--version" or "--version" in rest:
+        print(f"avatar-bench {__version__}")
+    elif command not in catalogue.commands():
+        _refuse(command)
+    elif command in WORDS:
+        _say(command, rest)
+    elif "--help" in rest or "-h" in rest:
+        _explain_command(command, [word for word in rest if word not in ("--help", "-h")])
+    else:
+        return _run(command, rest)
+    return 0
+
+
+def _usage() -> str:
+    known = catalogue.commands()
+    width = max(map(len, known))
+    lines = [f"  {name:{width}}  {what}" for name, what in known.items()]
+    return "\n".join(
+        [
+            "avatar-bench COMMAND [option=value ...]",
+            "Is this avatar a real photo, a drawing, or AI-generated?",
+            "",
+            *lines,
+            "",
+            "avatar-bench COMMAND --help lists its options; avatar-bench list, what there is to choose from",
+        ]
+    )
+
+
+def _refuse(command: str) -> NoReturn:
+    known = catalogue.commands()
+    nearest = catalogue.did_you_mean(command, known)
+    raise ConfigError(
+        f"{command}: there is no such command" + (f"; {nearest}" if nearest else ""),
+        f"there are: {' '.join(known)}",
+    )
+
+
+def _say(command: str, words: list[str]) -> None:
+    if command == "list":
+        from avatar_bench.commands.list import list as say
+    else:
+        from avatar_bench.commands.completion import completion as say
+    say([] if {"--help", "-h"} & set(words[:1]) else words)
+
+
+def _explain_command(command: str, words: list[str]) -> None:
+    from avatar_bench.cli.help import help_text
+    from avatar_bench.config import schema
+
+    schema.register()
+    print(help_text(command, words))
+
+
+def _run(command: str, words: list[str]) -> int:
+    """Hand one run, or the jobs of a sweep, to Hydra."""
+    from avatar_bench.config import overrides
+
+    flags, given = overrides.split_flags(words)
+    multirun = overrides.is_multirun(flags, given)
+    quoted = overrides.quote_paths(given, multirun)
+    if not multirun:
+        return _hydra(command, flags, quoted, None)
+    if command == "train":
+        folder = overrides.sweep_folder(given)
+        return _hydra(command, flags, quoted + overrides.sweep_overrides(quoted, folder), folder)
+    with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper insists on leaving a multirun.yaml somewhere
+        return _hydra(command, flags, quoted + overrides.sweep_overrides(quoted, Path(scratch)), Path(scratch))
+
+
+def _hydra(command: str, flags: list[str], quoted: list[str], folder: Path | None) -> int:
+    """Call Hydra, which reads sys.argv, and give the exit code; `folder` is that of a sweep."""
+    import hydra
+
+    from avatar_bench.cli.task import Job, JobError
+    from avatar_bench.config import schema
+
+    schema.register()
+    job = Job(command)
+    entry = hydra.main(config_path=str(catalogue.conf_folder()), config_name=command, version_base="1.3")(job)
+    with _hydra_surroundings([*flags, *quoted]):
+        if folder is None:
+            entry()
+            if job.errors:
+                raise job.errors[0]
+            return 0
+        from avatar_bench.cli.sweep import Sweep
+
+        sweep = Sweep(folder, records=command == "train")
+        try:
+            with sweep.followed():
+                entry()
+        except JobError as error:
+            print("\n".join(error.lines), file=sys.stderr)
+        finally:
+            code = sweep.finish()
+    return code
+
+
+@contextmanager
+def _hydra_surroundings(words: list[str]) -> Iterator[None]:
+    """Give Hydra its words, and have it raise errors instead of printing them."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["avatar-bench", *words], "1"
+    if sys.version_info >= (3, 14):  # Hydra 1.3.8 gives argparse a help text that is no string, checked since 3.14
+        argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
+
+
+@contextmanager
+def _sigterm(last: bool) -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that commands can clean up; only the main thread may set this.
+
+    With `last`, no signals are heard from then on: what is left, the interpreter's end, would print tracebacks. Nor are
+    its objects looked through once more, which takes half a second after torch.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    try:
+        with handled({signal.SIGTERM: leave}, after=signal.SIG_IGN if last else None):
+            yield
+    finally:
+        if last:
+            atexit.register(gc.freeze)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _close_stdout() -> None:
+    """Keep the interpreter from complaining of the closed pipe once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Options of the commands, their checks, and the folders of yaml."""

@@ -1,0 +1,227 @@
+"""Decoding of picture files into upright 8-bit RGB, or a reason why a file cannot be used."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import logging
+import re
+import stat
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
+
+from avatar_bench.data.file_names import shown
+from avatar_bench.data.file_structure import MAX_EXIF, check, lacks_pixels
+from avatar_bench.errors import DataError
+
+# What is allowed takes at most 5 s and 1.5 GiB. WebP and AVIF take twice as much of both by pixel, AVIF by byte too.
+MAX_BYTES = 256 * 2**20
+MAX_PIXELS = 50_000_000
+_MAX_BYTES = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
+_MAX_PIXELS = {"WEBP": 25_000_000, "AVIF": 25_000_000}
+
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "AVIF": (".avif",),
+    "TIFF": (".tif", ".tiff"),
+}
+SUFFIXES: frozenset[str] = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+# Tried in order on the first KiB. The formats below AVIF are here to be named when they are refused.
+_SIGNATURES = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF....WEBP",
+    "GIF": rb"GIF8[79]a",
+    "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
+    "AVIF": rb"....ftyp(?:....)*?avi[fs]",
+    "HEIF": rb"....ftyp(?:hei|hev|mif|msf)",
+    "video": rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ",
+    "BMP": rb"BM",
+    "ICO": rb"\0\0[\1\2]\0",
+    "PBM": rb"P[14]\s",
+    "PGM": rb"P[25]\s",
+    "PPM": rb"P[36]\s",
+    "PSD": rb"8BPS",
+    "PDF": rb"%PDF",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "HTML": rb"\s*<(?i:!doctype html|html)",
+    "SVG": rb".*?<svg",
+}
+_PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _SIGNATURES.items()}
+
+# The eight values of the EXIF tag Orientation: what brings the stored picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
+
+# Pillow warns about odd metadata and large pictures without naming the file; what matters here becomes a DataError.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with suppress(OSError, AttributeError):  # libtiff prints its errors itself, beside those that Pillow raises
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
+def decode(file: Path) -> NDArray[np.uint8]:
+    """Decode one file, (H, W, 3) uint8 RGB; raise DataError, naming file and reason, where it cannot be used."""
+    name = shown(str(file))
+    return decode_bytes(read_bytes(file, name), name)
+
+
+def read_bytes(file: Path, name: str) -> bytes:
+    """Read a file of no more bytes than a picture may have; raise DataError, beginning with `name`, on any other."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block, a device might never end
+            raise DataError(f"{name}: not a regular file.")
+        _check_bytes(status.st_size, name)
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{name}: cannot be read: {reason}.") from error
+
+
+def formats_of(files: Iterable[Path]) -> list[str]:
+    """Give the format of each file, by its first bytes alone; "" of no known one, which decoding will tell."""
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(_format_of_file, files))
+
+
+def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.uint8]:
+    """Decode the content of a file, (H, W, 3) uint8 RGB; the format is told from the content.
+
+    EXIF orientation is applied, transparency laid on a plain `ground`, the first frame of an animation taken, colour
+    profiles ignored; 16-bit samples keep their upper 8 bits. Raise DataError, beginning with `name`, where this cannot
+    be done.
+    """
+    kind = format_of(data, name)
+    _check_bytes(len(data), name, kind)
+    try:
+        check(kind, data)
+        # JPEG too: OpenCV gives the same pixels 1.1 to 1.7 times as fast, but its libjpeg writes to stderr.
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            _check_size(image.size, name, kind)
+            image.load()
+            if kind == "PNG" and _may_lack_rows(image) and lacks_pixels(data):
+                raise ValueError("it has fewer pixels than it claims")
+            return np.array(_upright(_rgb(image, kind, data, ground), _orientation(image)))
+    except (DataError, MemoryError):  # a machine that is short of memory says nothing of the file
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels.") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{name}: {kind} cannot be decoded: its header is broken, truncated or not supported."
+        ) from error
+    except Exception as error:  # Pillow's readers raise nearly anything on broken files
+        reason = shown(str(error).rstrip(".")) or type(error).__name__
+        raise DataError(f"{name}: {kind} cannot be decoded: {reason}.") from error
+
+
+def format_of(data: bytes, name: str = "") -> str:
+    """Give the format, a key of FORMATS, that the first KiB tells; raise DataError on any other."""
+    if not data:
+        raise DataError(f"{name}: empty file.")
+    start = data[:1024]
+    kind = next((kind for kind, pattern in _PATTERNS.items() if pattern.match(start)), None)
+    if kind not in FORMATS:
+        found = f"{kind} is not supported" if kind else "not a known picture format"
+        raise DataError(f"{name}: {found}.", f"Expected {', '.join(FORMATS)}.")
+    return kind
+
+
+def _format_of_file(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return format_of(stream.read(1024))
+    except (OSError, DataError):
+        return ""
+
+
+def _check_bytes(size: int, name: str, kind: str = "") -> None:
+    most = min(MAX_BYTES, _MAX_BYTES.get(kind, MAX_BYTES))
+    if size > most:
+        raise DataError(f"{name}: larger than {most // 2**20} MiB.")
+
+
+def _check_size(size: tuple[int, int], name: str, kind: str) -> None:
+    width, height = size
+    most = min(MAX_PIXELS, _MAX_PIXELS.get(kind, MAX_PIXELS))
+    if width * height == 0:
+        raise DataError(f"{name}: no pixels ({width} x {height}).")
+    if width * height > most:
+        raise DataError(f"{name}: more than {most // 10**6} million pixels ({width} x {height}).")
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Say whether the last row is blank, as it stays where nothing was written; of an interlaced one any may be."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return bool(image.info.get("interlace")) or not any(last.tobytes())
+
+
+def _rgb(image: Image.Image, kind: str, data: bytes, ground: str) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _from_16_bit_grey(image)
+    if image.mode in ("I", "F"):
+        raise ValueError("samples of 32 bits or floats have no agreed white")
+    if kind == "PNG":
+        _scale_transparent_colour(image, depth=data[24])
+    if image.has_transparency_data:
+        plain = Image.new("RGBA", image.size, ground)
+        return Image.alpha_composite(plain, image.convert("RGBA")).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_16_bit_grey(image: Image.Image) -> Image.Image:
+    """Scale grey samples of 12 or 16 bits, where Pillow's own conversion clips them at 255."""
+    values = np.asarray(image).astype(np.uint16)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        values <<= 16 - image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0]
+        if image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow minds at 8 bits only
+            values = ~values
+    grey = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
+    """Bring the transparent colour of a PNG to the 8 bits of the decoded samples, which Pillow leaves undone."""
+    colour = image.info.get("transparency")
+    if depth == 16 and isinstance(colour, tuple):
+        image.info["transparency"] = tuple(sample >> 8 for sample in colour)
+    elif depth in (2, 4) and image.mode == "L" and isinstance(colour, int):
+        image.info["transparency"] = colour * 255 // (2**depth - 1)
+
+
+def _orientation(image: Image.Image) -> object:
+    """Give the EXIF orientation of a loaded image; broken EXIF is no reason to refuse one. Loading turns a TIFF."""
+    if any(len(image.info.get(key, "")) > 2 * MAX_EXIF for key in ("exif", "Raw profile type exif")):
+        return None
+    with suppress(Exception):
+        return image.getexif().get(_ORIENTATION)
+    return None
+
+
+def _upright(image: Image.Image, orientation: object) -> Image.Image:
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)

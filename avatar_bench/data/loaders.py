@@ -1,0 +1,243 @@
+"""Images: decoded and transformed, in batches, by processes that read ahead."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
+
+from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.corruptions import Variation, seed_of, vary
+from avatar_bench.data.dataset import Dataset, files_of
+from avatar_bench.data.decoding import decode
+from avatar_bench.data.equalise import Image
+from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.data.worker_processes import Loader, context
+from avatar_bench.errors import DataError
+
+_AHEAD = 2**26  # bytes of pictures that a process may have decoded before anybody asks for them
+
+
+class Images(TorchDataset[dict[str, Any]]):
+    """Give image k as {"image": uint8 (S, S, 3), "target": int, "row": k}; a broken file raises DataError.
+
+    With `augmentation`, an item is asked for as (row, seed), or with `view_seeds` (views, N) as (row, view). With
+    `cache`, pictures are read from it where it has them, by their SHA-256, `hashes` (N,).
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        targets: NDArray[np.int64],
+        preprocessing: Preprocessing,
+        augmentation: Augmentation | None = None,
+        view_seeds: NDArray[np.int64] | None = None,
+        cache: PictureCache | None = None,
+        hashes: Sequence[str] = (),
+    ) -> None:
+        self.files = [str(file) for file in files]
+        self.targets = targets
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.view_seeds = view_seeds
+        self.cache = cache
+        self.hashes = list(hashes)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        row, seed = item if isinstance(item, tuple) else (item, None)
+        if self.view_seeds is not None and seed is not None:
+            seed = int(self.view_seeds[seed, row])
+        image = self._prepared(row)
+        if self.augmentation is not None and seed is not None:
+            image = self.augmentation(image, seed)
+        return {"image": image, "target": int(self.targets[row]), "row": row}
+
+    def _prepared(self, row: int) -> Image:
+        file = Path(self.files[row])
+        if self.cache is not None:
+            return self.cache.read(file, self.hashes[row])
+        return self.preprocessing(decode(file))
+
+
+class ReadableImages(TorchDataset[dict[str, Any]]):
+    """Give file k as {"images", "row": k}, or as {"row", "reason"} where it cannot be used.
+
+    `images` is a list of uint8 (S, S, 3), one by each preprocessing of a picture that is decoded once. The paths lie in
+    one array: worker processes that read strings would each come to hold a copy of them all.
+    """
+
+    def __init__(self, paths: Sequence[str], preprocessings: Sequence[Preprocessing]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.ends = np.cumsum([0, *map(len, encoded)])
+        self.preprocessings = tuple(preprocessings)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        path = os.fsdecode(self.text[self.ends[row] : self.ends[row + 1]].tobytes())
+        try:
+            native = decode(Path(path))
+            return {"images": [prepare(native) for prepare in self.preprocessings], "row": row}
+        except DataError as error:
+            return {"row": row, "reason": error.lines[0].removeprefix(f"{Path(path)}: ")}
+
+
+class VariedImages(Images):
+    """Give K variations of image k, decoded once: {"image": uint8 (K, S, S, 3), "target", "row"}.
+
+    The seed of a variation is the picture's own, of `hashes` (N,) in hex: the same whatever network is judged,
+    and in whatever order, by however many workers, it is read.
+    """
+
+    def __init__(self, *args: Any, variations: Sequence[Variation], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.variations = tuple(variations)
+        self.seeds = [seed_of(digest) for digest in self.hashes]
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        row = item[0] if isinstance(item, tuple) else item
+        native = decode(Path(self.files[row]))
+        square = self.preprocessing(native)
+
+        def prepare(image: Image) -> Image:  # what is not varied before is prepared once
+            return square if image is native else self.preprocessing(image)
+
+        images = [vary(variation, native, prepare, self.seeds[row]) for variation in self.variations]
+        return {"image": np.stack(images), "target": int(self.targets[row]), "row": row}
+
+
+class Embeddings(TorchDataset[dict[str, Any]]):
+    """Give what a network made of image k, {"embedding": (D,), "target": int, "row": k}, in place of the image.
+
+    They are (views, N, D); an item is asked for as a row, of the first view, or as (row, view).
+    """
+
+    def __init__(self, embeddings: NDArray[np.float32], targets: NDArray[np.int64]) -> None:
+        self.embeddings = torch.from_numpy(embeddings)
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        row, view = item if isinstance(item, tuple) else (item, 0)
+        return {"embedding": self.embeddings[view, row], "target": int(self.targets[row]), "row": row}
+
+
+def evaluation_loader(
+    dataset: Dataset,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    workers: int,
+    cache: PictureCache | None = None,
+) -> DataLoader[dict[str, Any]]:
+    """Serve every image of a dataset once, in order, unaugmented."""
+    images = images_of(dataset, classes, preprocessing, cache=cache)
+    return loader(images, batch_size, workers)
+
+
+def varied_loader(
+    dataset: Dataset,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    variations: Sequence[Variation],
+    batch_size: int,
+    workers: int,
+) -> DataLoader[dict[str, Any]]:
+    """Serve K variations of every image of a dataset, in order."""
+    files, targets = files_of(dataset), targets_of(dataset, classes)
+    hashes = list(dataset.frame["sha256"])
+    images = VariedImages(files, targets, preprocessing, variations=variations, hashes=hashes)
+    return loader(images, batch_size, workers)
+
+
+def readable_loader(
+    paths: Sequence[str], preprocessings: Sequence[Preprocessing], batch_size: int, workers: int
+) -> DataLoader[dict[str, Any]]:
+    """Serve every file once, in order: {"seen": (row, reason) of each, reason "" of a good one, "images"}.
+
+    `images` holds, for each preprocessing, the good ones as uint8 (n, 3, S, S) in channels-last memory; it is empty
+    where none is good.
+    """
+    images = ReadableImages(paths, preprocessings)
+    largest = max((one.size for one in preprocessings), default=1)
+    ahead = min(8, max(2, _AHEAD // (batch_size * 3 * largest**2))) if workers else None
+    return loader(images, batch_size, workers, collate_fn=_readable, prefetch_factor=ahead)
+
+
+def loader(
+    images: TorchDataset[dict[str, Any]], batch_size: int, workers: int, **options: Any
+) -> DataLoader[dict[str, Any]]:
+    """Build a loader that draws nothing from the global random state.
+
+    Its batches hold images as uint8 (N, 3, S, S), or (N, K, 3, S, S), in channels-last memory: as they are decoded.
+    """
+    return Loader(
+        images,
+        batch_size=batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0 and "sampler" in options,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+        worker_init_fn=_stand_back,
+        multiprocessing_context=context() if workers else None,
+        **{"collate_fn": _together, **options},
+    )
+
+
+def images_of(dataset: Dataset, classes: Sequence[str], preprocessing: Preprocessing, **options: Any) -> Images:
+    """Give the images of a dataset, in its order."""
+    hashes = list(dataset.frame["sha256"])
+    return Images(files_of(dataset), targets_of(dataset, classes), preprocessing, hashes=hashes, **options)
+
+
+def targets_of(dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Give the index of each image's class by name, (N,); -1 where its label is not among `classes`."""
+    index: Mapping[str, int] = {name: k for k, name in enumerate(classes)}
+    return np.array([index.get(label, -1) for label in dataset.frame["label"]], dtype=np.int64)
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """Turn (H, W, 3) into a (3, H, W) tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _together(items: list[dict[str, Any]]) -> dict[str, Any]:
+    batch: dict[str, Any] = default_collate(items)
+    if "image" in batch:
+        batch["image"] = batch["image"].movedim(-1, -3)
+    return batch
+
+
+def _readable(items: list[dict[str, Any]]) -> dict[str, Any]:
+    good = zip(*(item["images"] for item in items if "images" in item), strict=True)
+    images = [default_collate(list(one)).movedim(-1, -3) for one in good]
+    return {"seen": [(item["row"], item.get("reason", "")) for item in items], "images": images}
+
+
+def _stand_back(worker: int) -> None:
+    """Read with one thread, where the network leaves time: its threads wait for each other, and pictures lie ready."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        os.nice(15)  # a higher one would starve beside other programs
+        with suppress(OSError):  # not to be woken into a step of the network
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

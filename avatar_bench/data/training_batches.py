@@ -1,0 +1,143 @@
+"""Batches for training: images in an order that depends on the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Sampler
+
+from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.loaders import Embeddings, Images, evaluation_loader, images_of, loader, targets_of
+from avatar_bench.data.transforms import Augmentation, Preprocessing
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Give (row, augmentation seed) pairs in an order of (seed, epoch) alone; with `views`, (row, view).
+
+    The views come in turn, one an epoch. The first epoch that is asked for may begin within it, after `skip` pairs.
+    With `weights` (N,), rows are drawn with replacement in proportion to them. Under distributed training each process
+    takes every world-size-th pair.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        seed: int,
+        weights: NDArray[np.floating] | None = None,
+        epoch: int = 0,
+        skip: int = 0,
+        views: int | None = None,
+    ) -> None:
+        self.n = n
+        self.seed = seed
+        self.weights = None if weights is None else weights / weights.sum()
+        self.epoch = self.first = epoch
+        self.skip = skip
+        self.views = views
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.world = torch.distributed.get_world_size() if distributed else 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the epoch that comes; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n // self.world
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = rng.permutation(self.n) if self.weights is None else rng.choice(self.n, self.n, p=self.weights)
+        seeds = np.full(self.n, self.epoch % self.views) if self.views else rng.integers(0, 2**31, self.n)
+        mine = slice(self.rank, self.n // self.world * self.world, self.world)
+        skip = self.skip if self.epoch == self.first else 0
+        return zip(rows[mine].tolist()[skip:], seeds[mine].tolist()[skip:], strict=True)
+
+
+class DataModule(pl.LightningDataModule):
+    """Serve the train and val splits of one dataset to Lightning."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        batch_size: int,
+        workers: int,
+        balance: str,
+        views: int | None = None,
+        cache: PictureCache | None = None,
+    ) -> None:
+        super().__init__()
+        self.train_set, self.val_set = dataset.part("train"), dataset.part("val")
+        self.classes = tuple(classes)
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.seed = seed
+        self.batch_size = batch_size
+        self.workers = workers
+        self.balance = balance
+        self.views = views  # of each training image, drawn once; None: a new one each epoch
+        self.cache = cache
+        # of train, (views, N, D), and of val, (1, N, D), served in place of images
+        self.embeddings: dict[str, NDArray[np.float32]] | None = None
+        self.position = 0, 0  # the epoch, and the batches of it that are done, where training begins
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Give the number of training images of each class, (C,)."""
+        return np.bincount(targets_of(self.train_set, self.classes), minlength=len(self.classes))
+
+    @property
+    def class_weights(self) -> list[float] | None:
+        """Give the weight of each class in the loss, of mean 1 over the images, where balance is "loss"."""
+        if self.balance != "loss":
+            return None
+        return [float(weight) for weight in self.counts.sum() / (len(self.classes) * self.counts)]
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        targets = targets_of(self.train_set, self.classes)
+        weights = 1 / self.counts[targets] if self.balance == "sampler" else None
+        images: Images | Embeddings
+        images = Embeddings(self.embeddings["train"], targets) if self.embeddings else self._training_images()
+        epoch, batches = self.position
+        views = len(self.embeddings["train"]) if self.embeddings else self.views
+        sampler = EpochSampler(len(images), self.seed, weights, epoch, batches * self.batch_size, views)
+        # a last batch of one image has no batch-norm statistics
+        lonely = len(sampler) % self.batch_size == 1 and len(sampler) > 1
+        workers = self.workers if self.embeddings is None else 0
+        return loader(images, self.batch_size, workers, sampler=sampler, drop_last=lonely)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        if self.embeddings is None:
+            return self.plain(self.val_set)
+        targets = targets_of(self.val_set, self.classes)
+        return loader(Embeddings(self.embeddings["val"], targets), self.batch_size, 0)
+
+    def plain(self, images: Dataset) -> DataLoader[dict[str, Any]]:
+        """Serve every image of a dataset once, in order, unaugmented."""
+        return evaluation_loader(
+            images, self.classes, self.preprocessing, self.batch_size, self.workers, cache=self.cache
+        )
+
+    def each_view(self, views: int) -> DataLoader[dict[str, Any]]:
+        """Serve every training image, in order, in the first of its fixed views, then in the next."""
+        images = self._training_images()
+        every = [(row, view) for view in range(views) for row in range(len(images))]
+        return loader(images, self.batch_size, self.workers, sampler=every)
+
+    def _training_images(self) -> Images:
+        # a third number keeps them apart from what EpochSampler draws
+        drawn = np.random.default_rng([self.seed, 0, 1])
+        seeds = drawn.integers(0, 2**31, (self.views, len(self.train_set))) if self.views else None
+        given = {"augmentation": self.augmentation, "view_seeds": seeds, "cache": self.cache}
+        return images_of(self.train_set, self.classes, self.preprocessing, **given)

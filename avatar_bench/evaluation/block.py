@@ -1,0 +1,279 @@
+"""Block: a dataclass whose fields are its yaml and whose method turns a Dataset, or a Run on one, into a Result."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.i18n import say
+from avatar_bench.metrics import classification, stats
+from avatar_bench.results.result import Metric
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.results.predictions import Predictions
+    from avatar_bench.results.result import Result
+    from avatar_bench.runs.run import Run
+
+
+_ROUNDING = 1e-12  # of one figure by several resamples, whose weights are summed in another order
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Hold what every block has: options that say what is wrong with their values."""
+
+    def require(self, option: str, valid: bool, expected: str) -> None:
+        """Raise ConfigError where an option's value is not valid; `expected` says in words what is."""
+        if not valid:
+            name = type(self).__module__.rpartition(".")[2]
+            raise ConfigError(f"block.{name}.{option}={getattr(self, option)}: expected {expected}.")
+
+
+@dataclass(kw_only=True)
+class Intervals(Options):
+    """Give figures their intervals.
+
+    `level` of the intervals, 0 to 1; `resamples` (100 or more) and `seed` of the bootstrap, which draws whole groups.
+    """
+
+    level: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.require("level", 0 < self.level < 1, "above 0 and below 1")
+        self.require("resamples", self.resamples >= 100, "100 or more")
+        self.require("seed", self.seed >= 0, "0 or more")
+
+    def share(
+        self,
+        hits: NDArray[np.bool_],
+        groups: NDArray[np.str_],
+        unit: str = "group",
+        higher_is_better: bool | None = True,
+        floor: float | None = None,
+    ) -> Metric:
+        """Give the share of True in `hits` (N,), N at least 1, as `stats.share_interval` does."""
+        ends = stats.share_interval(hits, groups, self.resamples, self.level, self.seed, unit)
+        value = float(np.mean(hits))
+        return Metric(value, ends.n, ends.low, ends.high, ends.method, higher_is_better, floor=floor)
+
+    def resampled(
+        self,
+        names: Sequence[str],
+        statistic: stats.Statistic,
+        groups: ArrayLike,
+        higher_is_better: bool | Mapping[str, bool | None] | None = True,
+        floors: Mapping[str, float] | None = None,
+        reason: str | None = None,
+    ) -> dict[str, Metric]:
+        """Give figures by name with bootstrap intervals; `statistic` maps weights (B, N) to (B, K) for K names.
+
+        A figure that is NaN becomes null with `reason`. `higher_is_better` and `floors` may tell names apart.
+        """
+        group = np.asarray(groups)
+        values = statistic(np.ones((1, len(group))))[0]
+        lows, highs = stats.bootstrap_interval(statistic, group, self.resamples, self.level, self.seed)
+        better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
+        units, floor = len(np.unique(group)), floors or {}
+        why = reason or say("the set holds too few classes for it")
+        return {
+            name: between(value, low, high, units, "bootstrap by group", better[name], floor.get(name), why)
+            for name, value, low, high in zip(names, values, lows, highs, strict=True)
+        }
+
+
+@dataclass(kw_only=True)
+class RunBlock(Options):
+    """Judge one Run on one Dataset; a subclass adds its options as fields and touches no disk, path or config."""
+
+    def evaluate(self, run: Run, dataset: Dataset) -> Result:
+        """Give the Result of this block; `run.predictions(dataset)` is cached, so ask for it freely."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class IntervalBlock(Intervals, RunBlock):
+    """Judge a Run by figures that bear intervals."""
+
+
+@dataclass(kw_only=True)
+class CompareBlock(Options):
+    """Compare several Runs, each on the Dataset that stands at its place; else as a RunBlock.
+
+    Where `reads_results`, it reads what blocks have said of the runs, and is judged anew when that changes. Where
+    `takes_ensembles`, it runs last, and the saved ensembles of the runs stand beside them.
+    """
+
+    reads_results: ClassVar[bool] = False
+    takes_ensembles: ClassVar[bool] = False
+
+    def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
+        """Give the Result of this block; runs that differ in seed alone have the same `recipe`."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class IntervalCompareBlock(Intervals, CompareBlock):
+    """Compare Runs by figures that bear intervals."""
+
+
+@dataclass(kw_only=True)
+class DatasetBlock(Options):
+    """Judge one Dataset, without a network; else as a RunBlock."""
+
+    def audit(self, dataset: Dataset) -> Result:
+        """Give the Result of this block."""
+        raise NotImplementedError
+
+
+Block = RunBlock | CompareBlock | DatasetBlock
+
+
+def together(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
+    """Give what each run says of the one set that all are judged on: pictures of known class, in one order.
+
+    Classes stand in the first run's order, matched by name. Raise BlockError where there are fewer runs than
+    `minimum`, where they are judged on different pictures or know different classes, or where no class is known;
+    GuardError where the class names of one are in the wrong order.
+    """
+    if len(runs) < minimum:
+        given = ", ".join(run.label for run in runs)
+        raise BlockError(
+            f"This block compares {minimum} runs or more, and there is {given or 'none'}.",
+            "Give several: 'ckpt=[RUN,RUN]', or ckpt=FOLDER that holds them.",
+        )
+    first = datasets[0]
+    for run, dataset in zip(runs, datasets, strict=True):
+        if dataset.fingerprint != first.fingerprint:
+            raise BlockError(
+                f"{run.label} is judged on other pictures of {dataset.name} than {runs[0].label}.",
+                "Compare on one set: split=blind, data=manifest data.manifest=FILE, or runs of one data.split.seed.",
+            )
+        if set(run.classes) != set(runs[0].classes):
+            raise BlockError(
+                f"{run.label} knows the classes {', '.join(run.classes)}, {runs[0].label} {', '.join(runs[0].classes)}."
+            )
+    asked = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
+    for run, predictions in zip(runs, asked, strict=True):
+        check_class_order(predictions, run.allow)
+    found = [predictions.in_order(runs[0].classes) for predictions in asked]
+    rows = known(found[0], first)
+    return [_aligned(predictions, first, dataset, rows) for predictions, dataset in zip(found, datasets, strict=True)]
+
+
+def recipes(runs: Sequence[Run]) -> dict[str, list[int]]:
+    """Give the positions of the runs of each recipe, runs that differ in seed alone, in order of appearance."""
+    found: dict[str, list[int]] = {}
+    for position, run in enumerate(runs):
+        found.setdefault(run.recipe, []).append(position)
+    return found
+
+
+def known(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
+    """Give the rows whose true class is known, (M,); raise BlockError where there is none."""
+    rows = np.flatnonzero(predictions.targets >= 0)
+    if len(rows) == 0:
+        raise BlockError(f"{dataset.name}: no picture's true class is known, so there is nothing to judge.")
+    return rows
+
+
+def between(
+    value: float,
+    low: float,
+    high: float,
+    n: int,
+    interval: str,
+    better: bool | None = True,
+    floor: float | None = None,
+    reason: str | None = None,
+) -> Metric:
+    """Give a figure with the ends that resampling gave it; none, which is said, where these do not differ or are NaN.
+
+    A value of NaN becomes null with `reason`.
+    """
+    if np.isnan(value):
+        return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
+    if not high - low > _ROUNDING:
+        why = say("no interval: every resample gives the same figure")
+        return Metric(float(value), n, higher_is_better=better, reason=why, floor=floor)
+    return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
+
+
+def left_out(n: int, asked: int) -> list[str]:
+    """Say that `n` of the pictures asked for have no known class; nothing where all have one."""
+    if not n:
+        return []
+    return [say("{n} of {all} pictures have no known class and are left out.", n=n, all=asked)]
+
+
+def answers(predictions: Predictions) -> pd.DataFrame:
+    """Give a row a picture of known class: path, target, prediction, confidence, correct, source, group."""
+    names = np.array(predictions.classes)
+    return pd.DataFrame(
+        {
+            "path": predictions.paths,
+            "target": names[predictions.targets],
+            "prediction": names[predictions.predicted],
+            "confidence": predictions.confidence,
+            "correct": predictions.correct,
+            "source": predictions.sources,
+            "group": predictions.groups,
+        }
+    )
+
+
+def corruption_words() -> dict[str, str]:
+    """Give the words for each corruption, by its name."""
+    return {
+        "noise": say("noise"),
+        "blur": say("blur"),
+        "brightness": say("brightness"),
+        "rotation": say("rotation"),
+        "jpeg": say("JPEG"),
+    }
+
+
+def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:
+    """Raise GuardError where another order of the class names explains the predictions significantly better.
+
+    Images without a known class are left out; "permutation" in `allow` passes the guard. See
+    `stats.permutation_alarm` for the test.
+    """
+    if "permutation" in allow:
+        return
+    known = predictions.targets >= 0
+    confusion = classification.confusion_matrix(
+        predictions.targets[known], predictions.predicted[known], len(predictions.classes)
+    )
+    order = stats.permutation_alarm(confusion)
+    if order is not None:
+        raise GuardError(*_order_alarm(predictions.classes, order, confusion))
+
+
+def _aligned(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:
+    """Give the rows of the first dataset; pictures are matched by content, label and group, as fingerprints are."""
+    frames = [one.frame for one in (first, dataset)]
+    keys = [frame["sha256"] + "\n" + frame["label"] + "\n" + frame["group"] for frame in frames]
+    wanted, there = (np.argsort(key.to_numpy(dtype=np.str_), kind="stable") for key in keys)
+    place = np.empty(len(first), dtype=np.intp)
+    place[wanted] = there
+    return predictions.take(place[rows])
+
+
+def _order_alarm(classes: tuple[str, ...], order: tuple[int, ...], confusion: NDArray[np.float64]) -> list[str]:
+    total = confusion.sum()
+    named, reordered = confusion.trace() / total, confusion[list(order), range(len(order))].sum() / total
+    moved = [f"{classes[i]!r} is {classes[real]!r}" for i, real in enumerate(order) if i != real]
+    return [
+        f"The class names are in the wrong order: accuracy is {named:.1%} as they stand, {reordered:.1%} reordered.",
+        f"What the network calls {', '.join(moved)}.",
+        "Check the labels of this set and the class order of the checkpoint; allow=[permutation] passes this guard.",
+    ]

@@ -1,0 +1,83 @@
+"""architecture: a network's stages, layers, depth, cost and first layers, read off the network itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from avatar_bench.evaluation.block import RunBlock
+from avatar_bench.evaluation.blocks.architecture import figures
+from avatar_bench.evaluation.model_traits import start_of
+from avatar_bench.i18n import say
+from avatar_bench.models import first_layers
+from avatar_bench.models.inspection import Anatomy, dissect
+from avatar_bench.results.result import Metric, Result
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.runs.run import Run
+
+
+MOST_CHANNELS = 4  # of each layer whose feature maps are shown
+MOST_CLASSES = 6  # of which an image is shown
+
+
+@dataclass(kw_only=True)
+class Architecture(RunBlock):
+    """Describe a run's network by inspection, by a run on one image, and by its first layers on one of each class."""
+
+    def evaluate(self, run: Run, dataset: Dataset) -> Result:
+        """Return sizes, tables of traits, stages and layers, a diagram, first filters and first feature maps."""
+        size = run.preprocessing.size
+        anatomy = dissect(run.classifier.net, size)
+        result = Result("architecture", dataset.name, len(dataset), run.classes)
+        result.metrics = _metrics(anatomy, size)
+        start = start_of(run)
+        traits = anatomy.traits | {"pretraining": str(start), "trained_with": start.trained}
+        result.tables = {"traits": pd.DataFrame([traits]), "stages": anatomy.stages, "layers": anatomy.layers}
+        result.figures = {"diagram": figures.diagram(anatomy, run.card.backbone, size, len(run.classes))}
+        result.provenance = {"backbone": run.card.backbone, "network": type(run.classifier.net).__name__}
+        self._show_first_layers(result, run, dataset.at_hand)
+        return result
+
+    def _show_first_layers(self, result: Result, run: Run, dataset: Dataset) -> None:
+        """Add filters and feature maps to a result, or the reason why there are none."""
+        name = first_layers.first_convolution(run.classifier.net, run.preprocessing.size)
+        if name is None:
+            result.warnings.append(say("No filters are shown: the layer that takes the image is no convolution of it."))
+        else:
+            weights = first_layers.filters(run.classifier.net, name)
+            result.arrays["filters"] = {"layer": np.array(name), "weights": weights}
+            result.figures["filters"] = figures.filters(weights, name)
+        labels = dataset.frame["label"].to_numpy()
+        rows = [int(np.flatnonzero(labels == each)[0]) for each in run.classes if each in labels][:MOST_CLASSES]
+        if not rows:
+            result.warnings.append(say("No feature maps are shown: no image of a known class is at hand."))
+            return
+        images = run.inputs(dataset, rows)
+        maps = first_layers.feature_maps(run.classifier, images, name, MOST_CHANNELS)
+        if not maps:
+            result.warnings.append(say("No feature maps are shown: no first layer of this network is a map."))
+            return
+        shown = images.permute(0, 2, 3, 1).numpy()
+        result.arrays["feature_maps"] = {
+            "paths": dataset.frame["path"].iloc[rows].to_numpy(dtype=str),
+            "labels": labels[rows].astype(str),
+            "images": shown,
+            "layers": np.array([each.layer for each in maps]),
+            **{f"channels_{number}": each.channels for number, each in enumerate(maps)},
+            **{f"maps_{number}": each.maps for number, each in enumerate(maps)},
+        }
+        result.figures["feature_maps"] = figures.feature_maps(shown, list(labels[rows]), maps)
+
+
+def _metrics(anatomy: Anatomy, size: int) -> dict[str, Metric]:
+    return {
+        "params_m": Metric(float(anatomy.layers["params"].sum() / 1e6), 1, higher_is_better=False),
+        "macs_g": Metric(float(anatomy.layers["macs"].sum() / 1e9), 1, higher_is_better=False),
+        "depth": Metric(float(anatomy.depth), 1, higher_is_better=None),
+        "input_size": Metric(float(size), 1, higher_is_better=None),
+    }

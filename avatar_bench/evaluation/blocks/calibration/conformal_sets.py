@@ -1,0 +1,89 @@
+"""The conformal sets of the block calibration: fitted once, then put to any Predictions of the same run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.metrics import conformal
+from avatar_bench.results.result import Metric
+
+if TYPE_CHECKING:
+    from avatar_bench.evaluation.block import IntervalBlock
+    from avatar_bench.metrics.stats import Statistic
+    from avatar_bench.results.predictions import Predictions
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ConformalSets:
+    """Hold the thresholds by method, from n calibration images, and the seed of APS's randomisation."""
+
+    thresholds: dict[str, float]
+    n: int
+    seed: int
+
+    @classmethod
+    def fit(cls, held_out: Predictions, alpha: float, seed: int) -> ConformalSets:
+        """Fit every method's threshold on calibration images, so that 1 - alpha of the sets hold the true class."""
+        uniform = draw_uniforms(len(held_out), seed, fitted=True)
+        thresholds = {}
+        for method, scores in conformal.METHODS.items():
+            own = conformal.of_targets(scores(held_out.probabilities, uniform), held_out.targets)
+            thresholds[method] = conformal.threshold(own, alpha)
+        return cls(thresholds, len(held_out), seed)
+
+    def members(self, judged: Predictions) -> dict[str, NDArray[np.bool_]]:
+        """Tell by method whether each class is in each image's set, (N, C)."""
+        uniform = draw_uniforms(len(judged), self.seed)
+        scores = {method: function(judged.probabilities, uniform) for method, function in conformal.METHODS.items()}
+        return {method: scores[method] <= limit for method, limit in self.thresholds.items()}
+
+    def metrics(self, block: IntervalBlock, judged: Predictions) -> dict[str, Metric]:
+        """Give coverage and mean size of each method's sets; the floor of coverage is that of sets drawn blindly."""
+        found = {}
+        for method, member in self.members(judged).items():
+            held, size = conformal.of_targets(member, judged.targets), member.sum(axis=1)
+            blind = float(size.mean()) / len(judged.classes)
+            found[f"coverage/{method}"] = block.share(held, judged.groups, higher_is_better=None, floor=blind)
+            found |= block.resampled([f"set_size/{method}"], _mean_of(size), judged.groups, higher_is_better=False)
+        return found
+
+    def by_class(self, block: IntervalBlock, judged: Predictions) -> pd.DataFrame:
+        """Tabulate coverage by method and true class; the rows without a class are of all images."""
+        rows = []
+        for method, member in self.members(judged).items():
+            held, size = conformal.of_targets(member, judged.targets), member.sum(axis=1)
+            for index, name in enumerate(["", *judged.classes], start=-1):
+                images = judged.targets == index if index >= 0 else np.ones(len(judged), dtype=bool)
+                if images.any():
+                    share, own = block.share(held[images], judged.groups[images]), size[images]
+                    sizes = (own.mean(), (own == 0).mean(), (own == 1).mean())
+                    rows.append((method, name, len(own), share.value, share.low, share.high, *sizes))
+        columns = ["method", "class", "n", "coverage", "low", "high", "set_size", "empty", "single"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table.assign(threshold=table["method"].map(self.thresholds))
+
+    def row(self, block: IntervalBlock, judged: Predictions) -> dict[str, float | None]:
+        """Give coverage, its interval, and mean size of each method's sets, as columns of the table of shift."""
+        found: dict[str, float | None] = {}
+        for method, member in self.members(judged).items():
+            share = block.share(conformal.of_targets(member, judged.targets), judged.groups)
+            ends = {"": share.value, "_low": share.low, "_high": share.high}
+            found |= {f"coverage_{method}{end}": value for end, value in ends.items()}
+            found[f"set_size_{method}"] = float(member.sum(axis=1).mean())
+        return found
+
+
+def draw_uniforms(n: int, seed: int, fitted: bool = False) -> Floats:
+    """Give APS its n numbers from 0 to 1: others for the images fitted on, the same for one image under each shift."""
+    return np.random.default_rng((seed, int(fitted))).random(n)
+
+
+def _mean_of(values: NDArray[np.integer]) -> Statistic:
+    return lambda weights: (weights @ values / weights.sum(axis=1))[:, None]

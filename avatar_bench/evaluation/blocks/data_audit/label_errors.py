@@ -1,0 +1,102 @@
+"""Suspected label errors: pictures whose label the frozen features of an ImageNet network contradict."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from avatar_bench.audit.probes import Plan
+from avatar_bench.config import catalogue
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.errors import ConfigError
+from avatar_bench.files import package_files
+from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.i18n import say
+
+MIN_GROUPS = 5  # of a class: fewer cannot be spread over the folds
+_BATCH, _SIZE = 32, 224
+
+
+def why_not(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
+    """Say why label errors cannot be looked for, or "": `fetch` False: not asked; None: only with what is there."""
+    if fetch is False:
+        return say("not asked: label_errors=false")
+    if importlib.util.find_spec("cleanlab") is None:
+        return say("cleanlab is not installed: pip install 'avatar-bench[audit]'")
+    groups = frame.groupby("label")["group"].nunique()
+    if len(groups) < 2 or groups.min() < MIN_GROUPS:
+        return say("a class has fewer than {n} groups, or there is but one class", n=MIN_GROUPS)
+    package = _recipe(model)["package"]
+    if fetch is None and not _is_cached(package):
+        return say(
+            "the weights of {model} are not in the cache; block.data_audit.label_errors=true fetches them", model=model
+        )
+    return ""
+
+
+def embed(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
+    """Give the pre-logits features (N, D) of the pictures at `rows` by the package weights of a model of conf/model."""
+    import torch  # torch takes seconds to load, and a set can be audited without
+
+    from avatar_bench.models.backbones import create_backbone, normalisation
+
+    recipe = _recipe(model)
+    net: Any = create_backbone(recipe["backbone"], 2, "package", recipe["package"]).eval()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalisation(net))
+    resize = Preprocessing(_SIZE, "squash", (0, 0, 0), (1, 1, 1))
+    outputs = []
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(rows), _BATCH), "features", leave=False, disable=None):
+            images = [resize(dataset.image(int(row))) for row in rows[start : start + _BATCH]]
+            batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+            features = net.forward_features((batch - mean) / std)
+            outputs.append(net.forward_head(features, pre_logits=True).numpy())
+    return np.concatenate(outputs)
+
+
+def suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Name pictures that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
+
+    `quality` is the chance, 0 to 1, that the features give the label which the picture bears: out-of-fold, by logistic
+    regression, cross-validated by group. Confident learning looks in these chances for labels that do not fit them.
+    What both of its rules name is given. Northcutt et al., J. Artif. Intell. Res. 70 (2021).
+    """
+    from cleanlab.filter import find_label_issues  # type: ignore[import-untyped]
+    from cleanlab.rank import get_label_quality_scores  # type: ignore[import-untyped]
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    labels = frame["label"].astype("category")
+    codes = np.asarray(labels.cat.codes, dtype=np.int64)
+    learner: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))  # type: ignore[no-untyped-call]
+    split: Any = StratifiedGroupKFold(min(plan.folds, MIN_GROUPS), shuffle=True, random_state=plan.seed)  # type: ignore[no-untyped-call]
+    chances = cross_val_predict(learner, features, codes, groups=frame["group"], cv=split, method="predict_proba")
+    issues = find_label_issues(codes, chances, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1)
+    quality = get_label_quality_scores(codes, chances)
+    suggested = np.asarray(labels.cat.categories)[chances.argmax(axis=1)]
+    table: pd.DataFrame = frame.iloc[issues][["path", "label", "source"]]
+    return table.assign(suggested=suggested[issues], quality=quality[issues])
+
+
+def _recipe(model: str) -> dict[str, Any]:
+    file = catalogue.choices("model").get(model)
+    recipe = read_yaml(file)["model"] if file else {}
+    if not recipe.get("package"):
+        raise ConfigError(
+            f"block.data_audit.features={model}: no model of this name has weights that come with a package.",
+            "Expected efficientnet_lite0 or another with `package` in its conf/model yaml.",
+        )
+    return dict(recipe)
+
+
+def _is_cached(package: dict[str, str]) -> bool:
+    folder = f"{package['distribution']}-{package['version']}-wheel"
+    return (package_files.cache_root() / "archives" / folder).is_dir()

@@ -1,0 +1,152 @@
+"""What efficiency times: every setting of the network by turns, and passes over real files."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avatar_bench.data.dataset import files_of
+from avatar_bench.inference.runtimes.engines import EXPORTED, Engine, prepare
+from avatar_bench.models.profiling import Job, arrivals, interleaved
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.runs.run import Run
+
+CPU = "cpu"  # the runtime that is torch on the CPU, timed beside torch on a GPU
+FEWEST = 4  # batches timed in each pass over real files
+_FEWEST_PASSES = 3
+_PREFETCHED = 2  # batches that a worker of torch's loader has ready at most
+_TESTED = 4  # pictures on which runtimes must agree
+Factory = Callable[[int], Engine]
+
+
+class Case(NamedTuple):
+    """Name a setting; `network` is "run", or "copy" for an identical one."""
+
+    runtime: str
+    batch: int
+    threads: int
+    network: str
+
+
+def synthetic(run: Run, count: int) -> Tensor:
+    """Give pictures of noise as the network takes them, uint8 (count, 3, S, S), on its device."""
+    size, generator = run.preprocessing.size, torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator).to(run.device)
+
+
+def device_of(run: Run, runtime: str) -> str:
+    """Return the device that a runtime computes on: the run's, or the CPU."""
+    return "cpu" if runtime in (CPU, *EXPORTED) else run.device
+
+
+def build(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Factory], dict[str, float]]:
+    """Return what builds each runtime's engines, and how far its logits are from torch's on the same device.
+
+    Where the run computes on a GPU, torch on the CPU is one more runtime.
+    """
+    size = run.preprocessing.size
+    factories = {name: prepare(name, run.classifier, size) for name in runtimes}
+    if run.device != "cpu":
+        factories[CPU] = prepare("torch", copy.deepcopy(run.classifier).cpu(), size)
+    pictures = synthetic(run, _TESTED)
+    logits = {
+        name: factory(torch.get_num_threads())(pictures.cpu() if device_of(run, name) == "cpu" else pictures)
+        for name, factory in factories.items()
+    }
+    distances = {}
+    for name, given in logits.items():
+        right = logits["torch" if device_of(run, name) == run.device else CPU]
+        distances[name] = float((np.abs(given - right) / np.maximum(1, np.abs(right))).max())
+    return factories, distances
+
+
+def time_network(
+    run: Run, factories: dict[str, Factory], batches: Sequence[int], threads: Sequence[int], turns: dict[str, float]
+) -> pd.DataFrame:
+    """Time each runtime with each batch and number of threads, and a copy of the network beside torch's first.
+
+    `turns` has rounds, seconds and seed of `profiling.interleaved`. A GPU does not compute by `threads`: there, as many
+    as are set are used. A row per call: runtime, batch, threads, network, round, seconds.
+    """
+    own = [torch.get_num_threads()]
+    twin = prepare("torch", copy.deepcopy(run.classifier), run.preprocessing.size)
+    counts = {name: threads if device_of(run, name) == "cpu" else own for name in factories}
+    cases = {
+        Case(runtime, batch, count, "run"): factory(count)
+        for runtime, factory in factories.items()
+        for count in counts[runtime]
+        for batch in batches
+    }
+    first = counts["torch"][0]
+    cases |= {Case("torch", batch, first, "copy"): twin(first) for batch in batches}
+    pictures = {batch: synthetic(run, batch) for batch in batches}
+    pictures_there = {batch: one.cpu() for batch, one in pictures.items()}
+    jobs = [
+        _job(engine, (pictures_there if device_of(run, case.runtime) == "cpu" else pictures)[case.batch], case.threads)
+        for case, engine in cases.items()
+    ]
+    timed = interleaved(jobs, int(turns["rounds"]), turns["seconds"], int(turns["seed"]))
+    named = pd.DataFrame(list(cases), columns=list(Case._fields)).iloc[timed["job"]].reset_index(drop=True)
+    return pd.concat([named, timed[["round", "seconds"]]], axis=1)
+
+
+def time_files(
+    run: Run, dataset: Dataset, workers: Sequence[int], passes: int, seconds: float, seed: int
+) -> pd.DataFrame:
+    """Time verdicts on files of a dataset, decode included; a row per pass: workers, round, pictures, seconds.
+
+    A pass lasts about `seconds` or more; where that is more than twice as long, there are fewer, 3 at least. At 0
+    seconds a pass is as short as it can be. The
+    settings take turns, and every pass begins with the same files in the same order, repeated where the dataset is
+    small: passes differ by what the machine does, not by what they read.
+    """
+    files = np.random.default_rng(seed).permutation([str(file) for file in files_of(dataset)])
+    batches = {
+        count: _enough(_pass(run, files, count, FEWEST), seconds, run.batch_size) if seconds else FEWEST
+        for count in workers
+    }
+    for file in files[: max(batches.values()) * run.batch_size]:
+        Path(file).read_bytes()  # into the system's cache
+    rows: list[tuple[float, ...]] = []
+    for turn in range(passes):
+        rows += [(count, turn, *_pass(run, files, count, batches[count])) for count in workers]
+        if turn + 1 >= _FEWEST_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
+            break
+    table = pd.DataFrame(rows, columns=["workers", "round", "pictures", "seconds"])
+    return table.astype({"workers": int, "round": int, "pictures": int})
+
+
+def _enough(trial: tuple[float, float], seconds: float, batch_size: int) -> int:
+    pictures, took = trial
+    return max(FEWEST, math.ceil(seconds * pictures / max(took, 1e-9) / batch_size))
+
+
+def _pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tuple[float, float]:
+    """Give how many pictures were timed, and their seconds: those of the middle of a long job.
+
+    While workers start, batches come late and then all at once; at the end nothing is decoded beside the network.
+    """
+    timed = copy.copy(run)  # it shares the network
+    timed.workers = workers
+    first, last = workers + 1, _PREFETCHED * workers
+    asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
+    # it stops there: the last batches are to be decoded, and not to be waited for
+    waits = np.array(list(islice(arrivals(timed.verdicts(asked)), first + batches)))[first:]
+    pictures, seconds = waits.sum(axis=0).tolist()
+    return pictures, seconds
+
+
+def _job(engine: Engine, pictures: Tensor, threads: int) -> Job:
+    return Job(lambda: engine(pictures), threads)

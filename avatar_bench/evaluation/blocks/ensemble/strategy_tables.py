@@ -1,0 +1,90 @@
+"""The tables of the block ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from avatar_bench.evaluation.block import answers
+from avatar_bench.evaluation.blocks.ensemble.weight_fitting import HeldOut
+from avatar_bench.metrics import calibration
+from avatar_bench.metrics.averaging import Mix
+from avatar_bench.results.predictions import Predictions
+from avatar_bench.results.result import Metric
+
+_ENDS = {"": "value", "_low": "low", "_high": "high"}
+
+
+def build(
+    metrics: Mapping[str, Metric],
+    entries: Mapping[str, Predictions],
+    mixes: Mapping[str, Mix],
+    labels: Sequence[str],
+    held: HeldOut,
+    single: int,
+) -> dict[str, pd.DataFrame]:
+    """Give the tables by name; `entries` are what the single run and each strategy say, the single run first."""
+    return {
+        "strategies": _strategies(metrics, entries, mixes),
+        "weights": _weights(mixes, labels),
+        "members": _members(metrics, labels, held, single),
+        "predictions": pd.concat([_answers(name, one) for name, one in entries.items()], ignore_index=True),
+    }
+
+
+def ece(predictions: Predictions) -> float:
+    """Give the calibration error of 15 bins, with the temperature that the predictions have."""
+    edges = calibration.equal_width(calibration.BINS)
+    return float(calibration.ece(predictions.confidence, predictions.correct, edges))
+
+
+def _strategies(
+    metrics: Mapping[str, Metric], entries: Mapping[str, Predictions], mixes: Mapping[str, Mix]
+) -> pd.DataFrame:
+    rows, single = [], next(iter(entries.values())).correct
+    for name, one in entries.items():
+        size = int((mixes[name].weights > 0).sum()) if name in mixes else 1
+        row: dict[str, object] = {"strategy": name, "members": size, "n": len(one)}
+        for kind in ("accuracy", "macro_f1", "gain", "gain_macro_f1", "nll"):
+            metric = metrics.get(f"{kind}/{name}")
+            row |= {f"{kind}{end}": getattr(metric, part, None) for end, part in _ENDS.items()}
+        only = {"only_it_right": one.correct & ~single, "only_single_right": single & ~one.correct}
+        row |= {key: int(images.sum()) for key, images in only.items()}
+        rows.append(row | {"ece": ece(one), "temperature": one.temperature})
+    return pd.DataFrame(rows)
+
+
+def _weights(mixes: Mapping[str, Mix], labels: Sequence[str]) -> pd.DataFrame:
+    rows = [
+        (name, label, weight, temperature)
+        for name, mix in mixes.items()
+        for label, weight, temperature in zip(labels, mix.weights, mix.temperatures, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["strategy", "run", "weight", "temperature"])
+
+
+def _members(metrics: Mapping[str, Metric], labels: Sequence[str], held: HeldOut, single: int) -> pd.DataFrame:
+    rows = []
+    for place, (label, plain) in enumerate(zip(labels, held.predictions, strict=True)):
+        contribution = metrics[f"contribution/{label}"]
+        unscaled = replace(plain, temperature=1.0)
+        row = {
+            "run": label,
+            "chosen": place == single,
+            "calibration_n": len(plain),
+            "calibration_accuracy": float(plain.correct.mean()),
+            "calibration_ece": ece(unscaled),
+            "calibration_nll": calibration.nll(plain.logits, plain.targets),
+        }
+        rows.append(row | {f"contribution{end}": getattr(contribution, part) for end, part in _ENDS.items()})
+    return pd.DataFrame(rows)
+
+
+def _answers(name: str, predictions: Predictions) -> pd.DataFrame:
+    columns = [f"prob_{name}" for name in predictions.classes]
+    table = answers(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
+    table.insert(1, "strategy", np.full(len(table), name))
+    return table

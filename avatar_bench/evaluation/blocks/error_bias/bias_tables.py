@@ -1,0 +1,88 @@
+"""The slices that error_bias cuts a set into, and its tables of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.metrics import classification
+
+if TYPE_CHECKING:
+    from avatar_bench.results.predictions import Predictions
+
+
+class Slice(NamedTuple):
+    """Hold the pictures (N,) of one slice, of one true class, or of all its classes where `target` is ""."""
+
+    by: str
+    name: str
+    target: str
+    pictures: NDArray[np.bool_]
+    others: NDArray[np.bool_]
+
+
+def cut_by(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
+    """Cut the pictures by each column: each slice by true class, and whole where it holds more than one."""
+    for by in kinds:
+        values = kinds[by].to_numpy(str)
+        for name in sorted(set(values) - {""}):
+            inside = values == name
+            held = np.unique(predictions.targets[inside])
+            if len(held) > 1:
+                yield Slice(str(by), name, "", inside, ~inside)
+            for index in held:
+                own = predictions.targets == index
+                yield Slice(str(by), name, predictions.classes[index], inside & own, ~inside & own)
+
+
+def accuracy_of_rest(predictions: Predictions, each: Slice) -> float:
+    """Give the accuracy of the other pictures, at the slice's own mix of classes; NaN where a class has none."""
+    classes = len(predictions.classes)
+    mix = np.bincount(predictions.targets[each.pictures], minlength=classes)
+    others = predictions.take(each.others)
+    recall = classification.recall(classification.confusion_matrix(others.targets, others.predicted, classes))
+    return float(recall[mix > 0] @ mix[mix > 0] / mix.sum())
+
+
+def confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
+    """Count the predictions of each slice by true class; the rows `by` "class" are of all pictures."""
+    names = predictions.classes
+    whole = [
+        Slice("class", name, name, predictions.targets == index, predictions.targets != index)
+        for index, name in enumerate(names)
+        if (predictions.targets == index).any()
+    ]
+    rows = []
+    for each in [*whole, *(one for one in parts if one.target)]:
+        counts = np.bincount(predictions.predicted[each.pictures], minlength=len(names))
+        rows.append((each.by, each.name, each.target, int(counts.sum()), *counts))
+    return pd.DataFrame(rows, columns=["by", "slice", "target", "n", *(f"predicted_{name}" for name in names)])
+
+
+def pictures_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.DataFrame:
+    """Give a row a picture, with the slices that it is in."""
+    names = np.array(predictions.classes)
+    table = {
+        "path": predictions.paths,
+        "group": predictions.groups,
+        "target": names[predictions.targets],
+        "prediction": names[predictions.predicted],
+        "confidence": predictions.confidence,
+        "correct": predictions.correct,
+    }
+    return pd.concat([pd.DataFrame(table), kinds], axis=1)
+
+
+def ood_table(beside: Mapping[str, Predictions]) -> pd.DataFrame:
+    """Give a row for each picture of the sets `beside` the domain."""
+    columns = ["set", "path", "group", "prediction", "confidence"]
+    parts = [
+        (name, each.paths, each.groups, np.array(each.classes)[each.predicted], each.confidence)
+        for name, each in beside.items()
+    ]
+    tables = [pd.DataFrame(dict(zip(columns, part, strict=True))) for part in parts]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

@@ -1,0 +1,236 @@
+"""gradcam: where in a picture a run finds its evidence, and whether those maps are true to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.data.selection import stratified_rows
+from avatar_bench.evaluation import faithfulness_tables as tables
+from avatar_bench.evaluation import gradcam_figures as figures
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known
+from avatar_bench.evaluation.faithfulness_tables import GAINS, ROLLOUT, SANITY, Arrays, endings
+from avatar_bench.i18n import say
+from avatar_bench.metrics import faithfulness as numbers
+from avatar_bench.metrics import stats
+from avatar_bench.models import attribution
+from avatar_bench.results.result import Result
+from avatar_bench.runs.record import folder_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.models.attribution import SpatialLayer
+    from avatar_bench.results.predictions import Predictions
+    from avatar_bench.results.result import Metric
+    from avatar_bench.runs.run import Run
+
+_BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(GAINS, True), SANITY: False}
+_BETTER |= {f"{name}{ROLLOUT}": better for name, better in _BETTER.items() if name != SANITY}
+_FILLS = ("mean", "blur")
+_AT_ONCE = 64  # pictures whose pixels are ranked at once: 100 MB at 224 px
+_MOST_SHOWN = 6  # pictures in the figure of random weights
+_MOST_LETTERS = 40  # of a picture's name in that of its overlay
+
+
+@dataclass(kw_only=True)
+class GradCam(IntervalBlock):
+    """Judge the Grad-CAM maps of a run by what becomes of its verdict when it loses, or is given, what they point at.
+
+    Where the run is read off a class token, its attention rollout is judged beside them.
+    `images` are drawn, in the classes' own proportions; `steps` of deletion and insertion; `deletion_to` and
+    `insertion_from` say what a picture without content is ("mean", "blur"); `random_weights`, how many networks with
+    ever more random weights the maps are compared with; `gallery`, the pictures shown a class, as many right and wrong;
+    `overlays`, how many images get a file with their map over them, None for all that are drawn or shown.
+    """
+
+    images: int = 60
+    steps: int = 10
+    deletion_to: str = "mean"
+    insertion_from: str = "blur"
+    random_weights: int = 4
+    gallery: int = 2
+    overlays: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("images", self.images >= 1, "1 or more")
+        self.require("steps", self.steps >= 2, "2 or more")
+        for option in ("deletion_to", "insertion_from"):
+            self.require(option, getattr(self, option) in _FILLS, " or ".join(_FILLS))
+        self.require("random_weights", self.random_weights >= 1, "1 or more")
+        self.require("gallery", self.gallery >= 0, "0 or more")
+        self.require("overlays", self.overlays is None or self.overlays >= 0, "0 or more, or null for all")
+
+    def evaluate(self, run: Run, dataset: Dataset) -> Result:
+        """Give maps, faithfulness and sanity of a draw of pictures whose class is known; errors are added to show.
+
+        Raise BlockError where no class is known or no stage of the network is a map, GuardError where the class names
+        are in the wrong order.
+        """
+        asked = run.predictions(dataset)
+        rows = known(asked, dataset)
+        check_class_order(asked, run.allow)
+        drawn = rows[stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
+        every = np.concatenate([drawn, self._errors(asked, drawn)])
+        predictions, inputs, n = asked.take(every), run.inputs(dataset, every), len(drawn)
+        layer = attribution.spatial_layer(run.classifier, inputs)
+        maps = _maps(run, layer, inputs, predictions)
+        judged = {"": maps["predicted"][:n]} | ({ROLLOUT: maps["rollout"][:n]} if "rollout" in maps else {})
+        curves = self._curves(run, inputs[:n], judged, predictions.predicted[:n])
+        sanity = self._sanity(run, layer, inputs[:n], predictions.predicted[:n])
+        result = Result("gradcam", dataset.name, n, run.classes)
+        result.provenance = {"layer": layer.name, "map_size": list(layer.size)}
+        result.arrays = {"maps": tables.describe(maps, predictions, n), "curves": curves, "sanity": sanity}
+        pictures, groups = tables.pictures(predictions, curves, sanity), predictions.groups[:n]
+
+        def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            return stats.bootstrap_interval(tables.means(values), groups, self.resamples, self.level, self.seed)
+
+        result.tables = {
+            "pictures": pictures,
+            "curves": tables.curves(curves, interval),
+            "sanity": tables.sanity(sanity, interval),
+        }
+        result.metrics = self._metrics(pictures[:n], curves, sanity, groups)
+        result.warnings = _warnings(layer, maps["predicted"][:n], result.metrics)
+        self._draw(result, inputs, predictions, maps, sanity)
+        return result
+
+    def _errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Give the most confident errors of each class that are not among the pictures drawn."""
+        wrong = np.setdiff1d(np.flatnonzero((predictions.targets >= 0) & ~predictions.correct), drawn)
+        wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
+        targets = predictions.targets[wrong]
+        return np.concatenate([wrong[targets == k][: self.gallery] for k in range(len(predictions.classes))])
+
+    def _curves(self, run: Run, pictures: Tensor, maps: Arrays, classes: NDArray[np.int64]) -> Arrays:
+        """Give the probability of the predicted class by step, (n, steps + 1), for each of CURVES and of further maps.
+
+        Maps go by what ends the names of their curves.
+        """
+        rng = np.random.default_rng(self.seed)
+        shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
+        parts = [
+            self._fade(run, pictures[rows], {end: part[rows] for end, part in shown.items()}, classes[rows], rng)
+            for rows in (slice(first, first + _AT_ONCE) for first in range(0, len(pictures), _AT_ONCE))
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _fade(
+        self,
+        run: Run,
+        pictures: Tensor,
+        maps: Mapping[str, NDArray[np.floating]],
+        classes: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> Arrays:
+        empty, blurred = (attribution.void(pictures, kind) for kind in (self.deletion_to, self.insertion_from))
+        found = {}
+        for ending, shown in maps.items():
+            ranks = numbers.removal_order(shown, pictures.shape[-1], rng)
+            for kind, start, end in (("deletion", pictures, empty), ("insertion", blurred, pictures)):
+                found[f"{kind}{ending}"] = attribution.fade(
+                    run.classifier, start, end, ranks, classes, self.steps, run.batch_size
+                )
+        return found
+
+    def _sanity(self, run: Run, layer: SpatialLayer, pictures: Tensor, classes: NDArray[np.int64]) -> Arrays:
+        """Give unrectified maps (n, h, w) of the run, (K, n, h, w) of K networks with random weights, and of chance."""
+        size = run.batch_size
+        trained = attribution.grad_cam(run.classifier, layer, pictures, classes, size, rectify=False)
+        networks = attribution.cascade(run.classifier, self.seed, self.random_weights)
+        found = [
+            (drawn, of, attribution.grad_cam(network, layer, pictures, classes, size, rectify=False))
+            for drawn, of, network in networks
+        ]
+        chance = np.random.default_rng(self.seed).random(trained.shape).astype(np.float32)
+        return {
+            "trained": trained,
+            "randomised": np.stack([maps for _, _, maps in found]),
+            "groups_randomised": np.array([drawn for drawn, _, _ in found]),
+            "groups": np.array([of for _, of, _ in found]),
+            "chance": chance,
+        }
+
+    def _metrics(
+        self, pictures: pd.DataFrame, curves: Arrays, sanity: Arrays, groups: NDArray[np.str_]
+    ) -> dict[str, Metric]:
+        kinds = endings(curves)
+        names = [*curves, *(f"{gain}{ending}" for ending in kinds for gain in GAINS), SANITY]
+        values = pictures[names].to_numpy(dtype=np.float64)
+        floors = {
+            f"{kind}{ending}": float(pictures[f"{kind}_random"].mean())
+            for kind in ("deletion", "insertion")
+            for ending in kinds
+        }
+        floors |= {f"{gain}{ending}": 0.0 for ending in kinds for gain in GAINS}
+        chance = np.abs(numbers.rank_correlation(sanity["trained"], sanity["chance"]))
+        if not np.isnan(chance).all():
+            floors[SANITY] = float(np.nanmean(chance))
+        return self.resampled(
+            names,
+            tables.means(values),
+            groups,
+            {name: _BETTER.get(name) for name in names},
+            floors,
+            say("the maps are constant, so that they have no ranks"),
+        )
+
+    def _draw(
+        self,
+        result: Result,
+        inputs: Tensor,
+        predictions: Predictions,
+        maps: Arrays,
+        sanity: Arrays,
+    ) -> None:
+        pictures = inputs.permute(0, 2, 3, 1).numpy()
+        result.figures["curves"] = figures.curves(result.tables["curves"], result.metrics, self.level)
+        right = np.flatnonzero(predictions.correct[: result.n])
+        first = [next(iter(right[predictions.targets[right] == k]), None) for k in range(len(predictions.classes))]
+        shown = [row for row in first if row is not None][:_MOST_SHOWN] or [0]
+        floor = result.metrics[SANITY].floor
+        result.figures["sanity"] = figures.sanity(pictures[shown], sanity, shown, result.tables["sanity"], floor)
+        if self.gallery:
+            result.figures["panels"] = figures.panels(pictures, predictions, maps, self.gallery)
+        for row in range(len(pictures))[: self.overlays]:
+            name = f"overlays/{row + 1:04d}_{folder_name(PurePath(predictions.paths[row]).stem)[:_MOST_LETTERS]}"
+            result.images[name] = figures.overlaid(pictures[row], maps["predicted"][row])
+        files = [f"{name}.png" for name in result.images]
+        result.tables["pictures"]["overlay"] = files + [""] * (len(pictures) - len(files))
+
+
+def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> Arrays:
+    """Give the map of the predicted and of the true class of each picture, and its attention rollout where it has one.
+
+    The first two are one where the run is right.
+    """
+    predicted = attribution.grad_cam(run.classifier, layer, inputs, predictions.predicted, run.batch_size)
+    true, wrong = predicted.copy(), np.flatnonzero(~predictions.correct)
+    if len(wrong):
+        targets = predictions.targets[wrong]
+        true[wrong] = attribution.grad_cam(run.classifier, layer, inputs[wrong], targets, run.batch_size)
+    rollout = attribution.attention_rollout(run.classifier, inputs, run.batch_size)
+    return {"predicted": predicted, "true": true} | ({} if rollout is None else {"rollout": rollout})
+
+
+def _warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict[str, Metric]) -> list[str]:
+    said = []
+    if not layer.last:
+        said.append(say("the maps are those of {layer}: no later stage has a map that counts", layer=layer.name))
+    empty = int((maps.max(axis=(1, 2)) == 0).sum())
+    if empty:
+        said.append(say("{n} of {total} maps are empty: no cell speaks for the class", n=empty, total=len(maps)))
+    for name in (name for name in metrics if name.removesuffix(ROLLOUT) in GAINS):
+        low = metrics[name].low
+        if low is None or low <= 0:
+            said.append(say("{name}: the maps are not shown to be better than random ones", name=name))
+    return said

@@ -1,0 +1,196 @@
+"""The qualities of the integrated score, read from what blocks have saved of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.i18n import say
+from avatar_bench.metrics import calibration, clusters, detection
+
+if TYPE_CHECKING:
+    from avatar_bench.results.result import Metric, Result
+    from avatar_bench.runs.run import Run
+
+Floats = NDArray[np.float64]
+_AGREEMENT = 1e-6  # of a figure and what its own table gives
+_INTERVALS = ("level", "resamples", "seed", "gallery")  # options that leave the figures as they are
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Hold the block and the metric that stand for a quality; of a pattern with a `*`, the mean of all that fit.
+
+    `log`: equal ratios are equal steps. `guessing` gives, by the number of classes, what a network gets that guesses.
+    """
+
+    block: str
+    metric: str
+    log: bool = False
+    guessing: Callable[[int], float] | None = None
+
+
+QUALITIES = {
+    "accuracy": Quality("blind_test", "accuracy", guessing=lambda classes: 1 / classes),
+    "robustness": Quality("robustness", "robustness", guessing=lambda classes: 1 / classes),
+    "calibration": Quality("calibration", "scaled/ece_15", guessing=lambda classes: 1 - 1 / classes),  # and is sure
+    "ood": Quality("out_of_domain", "auroc/*/{score}"),
+    "separation": Quality("clusters", "silhouette_cosine"),
+    "speed": Quality("efficiency", "images_per_second/b1", log=True),
+    "size": Quality("efficiency", "params_m", log=True),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Hold what a figure is resampled from: each picture's set and group, (N,), and what maps weights (B, N) to (B,).
+
+    Where it is `centred`, resamples lie off the figure on one side (an error that never falls below 0 grows by being
+    drawn again), and are moved back to it.
+    """
+
+    units: pd.Index
+    statistic: Callable[[Floats], Floats]
+    centred: bool = False
+
+
+@dataclass
+class Reading:
+    """Hold a run's figures by quality, or why one is missing; their directions; and what they rest on.
+
+    `noisy` says why the speed has no interval.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
+    samples: dict[str, Sample] = field(default_factory=dict)
+    basis: dict[str, str] = field(default_factory=dict)
+    fingerprints: set[str] = field(default_factory=set)
+    noisy: str = ""
+
+
+def read(run: Run, name: str, qualities: Collection[str], score: str) -> Reading:
+    """Read the figures of a run on a set; `score` is that of the out-of-domain pictures."""
+    reading = Reading()
+    saved = {quality.block: run.saved(quality.block, name) for quality in QUALITIES.values()}
+    for key in QUALITIES:
+        result, pattern = saved[QUALITIES[key].block], QUALITIES[key].metric.format(score=score)
+        if result is None:
+            reading.missing[key] = say("no usable Result of {block}", block=QUALITIES[key].block)
+            continue
+        found = {metric: about for metric, about in result.metrics.items() if fnmatchcase(metric, pattern)}
+        lacking = [about.reason or "" for about in found.values() if about.value is None]
+        if lacking or not found:
+            reading.missing[key] = lacking[0] if lacking else say("its Result holds no {metric}", metric=pattern)
+            continue
+        _put(reading, key, found, result)
+        if key in qualities and key in _SAMPLERS:
+            _sample(reading, key, saved, score)
+    return reading
+
+
+def _put(reading: Reading, key: str, found: dict[str, Metric], result: Result) -> None:
+    reading.values[key] = float(np.mean([about.value for about in found.values() if about.value is not None]))
+    directions = {about.higher_is_better for about in found.values()}
+    reading.higher_is_better[key] = directions.pop() if len(directions) == 1 else None
+    reading.basis[key] = "" if key == "size" else _basis(key, found, result)
+    if key == "speed":
+        reading.noisy = next((about.reason for about in found.values() if about.reason), "")
+    if QUALITIES[key].block != "efficiency":  # which reads no picture's class
+        reading.fingerprints.add(str(result.provenance.get("data_fingerprint", "")))
+
+
+def _basis(key: str, found: dict[str, Metric], result: Result) -> str:
+    """Give a text that is the same for figures that can be compared: the pictures, the options, the machine."""
+    about = result.provenance
+    options = {name: value for name, value in about.get("options", {}).items() if name not in _INTERVALS}
+    if key == "speed":
+        return json.dumps([about.get("machine"), options.get("threads")], sort_keys=True)
+    sets = {name: about.get("sets", {}).get(name.split("/")[1]) for name in found} if key == "ood" else {}
+    return json.dumps([about.get("data_fingerprint"), options, sets], sort_keys=True)
+
+
+def _sample(reading: Reading, key: str, saved: dict[str, Result | None], score: str) -> None:
+    """Find what a figure is resampled from; where that gives another figure, it is missing."""
+    block, sampler = _SAMPLERS[key]
+    result = saved[block]
+    if result is None:
+        return
+    try:
+        sample = sampler(result, score)
+        again = float(sample.statistic(np.ones((1, len(sample.units))))[0])
+    except (KeyError, ValueError, TypeError):  # a table that lacks columns, or holds what does not belong there
+        again = np.nan
+    if abs(again - reading.values[key]) <= _AGREEMENT:
+        reading.samples[key] = sample
+    else:
+        del reading.values[key]
+        reading.missing[key] = say("the tables and the metrics of its Result do not agree")
+
+
+def _accuracy(result: Result, score: str) -> Sample:
+    table = result.tables["predictions"]
+    return Sample(_units(result.set, table["group"]), _mean_of(table["correct"].to_numpy(dtype=float)))
+
+
+def _robustness(result: Result, score: str) -> Sample:
+    table = result.tables["predictions"]
+    variation = table["variation"].astype(str)
+    kept = table[variation.str.endswith("/3") & ~variation.str.startswith("delivery/")]
+    pictures = kept.groupby("path", sort=False).agg(correct=("correct", "mean"), group=("group", "first"))
+    return Sample(_units(result.set, pictures["group"]), _mean_of(pictures["correct"].to_numpy(dtype=float)))
+
+
+def _calibration(result: Result, score: str) -> Sample:
+    table = result.tables["predictions"]
+    confidence, correct = table["confidence"].to_numpy(dtype=float), table["correct"].to_numpy(dtype=float)
+    edges = calibration.equal_width(calibration.BINS)
+    return Sample(
+        _units(result.set, table["group"]), lambda w: calibration.ece(confidence, correct, edges, w), centred=True
+    )
+
+
+def _ood(result: Result, score: str) -> Sample:
+    table = result.tables["scores"]
+    table = table[table["kind"] != "shifted"].reset_index(drop=True)
+    scores, inside = table[score].to_numpy(dtype=float), (table["kind"] == "in_domain").to_numpy()
+    sets = [(table["set"] == name).to_numpy() for name in table.loc[~inside, "set"].unique()]
+
+    def statistic(weights: Floats) -> Floats:
+        curves = (detection.roc(scores[inside | own], own[inside | own], weights[:, inside | own]) for own in sets)
+        return np.asarray(np.mean([detection.auroc(curve) for curve in curves], axis=0))
+
+    return Sample(_units(table["set"], table["group"]), statistic)
+
+
+def _separation(result: Result, score: str) -> Sample:
+    table = result.tables["pictures"]
+    each = table[["silhouette_cosine"]].to_numpy(dtype=float)
+    return Sample(_units(result.set, table["group"]), lambda weights: clusters.means(weights, each)[:, 0])
+
+
+# what has no entry rests on no pictures, and is held fixed
+_SAMPLERS: dict[str, tuple[str, Callable[[Result, str], Sample]]] = {
+    "accuracy": ("blind_test", _accuracy),
+    "robustness": ("robustness", _robustness),
+    "calibration": ("blind_test", _calibration),  # which holds the same answers to the same pictures
+    "ood": ("out_of_domain", _ood),
+    "separation": ("clusters", _separation),
+}
+
+
+def _units(sets: pd.Series[str] | str, groups: pd.Series[str]) -> pd.Index:
+    table = pd.DataFrame({"set": sets, "group": groups.astype(str)})
+    return pd.MultiIndex.from_frame(table)
+
+
+def _mean_of(values: Floats) -> Callable[[Floats], Floats]:
+    return lambda weights: weights @ values / weights.sum(axis=1)

@@ -1,0 +1,169 @@
+"""The models that the integrated score compares, how they stand, and its tables of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.evaluation.block import recipes
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import QUALITIES, Reading
+from avatar_bench.metrics import integrated_score
+
+if TYPE_CHECKING:
+    from avatar_bench.runs.run import Run
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Hold a recipe: its name, the positions of its runs, their mean qualities (Q,), and what they lack."""
+
+    name: str
+    members: list[int]
+    values: Floats
+    missing: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Hold which of M models are complete, (M,), their qualities from 0 to 1, (M, Q), and scores, (M,).
+
+    `ends` (2, M, Q) are the intervals of the qualities as measured; `drawn` (B, K) the scores of the K complete models
+    by resample, `weighted` (W, K) by random weighting.
+    """
+
+    complete: NDArray[np.bool_]
+    ends: Floats
+    normalised: Floats
+    score: Floats
+    drawn: Floats
+    weighted: Floats
+
+    def names(self, models: Sequence[Model]) -> list[str]:
+        """Give the names of the complete models."""
+        return [model.name for model, whole in zip(models, self.complete, strict=True) if whole]
+
+    def interval(self, level: float) -> tuple[Floats, Floats]:
+        """Give the ends of the interval of each score, (M,); NaN where a model is not complete."""
+        low, high = self.spread(*np.quantile(self.drawn, [(1 - level) / 2, (1 + level) / 2], axis=0))
+        return low, high
+
+    def spread(self, *columns: NDArray[np.generic]) -> tuple[Floats, ...]:
+        """Give columns (K,) of the complete models as columns (M,), NaN where a model is not complete."""
+        whole = []
+        for column in columns:
+            whole.append(np.full(len(self.complete), np.nan))
+            whole[-1][self.complete] = column
+        return tuple(whole)
+
+
+def models(runs: Sequence[Run], readings: Sequence[Reading], qualities: Sequence[str]) -> list[Model]:
+    """Give the recipes in order of appearance; one of a single run bears its label."""
+    found = []
+    for recipe, members in recipes(runs).items():
+        own = [readings[member] for member in members]
+        values = np.array([[reading.values.get(key, np.nan) for key in qualities] for reading in own])
+        lacking = [
+            f"{key}: {reading.missing[key]}" + (f" ({runs[member].label})" if len(members) > 1 else "")
+            for member, reading in zip(members, own, strict=True)
+            for key in qualities
+            if key in reading.missing
+        ]
+        name = runs[members[0]].label if len(members) == 1 else recipe
+        prints = "|".join(sorted(set().union(*(reading.fingerprints for reading in own))))
+        found.append(Model(name, members, values.mean(axis=0), "; ".join(lacking), prints))
+    return found
+
+
+def of_scores(models: Sequence[Model], standing: Standing, qualities: Sequence[str], level: float) -> pd.DataFrame:
+    """Give a row a model, the best first, those that lack something last: score, ranks, front, qualities."""
+    score_low, score_high = standing.interval(level)
+    table = pd.DataFrame(
+        {
+            "run": [model.name for model in models],
+            "seeds": [len(model.members) for model in models],
+            "complete": standing.complete,
+            "score": standing.score,
+            "score_low": score_low,
+            "score_high": score_high,
+            **dict(zip(_RANKS, standing.spread(*_ranks(standing, level)), strict=True)),
+            "pareto": _front(standing),
+        }
+    )
+    for index, key in enumerate(qualities):
+        table[f"normalised/{key}"] = standing.normalised[:, index]
+    table["missing"] = [model.missing for model in models]
+    table["data_fingerprint"] = [model.fingerprint for model in models]
+    table = table.astype(dict.fromkeys((name for name in _RANKS if "rank" in name), "Int64"))
+    return table.sort_values("score", ascending=False, kind="stable", na_position="last", ignore_index=True)
+
+
+def of_ranks(models: Sequence[Model], standing: Standing) -> pd.DataFrame:
+    """Give how often each complete model has each rank, by resample and by random weighting."""
+    names, found = standing.names(models), {}
+    for kind, drawn in (("resamples", standing.drawn), ("weightings", standing.weighted)):
+        found[kind] = integrated_score.rank_shares(integrated_score.ranks(drawn)).ravel()
+    rows = [(name, rank) for name in names for rank in range(1, len(names) + 1)]
+    return pd.DataFrame(rows, columns=["run", "rank"]).assign(**found)
+
+
+def of_runs(runs: Sequence[Run], readings: Sequence[Reading]) -> pd.DataFrame:
+    """Give a row a run: the figure of each quality as its Result says it; empty where it is missing."""
+    rows = []
+    for run, reading in zip(runs, readings, strict=True):
+        about = {"run": run.label, "recipe": run.recipe, "seed": run.seed}
+        about["data_fingerprint"] = "|".join(sorted(reading.fingerprints))
+        rows.append(about | {key: reading.values.get(key, np.nan) for key in QUALITIES})
+    return pd.DataFrame(rows)
+
+
+def of_models(models: Sequence[Model], standing: Standing, qualities: Sequence[str]) -> pd.DataFrame:
+    """Give a row a model: its mean figures with intervals, and whether none beats it in accuracy and a cost."""
+    table = pd.DataFrame({"run": [model.name for model in models]})
+    for index, key in enumerate(qualities):
+        table[key] = [model.values[index] for model in models]
+        table[f"{key}_low"], table[f"{key}_high"] = standing.ends[:, :, index]
+    for key in [key for key in ("speed", "size") if {key, "accuracy"} <= set(qualities)]:
+        pair = [qualities.index("accuracy"), qualities.index(key)]
+        table[f"pareto/{key}"] = _front(standing, pair)
+    return table
+
+
+def of_qualities(models: Sequence[Model], normalised: Floats, qualities: Sequence[str]) -> pd.DataFrame:
+    """Give a row a model: each quality from 0 to 1; empty where it is missing."""
+    table = pd.DataFrame(normalised, columns=list(qualities))
+    table.insert(0, "run", [model.name for model in models])
+    return table
+
+
+_RANKS = (
+    *("rank", "rank_low", "rank_high", "weighted_rank_low", "weighted_rank_median", "weighted_rank_high"),
+    *("share_first", "share_first_resampled"),
+)
+
+
+def _ranks(standing: Standing, level: float) -> tuple[Floats, ...]:
+    """Give the columns of _RANKS for the complete models."""
+    if not standing.complete.any():
+        return (np.zeros(0),) * len(_RANKS)
+    by_chance, by_weight = integrated_score.ranks(standing.drawn), integrated_score.ranks(standing.weighted)
+    low, high = integrated_score.rank_interval(by_weight, level)
+    return (
+        integrated_score.ranks(standing.score[standing.complete]),
+        *integrated_score.rank_interval(by_chance, level),
+        *(low, integrated_score.rank_interval(by_weight, 0.0)[0], high),
+        *(integrated_score.rank_shares(ranks)[:, 0] for ranks in (by_weight, by_chance)),
+    )
+
+
+def _front(standing: Standing, columns: Sequence[int] | slice = slice(None)) -> NDArray[np.bool_]:
+    front = np.zeros(len(standing.complete), dtype=bool)
+    front[standing.complete] = integrated_score.pareto_front(standing.normalised[standing.complete][:, columns])
+    return front

@@ -1,0 +1,62 @@
+"""What is to be said of an integrated score beside its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading
+from avatar_bench.evaluation.blocks.integrated_score.score_tables import Model
+from avatar_bench.i18n import say
+
+if TYPE_CHECKING:
+    from avatar_bench.runs.run import Run
+
+
+def of(
+    runs: Sequence[Run], readings: Sequence[Reading], models: Sequence[Model], qualities: Sequence[str]
+) -> list[str]:
+    """Give the warnings: who is not ranked, what cannot be compared, what is noisy, what is averaged."""
+    said = _incomplete(models)
+    for key in qualities:
+        said += _apart(key, runs, readings)
+    for run, reading in zip(runs, readings, strict=True):
+        if reading.noisy and "speed" in qualities:
+            said.append(say("The speed of {name} has no interval: {reason}.", name=run.label, reason=reading.noisy))
+    averaged = [model.name for model in models if len(model.members) > 1]
+    if averaged:
+        said.append(say("Runs that differ in seed alone are averaged: {names}.", names=", ".join(averaged)))
+    return said
+
+
+def _incomplete(models: Sequence[Model]) -> list[str]:
+    lacking = [model.name for model in models if model.missing]
+    if not lacking:
+        return []
+    told = say(
+        "{n} of {all} models lack a quality and are not ranked: {names}.",
+        n=len(lacking),
+        all=len(models),
+        names=", ".join(lacking),
+    )
+    return [told]
+
+
+def _apart(key: str, runs: Sequence[Run], readings: Sequence[Reading]) -> list[str]:
+    """Name the groups of runs whose figures of a quality do not rest on the same."""
+    groups: dict[str, list[str]] = {}
+    for run, reading in zip(runs, readings, strict=True):
+        if key in reading.values:
+            groups.setdefault(reading.basis[key], []).append(run.label)
+    if len(groups) < 2:
+        return []
+    names = " | ".join(", ".join(labels) for labels in groups.values())
+    if key == "speed":
+        return [say("Speed was not timed on one machine with the same threads: {groups}.", groups=names)]
+    return [
+        say(
+            "{quality} was not measured on the same pictures with the same options: {groups}.",
+            quality=key,
+            groups=names,
+        )
+    ]

@@ -1,0 +1,419 @@
+"""The figures of overview, a colour and marker for each recipe throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from avatar_bench.evaluation.block import corruption_words
+from avatar_bench.evaluation.model_scatter import Looks, log_axis
+from avatar_bench.evaluation.ood_sets import kind_words
+from avatar_bench.i18n import say
+from avatar_bench.metrics import plots
+
+_MOST_SETS = 8  # side by side that can still be read
+_WINDOWS = "windows of "  # how the trait of an attention that is limited to windows begins
+_LINE = 36  # characters of a label beside an axis
+_FEW = 6  # models whose names fit below a narrow figure
+
+
+@plots.use_style()
+def by_class(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw the recall, precision and F1 of each class, with intervals."""
+    classes = ["", *dict.fromkeys(table.loc[table["class"] != "", "class"])]
+    words = {name: plots.short(name, 18) or say("all classes") for name in classes}
+    figure = _figure_of_dots(10.2, len(classes), looks)
+    titles = {
+        "recall": say("Recall; all classes: accuracy (%)"),
+        "precision": say("Precision; all classes: mean (%)"),
+        "f1": say("F1; all classes: mean (%)"),
+    }
+    for axes, (kind, title) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
+        part = table[table["kind"] == kind]
+        _dots(axes, part.assign(of=part["class"]), words, looks)
+        axes.set_title(title)
+    looks.legend(figure, list(table["run"]))
+    return figure
+
+
+@plots.use_style()
+def robustness(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw accuracy as it is, under each corruption and in the mean of these, with intervals; chance is marked."""
+    words = {"clean": say("clean"), **corruption_words(), "robustness": say("mean of the five")}
+    words = {name: word for name, word in words.items() if name in set(table["metric"])}
+    figure = _figure_of_dots(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
+    axes = figure.subplots()
+    _dots(axes, table.assign(of=table["metric"]), words, looks)
+    axes.set_xlabel(say("accuracy at severity 3 (%)"))
+    chance = table["floor"].dropna().unique()
+    if len(chance) == 1:
+        axes.axvline(chance[0], color="black", linestyle="--", linewidth=1)
+        axes.annotate(say("chance"), (chance[0], 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
+    looks.legend(figure, list(table["run"]))
+    return figure
+
+
+@plots.use_style()
+def robustness_bias(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw robustness against `unbias`, both with intervals; dashed lines mark what guessing gets."""
+    width = 5.6 if len(looks.models) <= _FEW else 8.4
+    figure = plots.new_figure(width, 3.8 + looks.height(width))
+    axes = figure.subplots()
+    for _, row in table.iterrows():
+        look = looks.of(str(row["run"]))
+        axes.hlines(row["robustness"], row["unbias_low"], row["unbias_high"], color=look["color"], linewidth=1.1)
+        axes.vlines(row["unbias"], row["robustness_low"], row["robustness_high"], color=look["color"], linewidth=1.1)
+        axes.plot(row["unbias"], row["robustness"], markersize=7, **look)
+    right, top = table["unbias_floor"].min(), table["robustness_floor"].min()
+    axes.axvline(right, color="black", linestyle="--", linewidth=1)
+    axes.axhline(top, color="black", linestyle="--", linewidth=1)
+    axes.annotate(say("chance"), (right, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
+    axes.annotate(say("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
+    axes.set_xlabel(say("1 − largest share of a class over all images of no class (%)"))
+    axes.set_ylabel(fill(say("mean accuracy under corruption (%)"), _LINE))
+    for axis in (axes.xaxis, axes.yaxis):
+        plots.percent_axis(axis)
+    axes.grid(True)
+    looks.legend(figure, list(table["run"]))
+    return figure
+
+
+@plots.use_style()
+def calibration(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw the calibration error against accuracy, both with intervals; a dash is the error that chance alone makes."""
+    width = 5.6 if len(looks.models) <= _FEW else 8.4
+    figure = plots.new_figure(width, 3.8 + looks.height(width))
+    axes = figure.subplots()
+    for _, row in table.iterrows():
+        look = looks.of(str(row["run"]))
+        axes.hlines(row["ece"], row["accuracy_low"], row["accuracy_high"], color=look["color"], linewidth=1.1)
+        axes.vlines(row["accuracy"], row["ece_low"], row["ece_high"], color=look["color"], linewidth=1.1)
+        axes.plot(row["accuracy"], row["ece"], markersize=7, **look)
+        axes.plot(row["accuracy"], row["ece_floor"], "_", color=look["color"], markersize=13, markeredgewidth=2)
+    axes.set(xlabel=say("accuracy (%)"), ylabel=fill(say("ECE in 15 bins (%; dash: by chance alone)"), _LINE))
+    axes.set_ylim(0, None)
+    for axis in (axes.xaxis, axes.yaxis):
+        plots.percent_axis(axis)
+    axes.grid(True)
+    looks.legend(figure, list(table["run"]))
+    return figure
+
+
+@plots.use_style()
+def confidence(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw the mean confidence of each run's right answers (filled) and wrong ones (hollow), with intervals."""
+    labels = [label for label in looks.labels if label in set(table["run"])]
+    figure = plots.new_figure(6.4, 1.5 + 0.34 * len(labels))
+    axes = figure.subplots()
+    for row, label in enumerate(labels):
+        own = table[table["run"] == label]
+        axes.plot(own["value"], [row] * len(own), color=plots.GREY, linewidth=0.8, zorder=1)
+        for _, about in own.iterrows():
+            wrong = about["metric"] == "mean_confidence_wrong"
+            _mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
+    axes.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    figure.supxlabel(say("mean confidence (%; filled: right answers, hollow: wrong)"), fontsize=9)
+    plots.percent_axis(axes.xaxis)
+    axes.grid(axis="x")
+    return figure
+
+
+@plots.use_style()
+def ood_confidence(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw the mean confidence on the set judged (filled) and on each set beside it (hollow), with intervals."""
+    labels = [label for label in looks.labels if label in set(table["run"])]
+    inside = table[table["kind"] == "in_domain"]
+    outside = table[table["kind"] != "in_domain"]
+    kinds = dict(zip(outside["set"], outside["kind"], strict=True))
+    shown = list(kinds)[:_MOST_SETS]
+    figure = plots.new_figure(2.6 + 2.0 * len(shown), 1.7 + 0.3 * len(labels))
+    panels = figure.subplots(1, len(shown), sharey=True, sharex=True, squeeze=False)[0]
+    for axes, name in zip(panels, shown, strict=True):
+        for row, label in enumerate(labels):
+            both = pd.concat([part[part["run"] == label] for part in (inside, table[table["set"] == name])])
+            axes.plot(both["value"], [row] * len(both), color=plots.GREY, linewidth=0.8, zorder=1)
+            for _, about in both.iterrows():
+                _mark(axes, row, about, looks, markerfacecolor=None if about["kind"] == "in_domain" else "white")
+        axes.set_title(f"{plots.short(name, 22)}\n{kind_words(kinds[name])}", fontsize=8.5)
+        plots.percent_axis(axes.xaxis)
+        axes.grid(axis="x")
+    panels[0].set_yticks(range(len(labels)), [looks.word(label) for label in labels])
+    panels[0].set_ylim(len(labels) - 0.4, -0.6)
+    figure.supxlabel(say("mean confidence (%; filled: the set judged, hollow: the set named above)"), fontsize=9)
+    return figure
+
+
+@plots.use_style()
+def ood_shares(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw the share of each predicted class by run, a panel a set."""
+    kinds = dict(zip(table["set"], table["kind"], strict=True))
+    panels = {
+        f"{plots.short(str(name), 20)}\n{kind_words(str(kinds[name]))}": table["set"] == name
+        for name in list(kinds)[:_MOST_SETS]
+    }
+    table = table.rename(columns={"share": "value"})
+    return _heatmap(table, panels, looks, say("share of answers (%)"), "Blues", (0, 1))
+
+
+@plots.use_style()
+def bias(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw how much more often each class is predicted than it is there, by run, a panel a kind of pictures."""
+    words = {
+        "domain": say("pictures of the set"),
+        "ood": say("pictures of no class"),
+        "corrupted": say("corrupted pictures"),
+    }
+    panels = {word: table["on"] == kind for kind, word in words.items() if (table["on"] == kind).any()}
+    most = max(0.05, float(table["excess"].abs().max()))
+    label = say("predicted too often (points)")
+    return _heatmap(table.rename(columns={"excess": "value"}), panels, looks, label, "PuOr_r", (-most, most))
+
+
+@plots.use_style()
+def architectures(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw what each network is made of, a row a model, and bars of its parameters and multiply-adds."""
+    table = table.drop_duplicates("recipe").set_index("run")  # runs that differ in seed alone are one network
+    labels = list(table.index)
+    heads = {
+        "core_block": say("core block"),
+        "squeeze_excitation": say("squeeze-excitation"),
+        "depthwise": say("depthwise convolution"),
+        "attention": say("attention"),
+        "patch": say("patches"),
+        "normalisation": say("normalisation"),
+        "activation": say("activation"),
+        "pretraining": say("pretraining"),
+    }
+    columns = {head: [_trait(name, each) for each in table[name]] for name, head in heads.items()}
+    widths = [
+        3 + max(len(line) for text in (fill(head, 14), *cells) for line in text.split("\n"))
+        for head, cells in columns.items()
+    ]
+    lines = 1 + max(text.count("\n") for cells in columns.values() for text in cells)
+    width = 0.062 * sum(widths)
+    figure = plots.new_figure(width + 5.2, 1.1 + (0.14 + 0.14 * lines) * len(labels))
+    left, *bars = figure.subplots(1, 3, sharey=True, width_ratios=[width, 1.3, 1.3])
+    places = 0.01 + np.cumsum([0, *widths[:-1]]) / sum(widths)
+    for place, (head, cells) in zip(places, columns.items(), strict=True):
+        left.annotate(
+            fill(head, 14), (place, 1), (0, 4), left.get_xaxis_transform(), "offset points", va="bottom", fontsize=7.5
+        )
+        for row, text in enumerate(cells):
+            left.text(place, row, text, va="center", fontsize=7.5)
+        left.axhline(-0.5, color=plots.GREY, linewidth=0.8)
+    left.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
+    left.set(xlim=(0, 1), ylim=(len(labels) - 0.5, -0.5), xticks=[])
+    left.tick_params(axis="y", length=0)
+    left.spines[:].set_visible(False)
+    titles = {"params_m": say("parameters (millions)"), "macs_g": say("multiply-adds (billions)")}
+    for axes, (name, title) in zip(bars, titles.items(), strict=True):
+        _bars(axes, table[name], looks, title)
+    return figure
+
+
+@plots.use_style()
+def speed_size(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw images a second, with intervals, against parameters, multiply-adds and accuracy; hollow on a GPU."""
+    titles = {
+        "params_m": say("parameters (millions)"),
+        "macs_g": say("multiply-adds (billions)"),
+        "accuracy": say("accuracy (%)"),
+    }
+    titles = {name: title for name, title in titles.items() if table[name].notna().any()}
+    width = 0.8 + 3.0 * len(titles)
+    figure = plots.new_figure(width, 3.4 + looks.height(width))
+    panels = figure.subplots(1, len(titles), sharey=True)
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        for _, row in table.dropna(subset=name).iterrows():
+            look, speed = looks.of(str(row["run"])), "images_per_second"
+            axes.vlines(row[name], row[f"{speed}_low"], row[f"{speed}_high"], color=look["color"], linewidth=1.4)
+            if name == "accuracy":
+                axes.hlines(row[speed], row[f"{name}_low"], row[f"{name}_high"], color=look["color"], linewidth=1.1)
+            axes.plot(row[name], row[speed], markersize=7, **look, **_on(row["device"]))
+        axes.set_xlabel(title)
+        axes.grid(True)
+        if name == "accuracy":
+            plots.percent_axis(axes.xaxis)
+        else:
+            log_axis(axes, "x", table[name])
+    log_axis(panels[0], "y", table["images_per_second"])
+    both = set(table["device"]) != {"cpu"}
+    panels[0].set_ylabel(
+        say("images a second, one at a time (hollow: GPU)") if both else say("images a second, one at a time")
+    )
+    looks.legend(figure, list(table["run"]))
+    return figure
+
+
+@plots.use_style()
+def costs(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw bars of the time of an image, with intervals, on each device, of the weights, and of the memory at peak."""
+    labels = [label for label in looks.labels if label in set(table["run"])]
+    devices = [device for device in ("cpu", *sorted({*table["device"]} - {"cpu"})) if device in set(table["device"])]
+    figure = plots.new_figure(10.2, 1.2 + (0.18 + 0.16 * len(devices)) * len(labels))
+    times, *sizes = figure.subplots(1, 3, sharey=True)
+    title = say("milliseconds an image (hollow: GPU)") if devices != ["cpu"] else say("milliseconds an image")
+    _bars(times, table.set_index("run")["latency_ms"], looks, title, table, devices)
+    titles = {"weights_mb": say("weights (MB)"), "peak_memory_mb": say("peak memory (MB)")}
+    for axes, (name, title) in zip(sizes, titles.items(), strict=True):
+        _bars(axes, table.drop_duplicates("run").set_index("run")[name].loc[labels], looks, title)
+    times.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
+    times.set_ylim(len(labels) - 0.5, -0.5)
+    return figure
+
+
+@plots.use_style()
+def history(table: pd.DataFrame, looks: Looks) -> Figure:
+    """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the best epoch of each run."""
+    figure = plots.new_figure(8.4, 3.4 + looks.height(8.4))
+    titles = {"loss": say("Loss (nats)"), "macro_f1": say("Macro-F1 (%)")}
+    for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        for label, part in table.groupby("run", sort=False):
+            look = looks.of(str(label))
+            for column, style in ((f"train/{metric}", {"linestyle": "--", "marker": ""}), (f"val/{metric}", {})):
+                known = part.dropna(subset=column)
+                axes.plot(known["step"], known[column], markersize=4, linewidth=1.1, **look | style)
+            best = part[part["best"]]
+            ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "", "clip_on": False}
+            axes.plot(best["step"], best[f"val/{metric}"], **look | ring)
+        lines = say("solid: val, dashed: train, ring: best epoch")
+        axes.set(title=title, xlabel=f"{say('epoch')}\n{lines}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(True)
+    axes.set_ylim(0, 1.02)
+    plots.percent_axis(axes.yaxis)
+    looks.legend(figure, list(table["run"]), linestyle="-")
+    return figure
+
+
+def _figure_of_dots(width: float, groups: int, looks: Looks) -> Figure:
+    a_group = 0.16 + 0.13 * len(looks.labels)
+    return plots.new_figure(width, 1.0 + groups * max(0.36, a_group) + looks.height(width))
+
+
+def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: Looks) -> None:
+    """Draw a value with its interval for each run, one below the other, in groups by the column `of`."""
+    n = len(looks.labels)
+    offsets = (np.arange(n) - (n - 1) / 2) * min(0.28, 0.78 / max(1, n - 1))
+    for place, name in enumerate(words):
+        for _, about in table[table["of"] == name].iterrows():
+            _mark(axes, place + float(offsets[looks.labels.index(str(about["run"]))]), about, looks)
+        if place:
+            axes.axhline(place - 0.5, color=plots.GREY, linewidth=0.6)
+    axes.set_yticks(range(len(words)), list(words.values()))
+    axes.tick_params(axis="y", length=0)
+    axes.set(ylim=(len(words) - 0.5, -0.5), xlim=(min(1.0, float(table["low"].min())) - 0.03, 1.01))
+    plots.percent_axis(axes.xaxis)
+    axes.grid(axis="x")
+
+
+def _mark(axes: Axes, place: float, about: pd.Series, looks: Looks, **style: Any) -> None:
+    look = looks.of(str(about["run"]))
+    axes.hlines(place, about["low"], about["high"], color=look["color"], linewidth=1.4)
+    axes.plot(about["value"], place, markersize=5, **look, **style)
+
+
+def _on(device: str) -> dict[str, Any]:
+    return {} if device == "cpu" else {"markerfacecolor": "white"}
+
+
+def _trait(name: str, value: object) -> str:
+    """Return a trait as a cell says it: two lines at most, a dash where there is none."""
+    text = "" if name == "squeeze_excitation" and not value else str(value)
+    words = {"scratch": say("none"), "self-attention": say("self-attention")}
+    if text.startswith(_WINDOWS):
+        text = say("windows of {size}", size=text.removeprefix(_WINDOWS))
+    text = words.get(text, text.removeprefix("published "))
+    parts = text.split(", ")
+    return ",\n".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 and len(text) > 14 else text or "–"
+
+
+def _bars(
+    axes: Axes,
+    values: pd.Series,
+    looks: Looks,
+    title: str,
+    table: pd.DataFrame | None = None,
+    devices: Sequence[str] = ("cpu",),
+) -> None:
+    """Draw a bar a run with its number; of `table`, one for each device, with the interval of `latency_ms`."""
+    labels, height = list(dict.fromkeys(values.index)), 0.7 / len(devices)
+    for row, label in enumerate(labels):
+        for place, device in enumerate(devices):
+            value, y = values.loc[label], row + (place - (len(devices) - 1) / 2) * height
+            if table is not None:
+                own = table[(table["run"] == label) & (table["device"] == device)]
+                if own.empty:
+                    continue
+                value = own["latency_ms"].iat[0]
+                axes.hlines(y, own["latency_ms_low"], own["latency_ms_high"], color="black", linewidth=1.1, zorder=3)
+            ink = looks.of(str(label))["color"]
+            face = ink if device == "cpu" else "white"
+            axes.barh(y, value, 0.86 * height, color=face, edgecolor=ink, alpha=0.75)
+            top = value if table is None else max(value, own["latency_ms_high"].fillna(value).iat[0])
+            axes.annotate(f"{value:.3g}", (top, y), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
+    axes.set_xlabel(title)
+    axes.set_xlim(0, 1.2 * axes.dataLim.xmax)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+
+
+def _heatmap(
+    table: pd.DataFrame,
+    panels: Mapping[str, pd.Series],
+    looks: Looks,
+    label: str,
+    cmap: str,
+    limits: tuple[float, float],
+) -> Figure:
+    """Draw the column `value` by run and class, a panel for each part of the table."""
+    labels = [name for name in looks.labels if name in set(table["run"])]
+    classes = list(dict.fromkeys(table["class"]))
+    figure = plots.new_figure(3.6 + 0.48 * len(classes) * len(panels), 2.2 + 0.3 * len(labels))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, rows) in zip(grid, panels.items(), strict=True):
+        shown = table[rows].pivot(index="run", columns="class", values="value").reindex(index=labels, columns=classes)
+        image = axes.imshow(
+            np.ma.masked_invalid(shown.to_numpy()), vmin=limits[0], vmax=limits[1], aspect="auto", cmap=cmap
+        )
+        for (row, column), value in np.ndenumerate(shown.to_numpy()):
+            _number(axes, row, column, float(value), limits)
+        axes.set_xticks(range(len(classes)), [plots.short(name, 14) for name in classes], rotation=40, ha="right")
+        axes.set_yticks(range(len(labels)), [looks.word(name) for name in labels])
+        axes.set_title("\n".join(fill(line, 16) for line in title.split("\n")), fontsize=8)
+        axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=list(grid), shrink=0.9, label=label)
+    plots.percent_axis(bar.ax.yaxis)
+    return figure
+
+
+def _number(axes: Axes, row: int, column: int, value: float, limits: tuple[float, float]) -> None:
+    low, high = limits
+    strong = abs(value) > 0.6 * high
+    points = 0 if np.isnan(value) else round(100 * value)
+    text = "–" if np.isnan(value) else f"{points:+}" if low < 0 and points else f"{points}"
+    axes.text(column, row, text, ha="center", va="center", color="white" if strong else "black", fontsize=7.5)
+
+
+DRAW: dict[str, Callable[[pd.DataFrame, Looks], Figure]] = {
+    "by_class": by_class,
+    "robustness": robustness,
+    "robustness_bias": robustness_bias,
+    "calibration": calibration,
+    "confidence": confidence,
+    "ood_confidence": ood_confidence,
+    "ood_shares": ood_shares,
+    "bias": bias,
+    "architectures": architectures,
+    "speed_size": speed_size,
+    "costs": costs,
+    "history": history,
+}

@@ -1,0 +1,267 @@
+"""The tables of overview: every run's main figures, what is missing, and what each chart draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from avatar_bench.i18n import say
+from avatar_bench.results.result import Metric, Result
+from avatar_bench.runs.ensembles import Combined, Soup
+
+if TYPE_CHECKING:
+    from avatar_bench.runs.run import Run
+
+Saved = Mapping[str, Result | None]  # a run's Results by block
+_NOTHING = Metric(None, 0, reason="missing")
+_CURVES = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", "val/macro_f1")
+_HISTORY = ("epoch", "stage", *_CURVES)
+
+# the figures of each block that stand for it; of a pattern with a *, all that fit
+MAIN: dict[str, tuple[str, ...]] = {
+    "blind_test": ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
+    "robustness": ("robustness", "mean_over_severities"),
+    "calibration": ("ece_15", "scaled/ece_15", "scaled/nll", "scaled/brier", "aurc"),
+    "out_of_domain": ("auroc/*/{score}", "accuracy/*"),
+    "error_bias": ("unbias", "worst_slice", "mean_confidence_right", "mean_confidence_wrong"),
+    "clusters": ("silhouette_cosine", "linear_probe"),
+    "gradcam": ("deletion_gain", "insertion_gain"),
+    "efficiency": ("params_m", "macs_g", "latency_ms/b1", "images_per_second/b1"),
+    "embedding": (),
+    "prior_shift": (),
+    "architecture": (),
+}
+
+
+def of_runs(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
+    """Give a row a run: its recipe, seed, data and main figures, each with the ends of its interval."""
+    rows = []
+    for run, results in zip(runs, saved, strict=True):
+        row: dict[str, object] = {"run": run.label, "kind": kind_of(run), "recipe": run.recipe, "seed": run.seed}
+        row["data_fingerprint"] = fingerprint(results)
+        for block, patterns in MAIN.items():
+            named = {pattern: _NOTHING for pattern in patterns if "*" not in pattern}  # a column even where all lack it
+            named |= dict(_matching(results[block], [pattern.format(score=score) for pattern in patterns]))
+            for name, metric in named.items():
+                row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def kind_of(run: Run) -> str:
+    """Return "run", or of one made of others "ensemble" or "soup"."""
+    return "soup" if isinstance(run, Soup) else "ensemble" if isinstance(run, Combined) else "run"
+
+
+def missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
+    """Give a row a Result that a run lacks, and a main figure that its Result could not give, with the reason."""
+    rows: list[tuple[str, str, str, str | None]] = []
+    for run, results in zip(runs, saved, strict=True):
+        for block, patterns in MAIN.items():
+            if results[block] is None:
+                rows.append((run.label, block, "", say("not there, damaged, or of another checkpoint")))
+            found = _matching(results[block], [pattern.format(score=score) for pattern in patterns])
+            rows += [(run.label, block, name, metric.reason) for name, metric in found if metric.value is None]
+    return pd.DataFrame(rows, columns=["run", "block", "metric", "reason"])
+
+
+def fingerprint(results: Saved) -> str:
+    """Give the fingerprint of the data that a run's Results rest on; several, joined by |, where they differ."""
+    known = (result.provenance.get("data_fingerprint") for result in results.values() if result is not None)
+    return "|".join(sorted({str(each) for each in known if each}))
+
+
+def by_class(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return recall, precision and F1 of each class, and as class "" the accuracy and the macro means of all."""
+    names = ("accuracy", "recall/*", "macro_precision", "precision/*", "macro_f1", "f1/*")
+    table = _long(runs, saved, "blind_test", names)
+    parts = table["metric"].astype(str).str.extract("([^/]*)/?(.*)")
+    kinds = parts[0].replace("accuracy", "recall").str.removeprefix("macro_")
+    return table.assign(kind=kinds, **{"class": parts[1]})
+
+
+def robustness(runs: Sequence[Run], saved: Sequence[Saved], kinds: Sequence[str]) -> pd.DataFrame:
+    """Give the accuracy on clean pictures, under each corruption at severity 3, and their mean."""
+    return _long(runs, saved, "robustness", ("clean", *kinds, "robustness"))
+
+
+def calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Give a row a run: accuracy and the scaled ECE in 15 bins with their intervals, and the floor of the latter."""
+    table = _beside(runs, saved, {"accuracy": ("blind_test", "accuracy"), "ece": ("calibration", "scaled/ece_15")})
+    floors = [about.floor if (about := _metric(one, "calibration", "scaled/ece_15")) else None for one in saved]
+    return table.merge(pd.DataFrame({"run": [run.label for run in runs], "ece_floor": floors}), on="run")
+
+
+def confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Give the mean confidence of right and of wrong answers."""
+    return _long(runs, saved, "error_bias", ("mean_confidence_right", "mean_confidence_wrong"))
+
+
+def robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return a row a run: robustness and `unbias` with their intervals, and what guessing gets of both."""
+    names = {"robustness": ("robustness", "robustness"), "unbias": ("error_bias", "unbias")}
+    table = _beside(runs, saved, names)
+    chance = 1 / len(runs[0].classes)
+    return table.assign(robustness_floor=chance, unbias_floor=1 - chance)
+
+
+def ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return the mean confidence in each set that out_of_domain saw, the domain first, and its standard deviation."""
+    rows = []
+    for run, result in _having(runs, saved, "out_of_domain"):
+        for _, about in result.tables["sets"].iterrows():
+            row: dict[str, object] = {"run": run.label, "set": about["set"], "kind": about["kind"], "n": about["n"]}
+            for column, name in {"value": "mean_confidence", "std": "std_confidence"}.items():
+                found = result.metrics.get(f"{name}/{about['set']}", _NOTHING)
+                before = "" if column == "value" else "std_"
+                row |= {column: found.value, f"{before}low": found.low, f"{before}high": found.high}
+            rows.append(row)
+    numbers = ["value", "low", "high", "std", "std_low", "std_high"]
+    table = pd.DataFrame(rows, columns=["run", "set", "kind", "n", *numbers]).astype(dict.fromkeys(numbers, float))
+    outside = table.loc[table["value"].notna() & (table["kind"] != "in_domain"), "run"]
+    return table[table["run"].isin(outside)].dropna(subset="value").reset_index(drop=True)
+
+
+def architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return a row a run: the traits of its network, as the block architecture read them off, and its size."""
+    rows = []
+    for run, result in _having(runs, saved, "architecture"):
+        if "traits" in result.tables:  # not of an older version
+            row: dict[str, object] = {"run": run.label, "recipe": run.recipe}
+            row |= {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}
+            rows.append(
+                row | {name: result.metrics[name].value for name in ("params_m", "macs_g", "depth", "input_size")}
+            )
+    return pd.DataFrame(rows)
+
+
+def speed_size(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return a row a run and device: its size, images a second, one at a time, and its accuracy, with intervals."""
+    table = _by_device(runs, saved, ("params_m", "macs_g", "images_per_second"))
+    return table.merge(_beside(runs, saved, {"accuracy": ("blind_test", "accuracy")}), on="run", how="left")
+
+
+def costs(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Return a row a run and device: milliseconds an image, with the interval, and 10^6 bytes of weights and peak."""
+    return _by_device(runs, saved, ("latency_ms", "weights_mb", "peak_memory_mb"))
+
+
+def ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Give the share of each predicted class in each set that out_of_domain saw, the domain's own included."""
+    rows = []
+    for run, result in _having(runs, saved, "out_of_domain"):
+        for _, about in result.tables["sets"].iterrows():
+            for name in result.classes:
+                share = result.metrics.get(f"share/{about['set']}/{name}")
+                ends = (share.low, share.high) if share else (None, None)
+                rows.append((run.label, about["set"], about["kind"], about["n"], name, about[f"share_{name}"], *ends))
+    return pd.DataFrame(rows, columns=["run", "set", "kind", "n", "class", "share", "low", "high"])
+
+
+def bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+    """Give how much more often each class is predicted than it is there, 0 for a network that leans to none.
+
+    On "domain", pictures of the classes: the share predicted minus the true one. On "ood", pictures of no class: minus
+    what all classes would get alike. On "corrupted": the share that corruptions add.
+    """
+    rows: list[tuple[str, str, str, float | None]] = []
+    for run, result in _having(runs, saved, "blind_test"):
+        rows += [(run.label, "domain", *each) for each in _lean(result)]
+    for run, result in _having(runs, saved, "out_of_domain"):
+        rows += [(run.label, "ood", *each) for each in _lean_outside(result)]
+    for run, result in _having(runs, saved, "robustness"):
+        for name, metric in _matching(result, ["bias/*"]):
+            rows.append((run.label, "corrupted", name.partition("/")[2], metric.value))
+    return pd.DataFrame(rows, columns=["run", "on", "class", "excess"]).astype({"excess": float})
+
+
+def history(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return a row for each run and epoch: `step` counts them through all stages, `best` marks the one kept."""
+    tables = []
+    for run in runs:
+        table = getattr(run, "history", None)
+        if table is not None and len(table):
+            kept = table.reindex(columns=_HISTORY).reset_index(drop=True)
+            kept.insert(0, "run", run.label)
+            kept.insert(1, "step", np.arange(1, len(kept) + 1))
+            tables.append(kept.assign(best=kept["epoch"] == run.record.get("best_epoch")))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", "step", *_HISTORY, "best"])
+
+
+def _lean(result: Result) -> Iterator[tuple[str, float]]:
+    confusion = result.tables["confusion"].drop(columns="target", errors="ignore").to_numpy(dtype=float)
+    excess = (confusion.sum(axis=0) - confusion.sum(axis=1)) / confusion.sum()
+    yield from zip(result.classes, excess.tolist(), strict=True)
+
+
+def _lean_outside(result: Result) -> Iterator[tuple[str, float]]:
+    sets = result.tables["sets"]
+    outside = sets[sets["kind"].isin(["near", "far"])]
+    for name in result.classes if len(outside) else ():
+        yield name, float(np.average(outside[f"share_{name}"], weights=outside["n"])) - 1 / len(result.classes)
+
+
+def _having(runs: Sequence[Run], saved: Sequence[Saved], block: str) -> Iterator[tuple[Run, Result]]:
+    for run, results in zip(runs, saved, strict=True):
+        if (result := results[block]) is not None:
+            yield run, result
+
+
+def _matching(result: Result | None, patterns: Sequence[str]) -> list[tuple[str, Metric]]:
+    metrics = result.metrics if result else {}
+    return [(name, metric) for pattern in patterns for name, metric in metrics.items() if fnmatchcase(name, pattern)]
+
+
+def _metric(results: Saved, block: str, name: str) -> Metric | None:
+    result = results[block]
+    return result.metrics.get(name) if result else None
+
+
+def _long(runs: Sequence[Run], saved: Sequence[Saved], block: str, patterns: Sequence[str]) -> pd.DataFrame:
+    """Give a row a run and metric that has a value: value, ends of its interval, n, floor."""
+    rows = [
+        (run.label, name, metric.value, metric.low, metric.high, metric.n, metric.floor)
+        for run, result in _having(runs, saved, block)
+        for name, metric in _matching(result, patterns)
+        if metric.value is not None
+    ]
+    table = pd.DataFrame(rows, columns=["run", "metric", "value", "low", "high", "n", "floor"])
+    return table.astype({"value": float, "low": float, "high": float, "floor": float})
+
+
+def _by_device(runs: Sequence[Run], saved: Sequence[Saved], names: Sequence[str]) -> pd.DataFrame:
+    """Return some metrics of efficiency, a row a run and device it was timed on; those of time with their intervals."""
+    rows = []
+    for run, result in _having(runs, saved, "efficiency"):
+        latency = result.tables.get("latency", pd.DataFrame())
+        own = str(latency["device"].iloc[0]) if "device" in latency else "cpu"
+        for device, before in {own: "", "cpu": "" if own == "cpu" else "cpu/"}.items():
+            row: dict[str, object] = {"run": run.label, "device": device}
+            for name in names:
+                timed = name in ("latency_ms", "images_per_second")
+                found = result.metrics.get(f"{before}{name}/b1" if timed else name, _NOTHING)
+                row |= {name: found.value}
+                row |= {f"{name}_low": found.low, f"{name}_high": found.high} if timed else {}
+            if all(row[name] is not None for name in names):
+                rows.append(row)
+    table = pd.DataFrame(rows or None, columns=None if rows else ["run", "device"])
+    return table.astype(dict.fromkeys(table.columns[2:], float))
+
+
+def _beside(runs: Sequence[Run], saved: Sequence[Saved], names: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Give a row a run that has all of some metrics, in columns of their own with the ends of their intervals."""
+    rows = []
+    for run, results in zip(runs, saved, strict=True):
+        found = {column: _metric(results, *where) for column, where in names.items()}
+        row: dict[str, object] = {"run": run.label}
+        for column, about in found.items():
+            if about is not None and about.value is not None:
+                row |= {column: about.value, f"{column}_low": about.low, f"{column}_high": about.high}
+        if set(names) <= set(row):
+            rows.append(row)
+    ends = [f"{column}{end}" for column in names for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["run", *ends]).astype(dict.fromkeys(ends, float))

@@ -1,0 +1,206 @@
+"""prior_shift: what a run scores where the classes have other shares than in the set, corrected for them or not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.errors import BlockError, ConfigError
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known
+from avatar_bench.evaluation.blocks.prior_shift import figures
+from avatar_bench.i18n import say
+from avatar_bench.metrics import prior_shift
+from avatar_bench.results.result import Metric, Result
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.results.predictions import Predictions
+    from avatar_bench.runs.run import Run
+
+Floats = NDArray[np.float64]
+
+
+def _mixes() -> dict[str, dict[str, float] | None]:
+    frequent = {"50-25-25": 0.5, "70-15-15": 0.7, "80-10-10": 0.8}
+    return {
+        name: {"drawing": share, "real": round((1 - share) / 2, 3), "generated": round((1 - share) / 2, 3)}
+        for name, share in frequent.items()
+    }
+
+
+@dataclass(kw_only=True)
+class PriorShift(IntervalBlock):
+    """Judge a run as if the classes had other shares, which its pictures are weighted to.
+
+    `mixes` maps a name to the share of each class, of sum 1 (None: leave that mix out); `shares`, between 0 and 1, are
+    given to each class in turn, the others sharing the rest equally; `training`, the share of each class that the
+    network was trained with (None: read from the run).
+    """
+
+    mixes: dict[str, dict[str, float] | None] = field(default_factory=_mixes)
+    shares: list[float] = field(default_factory=lambda: [0.1, 0.3, 0.5, 0.7, 0.9])
+    training: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("shares", all(0 < share < 1 for share in self.shares), "numbers above 0 and below 1")
+        for name, mix in self.mixes.items():
+            if mix is not None and not _is_mix(mix):
+                raise ConfigError(f"block.prior_shift.mixes.{name}={mix}: expected shares of 0 to 1 with a sum of 1.")
+        valid = self.training is None or (_is_mix(self.training) and min(self.training.values()) > 0)
+        self.require("training", valid, "null, or a share above 0 of each class with a sum of 1")
+
+    def evaluate(self, run: Run, dataset: Dataset) -> Result:
+        """Give accuracy and macro-F1 under each mix: as they are, corrected by its shares, and by estimated ones.
+
+        Raise BlockError where a class has no picture, no mix is of the run's classes, or the shares of training are
+        not known; GuardError where the class names are in the wrong order.
+        """
+        asked = run.predictions(dataset)
+        predictions = asked.take(known(asked, dataset))
+        _require_each_class(predictions, dataset)
+        check_class_order(predictions, run.allow)
+        mixes = self._mixes_of(run.classes)
+        training, origin = self._training_shares(run)
+        found = {name: self._judge(predictions, training, prior) for name, prior in mixes.items()}
+        turns = self._turns(predictions, training)
+        result = Result("prior_shift", dataset.name, len(predictions), run.classes)
+        result.metrics = {f"{column}/{name}": found[name][column] for column in prior_shift.COLUMNS for name in mixes}
+        result.tables = {
+            "mixes": self._in_order_of_mixes(
+                pd.DataFrame([_row(name, "", mixes[name], found[name], run.classes) for name in mixes] + turns)
+            ),
+            "priors": pd.concat([_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]),
+            "predictions": _predictions_table(predictions),
+        }
+        shares = dict(zip(run.classes, training.tolist(), strict=True))
+        table = result.tables["mixes"]
+        result.figures["mixes"] = figures.mixes(table[table["frequent"] == ""])
+        if turns:
+            result.figures["shares"] = figures.shares(table, run.classes, shares)
+        result.provenance["training_shares"] = shares
+        result.provenance["training_shares_from"] = origin
+        result.warnings = self._warnings(mixes, len(asked) - len(predictions))
+        return result
+
+    def _mixes_of(self, classes: tuple[str, ...]) -> dict[str, Floats]:
+        """Give the shares (C,) of each mix that names classes of the run alone, at least one."""
+        fitting = {
+            name: np.array([mix.get(one, 0.0) for one in classes])
+            for name, mix in self.mixes.items()
+            if mix is not None and set(mix) <= set(classes)
+        }
+        if not fitting:
+            raise BlockError(
+                f"prior_shift: no mix is of this run's classes, {', '.join(classes)}.",
+                "Name one: 'block.prior_shift.mixes={NAME: {CLASS: SHARE, ...}}'",
+            )
+        return fitting
+
+    def _in_order_of_mixes(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Put the columns of the shares in the order in which the mixes name the classes: drawing, real, generated."""
+        named = dict.fromkeys(f"share_{name}" for mix in self.mixes.values() for name in mix or ())
+        shares = [name for name in map(str, table) if name.startswith("share_")]
+        ordered = sorted(shares, key=[*named, *shares].index)
+        return table[
+            ["mix", "frequent", *ordered, *(name for name in table if name not in {"mix", "frequent", *shares})]
+        ]
+
+    def _training_shares(self, run: Run) -> tuple[Floats, str]:
+        """Give the shares (C,) of the classes as the network met them in training, and where they were read."""
+        if self.training is not None:
+            if set(self.training) != set(run.classes):
+                raise BlockError(
+                    f"block.prior_shift.training: expected a share of each of {', '.join(run.classes)}, of no other."
+                )
+            return np.array([self.training[name] for name in run.classes]), "option"
+        if run.record.get("balance") in ("sampler", "loss"):  # either makes all classes weigh the same
+            return np.full(len(run.classes), 1 / len(run.classes)), "balance"
+        counts = run.record.get("split", {}).get("train_counts")
+        if counts:
+            seen = np.array([counts[name] for name in run.classes])
+        else:
+            seen = np.bincount(run.training().targets, minlength=len(run.classes))
+        return seen / seen.sum(), "train split"
+
+    def _judge(self, predictions: Predictions, training: Floats, prior: Floats) -> dict[str, Metric]:
+        """Give each of COLUMNS, and the estimated share of each class under `estimate/<class>`."""
+        mix = prior_shift.Mix(
+            predictions.logits.astype(np.float64) / predictions.temperature, predictions.targets, training, prior
+        )
+        names = [*prior_shift.COLUMNS, *(f"estimate/{name}" for name in predictions.classes)]
+        floors = {name: prior_shift.floor(name, training, prior) for name in prior_shift.COLUMNS}
+        better = dict.fromkeys(names, True) | {"prior_error": False}
+        return self.resampled(names, mix, predictions.groups, better, floors)
+
+    def _turns(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
+        """Give the rows of the mixes in which each class in turn has each of `shares`."""
+        rows, classes = [], predictions.classes
+        for index, frequent in enumerate(classes):
+            for share in self.shares:
+                prior = prior_shift.one_frequent(index, share, len(classes))
+                found = self._judge(predictions, training, prior)
+                rows.append(_row(f"{frequent} {share:g}", frequent, prior, found, classes))
+        return rows
+
+    def _warnings(self, mixes: dict[str, Floats], unknown: int) -> list[str]:
+        said = []
+        if unknown:
+            said.append(say("{n} pictures without a known class are left out", n=unknown))
+        left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
+        if left:
+            said.append(
+                say("mixes that name other classes than the run's are left out: {names}", names=", ".join(left))
+            )
+        return said
+
+
+def _is_mix(mix: dict[str, float]) -> bool:
+    return all(0 <= share <= 1 for share in mix.values()) and math.isclose(sum(mix.values()), 1, abs_tol=1e-6)
+
+
+def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:
+    absent = sorted(set(predictions.classes) - {predictions.classes[target] for target in predictions.targets})
+    if absent:
+        raise BlockError(
+            f"{dataset.name} holds no picture of class {absent[0]!r}, so no weights give it a share of that class."
+        )
+
+
+def _row(mix: str, frequent: str, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]) -> dict[str, Any]:
+    shares = {f"share_{name}": float(share) for name, share in zip(classes, prior, strict=True)}
+    row: dict[str, Any] = {"mix": mix, "frequent": frequent, **shares}
+    for column in prior_shift.COLUMNS:
+        name = column.replace("/", "_")
+        row |= {name: found[column].value, f"{name}_low": found[column].low, f"{name}_high": found[column].high}
+    for figure in ("accuracy", "macro_f1"):
+        row[f"commonest_{figure}"] = prior_shift.floor(f"corrected/{figure}", prior, prior)
+    return row
+
+
+def _priors(
+    mix: str, training: Floats, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
+) -> pd.DataFrame:
+    estimates = [found[f"estimate/{name}"] for name in classes]
+    return pd.DataFrame(
+        {
+            "mix": mix,
+            "class": classes,
+            "share": prior,
+            "training": training,
+            "estimated": [one.value for one in estimates],
+            "low": [one.low for one in estimates],
+            "high": [one.high for one in estimates],
+        }
+    )
+
+
+def _predictions_table(predictions: Predictions) -> pd.DataFrame:
+    names, columns = np.array(predictions.classes), [f"prob_{name}" for name in predictions.classes]
+    table = pd.DataFrame({"path": predictions.paths, "target": names[predictions.targets], "group": predictions.groups})
+    return pd.concat([table, pd.DataFrame(predictions.probabilities, columns=columns)], axis=1)

@@ -1,0 +1,91 @@
+"""The tables of the block robustness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from avatar_bench.data.corruptions import PARAMETERS
+from avatar_bench.metrics import classification
+from avatar_bench.results.predictions import Predictions
+from avatar_bench.results.result import Metric
+
+
+def severities(accuracies: Mapping[str, Metric], n: int) -> pd.DataFrame:
+    """Give accuracy by corruption and severity, clean as severity 0; `groups` counts the independent units of n."""
+    rows = [("clean", 0, "", *_ends(accuracies["clean"]), n, accuracies["clean"].n)]
+    for name, metric in accuracies.items():
+        kind, _, severity = name.partition("/")
+        if kind in PARAMETERS:
+            parameter = str(PARAMETERS[kind][int(severity) - 1])
+            rows.append((kind, int(severity), parameter, *_ends(metric), n, metric.n))
+    columns = ["corruption", "severity", "parameter", "accuracy", "low", "high", "n", "groups"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def delivery(metrics: Mapping[str, Metric], tiers: Sequence[str], n: int) -> pd.DataFrame:
+    """Give accuracy after each tier, and what it lost."""
+    rows = [(tier, *_ends(metrics[f"delivery/{tier}"]), n, *_ends(metrics[f"drop/delivery/{tier}"])) for tier in tiers]
+    return pd.DataFrame(rows, columns=["tier", "accuracy", "low", "high", "n", "drop", "drop_low", "drop_high"])
+
+
+def recalls(found: Mapping[str, Mapping[str, Metric]], clean: Predictions) -> pd.DataFrame:
+    """Give the recall of each class under each variation; absent classes have no row."""
+    counts = dict(zip(clean.classes, np.bincount(clean.targets, minlength=len(clean.classes)), strict=True))
+    rows = [
+        (variation, name, *_ends(metric), counts[name], metric.n)
+        for name, shares in found.items()
+        for variation, metric in shares.items()
+    ]
+    return pd.DataFrame(rows, columns=["variation", "class", "recall", "low", "high", "n", "groups"])
+
+
+def bias(found: Mapping[tuple[str, str, str], Metric], kinds: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+    """Give bias and fragility of each class under each corruption at severity 3."""
+    rows = [
+        (kind, name, *_ends(found["bias", kind, name]), *_ends(found["fragility", kind, name]))
+        for kind in kinds
+        for name in classes
+    ]
+    ends = [f"{what}{end}" for what in ("bias", "fragility") for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["corruption", "class", *ends])
+
+
+def moved(found: Mapping[str, Predictions], kinds: Sequence[str]) -> pd.DataFrame:
+    """Count the predictions of each class's pictures, clean and when that class is transformed at severity 3."""
+    clean, rows = found["clean"], []
+    for kind in kinds:
+        before, after = (
+            classification.confusion_matrix(clean.targets, one.predicted, len(clean.classes)).astype(int)
+            for one in (clean, found[f"{kind}/3"])
+        )
+        for target, prediction in np.ndindex(before.shape):
+            names = clean.classes[target], clean.classes[prediction]
+            rows.append((kind, *names, before[target, prediction], after[target, prediction]))
+    return pd.DataFrame(rows, columns=["corruption", "transformed", "prediction", "clean", "corrupted"])
+
+
+def predictions(found: Mapping[str, Predictions]) -> pd.DataFrame:
+    """Give a row a picture and variation: all that the block's figures are computed from."""
+    names = np.array(found["clean"].classes)
+    frames = [
+        pd.DataFrame(
+            {
+                "path": one.paths,
+                "variation": variation,
+                "target": names[one.targets],
+                "prediction": names[one.predicted],
+                "confidence": one.confidence,
+                "correct": one.correct,
+                "group": one.groups,
+            }
+        )
+        for variation, one in found.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _ends(metric: Metric) -> tuple[float | None, float | None, float | None]:
+    return metric.value, metric.low, metric.high

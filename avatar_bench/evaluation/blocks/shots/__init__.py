@@ -1,0 +1,167 @@
+"""shots: how accuracy grows with the number of training pictures a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from avatar_bench.errors import BlockError
+from avatar_bench.evaluation.block import IntervalCompareBlock, between, left_out, together
+from avatar_bench.evaluation.blocks.shots import figures
+from avatar_bench.evaluation.seeds import Recipes, about_seeds, families, macro_f1s
+from avatar_bench.i18n import say
+from avatar_bench.metrics import stats
+from avatar_bench.results.result import Metric, Result
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.results.predictions import Predictions
+    from avatar_bench.runs.run import Run
+
+Floats = NDArray[np.float64]
+_BOOTSTRAP = "bootstrap by seed and group"
+
+
+class Point(NamedTuple):
+    """Name a point of a curve: the recipe, and how many pictures a class it was trained on."""
+
+    recipe: str
+    shots: int
+
+
+@dataclass(kw_only=True)
+class Shots(IntervalCompareBlock):
+    """Compare runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
+
+    def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
+        """Give the learning curve of each recipe; runs that were trained on all pictures are left out.
+
+        Raise BlockError where there are fewer than two numbers of shots, or the runs cannot be set side by side.
+        """
+        kept = [place for place, run in enumerate(runs) if _shots(run)]
+        numbers = {_shots(runs[place]) for place in kept}
+        if len(numbers) < 2:
+            raise BlockError(
+                f"A learning curve needs runs of two or more numbers of shots, and there are {len(numbers)}.",
+                "Train them with: avatar-bench train sweep=shots",
+            )
+        used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
+        found = together(used, sets)
+        points = _points(used)
+        judged = Recipes.of({f"{p.recipe}/{p.shots}": places for p, places in points.items()}, used, found)
+        drawn = {"accuracy": judged.draw(self), "macro_f1": judged.draw(self, macro_f1s(found))}
+        result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
+        by_run = result.tables["runs"] = _runs_table(used, points, found)
+        curve = result.tables["curve"] = self._curve(points, judged, drawn, by_run)
+        guessing = _guessing(found[0])
+        result.metrics = _metrics(curve, guessing) | self._gains(curve, drawn["accuracy"])
+        result.figures["curve"] = figures.curve(curve, by_run, guessing)
+        result.arrays["answers"] = _answers(found)
+        result.warnings = left_out(len(sets[0]) - len(found[0]), len(sets[0])) + about_seeds(judged.seeds_of)
+        if len(kept) < len(runs):
+            left = len(runs) - len(kept)
+            told = say("Left out, as not trained on a number of shots: {n} of {all} runs.", n=left, all=len(runs))
+            result.warnings.append(told)
+        return result
+
+    def _curve(
+        self, points: Mapping[Point, Sequence[int]], judged: Recipes, drawn: Mapping[str, Floats], by_run: pd.DataFrame
+    ) -> pd.DataFrame:
+        accuracies = judged.accuracies(self, drawn["accuracy"]).values()
+        lows, highs = stats.percentiles(drawn["macro_f1"], self.level)
+        rows = []
+        for (point, runs), accuracy, low, high in zip(points.items(), accuracies, lows, highs, strict=True):
+            own = by_run.iloc[list(runs)]
+            sizes = (len(runs), judged.right.shape[1], judged.units)
+            values = (accuracy.value, accuracy.low, accuracy.high, accuracy.interval)
+            rows.append((*point, *sizes, *values, own["macro_f1"].mean(), low, high, own["accuracy"].std(ddof=1)))
+        f1s = ["macro_f1", "macro_f1_low", "macro_f1_high"]
+        columns = ["recipe", "shots", "seeds", "n", "groups", "accuracy", "low", "high", "interval", *f1s]
+        return pd.DataFrame(rows, columns=[*columns, "spread_over_seeds"])
+
+    def _gains(self, curve: pd.DataFrame, drawn: Floats) -> dict[str, Metric]:
+        """Give what each doubling of the pictures adds to accuracy, of each recipe with two numbers or more."""
+        found = {}
+        for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
+            if len(rows) > 1:
+                slope = _per_doubling(curve["shots"].to_numpy()[rows])
+                low, high = stats.percentiles(drawn[:, rows] @ slope, self.level)
+                name = "gain_per_doubling" if _alone(curve) else f"gain_per_doubling/{recipe}"
+                value = float(curve["accuracy"].to_numpy()[rows] @ slope)
+                found[name] = between(value, float(low), float(high), int(curve["groups"].iloc[0]), _BOOTSTRAP)
+        return found
+
+
+def _shots(run: Run) -> int:
+    return int((run.config.get("mode") or {}).get("shots") or 0)
+
+
+def _points(runs: Sequence[Run]) -> dict[Point, list[int]]:
+    """Give the runs of each point, by recipe and then by number of shots."""
+    found: dict[Point, list[int]] = {}
+    for recipe, places in families(runs, "mode.shots").items():
+        for place in sorted(places, key=lambda place: _shots(runs[place])):
+            found.setdefault(Point(recipe, _shots(runs[place])), []).append(place)
+    return found
+
+
+def _runs_table(
+    runs: Sequence[Run], points: Mapping[Point, Sequence[int]], found: Sequence[Predictions]
+) -> pd.DataFrame:
+    """Give a row a run, in the order of the runs."""
+    point_of = {place: point for point, places in points.items() for place in places}
+    f1 = macro_f1s(found)(np.ones((1, len(found[0]))))[0]
+    rows = [
+        (*point_of[place], run.label, run.seed, found[place].correct.mean(), f1[place])
+        for place, run in enumerate(runs)
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
+
+
+def _guessing(known: Predictions) -> tuple[float, float]:
+    """Return the expected accuracy of a uniform guess, and the macro-F1 of its expected confusion matrix."""
+    classes = len(known.classes)
+    mix = np.bincount(known.targets, minlength=classes) / len(known)
+    return 1 / classes, float(np.mean(2 * mix[mix > 0] / (classes * mix[mix > 0] + 1)))
+
+
+def _metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Metric]:
+    """Give accuracy, macro-F1 and the spread over seeds of each point."""
+    found = {}
+    for _, row in curve.iterrows():
+        name = str(row["shots"]) if _alone(curve) else f"{row['recipe']}/{row['shots']}"
+        ends = (float(row["low"]), float(row["high"]))
+        found[f"accuracy/{name}"] = between(
+            float(row["accuracy"]), *ends, row["groups"], row["interval"], floor=guessing[0]
+        )
+        method = _BOOTSTRAP if row["seeds"] > 1 else "bootstrap by group"
+        ends = (float(row["macro_f1_low"]), float(row["macro_f1_high"]))
+        found[f"macro_f1/{name}"] = between(float(row["macro_f1"]), *ends, row["groups"], method, floor=guessing[1])
+        spread, why = (
+            (float(row["spread_over_seeds"]), None) if row["seeds"] > 1 else (None, say("trained with one seed"))
+        )
+        found[f"spread_over_seeds/{name}"] = Metric(spread, row["seeds"], higher_is_better=False, reason=why)
+    return found
+
+
+def _per_doubling(shots: ArrayLike) -> Floats:
+    """Give the weights of values at these numbers that make the slope of a least-squares line over log2(shots)."""
+    doublings = np.log2(np.asarray(shots, dtype=np.float64))
+    centred = doublings - doublings.mean()
+    return np.asarray(centred / (centred**2).sum())
+
+
+def _alone(curve: pd.DataFrame) -> bool:
+    return curve["recipe"].nunique() == 1
+
+
+def _answers(found: Sequence[Predictions]) -> dict[str, np.ndarray]:
+    """Give what every figure here rests on: a row a run, in the order of runs.csv, a column a picture."""
+    first = found[0]
+    predicted = np.stack([one.predicted for one in found])
+    return {"predicted": predicted, "target": first.targets, "path": first.paths, "group": first.groups}

@@ -1,0 +1,199 @@
+"""significance: which recipes are told apart on one set, and which are tied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.evaluation import recipe_pairs
+from avatar_bench.evaluation.block import between, left_out, recipes, together
+from avatar_bench.evaluation.blocks.significance import figures
+from avatar_bench.evaluation.seeds import Recipes, about_seeds, balanced_accuracies
+from avatar_bench.i18n import say
+from avatar_bench.metrics import paired, stats
+from avatar_bench.metrics.guessing import beats_guessing, guessing_level
+from avatar_bench.results.result import Metric, Result
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.results.predictions import Predictions
+    from avatar_bench.runs.run import Run
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(kw_only=True)
+class Significance(recipe_pairs.PairingBlock):
+    """Compare the accuracy of every two recipes on the same pictures.
+
+    Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
+    out 0. `power` is the chance of that which `needed` and `detectable_difference` ask for.
+    """
+
+    def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
+        """Give p-values, differences and a ranking with its ties; of single runs where all are of one recipe.
+
+        Raise BlockError where the runs cannot be set side by side, GuardError where a class order is wrong.
+        """
+        found = together(runs, datasets)
+        members = recipes(runs)
+        if len(members) == 1:
+            members = {run.label: [place] for place, run in enumerate(runs)}
+        judged = Recipes.of(members, runs, found)
+        drawn = judged.draw(self)
+        result = Result("significance", datasets[0].name, len(found[0]), found[0].classes)
+        accuracies = judged.accuracies(self, drawn)
+        order = sorted(range(len(members)), key=lambda place: -_value(accuracies[judged.names[place]]))
+        pairs = result.tables["pairs"] = self._pairs(judged, drawn, order)
+        ranking = _ranking(judged, accuracies, drawn, pairs, order, self.level)
+        ranking = result.tables["ranking"] = self._against_guessing(ranking, judged, found)
+        result.metrics = self._metrics(pairs, ranking, judged) | {
+            f"accuracy/{name}": metric for name, metric in accuracies.items()
+        }
+        result.figures = {
+            "ranking": figures.ranking(ranking, judged.names),
+            "differences": figures.differences(pairs, list(ranking["recipe"])),
+        }
+        result.arrays = {"answers": _answers(judged, found[0], runs)}
+        result.warnings = left_out(len(datasets[0]) - len(found[0]), len(datasets[0])) + about_seeds(judged.seeds_of)
+        result.warnings += _about_guessing(ranking)
+        return result
+
+    def _against_guessing(self, ranking: pd.DataFrame, judged: Recipes, found: Sequence[Predictions]) -> pd.DataFrame:
+        """Add the balanced accuracy of each recipe with its interval, and whether that lies above guessing."""
+        statistic, guessing = balanced_accuracies(found), guessing_level(found[0].targets)
+        each = statistic(np.ones((1, len(found[0]))))[0]
+        values = [float(each[list(runs)].mean()) for runs in judged.members.values()]
+        ends = np.column_stack(stats.percentiles(judged.draw(self, statistic), self.level))
+        ends[ends[:, 0] >= ends[:, 1]] = np.nan  # every resample gives the same value
+        lows = [None if np.isnan(low) else float(low) for low in ends[:, 0]]
+        better = [
+            beats_guessing(value, low, judged.units, guessing, self.level)
+            for value, low in zip(values, lows, strict=True)
+        ]
+        columns = {
+            "balanced_accuracy": values,
+            "balanced_accuracy_low": ends[:, 0],
+            "balanced_accuracy_high": ends[:, 1],
+            "guessing": guessing,
+            "better_than_guessing": better,
+        }
+        order = [judged.names.index(name) for name in ranking["recipe"]]
+        added = pd.DataFrame(columns).take(order).reset_index(drop=True)
+        return ranking.join(added)
+
+    def _pairs(self, judged: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
+        """Give a row for every two recipes, the better one as a."""
+        rows = [
+            recipe_pairs.compared(judged, drawn, a, b, self.level, self.power, self.alpha)
+            for a, b in combinations(order, 2)
+        ]
+        return recipe_pairs.told_apart(pd.DataFrame(rows), self.alpha)
+
+    def _metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, judged: Recipes) -> dict[str, Metric]:
+        closest = pairs.iloc[0]  # the best and the second
+        n, units = int(closest["n"]), judged.units
+        gain = (closest["difference"], closest["low"], closest["high"])
+        detectable = recipe_pairs.detectable(closest, self.power, self.alpha)
+        needed = None if np.isnan(closest["needed"]) else float(closest["needed"])
+        equal = say("the best two are right equally often")
+        few = say("too few pictures on which the best two differ")
+        return {
+            "best_accuracy": _best(ranking, units),
+            "pairs_told_apart": Metric(float(pairs["told_apart"].sum()), len(pairs), higher_is_better=None),
+            "better_than_guessing": _better_than_guessing(ranking),
+            "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
+            "gain_over_second": between(*gain, units, "paired bootstrap"),
+            "detectable_difference": Metric(
+                detectable, n, higher_is_better=False, reason=few if detectable is None else None
+            ),
+            "needed": Metric(needed, n, higher_is_better=False, reason=equal if needed is None else None),
+        }
+
+
+def _value(metric: Metric) -> float:
+    assert metric.value is not None
+    return round(metric.value, 12)  # means over seeds differ in their last digits
+
+
+def _ranking(
+    judged: Recipes,
+    accuracies: dict[str, Metric],
+    drawn: Floats,
+    pairs: pd.DataFrame,
+    order: Sequence[int],
+    level: float,
+) -> pd.DataFrame:
+    names = [judged.names[place] for place in order]
+    metrics = [accuracies[name] for name in names]
+    places = np.quantile(paired.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
+    apart = _apart(pairs, names)
+    return pd.DataFrame(
+        {
+            "recipe": names,
+            "seeds": judged.sizes[list(order)],
+            "n": judged.right.shape[1],
+            "groups": judged.units,
+            "accuracy": [metric.value for metric in metrics],
+            "low": [metric.low for metric in metrics],
+            "high": [metric.high for metric in metrics],
+            "interval": [metric.interval for metric in metrics],
+            "rank": paired.ranks([_value(metric) for metric in metrics]),
+            "rank_low": places[0, list(order)],
+            "rank_high": places[1, list(order)],
+            "tied_with_best": ~apart[0],
+            "letters": paired.letters(paired.tie_groups(apart), len(names)),
+        }
+    )
+
+
+def _apart(pairs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Give which two recipes are told apart, (R, R)."""
+    place = {name: index for index, name in enumerate(names)}
+    apart = np.zeros((len(names), len(names)), dtype=bool)
+    for row in pairs[pairs["told_apart"]].itertuples():
+        apart[place[str(row.a)], place[str(row.b)]] = apart[place[str(row.b)], place[str(row.a)]] = True
+    return apart
+
+
+def _best(ranking: pd.DataFrame, units: int) -> Metric:
+    first = ranking.iloc[0]
+    return Metric(float(first["accuracy"]), units, float(first["low"]), float(first["high"]), str(first["interval"]))
+
+
+def _better_than_guessing(ranking: pd.DataFrame) -> Metric:
+    found, n = ranking["better_than_guessing"], len(ranking)
+    if found.isna().any():
+        return Metric(None, n, higher_is_better=None, reason=say("the set holds too few classes for it"))
+    return Metric(float(found.sum()), n, higher_is_better=None)
+
+
+def _about_guessing(ranking: pd.DataFrame) -> list[str]:
+    guess = ranking[ranking["better_than_guessing"].eq(False)]
+    if not len(guess):
+        return []
+    level = f"{guess['guessing'].iloc[0]:.3f}"
+    if len(guess) == len(ranking):
+        return [
+            say("None of the {n} is better than guessing: a balanced accuracy of {level}.", n=len(guess), level=level)
+        ]
+    names = ", ".join(guess["recipe"])
+    return [say("No better than guessing (a balanced accuracy of {level}): {names}.", level=level, names=names)]
+
+
+def _answers(judged: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:
+    """Give what every figure here rests on: a row a run, a column a picture."""
+    recipe = {run: name for name, members in judged.members.items() for run in members}
+    return {
+        "right": judged.right,
+        "recipe": np.array([recipe[place] for place in range(len(runs))], dtype=np.str_),
+        "seed": np.array(judged.seeds),
+        "path": predictions.paths,
+        "group": predictions.groups,
+    }

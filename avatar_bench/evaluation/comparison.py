@@ -1,0 +1,86 @@
+"""The earlier result that evaluate is given by against=, and what comes of the comparison with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from avatar_bench.data.file_names import listed
+from avatar_bench.errors import DataError, RegressionError
+from avatar_bench.evaluation import result_differences
+from avatar_bench.evaluation.result_writer import Saving
+from avatar_bench.results.result import AGAINST, Result
+
+_METRICS = "metrics.json"
+
+
+class Earlier:
+    """The Results at the place that against= gives: a Result's folder, a run's, or one that out= has filled."""
+
+    def __init__(self, place: Path, alpha: float) -> None:
+        self.place = place.parent if place.name == _METRICS else place
+        self.alpha = alpha
+        self.told: list[str] = []
+        self.worse: list[str] = []
+        if not self.place.is_dir():
+            raise DataError(f"against={place}: there is no such folder.", _EXPECTED)
+
+    def read(self, folder: Path, blocks: Collection[str], classes: Collection[str]) -> dict[str, Result]:
+        """Return the earlier Results by block, before those of `folder`, which may be the same, are written.
+
+        Raise DataError where there is none, or where one is damaged or of other classes.
+        """
+        names = [self.place / name for name in ("", *(f"evaluation/{folder.name}/{block}" for block in blocks))]
+        found = {one.block: one for place in names if (one := _load(place)) is not None and one.block in blocks}
+        if not found:
+            have = sorted({file.parent.name for file in self.place.rglob(_METRICS)} - {AGAINST})
+            raise DataError(
+                f"against={self.place} holds no result of {', '.join(blocks)} on {folder.name}"
+                + (f"; it has {listed(have, 5)}." if have else "."),
+                _EXPECTED,
+            )
+        for name, one in found.items():
+            if set(one.classes) != set(classes):
+                raise DataError(
+                    f"against={self.place}: its {name} is of the classes {', '.join(one.classes)}, "
+                    f"this run knows {', '.join(classes)}.",
+                    "Expected a result of the same classes.",
+                )
+        return found
+
+    def compare(self, results: list[Result], earlier: dict[str, Result], folder: Path, saving: Saving) -> None:
+        """Save the differences in folder/against, and note what they say."""
+        pairs = [(one, earlier[one.block]) for one in results if one.block in earlier]
+        if not pairs:
+            return
+        found = result_differences.compare(pairs, self.alpha)
+        found.provenance["against"] = str(self.place)
+        saving.add(found, folder / AGAINST)
+        for row in found.tables.get("pairs", pd.DataFrame()).to_dict("records"):
+            difference, significant = float(row["difference"]), bool(row["told_apart"])
+            numbers = f"difference in accuracy {difference:+.3f}, p = {row['p']:.2g}, {row['n']} images in common"
+            change = f"significantly {'better' if difference > 0 else 'worse'}" if significant else "statistically tied"
+            self.told.append(f"against {self.place}: {change} ({numbers})")
+            if significant and difference < 0:
+                self.worse.append(f"{folder / row['block']} is significantly worse than {self.place}: {numbers}.")
+
+    def finish(self) -> None:
+        """Raise RegressionError where a result is significantly worse than the earlier one."""
+        if self.worse:
+            rest = f"So are {len(self.worse) - 1} others, see above." if len(self.worse) > 1 else ""
+            raise RegressionError(self.worse[0], *[rest] * bool(rest))
+
+
+_EXPECTED = "Expected an earlier RUN/evaluation/<set>/<block>, or a run that was evaluated on this set by this block."
+
+
+def _load(folder: Path) -> Result | None:
+    """Read a Result; None where there is none, DataError where it is damaged or another version's."""
+    if not (folder / _METRICS).is_file():
+        return None
+    try:
+        return Result.load(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"against={folder}: its {_METRICS} cannot be read: {error}.", _EXPECTED) from error

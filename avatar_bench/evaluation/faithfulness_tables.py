@@ -1,0 +1,99 @@
+"""The tables of gradcam: pictures, curves and correlations, from the arrays that are saved beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.evaluation.block import answers
+from avatar_bench.metrics import stats
+from avatar_bench.metrics.faithfulness import area, rank_correlation
+
+if TYPE_CHECKING:
+    from avatar_bench.results.predictions import Predictions
+
+CURVES = ("deletion", "insertion", "deletion_random", "insertion_random")
+GAINS = ("deletion_gain", "insertion_gain")
+ROLLOUT = "_rollout"  # ends the names of what is attention rollout's, and not Grad-CAM's
+SANITY = "sanity_correlation"
+
+Arrays = dict[str, NDArray[np.float32]]
+# maps columns (n, K) to the ends of the intervals of their means, (K,) each
+Interval = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def endings(curves: Arrays) -> tuple[str, ...]:
+    """Give what ends the names of each kind of map that is judged: "" is Grad-CAM, and ROLLOUT where it is there."""
+    return ("", ROLLOUT) if f"deletion{ROLLOUT}" in curves else ("",)
+
+
+def describe(maps: Arrays, predictions: Predictions, drawn: int) -> dict[str, NDArray[np.generic]]:
+    """Give what maps.npz holds: the maps, and which picture and class each is of; the first `drawn` were drawn."""
+    return {
+        **maps,
+        "paths": predictions.paths,
+        "targets": predictions.targets,
+        "predictions": predictions.predicted,
+        "classes": np.array(predictions.classes, dtype=np.str_),
+        "drawn": np.arange(len(predictions)) < drawn,
+    }
+
+
+def pictures(predictions: Predictions, faded: Arrays, found: Arrays) -> pd.DataFrame:
+    """Give a row a picture; errors that were added for the gallery alone have no figures."""
+    n = len(faded["deletion"])
+    areas = {name: area(curve) for name, curve in faded.items()}
+    for ending in endings(faded):
+        areas[f"deletion_gain{ending}"] = areas["deletion_random"] - areas[f"deletion{ending}"]
+        areas[f"insertion_gain{ending}"] = areas[f"insertion{ending}"] - areas["insertion_random"]
+    areas[SANITY] = np.abs(rank_correlation(found["trained"], found["randomised"][-1]))
+    table = answers(predictions).assign(drawn=np.arange(len(predictions)) < n)
+    return table.join(pd.DataFrame(areas))
+
+
+def curves(found: Arrays, interval: Interval) -> pd.DataFrame:
+    """Give the mean of each curve (n, steps + 1) by step with its interval."""
+    values = np.concatenate([*found.values()], axis=1).astype(np.float64)
+    points = values.shape[1] // len(found)
+    low, high = interval(values)
+    return pd.DataFrame(
+        {
+            "curve": np.repeat([*found], points),
+            "share": np.tile(np.linspace(0, 1, points), len(found)),
+            "probability": values.mean(axis=0),
+            "low": low,
+            "high": high,
+            "n": len(values),
+        }
+    )
+
+
+def sanity(found: Arrays, interval: Interval) -> pd.DataFrame:
+    """Give the mean correlation with the maps of each network with random weights, with its interval."""
+    correlations = np.abs([rank_correlation(found["trained"], maps) for maps in found["randomised"]]).T
+    low, high = interval(correlations)
+    return pd.DataFrame(
+        {
+            "groups_randomised": found["groups_randomised"],
+            "groups": found["groups"],
+            "correlation": means(correlations)(np.ones((1, len(correlations))))[0],
+            "low": low,
+            "high": high,
+            "n": (~np.isnan(correlations)).sum(axis=0),
+        }
+    )
+
+
+def means(values: NDArray[np.float64]) -> stats.Statistic:
+    """Give the weighted means of K columns (N, K) as a statistic; what is NaN is left out."""
+    there, filled = ~np.isnan(values), np.nan_to_num(values)
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        total = weights @ there
+        return np.asarray(np.divide(weights @ filled, total, out=np.full(total.shape, np.nan), where=total > 0))
+
+    return statistic

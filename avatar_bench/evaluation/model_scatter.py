@@ -1,0 +1,77 @@
+"""What figures that set models side by side share: a look for each model, a legend, an axis of equal ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
+
+from avatar_bench.evaluation.block import recipes
+from avatar_bench.evaluation.ensemble_figures import strategy_words
+from avatar_bench.i18n import say
+from avatar_bench.metrics import plots
+
+if TYPE_CHECKING:
+    from avatar_bench.runs.run import Run
+
+_WIDTH = 34  # characters of a model's name
+_AN_INCH = 12  # characters of a legend
+_LEAST_RATIO = 6.0  # between the ends of an axis, so that it holds two or three of its marks
+
+
+class Looks:
+    """Give runs, by label, and models, by name, the colour and marker of their recipe."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        found = recipes(runs)
+        self.labels = [run.label for run in runs]
+        self.models = [runs[own[0]].label if len(own) == 1 else name for name, own in found.items()]
+        place = {name: index for index, name in enumerate(found)}
+        self._index = {name: index for index, name in enumerate(self.models)}
+        self._index |= {run.label: place[run.recipe] for run in runs}
+        self._made_of_others = {run.label for run in runs if getattr(run, "members", ())}
+        self._short = dict(zip(self._index, plots.shorten(self._index, _WIDTH), strict=True))
+
+    def of(self, name: str) -> dict[str, Any]:
+        """Return the colour and the marker of a run or model; a plus of an ensemble."""
+        index = self._index[name]
+        return {"color": plots.color(index), "marker": "P" if name in self._made_of_others else plots.marker(index)}
+
+    def word(self, name: str) -> str:
+        """Return how a run or model is called in a figure; ensembles are said to be such."""
+        if name in self._made_of_others:
+            return say("{strategy} (ensemble)", strategy=strategy_words().get(name, name))
+        return self._short[name]
+
+    def legend(self, figure: Figure, names: Iterable[str], others: Iterable[Line2D] = (), **line: Any) -> None:
+        """Draw the legend of the models that some runs are of, and of `others`, in as many columns as fit below."""
+        shown = [self.models[index] for index in sorted({self._index[name] for name in names})]
+        told = [self.word(name) for name in shown]
+        style = {"linestyle": "", "markersize": 5.5, **line}
+        handles = [Line2D([], [], label=text, **style, **self.of(name)) for name, text in zip(shown, told, strict=True)]
+        handles += others
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        columns = int(figure.get_figwidth() * _AN_INCH // (longest + 6))
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), columns)))
+
+    def height(self, width: float) -> float:
+        """Give about how many inches the legend takes below a figure of a width in inches."""
+        longest = max(len(self.word(name)) for name in self.models)
+        columns = max(1, int(width * _AN_INCH // (longest + 6)))
+        return 0.1 + 0.2 * -(-len(self.models) // columns)
+
+
+def log_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float]) -> None:
+    """Make an axis one of equal ratios, with marks at 1, 2 and 5 and room for a few of them."""
+    known = list(values)
+    low, high = min(known), max(known)
+    spread = max(1.25, (_LEAST_RATIO * low / high) ** 0.5)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / spread, high * spread)})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())

@@ -1,0 +1,130 @@
+"""The sets that out_of_domain judges, and its tables of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.i18n import say
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.results.predictions import Predictions
+
+
+from typing import TYPE_CHECKING
+
+from avatar_bench.errors import BlockError, DataError, GuardError
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
+    from avatar_bench.results.predictions import Predictions
+    from avatar_bench.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Set:
+    """Hold a set beside the domain: what kind it is (near, far, shifted) and what the run says of it."""
+
+    name: str
+    kind: str
+    dataset: Dataset
+    predictions: Predictions
+
+    @property
+    def unusual(self) -> NDArray[np.bool_]:
+        """Tell which pictures deserve no confidence: those of no class, and errors."""
+        return ~self.predictions.correct
+
+
+def sets_table(name: str, inside: Predictions, sets: Sequence[Set]) -> pd.DataFrame:
+    """Give a row a set, the domain, `inside`, first: kind, label, n, accuracy, confidence and shares of classes."""
+    rows = [_set_row(name, "in_domain", inside)]
+    rows += [_set_row(each.name, each.kind, each.predictions) for each in sets]
+    return pd.DataFrame(rows)
+
+
+def _set_row(name: str, kind: str, predictions: Predictions) -> dict[str, object]:
+    known = predictions.targets >= 0
+    labels = sorted({predictions.classes[target] for target in predictions.targets[known]})
+    shares = np.bincount(predictions.predicted, minlength=len(predictions.classes)) / len(predictions)
+    return {
+        "set": name,
+        "kind": kind,
+        "label": "|".join(labels),
+        "n": len(predictions),
+        "groups": len(np.unique(predictions.groups)),
+        "accuracy": predictions.correct[known].mean() if known.any() else np.nan,
+        "mean_confidence": predictions.confidence.mean(),
+        **{f"share_{label}": share for label, share in zip(predictions.classes, shares, strict=True)},
+    }
+
+
+def scores_table(
+    name: str, inside: Predictions, sets: Sequence[Set], scores: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """Give a row a picture, with its `scores`, which are held by set; those of the domain as "in_domain"."""
+    parts = [_score_rows(name, "in_domain", inside, scores["in_domain"])]
+    parts += [_score_rows(each.name, each.kind, each.predictions, scores[each.name]) for each in sets]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataFrame) -> pd.DataFrame:
+    names = np.array([*predictions.classes, ""])  # the last, for -1: not known
+    rows = {
+        "set": name,
+        "kind": kind,
+        "path": predictions.paths,
+        "group": predictions.groups,
+        "target": names[predictions.targets],
+        "prediction": names[predictions.predicted],
+        "confidence": predictions.confidence,
+    }
+    return pd.concat([pd.DataFrame(rows), scores], axis=1)
+
+
+def score_words() -> dict[str, str]:
+    """Return the words for each score, by its name."""
+    return {
+        "msp": say("MSP"),
+        "max_logit": say("max. logit"),
+        "energy": say("energy"),
+        "mahalanobis": say("Mahalanobis"),
+        "knn": say("k-NN"),
+    }
+
+
+def kind_words(kind: str) -> str:
+    """Give the words for a kind of set."""
+    return {
+        "in_domain": say("in domain"),
+        "near": say("near"),
+        "far": say("far"),
+        "shifted": say("shifted, in domain"),
+    }[kind]
+
+
+def read(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
+    """Give every out-of-domain set with its Predictions, by name.
+
+    Raise BlockError where a folder is missing or a picture broken, so that other blocks go on; GuardError as the run.
+    """
+    name = ""
+    try:
+        found = {}
+        for name, other in run.ood.items():
+            found[name] = other, run.predictions(other)
+        return found
+    except (GuardError, BlockError):
+        raise
+    except DataError as error:
+        which = f"The out-of-domain set {name}" if name else "An out-of-domain set"
+        raise BlockError(
+            f"{which} cannot be used: {error.lines[0]}",
+            f"Mend it, or name another folder: 'data.ood={{{name or 'NAME'}: FOLDER}}'",
+        ) from error

@@ -1,0 +1,143 @@
+"""Recipes of one or several seeds: how often each is right, with intervals over seeds and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avatar_bench.evaluation.block import Intervals
+from avatar_bench.i18n import say
+from avatar_bench.metrics import classification, paired, stats
+from avatar_bench.results.result import Metric
+from avatar_bench.runs.labels import without
+
+if TYPE_CHECKING:
+    from avatar_bench.results.predictions import Predictions
+    from avatar_bench.runs.run import Run
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """Hold which of the runs are each recipe's, by name, and what all of them have right of one set.
+
+    `right` (runs, N) is bool, `groups` (N,) are the pictures', `seeds` (runs,) those of training.
+    """
+
+    members: Mapping[str, Sequence[int]]
+    right: NDArray[np.bool_]
+    groups: NDArray[np.str_]
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, members: Mapping[str, Sequence[int]], runs: Sequence[Run], found: Sequence[Predictions]) -> Recipes:
+        """Gather the answers that runs give on the same pictures in the same order."""
+        right = np.stack([predictions.correct for predictions in found])
+        return cls(members, right, found[0].groups, tuple(run.seed for run in runs))
+
+    @property
+    def names(self) -> list[str]:
+        """Give the names of the recipes, in order."""
+        return list(self.members)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Give how many runs of each recipe have each picture right, (R, N)."""
+        return np.stack([self.right[list(runs)].sum(axis=0) for runs in self.members.values()])
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Give how many runs each recipe has, (R,)."""
+        return np.array([len(runs) for runs in self.members.values()])
+
+    @property
+    def seeds_of(self) -> dict[str, list[int]]:
+        """Give the seeds of each recipe's runs, by name."""
+        return {name: [self.seeds[run] for run in runs] for name, runs in self.members.items()}
+
+    @cached_property
+    def units(self) -> int:
+        """Give the number of groups."""
+        return len(np.unique(self.groups))
+
+    def draw(self, block: Intervals, statistic: stats.Statistic | None = None) -> Floats:
+        """Give a figure of each recipe in each resample of seeds and groups, (B, R); accuracy unless told.
+
+        `statistic` maps weights (B, N) to a figure of each run, (B, runs).
+        """
+        how = statistic or (lambda weights: weights @ self.right.T / weights.sum(axis=1, keepdims=True))
+        members = list(self.members.values())
+        return paired.seed_by_group(how, self.groups, members, self.seeds, block.resamples, block.seed)
+
+    def accuracies(self, block: Intervals, drawn: Floats) -> dict[str, Metric]:
+        """Give the mean accuracy of each recipe over its runs; Wilson or by group for one run, else from `drawn`."""
+        return {
+            name: block.share(self.right[runs[0]], self.groups)
+            if len(runs) == 1
+            else self._over_seeds(block, float(self.right[list(runs)].mean()), drawn[:, place])
+            for place, (name, runs) in enumerate(self.members.items())
+        }
+
+    def _over_seeds(self, block: Intervals, value: float, drawn: Floats) -> Metric:
+        low, high = map(float, stats.percentiles(drawn, block.level))
+        method = "bootstrap by seed and group"
+        if not low < high:  # as in stats.share_interval: resamples that all agree say nothing
+            (low, high), method = stats.wilson(self.units * value, self.units, block.level), "wilson by group"
+        return Metric(float(value), self.units, low, high, method)
+
+
+def macro_f1s(found: Sequence[Predictions]) -> stats.Statistic:
+    """Return what maps weights (B, N) to the macro-F1 of each run, (B, runs), from its predictions."""
+    return _of_confusions(found, classification.macro_f1)
+
+
+def balanced_accuracies(found: Sequence[Predictions]) -> stats.Statistic:
+    """Return what maps weights (B, N) to the balanced accuracy of each run, (B, runs), from its predictions."""
+    return _of_confusions(found, classification.balanced_accuracy)
+
+
+def _of_confusions(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.Statistic:
+    def statistic(weights: Floats) -> Floats:
+        confusions = [
+            classification.confusion_matrix(one.targets, one.predicted, len(one.classes), weights) for one in found
+        ]
+        return np.column_stack([metric(confusion) for confusion in confusions])
+
+    return statistic
+
+
+def about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[str]:
+    """Say which recipes have one run, whose intervals know nothing of other seeds, and which have a seed twice."""
+    said = []
+    single = [name for name, own in seeds.items() if len(own) == 1]
+    twice = [name for name, own in seeds.items() if len(set(own)) < len(own)]
+    if single and len(single) == len(seeds):
+        told = say("Each recipe was trained with one seed: the intervals do not hold what another seed would give.")
+        said.append(told)
+    elif single:
+        names = ", ".join(single)
+        told = say(
+            "Trained with one seed, so that intervals do not hold what another would give: {names}.", names=names
+        )
+        said.append(told)
+    if twice:
+        names = ", ".join(twice)
+        said.append(say("Several runs have the same seed, and count as if they had not: {names}.", names=names))
+    return said
+
+
+def families(runs: Sequence[Run], option: str) -> dict[str, list[int]]:
+    """Give the positions of the runs that differ in their seed and an option, such as mode.shots, alone, by name."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for place, run in enumerate(runs):
+        found.setdefault(without(option, run.record, run.config), []).append(place)
+    names = [name or runs[places[0]].recipe for (_, name), places in found.items()]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({place})" for place, name in enumerate(names, 1)]
+    return dict(zip(names, found.values(), strict=True))

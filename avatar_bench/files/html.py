@@ -1,0 +1,60 @@
+"""Pages: how the data card and the report turn templates into HTML and Markdown that no text in them can leave."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+_CODE = re.compile(r"`([^`]+)`")
+_SPACE = re.compile(r"\s+")
+_MARKS = re.compile(r"([\\`*_\[\]#!|~$])")
+
+
+def web() -> Environment:
+    """Give an environment in which every text is escaped for HTML; `sha256` is for a page's Content-Security-Policy."""
+    environment = _environment(autoescape=True)
+    environment.filters["sha256"] = _sha256
+    environment.filters["code"] = _code
+    return environment
+
+
+def markdown() -> Environment:
+    """Give an environment in which every value is escaped for Markdown, and for the HTML that Markdown may hold."""
+    environment = _environment(autoescape=False, finalize=escape_markdown)
+    environment.filters["code"] = _marked_code
+    return environment
+
+
+def escape_markdown(value: Any) -> str:
+    """Give a value as plain text of one line that no Markdown or HTML in it can leave."""
+    if isinstance(value, Markup):
+        return value
+    return _escaped(str(value).strip())
+
+
+def _escaped(text: str) -> Markup:
+    return Markup(_MARKS.sub(r"\\\1", html.escape(_SPACE.sub(" ", text), quote=False)))
+
+
+def _environment(**options: Any) -> Environment:
+    loader = PackageLoader("avatar_bench.reporting", "templates")
+    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _code(text: str) -> Markup:
+    """Give a text of our own with what stands between backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", html.escape(text)))
+
+
+def _marked_code(text: str) -> Markup:
+    return Markup("".join(f"`{part}`" if odd % 2 else _escaped(part) for odd, part in enumerate(_CODE.split(text))))

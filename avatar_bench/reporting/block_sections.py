@@ -1,0 +1,257 @@
+"""Blocks: a section of the report for each block, with its figures side by side and how to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from avatar_bench.i18n import say, translate
+from avatar_bench.reporting import definitions, report_text
+from avatar_bench.reporting.captions import alternative, caption, in_order
+from avatar_bench.reporting.headings import heading, interval_name, table_title
+from avatar_bench.reporting.number_format import metric_cell
+from avatar_bench.reporting.page_links import Files
+from avatar_bench.reporting.saved_result import ROWS, Saved
+from avatar_bench.reporting.saved_tables import Looks, lay_out, turned
+from avatar_bench.reporting.study import Model, Study
+from avatar_bench.reporting.tables import Row, Table, column, fit_scale
+
+MAIN = {  # what stands in the table of a block: patterns of metric names; of others the first ones
+    "blind_test": (
+        *("accuracy", "accuracy_by_source", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
+        *("recall/*", "precision/*"),
+    ),
+    "robustness": ("robustness", "clean", "noise", "blur", "brightness", "rotation", "jpeg", "mean_over_severities"),
+    "calibration": ("ece_15", "ece_floor", "scaled/ece_15", "nll", "brier", "temperature", "aurc", "coverage/*"),
+    "out_of_domain": ("auroc/*/energy", "accuracy/*", "mean_confidence/*"),
+    "efficiency": (
+        "latency_ms/b1",
+        "images_per_second/b1",
+        "end_to_end_images_per_second",
+        "params_m",
+        "peak_memory_mb",
+    ),
+    "prior_shift": ("accuracy/*", "macro_f1/*"),
+}
+_FIRST = 8  # metrics of a block that MAIN does not know
+_MAIN_TABLES = (  # of comparisons, each open in the page and on paper
+    *("overview/runs", "significance/pairs", "ensemble_diversity/pairs", "cam_overlap/classes"),
+    *("leave_one_source_out/summary", "shots/curve", "transformers/recipes", "transformers/pairs"),
+)
+_WIDE, _FEW = 10, 9  # a table of more columns is turned where it has so few rows
+_COLUMNS = {  # of wide tables those that are read; the CSV has all
+    "significance/pairs": ("a", "b", "difference", "p_holm", "told_apart", "needed", "only_a_right", "only_b_right"),
+    "ensemble_diversity/pairs": ("a", "b", "agreement", "kappa", "q_statistic", "double_fault", "error_correlation"),
+    "transformers/recipes": (
+        *(
+            "recipe",
+            "family",
+            "start",
+            "trained_with",
+            "sam",
+            "seeds",
+            "params_m",
+            "accuracy",
+            "macro_f1",
+            "ece",
+            "robustness",
+        ),
+        *("latency_ms", "peak_memory_mb", "train_seconds", "passes_per_step"),
+    ),
+    "transformers/pairs": (
+        *("changed", "a", "b", "epochs"),
+        *("difference", "low", "high", "p_holm", "told_apart", "detectable"),
+    ),
+    "transformers/study": (
+        *("block", "network", "typed_accuracy", "typed_params_m", "typed_seconds"),
+        *("recipe", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "reason", "where"),
+    ),
+    "transformers/history": (
+        "network",
+        "year",
+        "published_top1",
+        "published_params_m",
+        "training",
+        "citation",
+        "paper",
+    ),
+    "ensemble/strategies": ("strategy", "members", "accuracy", "macro_f1", "gain", "gain_macro_f1", "nll", "ece"),
+}
+
+
+@dataclass
+class Shown:
+    """Hold a figure as it is shown: its file, words, addresses, and the model that it is of."""
+
+    file: Path
+    alt: str
+    caption: str
+    png: str | None
+    svg: str | None
+    model: str | None = None
+
+
+@dataclass
+class Part:
+    """What a block says of one set: tables, figures by name, and links to further tables and folders of images."""
+
+    name: str
+    tables: list[Table] = field(default_factory=list)
+    figures: dict[str, list[Shown]] = field(default_factory=dict)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    folders: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Section:
+    """A block's title, how to read it, what its terms mean, and its parts, one a set."""
+
+    block: str
+    title: str
+    reading: str
+    terms: list[tuple[str, str]]
+    parts: list[Part]
+
+
+def comparison_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
+    """Give a section for each block that compares runs."""
+    blocks = report_text.in_order({block for _, block in study.comparisons}, report_text.COMPARISONS)
+    return [_section(block, _compared(study, block, files, looks)) for block in blocks]
+
+
+def run_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
+    """Give a section for each block that reads one run, all models side by side."""
+    blocks = report_text.in_order({block for model in study.models for _, block in model.results}, report_text.BLOCKS)
+    return [_section(block, _judged(study, block, files, looks)) for block in blocks]
+
+
+def _section(block: str, parts: Iterable[Part]) -> Section:
+    return Section(
+        block, report_text.title(block), report_text.reading(block), definitions.of_block(block), list(parts)
+    )
+
+
+def metric_table(model: Model) -> Table:
+    """Give every figure of a model, a row each."""
+    columns = [
+        *(column(say("figure")), column(say("block")), column(say("set")), column(say("value"), True, bars=False)),
+        *(column(say("units"), True), column(say("interval")), column(say("better"))),
+    ]
+    better = {True: say("high"), False: say("low"), None: ""}
+    rows = [
+        Row([name, block, of, metric_cell(metric), metric.n, interval_name(metric), better[metric.higher_is_better]])
+        for (of, block), saved in model.results.items()
+        for name, metric in saved.result.metrics.items()
+    ]
+    return Table(f"metrics_{model.label}", say("Every figure of {model}", model=model.label), columns, rows)
+
+
+def _compared(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Part]:
+    for name in study.sets:
+        saved = study.comparisons.get((name, block))
+        if saved is None:
+            continue
+        addresses = files.of(saved)
+        part = Part(name, notes=[translate(str(warning)) for warning in saved.result.warnings])
+        tables = [*_saved_tables(saved, addresses, part, looks), _metrics(saved)]
+        part.tables = sorted(tables, key=lambda table: not table.main)
+        part.figures = {figure: [_shown(saved, figure, addresses, "")] for figure in in_order(block, saved.figures)}
+        yield part
+
+
+def _judged(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Part]:
+    for name in study.sets:
+        found = study.of_block(name, block)
+        if not found:
+            continue
+        part = Part(name)
+        addresses = {label: files.of(saved) for label, saved in found.items()}
+        for fingerprint in dict.fromkeys(saved.fingerprint for saved in found.values()):
+            same = {label: saved for label, saved in found.items() if saved.fingerprint == fingerprint}
+            part.tables.append(_side_by_side(same, block, name, fingerprint if len(same) < len(found) else "", looks))
+        figures = {figure for saved in found.values() for figure in saved.figures}
+        for figure in in_order(block, figures):
+            owners = [(label, saved) for label, saved in found.items() if figure in saved.figures]
+            part.figures[figure] = [_shown(saved, figure, addresses[label], label) for label, saved in owners]
+        part.folders = [
+            (say("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), files.link(saved.folder / folder))
+            for label, saved in found.items()
+            for folder, n in saved.image_folders.items()
+        ]
+        yield part
+
+
+def _side_by_side(found: dict[str, Saved], block: str, name: str, fingerprint: str, looks: Looks) -> Table:
+    """Lay out the main figures of a block, a row a model."""
+    metrics = _main(block, [saved.result.metrics for saved in found.values()])
+    columns = [column(say("model"))]
+    for metric in metrics:
+        better = next((m.higher_is_better for s in found.values() if (m := s.metric(metric)) is not None), None)
+        direction = {True: "higher", False: "lower", None: None}[better]
+        columns.append(column(heading(metric), True, direction, key=metric))
+    rows = []
+    for label, saved in found.items():
+        cells = [metric_cell(saved.metric(metric)) for metric in metrics]
+        earlier = saved.result.provenance.get("against")
+        beside = {"soft": say("against {place}", place=earlier)} if earlier else {}
+        rows.append(Row([{"text": label, **looks[label], **beside}, *cells], label))
+    fit_scale(columns[1:], [Row(row.cells[1:]) for row in rows])
+    n = next(iter(found.values())).result.n
+    text = say("Main metrics on {set}, {n} images", set=name, n=n)
+    if fingerprint:
+        text = say("{images}, of the fingerprint {fingerprint} alone", images=text, fingerprint=fingerprint)
+    return Table(f"{block}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
+
+
+def _main(block: str, found: Sequence[dict[str, Any]]) -> list[str]:
+    """Give the names of the main figures of a block, in the order of its patterns."""
+    names = list(dict.fromkeys(name for metrics in found for name in metrics))
+    patterns = MAIN.get(block)
+    if patterns is None:
+        return names[:_FIRST]
+    chosen = (name for pattern in patterns for name in names if fnmatchcase(name, pattern))
+    return list(dict.fromkeys(name for name in chosen if name.count("/") == _depth(patterns, name))) or names[:_FIRST]
+
+
+def _depth(patterns: Iterable[str], name: str) -> int:
+    """Give how many levels a name is to have: * in a pattern stands for one level."""
+    return next(pattern.count("/") for pattern in patterns if fnmatchcase(name, pattern))
+
+
+def _metrics(saved: Saved) -> Table:
+    result = saved.result
+    columns = [column(say("figure")), column(say("value"), True), column(say("units"), True), column(say("interval"))]
+    rows = [Row([name, metric_cell(one), one.n, interval_name(one)]) for name, one in result.metrics.items()]
+    fit_scale(columns[1:2], [Row(row.cells[1:2]) for row in rows])
+    text = say("All metrics on {set}", set=result.set)
+    return Table(f"{result.block}_{result.set}", text, columns, rows)
+
+
+def _saved_tables(saved: Saved, addresses: dict[str, str], part: Part, looks: Looks) -> Iterator[Table]:
+    """Show the short tables of a comparison, and link to the long ones."""
+    block, of = saved.result.block, saved.result.set
+    for name, table in saved.result.tables.items():
+        href = addresses.get(f"{name}.csv")
+        if not len(table):
+            continue
+        if len(table) <= ROWS:
+            text = say("{table}, on {set}", table=table_title(block, name), set=of)
+            only = _COLUMNS.get(f"{block}/{name}", ())
+            shown = lay_out(table, f"{block}_{of}_{name}", text, looks, only)
+            shown.href, shown.notes = href, say("The CSV has more columns.") if only else None
+            shown = turned(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
+            shown.main = f"{block}/{name}" in _MAIN_TABLES
+            yield shown
+        elif href:
+            part.links.append((f"{name}.csv", href))
+
+
+def _shown(saved: Saved, figure: str, addresses: dict[str, str], label: str) -> Shown:
+    alt = alternative(saved.result, figure, label)
+    png, svg = addresses.get(f"{figure}.png"), addresses.get(f"{figure}.svg")
+    text = label or caption(saved.result.block, figure)
+    return Shown(saved.folder / f"{figure}.png", alt, text, png, svg, label or None)

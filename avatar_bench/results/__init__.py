@@ -1,0 +1,1 @@
+"""Predictions and results as they are saved."""

@@ -1,0 +1,131 @@
+"""Predictions: what one network said of one set of images, in the checkpoint's class order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from avatar_bench.errors import CheckpointError, DivergedError
+from avatar_bench.files.atomic_write import whole
+from avatar_bench.files.checkpoint_container import open_stored
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Hold N images, C classes and D features.
+
+    `logits` (N, C) and `embeddings` (N, D) are float32; `targets` (N,) are class indices, -1 where the true
+    class is not known; `paths`, `groups`, `sources` (N,) are strings; `temperature` divides the logits.
+    Where `has_logits` is False, only probabilities are known: `logits` are their logarithm up to a constant for each
+    image, so that softmax and log-loss are right, and no score may be taken from their level, as energy is.
+    """
+
+    classes: tuple[str, ...]
+    logits: Floats
+    embeddings: Floats
+    targets: NDArray[np.int64]
+    paths: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    sources: NDArray[np.str_]
+    temperature: float = 1.0
+    has_logits: bool = True
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.logits).all():
+            bad = int(np.flatnonzero(~np.isfinite(self.logits).all(axis=1))[0])
+            raise DivergedError(
+                f"The network gave a logit that is not a finite number, first for {self.paths[bad]}.",
+                "Every figure from it would be void: train again with a smaller lr, or without mixed precision.",
+            )
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def probabilities(self) -> Floats:
+        """Give the softmax of logits / temperature, (N, C) float64, each row summing to 1."""
+        return np.asarray(softmax(self.logits.astype(np.float64) / self.temperature, axis=1))
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Give the index of the most probable class, (N,); the first of equals."""
+        return np.asarray(self.logits.argmax(axis=1))
+
+    @property
+    def confidence(self) -> Floats:
+        """Give the largest probability of each image, (N,), from 1/C to 1."""
+        return np.asarray(self.probabilities.max(axis=1))
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Tell where the predicted class is the true one, (N,); False where the true class is not known."""
+        return np.asarray(self.predicted == self.targets)
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Predictions:
+        """Give the Predictions of some rows, by index or mask."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+
+    def in_order(self, classes: Sequence[str]) -> Predictions:
+        """Give the Predictions with the same classes in another order, by name."""
+        if tuple(classes) == self.classes:
+            return self
+        place = [self.classes.index(name) for name in classes]
+        moved = np.append(np.argsort(place), -1)  # -1, a target that is not known, stays the last
+        return replace(self, classes=tuple(classes), logits=self.logits[:, place], targets=moved[self.targets])
+
+    def save(self, file: Path) -> None:
+        """Write one .npz without pickle, complete or not at all."""
+        with whole(file, alone=False) as part, part.open("wb") as stream:
+            np.savez(
+                stream,
+                classes=np.array(self.classes, dtype=np.str_),
+                temperature=np.float64(self.temperature),
+                has_logits=np.bool_(self.has_logits),
+                **{name: getattr(self, name) for name in _ARRAYS},
+            )
+
+    @classmethod
+    def load(cls, file: Path) -> Predictions:
+        """Read what `save` wrote; never unpickles. Raise CheckpointError where it is missing or anything else."""
+        try:
+            with file.open("rb") as stream, open_stored(stream):
+                stream.seek(0)
+                with np.load(stream, allow_pickle=False) as stored:
+                    arrays = {name: stored[name] for name in ("classes", "temperature", *_ARRAYS)}
+                    return cls._whole(arrays, bool(stored.get("has_logits", True)))  # older files are of networks
+        except Exception as error:  # zip, header and number errors of many types
+            raise CheckpointError(f"{file} holds no predictions ({type(error).__name__}).", "Delete it.") from error
+
+    @classmethod
+    def _whole(cls, arrays: dict[str, NDArray[Any]], has_logits: bool) -> Predictions:
+        """Build Predictions from arrays as they were stored; raise ValueError where they do not go together."""
+        classes = tuple(map(str, arrays.pop("classes")))
+        temperature = float(arrays.pop("temperature"))
+        rows = len(arrays["logits"])
+        known = all(kind in arrays[name].dtype.kind and arrays[name].ndim == n for name, (kind, n) in _KINDS.items())
+        if not known or {len(array) for array in arrays.values()} != {rows} or not 0 < temperature < np.inf:
+            raise ValueError("arrays of other shapes or types")
+        targets = arrays["targets"]
+        if arrays["logits"].shape[1] != len(classes) or ((targets < -1) | (targets >= len(classes))).any():
+            raise ValueError("other classes")
+        return cls(classes=classes, temperature=temperature, has_logits=has_logits, **arrays)
+
+
+_SINGLE = ("classes", "temperature", "has_logits")
+_ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in _SINGLE)
+
+_KINDS = {"logits": ("f", 2), "embeddings": ("f", 2), "targets": ("i", 1)}  # of each array, its type and its axes
+_KINDS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))
+
+
+def strings(values: Iterable[str]) -> NDArray[np.str_]:
+    """Give a fixed-width string array, which numpy stores without pickle."""
+    return np.array(list(values), dtype=np.str_)

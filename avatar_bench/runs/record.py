@@ -1,0 +1,228 @@
+"""Records of Runs: what their run.json files say, read without opening a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.console.terminal import printable, tell
+from avatar_bench.files.atomic_write import write_text
+
+RECORD = "run.json"
+ENSEMBLE = "ensemble.json"
+BEST = "best.ckpt"
+BACKBONE = "backbone.safetensors"  # of a pretraining
+METRIC = "val/macro_f1"
+RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that others may not be called
+ENDED = ("failed", "interrupted", "diverged")  # how a run ends that is not finished
+
+
+LARGEST = 64 * 1024**2  # bytes, of a file of JSON
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/|(hf[-_]hub|local-dir|timm):")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Hold one run.json: `changed` is its time of change in seconds since 1970, `data` its content."""
+
+    folder: Path
+    changed: float
+    data: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        """Give running, finished, interrupted, failed, diverged, or unreadable."""
+        return str(self.data.get("status", "unreadable"))
+
+    @property
+    def macro_f1(self) -> str:
+        """Give val macro-F1 to four digits, or a dash."""
+        metrics = self.data.get("metrics")
+        return _number(metrics.get(METRIC) if isinstance(metrics, dict) else None, ".4f")
+
+    @property
+    def seconds(self) -> str:
+        """Give how long the Run took, in whole seconds, or a dash."""
+        return _number(self.data.get("seconds"), ".0f")
+
+    def choice(self, group: str, key: str) -> str:
+        """Give a name from run.json, else from the run's config.yaml, or a dash."""
+        value = self.data.get(group) or read_config(self.folder).get(group)
+        return str((value.get(key) if isinstance(value, dict) else value) or "-")
+
+
+def read_records(root: Path) -> list[Record]:
+    """Give the Runs at a folder or up to two levels below it, sorted by folder."""
+    files = {file for pattern in ("run.json", "*/run.json", "*/*/run.json") for file in root.glob(pattern)}
+    return [_read(file) for file in sorted(files)]
+
+
+def folder_name(text: str) -> str:
+    """Give a text as a folder's name: letters, digits and . + - _, which no shell and no option takes amiss."""
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "unnamed"
+
+
+def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
+    """Give the checkpoint file and the run folder that a path means, None for a file outside a run folder.
+
+    The path is a run folder, whose best checkpoint is meant, a .ckpt file, or an exported .safetensors file. Raises
+    CheckpointError on anything else.
+    """
+    refuse_address(str(path), option)
+    if os.path.isdir(path):
+        if not (path / RECORD).is_file():
+            raise CheckpointError(
+                f"{option}={path} is not a run folder: it holds no {RECORD}.",
+                "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
+            )
+        checkpoint = path / "checkpoints" / BEST
+        if read_record(path).get("command") == "pretrain":
+            raise CheckpointError(
+                f"{option}={path} is a pretrained backbone, which knows no classes.",
+                f"Train from it first: avatar-bench train model.weights={path / BACKBONE}",
+            )
+        if not os.path.isfile(checkpoint):
+            status = read_record(path).get("status", "unknown")
+            raise CheckpointError(
+                f"{path} holds no checkpoints/best.ckpt; its status is {status}.",
+                f"Finish it with: avatar-bench train resume={path}",
+            )
+        return checkpoint, path
+    if not os.path.isfile(path):
+        told = "is no file and no folder" if os.path.lexists(path) else "does not exist"
+        raise CheckpointError(
+            f"{option}={path} {told}.",
+            "Expected a run folder, a .ckpt or an exported .safetensors file. See: avatar-bench list runs",
+        )
+    folder = path.parent.parent
+    inside = path.parent.name == "checkpoints" and (folder / RECORD).is_file()
+    return path, folder if inside else None
+
+
+def refuse_address(text: str, option: str) -> None:
+    """Raise CheckpointError on an address, such as https://HOST/x.ckpt, unless a file is called so: none is opened."""
+    if _ADDRESS.match(text) and not os.path.lexists(text):
+        raise CheckpointError(
+            f"{option}={text} is an address, and checkpoints are read from files alone.",
+            "Download it first, and give the file's path.",
+        )
+
+
+def check_run(path: Path) -> None:
+    """Raise CheckpointError where a path is no run folder, .ckpt file or folder of an ensemble."""
+    if not os.path.isfile(path / ENSEMBLE):
+        locate(path)
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Give the run folders below a folder, the newest last; pretrainings are none."""
+    folders = [file.parent for file in root.rglob(RECORD)] if root.is_dir() else []
+    records = {folder: read_record(folder) for folder in folders}
+    runs = [folder for folder, record in records.items() if record.get("command") != "pretrain"]
+    return sorted(runs, key=lambda folder: (records[folder].get("started", ""), str(folder)))
+
+
+def newest_run(root: Path) -> Path:
+    """Give the newest run folder below `root` that holds a best checkpoint; raise CheckpointError where none does."""
+    runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / BEST).is_file()]
+    if not runs:
+        raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or say ckpt=RUN")
+    return runs[-1]
+
+
+def newest_of_all() -> Path:
+    """Give the newest run below runs/, and name it on stderr; raise CheckpointError where there is none."""
+    newest = newest_run(Path("runs"))
+    tell(f"ckpt={newest} (the newest run)", file=sys.stderr)
+    return newest
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read a run folder's run.json; raise CheckpointError where it is damaged."""
+    try:
+        record = read_json(folder / RECORD)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{folder / RECORD} is not the record of a run.")
+    for name, kinds in _KINDS.items():
+        if not isinstance(record.get(name), (*kinds, type(None))):
+            raise CheckpointError(f"{folder / RECORD}: {name} is of another kind than a run's.", "It is damaged.")
+    return record
+
+
+def read_json(file: Path) -> Any:
+    """Read a file of strict JSON; raise OSError or ValueError on one that is damaged, too large or nested too deep."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file.name} is no file")
+    with file.open("rb") as stream:
+        data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST:,} bytes")
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a run folder's config.yaml as plain values; empty where there is none that can be read."""
+    from avatar_bench.files.yaml_io import read_yaml  # imports yaml, which most commands do without
+
+    try:
+        config = read_yaml(folder / "config.yaml")
+    except ConfigError:
+        config = None
+    return config if isinstance(config, dict) else {}
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write a run folder's run.json, complete or not at all."""
+    write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "status": (str,),
+    "started": (str,),
+    "name": (str,),
+    "data": (dict,),
+    "split": (dict,),
+    "init": (dict,),
+    "metrics": (dict,),
+    "classes": (list,),
+    "stages": (list,),
+    "versions": (dict,),
+    "seconds": (int, float),
+    "train_seconds": (int, float),
+    "checkpoint_sha256": (str,),
+}
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Lay out rows of equal length, the first the heading, in columns two spaces apart."""
+    rows = [tuple(map(printable, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _read(file: Path) -> Record:
+    try:
+        data = read_json(file)
+    except (OSError, ValueError):  # a run that was killed while it wrote
+        data = {}
+    return Record(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {})
+
+
+def _number(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else "-"

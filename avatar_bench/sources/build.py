@@ -1,0 +1,345 @@
+"""Data sets built from a recipe of sources: read once, kept by content, and gone on with after an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from avatar_bench.config.catalogue import did_you_mean
+from avatar_bench.console.terminal import tell
+from avatar_bench.data.dataset import files_of, read_dataset
+from avatar_bench.data.decoding import decode
+from avatar_bench.data.fingerprints import fingerprint_files
+from avatar_bench.data.splits import FOLDS, SplitPlan
+from avatar_bench.errors import ConfigError, DataError, OutputError
+from avatar_bench.files import package_files
+from avatar_bench.sources.curation import Curated, Rules, curate
+from avatar_bench.sources.dataset_files import (
+    SIDES,
+    WORK,
+    Summary,
+    is_whole,
+    read_recipe,
+    read_sides,
+    summarise,
+    write_recipe,
+    write_tables,
+)
+from avatar_bench.sources.readers import KINDS, check_source, fetch_all
+from avatar_bench.sources.readers.reader import Job, Source
+from avatar_bench.sources.refusals import OtherSet, Sides
+from avatar_bench.sources.store import Journal, Making, prune, put
+
+VERSION = 2  # of what is done to a picture; a change makes data sets of the same recipe different
+SPLIT = ("by", "seed", "folds", "held_out")  # of the plan
+THREADS = min(8, os.cpu_count() or 1)  # that read, decode and hash
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Say what a data set is built from and how.
+
+    `sources` maps names to the yaml of conf/source; those named in `blind` make its blind set, those in `ood` the
+    out-of-domain set of each name. `equalise` is "jpeg", or None to keep files as they are. `against` maps names to
+    folders or manifests of pictures that it must not hold.
+    """
+
+    sources: Mapping[str, Source]
+    blind: tuple[str, ...] = ()
+    equalise: str | None = None
+    against: Mapping[str, str] = field(default_factory=dict)
+    per_class: int | None = None
+    per_source: int | None = None
+    plan: SplitPlan = field(default_factory=lambda: SplitPlan(by="group"))
+    ood: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Give the recipe as JSON holds it; data sets of earlier versions know no `ood`."""
+        said = {key: value for key, value in asdict(self).items() if key != "ood" or value}
+        return dict(json.loads(json.dumps(said, sort_keys=True, default=str)))
+
+    @property
+    def kept_out(self) -> tuple[str, ...]:
+        """Give the sources that are not trained on."""
+        return (*self.blind, *(source for sources in self.ood.values() for source in sources))
+
+
+def demo_root() -> Path:
+    """Give the folder of the demo data set, in the cache."""
+    return package_files.cache_root() / "demo"
+
+
+def ensure_demo(data: Mapping[str, Any]) -> Summary:
+    """Build the demo that `data` (conf/data/demo.yaml) describes, if need be.
+
+    `manifest.csv` and `blind.csv` lie in the `out` of the Summary. A demo in the cache that is of an earlier recipe
+    is built anew. Raise as `build` does.
+    """
+    own = data.get("prepare") or {}
+    recipe = Recipe(
+        data["sources"],
+        tuple(data["blind_sources"]),
+        own.get("equalise"),
+        plan=SplitPlan(by="group", folds=own.get("folds") or FOLDS),
+        ood={name: tuple(sources) for name, sources in (data.get("ood_sources") or {}).items()},
+    )
+    if data.get("root"):
+        return build(recipe, Path(data["root"]))
+    return build(recipe, demo_root(), afresh=True)
+
+
+def build(recipe: Recipe, out: Path, *, update: bool = False, afresh: bool = False) -> Summary:
+    """Read every source that is new, and write the data set `out`: images/, manifest.csv, blind.csv and what they lack.
+
+    A finished data set of the same recipe and the same sources is left as it is. One that was interrupted is gone on
+    with. `update` takes in what has changed, and moves no picture to another side of the split; `afresh` may (the
+    demo in the cache). Raise ConfigError for a recipe that makes no sense, DataError for a source that cannot be had
+    or gives nothing, OutputError for an `out` that cannot be written, or holds something else.
+    """
+    _check(recipe, out)
+    states = _states(recipe)
+    wanted = {"version": VERSION, "recipe": recipe.plain(), "states": states}
+    try:
+        _check_place(out)
+        if _is_done(out, wanted, update):
+            return summarise(out, built=False)
+        with _lock(out):
+            if _is_done(out, wanted, update):  # another process was faster
+                return summarise(out, built=False)
+            _check_found(out, wanted, update, afresh)
+            earlier = {} if afresh else read_sides(out)
+            curated = _assemble(out, recipe, states, earlier, update)
+            write_tables(out, recipe.sources, curated, earlier)
+            write_recipe(out, wanted)
+            _say(curated)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}", "Give another: out=DIR") from error
+    return summarise(out, built=True)
+
+
+def _check(recipe: Recipe, out: Path) -> None:
+    if not recipe.sources:
+        raise ConfigError("there are no sources to build from.", "Give data=demo or source=NAME")
+    for name, source in recipe.sources.items():
+        check_source(name, source)
+        for root in (source.get("root"), *(source.get("roots") or {}).values()):
+            if source["kind"] == "folder" and root and out.resolve().is_relative_to(Path(root).expanduser().resolve()):
+                raise ConfigError(
+                    f"out={out} lies in the folder that source.{name} is read from.", "Give a folder beside it: out=DIR"
+                )
+
+
+def _states(recipe: Recipe) -> dict[str, str]:
+    """Give what tells whether a source, or a set that must be kept apart, is still what it was."""
+    for name, path in recipe.against.items():
+        if not Path(path).exists():
+            raise DataError(f"against.{name}: {path} does not exist.", "Expected a folder or a manifest.")
+    states = {f"source.{name}": KINDS[source["kind"]].state(source) for name, source in recipe.sources.items()}
+    return states | {
+        f"against.{name}": read_dataset(Path(path), name).fingerprint for name, path in recipe.against.items()
+    }
+
+
+def _check_place(out: Path) -> None:
+    ours = (out / WORK).is_dir() or (out / "recipe.json").is_file()
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} holds something else than a data set made by prepare.", "Give a new folder: out=DIR")
+
+
+def _is_done(out: Path, wanted: Mapping[str, Any], update: bool) -> bool:
+    """Say whether nothing is to be done; an update tries again what a server refused."""
+    if read_recipe(out) != wanted or not is_whole(out):
+        return False
+    return not (update and any(_was_refused(out, *item) for item in wanted["recipe"]["sources"].items()))
+
+
+def _was_refused(out: Path, name: str, source: Source) -> bool:
+    return source["kind"] == "urls" and Journal.has_refused(_journal_file(out, name))
+
+
+def _journal_file(out: Path, name: str) -> Path:
+    return out / WORK / f"{name}.jsonl"
+
+
+def _check_found(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
+    """Refuse to change a finished data set without being told to, and ever to move its pictures."""
+    found = read_recipe(out)
+    if found is None or found == wanted or afresh:
+        return
+    changed = sorted(name for name, state in wanted["states"].items() if found.get("states", {}).get(name) != state)
+    if not update and found.get("recipe") == wanted["recipe"] and changed:
+        raise OutputError(f"{out}: {changed[0]} has changed since.", "Take the changes in with update=true")
+    if not update:
+        raise OutputError(f"{out} is a data set of another recipe.", "Change it with update=true, or give out=DIR")
+    before, now = found.get("recipe", {}), wanted["recipe"]
+    known = set(before.get("sources", {}))
+    plans = ({key: plan.get(key) for key in SPLIT} for plan in (before.get("plan", {}), now["plan"]))
+    blind = (sorted(known & set(recipe.get("blind", ()))) for recipe in (before, now))
+    for option, (then, given) in (("split", plans), ("blind", blind)):
+        if then != given:
+            told = ", ".join(f"{key}={value}" for key, value in then.items()) if isinstance(then, dict) else then
+            raise OutputError(
+                f"{out}: update=true moves no picture to another side, so {option} must stay as it was: {told}.",
+                "Give a new folder: out=DIR",
+            )
+    if not (out / SIDES).is_file():
+        raise OutputError(
+            f"{out} has lost its {SIDES}, which says on which side its pictures are.", "Give a new folder: out=DIR"
+        )
+
+
+def _assemble(out: Path, recipe: Recipe, states: Mapping[str, str], earlier: Sides, update: bool) -> Curated:
+    """Read what is not stored yet, and decide what makes the data set."""
+    fetch_all(list(recipe.sources.values()))
+    journals = {name: _read(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
+    stored = _table(recipe, journals)
+    _check_kept_out(recipe, stored)
+    rules = Rules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan, recipe.ood)
+    files = [out / str(path) for path in stored["path"]]
+    curated = curate(stored, rules, lambda row: decode(files[row]), _others(recipe), earlier)
+    refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _refused(journals[name])]
+    curated.refused = refused + curated.refused
+    if curated.frame["blind"].all():
+        why = "; ".join(reason for _, reason in curated.refused[:2]) or "every source is blind."
+        raise DataError("no picture is left for training.", why)
+    (out / "recipe.json").unlink(missing_ok=True)  # from here on the files are those of no finished data set
+    prune(out, set(stored["path"]))
+    for file in (out / WORK).glob("*.jsonl"):
+        if file.stem not in recipe.sources:
+            file.unlink()
+    return curated
+
+
+def _check_kept_out(recipe: Recipe, stored: pd.DataFrame) -> None:
+    known = sorted(set(stored["source"]) | set(recipe.sources))
+    if unknown := sorted(set(recipe.kept_out) - set(known)):
+        nearest = did_you_mean(unknown[0], known)
+        option = "blind" if unknown[0] in recipe.blind else "ood"
+        raise ConfigError(
+            f"{option}: there is no source {unknown[0]!r}. {nearest}".strip(), f"There are: {', '.join(known)}"
+        )
+
+
+def _read(out: Path, name: str, recipe: Recipe, state: str, update: bool) -> Journal:
+    """Store the pictures of one source that are not stored yet."""
+    source = recipe.sources[name]
+    text = json.dumps([VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
+    again = update and _was_refused(out, name, source)
+    journal = Journal.open(_journal_file(out, name), package_files.digest(text.encode()), out, again)
+    if journal.complete:
+        return journal
+    tell(
+        f"{name}: {source['label'] or 'several classes'}, {source['author']}; licence: {source['licence']}",
+        file=sys.stderr,
+    )
+    place = out / WORK / "sources" / name
+    place.mkdir(parents=True, exist_ok=True)
+    refused: list[tuple[str, str]] = []
+    job = Job(name, source, place, {row["name"] for row in journal.rows}, refused)
+    making = Making(name, source["label"], recipe.equalise, bool(source.get("rasterise")))
+    pictures = KINDS[source["kind"]].read(job)
+    made = _in_order(lambda picture: put(picture, making, out), pictures)
+    for row in tqdm(made, name, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()):
+        journal.add(row)
+    if not any("path" in row for row in journal.rows):
+        why = "; ".join(f"{file}: {reason}" for file, reason in (refused + _refused(journal))[:2])
+        raise DataError(f"source.{name} gave no picture that can be used.", f"{why or 'Look at its options.'}")
+    journal.close(refused)
+    return journal
+
+
+def _in_order(function: Callable[[Any], Any], items: Iterable[Any], ahead: int = 64) -> Iterator[Any]:
+    """Apply a function in threads, a few items ahead of what is asked for, and give the results in order."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting: deque[Any] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _refused(journal: Journal) -> list[tuple[str, str]]:
+    return sorted([*journal.refused, *((row["name"], row["reason"]) for row in journal.rows if "reason" in row)])
+
+
+def _table(recipe: Recipe, journals: Mapping[str, Journal]) -> pd.DataFrame:
+    """Lay the stored pictures of all sources into one table, those to train on first."""
+    rows = []
+    for name in sorted(recipe.sources, key=lambda name: name in recipe.kept_out):
+        source = recipe.sources[name]
+        good = sorted((row for row in journals[name].rows if "path" in row), key=lambda row: str(row["name"]))
+        rows += [_row(name, source, row) for row in good]
+    return pd.DataFrame(rows)
+
+
+def _row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
+    own = row.get("source", name)
+    return {
+        **{key: row[key] for key in ("path", "sha256", "origin_sha256", "pixels", "phashes", "width", "height")},
+        **{key: row[key] for key in ("format", "jpeg_quality")},
+        **{key: row.get(key) or source[key] for key in ("label", "licence", "author", "generator")},
+        "source": own,
+        "recipe_source": name,
+        "group": row.get("shared_group") or f"{own}:{row.get('group') or row['name']}",
+        "split": row.get("split", ""),
+        "url": row.get("url") or source["homepage"],
+        "origin": row["name"],
+    }
+
+
+def _others(recipe: Recipe) -> list[OtherSet]:
+    return [_other(name, Path(path)) for name, path in recipe.against.items()]
+
+
+def _other(name: str, path: Path) -> OtherSet:
+    dataset = read_dataset(path, name)
+    prints = fingerprint_files(files_of(dataset))
+    rows = [row for row, found in enumerate(prints) if not isinstance(found, DataError)]
+    frame = dataset.frame.iloc[rows]
+
+    def image(row: int) -> NDArray[np.uint8]:
+        return dataset.image(rows[row])
+
+    kept: list[Any] = [prints[row] for row in rows]
+    return OtherSet(name, list(frame["path"]), list(frame["label"]), list(frame["sha256"]), kept, image)
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """Let one process at a time build in a folder; the others wait, and say so."""
+    (out / WORK).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / WORK / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(f"another process is building {out}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _say(curated: Curated) -> None:
+    for note in curated.notes:
+        tell(note, file=sys.stderr)
+    table = curated.frame[~curated.frame["blind"]]
+    counts = pd.crosstab(table["label"], table["split"])
+    for label, row in counts.iterrows():
+        tell(f"  {label}: {', '.join(f'{split} {n}' for split, n in row.items())}", file=sys.stderr)

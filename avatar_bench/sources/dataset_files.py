@@ -1,0 +1,145 @@
+"""The files of a data set that prepare writes, each whole or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from avatar_bench.files.csv_io import csv_text, read_csv
+from avatar_bench.sources.curation import Curated
+from avatar_bench.sources.dataset_kinds import OOD, ood_file
+from avatar_bench.sources.readers.reader import DESCRIPTION, Source
+from avatar_bench.sources.refusals import BLIND, EXACT, GROUP, Sides
+
+COLUMNS = (
+    *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
+    *("format", "jpeg_quality", "licence", "author", "url", "origin"),
+)
+WORK = ".prepare"  # journals, downloads, sides and the lock
+SIDES = f"{WORK}/sides.csv"
+SAID = DESCRIPTION[1:]  # what a source says of itself, but for the label, which its pictures may state
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Say what a data set holds: images a class, to train on and blind, and images of each out-of-domain set.
+
+    `built` is False where it was there before.
+    """
+
+    out: Path
+    counts: dict[str, int]
+    blind: dict[str, int]
+    ood: dict[str, int]
+    quarantined: int
+    copies: int
+    built: bool
+
+    def __str__(self) -> str:
+        said = "wrote" if self.built else "already complete:"
+        parts = [f"{_counted(self.counts)}; blind set: {_counted(self.blind) or 'none'}"]
+        parts += [f"out of domain: {_counted(self.ood)}"] * bool(self.ood)
+        parts += [f"{self.quarantined} in quarantine"] * bool(self.quarantined)
+        parts += [f"exact copies left out: {self.copies}"] * bool(self.copies)
+        return f"{said} {self.out}: {'; '.join(parts)}"
+
+
+def read_recipe(out: Path) -> dict[str, Any] | None:
+    """Give what a finished data set was built from; None where there is none."""
+    try:
+        return dict(json.loads((out / "recipe.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Say that the data set is finished, and what it was built from."""
+    _write_text(out / "recipe.json", json.dumps(recipe, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_sides(out: Path) -> Sides:
+    """Give the side of every picture that a data set has held so far."""
+    if not (out / SIDES).is_file():
+        return {}
+    table = read_csv(out / SIDES, dtype={"key": str, "split": str, "fold": int}, keep_default_na=False)
+    return {key: (split, fold) for key, split, fold in table.itertuples(index=False)}
+
+
+def is_whole(out: Path) -> bool:
+    """Say whether every picture that the tables of a data set name is there."""
+    files = [out / "manifest.csv", out / "blind.csv", *ood_files(out).values()]
+    tables = [read_csv(file, usecols=["path"]) for file in files]
+    return all((out / path).is_file() for table in tables for path in table["path"])
+
+
+def ood_files(out: Path) -> dict[str, Path]:
+    """Return the manifests of the out-of-domain sets of a data set, by name."""
+    return {file.stem.removeprefix(OOD): file for file in sorted(out.glob(f"{OOD}*.csv"))}
+
+
+def write_tables(out: Path, sources: Mapping[str, Source], curated: Curated, earlier: Sides) -> None:
+    """Write manifest.csv, blind.csv, ood_<name>.csv, and what tells of them, and the sides for a later update."""
+    frame = curated.frame.assign(phash=[phashes[0] for phashes in curated.frame["phashes"]])
+    for file in ood_files(out).values():
+        file.unlink()  # of an earlier recipe
+    inside, names = frame["ood"] == "", sorted(set(frame["ood"]) - {""})
+    parts = {out / "manifest.csv": ~frame["blind"], out / "blind.csv": frame["blind"] & inside}
+    parts |= {ood_file(out, name): frame["ood"] == name for name in names}
+    for place, rows in parts.items():
+        _write_table(place, frame.loc[rows, list(COLUMNS)])
+    _write_table(out / SIDES, _sides(frame, earlier))
+    _write_table(out / "sources.csv", _describe(frame, sources))
+    _write_table(out / "duplicates.csv", curated.duplicates)
+    _write_table(out / "quarantine.csv", pd.DataFrame(curated.refused, columns=["file", "reason"]))
+
+
+def _describe(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFrame:
+    """Give each source, by class, with its count, what it says of itself, and the set that it is kept out for."""
+    frame = frame.assign(blind=frame["blind"] & (frame["ood"] == ""))
+    keys = ["source", "label", "recipe_source", "blind", "ood"]
+    counts = frame.groupby(keys, sort=True).size().reset_index(name="count")
+    for key in SAID:
+        counts[key] = [sources[name][key] for name in counts["recipe_source"]]
+    return counts[["source", "label", "count", *SAID, "blind", "ood"]]
+
+
+def _sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
+    """Give the side of each picture and stated group, of those that have gone since too: they come back to it."""
+    split = np.where(frame["blind"], BLIND, frame["split"])
+    now = list(zip(split, (int(number or -1) for number in frame["fold"]), strict=True))
+    alone = frame["stated_group"] == frame["source"] + ":" + frame["origin"]
+    groups = zip((GROUP + frame["stated_group"])[~alone], itertools.compress(now, ~alone), strict=True)
+    sides = dict(earlier) | dict(groups) | dict(zip(frame["origin_sha256"], now, strict=True))
+    return pd.DataFrame([(key, *side) for key, side in sorted(sides.items())], columns=["key", "split", "fold"])
+
+
+def _write_table(file: Path, table: pd.DataFrame) -> None:
+    _write_text(file, csv_text(table))
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
+
+
+def summarise(out: Path, built: bool) -> Summary:
+    """Count what a data set holds, from its files."""
+    counts = [read_csv(out / file)["label"].value_counts(sort=False) for file in ("manifest.csv", "blind.csv")]
+    seen, blind = ({str(label): int(number) for label, number in count.sort_index().items()} for count in counts)
+    ood = {name: len(read_csv(file, usecols=["path"])) for name, file in ood_files(out).items()}
+    pairs = read_csv(out / "duplicates.csv")
+    copies = pairs["kind"].isin(EXACT) & ~pairs["conflict"].astype(bool)
+    return Summary(out, seen, blind, ood, len(read_csv(out / "quarantine.csv")), int(copies.sum()), built)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {label}" for label, number in counts.items())

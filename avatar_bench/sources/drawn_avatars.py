@@ -1,0 +1,95 @@
+"""Drawn images: vector figures of generator packages, icons and textures, each seeded and therefore always the same."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from types import ModuleType
+
+from PIL import Image
+
+from avatar_bench.errors import DataError
+from avatar_bench.sources.drawn_patterns import draw_icon, draw_texture
+from avatar_bench.sources.source_image import Picture
+
+PATTERNS = {"icons": draw_icon, "textures": draw_texture}
+WIDTH = 256  # pixels of a rasterised drawing, the most that any picture keeps
+
+
+def draw(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterator[Picture]:
+    """Draw `count` images as SVG (of each style, where the drawer has styles).
+
+    Raise DataError for an unknown drawer or a package that is missing.
+    """
+    if drawer == "dicebear":
+        return _dicebear(count, styles)
+    if drawer == "python_avatars":
+        return _python_avatars(count)
+    if drawer == "multiavatar":
+        return _multiavatar(count)
+    if drawer in PATTERNS:
+        return _patterns(PATTERNS[drawer], count)
+    known = ", ".join(["dicebear", "python_avatars", "multiavatar", *PATTERNS])
+    raise DataError(f"unknown drawer {drawer!r}.", f"Expected one of {known}.")
+
+
+def rasterise(svg: str, width: int = WIDTH) -> Image.Image:
+    """Give an SVG as an RGBA picture of `width` pixels; raise ValueError if it is not one.
+
+    System fonts are left out, so that the same drawing looks the same on every machine.
+    """
+    resvg = _package("resvg_py")
+    return Image.open(io.BytesIO(bytes(resvg.svg_to_bytes(svg_string=svg, width=width, skip_system_fonts=True))))
+
+
+def _dicebear(count: int, styles: Sequence[str]) -> Iterator[Picture]:
+    dicebear = _package("dicebear")
+    for name in styles:
+        definition = json.loads((files(_package("dicebear_styles")) / f"{name}.json").read_text("utf-8"))
+        style, meta = dicebear.Style(definition), definition["meta"]
+        for number in range(count):
+            svg = dicebear.Avatar(style, {"seed": f"{name}-{number}"}).to_string()
+            picture = _picture(f"{name}_{number:02}", svg)
+            licence, author, url = meta["license"]["name"], meta["creator"]["name"], meta["source"]["url"]
+            yield replace(picture, group=name, licence=licence, author=author, url=url)
+
+
+def _python_avatars(count: int) -> Iterator[Picture]:
+    package = _package("python_avatars")
+    for number in range(count):
+        before = random.getstate()  # the package draws from the global generator
+        random.seed(f"python_avatars-{number}")
+        avatar = package.Avatar.random(style=package.AvatarStyle.TRANSPARENT)
+        random.setstate(before)
+        yield _picture(f"{number:03}", avatar.render())
+
+
+def _multiavatar(count: int) -> Iterator[Picture]:
+    package = _package("multiavatar.multiavatar")
+    for number in range(count):
+        yield _picture(f"{number:03}", package.multiavatar(f"multiavatar-{number}", None, None))
+
+
+def _patterns(draw_one: Callable[[int], tuple[str, str]], count: int) -> Iterator[Picture]:
+    for number in range(count):
+        kind, svg = draw_one(number)
+        yield _picture(f"{number:03}_{kind}", svg)
+
+
+def _picture(name: str, svg: str) -> Picture:
+    return Picture(name=f"{name}.svg", content=svg.encode())
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DataError(
+            f"drawing needs the package {name.partition('.')[0]}, which is not installed.",
+            "Install the demo's packages: pip install 'avatar-bench[demo]'",
+        ) from error

@@ -1,0 +1,180 @@
+"""Pictures of a data set in parquet shards, on a hub or in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyarrow.lib import ArrowException
+
+from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.sources.readers.reader import Job, Kind, Source, local, options, short_hash, stamp
+from avatar_bench.sources.source_image import Picture
+
+OPTIONS: dict[str, Any] = {
+    "revision": None,
+    "pattern": "**/*.parquet",
+    "image_column": "image",
+    "label_column": None,
+    "labels": None,
+    "group_column": None,
+    "generator_column": None,
+    "count": None,
+}
+BATCH = 64  # rows in memory at once
+MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
+
+
+def read(job: Job) -> Iterator[Picture]:
+    """Give the pictures of the shards in `root`, of `files`, or of `repo` at `revision`, row by row, shards by name.
+
+    `count` keeps the first so many of each class. Raise DataError where the shards cannot be had or read.
+    """
+    said = options(job.source, OPTIONS)
+    taken: Counter[str] = Counter()
+    for name, shard in _shards(job, said):
+        for row, values, names in _rows(shard, said):
+            at = f"{name.removesuffix('.parquet')}/{row:06}"
+            try:
+                label = _label(values, said, names)
+                if said["count"] is not None and taken[label] >= said["count"]:
+                    continue
+                picture = _picture(at, shard, label, values, said)
+            except ValueError as error:
+                job.quarantine.append((at, str(error)))
+                continue
+            taken[label] += 1
+            if picture.name not in job.done:
+                yield picture
+
+
+def _shards(job: Job, said: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    """Give name and place of each shard, sorted by name."""
+    if said.get("files"):
+        names = [Path(file).name for file in said["files"]]
+        if len(set(names)) < len(names):  # shards of one name in several folders
+            names = [local(file).as_posix().lstrip("/") for file in said["files"]]
+        found = [(name, local(file)) for name, file in zip(names, said["files"], strict=True)]
+    else:
+        root = local(said["root"]) if said.get("root") else _downloaded(job, said)
+        found = [(file.relative_to(root).as_posix(), file) for file in root.glob(said["pattern"])]
+    if not found:
+        raise DataError(f"source.{job.name}: no file fits pattern={said['pattern']}.", "Expected parquet shards.")
+    return sorted(found)
+
+
+def _downloaded(job: Job, said: Mapping[str, Any]) -> Path:
+    import huggingface_hub  # slow to import, and needed by few
+
+    place = job.place / "hub"
+    try:
+        huggingface_hub.snapshot_download(
+            said["repo"],
+            repo_type="dataset",
+            revision=said["revision"],
+            allow_patterns=said["pattern"],
+            local_dir=place,
+        )
+    except Exception as error:  # the hub's own, or those of the library that its version asks with
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"source.{job.name}: {said['repo']} could not be downloaded: {reason}",
+            "Connect to the hub and run the same command again,",
+            f"or copy its parquet shards to a folder and give source.{job.name}.root=DIR source.{job.name}.repo=null",
+        ) from error
+    return place
+
+
+def _rows(shard: Path, said: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
+    """Give number, values and class names of each row, streamed."""
+    columns = [said[key] for key in ("image_column", "label_column", "group_column", "generator_column") if said[key]]
+    try:
+        with pq.ParquetFile(shard) as file:  # type: ignore[no-untyped-call]
+            if missing := [column for column in columns if column not in file.schema_arrow.names]:
+                raise DataError(
+                    f"{shard} has no column {missing[0]}.", f"It has: {', '.join(file.schema_arrow.names)}."
+                )
+            names = _class_names(file.schema_arrow, said["label_column"])
+            row = 0
+            for batch in file.iter_batches(BATCH, columns=columns):
+                for values in batch.to_pylist():
+                    yield row, values, names
+                    row += 1
+    except (ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{shard} cannot be read: {reason}", "Expected a parquet shard; copy or download it anew."
+        ) from error
+
+
+def _class_names(schema: Any, column: str | None) -> list[str]:
+    """Give the names of a ClassLabel column as the shard's metadata list them."""
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = described.get("info", {}).get("features", {}).get(column, {})
+    return list(feature.get("names", [])) if isinstance(feature, dict) else []
+
+
+def _label(values: Mapping[str, Any], said: Mapping[str, Any], names: list[str]) -> str:
+    """Give the class of a row, its number or name as `labels` maps it; ValueError where they do not hold it."""
+    if said["label_column"] is None:
+        return str(said["label"])
+    value = values[said["label_column"]]
+    name = names[value] if isinstance(value, int) and 0 <= value < len(names) else str(value)
+    labels = {str(key): str(label) for key, label in (said["labels"] or {}).items()}
+    if not labels and value is not None and value != "":
+        return name
+    if label := labels.get(str(value)) or labels.get(name):
+        return label
+    raise ValueError(f"label {name} is not among labels")
+
+
+def _picture(at: str, shard: Path, label: str, values: Mapping[str, Any], said: Mapping[str, Any]) -> Picture:
+    content, path = _content(values[said["image_column"]], shard)
+    suffix = Path(path).suffix.lower() or next((end for start, end in MAGIC.items() if content.startswith(start)), "")
+    known: dict[str, Any] = {
+        key: str(values[said[f"{key}_column"]] or "") for key in ("group", "generator") if said[f"{key}_column"]
+    }
+    return Picture(name=f"{at}{suffix}", content=content, label=label, **known)
+
+
+def _content(image: Any, shard: Path) -> tuple[bytes, str]:
+    """Give bytes and path of an image cell: {bytes, path}, bytes, or a path beside the shard."""
+    if isinstance(image, bytes):
+        return image, ""
+    data, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, image)
+    if data:
+        return bytes(data), path or ""
+    if not isinstance(path, str) or not path:
+        raise ValueError("has no image")
+    file = (shard.parent / path).resolve()
+    if not file.is_relative_to(shard.parent.resolve()) or not file.is_file():
+        raise ValueError(f"{path} does not lie beside the shard")
+    return file.read_bytes(), path
+
+
+def _state(source: Source) -> str:
+    said = options(source, OPTIONS)
+    if said.get("repo"):
+        return ""
+    shards = [local(file) for file in said.get("files") or []]
+    if said.get("root"):
+        shards += sorted(local(said["root"]).glob(said["pattern"]))
+    return short_hash((str(shard), *stamp(shard)) for shard in shards)
+
+
+def _check(name: str, source: Source) -> None:
+    if source.get("repo") and not source.get("revision"):
+        raise ConfigError(
+            f"source.{name}.repo needs source.{name}.revision.", "A commit hash, so that the data stay the same."
+        )
+    if not source.get("label") and not source.get("label_column"):
+        raise ConfigError(
+            f"source.{name} leads to no class.", f"Give source.{name}.label or source.{name}.label_column"
+        )
+
+
+KIND = Kind(read, _state, required=("root|files|repo",), optional=OPTIONS, check=_check)

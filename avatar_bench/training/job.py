@@ -1,0 +1,455 @@
+"""Fitting: train the stages of one Run, and complete its folder."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from dataclasses import asdict, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+import avatar_bench
+from avatar_bench.config.schema import PretrainConfig, SplitDataConfig, TrainConfig
+from avatar_bench.console.terminal import counted, tell
+from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.dataset import SPLITS, Dataset, write_split
+from avatar_bench.data.file_names import listed
+from avatar_bench.data.selection import FEW_CALIBRATION, more_calibration
+from avatar_bench.data.splits import SplitPlan, split_fingerprint
+from avatar_bench.data.training_batches import DataModule
+from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.data.worker_processes import Loader
+from avatar_bench.errors import ConfigError, DivergedError, GuardError, OutputError
+from avatar_bench.files.atomic_write import whole
+from avatar_bench.i18n import speak
+from avatar_bench.inference.autotune import choose, choose_to_train
+from avatar_bench.metrics.calibration import fit_temperature
+from avatar_bench.metrics.plots import curves
+from avatar_bench.models.backbones import create_backbone, options_for
+from avatar_bench.models.checkpoint import BEST
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.model_card import Card
+from avatar_bench.models.pretrained_backbone import Weights, refuse_other_options
+from avatar_bench.models.stages import Stage
+from avatar_bench.runs.record import METRIC, write_record
+from avatar_bench.runs.run import Run, set_threads
+from avatar_bench.sources.dataset_kinds import further_sets
+from avatar_bench.training.callbacks import read_history
+from avatar_bench.training.checkpoint_progress import newest
+from avatar_bench.training.initial_weights import preprocessing_for, starting_point, weights_of
+from avatar_bench.training.module import Learner
+from avatar_bench.training.optimizers import TrainingOptions
+from avatar_bench.training.recording import clocked
+from avatar_bench.training.stage_trainer import (
+    TrainerOptions,
+    build_logger,
+    computes_on,
+    embed,
+    finish,
+    fit_stage,
+    precision_for,
+)
+
+MOST_FEATURES = 2**30  # bytes of cached features
+
+
+def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Dataset, dataset: Dataset) -> None:
+    """Train the stages on `dataset`, a part of `whole` with its split, and complete the run folder and the record."""
+    pl.seed_everything(settings.seed, verbose=False)
+    set_threads(settings.trainer.threads)
+    earlier = Run.open(settings.init_from) if settings.init_from else None
+    classes = earlier.classes if earlier else whole.classes
+    if record["split"].get("fingerprint", split_fingerprint(dataset)) != split_fingerprint(dataset):
+        raise GuardError(
+            f"resume={folder}: the pictures, or their split, are not what they were when it began.",
+            "Restore them, or start a new run.",
+        )
+    write_split(dataset, folder / "split.csv")
+    weights = "none" if earlier else weights_of(settings.model.weights)
+    record["init"] = starting_point(settings, dataset, folder, earlier, weights)
+    stages = _stages(settings)
+    learner, data = _build(settings, dataset, classes, earlier, weights)
+    del weights  # the network has its own
+    choose_precision(settings, learner.net, learner.card.preprocessing["size"], record)
+    record |= {
+        "classes": list(classes),
+        "versions": versions(),
+        "device": device_record(settings, trainer_options(settings)),
+        "data": {**_places(settings, dataset), "root": str(dataset.root.absolute()), "fingerprint": whole.fingerprint},
+        "split": {
+            **record["split"],
+            "fingerprint": split_fingerprint(dataset),
+            "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
+            "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
+        },
+        "balance": settings.mode.balance,
+        "batch_size": batch_size(settings),
+        "passes_per_step": learner.passes_per_step,
+        "stages": record.get("stages", []),
+    }
+    write_record(folder, record)
+    _say_counts(dataset, classes, settings)
+    tell("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
+    done = _stages_done(settings, earlier, stages)
+    _check_room(folder, learner, stages)
+    try:
+        best = _fit_stages(settings, folder, record, learner, data, stages, done)
+    except DivergedError as error:
+        raise with_pictures(error, dataset) from error
+    finally:
+        Loader.end()  # an error keeps its loader, whose processes hold memory that the next job of a sweep may need
+    _finish(settings, folder, record, best, dataset)
+
+
+def with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
+    """Give an error that names the pictures of the batch whose loss is not finite, where it is known."""
+    if not error.rows:
+        return error
+    paths = list(dataset.part(error.split).frame["path"].iloc[list(error.rows)])
+    return DivergedError(error.lines[0], f"The pictures of that batch: {listed(paths, 4)}.", *error.lines[1:])
+
+
+def _fit_stages(
+    settings: TrainConfig,
+    folder: Path,
+    record: dict[str, Any],
+    learner: Learner,
+    data: DataModule,
+    stages: list[Stage],
+    done: int,
+) -> Path:
+    """Train the stages after the first `done`, each from the best checkpoint of the one before."""
+    resume, at = newest(folder / "checkpoints") if settings.resume else (None, None)
+    done = at.stage - 1 if at else done
+    options = trainer_options(settings)
+    best = folder / "checkpoints" / BEST
+    logger = build_logger(
+        settings.logger.name, folder, folder.name, settings.logger.project, settings.logger.offline, plain(settings)
+    )
+    first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
+    if resume and at:
+        first_epoch = 1 + max((row["epoch"] for row in _history(folder) if row["stage"] < at.stage), default=0)
+        learner.net.load_state_dict(Classifier.load(resume).net.state_dict())  # features are made of these
+    for number, stage in enumerate(stages[done:], start=done + 1):
+        learner.card = replace(learner.card, stage=number)
+        names = learner.begin(stage)
+        record["stages"] = [other for other in record["stages"] if other["stage"] != number]
+        record["stages"].append({"stage": number, **asdict(stage), **_say_stage(learner, number, names)})
+        write_record(folder, record)
+        if not (at and at.stopped):
+            data.position = (at.epochs, at.batches) if at else (0, 0)
+            with clocked(record, "train_seconds"):
+                data.embeddings = _embeddings(learner, data, options)
+                _say_features(data, record["stages"][-1])
+                write_record(folder, record)
+                best = fit_stage(learner, data, folder, options, logger, first_epoch, resume)
+        first_epoch = 1 + max(row["epoch"] for row in _history(folder))
+        resume = at = None
+        learner.net.load_state_dict(Classifier.load(best).net.state_dict())
+    return best
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    rows = read_history(folder / "metrics.csv")
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
+
+
+def _check_room(folder: Path, learner: Learner, stages: list[Stage]) -> None:
+    """Raise OutputError where the disk has no room for what a run writes: it shows before the work."""
+    net = learner.net
+    weights = sum(value.nbytes for value in net.state_dict().values())
+    learning = max(sum(net.get_parameter(name).nbytes for name in learner.begin(stage)) for stage in stages)
+    # best, last, the one before and the next, each with two moments of what learns
+    needed, free = 4 * (weights + 2 * learning) + 2**24, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"out={folder}: {free / 2**20:.0f} MiB are free; the checkpoints of this run need {needed / 2**20:.0f}.",
+            "Make room, or give a folder on another disk: out=DIR",
+        )
+
+
+def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
+    """Compute the embeddings of train and val once where the epochs of a stage would find the same; None elsewhere."""
+    views = min(data.views or 0, learner.stage.epochs) if data.augmentation.changes else 1
+    if not learner.learns_from_embeddings or not views or options.limit_batches is not None:
+        return None
+    if views * len(data.train_set) * learner.embedding_bytes > MOST_FEATURES:
+        tell(
+            f"warning: features of {counted(views, 'view')} are too many to be held, and are computed each epoch anew",
+            file=sys.stderr,
+        )
+        return None
+    batches = data.each_view(views) if data.augmentation.changes else data.plain(data.train_set)
+    train = embed(learner, batches, options).reshape(views, len(data.train_set), -1)
+    return {"train": train, "val": embed(learner, data.plain(data.val_set), options)[None]}
+
+
+def _say_features(data: DataModule, stage: dict[str, Any]) -> None:
+    """Print of how many views the features are computed once, and put that into the stage's record; 0: none are."""
+    stage["cached_views"] = views = len(data.embeddings["train"]) if data.embeddings else 0
+    if views:
+        each = f", in {views} views each," if views > 1 else ""
+        tell(
+            f"  the features of {counted(len(data.train_set), 'image')}{each} are computed once for all epochs",
+            file=sys.stderr,
+        )
+
+
+def _say_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
+    """Print which parameters learn in a stage, and give that for the record."""
+    net, stage = learner.net, learner.stage
+    count = sum(net.get_parameter(name).numel() for name in names)
+    total = sum(parameter.numel() for parameter in net.parameters())
+    tell(
+        f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
+        f"({names[0]} to {names[-1]}), {counted(stage.epochs, 'epoch')}, lr {stage.lr:g}",
+        file=sys.stderr,
+    )
+    return {"trained_parameters": count, "first": names[0], "last": names[-1]}
+
+
+def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: Path, dataset: Dataset) -> None:
+    """Fit the temperature, complete the checkpoint and the record, and draw the curves."""
+    run = Run(best, record=record, accelerator=settings.trainer.accelerator, workers=settings.data.workers)
+    calibration = dataset.part("calibration")
+    temperature = 1.0
+    if len(calibration) >= FEW_CALIBRATION and len(calibration.classes) > 1:
+        held_out = run.predictions(calibration)
+        temperature = fit_temperature(held_out.logits, held_out.targets)
+    else:
+        few = counted(len(calibration), "calibration image")
+        more = more_calibration(dataset, split_plan(settings.data))
+        tell(f"warning: too few for a temperature, which is 1: {few}; for one, {more}", file=sys.stderr)
+    checkpoint_sha256, weights_sha256 = finish(best, temperature)
+    history = pd.read_csv(folder / "metrics.csv")
+    rows = history[history["stage"] == history["stage"].max()]
+    row = rows.loc[rows[METRIC].idxmax()]
+    with speak(settings.lang):
+        figure = curves(history, int(row["epoch"]))
+    with whole(folder / "curves.png") as part:
+        figure.savefig(part, format="png")
+    record |= {
+        "temperature": temperature,
+        "checkpoint_sha256": checkpoint_sha256,
+        "weights_sha256": weights_sha256,
+        "best_epoch": int(row["epoch"]),
+        "metrics": {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)},
+    }
+
+
+def _build(
+    settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], earlier: Run | None, weights: str | Weights
+) -> tuple[Learner, DataModule]:
+    model = settings.model
+    shape = options_for(model.backbone, model.options, settings.data.image_size or 224)
+    net = create_backbone(model.backbone, len(classes), weights, model.package, shape)
+    if earlier:
+        if earlier.card.backbone != model.backbone:
+            raise ConfigError(
+                f"init_from={settings.init_from} holds {earlier.card.backbone}, not {model.backbone}.",
+                "Choose the same model.",
+            )
+        refuse_other_options(f"init_from={settings.init_from}", earlier.card.options, shape)
+        try:
+            net.load_state_dict(earlier.classifier.net.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"init_from={settings.init_from} holds a network of another picture size or other model.options.",
+                f"Choose the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
+            ) from error
+    options, augment = settings.data, settings.data.augment
+    begun = earlier.card if earlier else weights.card if isinstance(weights, Weights) else None
+    preprocessing = preprocessing_for(net, options, begun)
+    if earlier:
+        _say_other_preprocessing(settings, preprocessing, earlier)
+    data = DataModule(
+        dataset,
+        classes,
+        preprocessing,
+        Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise),  # type: ignore[arg-type]
+        seed=settings.seed,
+        batch_size=batch_size(settings),
+        workers=settings.data.workers,
+        balance=settings.mode.balance,
+        views=options.views,
+        cache=picture_cache(
+            dataset.frame.loc[dataset.frame["split"].isin(["train", "val"]), "sha256"], preprocessing, options.cache_gb
+        ),
+    )
+    card = Card(
+        classes=classes,
+        backbone=model.backbone,
+        options=shape,
+        preprocessing=preprocessing.to_dict(),
+        weights=model.weights if not earlier else earlier.card.weights,
+        mode=settings.mode.name,
+        seed=settings.seed,
+        split_fingerprint=split_fingerprint(dataset),
+        data_fingerprint=dataset.fingerprint,
+        versions=versions(),
+    )
+    return Learner(card, net, _training_options(settings, data)), data
+
+
+def _say_other_preprocessing(settings: TrainConfig, preprocessing: Preprocessing, earlier: Run) -> None:
+    """Say where pictures are not prepared as for the earlier run: growing sizes are a practice, the rest rarely is."""
+    names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
+    before, now = earlier.preprocessing.to_dict(), preprocessing.to_dict()
+    changed = {option: name for option, name in names.items() if before.get(name) != now.get(name)}
+    if changed:
+        told = ", ".join(
+            f"data.{option}={now.get(name)} instead of {before.get(name)}" for option, name in changed.items()
+        )
+        tell(f"warning: init_from={settings.init_from} saw its pictures otherwise: {told}", file=sys.stderr)
+
+
+def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: dict[str, Any]) -> None:
+    """Put into the settings what trainer.precision=auto stands for on this machine, or stood for when the run began."""
+    trainer = settings.trainer
+    if trainer.precision != "auto":
+        return
+    if "device" in record:
+        trainer.precision, trainer.threads = record["device"]["precision"], record["device"]["threads"]
+    else:
+        device = "cuda" if computes_on(trainer.accelerator) == "cuda" else "cpu"
+        found = choose_to_train(net, settings.model.backbone, size, device)
+        trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
+        trainer.threads = trainer.threads or choose(device).threads
+    set_threads(trainer.threads)
+
+
+def device_record(settings: TrainConfig | PretrainConfig, options: TrainerOptions) -> dict[str, Any]:
+    """Give what a run computes with, for its record."""
+    return {
+        "accelerator": computes_on(settings.trainer.accelerator),
+        "precision": precision_for(options),
+        "threads": torch.get_num_threads(),
+        "workers": settings.data.workers,
+    }
+
+
+def picture_cache(hashes: pd.Series, preprocessing: Preprocessing, gigabytes: float) -> PictureCache | None:
+    """Give the cache of prepared pictures where it has room for those of some SHA-256; say why where it has not."""
+    if not gigabytes:
+        return None
+    cache = PictureCache(preprocessing)
+    if reason := cache.reserve(hashes, int(gigabytes * 2**30)):
+        tell(f"warning: prepared pictures are not kept ({reason}), see data.cache_gb", file=sys.stderr)
+        return None
+    return cache
+
+
+def _stages(settings: TrainConfig) -> list[Stage]:
+    wanted = settings.mode.stages[: settings.stage]
+    cap = settings.trainer.max_epochs
+    epochs = [min(settings.epochs or stage.epochs, cap or sys.maxsize) for stage in wanted]
+    return [Stage(stage.unfreeze, count, settings.lr or stage.lr) for stage, count in zip(wanted, epochs, strict=True)]
+
+
+def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]) -> int:
+    """Give how many stages `init_from` has been through: those of the same mode, where stage= asks to go on."""
+    if earlier is None or settings.stage is None or earlier.card.mode != settings.mode.name:
+        return 0
+    if earlier.card.stage >= len(stages):
+        raise ConfigError(
+            f"init_from={settings.init_from} has been through stage {earlier.card.stage} already.",
+            f"Expected stage={earlier.card.stage + 1} or more.",
+        )
+    return earlier.card.stage
+
+
+def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
+    table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
+    tell(
+        f"{counted(len(dataset), 'image')} of {dataset.name} by class (balance: {settings.mode.balance})",
+        file=sys.stderr,
+    )
+    for split in (split for split in SPLITS if split in table):
+        counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
+        tell(f"  {split}: {counts}", file=sys.stderr)
+    shots = settings.mode.shots
+    if shots and int(table["train"].min()) < shots:
+        tell(f"warning: {counted(int(table['train'].min()), 'shot')} a class instead of {shots}", file=sys.stderr)
+    for split in ("val", "calibration", "test"):
+        missing = [name for name in classes if split not in table or table.at[name, split] == 0]
+        if missing:
+            tell(f"warning: no {split} image of {', '.join(missing)}", file=sys.stderr)
+
+
+def batch_size(settings: TrainConfig | PretrainConfig) -> int:
+    """Give how many pictures a batch holds, on what the run computes on."""
+    size = settings.data.batch_size
+    device = "cuda" if computes_on(settings.trainer.accelerator) == "cuda" else "cpu"
+    return int(size[device] if isinstance(size, dict) else size)
+
+
+def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOptions:
+    optimizer, schedule = settings.optimizer, asdict(settings.optimizer.schedule)
+    return TrainingOptions(
+        seed=settings.seed,
+        optimizer=optimizer.base or optimizer.name,
+        weight_decay=optimizer.weight_decay,
+        momentum=optimizer.momentum,
+        rho=optimizer.rho or 0.0,
+        adaptive=bool(optimizer.adaptive),
+        layer_decay=optimizer.layer_decay,
+        decay_norms=optimizer.decay_norms,
+        schedule=schedule.pop("name"),
+        **schedule,
+        label_smoothing=settings.label_smoothing,
+        mixup=settings.data.augment.mixup,
+        class_weights=data.class_weights,
+    )
+
+
+def trainer_options(settings: TrainConfig | PretrainConfig) -> TrainerOptions:
+    """Give where and how Lightning runs; what a command has no option for is left as it is by default."""
+    given = asdict(settings.trainer) | asdict(settings.callbacks)
+    return TrainerOptions(
+        **{option.name: given[option.name] for option in fields(TrainerOptions) if option.name in given}
+    )
+
+
+def _places(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Give where the run's further sets lie, as absolute paths, so that evaluate finds them from anywhere."""
+    sets = {name: str(path.absolute()) for name, path in further_sets(settings.data, dataset.root).items()}
+    return {"kind": settings.data.kind, "blind": sets.pop("blind", None), "ood": sets}
+
+
+def plain(settings: TrainConfig | PretrainConfig) -> dict[str, Any]:
+    """Give all options as plain values."""
+    return OmegaConf.to_container(OmegaConf.structured(settings), resolve=True)  # type: ignore[return-value]
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of what trains."""
+    return {
+        "avatar_bench": avatar_bench.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "pytorch_lightning": metadata.version("pytorch-lightning"),
+        "timm": metadata.version("timm"),
+    }
+
+
+def split_plan(data: SplitDataConfig, **draw: Any) -> SplitPlan:
+    """Give the plan of data.split and its like, with the few-shot draw where there is one."""
+    return SplitPlan(
+        seed=data.split.seed,
+        folds=data.split.folds,
+        fold=data.fold,
+        by=data.split.by,
+        held_out=tuple(data.split.held_out),
+        fraction=data.fraction,
+        val_fraction=data.val_fraction,
+        limit=data.limit,
+        **draw,
+    )

@@ -1,0 +1,236 @@
+"""The learner: a classifier in training, by Lightning."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import get_total_norm
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+from torchvision.transforms.v2 import MixUp  # type: ignore[attr-defined]  # it lacks a marker of what it exports
+
+from avatar_bench.errors import DivergedError
+from avatar_bench.metrics.classification import accuracy, macro_f1
+from avatar_bench.models.checkpoint import CARD_KEY
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.model_card import Card
+from avatar_bench.models.stages import Stage, freeze, rest_frozen_modules
+from avatar_bench.training.optimizers import (
+    TrainingOptions,
+    build,
+    cosine,
+    parameter_groups,
+    perturbed,
+    statistics_held,
+)
+
+
+class Stepping(pl.LightningModule):
+    """A module that learns by `options`."""
+
+    options: TrainingOptions
+
+    @property
+    def may_fuse(self) -> bool:
+        """Tell whether the optimizer's steps may be fused: in 16 bits, Lightning does not clip what such ones take."""
+        trainer = self._trainer
+        return trainer is None or not trainer.gradient_clip_val or trainer.precision == "32-true"
+
+    def seed_noise(self, batch: int) -> None:
+        """Let dropout, mixup and masks depend on (seed, step, batch of it) alone: not on workers or what ran before.
+
+        `batch` counts those of an epoch, or of the step, of which there are several where gradients are accumulated.
+        """
+        together = self.trainer.accumulate_grad_batches
+        torch.manual_seed(self.options.seed * 1_000_003 + self.global_step * together + batch % together)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raise DivergedError where a weight is not finite: the checkpoints before stay the last ones."""
+        for name, value in checkpoint["state_dict"].items():
+            if not torch.isfinite(value).all():
+                raise self.diverged(f"{name} of the network is")
+
+    def diverged(self, what: str) -> DivergedError:
+        """Give the error to raise where `what`, with its verb, has become infinite or no number."""
+        return DivergedError(
+            f"{what} not a finite number at step {self.global_step} (epoch {self.current_epoch + 1}).",
+            "The checkpoints before it are kept. Use a smaller lr, or trainer.precision=32.",
+        )
+
+
+LOSS_KEY, COUNTS_KEY = "train_loss", "train_confusion"
+
+
+class Learner(Classifier, Stepping):
+    """A classifier that learns, one stage at a time."""
+
+    class_weights: Tensor | None
+
+    def __init__(self, card: Card, net: nn.Module, options: TrainingOptions) -> None:
+        super().__init__(card, net)
+        self.options = options
+        self.stage = Stage("all", 1, 0.0)
+        self.seen: list[Any] = []  # the batches of a step, for its second pass
+        self.second_pass = False
+        weights = torch.tensor(options.class_weights) if options.class_weights else None
+        self.register_buffer("class_weights", weights, persistent=False)
+        count = len(card.classes)
+        metrics = {
+            "accuracy": MulticlassAccuracy(count, average="micro"),
+            "macro_f1": MulticlassF1Score(count, average="macro"),
+        }
+        self.val_metrics = MetricCollection(dict(metrics), prefix="val/")  # type: ignore[arg-type]
+        # of an epoch's images as they were trained on; a checkpoint from within the epoch holds their state
+        self.train_loss = MeanMetric()
+        self.train_confusion = MulticlassConfusionMatrix(count, validate_args=False)  # which a small network would feel
+
+    @property
+    def learns_from_embeddings(self) -> bool:
+        """Tell whether a stage's loss depends on the embeddings alone: the classifier learns, and nothing else acts.
+
+        Mixup mixes images, and dropout before the classifier would be left out.
+        """
+        drops = [rate for name, rate in self.card.options.items() if name.endswith("drop_rate")]
+        drops.append(getattr(self.net, "drop_rate", 0.0))
+        return self.stage.unfreeze == "classifier" and self.options.mixup == 0 and not any(drops)
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Give what the embedding of one image takes in memory."""
+        return 4 * int(self.net.get_classifier().in_features)  # type: ignore[operator, arg-type]
+
+    @property
+    def passes_per_step(self) -> int:
+        """Tell how often a step takes its batches through the network, forwards and backwards."""
+        return 2 if self.options.rho else 1
+
+    def begin(self, stage: Stage) -> list[str]:
+        """Freeze all but the layers of `stage`; give the names of the parameters that learn."""
+        self.stage = stage
+        return freeze(self.net, stage.unfreeze)
+
+    def train(self, mode: bool = True) -> Learner:
+        super().train(mode)
+        if mode:
+            rest_frozen_modules(self.net)
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()
+        self.train_confusion.reset()
+        self.train()  # Lightning keeps the modes that it finds, and validation leaves eval behind
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.seed_noise(batch_idx)
+        if self.passes_per_step > 1:
+            self.seen.append(batch)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits, targets = self._learn_from(batch)
+        loss = functional.cross_entropy(
+            logits, targets, weight=self.class_weights, label_smoothing=self.options.label_smoothing
+        )
+        self._check_finite(loss, batch)
+        if not self.second_pass:  # whose loss is that of other weights
+            self.train_loss.update(loss.detach(), len(logits))
+            self.train_confusion.update(logits.detach(), targets if targets.ndim == 1 else targets.argmax(dim=1))
+            self.log("train/loss_step", loss, batch_size=len(logits))
+            self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
+        return loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        if self.passes_per_step > 1:
+            optimizer_closure = partial(self._pass_twice, optimizer, optimizer_closure)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        logits = self._head(batch["embedding"]) if "embedding" in batch else self(batch["image"])[0]
+        loss = functional.cross_entropy(logits, batch["target"])
+        self._check_finite(loss, batch)  # before the checkpoints of this epoch are written
+        self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
+        self.val_metrics.update(logits, batch["target"])
+        self.log_dict(dict(self.val_metrics.items()), batch_size=len(logits))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's train metrics; what on_train_epoch_end logs is too late for the callback that writes them."""
+        confusion = self.train_confusion.compute().cpu().numpy()
+        values = {"train/accuracy": float(accuracy(confusion)), "train/macro_f1": float(macro_f1(confusion))}
+        self.log_dict(values, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        options, stage = self.options, self.stage
+        optimizer = build(parameter_groups(self.net, options, stage.lr), options, stage.lr, self.may_fuse)
+        if options.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer, factor=options.factor, patience=options.patience
+            )
+            never = sys.maxsize  # Lightning steps it after the epoch's checkpoint, which would lack that step
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "frequency": never},
+            }
+        if options.schedule == "cosine":
+            steps = int(self.trainer.estimated_stepping_batches)
+            schedule = cosine(optimizer, steps, int(steps * options.warmup_epochs / max(1, stage.epochs)))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer
+
+    def on_validation_end(self) -> None:
+        if self.options.schedule == "plateau":
+            self.lr_schedulers().step(self.trainer.callback_metrics["val/loss"])  # type: ignore[union-attr, arg-type]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[CARD_KEY] = self.card.plain()
+        checkpoint[LOSS_KEY] = [float(self.train_loss.mean_value), float(self.train_loss.weight)]
+        checkpoint[COUNTS_KEY] = self.train_confusion.confmat.tolist()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        value, weight = checkpoint.get(LOSS_KEY, (0.0, 0.0))
+        self.train_loss.mean_value.fill_(value)
+        self.train_loss.weight.fill_(weight)
+        if COUNTS_KEY in checkpoint:
+            self.train_confusion.confmat.copy_(torch.tensor(checkpoint[COUNTS_KEY]))
+
+    def _pass_twice(self, optimizer: torch.optim.Optimizer, first: Callable[[], Any]) -> Any:
+        """Leave the gradients of sharpness-aware minimisation to be unscaled, clipped and stepped by; give `first()`.
+
+        They are of the same batches with the same noise, at weights that the gradients of the first pass perturb: by
+        their direction alone, so that a GradScaler's factor has no part in it.
+        """
+        loss, batches = first(), self.seen
+        self.seen = []
+        gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
+        if not torch.isfinite(get_total_norm(gradients)):
+            return loss  # a GradScaler skips the step; without one, the next loss is not finite and told
+        with perturbed(optimizer, self.options.rho, self.options.adaptive), statistics_held(self.net):
+            self.second_pass = True
+            for place, batch in enumerate(batches):
+                self.seed_noise(place)
+                again: Any = self.trainer.strategy.training_step(batch, 0)
+                self.trainer.strategy.backward(again / self.trainer.accumulate_grad_batches, optimizer)
+            self.second_pass = False
+        return loss
+
+    def _learn_from(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Give logits (N, C) and targets, (N,) or mixed (N, C), of a batch of images or of their embeddings."""
+        if "embedding" in batch:
+            return self._head(batch["embedding"]), batch["target"]
+        images, targets = self._normalise(batch["image"]), batch["target"]
+        if self.options.mixup > 0:
+            mix = MixUp(alpha=self.options.mixup, num_classes=len(self.card.classes))
+            images, targets = mix(images, targets)
+        return self.net(images), targets
+
+    def _check_finite(self, loss: Tensor, batch: dict[str, Tensor]) -> None:
+        if not torch.isfinite(loss):
+            error = self.diverged("The loss is")
+            error.rows, error.split = batch["row"].tolist(), "val" if self.trainer.validating else "train"
+            raise error

@@ -1,0 +1,202 @@
+"""Self-supervised pretraining by Lightning: a method in training, probed by nearest neighbours as it goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from avatar_bench.console.memory import keep_memory
+from avatar_bench.console.signals import Stop
+from avatar_bench.console.warning_filters import quiet
+from avatar_bench.files.atomic_write import whole
+from avatar_bench.metrics.knn import knn_predictions
+from avatar_bench.metrics.stats import share_interval
+from avatar_bench.models.checkpoint import LAST
+from avatar_bench.training.callbacks import Progress, Snapshots, read_history
+from avatar_bench.training.module import Stepping
+from avatar_bench.training.optimizers import TrainingOptions, build, cosine, head_groups, parameter_groups
+from avatar_bench.training.ssl.methods import DINO, Method
+from avatar_bench.training.stage_trainer import TrainerOptions, build_trainer, run
+
+KNN = "probe/knn_accuracy"
+HISTORY = ("epoch", "train/loss", KNN, "probe/knn_low", "probe/knn_high", "probe/n", "lr")
+
+
+class Pretrainer(Stepping):
+    """A method that learns from views of pictures, uint8, and maps plain pictures (N, 3, S, S) to embeddings (N, D)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        method: Method,
+        mean: Sequence[float],
+        std: Sequence[float],
+        options: TrainingOptions,
+        lr: float,
+        epochs: int,
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.options = options
+        self.lr = lr
+        self.epochs = epochs
+        self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
+        self.train_loss = MeanMetric()  # over an epoch's pictures; a checkpoint from within the epoch holds its state
+        self.train_loss.persistent(True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give what the backbone makes of plain pictures."""
+        embeddings: Tensor = self.method.backbone(self._normalise(images))
+        return embeddings
+
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()
+        self.train()  # a probe leaves eval behind
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.seed_noise(batch_idx)
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:  # before the step, which a checkpoint then ends with
+            self.method.follow(self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        loss: Tensor = self.method([self._normalise(view) for view in batch["views"]])
+        if not torch.isfinite(loss):
+            error = self.diverged("The loss is")
+            error.rows = batch["row"].tolist()
+            raise error
+        count = len(batch["row"])
+        self.train_loss.update(loss.detach(), count)
+        self.log("train/loss_step", loss, batch_size=count)
+        self.log("train/loss_epoch", self.train_loss, on_step=False, on_epoch=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if isinstance(self.method, DINO):
+            self.method.head.cancel_last_layer_gradients(self.current_epoch)
+
+    def configure_optimizers(self) -> Any:
+        student = self.method.student
+        inside = set(student.parameters())
+        heads = [weight for weight in self.parameters() if weight.requires_grad and weight not in inside]
+        groups = parameter_groups(student, self.options, self.lr) + head_groups(heads, self.options)
+        optimizer = build(groups, self.options, self.lr, self.may_fuse)
+        if self.options.schedule != "cosine":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = cosine(optimizer, steps, int(steps * self.options.warmup_epochs / self.epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return images.to(self.mean.dtype, copy=True).div_(255).sub_(self.mean).div_(self.std)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Judge embeddings by their nearest neighbours: pictures to find in those of train, with labels and groups.
+
+    `known` and `asked` serve the pictures of train and of val, in the order of `labels` (M,) and `targets` (N,); that a
+    label is known here is all that pretraining has of it. `every` is in epochs, `k` the neighbours that vote.
+    """
+
+    known: Any
+    asked: Any
+    labels: NDArray[np.str_]
+    targets: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    every: int
+    k: int
+
+    def __call__(self, module: Pretrainer) -> dict[str, float]:
+        """Give the accuracy with its interval and n; raise DivergedError where an embedding is not finite."""
+        train, val = (_embed(module, batches) for batches in (self.known, self.asked))
+        hits = knn_predictions(train, self.labels, val, self.k) == self.targets
+        low, high, _, _ = share_interval(hits, self.groups)
+        return {KNN: float(hits.mean()), "probe/knn_low": low, "probe/knn_high": high, "probe/n": len(hits)}
+
+
+class Journal(Callback):
+    """Keep metrics.csv: a row before training, that of the untrained network, and one an epoch, with the probe's."""
+
+    def __init__(self, folder: Path, probe: Probe | None, show: bool) -> None:
+        self.file, self.probe, self.show = folder / "metrics.csv", probe, show
+        self.lr = float("nan")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Probe the network as it begins."""
+        if self.probe is not None and trainer.global_step == 0:
+            self._write(0, self.probe(pl_module))
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Note the rate, which the schedule moves on after the step."""
+        self.lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Add this epoch's row, in place of any that an interrupted attempt left."""
+        epoch = trainer.current_epoch + 1
+        loss = float(trainer.callback_metrics.get("train/loss_epoch", float("nan")))
+        row = {"train/loss": loss, "lr": self.lr}
+        if self.probe is not None and (epoch % self.probe.every == 0 or epoch == trainer.max_epochs):
+            row |= self.probe(pl_module)
+        self._write(epoch, row)
+
+    def _write(self, epoch: int, row: dict[str, float]) -> None:
+        rows = [earlier for earlier in read_history(self.file) if earlier["epoch"] < epoch]
+        table = pd.DataFrame([*rows, {"epoch": epoch, **row}], columns=list(HISTORY))
+        with whole(self.file) as part:
+            table.astype({"epoch": int, "probe/n": "Int64"}).to_csv(part, index=False)
+        if self.show:
+            figures = "  ".join(f"{name} {row[name]:.4f}" for name in ("train/loss", KNN) if name in row)
+            print(f"epoch {epoch}  {figures}", file=sys.stderr)
+
+
+def fit_pretraining(
+    module: Pretrainer,
+    data: pl.LightningDataModule,
+    folder: Path,
+    options: TrainerOptions,
+    logger: Logger | None,
+    probe: Probe | None,
+    resume: Path | None = None,
+) -> None:
+    """Train all epochs; checkpoints/last.ckpt and metrics.csv are written in the folder.
+
+    `resume` is a checkpoint that is gone on from; `data` begins where it ends. Raises what `fit_stage` raises.
+    """
+    quiet()
+    keep_memory()
+    stop = Stop()
+    if options.channels_last:
+        module.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.compile:
+        module.method.compile()  # in place: a compiled module around it would rename the weights
+    bars: list[Callback] = [Progress()] if options.progress and sys.stderr.isatty() else []
+    last = folder / "checkpoints" / LAST
+    journal = Journal(folder, probe, options.progress)
+    callbacks = [*bars, journal, Snapshots(last, options.save_minutes, stop, fresh=False)]
+    with stop.listening():
+        run(build_trainer(options, module.epochs, folder, logger, callbacks), module, data, resume, stop)
+
+
+@torch.inference_mode()
+def _embed(module: Pretrainer, batches: Any) -> NDArray[np.float32]:
+    module.eval()
+    found = np.concatenate([module(batch["image"].to(module.device)).float().cpu().numpy() for batch in batches])
+    if not np.isfinite(found).all():
+        raise module.diverged("An embedding is")
+    return found

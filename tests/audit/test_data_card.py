@@ -1,0 +1,227 @@
+"""Tests of the data card: what it says, and that no name or text in it can leave its place."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from avatar_bench.audit.data_card import write_card
+from avatar_bench.files import html
+from avatar_bench.files.html import escape_markdown
+from avatar_bench.i18n import speak
+from avatar_bench.metrics import plots
+from avatar_bench.results.result import Metric, Result
+
+EVIL = "<script>alert('x')</script>"
+ODD = 'a|b `c` [d](e) *f* "g" & <img src=x onerror=h>'
+
+
+class Page(HTMLParser):
+    """Collect the tags and the words of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def write_set(root: Path, labels: tuple[str, ...] = ("drawing", EVIL), sources: tuple[str, ...] = ("pen", ODD)) -> None:
+    """Write what prepare leaves in a folder, six pictures a class."""
+    (root / "images").mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), []
+    for label in labels:
+        for number in range(6):
+            path = f"images/{len(rows)}.png"
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / path)
+            rows.append((path, label, sources[number % len(sources)], ("train", "val", "test")[number % 3]))
+    frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
+    frame.to_csv(root / "manifest.csv", index=False)
+    frame.head(2).to_csv(root / "blind.csv", index=False)
+    about = {"label": "drawing", "count": 6, "licence": "CC0", "author": EVIL}
+    pd.DataFrame([{"source": name, **about} for name in sources]).to_csv(root / "sources.csv", index=False)
+    refused = [(f"{EVIL}.png", "empty file"), (ODD, "PBM is not supported")]
+    pd.DataFrame(refused, columns=["file", "reason"]).to_csv(root / "quarantine.csv", index=False)
+
+
+def audited(root: Path) -> Result:
+    """Give an audit's Result, and save it with one figure."""
+    result = Result("data_audit", "set", 12, ("a", "b"))
+    result.metrics = {
+        "metadata_auroc": Metric(0.93, 12, 0.91, 0.95, "bootstrap by group", higher_is_better=False),
+        "equalised/metadata_auroc": Metric(0.51, 12, 0.45, 0.57, "bootstrap by group", higher_is_better=False),
+        "source_auroc": Metric(None, 0, reason="no source is known", higher_is_better=False),
+    }
+    result.tables["carriers"] = pd.DataFrame({"property": ["format", "width"], "auroc": [0.93, 0.5]})
+    result.tables["hints"] = pd.DataFrame({"hint": ["c2pa"], "a": [3], "b": [0]})
+    result.figures["aurocs"] = plots.interval_bars(["x"], [0.9], [0.8], [1.0], [3], label="AUROC")
+    result.warnings = ["the verdict", f"first: {EVIL}"]
+    verdict = {"answer": "no", "reasons": ["the file alone tells the class", f"class '{EVIL}' comes from one source"]}
+    result.provenance = {"verdict": verdict, "equalised/verdict": {"answer": "with care", "reasons": ["one source"]}}
+    result.save(root / "audit")
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sets") / "avatars <b>& co"
+    write_set(root)
+    assert write_card(root, audited(root)) == [root / "card.md", root / "card.html"]
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "card.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def markdown(folder: Path) -> str:
+    return (folder / "card.md").read_text(encoding="utf-8")
+
+
+def test_nothing_in_a_name_becomes_markup_of_the_page(page: Page) -> None:
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert not any(tag == "b" for tag, _ in page.tags)
+    assert page.words.count(EVIL) >= 4
+    assert ODD in page.words
+
+
+def test_nothing_in_a_name_becomes_markup_of_the_markdown(markdown: str) -> None:
+    assert re.findall(r"<\w", markdown) == []
+    assert "[d](e)" not in markdown
+    tables = [line for line in markdown.splitlines() if line.startswith("|")]
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in tables if "PBM" in line or "empty file" in line}
+    assert widths == {3}
+
+
+def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
+    pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert len(pictures) == 4  # the chart of counts, samples of two classes, and a figure
+    assert all(source is not None and source.startswith("data:image/webp;base64,") for source in pictures)
+    assert not any(tag in ("link", "iframe", "object") for tag, _ in page.tags)
+    assert not any("http" in (value or "") for tag, attrs in page.tags for name, value in attrs.items())
+
+
+def test_the_pictures_of_the_markdown_are_there(markdown: str, folder: Path) -> None:
+    named = re.findall(r"\]\(((?:audit|card)/[^)]+)\)", markdown)
+    assert len(named) == 4
+    assert all((folder / name).is_file() for name in named)
+
+
+@pytest.mark.parametrize("kind", ["page", "markdown"])
+def test_the_card_says_what_matters_with_the_verdict_first(kind: str, request: pytest.FixtureRequest) -> None:
+    card = request.getfixturevalue(kind)
+    words = card.words if isinstance(card, Page) else card.replace("\\", "")
+    order = ["no", "the file alone tells the class", "Warnings", "What it holds", "From where", "0.93 (0.91 to 0.95)"]
+    places = [words.index(part) for part in order]
+    assert places == sorted(places)
+    for part in (
+        "Images to train and test on: 12; blind set: 2; out of domain: 0.",
+        "CC0",
+        "0.51 (0.45 to 0.57)",
+        "no source is known",
+    ):
+        assert part in words
+    for part in (
+        "After data.equalise=jpeg",
+        "format (0.93)",
+        "Files left out: 2",
+        "empty file",
+        "Two cautions",
+        "c2pa",
+    ):
+        assert part in words.replace("`", "").replace("**", "")
+    assert "data.blind=DIR/blind.csv data.equalise=jpeg" in words
+    assert "the verdict" not in words  # it stands above, in its own words
+
+
+def test_classes_are_counted_by_split(markdown: str) -> None:
+    assert "| class | train | val | test | blind | all | " in markdown
+    assert "| drawing | 2 | 2 | 2 | 2 | 8 | " in markdown
+
+
+def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", labels=("real",))
+    frame = pd.read_csv(tmp_path / "set" / "manifest.csv")
+    frame.head(3).assign(label="thing").to_csv(tmp_path / "set" / "ood_things.csv", index=False)
+    frame.head(2).assign(label="icon").to_csv(tmp_path / "set" / "ood_icons.csv", index=False)
+    text = write_card(tmp_path / "set", audited(tmp_path / "set"))[0].read_text(encoding="utf-8")
+    assert "Images to train and test on: 6; blind set: 2; out of domain: 5." in text
+    assert "| class | train | val | test | blind | out of domain | all | " in text
+    assert "| thing | 0 | 0 | 0 | 0 | 3 | 3 | " in text
+
+
+def test_the_card_speaks_russian(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    result = audited(tmp_path)
+    result.provenance["verdict"]["reasons_in"] = {"ru": ["класс выдаёт сам файл"]}
+    with speak("ru"):
+        page, markdown = (file.read_text(encoding="utf-8") for file in reversed(write_card(tmp_path, result)))
+    assert '<html lang="ru">' in page
+    for text in (Page(page).words, markdown):
+        assert "Можно ли по этим данным узнать, чем различаются классы?" in text
+        assert "класс выдаёт сам файл" in text
+        assert "Что исключено" in text
+        assert "от 0.91 до 0.95" in text
+        assert "What" not in text
+        assert "the file alone" not in text
+
+
+def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", labels=("real",))
+    for name in ("blind", "sources", "quarantine"):
+        (tmp_path / "set" / f"{name}.csv").unlink()
+    result = Result("data_audit", "set", 6, ("real",), provenance={"verdict": {"answer": "not asked", "reasons": []}})
+    page = Page(write_card(tmp_path / "set", result)[1].read_text(encoding="utf-8"))
+    assert "not asked" in page.words
+    assert "No sources are stated" in page.words
+    assert "Nothing." in page.words
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("plain.jpg", "plain.jpg"),
+        ("a|b", "a\\|b"),
+        ("a\n# b", "a \\# b"),
+        ("<b>", "&lt;b&gt;"),
+        (12, "12"),
+    ],
+)
+def test_markdown_is_escaped_to_one_line(text: object, escaped: str) -> None:
+    assert escape_markdown(text) == escaped
+
+
+def test_code_in_markdown_keeps_the_spaces_around_it() -> None:
+    assert html.markdown().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
+
+
+def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    write_card(tmp_path, audited(tmp_path))
+    text = (tmp_path / "card.html").read_text(encoding="utf-8")
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    (policy,) = [
+        attrs["content"] for tag, attrs in Page(text).tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy == (
+        f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; style-src 'sha256-{digest}'"
+    )
+    assert not [attrs for _, attrs in Page(text).tags if "style" in attrs]

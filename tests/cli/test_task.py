@@ -1,0 +1,39 @@
+"""How a job of a sweep tells of its error."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from avatar_bench.cli.app import main
+from avatar_bench.cli.task import Job, JobError
+
+
+def test_a_job_of_a_sweep_carries_its_error_home(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = pickle.loads(pickle.dumps(Job("train")))
+    here = SimpleNamespace(mode=RunMode.MULTIRUN, job=SimpleNamespace(override_dirname="seed=1"))
+    monkeypatch.setattr(HydraConfig, "get", lambda: here)
+    with pytest.raises(JobError) as caught:
+        job(OmegaConf.create({"stage": "???"}))
+    assert caught.value.exit_code == 3
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+    assert capsys.readouterr().err.startswith("seed=1: train needs a value for stage")
+
+
+def test_a_mistake_in_one_job_lets_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", "data=folder", "data.root=nowhere", "mode=full", "stage=2,3"]
+    assert main(words) == 3
+    err = capsys.readouterr().err
+    assert "stage=2: stage=2: mode 'full' has 1 stage" in err
+    assert "stage=3: stage=3: mode 'full' has 1 stage" in err

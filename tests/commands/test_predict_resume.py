@@ -1,0 +1,276 @@
+"""Verdicts that are cut off, by a signal, a kill or a full disk, and gone on with."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from avatar_bench.cli.app import main
+from avatar_bench.files.csv_io import read_csv
+from avatar_bench.inference.resume import missing
+
+LINES = 900
+WAIT = 120  # seconds, for a machine that has much else to do
+
+
+@pytest.fixture
+def words(tiny_run: Path, pictures: Path, tmp_path: Path) -> list[str]:
+    """Ask for verdicts on a list that names few pictures many times, and two files that are none."""
+    files = [str(file) for file in sorted((pictures / "blind").rglob("*.*"))] + ["gone.png", str(pictures / "all.csv")]
+    (tmp_path / "list.txt").write_text("\n".join((files * LINES)[:LINES]), encoding="utf-8")
+    return ["predict", f"ckpt={tiny_run}", f"input=@{tmp_path / 'list.txt'}", "batch_size=8", "workers=2"]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[[list[str]], int]]:
+    """Run a command in a process of its own, which has what this one has loaded; its words go to tmp_path/told."""
+    begun = []
+
+    def run(words: list[str]) -> int:
+        if pid := os.fork():
+            begun.append(pid)
+            return pid
+        os.setsid()
+        with (tmp_path / "told").open("wb") as told:
+            os.dup2(told.fileno(), 1)
+            os.dup2(told.fileno(), 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code: Any = 1
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    yield run
+    for pid in begun:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def until(file: Path, rows: int) -> None:
+    """Wait until an output has so many rows."""
+    for _ in range(WAIT * 100):
+        if file.exists() and file.read_bytes().count(b"\n") > rows:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{file} has no {rows} rows after {WAIT} s")
+
+
+def end(pid: int) -> int:
+    """Wait for a process, and give its exit code, or the signal that killed it, below zero."""
+    for _ in range(WAIT * 100):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    raise AssertionError(f"the process has not ended after {WAIT} s")
+
+
+def workers_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("how", "code", "times", "group"),
+    [
+        (signal.SIGINT, 130, 1, True),  # as a terminal sends it: to the workers too
+        (signal.SIGTERM, 143, 1, False),
+        (signal.SIGTERM, 143, 3, True),
+        (signal.SIGINT, 130, 3, True),
+    ],
+)
+def test_an_interrupted_output_keeps_whole_rows_and_ends_as_an_undisturbed_one(
+    how: signal.Signals,
+    code: int,
+    times: int,
+    group: bool,
+    ending: str,
+    words: list[str],
+    begin: Callable[[list[str]], int],
+    tmp_path: Path,
+) -> None:
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    assert end(begin([*words, f"output={whole}"])) == 3
+    process = begin([*words, f"output={cut}"])
+    until(cut, 40)
+    for _ in range(times):
+        os.killpg(process, how) if group else os.kill(process, how)
+        time.sleep(0.02)
+    assert end(process) == code
+    rows = cut.read_bytes().count(b"\n") - (ending == "csv")
+    assert whole.read_bytes().startswith(cut.read_bytes())
+    assert cut.read_bytes().endswith(b"\n")
+    assert (tmp_path / "told").read_text() == (
+        f"{cut}: {rows} rows are written; the same command with update=true goes on after them.\n"
+    )
+    assert not list(tmp_path.glob("*.lock"))
+    assert end(begin([*words, f"output={cut}", "update=true"])) == 3
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_twenty_kills_at_random_moments_lose_and_repeat_nothing(
+    ending: str, words: list[str], begin: Callable[[list[str]], int], tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    assert end(begin([*words, f"output={whole}"])) == 3
+    rng, kills = random.Random(0), 0
+    while kills < 20:
+        process = begin([*words, f"output={cut}", "update=true"])
+        before = cut.stat().st_size if cut.exists() else 0
+        while not cut.exists() or cut.stat().st_size <= before:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.1))
+        os.kill(process, signal.SIGKILL)
+        ended = end(process)
+        assert ended in (-signal.SIGKILL, 3)  # it may have been done before
+        kills += ended == -signal.SIGKILL
+        if cut.read_bytes() == whole.read_bytes():
+            cut.unlink()
+    assert end(begin([*words, f"output={cut}", "update=true"])) == 3
+    assert cut.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_killed_worker_ends_the_command_with_two_lines_and_keeps_the_rows(
+    words: list[str], begin: Callable[[list[str]], int], tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.csv"
+    process = begin([*words, f"output={cut}"])
+    until(cut, 40)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    assert end(process) == 5
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told[0].startswith(f"{cut}: {cut.read_bytes().count(10) - 1} rows are written; ")
+    assert told[1] == "A process that reads pictures was killed from outside."
+    assert len(told) == 3
+
+
+def test_a_replacement_that_was_cut_short_leaves_the_earlier_output_and_is_gone_on_with(
+    words: list[str], begin: Callable[[list[str]], int], tmp_path: Path
+) -> None:
+    whole, earlier = tmp_path / "whole.csv", tmp_path / "earlier.csv"
+    assert end(begin([*words, f"output={whole}"])) == 3
+    earlier.write_text("what was there\n")
+    process = begin([*words, f"output={earlier}"])
+    until(tmp_path / "earlier.csv.part", 40)
+    os.kill(process, signal.SIGINT)
+    assert end(process) == 130
+    assert earlier.read_text() == "what was there\n"
+    assert end(begin([*words, f"output={earlier}", "update=true"])) == 3
+    assert earlier.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_update_refuses_the_rows_of_another_checkpoint_and_of_other_options(
+    ending: str, train: Callable[..., Path], tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    other = train(tmp_path / "other", "epochs=6", "seed=5")
+    output = tmp_path / f"out.{ending}"
+    given = ["predict", f"input={pictures / 'blind' / 'real'}", f"output={output}", "workers=0"]
+    assert main([*given, f"ckpt={tiny_run}"]) == 0
+    before = output.read_bytes()
+    capsys.readouterr()
+    assert main([*given, f"ckpt={other}", "update=true"]) == 2
+    assert "another checkpoint" in capsys.readouterr().err
+    assert main([*given, f"ckpt={tiny_run}", "update=true"]) == 0
+    assert ending == "parquet" or output.read_bytes() == before
+
+
+def test_update_takes_names_that_are_hard_to_write_for_what_they_are(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    picture = next((pictures / "blind" / "real").rglob("*.jpg"))
+    names = [b"=1+1.jpg", b"@a.jpg", b"'b.jpg", b'c\n"d".jpg', b"e\rf.jpg", b"g\xff.jpg", b"h,i.jpg"]
+    (tmp_path / "odd").mkdir()
+    for name in names:
+        shutil.copy(picture, os.path.join(os.fsencode(tmp_path / "odd"), name))
+    for ending in ("csv", "jsonl", "parquet"):
+        output = tmp_path / f"out.{ending}"
+        given = ["predict", f"ckpt={tiny_run}", f"input={tmp_path / 'odd'}", f"output={output}", "workers=0"]
+        assert main(given) == 0
+        before = output.read_bytes()
+        assert main([*given, "update=true"]) == 0
+        assert output.read_bytes() == before
+    paths = read_csv(tmp_path / "out.csv", encoding_errors="surrogateescape", dtype=object)["path"]
+    assert {os.path.basename(os.fsencode(path)) for path in paths} == set(names)
+    told = pd.read_parquet(tmp_path / "out.parquet")["path"]
+    assert str(tmp_path / "odd" / "g\\xff.jpg") in set(told)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small disk, as root")
+@pytest.mark.slow
+def test_a_full_disk_ends_with_5_and_whole_rows(words: list[str], tmp_path: Path, capsys: Any) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("cannot mount")
+    try:
+        output = disk / "out.csv"
+        assert main([*words, f"output={output}"]) == 5
+        told = capsys.readouterr().err.splitlines()
+        rows = output.read_bytes().count(b"\n") - 1
+        assert told == [
+            f"{output}: {rows} rows are written; the same command with update=true goes on after them.",
+            f"output={output} cannot be written: No space left on device.",
+        ]
+        assert output.read_bytes().endswith(b"\n")
+        assert rows % 8 == 0
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        assert main([*words, f"output={output}", "update=true"]) == 3
+        assert main([*words, f"output={tmp_path / 'whole.csv'}"]) == 3
+        assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert main([*words, f"output={disk / 'b.csv'}"]) == 5
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_second_process_is_kept_from_an_output_and_a_dead_one_lets_go(
+    words: list[str], begin: Callable[[list[str]], int], tmp_path: Path, capsys: Any
+) -> None:
+    output = tmp_path / "out.csv"
+    process = begin([*words, f"output={output}"])
+    until(output, 8)
+    assert main([*words, f"output={output}", "update=true"]) == 5
+    assert "another process is writing it" in capsys.readouterr().err
+    os.kill(process, signal.SIGKILL)
+    assert end(process) == -signal.SIGKILL
+    assert main([*words, f"output={output}", "update=true"]) == 3
+    assert len(read_csv(output)) == LINES
+
+
+def test_what_is_missing_begins_with_the_batch_that_was_cut() -> None:
+    files = [f"{number}" for number in range(10)]
+    assert missing(files, files, [], 4) == (files, 0)
+    assert missing(files, files, files[:6], 4) == (files[4:], 2)
+    assert missing(files, files, files[:8], 4) == (files[8:], 0)
+    assert missing(files, files, files, 4) == ([], 0)
+    assert missing(files, files, [*files, "x"], 4) == ([], 0)
+
+
+def test_a_file_that_is_named_twice_has_two_rows() -> None:
+    files = ["a", "b", "a", "c", "a"]
+    assert missing(files, files, ["b", "a"], 4) == (["a", "c", "a"], 0)
+    assert missing(files, files, ["a", "b", "a"], 3) == (["c", "a"], 0)

@@ -1,0 +1,71 @@
+"""The folders of yaml, those of the project and those that users add."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from avatar_bench.config.catalogue import choices, commands, conf_folder, did_you_mean, groups, summary, user_folders
+from avatar_bench.errors import ConfigError
+
+
+def write(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_every_yaml_says_what_it_is() -> None:
+    silent = [yaml for yaml in conf_folder().rglob("*.yaml") if not summary(yaml)]
+    assert silent == []
+
+
+def test_the_summary_follows_the_package_line(tmp_path: Path) -> None:
+    assert summary(write(tmp_path / "a.yaml", "# @package _global_\n# a net.\nx: 1\n")) == "a net"
+    assert summary(write(tmp_path / "b.yaml", "x: 1\n# too late\n")) == ""
+    assert summary(write(tmp_path / "c.yaml", "")) == ""
+
+
+def test_groups_and_their_choices_are_those_of_conf() -> None:
+    assert {"model", "mode", "data", "block", "optimizer"} <= set(groups())
+    assert {"full", "frozen", "progressive", "few_shot"} <= set(choices("mode"))
+
+
+def test_commands_tell_what_they_do() -> None:
+    assert commands()["list"] == "name what there is to choose from, one line each"
+    assert all(commands().values())
+
+
+def test_folders_of_the_variable_come_after_the_projects_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = write(tmp_path / "model" / "mine.yaml", "# my net\n")
+    write(tmp_path / "model" / "resnet18.yaml", "# another\n")
+    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
+    assert choices("model")["mine"] == mine
+    assert choices("model")["resnet18"].parents[1] == conf_folder()
+
+
+def test_a_missing_folder_in_the_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="AVATAR_BENCH_CONF"):
+        user_folders()
+
+
+def test_an_installed_package_may_add_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "extra_avatars" / "__init__.py", "")
+    yaml = write(tmp_path / "extra_avatars" / "model" / "theirs.yaml", "# their net\n")
+    points = "[avatar_bench.conf]\ntheirs = extra_avatars\nbroken = no_such_package.conf\n"
+    write(tmp_path / "extra_avatars-1.dist-info" / "entry_points.txt", points)
+    write(
+        tmp_path / "extra_avatars-1.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: extra-avatars\nVersion: 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert choices("model")["theirs"] == yaml
+    assert "no_such_package" in capsys.readouterr().err
+
+
+def test_the_nearest_names_are_suggested() -> None:
+    assert did_you_mean("modle", ["model", "seed"]) == "did you mean model?"
+    assert did_you_mean("xyz", ["model", "seed"]) == ""

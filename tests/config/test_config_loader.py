@@ -1,0 +1,43 @@
+"""Composing: overrides and interpolations that multiply themselves are refused before anything is done."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from avatar_bench.cli.app import main
+
+DOUBLED = [f"+model.options.x{n}=${{model.options.x{n + 1}}}${{model.options.x{n + 1}}}" for n in range(40)]
+BRANCHED = [
+    f"+model.options.x{n}={{a: ${{model.options.x{n + 1}}}, b: ${{model.options.x{n + 1}}}}}" for n in range(40)
+]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*DOUBLED, "+model.options.x40=a"],
+        [*BRANCHED, "+model.options.x40=a"],
+        ["+model.options.x=${model.options.y}", "+model.options.y=${model.options.x}"],
+        ["+model.options.x={y: ${model.options.x}}"],
+        [f"+model.options.x={'[' * 10_000}"],
+        [f"+model.options.x={'[' * 200}{']' * 200}"],
+        [f"+model.options.x=[{','.join('a' * 50_000)}]"],
+        [f"+model.options.x={'a' * 10_000_000}"],
+        [f"seed={','.join('1' * 50_000)}", "-m"],
+    ],
+    ids=["doubled", "branched", "circle", "own", "open", "deep", "list", "long", "swept"],
+)
+def test_what_multiplies_itself_is_refused(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    begun = time.process_time()
+    assert main(["train", "data=folder", "data.root=none", *words]) == 2
+    assert time.process_time() - begun < 5
+    told = capfd.readouterr().err
+    assert 1 <= len(told.splitlines()) <= 3
+    assert len(told) < 1000
+
+
+def test_an_option_may_refer_to_another(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "data=folder", "data.root=none", "data.split.seed=${seed}", "--cfg", "job", "--resolve"]) == 0
+    assert "seed: 42" in capfd.readouterr().out

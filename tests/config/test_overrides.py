@@ -1,0 +1,215 @@
+"""Quoting is judged by Hydra's own parser and OmegaConf, as they read the words of a command line."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from avatar_bench.config.overrides import (
+    is_multirun,
+    job_name,
+    quote,
+    quote_paths,
+    split_flags,
+    sweep_folder,
+    sweep_overrides,
+)
+from avatar_bench.errors import ConfigError
+
+AWKWARD = [
+    "my runs/a b",
+    "a,b",
+    "a=b=c",
+    "[draft]",
+    "[a,b](c){d: e}",
+    "run (1)",
+    "it's",
+    'the "best" one',
+    "'both' \"kinds\"",
+    "'",
+    "a~b",
+    "прогон/лучший",
+    "$HOME",
+    "${HOME}",
+    "\\${x}",
+    "a\\b\\",
+    "\\",
+    "@list.txt",
+    "{}",
+    "{a: b}",
+    "photos/*.jpg",
+    "a:b#c%d!e?f&g;h|i",
+    " leading and trailing ",
+    "1e3",
+    "007",
+    "true",
+    "-",
+    "line\nbreak",
+]
+PATH_OPTIONS = ["out", "ckpt", "input", "output", "runs", "resume", "init_from", "data.root", "data.manifest"]
+PATH_OPTIONS += ["data.blind", "model.weights", "source.folder.root"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def read(word: str, multirun: bool = False) -> Any:
+    """Give the value that a command would see."""
+    (quoted,) = quote_paths([word], multirun)
+    override = OverridesParser.create().parse_override(quoted)
+    return OmegaConf.to_container(OmegaConf.create({"x": override.value()}), resolve=True)["x"]  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+@pytest.mark.parametrize("option", ["out", "ckpt", "data.root"])
+def test_a_path_arrives_as_it_was_typed(option: str, value: str) -> None:
+    listed = option == "ckpt" and value == "[draft]"
+    assert read(f"{option}={value}") == (["draft"] if listed else value)
+
+
+@pytest.mark.parametrize("option", PATH_OPTIONS)
+def test_every_path_option_is_quoted(option: str) -> None:
+    assert read(f"{option}=a (b), c=d") == "a (b), c=d"
+    assert read(f"+{option}=a (b), c=d") == "a (b), c=d"
+
+
+def test_any_string_survives_quoting() -> None:
+    draw = random.Random(0)
+    parts = ["\\", "'", '"', "$", "{", "}", "[", "]", "(", ")", "=", ",", " ", "a", "Ж", "~", ":", "${a}", "${", "/"]
+    for _ in range(300):
+        value = "".join(draw.choices(parts, k=draw.randint(1, 9)))
+        override = OverridesParser.create().parse_override(f"x={quote(value)}")
+        assert OmegaConf.create({"x": override.value()}).x == value
+
+
+def test_other_options_are_left_to_hydra() -> None:
+    assert quote_paths(["model=a,b", "seed=1", "~logger"]) == ["model=a,b", "seed=1", "~logger"]
+
+
+def test_null_and_an_empty_value_stay_what_they_are() -> None:
+    assert read("out=null") is None
+    assert read("out=") == ""
+
+
+def test_a_value_of_question_marks_is_a_path_and_not_a_missing_value() -> None:
+    assert read("out=???") == "./???"
+
+
+def test_a_tilde_is_the_home_folder_unless_a_file_has_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read("out=~/runs") == "/home/me/runs"
+    assert read("out=~") == "/home/me"
+    assert read("out=~a") == "~a"
+    Path("~").mkdir()
+    assert read("out=~") == "~"
+
+
+def test_brackets_make_a_list_of_runs_whose_elements_are_quoted_one_by_one() -> None:
+    assert read("ckpt=[runs/a b, runs/(c)]") == ["runs/a b", "runs/(c)"]
+    assert read("""ckpt=["a,b",'c=d',e]""") == ["a,b", "c=d", "e"]
+    assert read("ckpt=[runs/a]") == ["runs/a"]
+
+
+def test_brackets_are_part_of_a_name_that_exists() -> None:
+    Path("[a,b]").mkdir()
+    assert read("ckpt=[a,b]") == "[a,b]"
+
+
+def test_a_comma_in_a_list_belongs_to_a_name_that_exists() -> None:
+    Path("a, b").mkdir()
+    assert read("ckpt=[a, b,c]") == ["a, b", "c"]
+
+
+def test_brackets_around_a_path_that_is_never_a_list_are_part_of_it() -> None:
+    assert read("out=[a,b]") == "[a,b]"
+
+
+@pytest.mark.parametrize("option", ["data.ood", "source.folder.roots"])
+def test_the_values_of_a_mapping_are_quoted_one_by_one(option: str) -> None:
+    mapping = "{a: /x y, z/(1), b: 'q, w', c:${d}}"
+    assert read(f"{option}={mapping}") == {"a": "/x y, z/(1)", "b": "q, w", "c": "${d}"}
+
+
+def test_a_mapping_may_name_new_sets() -> None:
+    assert quote_paths(["data.ood={a: b}"]) == ["++data.ood={a: 'b'}"]
+    assert read("data.ood={}") == {}
+
+
+def test_a_sweep_over_paths_stays_a_sweep() -> None:
+    (word,) = quote_paths(["model.weights=none,/a b/c.pth"], multirun=True)
+    assert OverridesParser.create().parse_override(word).is_sweep_override()
+    assert quote_paths(["ckpt=glob(*)"], multirun=True) == ["ckpt=glob(*)"]
+
+
+def test_a_path_with_commas_that_exists_is_not_swept() -> None:
+    Path("a,b").mkdir()
+    assert read("ckpt=a,b", multirun=True) == "a,b"
+
+
+def test_out_is_never_swept() -> None:
+    assert read("out=a,b", multirun=True) == "a,b"
+
+
+def test_flags_may_stand_anywhere() -> None:
+    words = ["model=a,b", "-m", "seed=1", "-cd", "my yaml", "--cfg=job"]
+    assert split_flags(words) == (["-m", "-cd", "my yaml", "--cfg=job"], ["model=a,b", "seed=1"])
+
+
+@pytest.mark.parametrize("words", [["--model", "a"], ["model"], ["=3"], ["-cd"], ["--cfg", "foo"], ["a", "=", "b"]])
+def test_a_word_that_is_no_option_is_refused(words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        split_flags(words)
+    assert 1 <= len(caught.value.lines) <= 3
+
+
+def test_a_multirun_is_asked_for_by_flag_sweep_or_mode() -> None:
+    assert is_multirun(["-m"], [])
+    assert is_multirun(["--multirun"], [])
+    assert is_multirun([], ["sweep=nine_models"])
+    assert is_multirun([], ["hydra.mode=MULTIRUN"])
+    assert not is_multirun([], ["sweep=null", "model=a"])
+
+
+def test_a_sweep_lies_under_its_name_or_the_swept_options() -> None:
+    assert sweep_folder(["sweep=nine_models", "seed=3"]) == Path("runs/nine_models")
+    assert sweep_folder(["model=a,b", "data.fold=range(3)", "seed=1"]) == Path("runs/model-data.fold")
+    assert sweep_folder(["model=a,b", "out=my sweep"]) == Path("my sweep")
+    assert sweep_folder(["hydra/sweeper=optuna", "seed=1"]) == Path("runs/sweep")
+
+
+def test_a_sweep_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no option has several values"):
+        sweep_folder(["seed=1"])
+
+
+def test_the_jobs_of_a_sweep_are_named_by_what_is_swept() -> None:
+    words = ["model=a,b", "seed=1", "data.root='a,b'", "hydra.verbose=false", "mode=choice(full,frozen)"]
+    folder, names = sweep_overrides(words, Path("runs/x y"))
+    assert folder == "hydra.sweep.dir='runs/x y'"
+    assert names == "hydra.job.config.override_dirname.exclude_keys=[seed,data.root]"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["model=resnet18", "mode.shots=5", "seed=1"], "resnet18-shots5-seed1"),
+        (["data.fraction=0.25", "+data.limit=null", "trainer.compile=true"], "fraction0.25-limitnull-compiletrue"),
+        (["lr=0.0031622776601683794", "seed=12345678"], "lr0.0031623-seed12345678"),
+        (["data.split.held_out=[tabler]"], "tabler"),
+        (["data.split.held_out=['naev']", "hydra.launcher.n_jobs=2", "hydra/launcher=joblib"], "naev"),
+        (["epochs=5", "model=resnet18"], "resnet18"),
+        (["~epochs", "++epochs=5"], "unnamed"),
+        (["data.split.held_out=['a b']"], "a_b-c868"),
+        (["data.split.held_out=[a_b]"], "a_b"),
+        (["data.split.held_out=[a,b]"], "a_b-1eb7"),
+    ],
+)
+def test_a_job_is_named_by_what_it_does_not_share(words: list[str], name: str) -> None:
+    assert job_name(words, ("epochs",)) == name

@@ -1,0 +1,294 @@
+"""Datasets read from class folders and manifests, and what is wrong with them told in time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from avatar_bench.data.dataset import (
+    COLUMNS,
+    hash_files,
+    read_dataset,
+    read_folder,
+    read_manifest,
+    read_split,
+    write_split,
+)
+from avatar_bench.errors import DataError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number, name in enumerate(["b/x/1.png", "b/x/y/2.JPG", "b/3.webp", "a/4.png", "a/.5.png", "a/note.txt"]):
+        file = tmp_path / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".txt":
+            file.write_text("no picture")
+        else:
+            Image.new("RGB", (8, 8), (number * 40, 0, 0)).save(file)
+    return tmp_path / "data"
+
+
+def test_class_folders_give_labels_and_the_folders_below_sources(root: Path) -> None:
+    dataset = read_folder(root)
+    assert dataset.name == "data"
+    assert dataset.classes == ("a", "b")
+    assert list(dataset.frame.columns) == list(COLUMNS)
+    found = dataset.frame.set_index("path")[["label", "source", "split"]]
+    assert found.to_dict("index") == {
+        "a/4.png": {"label": "a", "source": "", "split": ""},
+        "b/3.webp": {"label": "b", "source": "", "split": ""},
+        "b/x/1.png": {"label": "b", "source": "x", "split": ""},
+        "b/x/y/2.JPG": {"label": "b", "source": "x", "split": ""},
+    }
+
+
+def test_hashes_are_of_the_files_and_byte_copies_share_a_group(root: Path) -> None:
+    shutil.copy(root / "a" / "4.png", root / "b" / "copy.png")
+    frame = read_folder(root).frame.set_index("path")
+    assert frame.loc["a/4.png", "sha256"] == hashlib.sha256((root / "a" / "4.png").read_bytes()).hexdigest()
+    assert frame.loc["a/4.png", "group"] == frame.loc["b/copy.png", "group"]
+    assert frame["group"].nunique() == 4
+
+
+def test_folders_named_train_val_and_test_state_the_split(root: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(root / "b", root.parent / "fixed" / split / "b")
+    frame = read_folder(root.parent / "fixed").frame
+    assert set(zip(frame["split"], frame["label"], strict=True)) == {("train", "b"), ("test", "b")}
+    assert "train/b/x/1.png" in set(frame["path"])
+
+
+def test_a_manifest_gives_what_it_states_and_blanks_elsewhere(root: Path) -> None:
+    lines = ["path,label,source,group,more", "b/x/1.png,b,studio,g1,?", "b/3.webp,b,,,", "a/4.png,a,studio,g1,"]
+    (root / "some.csv").write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+    dataset = read_manifest(root / "some.csv")
+    assert (dataset.name, dataset.root) == ("some", root)
+    assert dataset.frame["source"].tolist() == ["studio", "", "studio"]
+    assert dataset.frame["group"].tolist()[::2] == ["g1", "g1"]
+    assert dataset.frame["group"].iat[1] == "sha256:" + dataset.frame["sha256"].iat[1][:16]
+    assert read_dataset(root / "some.csv", "other").name == "other"
+
+
+def test_labels_and_paths_that_look_like_nothing_or_numbers_stay_text(root: Path) -> None:
+    shutil.copy(root / "a" / "4.png", root / "фото 1, x=2.png")
+    (root / "odd.csv").write_text('path,label\n"фото 1, x=2.png",NA\na/4.png,01\n', encoding="utf-8")
+    dataset = read_manifest(root / "odd.csv")
+    assert dataset.frame["label"].tolist() == ["NA", "01"]
+    assert dataset.image(0).shape == (8, 8, 3)
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
+def test_a_fold_is_a_number_or_nothing(root: Path) -> None:
+    (root / "m.csv").write_text("path,label,fold,phash\na/4.png,a,9,00ff\nb/3.webp,b,,\n")
+    frame = read_manifest(root / "m.csv").frame
+    assert frame["fold"].tolist() == ["9", ""]
+    assert frame["phash"].tolist() == ["00ff", ""]
+    for wrong in ("-1", "one", "1.5"):
+        (root / "m.csv").write_text(f"path,label,fold\na/4.png,a,0\nb/3.webp,b,{wrong}\n")
+        with pytest.raises(DataError, match=f"row 2, b/3.webp: unknown fold '{wrong}'"):
+            read_manifest(root / "m.csv")
+
+
+def test_a_split_survives_its_file(root: Path) -> None:
+    dataset = read_folder(root)
+    dataset.frame["split"], dataset.frame["phash"] = "train", "00ff"
+    dataset.frame["stated_group"] = dataset.frame["group"]
+    write_split(dataset, root / "split.csv")
+    again = read_split(root / "split.csv", root)
+    assert again.frame[dataset.frame.columns].equals(dataset.frame)
+    old = pd.read_csv(root / "split.csv", dtype=str).drop(columns=["phash", "stated_group"])
+    old.to_csv(root / "split.csv", index=False)
+    assert set(read_split(root / "split.csv", root).frame["phash"]) == {""}
+
+
+def test_a_comma_at_the_end_of_each_row_moves_no_column(root: Path) -> None:
+    (root / "long.csv").write_text("path,label\na/4.png,a,\nb/3.webp,b,\n")
+    assert read_manifest(root / "long.csv").frame["label"].tolist() == ["a", "b"]
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "cannot be read as CSV"),
+        ("file,class\na,b\n", "no column path and label"),
+        ("path\na/4.png\n", "no column label"),
+        ("path,label\n", "no rows"),
+        ("path,label\na/4.png,a\nnowhere.png,a\n", "row 2: nowhere.png does not exist"),
+        ("path,label,split\na/4.png,a,training\n", "unknown split 'training'"),
+        ('path,label\n"a/4.png,a\n', "cannot be read as CSV"),
+        ("path,label\nx,4.png,a\n", "row 1: x does not exist"),
+        ("path,label,label\na/4.png,a,b\n", "the column label twice"),
+        ("path,label\n" + "a" * 2**20 + ",a\n", "does not exist"),
+        ("path,label\na\x1b[2J.png,a\n", "row 1: a\\x1b[2J.png does not exist"),
+        ("path,label\n/dev/zero,a\n", "row 1: /dev/zero does not exist"),
+        ("path,label\n../data,a\n", "row 1: ../data does not exist"),
+        ("path,label\na\0.png,a\n", "zero bytes"),
+        ("path,label" + ",x" * 2**16, "its first line is longer than 64 KiB"),
+        ("x" * 2**20, "its first line is longer than 64 KiB"),
+        ("\n\n\n", "cannot be read as CSV"),
+        (",".join(f"column {n}" for n in range(5000)), "no column path and label"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_told_why(content: str, told: str, root: Path) -> None:
+    (root / "bad.csv").write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_manifest(root / "bad.csv")
+    assert told in str(caught.value)
+    assert len(caught.value.lines) <= 3
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "utf-16", "utf-16-le", "utf-32"])
+def test_a_manifest_in_another_encoding_is_told_why(encoding: str, root: Path) -> None:
+    (root / "bad.csv").write_bytes("path,label\na/4.png,фото\n".encode(encoding))
+    with pytest.raises(DataError, match="UTF-8"):
+        read_manifest(root / "bad.csv")
+
+
+def test_a_manifest_that_is_too_large_or_no_regular_file_is_refused(root: Path) -> None:
+    with (root / "large.csv").open("wb") as stream:
+        stream.write(b"path,label\na/4.png,a\n")
+        stream.truncate(2**31)  # takes no room
+    with pytest.raises(DataError, match="larger than 512 MiB"):
+        read_manifest(root / "large.csv")
+    os.mkfifo(root / "pipe.csv")
+    for file in (root / "pipe.csv", Path("/dev/zero"), root / ("a" * 300 + ".csv"), root / "nul\0.csv"):
+        with pytest.raises(DataError, match="does not exist"):
+            read_manifest(file)
+
+
+def test_a_manifest_may_name_pictures_elsewhere(root: Path) -> None:
+    (root / "b" / "m.csv").write_text(f"path,label\n../a/4.png,a\n{root / 'b' / '3.webp'},b\n")
+    dataset = read_manifest(root / "b" / "m.csv")
+    assert [dataset.image(row).shape for row in (0, 1)] == [(8, 8, 3)] * 2
+
+
+def test_a_row_that_ends_early_has_blanks(root: Path) -> None:
+    (root / "short.csv").write_text("path,label,group\na/4.png,a\nb/3.webp\n")
+    frame = read_manifest(root / "short.csv").frame
+    assert frame["label"].tolist() == ["a", ""]
+    assert frame["group"].str.startswith("sha256:").all()
+
+
+def test_hidden_files_and_folders_are_no_pictures(root: Path) -> None:
+    for hidden in (root / ".cache" / "a.png", root / "a" / ".thumbnails" / "b.png"):
+        hidden.parent.mkdir()
+        shutil.copy(root / "a" / "4.png", hidden)
+    assert len(read_folder(root)) == 4
+
+
+def test_a_link_to_a_folder_may_be_a_class_and_nothing_below_one(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "b", tmp_path / "elsewhere")
+    (root / "c").symlink_to(tmp_path / "elsewhere")
+    assert read_folder(root).classes == ("a", "b", "c")
+    (root / "b" / "x" / "round").symlink_to(root)
+    with pytest.raises(DataError, match="b/x/round: a link to a folder, which is not followed"):
+        read_folder(root)
+
+
+def test_a_folder_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def deny(path: str | Path) -> object:
+        if str(path).endswith("x/y"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(DataError, match="b/x/y: cannot be read: Permission denied"):
+        read_folder(root)
+
+
+@pytest.mark.parametrize(("name", "why"), [(b"\xff.png", "not UTF-8"), (b"a\rb.png", "carriage return")])
+def test_a_name_that_no_table_keeps_is_refused_and_shown(name: bytes, why: str, root: Path) -> None:
+    shutil.copy(root / "a" / "4.png", root / "a" / os.fsdecode(name))
+    with pytest.raises(DataError, match=why) as caught:
+        read_folder(root)
+    assert str(caught.value).replace("\n", "").isprintable()
+    str(caught.value).encode()
+
+
+def test_names_with_line_ends_commas_and_quotes_survive_the_split(root: Path) -> None:
+    for name in ("new\nline.png", 'quote".png', "a,b.png", " blank .png", "=1+1.png", "-rf.png", "\ttab.png"):
+        shutil.copy(root / "a" / "4.png", root / "a" / name)
+    dataset = read_folder(root)
+    write_split(dataset, root / "split.csv")
+    again = read_split(root / "split.csv", root)
+    assert again.frame["path"].tolist() == dataset.frame["path"].tolist()
+    assert all(again.image(row).shape == (8, 8, 3) for row in range(len(again)))
+
+
+def test_a_damaged_split_is_told(root: Path) -> None:
+    for content in (b"", b"\xff\xfe\0", b"label\na\n"):
+        (root / "split.csv").write_bytes(content)
+        with pytest.raises(DataError, match=r"split\.csv"):
+            read_split(root / "split.csv", root)
+
+
+def test_missing_and_empty_places_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    for read, place, told in (
+        (read_folder, "nowhere", "not a folder"),
+        (read_folder, "empty", "no pictures in class folders"),
+        (read_manifest, "nowhere.csv", "does not exist"),
+    ):
+        with pytest.raises(DataError, match=told):
+            read(tmp_path / place)
+
+
+def test_the_fingerprint_is_of_pictures_labels_and_groups_not_of_order_or_place(root: Path, tmp_path: Path) -> None:
+    dataset = read_folder(root)
+    shutil.copytree(root, tmp_path / "moved")
+    assert read_folder(tmp_path / "moved").fingerprint == dataset.fingerprint
+    assert dataset.take(np.arange(len(dataset))[::-1]).fingerprint == dataset.fingerprint
+    assert dataset.take(np.arange(3)).fingerprint != dataset.fingerprint
+    for column in ("label", "group"):
+        other = dataset.take(np.arange(len(dataset)))
+        other.frame.loc[0, column] = "z"
+        assert other.fingerprint != dataset.fingerprint
+    Image.new("RGB", (8, 8), "blue").save(root / "a" / "4.png")
+    assert read_folder(root).fingerprint != dataset.fingerprint
+
+
+def test_take_and_part_keep_the_order_and_leave_the_whole_alone(root: Path) -> None:
+    dataset = read_folder(root)
+    dataset.frame["split"] = ["test", "train", "test", "train"]
+    part = dataset.part("train")
+    assert part.name == "train"
+    assert part.frame["path"].tolist() == ["b/3.webp", "b/x/y/2.JPG"]
+    assert part.file(0) == root / "b" / "3.webp"
+    assert len(dataset.part("val")) == 0
+    part.frame["label"] = "z"
+    assert dataset.classes == ("a", "b")
+
+
+def test_hashes_come_in_the_order_of_the_files(root: Path) -> None:
+    files = [root / "b" / "3.webp", root / "a" / "4.png"]
+    assert hash_files(files) == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
+def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
+    pd.DataFrame({"path": ["a/4.png", "b/3.webp"], "label": ["a", "b"], "sha256": ["f" * 64, "abc"]}).to_csv(
+        root / "hashed.csv", index=False
+    )
+    hashes = read_manifest(root / "hashed.csv").frame["sha256"].tolist()
+    assert hashes[0] == "f" * 64
+    assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
+
+
+def test_a_class_folder_without_pictures_is_refused(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures / "blind", tmp_path / "data")
+    (tmp_path / "data" / "painting").mkdir()
+    (tmp_path / "data" / ".cache").mkdir()
+    with pytest.raises(DataError, match="painting: the class folder holds no picture"):
+        read_folder(tmp_path / "data")
+    (tmp_path / "data" / "painting").rmdir()
+    assert read_folder(tmp_path / "data").classes == ("drawing", "generated", "real")

@@ -1,0 +1,100 @@
+"""Tests of the slices that a data set is cut into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from avatar_bench.audit.properties import measure
+from avatar_bench.data import image_slices
+from avatar_bench.data.dataset import read_dataset
+from avatar_bench.errors import DataError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of known size, format and quality, and a manifest that says no more than their class."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), np.uint8)
+    kinds = {
+        "small.jpg": (100, 90, {"quality": 40}),
+        "middle.jpg": (200, 128, {"quality": 75}),
+        "large.jpg": (512, 600, {"quality": 94}),
+        "finest.jpeg": (1024, 1030, {"quality": 100}),
+        "plain.png": (300, 256, {}),
+        "web.webp": (255, 400, {}),
+    }
+    for name, (width, height, how) in kinds.items():
+        Image.fromarray(pixels[:height, :width]).save(tmp_path / name, **how)
+    rows = pd.DataFrame({"path": list(kinds), "label": "real", "source": "camera", "generator": ""})
+    rows.to_csv(tmp_path / "pictures.csv", index=False)
+    return tmp_path
+
+
+def test_what_the_manifest_does_not_say_is_read_from_the_files(folder):
+    found = image_slices.describe(read_dataset(folder / "pictures.csv"))
+    assert list(found.columns) == list(image_slices.SLICES)
+    assert found["size"].tolist() == [
+        *("< 128 px", "128-255 px", "512-1023 px", "≥ 1024 px", "256-511 px", "128-255 px")
+    ]
+    assert found["format"].tolist() == ["JPEG"] * 4 + ["PNG", "WEBP"]
+    assert found["jpeg_quality"].tolist() == ["< 50", "75-84", "90-94", "≥ 95", "", ""]
+    assert found["source"].eq("camera").all()
+    assert found["generator"].eq("").all()
+
+
+def test_what_the_manifest_says_is_believed_and_needs_no_file(folder):
+    stored = {"width": "64", "height": "2000", "format": "JPEG", "jpeg_quality": "88", "generator": "gan"}
+    dataset = read_dataset(folder / "pictures.csv")
+    told = type(dataset)("told", folder / "nowhere", dataset.frame.assign(**stored))
+    found = image_slices.describe(told)
+    assert found.iloc[0].tolist() == ["camera", "gan", "< 128 px", "JPEG", "85-89"]
+    assert len(found.drop_duplicates()) == 1
+
+
+def test_one_missing_word_is_enough_to_look_at_the_file(folder):
+    dataset = read_dataset(folder / "pictures.csv")
+    half = dataset.frame.assign(width="64", height="64", format=["JPEG", "", *["PNG"] * 4])
+    found = image_slices.describe(type(dataset)("half", folder, half))
+    assert found["size"].tolist()[:3] == ["< 128 px", "128-255 px", "< 128 px"]
+    assert found["jpeg_quality"].tolist()[:3] == ["< 50", "75-84", ""]
+
+
+def test_a_broken_file_is_named(folder):
+    dataset = read_dataset(folder / "pictures.csv")
+    (folder / "web.webp").write_bytes(b"RIFF....WEBP")
+    with pytest.raises(DataError, match=r"web\.webp"):
+        image_slices.describe(dataset)
+
+
+def test_ranges_begin_at_their_edges():
+    assert image_slices.ranges([0, 9, 10, 19, 20, 999], (10, 20)).tolist() == [
+        *("< 10", "< 10", "10-19", "10-19", "≥ 20", "≥ 20")
+    ]
+
+
+@pytest.mark.parametrize("quality", [1, 10, 49, 50, 75, 90, 100])
+def test_the_quality_is_the_one_that_pillow_was_asked_for(quality, tmp_path):
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "a.jpg", quality=quality)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image_slices.jpeg_quality(image.quantization[0]) == quality
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared pictures are not beside this checkout")
+def test_real_pictures_are_in_the_slices_that_the_audit_measures():
+    dataset = read_dataset(SHARED / "blind.csv").take(np.arange(0, 300, 10))
+    found = image_slices.describe(dataset)
+    for row in range(len(dataset)):
+        measured = measure(dataset.file(row).read_bytes())
+        assert found["format"].iat[row] == measured["format"]
+        side = min(measured["width"], measured["height"])
+        assert found["size"].iat[row] == image_slices.ranges([side], image_slices.SIDES, " px")[0]
+        quality = measured["jpeg_quality"]
+        expected = image_slices.ranges([quality], image_slices.QUALITIES)[0] if quality > 0 else ""
+        assert found["jpeg_quality"].iat[row] == expected

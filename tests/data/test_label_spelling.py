@@ -1,0 +1,41 @@
+"""Labels that look like misspelt names of another class."""
+
+from __future__ import annotations
+
+import pytest
+
+from avatar_bench.data.label_spelling import RARER, misspelt_labels
+
+
+@pytest.mark.parametrize(
+    ("label", "other"),
+    [
+        ("reall", "real"),
+        ("rea", "real"),
+        ("reel", "real"),
+        ("rael", "real"),
+        ("drawings", "drawing"),
+        ("generatde", "generated"),
+        ("real photo", "real_photo"),
+        ("Reall", "real"),
+    ],
+)
+def test_a_rare_label_one_slip_away_from_a_class_is_found(label: str, other: str) -> None:
+    assert list(misspelt_labels({label: 3, other: 60, "something": 60})) == [(label, other)]
+
+
+@pytest.mark.parametrize(
+    ("label", "other"),
+    [("drawing", "generated"), ("man", "men"), ("art", "ai"), ("class1", "class2"), ("1", "11"), ("female", "male")],
+)
+def test_other_words_and_numbers_are_not(label: str, other: str) -> None:
+    assert list(misspelt_labels({label: 3, other: 60})) == []
+
+
+def test_two_classes_of_like_names_and_like_sizes_are_meant() -> None:
+    assert list(misspelt_labels({"cats": 100 // RARER, "cat": 100})) == [("cats", "cat")]
+    assert list(misspelt_labels({"cats": 100 // RARER + 1, "cat": 100})) == []
+
+
+def test_the_largest_of_several_like_classes_is_named() -> None:
+    assert list(misspelt_labels({"reall": 2, "real": 90, "really": 40})) == [("reall", "real")]

@@ -1,0 +1,184 @@
+"""Batches: balance, order by seed and epoch alone, and files that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.data.loaders import ReadableImages, evaluation_loader, targets_of
+from avatar_bench.data.training_batches import DataModule, EpochSampler
+from avatar_bench.data.transforms import Augmentation, Preprocessing
+from avatar_bench.errors import DataError
+
+CLASSES = ("drawing", "generated", "real")
+PREPROCESSING = Preprocessing(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def uneven(pictures: Path) -> Dataset:
+    """40 drawings, 15 generated, 5 real to train on, and 12 to validate on."""
+    whole = read_manifest(pictures / "all.csv")
+    counts = {"drawing": 40, "generated": 15, "real": 5}
+    train = [whole.take((whole.frame["label"] == label).to_numpy()).frame[:n] for label, n in counts.items()]
+    val = whole.frame[whole.frame["path"].str.contains("/6[0-3]")]
+    frame = pd.concat([*train, val], ignore_index=True)
+    frame["split"] = ["train"] * 60 + ["val"] * len(val)
+    return Dataset("uneven", whole.root, frame)
+
+
+@pytest.fixture
+def module(uneven: Dataset) -> Callable[..., DataModule]:
+    def build(**options: Any) -> DataModule:
+        given = {"seed": 0, "batch_size": 16, "workers": 0, "balance": "none", **options}
+        return DataModule(uneven, CLASSES, PREPROCESSING, Augmentation(flip=0.5, noise=0.05), **given)
+
+    return build
+
+
+def test_counts_are_of_the_training_images_by_class_order(module: Callable[..., DataModule]) -> None:
+    assert module().counts.tolist() == [40, 15, 5]
+
+
+def test_the_sampler_shows_each_class_equally_often() -> None:
+    counts = np.array([400, 150, 50])
+    targets = np.repeat([0, 1, 2], counts)
+    sampler, seen = EpochSampler(600, 0, 1 / counts[targets]), np.zeros(3)
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        seen += np.bincount(targets[[row for row, _ in sampler]], minlength=3)
+    np.testing.assert_allclose(seen / seen.sum(), 1 / 3, atol=0.015)  # 12,000 draws: three standard errors
+
+
+def test_balance_sampler_draws_evenly_and_balance_none_each_image_once(module: Callable[..., DataModule]) -> None:
+    shown = {}
+    for balance in ("sampler", "none"):
+        batches = module(balance=balance).train_dataloader()
+        shown[balance] = torch.cat([batch["row"] for batch in batches]).tolist()
+    assert sorted(shown["none"]) == list(range(60))
+    drawn = np.bincount(np.repeat([0, 1, 2], [40, 15, 5])[shown["sampler"]], minlength=3)
+    assert drawn.sum() == 60
+    assert drawn[2] > 8  # of 5
+
+
+def test_balance_loss_weighs_classes_by_their_rarity_and_the_others_do_not(module: Callable[..., DataModule]) -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    targets = np.repeat([0, 1, 2], [40, 15, 5])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
+    np.testing.assert_allclose(module(balance="loss").class_weights, expected)
+    assert module(balance="none").class_weights is None
+    assert module(balance="sampler").class_weights is None
+    shown = torch.cat([batch["row"] for batch in module(balance="loss").train_dataloader()])
+    assert sorted(shown.tolist()) == list(range(60))  # one balance at a time
+
+
+def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
+    def pairs(seed: int, epoch: int) -> list[tuple[int, int]]:
+        sampler = EpochSampler(50, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    np.random.seed(1)
+    torch.manual_seed(1)
+    first = pairs(0, 0)
+    np.random.seed(2)
+    torch.manual_seed(2)
+    assert pairs(0, 0) == first
+    assert sorted(row for row, _ in first) == list(range(50))
+    assert len({tuple(pairs(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_the_number_of_workers_changes_no_batch(module: Callable[..., DataModule]) -> None:
+    alone, helped = (list(module(workers=workers).train_dataloader()) for workers in (0, 2))
+    assert len(alone) == len(helped) == 4
+    for one, other in zip(alone, helped, strict=True):
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["row"], other["row"])
+
+
+def test_training_images_are_varied_and_validation_images_are_not(
+    module: Callable[..., DataModule], uneven: Dataset
+) -> None:
+    data = module()
+    (batch,) = data.val_dataloader()
+    plain = PREPROCESSING(uneven.part("val").image(0))
+    assert torch.equal(batch["image"][0], torch.from_numpy(plain.transpose(2, 0, 1).copy()))
+    assert batch["image"].dtype == torch.uint8
+    assert batch["row"].tolist() == list(range(12))
+    shown = next(iter(data.train_dataloader()))
+    row = int(shown["row"][0])
+    train = PREPROCESSING(uneven.part("train").image(row))
+    assert not torch.equal(shown["image"][0], torch.from_numpy(train.transpose(2, 0, 1).copy()))
+
+
+@pytest.mark.parametrize(("batch_size", "batches"), [(59, 1), (60, 1), (20, 3), (16, 4)])
+def test_a_last_batch_of_one_image_is_left_out(
+    batch_size: int, batches: int, module: Callable[..., DataModule]
+) -> None:
+    shown = list(module(batch_size=batch_size).train_dataloader())
+    assert len(shown) == batches
+    assert min(len(batch["row"]) for batch in shown) > 1
+
+
+def test_every_process_of_a_distributed_run_has_its_own_share() -> None:
+    shares = []
+    for rank in range(3):
+        sampler = EpochSampler(50, 0)
+        sampler.rank, sampler.world = rank, 3
+        shares.append([row for row, _ in sampler])
+        assert len(shares[-1]) == len(sampler) == 16
+    assert len({row for share in shares for row in share}) == 48
+
+
+def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module: Callable[..., DataModule]) -> None:
+    data = module(views=2)
+    every = torch.cat([batch["image"] for batch in data.each_view(2)])
+    batches = data.train_dataloader()
+    seen = []
+    for epoch in range(4):
+        batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        shown = list(batches)
+        order = torch.cat([batch["row"] for batch in shown]).argsort()
+        seen.append(torch.cat([batch["image"] for batch in shown])[order])
+    assert torch.equal(torch.cat(seen[:2]), every)
+    assert torch.equal(torch.cat(seen[2:]), every)
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(every, torch.cat([batch["image"] for batch in module(views=2, seed=1).each_view(2)]))
+
+
+def test_a_cache_changes_no_batch_and_decodes_nothing_twice(
+    module: Callable[..., DataModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
+    for workers in (2, 0):  # the second reads what the processes of the first have kept
+        plain, cached = module(), module(cache=PictureCache(PREPROCESSING), workers=workers)
+        for loader in ("train_dataloader", "val_dataloader"):
+            for one, other in zip(getattr(plain, loader)(), getattr(cached, loader)(), strict=True):
+                assert torch.equal(one["image"], other["image"])
+                assert torch.equal(one["row"], other["row"])
+        monkeypatch.setattr("avatar_bench.data.cache.decode_bytes", None)
+
+
+def test_targets_are_by_name_in_the_order_that_is_asked_for(uneven: Dataset) -> None:
+    turned = targets_of(uneven, CLASSES[::-1])
+    assert [CLASSES[::-1][target] for target in turned] == uneven.frame["label"].tolist()
+    assert (targets_of(uneven, ("real",)) == -1).sum() == (uneven.frame["label"] != "real").sum()
+
+
+def test_an_unreadable_file_stops_training_and_costs_a_verdict_its_row(uneven: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    uneven.frame.loc[0, "path"] = str(tmp_path / "broken.png")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        list(evaluation_loader(uneven, CLASSES, PREPROCESSING, 16, 0))
+    images = ReadableImages([str(tmp_path / "broken.png"), str(uneven.file(1))], [PREPROCESSING])
+    assert images[0]["row"] == 0
+    assert images[0]["reason"]
+    assert images[1]["images"][0].shape == (32, 32, 3)

@@ -1,0 +1,143 @@
+"""Tests of the block architecture on the tiny run, and of its diagram."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
+
+from avatar_bench import i18n
+from avatar_bench.cli.app import main
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.blocks.architecture import Architecture, figures
+from avatar_bench.models.first_layers import FeatureMaps
+from avatar_bench.models.inspection import dissect
+from avatar_bench.runs.run import Run
+
+YAML = Path(__file__).parents[3] / "conf" / "block" / "architecture.yaml"
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("architecture")
+    assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={out}"]) == 0
+    return out / "evaluation" / "test" / "architecture"
+
+
+def test_every_metric_can_be_recomputed_from_the_saved_tables(saved: Path, tiny_run: Path) -> None:
+    said = json.loads((saved / "metrics.json").read_text())["metrics"]
+    assert set(said) == {"params_m", "macs_g", "depth", "input_size"}
+    for table in (pd.read_csv(saved / "stages.csv"), pd.read_csv(saved / "layers.csv")):
+        assert said["params_m"]["value"] == pytest.approx(table["params"].sum() / 1e6, abs=1e-12)
+        assert said["macs_g"]["value"] == pytest.approx(table["macs"].sum() / 1e9, abs=1e-12)
+    layers = pd.read_csv(saved / "layers.csv")
+    assert said["depth"]["value"] == layers["on_longest_path"].sum()
+    assert said["input_size"]["value"] == int(layers["input"].iloc[0].split(" x ")[-1])
+    beside = layers["module"].str.contains("downsample")
+    assert said["depth"]["value"] == (layers["type"].isin(["Conv2d", "Linear"]) & ~beside).sum()
+    assert said["input_size"]["value"] == 32
+
+
+def test_the_sums_are_those_of_the_checkpoint(saved: Path, tiny_run: Path) -> None:
+    said = json.loads((saved / "metrics.json").read_text())["metrics"]
+    weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    learnt = [value.numel() for name, value in weights.items() if name.endswith(("weight", "bias"))]
+    assert said["params_m"]["value"] == pytest.approx(sum(learnt) / 1e6, abs=1e-12)
+    run = Run.open(tiny_run)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run.classifier(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=run.device))
+    assert said["macs_g"]["value"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12)
+
+
+def test_the_traits_name_the_block_and_what_training_began_with(saved: Path) -> None:
+    traits = pd.read_csv(saved / "traits.csv", keep_default_na=False).iloc[0]
+    assert traits["core_block"] == "BasicBlock"
+    assert traits["normalisation"] == "batch"
+    assert traits["pretraining"] == "scratch"
+
+
+def test_the_figures_are_saved(saved: Path) -> None:
+    assert {file.stem for file in saved.glob("*.png")} == {"diagram", "filters", "feature_maps"}
+
+
+def test_filters_are_the_weights_of_the_checkpoint(saved: Path, tiny_run: Path) -> None:
+    state = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    with np.load(saved / "filters.npz") as found:
+        np.testing.assert_array_equal(found["weights"], state[f"net.{found['layer']}.weight"].numpy())
+
+
+def test_feature_maps_are_of_an_image_of_each_class(saved: Path, tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    frame = run.dataset("test").frame
+    with np.load(saved / "feature_maps.npz") as found:
+        assert found["labels"].tolist() == list(run.classes)
+        assert found["paths"].tolist() == [frame["path"][frame["label"] == name].iat[0] for name in run.classes]
+        assert found["images"].shape == (3, 32, 32, 3)
+        for number, _ in enumerate(found["layers"]):
+            assert found[f"maps_{number}"].shape[:2] == (3, len(found[f"channels_{number}"]))
+        assert len(found["layers"]) == 3
+
+
+def test_where_the_images_are_gone_filters_are_shown_and_maps_are_not(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    whole = run.dataset("test")
+    result = Architecture().evaluate(run, Dataset(whole.name, whole.root / "moved", whole.frame))
+    assert set(result.figures) == {"diagram", "filters"}
+    assert result.warnings == ["No feature maps are shown: no image of a known class is at hand."]
+
+
+@pytest.mark.parametrize("classes", [1, 6])
+def test_filters_and_maps_are_drawn_whole(classes: int) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (classes, 32, 32, 3), dtype=np.uint8)
+    maps = [FeatureMaps(f"stages.{k}.blocks", np.arange(k + 1), rng.random((classes, k + 1, 8, 8))) for k in range(3)]
+    for figure in (
+        figures.feature_maps(images, ["a class name that goes on"] * classes, maps),
+        figures.filters(rng.normal(size=(5 * classes, 3, 7, 7)).astype(np.float32), "patch_embed.proj"),
+    ):
+        figure.set_dpi(100)
+        figure.savefig(io.BytesIO(), format="png")
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert drawn.x0 > -0.02
+        assert drawn.y0 > -0.02
+        assert drawn.x1 < width + 0.02
+        assert drawn.y1 < height + 0.02
+
+
+@pytest.mark.parametrize("model", ["resnet18", "mobilenetv3_small", "convnext_tiny", "efficientnet_lite0"])
+def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Callable[[str], Any]) -> None:
+    net = network(model)
+    mode = net.training
+    anatomy = dissect(net.eval(), 64)
+    net.train(mode)
+    figure = figures.diagram(anatomy, model, 64, 3)
+    figure.draw_without_rendering()
+    left = figure.axes[0]
+    words = {text.get_text() for text in left.texts}
+    assert set(anatomy.stages["output"]) <= words
+    for text in left.texts:
+        assert left.get_window_extent().x0 - 1 <= text.get_window_extent().x0
+        assert text.get_window_extent().x1 <= left.get_window_extent().x1 + 1
+    assert len(figure.axes[1].patches) == len(anatomy.stages)
+
+
+def test_large_numbers_are_written_in_the_language_that_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [12, 1234, 5_670_000, 8.9e9]
+    assert [figures._short_number(number) for number in numbers] == ["12", "1.23 k", "5.67 M", "8.9 G"]
+    monkeypatch.setattr(i18n, "catalogue", lambda language: {"{number} M": "{number} млн"})
+    assert figures._short_number(numbers[2]) == "5.67 млн"
+
+
+def test_the_yaml_states_what_the_block_takes() -> None:
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.architecture\n")
+    assert registry.build("architecture", OmegaConf.to_container(OmegaConf.load(YAML))) == Architecture()

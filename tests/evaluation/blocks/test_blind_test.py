@@ -1,0 +1,322 @@
+"""Tests of the blind test, of the registry that builds it, and of the alarm on class order."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from itertools import permutations
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from sklearn import metrics as sk
+
+from avatar_bench.errors import ConfigError, DataError, GuardError
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import check_class_order
+from avatar_bench.evaluation.blocks.blind_test import BlindTest
+from avatar_bench.metrics import stats
+from avatar_bench.results.predictions import Predictions, strings
+
+CLASSES = ("drawing", "generated", "real")
+YAML = Path(__file__).parents[3] / "conf" / "block" / "blind_test.yaml"
+
+
+def predictions(targets, logits, groups=None, sources=None, **options) -> Predictions:
+    n = len(targets)
+    return Predictions(
+        classes=options.get("classes", CLASSES),
+        logits=np.asarray(logits, np.float32),
+        embeddings=np.zeros((n, 2), np.float32),
+        targets=np.asarray(targets, np.int64),
+        paths=strings([f"{i}.png" for i in range(n)]),
+        groups=strings([f"g{i}" for i in range(n)] if groups is None else groups),
+        sources=strings([f"s{t}{i % 4}" for i, t in enumerate(targets)] if sources is None else sources),
+        temperature=options.get("temperature", 1.0),
+    )
+
+
+def noisy(n=240, signal=2.0, classes=3, seed=0):
+    """Give targets in turn, and logits that lean to them."""
+    targets = np.arange(n) % classes
+    return targets, np.random.default_rng(seed).normal(size=(n, classes)) + signal * np.eye(classes)[targets]
+
+
+def evaluate(given: Predictions, allow=(), **options):
+    run = SimpleNamespace(classes=given.classes, allow=frozenset(allow), predictions=lambda dataset: given)
+    shown = []
+    frame = pd.DataFrame({"sha256": [f"{row:064x}" for row in range(len(given))]})
+    grey = np.zeros((8, 6, 3), np.uint8)
+    dataset = SimpleNamespace(name="test", frame=frame, image=lambda row: shown.append(row) or grey)
+    result = BlindTest(**{"resamples": 200, **options}).evaluate(run, dataset)
+    return result, shown
+
+
+def test_a_perfect_oracle_scores_one():
+    targets, _ = noisy()
+    result, shown = evaluate(predictions(targets, 50 * np.eye(3)[targets]))
+    names = [name for name in result.metrics if name not in ("chance", "majority_share", "detectable_difference")]
+    assert len(names) == 6 + 4 * 3
+    assert all(result.metrics[name].value == 1.0 for name in names)
+    assert result.metrics["accuracy"].low == pytest.approx(stats.wilson(240, 240)[0])
+    assert "gallery_of_errors" not in result.figures
+    assert shown == []
+
+
+def test_a_uniform_oracle_scores_chance():
+    targets, _ = noisy(600)
+    result, _ = evaluate(predictions(targets, np.random.default_rng(3).normal(0, 1e-4, (600, 3))))
+    for name, chance in (("accuracy", 1 / 3), ("balanced_accuracy", 1 / 3), ("macro_f1", 1 / 3), ("mcc", 0)):
+        assert result.metrics[name].low <= chance <= result.metrics[name].high
+    assert result.metrics["chance"].value == pytest.approx(1 / 3)
+
+
+def guessing_warnings(given: Predictions) -> list[str]:
+    return [said for said in evaluate(given)[0].warnings if "better than guessing" in said]
+
+
+def test_a_run_that_guesses_is_warned_of_and_one_that_sees_is_not():
+    targets, logits = noisy()
+    assert guessing_warnings(predictions(targets, logits)) == []
+    (warning,) = guessing_warnings(predictions(targets, np.random.default_rng(3).normal(size=(240, 3))))
+    assert warning.endswith("and guessing gives 0.333.")
+    unbalanced = np.repeat(np.arange(3), [200, 20, 20])
+    assert guessing_warnings(predictions(unbalanced, np.tile([1.0, 0, 0], (240, 1)))) == [
+        "The run is no better than guessing: its balanced accuracy is 0.333, and guessing gives 0.333."
+    ]
+
+
+def test_the_guessing_level_is_of_the_classes_that_the_set_holds():
+    targets, logits = noisy()
+    two = targets < 2
+    found = evaluate(predictions(targets[two], logits[two]))[0].metrics
+    assert found["balanced_accuracy"].floor == 1 / 2
+    one = targets < 1
+    assert evaluate(predictions(targets[one], logits[one]))[0].metrics["balanced_accuracy"].floor is None
+    assert guessing_warnings(predictions(targets[one], np.random.default_rng(0).normal(size=(80, 3)))) == []
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_each_wrong_order_of_three_classes_is_refused_and_named(order):
+    targets, logits = noisy(signal=3)
+    wrong = predictions(targets, logits[:, list(order)])
+    with pytest.raises(GuardError) as caught:
+        evaluate(wrong)
+    assert len(caught.value.lines) == 3
+    for i, real in enumerate(order):
+        assert (f"{CLASSES[i]!r} is {CLASSES[real]!r}" in caught.value.lines[1]) == (i != real)
+    assert evaluate(wrong, allow={"permutation"})[0].metrics["accuracy"].value < 0.5
+
+
+def test_class_order_is_judged_without_the_images_of_unknown_class():
+    targets, logits = noisy(signal=3)
+    check_class_order(predictions(targets, logits))
+    check_class_order(predictions(np.full(240, -1), logits))
+    with pytest.raises(GuardError, match="allow="):
+        check_class_order(predictions(np.where(targets == 0, -1, targets), logits[:, [0, 2, 1]]))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A saved Result of a calibrated network, groups of two, some targets unknown, read back as files."""
+    targets, logits = noisy(signal=1.2)
+    targets = np.where(np.arange(240) % 40 == 7, -1, targets)
+    given = predictions(targets, logits, groups=[f"g{i // 2}" for i in range(240)], temperature=0.7)
+    folder = tmp_path_factory.mktemp("blind") / "blind_test"
+    evaluate(given)[0].save(folder)
+    return folder, json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def test_every_metric_can_be_recomputed_from_the_saved_predictions(saved):
+    folder, said = saved
+    table = pd.read_csv(folder / "predictions.csv")
+    true, guess = table["target"], table["prediction"]
+    probabilities = table[[f"prob_{name}" for name in CLASSES]].to_numpy()
+    expected = {
+        "accuracy": sk.accuracy_score(true, guess),
+        "balanced_accuracy": sk.balanced_accuracy_score(true, guess),
+        "macro_precision": sk.precision_score(true, guess, average="macro"),
+        "macro_f1": sk.f1_score(true, guess, average="macro"),
+        "mcc": sk.matthews_corrcoef(true, guess),
+    }
+    by_class = sk.precision_recall_fscore_support(true, guess, labels=CLASSES)
+    for index, name in enumerate(CLASSES):
+        for kind, values in zip(("precision", "recall", "f1"), by_class, strict=False):
+            expected[f"{kind}/{name}"] = values[index]
+        expected[f"auroc/{name}"] = sk.roc_auc_score(true == name, probabilities[:, index])
+    assert {name: said[name]["value"] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_saved_predictions_hold_the_scaled_probabilities_in_full(saved):
+    table = pd.read_csv(saved[0] / "predictions.csv")
+    columns = ["path", "target", "prediction", "confidence", "correct", "source", "group"]
+    assert list(table.columns) == [*columns, *(f"prob_{name}" for name in CLASSES), "sha256"]
+    assert table["sha256"].tolist() == [f"{row:064x}" for row in range(240) if row % 40 != 7]
+    probabilities = table[[f"prob_{name}" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(table["confidence"], probabilities.max(axis=1), atol=1e-15)
+    assert (table["prediction"] == np.array(CLASSES)[probabilities.argmax(axis=1)]).all()
+    assert (table["correct"] == (table["prediction"] == table["target"])).all()
+    logits = noisy(signal=1.2)[1].astype(np.float32)[0] / 0.7
+    np.testing.assert_allclose(probabilities[0], np.exp(logits) / np.exp(logits).sum(), rtol=1e-6)
+
+
+def test_saved_confusion_equals_sklearn(saved):
+    table, predicted = pd.read_csv(saved[0] / "confusion.csv"), pd.read_csv(saved[0] / "predictions.csv")
+    assert list(table["target"]) == list(CLASSES)
+    expected = sk.confusion_matrix(predicted["target"], predicted["prediction"], labels=CLASSES)
+    np.testing.assert_array_equal(table[list(CLASSES)], expected)
+
+
+def test_saved_sources_have_their_own_recall_and_commonest_error(saved):
+    table, predicted = pd.read_csv(saved[0] / "per_source.csv"), pd.read_csv(saved[0] / "predictions.csv")
+    assert table["n"].sum() == len(predicted)
+    assert ((table["low"] <= table["accuracy"]) & (table["accuracy"] <= table["high"])).all()
+    for row in table.itertuples():
+        own = predicted[(predicted["source"] == row.source) & (predicted["target"] == row.target)]
+        assert (row.n, row.groups) == (len(own), own["group"].nunique())
+        assert row.accuracy == pytest.approx(own["correct"].mean())
+        errors = own.loc[~own["correct"], "prediction"].value_counts()
+        assert errors[row.most_common_error] == errors.max()
+
+
+def test_figures_are_saved_and_unknown_targets_are_said(saved):
+    folder, _ = saved
+    assert {file.stem for file in folder.glob("*.png")} == {"confusion", "per_source", "gallery_of_errors"}
+    whole = json.loads((folder / "metrics.json").read_text())
+    assert whole["n"] == 234
+    assert any(line.startswith("6 of 240 pictures have no known class") for line in whole["warnings"])
+
+
+def test_intervals_are_wilson_for_single_pictures_and_by_group_for_repeated_ones():
+    targets, logits = noisy()
+    single, _ = evaluate(predictions(targets, logits))
+    correct = int((logits.argmax(axis=1) == targets).sum())
+    found = single.metrics["accuracy"]
+    assert (found.low, found.high) == pytest.approx(stats.wilson(correct, 240))
+    assert (found.interval, found.n) == ("wilson", 240)
+    assert single.metrics["macro_f1"].interval == "bootstrap by group"
+    repeated, _ = evaluate(
+        predictions(np.repeat(targets, 4), np.repeat(logits, 4, axis=0), np.repeat(np.arange(240), 4).astype(str))
+    )
+    four = repeated.metrics["accuracy"]
+    assert (four.value, four.interval, four.n) == (found.value, "bootstrap by group", 240)
+    assert four.high - four.low == pytest.approx(found.high - found.low, rel=0.2)
+
+
+def test_accuracy_by_source_is_wider_where_sources_differ_and_null_without_them():
+    targets = np.arange(400) % 3
+    good = np.repeat(np.arange(8) % 4 > 0, 50)  # a source is recognised whole or not at all
+    logits = 5 * np.eye(3)[np.where(good, targets, 0)]
+    result, _ = evaluate(predictions(targets, logits, sources=[f"s{i // 50}" for i in range(400)]))
+    plain, units = result.metrics["accuracy"], result.metrics["accuracy_by_source"]
+    assert units.value == plain.value
+    assert (units.n, units.interval) == (8, "bootstrap by source")
+    assert units.high - units.low > 2 * (plain.high - plain.low)
+    for sources in (["only"] * 400, [""] * 400):
+        one, _ = evaluate(predictions(targets, logits, sources=sources))
+        assert one.metrics["accuracy_by_source"].value is None
+        assert "source" in one.metrics["accuracy_by_source"].reason
+
+
+def test_an_absent_class_gives_null_and_means_are_over_the_others():
+    targets, logits = noisy()
+    present = targets != 1
+    result, _ = evaluate(predictions(targets[present], logits[present]))
+    for kind in ("precision", "recall", "f1", "auroc"):
+        assert result.metrics[f"{kind}/generated"].value is None
+    guess = logits[present].argmax(axis=1)
+    expected = sk.f1_score(targets[present], guess, labels=[0, 2], average="macro")
+    assert result.metrics["macro_f1"].value == pytest.approx(expected)
+    expected = sk.precision_score(targets[present], guess, labels=[0, 2], average="macro")
+    assert result.metrics["macro_precision"].value == pytest.approx(expected)
+    assert any("no picture of class 'generated'" in line for line in result.warnings)
+    assert result.tables["confusion"].loc[1, list(CLASSES)].sum() == 0
+
+
+def test_a_set_of_one_class_is_a_finding_and_not_an_alarm(tmp_path):
+    _, logits = noisy()
+    result, _ = evaluate(predictions(np.full(240, 2), logits))
+    assert result.metrics["recall/real"].value == pytest.approx(1 / 3, abs=0.1)
+    assert result.metrics["mcc"].value is None
+    result.save(tmp_path / "blind_test")
+
+
+def test_one_image_is_enough(tmp_path):
+    result, _ = evaluate(predictions([2], [[5.0, 0, 0]]))
+    assert result.metrics["accuracy"].value == 0
+    assert result.metrics["precision/real"].reason == "the class is never predicted"
+    result.save(tmp_path / "blind_test")
+
+
+def test_a_set_without_known_classes_is_refused():
+    with pytest.raises(DataError, match="true class"):
+        evaluate(predictions([-1, -1], np.zeros((2, 3))))
+
+
+def test_the_gallery_shows_the_most_confident_errors_of_the_right_pictures():
+    targets, logits = noisy(signal=1.0)
+    targets = np.where(np.arange(240) < 10, -1, targets)
+    given = predictions(targets, logits)
+    _, shown = evaluate(given, gallery=5)
+    wrong = np.flatnonzero((targets >= 0) & ~given.correct)
+    assert shown == sorted(wrong, key=lambda i: -given.confidence[i])[:5]
+    assert "gallery_of_errors" not in evaluate(given, gallery=0)[0].figures
+
+
+def test_detectable_difference_follows_the_discordance_given_or_that_of_independent_errors():
+    targets, logits = noisy()
+    given, _ = evaluate(predictions(targets, logits), discordance=0.2)
+    assert given.metrics["detectable_difference"].value == stats.detectable_difference(240, 0.2)
+    alone, _ = evaluate(predictions(targets, logits))
+    accuracy = alone.metrics["accuracy"].value
+    expected = stats.detectable_difference(240, 2 * accuracy * (1 - accuracy))
+    assert alone.metrics["detectable_difference"].value == expected
+
+
+def test_ten_thousand_predictions_are_judged_in_seconds():
+    targets, logits = noisy(10_000)
+    given = predictions(targets, logits)
+    begin = time.process_time()
+    evaluate(given, resamples=2000, gallery=0)
+    assert time.process_time() - begin < 3
+
+
+def test_the_yaml_states_the_defaults_of_the_block():
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.blind_test\n")
+    assert registry.build("blind_test", OmegaConf.to_container(OmegaConf.load(YAML))) == BlindTest()
+
+
+def test_available_names_every_block_without_importing_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "avatar_bench.evaluation.blocks.blind_test")
+    names = registry.available()
+    assert "avatar_bench.evaluation.blocks.blind_test" not in sys.modules
+    assert "blind_test" in names
+    assert "base" not in names
+
+
+def test_build_takes_options_from_yaml():
+    block = registry.build("blind_test", {"level": 0.9, "discordance": 0.1})
+    assert (block.level, block.discordance, block.seed) == (0.9, 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("blind_tets", {}, ["Did you mean 'blind_test'?", "There are: "]),
+        ("base", {}, ["no block named 'base'"]),
+        ("blind_test", {"resample": 10}, ["'resample'", "Did you mean 'resamples'?", "level, resamples, seed"]),
+        ("blind_test", {"resamples": "many"}, ["block.blind_test.resamples", "many"]),
+        ("blind_test", {"level": 95}, ["level=95", "below 1"]),
+        ("blind_test", {"discordance": 0}, ["discordance=0", "up to 1"]),
+    ],
+)
+def test_a_wrong_name_or_option_is_said_in_three_lines_at_most(name, options, words):
+    with pytest.raises(ConfigError) as caught:
+        registry.build(name, options)
+    assert len(str(caught.value).splitlines()) <= 3
+    assert all(word in str(caught.value) for word in words)

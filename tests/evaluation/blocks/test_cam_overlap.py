@@ -1,0 +1,336 @@
+"""Tests of the cam_overlap block: networks whose maps are known, and figures recomputed from what it saves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from itertools import combinations, permutations
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import jaccard_score
+
+from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.evaluation import activation_figures as figures
+from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap
+from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL
+from avatar_bench.evaluation.registry import build
+from avatar_bench.i18n import speak
+from avatar_bench.metrics.overlap import NAMES, chance_iou
+from avatar_bench.runs.run import Run
+
+SAME, APART, MIXED = (0, 1, 2), (1, 2, 0), (0, 2, 1)
+CLASSES = ("drawing", "generated", "real")
+
+
+@pytest.fixture(scope="module")
+def entrant(fake_run, dataset_of):
+    """A run of known evidence and its dataset, the rows in an `order` of their own."""
+
+    def build(predictions, network, pictures, label="a", order=None, **fields):
+        order = np.arange(len(predictions)) if order is None else order
+        sha256 = [f"{row:064x}" for row in order]
+        own, mine = predictions.take(order), pictures[torch.as_tensor(order)]
+        stand_in = fake_run(
+            own,
+            **{
+                "label": label,
+                "recipe": label,
+                "classifier": network,
+                "batch_size": 32,
+                "inputs": lambda dataset, rows: mine[torch.as_tensor(np.asarray(rows))],
+                "preprocessing": SimpleNamespace(resize="squash"),
+                "rest": lambda: None,
+                **fields,
+            },
+        )
+        return stand_in, dataset_of(own, sha256=sha256)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def judge(entrant, colour_finder, noise):
+    """Put networks that look at these colours through the block."""
+
+    def run(predictions, *colours, pictures=None, networks=None, fields=None, **options):
+        shown = noise(len(predictions)) if pictures is None else pictures
+        nets = networks or [colour_finder(own) for own in colours]
+        each = fields or [{} for _ in nets]
+        pairs = [
+            entrant(predictions, net, shown, label=f"run {k}", **own)
+            for k, (net, own) in enumerate(zip(nets, each, strict=True))
+        ]
+        return CamOverlap(**{"resamples": 200, **options}).compare(*zip(*pairs, strict=True))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def saved(judge, oracle, tmp_path_factory):
+    """The folder that the Result of three networks lies in, and its metrics."""
+    result = judge(oracle("noisy", 90), SAME, MIXED, APART, images=12)
+    folder = result.save(tmp_path_factory.mktemp("overlap") / "cam_overlap")
+    return folder, json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def by_hand(one, other):
+    """Compare two maps without ties."""
+    hot = [(shown / shown.max() >= 0.5).ravel() for shown in (one, other)]
+    top = [np.isin(np.arange(one.size), np.argsort(-shown.ravel())[: round(one.size / 5)]) for shown in (one, other)]
+    both = one.ravel(), other.ravel()
+    return [jaccard_score(*top), jaccard_score(*hot), pearsonr(*both).statistic, spearmanr(*both).statistic]
+
+
+def test_every_metric_can_be_recomputed_from_the_saved_maps(saved):
+    folder, said = saved
+    with np.load(folder / "maps.npz", allow_pickle=False) as stored:
+        maps, targets = [stored[f"maps_{k}"] for k in range(3)], stored["targets"]
+        assert stored["runs"].tolist() == ["run 0", "run 1", "run 2"]
+        classes = stored["classes"].tolist()
+    tables = [
+        np.array([[by_hand(one, other) for other in maps[b]] for one in maps[a]]) for a, b in combinations(range(3), 2)
+    ]
+    same = np.mean([table[range(12), range(12)] for table in tables], axis=0)
+    rival = (targets[:, None] == targets) & ~np.eye(12, dtype=bool)
+    others = np.array(
+        [[table[row][rival[row]].mean(0) + table[:, row][rival[row]].mean(0) for table in tables] for row in range(12)]
+    )
+    expected = {}
+    for ending, rows in {"": targets >= 0, **{f"/{name}": targets == k for k, name in enumerate(classes)}}.items():
+        expected |= {f"{metric}{ending}": same[rows, k].mean() for k, metric in enumerate(NAMES)}
+        expected |= {f"null/{metric}{ending}": others[rows, :, k].mean() / 2 for k, metric in enumerate(NAMES)}
+    assert {name: metric["value"] for name, metric in said.items()} == pytest.approx(expected, abs=1e-6)
+    for metric in NAMES:
+        assert said[metric]["floor"] == said[f"null/{metric}"]["value"]
+    assert said["null/iou_top20"]["floor"] == pytest.approx(chance_iou(13, 13, 64), abs=1e-9)
+
+
+def test_the_tables_say_the_same(saved):
+    folder, said = saved
+    classes, pairs, each = (pd.read_csv(folder / f"{name}.csv") for name in ("classes", "pairs", "pictures"))
+    for row in classes.itertuples():
+        name = row.metric if row[1] == "(all)" else f"{row.metric}/{row[1]}"
+        assert row.value == pytest.approx(said[name]["value"], abs=1e-9)
+        assert (row.low, row.high) == pytest.approx((said[name]["low"], said[name]["high"]), abs=1e-9)
+        ends = said[f"null/{name}"]["low"], said[f"null/{name}"]["high"]
+        assert (row.null_low, row.null_high) == pytest.approx(ends, abs=1e-9)
+        assert row.n == (12 if row[1] == "(all)" else 4)
+    assert len(pairs) == 3 * 4 * len(NAMES)
+    assert len(each) == 3 * 12
+    for row in pairs[pairs["class"] != "(all)"].itertuples():
+        mine = each[(each["a"] == row.a) & (each["b"] == row.b) & (each["class"] == row[3])]
+        assert row.value == pytest.approx(mine[row.metric].mean(), abs=1e-9)
+        assert row.null == pytest.approx(mine[f"null_{row.metric}"].mean(), abs=1e-9)
+    assert (pairs["null_low"] <= pairs["null"]).all()
+    assert (pairs["null"] <= pairs["null_high"]).all()
+    assert (pairs["above_null"] == (pairs["p"] <= 0.05)).all()
+
+
+def test_its_figures_are_drawn(saved):
+    for name in ("overlap", "pairs", "maps"):
+        with Image.open(saved[0] / f"{name}.png") as figure:
+            assert figure.width > 900
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_the_rows_of_pairs_of_similar_names_differ_and_each_iou_says_which_it_is(inside, language):
+    names = [f"mobilenetv3_small few_shot 10 shots · seed {seed}" for seed in range(1, 5)]
+    plain = dict.fromkeys(("value", "low", "high", "null_low", "null_high", "null_random"), 0.5)
+    rows = [
+        {"a": a, "b": b, "class": ALL, "metric": metric, "n": 9, "above_null": True, **plain}
+        for a, b in combinations(names, 2)
+        for metric in NAMES
+    ]
+    with speak(language):
+        figure = figures.by_pair(pd.DataFrame(rows), 0.95)
+        words = [figures.metric_words()[name] for name in ("iou_top20", "iou_half")]
+    assert inside(figure)
+    assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 6
+    assert [axes.get_xlabel() for axes in figure.axes[:2]] == words
+    assert "20 %" in words[0]
+    assert "5" in words[1]
+
+
+def test_two_networks_of_independent_maps_lie_within_the_null(judge, oracle):
+    result = judge(oracle("noisy", 240), SAME, APART, images=240, resamples=500, gallery=0)
+    for metric in NAMES:
+        found, null = result.metrics[metric], result.metrics[f"null/{metric}"]
+        assert null.low <= found.value <= null.high
+        assert found.value == pytest.approx(null.floor, abs=0.02)
+        assert null.value == pytest.approx(null.floor, abs=0.01)
+    assert result.metrics["null/iou_top20"].floor == pytest.approx(1 / 9, abs=0.01)
+    assert not result.tables["classes"]["above_null"].iloc[-4:].any()
+    assert result.warnings == [
+        f"{', '.join(NAMES)}: maps of one picture are not shown to be more alike than those of different ones"
+    ]
+
+
+def test_the_test_of_a_null_that_is_true_is_rarely_significant(judge, oracle, noise):
+    chances = []
+    for seed in range(12):
+        result = judge(oracle("noisy", 36), SAME, APART, pictures=noise(36, seed), resamples=100, gallery=0)
+        chances.append(result.tables["classes"]["p"].to_numpy())
+    assert np.mean(np.array(chances) <= 0.05) < 0.15
+    assert np.mean(chances) == pytest.approx(0.5, abs=0.12)
+
+
+def test_the_same_network_twice_overlaps_wholly(judge, oracle):
+    result = judge(oracle("noisy", 60), SAME, SAME)
+    for name in (*NAMES, *(f"{metric}/{label}" for metric in NAMES for label in CLASSES)):
+        assert result.metrics[name].value == pytest.approx(1, abs=1e-6)
+        assert result.metrics[f"null/{name}"].high < 0.6
+    assert result.tables["pairs"]["above_null"].all()
+    assert result.warnings == []
+
+
+def test_sparse_maps_of_the_same_network_overlap_wholly_too(judge, oracle, colour_finder):
+    networks = [colour_finder(SAME, above=0.95) for _ in range(2)]  # one cell in twenty is above 0
+    result = judge(oracle("noisy", 60), networks=networks)
+    assert result.metrics["iou_top20"].value == pytest.approx(1, abs=1e-6)
+    assert result.metrics["null/iou_top20"].value < 0.2
+
+
+def test_a_habit_that_both_share_is_no_more_than_the_null(judge, oracle, noise):
+    pictures = noise(90)
+    pictures[:, :, 16:48, 16:48] = 192 + pictures[:, :, 16:48, 16:48] // 4
+    result = judge(oracle("noisy", 90), SAME, APART, pictures=pictures, resamples=500)
+    assert result.metrics["pearson"].low > 0.1
+    assert result.metrics["null/pearson"].low > 0.1
+    assert result.metrics["null/pearson"].floor == 0
+    assert result.metrics["iou_top20"].value > result.metrics["null/iou_top20"].floor + 0.05
+    assert not result.tables["classes"]["above_null"].iloc[-4:].any()
+
+
+def test_maps_are_those_of_the_true_class_or_of_each_network_s_own(judge, make_predictions):
+    targets = np.arange(30) % 3
+    wrong = make_predictions(targets, 4.0 * np.eye(3)[(targets + 1) % 3])
+    allow = [{"allow": {"permutation"}}] * 2
+    # what the second network sees in the next class, the first sees in the true one
+    assert judge(wrong, SAME, SAME, fields=allow).metrics["pearson"].value == pytest.approx(1, abs=1e-6)
+    mixed = judge(wrong, MIXED, SAME, fields=allow, of="target").tables["classes"]
+    other = judge(wrong, MIXED, SAME, fields=allow, of="prediction").tables["classes"]
+    alike = [set(table[(table["metric"] == "pearson") & (table["value"] > 0.99)]["class"]) for table in (mixed, other)]
+    assert alike == [{"drawing"}, {"real"}]
+
+
+def test_classes_are_matched_by_name_and_pictures_by_content(entrant, oracle, colour_finder, noise):
+    predictions, pictures = oracle("noisy", 60), noise(60)
+    first = entrant(predictions, colour_finder(SAME), pictures)
+    back = ("real", "generated", "drawing")
+    other = replace(predictions, classes=back, logits=predictions.logits[:, ::-1], targets=2 - predictions.targets)
+    order = np.random.default_rng(3).permutation(60)
+    second = entrant(other, colour_finder((2, 1, 0)), pictures, label="b", order=order)
+    result = CamOverlap(resamples=100).compare(*zip(first, second, strict=True))
+    assert result.classes == CLASSES
+    for metric in NAMES:
+        assert result.metrics[metric].value == pytest.approx(1, abs=1e-6)
+
+
+def test_no_two_pictures_of_a_group_are_drawn(judge, oracle):
+    twins = replace(oracle("noisy", 60), groups=np.array([f"g{i // 6}" for i in range(60)]))
+    result = judge(twins, SAME, APART)
+    assert result.n == 10
+    assert len(set(result.arrays["maps"]["groups"])) == 10
+
+
+def test_maps_of_other_grids_are_brought_to_one(judge, oracle, colour_finder):
+    result = judge(oracle("noisy", 30), networks=[colour_finder(SAME), colour_finder(SAME, cells=4)])
+    maps = result.arrays["maps"]
+    assert (maps["maps_0"].shape[1:], maps["maps_1"].shape[1:]) == ((8, 8), (4, 4))
+    assert 0.3 < result.metrics["pearson"].low < result.metrics["pearson"].high < 0.9
+    assert result.tables["classes"]["above_null"].iloc[-4:].all()
+
+
+def test_networks_without_a_map_are_left_out_and_told(judge, oracle, colour_finder):
+    flat = colour_finder(SAME)
+    flat.net.feature_info = []
+    result = judge(oracle("noisy", 30), networks=[colour_finder(SAME), flat, colour_finder(SAME)])
+    assert result.warnings[0].startswith("run 1 is left out: colours has no stage whose output is a map")
+    assert set(result.tables["pairs"]["b"]) == {"run 2"}
+    with pytest.raises(BlockError, match="Only one run"):
+        judge(oracle("noisy", 30), networks=[colour_finder(SAME), flat])
+    with pytest.raises(BlockError, match="No run has"):
+        judge(oracle("noisy", 30), networks=[flat, flat])
+    with pytest.raises(BlockError, match="2 runs or more"):
+        judge(oracle("noisy", 30), SAME)
+
+
+def test_empty_maps_have_no_overlap_and_are_told(judge, oracle, colour_finder):
+    networks = [colour_finder(SAME), colour_finder(SAME, weight=-80)]
+    result = judge(oracle("noisy", 30), networks=networks)
+    assert result.warnings == ["run 1: 30 of 30 maps are empty: no cell speaks for the class"]
+    assert {metric.value for metric in result.metrics.values()} == {None}
+    assert "cells that differ" in result.metrics["pearson"].reason
+    assert result.tables["pairs"]["n"].tolist() == [0] * 16
+
+
+def test_other_ways_to_resize_are_told(judge, oracle):
+    ways = [{"preprocessing": SimpleNamespace(resize=way)} for way in ("squash", "crop")]
+    assert "different parts" in judge(oracle("noisy", 30), SAME, SAME, fields=ways).warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["perfect", "uniform"])
+def test_oracles_pass_through(judge, oracle, kind):
+    result = judge(oracle(kind), SAME, SAME, images=12)
+    assert result.n == 12
+    assert result.metrics["spearman"].value == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_each_wrong_order_of_the_classes_raises_the_alarm(judge, oracle, order):
+    with pytest.raises(GuardError, match="wrong order"):
+        judge(oracle(("permuted", order)), SAME, SAME)
+
+
+def test_a_class_without_pictures_and_one_of_a_single_one_have_no_null(judge, make_predictions):
+    result = judge(make_predictions([0, 1, 1, 1], 4.0 * np.eye(3)[[0, 1, 1, 1]]), SAME, MIXED)
+    assert "no picture of the class" in result.metrics["pearson/real"].reason
+    assert result.metrics["pearson/drawing"].value == pytest.approx(1, abs=1e-6)
+    assert result.metrics["null/pearson/drawing"].value is None
+    assert result.metrics["null/pearson/generated"].value is not None
+    drawing = result.tables["pairs"].query("`class` == 'drawing'")
+    assert drawing["p"].tolist() == [1] * 4
+    assert not drawing["above_null"].any()
+
+
+def test_the_same_seed_gives_the_same_figures(judge, oracle):
+    first, again, other = (judge(oracle("noisy"), SAME, MIXED, images=12, seed=seed) for seed in (0, 0, 1))
+    assert first.metrics == again.metrics
+    assert first.arrays["maps"]["paths"].tolist() != other.arrays["maps"]["paths"].tolist()
+
+
+def test_two_trained_runs_go_through(tiny_run, tmp_path):
+    run = Run.open(tiny_run, accelerator="cpu", label="tiny", recipe="tiny")
+    twin = Run.open(tiny_run, accelerator="cpu", label="twin", recipe="twin")
+    both = [one.dataset("test") for one in (run, twin)]
+    result = CamOverlap(images=12, resamples=100).compare([run, twin], both)
+    result.save(tmp_path / "cam_overlap")
+    assert result.arrays["maps"]["maps_0"].shape[1:] == (2, 2)
+    assert result.metrics["pearson"].value == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("images", 0, "1 or more"),
+        ("of", "truth", "target or prediction"),
+        ("gallery", -1, "0 or more"),
+        ("resamples", 1, "100 or more"),
+    ],
+)
+def test_a_wrong_option_is_told_by_name(option, value, expected):
+    with pytest.raises(ConfigError, match=rf"block\.cam_overlap\.{option}={value}: expected {expected}"):
+        build("cam_overlap", {option: value})
+
+
+def test_the_yaml_states_every_option_and_its_default():
+    stated = OmegaConf.load(Path(__file__).parents[3] / "conf" / "block" / "cam_overlap.yaml")
+    assert stated == asdict(CamOverlap())

@@ -1,0 +1,243 @@
+"""Tests of the audit of a data set: planted shortcuts, its parts, its options, and label errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from avatar_bench.audit.probes import Plan
+from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import DatasetBlock
+from avatar_bench.evaluation.blocks.data_audit import PROBES, DataAudit, figures, label_errors
+from avatar_bench.i18n import speak
+from avatar_bench.results.result import Result
+
+YAML = Path(__file__).parents[3] / "conf" / "block" / "data_audit.yaml"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+FAST = {"resamples": 100, "label_errors": False}
+
+
+def planted(root: Path, kinds: dict[str, str], n: int = 60) -> Dataset:
+    """Write pictures of which nothing tells the class but the file's format."""
+    rng, rows = np.random.default_rng(0), []
+    for label, ending in kinds.items():
+        for number in range(n):
+            coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+            file = root / f"{label}{number}.{ending}"
+            smooth = np.asarray(coarse.resize((72, 72), Image.Resampling.BICUBIC), dtype=float)
+            grain = rng.normal(0, 15, smooth.shape)  # or it would be called blurred
+            Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(file)
+            rows.append((file.name, label, f"s{number % 3}"))
+    pd.DataFrame(rows, columns=["path", "label", "source"]).to_csv(root / "set.csv", index=False)
+    return read_manifest(root / "set.csv")
+
+
+@pytest.fixture(scope="module")
+def shortcut(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The audit of a set whose classes only their format tells, every option on that needs no download."""
+    dataset = planted(tmp_path_factory.mktemp("planted"), {"drawing": "png", "real": "jpg"})
+    return DataAudit(**FAST).audit(dataset)
+
+
+def test_a_class_told_by_its_format_is_a_shortcut_until_it_is_equalised(shortcut: Result) -> None:
+    assert shortcut.metrics["metadata_auroc"].value >= 0.95
+    assert shortcut.metrics["equalised/metadata_auroc"].value <= 0.60
+    assert shortcut.tables["carriers"]["auroc"].iloc[0] >= 0.95
+    assert shortcut.tables["carriers"]["property"].iloc[0] in ("format", "jpeg_quality", "subsampling")
+
+
+def test_the_verdict_is_no_until_the_set_is_equalised(shortcut: Result) -> None:
+    assert shortcut.provenance["verdict"]["answer"] == "no"
+    assert "the file alone" in shortcut.provenance["verdict"]["reasons"][0]
+    assert shortcut.provenance["equalised/verdict"]["answer"] == "yes"
+    assert "can this set say what tells its classes apart? no: " in shortcut.warnings[0]
+
+
+def test_every_metric_has_its_name_and_says_that_less_is_better(shortcut: Result) -> None:
+    kinds = ("metadata", "appearance", "colour", "residual", "source")
+    classes = ("", "/drawing", "/real")
+    probes = {f"{kind}_auroc{name}" for kind in kinds for name in classes} | {"metadata_balanced_accuracy"}
+    equalised = {f"equalised/{name}" for name in probes}
+    assert set(shortcut.metrics) == probes | equalised | {"majority_accuracy", "majority_balanced_accuracy"}
+    assert all(shortcut.metrics[name].higher_is_better is False for name in probes | equalised)
+    assert next(iter(shortcut.metrics)) == "metadata_auroc"
+    assert shortcut.metrics["majority_balanced_accuracy"].value == 0.5
+
+
+def test_tables_and_figures_are_saved_and_read_back(shortcut: Result, tmp_path: Path) -> None:
+    folder = shortcut.save(tmp_path / "audit")
+    assert {file.stem for file in folder.glob("*.png")} == {"aurocs", "carriers", "confounding", "properties"}
+    properties = pd.read_csv(folder / "properties.csv")
+    assert len(properties) == 120
+    assert {"path", "label", "source", "format", "sharpness", "png_text", "outlier"} <= set(properties)
+    assert pd.read_csv(folder / "confounding.csv")["total"].tolist() == [40, 40, 40]
+    assert len(pd.read_csv(folder / "duplicates.csv")) == 0
+    assert Result.load(folder).provenance["verdict"] == shortcut.provenance["verdict"]
+
+
+def test_figures_are_whole_and_name_properties_and_probes_in_words(shortcut: Result, inside) -> None:
+    for language in ("en", "ru"):
+        with speak(language):
+            drawn = [
+                figures.carriers(shortcut.tables["carriers"], 9),
+                figures.aurocs(shortcut.metrics, [*PROBES, "source"]),
+                figures.properties(shortcut.tables["properties"], shortcut.classes),
+            ]
+        assert all(inside(figure) for figure in drawn)
+        words = [tick.get_text() for figure in drawn for axes in figure.axes for tick in axes.get_yticklabels()]
+        assert not any("_" in word or word in {"metadata", "residual", "grey", "icc"} for word in words)
+
+
+def test_two_audits_of_one_set_agree(tmp_path: Path) -> None:
+    dataset = planted(tmp_path, {"a": "png", "b": "jpg"}, n=12)
+    first, second = (DataAudit(**FAST).audit(dataset) for _ in range(2))
+    assert first.metrics == second.metrics
+
+
+def test_a_limit_draws_and_says_so_and_what_is_not_wanted_is_left_out(tmp_path: Path) -> None:
+    dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=20)
+    result = DataAudit(limit=30, equalised=False, duplicates=False, **FAST).audit(dataset)
+    assert result.n == 30
+    assert any("30 of 40 pictures were looked at" in warning for warning in result.warnings)
+    assert not any(name.startswith("equalised/") for name in result.metrics)
+    assert "equalised/verdict" not in result.provenance
+    assert "duplicates" not in result.tables
+
+
+def test_one_class_gives_tables_and_no_probe(tmp_path: Path) -> None:
+    result = DataAudit(**FAST).audit(planted(tmp_path, {"a": "png"}, n=12))
+    assert result.metrics["metadata_auroc"].reason == "fewer than two classes"
+    verdict = {"answer": "not asked", "reasons": ["one class"], "reasons_in": {"ru": ["один класс"]}}
+    assert result.provenance["verdict"] == verdict
+    assert "aurocs" not in result.figures
+    assert len(result.tables["summary"])
+
+
+def test_unlabelled_and_broken_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
+    dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=15)
+    dataset.file(3).write_bytes(b"broken")
+    dataset.frame.loc[[0, 1], "label"] = ""
+    result = DataAudit(equalised=False, **FAST).audit(dataset)
+    assert result.n == 27
+    said = "\n".join(result.warnings)
+    assert "2 of 30 pictures have no known class" in said
+    assert "1 of 28 pictures cannot be decoded; first: " in said
+    assert "a3.png" in said
+
+
+def test_a_set_without_any_label_is_refused(tmp_path: Path) -> None:
+    dataset = planted(tmp_path, {"a": "png"}, n=2)
+    dataset.frame["label"] = ""
+    with pytest.raises(DataError, match="nothing to audit"):
+        DataAudit().audit(dataset)
+
+
+def test_the_yaml_states_the_defaults_of_the_block() -> None:
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.data_audit\n")
+    built = registry.build("data_audit", OmegaConf.to_container(OmegaConf.load(YAML)))
+    assert built == DataAudit()
+    assert isinstance(built, DatasetBlock)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"level": 95}, "level=95"),
+        ({"resamples": 10}, "100 or more"),
+        ({"folds": 1}, "2 or more"),
+        ({"limit": 0}, "1 or more"),
+        ({"resize": "stretch"}, "squash, crop or pad"),
+        ({"label_errors": "maybe"}, "block.data_audit.label_errors"),
+        ({"duplicate": True}, "Did you mean 'duplicates'?"),
+    ],
+)
+def test_a_wrong_option_is_told(options: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.build("data_audit", options)
+    assert told in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def labelled(n: int = 90) -> tuple[np.ndarray, pd.DataFrame]:
+    """Give features that tell the class, and one label that they contradict."""
+    targets = np.arange(n) % 3
+    features = np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32)
+    features[:, :3] += 6 * np.eye(3, dtype=np.float32)[targets]
+    label = np.array(["a", "b", "c"])[targets]
+    label[4] = "a"
+    path = [f"{row}.png" for row in range(n)]
+    return features, pd.DataFrame({"path": path, "label": label, "source": "s", "group": path})
+
+
+def test_a_wrong_label_is_suspected_first() -> None:
+    pytest.importorskip("cleanlab")
+    table = label_errors.suspects(*labelled(), Plan())
+    assert table.iloc[0][["path", "label", "suggested"]].tolist() == ["4.png", "a", "b"]
+    assert table["quality"].iloc[0] < 0.5
+    assert len(table) <= 3
+
+
+def test_label_errors_are_left_out_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = labelled()[1]
+    assert "label_errors=false" in label_errors.why_not("efficientnet_lite0", frame, False)
+    monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: None)
+    assert "cleanlab is not installed" in label_errors.why_not("efficientnet_lite0", frame, None)
+    monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
+    assert "are not in the cache" in label_errors.why_not("efficientnet_lite0", frame, None)
+    assert label_errors.why_not("efficientnet_lite0", frame, True) == ""
+    assert "fewer than 5 groups" in label_errors.why_not("efficientnet_lite0", frame.head(6), True)
+
+
+def test_a_model_without_package_weights_cannot_look_for_label_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(ConfigError, match="features=resnet18"):
+        label_errors.why_not("resnet18", labelled()[1], True)
+
+
+def test_suspects_are_kept_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.DataFrame({"path": ["x"], "label": ["a"], "source": ["s"], "suggested": ["b"], "quality": [0.1]})
+    for name, answer in (("why_not", ""), ("embed", np.zeros((24, 2))), ("suspects", table)):
+        monkeypatch.setattr(label_errors, name, lambda *given, answer=answer: answer)
+    result = DataAudit(equalised=False, resamples=100).audit(planted(tmp_path, {"a": "png", "b": "png"}, n=12))
+    assert result.tables["suspects"] is table
+    assert result.provenance["label_errors"] == "1 of 24 labels deserve a look: see suspects"
+
+
+def test_embeddings_are_those_of_the_frozen_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same picture twice has the same features, whatever else is in the batch."""
+    import timm
+
+    from avatar_bench.models import backbones
+
+    net = timm.create_model("test_resnet.r160_in1k", pretrained=False, num_classes=2)
+    monkeypatch.setattr(backbones, "create_backbone", lambda *given: net)
+    dataset = planted(tmp_path, {"a": "png"}, n=4)
+    rows = np.array([0, 1, 2, 3, 0])
+    features = label_errors.embed(dataset, rows, "efficientnet_lite0")
+    assert features.shape == (5, net.num_features)
+    assert features[0] == pytest.approx(features[4], abs=1e-5)
+    assert not np.allclose(features[0], features[1])
+
+
+def test_the_audit_loads_no_torch_where_label_errors_are_not_asked() -> None:
+    code = "import sys, avatar_bench.evaluation.blocks.data_audit; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is missing")
+def test_the_sources_of_the_blind_set_tell_its_classes() -> None:
+    result = DataAudit(equalised=False, duplicates=False, **FAST).audit(read_manifest(SHARED / "blind.csv"))
+    assert result.n == 300
+    assert result.provenance["verdict"]["answer"] == "with care"
+    assert result.metrics["source_auroc"].value > 0.9

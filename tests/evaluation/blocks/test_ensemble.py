@@ -1,0 +1,423 @@
+"""Tests of the block ensemble: fitted on held-out pictures alone, equal to sums by hand, and saved whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from scipy.special import softmax
+from sklearn import metrics as sk
+
+from avatar_bench.data.dataset import Dataset
+from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.blocks.ensemble import Ensemble, weight_fitting
+from avatar_bench.i18n import speak
+from avatar_bench.metrics.averaging import STRATEGIES, Mix
+from avatar_bench.metrics.calibration import fit_temperature
+from avatar_bench.runs.ensembles import open_run, save
+from avatar_bench.runs.labels import entrants
+
+YAML = Path(__file__).parents[3] / "conf" / "block" / "ensemble.yaml"
+FAST = {"resamples": 200}
+SET = SimpleNamespace(name="test")
+SIGNALS = (1.6, 1.2, 0.9)
+
+
+@pytest.fixture(scope="module")
+def voters(make_predictions, fake_run, dataset_of):
+    """Build stand-ins of runs of different strength, each with its set, from one seed."""
+
+    def build(count=3, n=240, held=120, seed=0, groups=None, change=lambda predictions: predictions, **fields):
+        rng = np.random.default_rng(seed)
+        runs, datasets = [], []
+        for number in range(count):
+            parts = []
+            for name, size in (("test", n), ("calibration", held)):
+                targets = np.arange(size) % 3
+                logits = (1 + number) * (rng.normal(size=(size, 3)) + SIGNALS[number % 3] * np.eye(3)[targets])
+                paths = [f"{name}/{i}.png" for i in range(size)]
+                parts.append(make_predictions(targets, logits, paths=paths, temperature=1.0 + number))
+            if groups is not None:
+                parts[0] = replace(parts[0], groups=groups)
+            test = change(parts[0])
+            plain = dataset_of(parts[1], split="calibration")
+            keys = [f"{i + 10_000:064x}" for i in range(held)]
+            images = Dataset("run", Path(), plain.frame.assign(sha256=keys))
+            own = {
+                "images": images,
+                "label": f"run {number}",
+                "recipe": f"run {number}",
+                "checkpoint": Path(f"run{number}/checkpoints/best.ckpt"),
+                "checkpoint_sha256": f"{number:064x}",
+                "card": SimpleNamespace(
+                    backbone=f"net{number}", options={}, preprocessing={}, classes=test.classes, weights="hub", seed=0
+                ),
+            }
+            runs.append(fake_run(test, calibration=parts[1], **own | fields))
+            datasets.append(dataset_of(test))
+        return runs, datasets
+
+    return build
+
+
+def recipes_of(result):
+    """Give what was fitted: weights and temperatures of every strategy, and the single run."""
+    described = result.provenance["ensembles"]
+    fitted = {name: (one["temperature"], one["members"]) for name, one in described.items()}
+    return fitted, result.tables["weights"], result.provenance["single"]
+
+
+def same(first, second):
+    return first[0] == second[0] and first[1].equals(second[1]) and first[2] == second[2]
+
+
+def poison(predictions):
+    """Give predictions whose targets are dealt at random: what a strategy that looks at the set would be led by."""
+    dealt = np.random.default_rng(9).permutation(predictions.targets)
+    return replace(predictions, targets=dealt, logits=predictions.logits[::-1])
+
+
+def looks_at_what_is_judged(voters):
+    """Say whether anything that is fitted changes with the labels and outputs of the judged set."""
+    allow = {"allow": frozenset({"permutation"})}
+    clean, poisoned = (Ensemble(**FAST).compare(*voters(change=how, **allow)) for how in (lambda one: one, poison))
+    assert clean.metrics["accuracy/soft_vote"].value > 0.7 > poisoned.metrics["accuracy/soft_vote"].value
+    return not same(recipes_of(clean), recipes_of(poisoned))
+
+
+def test_no_strategy_moves_with_the_labels_of_the_judged_set(voters):
+    assert not looks_at_what_is_judged(voters)
+
+
+def test_a_strategy_that_looks_at_the_judged_set_is_caught(voters, monkeypatch):
+    seen = []
+
+    def cheat(logits, targets):
+        right = np.array([run.predictions(SET).correct.mean() for run in seen[-1]])
+        return Mix(right / right.sum(), np.ones(len(logits)))
+
+    def build(**options):
+        runs, datasets = voters(**options)
+        seen.append(runs)
+        return runs, datasets
+
+    monkeypatch.setitem(STRATEGIES, "soft_vote", cheat)
+    assert looks_at_what_is_judged(build)
+
+
+def test_a_strategy_is_handed_held_out_arrays_alone(voters, monkeypatch):
+    given = []
+    for name, strategy in list(STRATEGIES.items()):
+        monkeypatch.setitem(STRATEGIES, name, lambda *args, strategy=strategy: given.append(args) or strategy(*args))
+    runs, datasets = voters()
+    Ensemble(**FAST).compare(runs, datasets)
+    assert len(given) == len(STRATEGIES)
+    for logits, targets in given:
+        np.testing.assert_array_equal(logits, [run.calibration(datasets[0]).logits for run in runs])
+        np.testing.assert_array_equal(targets, runs[0].calibration(datasets[0]).targets)
+
+
+def test_a_strategy_that_asks_for_more_cannot_be_called(voters, monkeypatch):
+    monkeypatch.setitem(STRATEGIES, "soft_vote", lambda logits, targets, test: Mix(test, test))
+    with pytest.raises(TypeError):
+        Ensemble(**FAST).compare(*voters())
+
+
+@pytest.fixture(scope="module")
+def saved(voters, tmp_path_factory):
+    """A saved Result of three runs, groups of two pictures, read back as files."""
+    groups = np.array([f"g{i // 2}" for i in range(240)])
+    result = Ensemble(resamples=2000).compare(*voters(groups=groups))
+    folder = tmp_path_factory.mktemp("compared") / "ensemble"
+    result.save(folder)
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def test_every_figure_is_recomputed_from_the_saved_files(saved):
+    folder, told = saved
+    table, weights = pd.read_csv(folder / "predictions.csv"), pd.read_csv(folder / "weights.csv")
+    members, held = np.load(folder / "members.npz"), np.load(folder / "calibration.npz")
+    classes, expected = told["classes"], {}
+    chosen = np.argmax([sk.accuracy_score(held["targets"], one.argmax(axis=1)) for one in held["logits"]])
+    single = members["logits"][chosen].argmax(axis=1) == members["targets"]
+    for name, mix in weights.groupby("strategy"):
+        parts = zip(mix["weight"], mix["temperature"], members["logits"].astype(float), strict=True)
+        mean = sum(weight * softmax(logits / own, axis=1) for weight, own, logits in parts)
+        t = told["provenance"]["ensembles"][name]["temperature"]
+        shares = mean ** (1 / t) / (mean ** (1 / t)).sum(axis=1, keepdims=True)
+        own = table[table["strategy"] == name]
+        np.testing.assert_allclose(own[[f"prob_{one}" for one in classes]], shares, atol=1e-6)
+        guess = shares.argmax(axis=1)
+        expected[f"accuracy/{name}"] = sk.accuracy_score(members["targets"], guess)
+        expected[f"macro_f1/{name}"] = sk.f1_score(members["targets"], guess, average="macro")
+        expected[f"gain/{name}"] = (guess == members["targets"]).mean() - single.mean()
+        alone = sk.f1_score(members["targets"], members["logits"][chosen].argmax(axis=1), average="macro")
+        expected[f"gain_macro_f1/{name}"] = expected[f"macro_f1/{name}"] - alone
+        expected[f"nll/{name}"] = sk.log_loss(members["targets"], shares)
+        expected[f"ece/{name}"] = ece(shares, members["targets"])
+    everyone = softmax(members["logits"].astype(float), axis=2)
+    for run in range(3):
+        without = np.delete(everyone, run, axis=0).mean(axis=0).argmax(axis=1) == members["targets"]
+        both = everyone.mean(axis=0).argmax(axis=1) == members["targets"]
+        expected[f"contribution/run {run}"] = both.mean() - without.mean()
+    found = {name: told["metrics"][name]["value"] for name in expected}
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert len(expected) == 6 * 4 + 3
+
+
+def ece(shares, targets):
+    """Give the calibration error of 15 bins by a plain loop."""
+    sure, right = shares.max(axis=1), shares.argmax(axis=1) == targets
+    total = 0.0
+    for number in range(15):
+        inside = (sure > number / 15) & (sure <= (number + 1) / 15)
+        total += abs(right[inside].sum() - sure[inside].sum()) / len(sure)
+    return total
+
+
+def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_pictures(saved):
+    folder, told = saved
+    weights, held = pd.read_csv(folder / "weights.csv"), np.load(folder / "calibration.npz")
+    shares = softmax(held["logits"], axis=2)
+    scores = [sk.accuracy_score(held["targets"], one.argmax(1)) * (1 - ece(one, held["targets"])) for one in shares]
+    own = {name: rows["weight"].to_numpy() for name, rows in weights.groupby("strategy")}
+    np.testing.assert_allclose(own["accuracy_ece"], np.array(scores) / sum(scores), atol=1e-9)
+    np.testing.assert_allclose(own["soft_vote"], 1 / 3)
+    scaled = weights[weights["strategy"] == "scaled_vote"]["temperature"]
+    np.testing.assert_allclose(scaled, [fit_temperature(one, held["targets"]) for one in held["logits"]], rtol=1e-6)
+    for name in STRATEGIES:
+        rows = weights[weights["strategy"] == name]
+        parts = zip(rows["weight"], rows["temperature"], held["logits"], strict=True)
+        mean = sum(weight * softmax(logits / t, axis=1) for weight, t, logits in parts)
+        fitted = fit_temperature(np.log(mean), held["targets"])
+        assert told["provenance"]["ensembles"][name]["temperature"] == pytest.approx(fitted, rel=1e-5)
+
+
+def test_the_gains_interval_is_a_paired_bootstrap_of_groups(saved):
+    folder, told = saved
+    table = pd.read_csv(folder / "predictions.csv")
+    right = {name: rows["correct"].to_numpy(float) for name, rows in table.groupby("strategy")}
+    pairs = (right["soft_vote"] - right["single"]).reshape(-1, 2).sum(axis=1)
+    drawn = np.random.default_rng(5).choice(pairs, (4000, len(pairs))).sum(axis=1) / 240
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    found = told["metrics"]["gain/soft_vote"]
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.012)
+    assert (found["n"], found["interval"]) == (120, "bootstrap by group")
+    strategies = pd.read_csv(folder / "strategies.csv").set_index("strategy")
+    row = strategies.loc["soft_vote"]
+    assert (row["only_it_right"] - row["only_single_right"]) / 240 == pytest.approx(found["value"])
+    assert list(strategies.index) == ["single", *STRATEGIES]
+    for kind in ("macro_f1", "gain_macro_f1"):
+        metric = told["metrics"][f"{kind}/soft_vote"]
+        ends = [row[f"{kind}{end}"] for end in ("", "_low", "_high")]
+        assert ends == pytest.approx([metric[end] for end in ("value", "low", "high")])
+
+
+def test_the_gain_in_macro_f1_has_a_paired_bootstrap_of_groups(saved):
+    folder, told = saved
+    table = pd.read_csv(folder / "predictions.csv")
+    parts = {name: rows.reset_index(drop=True) for name, rows in table.groupby("strategy")}
+    groups = parts["single"].groupby("group").indices
+    rng, drawn = np.random.default_rng(5), []
+    for _ in range(400):
+        rows = np.concatenate([groups[name] for name in rng.choice(list(groups), len(groups))])
+        each = [parts[name].loc[rows] for name in ("soft_vote", "single")]
+        drawn.append(np.subtract(*(sk.f1_score(one["target"], one["prediction"], average="macro") for one in each)))
+    found = told["metrics"]["gain_macro_f1/soft_vote"]
+    assert (found["low"], found["high"]) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.015)
+
+
+def test_accuracy_and_macro_f1_are_drawn_with_their_gains(voters):
+    result = Ensemble(**FAST).compare(*voters())
+    accuracy, gain, macro_f1, gain_macro_f1 = result.figures["gain"].axes
+    for axes, kind in (
+        (accuracy, "accuracy"),
+        (gain, "gain"),
+        (macro_f1, "macro_f1"),
+        (gain_macro_f1, "gain_macro_f1"),
+    ):
+        drawn = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
+        names = [name for name in ("single", *STRATEGIES) if f"{kind}/{name}" in result.metrics]
+        assert sorted(drawn) == pytest.approx(sorted(100 * result.metrics[f"{kind}/{name}"].value for name in names))
+        segments = [part for lines in axes.collections for part in lines.get_segments()]
+        assert len(segments) == len(names)
+    assert "macro-F1" in macro_f1.get_xlabel()
+
+
+def test_the_single_run_is_the_one_of_the_held_out_pictures_and_not_of_the_set(voters):
+    runs, datasets = voters()
+    runs[0].predictions, runs[2].predictions = runs[2].predictions, runs[0].predictions
+    datasets[0], datasets[2] = datasets[2], datasets[0]
+    result = Ensemble(**FAST).compare(runs, datasets)
+    assert result.provenance["single"] == "run 0"
+    assert result.tables["members"].set_index("run")["chosen"].tolist() == [True, False, False]
+
+
+def test_two_copies_of_one_run_gain_nothing(voters):
+    runs, datasets = voters(1)
+    twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
+    result = Ensemble(**FAST).compare([runs[0], twin], datasets * 2)
+    alone = result.metrics["accuracy/single"].value
+    assert all(result.metrics[f"accuracy/{name}"].value == alone for name in STRATEGIES)
+    assert all(result.metrics[f"gain/{name}"].value == 0 for name in STRATEGIES)
+    assert result.metrics["contribution/run 0"].value == 0
+    columns = [f"prob_{name}" for name in result.classes]
+    tables = {name: rows[columns].to_numpy() for name, rows in result.tables["predictions"].groupby("strategy")}
+    expected = softmax(
+        runs[0].predictions(SET).logits.astype(float) / result.tables["strategies"].loc[1, "temperature"], 1
+    )
+    np.testing.assert_allclose(tables["soft_vote"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "score"), [("perfect", 1.0), ("uniform", 1 / 3)])
+def test_oracles_score_one_and_chance(kind, score, oracle, voters):
+    runs, datasets = voters(2)
+    for seed, run in enumerate(runs):
+        known = oracle(kind, 240, seed=seed)
+        run.predictions = lambda dataset, known=known: known
+    result = Ensemble(**FAST).compare(runs, datasets)
+    for name in STRATEGIES:
+        found = result.metrics[f"accuracy/{name}"]
+        assert found.low - 1e-9 <= score <= found.high + 1e-9
+    if kind == "perfect":
+        assert result.metrics["accuracy/soft_vote"].value == 1
+        assert result.metrics["ece/soft_vote"].value == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_each_wrong_order_of_the_classes_of_one_run_is_refused(order, oracle, voters):
+    runs, datasets = voters(2)
+    wrong = oracle(("permuted", order))
+    runs[1].predictions = lambda dataset: wrong
+    with pytest.raises(GuardError, match="wrong order"):
+        Ensemble(**FAST).compare(runs, datasets)
+
+
+def test_classes_are_matched_by_name(voters):
+    runs, datasets = voters(2)
+    expected = Ensemble(**FAST).compare(runs, datasets)
+    turned = ("real", "drawing", "generated")
+    judged, held = runs[1].predictions(SET), runs[1].calibration(None)
+    runs[1].predictions = lambda dataset: judged.in_order(turned)
+    runs[1].calibration = lambda dataset: held.in_order(turned)
+    runs[1].classes = turned
+    found = Ensemble(**FAST).compare(runs, datasets)
+    values = [{name: metric.value for name, metric in one.metrics.items()} for one in (expected, found)]
+    assert values[0] == pytest.approx(values[1])
+
+
+def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned(voters):
+    runs, datasets = voters(2)
+    turned = runs[1].images.frame.iloc[::-1].reset_index(drop=True)
+    turned.loc[:9, "split"] = "val"  # the last ten of the first run
+    held = runs[1].calibration(None).take(np.arange(120)[::-1][10:])
+    runs[1].images, runs[1].calibration = replace(runs[1].images, frame=turned), lambda dataset: held
+    found = weight_fitting.held_out(runs, datasets)
+    assert len(found) == 110
+    for one in found.predictions:
+        np.testing.assert_array_equal(one.targets, np.arange(110) % 3)
+    np.testing.assert_array_equal(found.logits[1], held.logits[::-1])
+
+
+def test_too_few_common_pictures_or_a_missing_class_are_refused_with_a_way_out(voters):
+    for options in ({"held": 19}, {"held": 60}):
+        runs, datasets = voters(2, **options)
+        if options["held"] == 60:
+            frame = runs[0].images.frame
+            runs[0].images = replace(
+                runs[0].images, frame=frame.assign(split=np.where(frame["label"] == "real", "test", "calibration"))
+            )
+            held = runs[0].calibration(None)
+            runs[0].calibration = lambda dataset, held=held: held.take(held.targets != 2)
+        with pytest.raises(BlockError, match="hold out for calibration") as caught:
+            Ensemble(**FAST).compare(runs, datasets)
+        assert len(caught.value.lines) == 3
+        assert ("none of 'real'" in caught.value.lines[0]) == (options["held"] == 60)
+
+
+def test_one_run_is_refused(voters):
+    with pytest.raises(BlockError, match="2 runs or more"):
+        Ensemble(**FAST).compare(*voters(1))
+
+
+def test_runs_of_different_networks_have_no_soup_and_it_is_said(voters):
+    result = Ensemble(**FAST).compare(*voters())
+    assert result.metrics["accuracy/soup"].value is None
+    assert "two runs of one architecture" in result.metrics["accuracy/soup"].reason
+    assert Ensemble(**FAST, soup=False).compare(*voters()).metrics["gain/soup"].reason == "not asked for"
+
+
+def test_a_gain_that_is_shown_is_not_warned_of_and_little_to_fit_on_is(voters):
+    runs, datasets = voters(1, held=30)
+    twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
+    told = " ".join(Ensemble(**FAST).compare([runs[0], twin], datasets * 2).warnings)
+    assert "only 30 held-out pictures" in told
+    assert "No ensemble is shown to be better than run 0" in told
+    runs, datasets = voters(3, n=3000, held=300)
+    strong = Ensemble(**FAST).compare(runs, datasets)
+    assert strong.metrics["gain/soft_vote"].low > 0
+    assert strong.warnings == []
+
+
+def test_the_yaml_states_the_defaults_of_the_block():
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.ensemble\n")
+    assert registry.build("ensemble", OmegaConf.to_container(OmegaConf.load(YAML))) == Ensemble()
+
+
+def test_figures_are_drawn_in_russian_too(voters):
+    with speak("ru"):
+        assert set(Ensemble(**FAST).compare(*voters()).figures) == {"gain", "weights", "contribution"}
+
+
+@pytest.fixture(scope="module")
+def pair(train, tmp_path_factory):
+    """Two runs of one network and origin, opened anew at each call."""
+    root = tmp_path_factory.mktemp("pair")
+    folders = [train(root / f"lr{number}", "epochs=2", f"lr={lr}") for number, lr in enumerate(("3e-3", "1e-3"))]
+
+    def build():
+        runs = [open_run(one.folder, label=one.label, recipe=one.recipe, workers=0) for one in entrants(folders)]
+        return runs, [run.dataset("test") for run in runs]
+
+    return build
+
+
+def test_what_is_saved_of_real_runs_predicts_what_the_block_says(pair, tmp_path):
+    result = Ensemble(**FAST).compare(*pair())
+    table = result.tables["predictions"]
+    columns = [f"prob_{name}" for name in result.classes]
+    assert set(result.provenance["ensembles"]) == {*STRATEGIES, "soup"}
+    for name, description in result.provenance["ensembles"].items():
+        run = open_run(save(tmp_path / "ensembles" / name, json.loads(json.dumps(description))))
+        found = run.predictions(run.dataset("test"))
+        expected = table[table["strategy"] == name][columns].to_numpy()
+        np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+        assert found.correct.mean() == pytest.approx(result.metrics[f"accuracy/{name}"].value)
+
+
+def test_a_soup_keeps_a_run_only_where_the_held_out_accuracy_does_not_fall(pair):
+    runs, datasets = pair()
+    held = weight_fitting.held_out(runs, datasets)
+    soup = weight_fitting.cook(runs, held)
+    own = [one.correct.mean() for one in held.predictions]
+    assert soup.candidates == [0, 1]
+    assert soup.kept[0] == int(np.argmax(own))
+    assert soup.run.predictions(held.dataset).correct.mean() >= max(own)
+    assert soup.run.temperature != 1
+    told = soup.run.predictions(held.dataset)
+    assert soup.run.temperature == pytest.approx(fit_temperature(told.logits, told.targets))
+
+
+def test_weights_of_another_origin_or_a_copy_are_no_candidates(pair):
+    runs, _ = pair()
+    assert weight_fitting._kin([*runs, runs[0]]) == [[0, 1]]
+    other = SimpleNamespace(card=replace(runs[0].card, seed=7), checkpoint_sha256="7")
+    assert weight_fitting._kin([*runs, other]) == [[0, 1], [2]]

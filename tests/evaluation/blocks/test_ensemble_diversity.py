@@ -1,0 +1,174 @@
+"""Tests of the block ensemble_diversity: its means and pairs, recomputed from what it saves, and at its edges."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations, permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from sklearn import metrics as sk
+from statsmodels.stats.contingency_tables import Table2x2
+
+from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.evaluation import ensemble_figures as figures
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.blocks.ensemble_diversity import EnsembleDiversity
+from avatar_bench.i18n import speak
+from avatar_bench.metrics.agreement import MEASURES
+
+YAML = Path(__file__).parents[3] / "conf" / "block" / "ensemble_diversity.yaml"
+FAST = {"resamples": 200}
+
+
+@pytest.fixture(scope="module")
+def compare(fake_run, dataset_of):
+    """Put the Predictions of several stand-ins through the block."""
+
+    def call(judged, **options):
+        labels = [f"run {number}" for number in range(len(judged))]
+        runs = [fake_run(one, label=label, recipe=label) for one, label in zip(judged, labels, strict=True)]
+        return EnsembleDiversity(**FAST | options).compare(runs, [dataset_of(one) for one in judged])
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def noisy(make_predictions):
+    """Build Predictions of several networks of different strength, groups of two pictures."""
+
+    def build(count=3, n=240):
+        rng = np.random.default_rng(4)
+        targets = np.arange(n) % 3
+        common = rng.normal(size=(n, 3))
+        groups = [f"g{i // 2}" for i in range(n)]
+        parts = [common + rng.normal(size=(n, 3)) + (1 + 0.3 * k) * np.eye(3)[targets] for k in range(count)]
+        return [make_predictions(targets, logits, groups=groups) for logits in parts]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def saved(compare, noisy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared") / "ensemble_diversity"
+    compare(noisy()).save(folder)
+    return folder, json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def test_every_pair_is_recomputed_from_the_saved_answers(saved):
+    folder, _ = saved
+    table = pd.read_csv(folder / "pairs.csv").set_index(["a", "b"])
+    runs = dict(list(pd.read_csv(folder / "answers.csv").groupby("run")))
+    assert list(table.index) == list(combinations(runs, 2))
+    for a, b in table.index:
+        first, second, target = runs[a]["prediction"], runs[b]["prediction"], runs[a]["target"].to_numpy()
+        right, other = first.to_numpy() == target, second.to_numpy() == target
+        odds = Table2x2(sk.confusion_matrix(right, other)).oddsratio
+        shares = [runs[name]["prob_target"] for name in (a, b)]
+        expected = {
+            "agreement": sk.accuracy_score(first, second),
+            "kappa": sk.cohen_kappa_score(first, second),
+            "disagreement": np.mean(right != other),
+            "q_statistic": (odds - 1) / (odds + 1),
+            "double_fault": np.mean(~right & ~other),
+            "error_correlation": sk.matthews_corrcoef(right, other),
+            "probability_correlation": np.corrcoef(*shares)[0, 1],
+        }
+        row = table.loc[(a, b)]
+        assert row[list(expected)].to_dict() == pytest.approx(expected, abs=1e-6)
+        counts = row[["only_b_right", "only_a_right", "both_wrong", "both_right"]].tolist()
+        assert counts == [sum(~right & other), sum(right & ~other), sum(~right & ~other), sum(right & other)]
+        assert row["n"] == 240
+
+
+def test_the_metrics_are_the_means_over_the_pairs_with_intervals_by_group(saved):
+    folder, told = saved
+    table = pd.read_csv(folder / "pairs.csv")
+    for name in (*MEASURES, "probability_correlation"):
+        assert told[name]["value"] == pytest.approx(table[name].mean(), abs=1e-6)
+    for name in MEASURES:
+        assert told[name]["low"] < told[name]["value"] < told[name]["high"]
+        assert (told[name]["n"], told[name]["interval"]) == (120, "bootstrap by group")
+
+
+def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):
+    result = compare([oracle("perfect"), oracle("perfect")])
+    values = {name: metric.value for name, metric in result.metrics.items()}
+    assert (values["agreement"], values["kappa"], values["disagreement"], values["double_fault"]) == (1, 1, 0, 0)
+    assert values["q_statistic"] is values["error_correlation"] is values["probability_correlation"] is None
+    assert "both wrong" in result.metrics["q_statistic"].reason
+    result.save(tmp_path / "block")
+
+
+def test_the_same_run_twice_errs_as_one(compare, noisy):
+    (one,) = noisy(1)
+    values = {name: metric.value for name, metric in compare([one, one]).metrics.items()}
+    assert values["kappa"] == values["q_statistic"] == 1
+    assert values["error_correlation"] == pytest.approx(1)
+    assert values["probability_correlation"] == pytest.approx(1)
+    assert values["double_fault"] == pytest.approx(1 - one.correct.mean())
+
+
+def test_guessing_runs_agree_by_chance(compare, oracle):
+    result = compare([oracle("uniform", 900, seed=seed) for seed in range(3)], resamples=500)
+    for name, chance in (("kappa", 0), ("q_statistic", 0), ("error_correlation", 0), ("agreement", 1 / 3)):
+        assert result.metrics[name].low <= chance <= result.metrics[name].high
+
+
+def test_runs_that_are_always_wrong_fail_together(compare, make_predictions):
+    few = np.arange(9) % 3  # too few of each class for the alarm on their order
+    wrong = make_predictions(few, np.eye(3)[(few + 1) % 3])
+    found = compare([wrong, wrong])
+    assert found.metrics["double_fault"].value == 1
+    assert found.metrics["q_statistic"].value is None
+
+
+def test_a_pair_without_a_figure_is_left_out_of_the_mean_and_said(compare, noisy, oracle):
+    result = compare([*noisy(2), oracle("perfect")])
+    assert result.metrics["error_correlation"].value == pytest.approx(result.tables["pairs"]["error_correlation"][0])
+    assert any("2 of 3 pairs have no error_correlation" in line for line in result.warnings)
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_each_wrong_order_of_the_classes_is_refused(order, compare, oracle):
+    with pytest.raises(GuardError, match="wrong order"):
+        compare([oracle("noisy"), oracle(("permuted", order))])
+
+
+def test_one_run_has_no_pairs(compare, oracle):
+    with pytest.raises(BlockError, match="2 runs or more"):
+        compare([oracle("noisy")])
+
+
+def test_nine_runs_are_drawn_in_both_languages(compare, noisy):
+    for language in ("en", "ru"):
+        with speak(language):
+            result = compare(noisy(9, 120), resamples=100)
+        assert set(result.figures) == {"kappa", "error_correlation", "double_fault", "kappa_error"}
+        assert len(result.tables["pairs"]) == 36
+
+
+def test_seeds_of_one_recipe_are_told_apart_in_the_chart_of_kappa():
+    labels = [f"mobilenetv3_small few_shot 10 shots of each · seed {seed}" for seed in (1, 2, 3)]
+    table = pd.DataFrame([(*pair, 0.5) for pair in combinations(labels, 2)], columns=["a", "b", "kappa"])
+    figure = figures.kappa_error(table, dict.fromkeys(labels, 0.7), dict.fromkeys(labels, 0))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [name.split()[0] for name in legend] == ["1", "2", "3"]
+    assert len({name.split(maxsplit=1)[1] for name in legend}) == 3
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["1–2", "1–3", "2–3"]
+    alone = figures.kappa_error(table, dict.fromkeys(labels, 0.7), {label: i for i, label in enumerate(labels)})
+    assert not alone.axes[0].texts  # their colours tell them apart
+
+
+def test_rows_of_a_matrix_of_similar_names_differ():
+    labels = [f"mobilenetv3_small few_shot 10 shots · seed {seed} of a long sweep" for seed in range(1, 10)]
+    figure = figures.pairs(np.eye(9), labels, "kappa", True)
+    assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 8
+
+
+def test_the_yaml_states_the_defaults_of_the_block():
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.ensemble_diversity\n")
+    assert registry.build("ensemble_diversity", OmegaConf.to_container(OmegaConf.load(YAML))) == EnsembleDiversity()

@@ -1,0 +1,319 @@
+"""Tests of the block on where a run errs: every figure anew from what it saves, and its edges."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from scipy.stats import fisher_exact
+
+from avatar_bench.data import image_slices
+from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.blocks.error_bias import ErrorBias, figures
+from avatar_bench.i18n import catalogue, speak
+from avatar_bench.metrics import stats
+
+YAML = Path(__file__).parents[3] / "conf" / "block" / "error_bias.yaml"
+STORED = {"width": "200", "height": "300", "format": "PNG"}
+
+
+@pytest.fixture
+def judge(dataset_of, fake_run):
+    """Put Predictions, and sets out of the domain, through the block."""
+
+    def evaluate(predictions, ood=None, allow=(), options=None, **columns):
+        sets = {name: (dataset_of(given, name), given) for name, given in (ood or {}).items()}
+        run = fake_run(predictions, ood=sets, allow=frozenset(allow))
+        block = ErrorBias(**{"resamples": 200, **(options or {})})
+        return block.evaluate(run, dataset_of(predictions, **STORED | columns))
+
+    return evaluate
+
+
+@pytest.fixture
+def slanted(oracle):
+    """Predictions in which one source of "real", sreal-like, is mostly taken for "generated"; groups of two."""
+    given = oracle("noisy", n=480)
+    logits = given.logits.copy()
+    logits[np.flatnonzero((given.sources == "s23") & (np.arange(480) % 7 > 1)), :] += (0, 9, 0)
+    pairs = [f"g{i // 24 * 12 + i % 12}" for i in range(480)]  # pictures of one class and source
+    return replace(
+        given, logits=logits, groups=np.array(pairs), targets=np.where(np.arange(480) < 12, -1, given.targets)
+    )
+
+
+@pytest.fixture
+def saved(slanted, oracle, judge, tmp_path):
+    """A saved Result with two sets out of the domain, read back as files."""
+    ood = {"things": oracle("uniform", n=60), "faces": oracle("noisy", n=50, seed=4)}
+    ood = {name: replace(given, targets=np.full(len(given), -1)) for name, given in ood.items()}
+    size = ["100" if i % 5 else "700" for i in range(480)]
+    judge(slanted, ood, width=size).save(tmp_path / "error_bias")
+    folder = tmp_path / "error_bias"
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def read(folder, name):
+    return pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values={"p": "", "rest": "", "low_joint": ""})
+
+
+def test_confidence_can_be_recomputed_from_the_saved_pictures(saved):
+    folder, said = saved
+    table = read(folder, "pictures")
+    right = table["correct"].astype(str) == "True"
+    assert (right == (table["target"] == table["prediction"])).all()
+    expected = {
+        "mean_confidence": table["confidence"].mean(),
+        "std_confidence": table["confidence"].std(ddof=0),
+        "mean_confidence_right": table.loc[right, "confidence"].mean(),
+        "mean_confidence_wrong": table.loc[~right, "confidence"].mean(),
+    }
+    assert {name: said["metrics"][name]["value"] for name in expected} == pytest.approx(expected, abs=1e-9)
+    assert said["metrics"]["mean_confidence_wrong"]["floor"] == pytest.approx(expected["mean_confidence"])
+    assert all(said["metrics"][name]["low"] < value < said["metrics"][name]["high"] for name, value in expected.items())
+
+
+def test_unbias_can_be_recomputed_from_the_saved_predictions_of_the_sets(saved):
+    folder, said = saved
+    table = read(folder, "ood_predictions")
+    assert table["set"].value_counts().to_dict() == {"things": 60, "faces": 50}
+    expected = 1 - table["prediction"].value_counts(normalize=True).max()
+    assert said["metrics"]["unbias"]["value"] == pytest.approx(expected, abs=1e-9)
+    assert said["metrics"]["unbias"]["floor"] == pytest.approx(2 / 3)
+    assert any("unbias" in line and "0.667" in line for line in said["warnings"])
+
+
+def test_every_slice_can_be_recomputed_from_the_saved_pictures(saved):
+    folder, _ = saved
+    table, pictures = read(folder, "slices"), read(folder, "pictures")
+    correct = pictures["correct"].astype(str) == "True"
+    assert set(table["by"]) == {"source", "size", "format"}
+    assert table["accuracy"].is_monotonic_increasing
+    for row in table.itertuples():
+        inside = pictures[row.by] == row.slice
+        own = inside & ((pictures["target"] == row.target) | (row.target == ""))
+        assert (row.n, row.groups) == (own.sum(), pictures.loc[own, "group"].nunique())
+        assert row.accuracy == pytest.approx(correct[own].mean(), abs=1e-9)
+        assert row.mean_confidence == pytest.approx(pictures.loc[own, "confidence"].mean())
+        interval = stats.share_interval(correct[own], pictures.loc[own, "group"], 200)
+        assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
+        wrong = pictures.loc[own & ~correct, "prediction"].value_counts()
+        assert row.most_common_error == "" if wrong.empty else wrong[row.most_common_error] == wrong.max()
+        mix = pictures.loc[own, "target"].value_counts(normalize=True)
+        others = correct[~inside].groupby(pictures["target"]).mean()
+        expected = sum(share * others.get(target, np.nan) for target, share in mix.items())
+        assert row.rest == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_weakest_slice_can_be_recomputed_from_the_saved_slices(saved):
+    folder, said = saved
+    table, worst = read(folder, "slices"), said["metrics"]["worst_slice"]
+    tested = table[(table["n"] >= 20) & table["rest"].notna()]
+    assert (tested["p"].notna()).all()
+    assert table["p"].notna().sum() == len(tested)
+    assert worst["value"] == pytest.approx(tested["accuracy"].min())
+    assert (worst["low"], worst["high"]) == pytest.approx(
+        (tested["low_joint"].min(), tested["high_joint"].astype(float).min())
+    )
+    first = tested.iloc[0]
+    assert (first["by"], first["slice"], first["target"]) == ("source", "s23", "real")
+    assert first["low_joint"] < first["low"]
+    assert worst["interval"] == f"Bonferroni over {len(tested)} slices"
+    assert worst["value"] < worst["floor"] < 1
+    assert any("source s23 (real)" in line for line in said["warnings"])
+
+
+def test_confusion_by_slice_adds_up_to_the_saved_pictures(saved):
+    folder, said = saved
+    table, pictures = read(folder, "confusion_by_slice"), read(folder, "pictures")
+    for row in table.to_dict("records"):
+        own = (pictures["target"] == row["target"]) & (row["by"] == "class" or pictures.get(row["by"]) == row["slice"])
+        assert row["n"] == own.sum()
+        for name in said["classes"]:
+            assert row[f"predicted_{name}"] == (own & (pictures["prediction"] == name)).sum()
+    assert table.loc[table["by"] == "class", "n"].sum() == len(pictures) == 468
+    assert any(line.startswith("12 of 480 pictures have no known class") for line in said["warnings"])
+    assert {file.stem for file in folder.glob("*.png")} == {"bias_map", "confidence", "weakest_slices"}
+
+
+def test_a_slanted_source_is_told_from_chance_and_the_others_are_not(saved):
+    folder, said = saved
+    table = read(folder, "slices")
+    found = table[table["p"].notna() & (table["p_adjusted"].replace("", "2").astype(float) < 0.05)]
+    assert "s23" in set(found["slice"])
+    assert any(line.startswith(f"{len(found)} of ") and "by more than chance" in line for line in said["warnings"])
+
+
+def test_the_p_value_of_a_source_of_single_pictures_is_close_to_fishers(oracle, judge):
+    given = oracle("noisy", n=300)
+    logits = given.logits.copy()
+    logits[np.flatnonzero(given.sources == "s00")[:6], :] = (0, 9, 0)
+    table = judge(replace(given, logits=logits), options={"resamples": 20_000}).tables["slices"]
+    row = table[(table["slice"] == "s00") & (table["by"] == "source")].iloc[0]
+    own, rest = row["n"], 100 - row["n"]
+    hits = round(row["accuracy"] * own), round(row["rest"] * rest)
+    expected = fisher_exact([[hits[0], own - hits[0]], [hits[1], rest - hits[1]]]).pvalue
+    assert row["p"] == pytest.approx(expected, abs=0.01)
+    assert row["p"] <= row["p_adjusted"]
+
+
+def test_a_perfect_oracle_errs_nowhere(oracle, judge):
+    result = judge(oracle("perfect"), {"things": replace(oracle("perfect"), targets=np.full(240, -1))})
+    assert result.metrics["worst_slice"].value == result.metrics["mean_confidence"].value == 1
+    assert result.metrics["worst_slice"].floor == 1
+    assert result.metrics["std_confidence"].value == 0
+    assert result.metrics["mean_confidence_wrong"].value is None
+    assert result.metrics["unbias"].value == pytest.approx(2 / 3)
+    assert result.tables["slices"]["p_adjusted"].min() == 1
+    assert set(result.tables["slices"]["most_common_error"]) == {""}
+
+
+def test_a_uniform_oracle_has_no_bias_and_no_confidence(oracle, judge):
+    given = oracle("uniform", n=600)
+    result = judge(given, {"things": replace(oracle("uniform", n=600, seed=1), targets=np.full(600, -1))})
+    assert result.metrics["mean_confidence"].value == pytest.approx(1 / 3, abs=1e-3)
+    assert result.metrics["unbias"].low <= 2 / 3
+    assert result.metrics["unbias"].value == pytest.approx(result.metrics["unbias"].floor, abs=0.06)
+    worst = result.metrics["worst_slice"]
+    assert worst.value == pytest.approx(worst.floor, abs=0.1)
+    assert worst.low < 1 / 3 < worst.high
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_each_wrong_order_of_three_classes_is_refused(order, oracle, judge):
+    with pytest.raises(GuardError, match="wrong order"):
+        judge(oracle(("permuted", order)))
+    assert judge(oracle(("permuted", order)), allow={"permutation"}).metrics
+
+
+def test_slices_that_do_not_differ_are_no_warning(oracle, judge):
+    result = judge(oracle("noisy"))
+    assert (result.tables["slices"]["p_adjusted"].dropna() >= 0.05).all()
+    assert result.warnings == []
+
+
+def test_a_set_that_cannot_be_read_costs_unbias_alone(oracle, dataset_of, fake_run, tmp_path):
+    given = oracle("noisy")
+
+    def predictions(dataset):
+        if dataset.name == "things":
+            raise DataError("things/3.png: empty file.")
+        return given
+
+    run = fake_run(given, ood={"things": (dataset_of(given, "things"), given)})
+    run.predictions = predictions
+    result = ErrorBias(resamples=100).evaluate(run, dataset_of(given, **STORED))
+    assert "things/3.png: empty file." in result.metrics["unbias"].reason
+    assert "set things" in result.metrics["unbias"].reason
+    assert result.metrics["worst_slice"].value is not None
+    result.save(tmp_path / "error_bias")
+
+
+def test_a_guard_on_a_set_still_ends_the_block(oracle, dataset_of, fake_run):
+    given = oracle("noisy")
+
+    def predictions(dataset):
+        raise GuardError("shared pictures")
+
+    run = fake_run(given, ood={"things": (dataset_of(given, "things"), given)})
+    run.predictions = predictions
+    with pytest.raises(GuardError, match="shared pictures"):
+        ErrorBias(resamples=100).evaluate(run, dataset_of(given, **STORED))
+
+
+def test_the_figures_speak_of_slices_in_the_language_asked_for(oracle, judge):
+    with speak("ru"):
+        figure = judge(oracle("noisy")).figures["weakest_slices"]
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert names
+    assert all(name.startswith(catalogue("ru").get("source", "source")) for name in names)
+
+
+def test_a_slice_of_a_range_bears_the_same_sign_in_each_language(oracle, judge):
+    with speak("ru"):
+        row = pd.Series(
+            {"by": "size", "slice": image_slices.ranges([64], image_slices.SIDES, " px")[0], "target": "real"}
+        )
+        assert figures.label(row) == "размер < 128 px (real)"
+
+
+def test_confidence_is_in_percent_and_its_legend_beside_the_bars(oracle, judge):
+    figure = judge(oracle("noisy")).figures["confidence"]
+    (axes,) = figure.axes
+    assert axes.get_legend() is None
+    assert len(figure.legends) == 1
+    assert axes.xaxis.get_major_formatter()(0.5) == "50%"
+
+
+def test_without_sets_out_of_the_domain_unbias_is_null(oracle, judge, tmp_path):
+    result = judge(oracle("noisy"))
+    assert (result.metrics["unbias"].value, result.metrics["unbias"].reason) == (
+        None,
+        "the run has no out-of-domain set",
+    )
+    assert len(result.tables["ood_predictions"]) == 0
+    result.save(tmp_path / "error_bias")
+
+
+def test_small_slices_are_listed_but_never_the_weakest(oracle, judge):
+    given = oracle("noisy")
+    sources = given.sources.copy()
+    wrong = np.flatnonzero(~given.correct)[:2]
+    sources[wrong] = "odd"
+    result = judge(replace(given, sources=sources))
+    odd = result.tables["slices"].query("slice == 'odd'")
+    assert (odd["accuracy"] == 0).all()
+    assert odd["p"].isna().all()
+    assert result.metrics["worst_slice"].value > 0
+    none = judge(given, options={"minimum": 200})
+    assert none.metrics["worst_slice"].value is None
+    assert "200 pictures" in none.metrics["worst_slice"].reason
+    assert "weakest_slices" not in none.figures
+
+
+def test_a_slice_that_holds_all_of_its_class_has_nothing_to_be_compared_with(oracle, judge):
+    result = judge(oracle("noisy"))
+    whole = result.tables["slices"].query("by == 'format'")
+    assert len(whole) == 4
+    assert whole[["rest", "p", "low_joint"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_picture_or_one_class_and_no_sources_are_enough(n, make_predictions, judge, tmp_path):
+    given = make_predictions([2] * n, [[5.0, 0, 0]] * n, sources=[""] * n)
+    result = judge(given)
+    assert result.metrics["mean_confidence_right"].value is None
+    assert result.metrics["worst_slice"].value is None
+    result.save(tmp_path / "error_bias")
+
+
+def test_a_set_without_known_classes_is_refused(make_predictions, judge):
+    with pytest.raises(BlockError, match="true class"):
+        judge(make_predictions([-1, -1], np.zeros((2, 3))))
+
+
+def test_a_wrong_option_is_said():
+    with pytest.raises(ConfigError, match=r"block\.error_bias\.minimum=0: expected 1 or more"):
+        registry.build("error_bias", {"minimum": 0})
+
+
+def test_the_yaml_states_the_defaults_of_the_block():
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.error_bias\n")
+    assert registry.build("error_bias", OmegaConf.to_container(OmegaConf.load(YAML))) == ErrorBias()
+
+
+def test_the_command_judges_a_trained_run(tiny_run, tmp_path):
+    from avatar_bench.cli.app import main
+
+    assert (
+        main(["evaluate", f"ckpt={tiny_run}", "block=error_bias", "block.error_bias.minimum=3", f"out={tmp_path}"]) == 0
+    )
+    table = pd.read_csv(tmp_path / "evaluation" / "test" / "error_bias" / "slices.csv")
+    assert {"source", "size", "format"} <= set(table["by"])

@@ -1,0 +1,77 @@
+"""Figures of runs whose names are long and alike: nothing is cut off, and no two rows bear one name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from avatar_bench.evaluation import registry
+from avatar_bench.i18n import speak
+
+CLASSES = ("drawing", "generated", "real")
+RECIPES = ("mobilenetv3_small few_shot 10 shots", "mobilenetv3_small few_shot 30 shots", "mobilenetv3_small full")
+SHOTS = (10, 30, None)
+SOURCES = [f"a_source_with_a_long_name_number_{i}_of_the_set" for i in range(9)]
+
+
+@pytest.fixture
+def answered(make_predictions):
+    """Build the Predictions of 180 images by one run of many, and their embeddings."""
+
+    def build(seed, temperature=1.3):
+        rng, targets = np.random.default_rng(seed), np.arange(180) % 3
+        signal = 1 + 0.2 * seed
+        logits = rng.normal(size=(180, 3)) + signal * np.eye(3)[targets]
+        embeddings = rng.normal(size=(180, 8)) + signal * np.eye(8)[targets]
+        sources = [SOURCES[i % 9] for i in range(180)]
+        fields = {"embeddings": embeddings.astype(np.float32), "sources": sources, "temperature": temperature}
+        return make_predictions(targets, logits, **fields)
+
+    return build
+
+
+def whole(result, inside):
+    """Assert that each figure of a Result lies inside its frame, and that no two of its rows bear one name."""
+    for name, figure in result.figures.items():
+        rows = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+        assert len(set(rows)) == len(rows), name
+        assert inside(figure), name
+    assert result.figures
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+@pytest.mark.parametrize(
+    ("block", "recipes"),
+    [("ensemble_diversity", 1), ("ensemble_diversity", 3), ("significance", 1), ("significance", 3), ("shots", 3)],
+)
+def test_figures_of_seeds_of_similar_recipes_are_whole(
+    block, recipes, language, fake_run, dataset_of, answered, inside
+):
+    runs = [
+        fake_run(
+            answered(3 * place + seed),
+            label=f"{recipe} · seed {seed}",
+            recipe=recipe,
+            seed=seed,
+            config={"mode": {"shots": SHOTS[place]}},
+            record={"name": "mobilenetv3_small", "mode": "few_shot"},
+        )
+        for place, recipe in enumerate(RECIPES[:recipes])
+        for seed in (1, 2, 3)
+    ]
+    sets = [dataset_of(run.predictions(dataset_of(answered(0)))) for run in runs]
+    with speak(language):
+        whole(registry.build(block, {"resamples": 100}).compare(runs, sets), inside)
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+@pytest.mark.parametrize("temperature", [1.0, 1.3])
+@pytest.mark.parametrize("block", ["calibration", "error_bias", "clusters", "embedding"])
+def test_figures_of_one_run_are_whole(block, temperature, language, fake_run, dataset_of, answered, inside):
+    judged = answered(3, temperature)
+    stored = {"width": [f"{60 + 7 * i}" for i in range(180)], "format": ["PNG", "JPEG", "JPEG"] * 60}
+    stored |= {"height": stored["width"], "jpeg_quality": ["", "40", "92"] * 60}
+    run = fake_run(judged, calibration=answered(9))
+    options = {} if block == "embedding" else {"resamples": 100}
+    with speak(language):
+        whole(registry.build(block, options).evaluate(run, dataset_of(judged, **stored)), inside)

@@ -1,0 +1,490 @@
+"""Tests of the integrated score: directions, ranges, completeness, ranks, and what their intervals rest on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
+
+from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.errors import BlockError, ConfigError
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import answers
+from avatar_bench.evaluation.blocks import integrated_score
+from avatar_bench.evaluation.blocks.blind_test import BlindTest
+from avatar_bench.evaluation.blocks.calibration import Calibration
+from avatar_bench.evaluation.blocks.clusters import Clusters
+from avatar_bench.evaluation.blocks.integrated_score import IntegratedScore
+from avatar_bench.evaluation.blocks.out_of_domain import OutOfDomain
+from avatar_bench.evaluation.blocks.robustness import Robustness
+from avatar_bench.metrics import calibration
+from avatar_bench.results.result import Metric, Result
+
+CLASSES = ("drawing", "generated", "real")
+KINDS = ("noise", "blur", "brightness", "rotation", "jpeg")
+QUALITIES = ("accuracy", "robustness", "calibration", "ood", "separation", "speed", "size")
+N = 120
+PREPROCESSING = Preprocessing(8, "squash", (0.5,) * 3, (0.2,) * 3)
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request, monkeypatch):
+    """Draw figures in the tests that are about them alone: they take most of the time."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(integrated_score.figures, "draw", lambda *given: {})
+
+
+@pytest.fixture
+def drawn():
+    """Ask for figures."""
+
+
+def results(seed=0, right=0.8, speed=100.0, size=5.0, shift=1.0, **changes):
+    """Give the Results of a run that is right so often, with the tables that their figures rest on."""
+    rng = np.random.default_rng(seed)
+    groups = [f"g{i // 2}" for i in range(N)]
+    correct, confidence = rng.random(N) < right, rng.uniform(0.5, 1, N)
+    paths = [f"{i}.png" for i in range(N)]
+    answered = pd.DataFrame({"path": paths, "confidence": confidence, "correct": correct, "group": groups})
+    varied = pd.concat(
+        [
+            pd.DataFrame({"path": paths, "variation": name, "correct": rng.random(N) < right - 0.1, "group": groups})
+            for name in ("clean", *(f"{kind}/{k}" for kind in KINDS for k in (1, 3)), "delivery/web")
+        ]
+    )
+    scores = pd.DataFrame(
+        {
+            "set": ["test"] * N + ["cats"] * 40 + ["mugs"] * 30 + ["toons"] * 20,
+            "kind": ["in_domain"] * N + ["near"] * 40 + ["far"] * 30 + ["shifted"] * 20,
+            "group": groups + [f"o{i}" for i in range(90)],
+            "energy": np.concatenate([rng.normal(size=N), rng.normal(shift, 1, 90)]),
+        }
+    )
+    cosine = pd.DataFrame({"group": groups, "silhouette_cosine": rng.uniform(0, 0.4, N)})
+    mine = varied[varied["variation"].str.fullmatch(r"(\w+)/3")]
+    edges = calibration.equal_width(15)
+    inside = scores[scores["kind"] == "in_domain"]["energy"]
+
+    def auroc(name):
+        both = np.concatenate([inside, scores[scores["set"] == name]["energy"]])
+        return float(roc_auc_score(np.arange(len(both)) >= N, both))
+
+    metrics = {
+        "blind_test": {"accuracy": Metric(float(correct.mean()), 60)},
+        "robustness": {"robustness": Metric(float(mine["correct"].mean()), 60)},
+        "calibration": {
+            "scaled/ece_15": Metric(float(calibration.ece(confidence, correct, edges)), 60, higher_is_better=False)
+        },
+        "out_of_domain": {f"auroc/{name}/energy": Metric(auroc(name), 100) for name in ("cats", "mugs")},
+        "clusters": {"silhouette_cosine": Metric(float(cosine["silhouette_cosine"].mean()), 60)},
+        "efficiency": {
+            "images_per_second/b1": Metric(speed, 6, speed - 1, speed + 1, "bootstrap by round"),
+            "params_m": Metric(size, 1, higher_is_better=False),
+        },
+    }
+    tables = {
+        "blind_test": {"predictions": answered},
+        "robustness": {"predictions": varied},
+        "out_of_domain": {"scores": scores},
+        "clusters": {"pictures": cosine},
+    }
+    about = {"data_fingerprint": "f1", "options": {"seed": 0}, "sets": {"cats": "c", "mugs": "m"}, "machine": "one"}
+    made = {
+        name: Result(name, "test", N, CLASSES, found, tables.get(name, {}), provenance=dict(about))
+        for name, found in metrics.items()
+    }
+    return made | changes
+
+
+def run_of(saved, label="a", recipe=None, seed=1, classes=CLASSES):
+    return SimpleNamespace(
+        label=label, recipe=recipe or label, seed=seed, classes=classes, saved=lambda block, name: saved.get(block)
+    )
+
+
+def compare(*runs, **options):
+    dataset = type("Dataset", (), {"name": "test", "__len__": lambda self: N})()
+    return IntegratedScore(**{"resamples": 200, "weightings": 200, **options}).compare(runs, [dataset] * len(runs))
+
+
+def with_metric(saved, block, name, **fields):
+    """Give Results in which one Metric says something else."""
+    result = saved[block]
+    return saved | {block: replace(result, metrics=result.metrics | {name: replace(result.metrics[name], **fields)})}
+
+
+def three():
+    return [
+        run_of(results(0, 0.9, 50, 20), "good"),
+        run_of(results(1, 0.8, 100, 10), "middling"),
+        run_of(results(2, 0.6, 200, 2), "fast"),
+    ]
+
+
+def test_a_score_equals_a_hand_count():
+    run = three()[0]
+    values = {
+        "accuracy": run.saved("blind_test", "").metrics["accuracy"].value,
+        "robustness": run.saved("robustness", "").metrics["robustness"].value,
+        "ece": run.saved("calibration", "").metrics["scaled/ece_15"].value,
+        "ood": np.mean([metric.value for metric in run.saved("out_of_domain", "").metrics.values()]),
+        "separation": run.saved("clusters", "").metrics["silhouette_cosine"].value,
+    }
+    expected = {
+        "accuracy": (values["accuracy"] - 1 / 3) / (2 / 3),
+        "robustness": (values["robustness"] - 1 / 3) / (2 / 3),
+        "calibration": 1 - values["ece"] / (2 / 3),
+        "ood": (values["ood"] - 0.5) / 0.5,
+        "separation": values["separation"],
+        "speed": np.log10(50) / 3,
+        "size": 1 - np.log10(20) / 3,
+    }
+    weights = {"accuracy": 3.0, "robustness": 1.0, "calibration": 2.0, "ood": 1.0, "separation": 0.5, "speed": 1.0}
+    result = compare(*three(), weights={**weights, "size": 0.25})
+    row = result.tables["scores"].set_index("run").loc["good"]
+    for name, value in expected.items():
+        assert row[f"normalised/{name}"] == pytest.approx(value, abs=1e-12)
+    total = sum(weights[name] * expected[name] for name in weights) + 0.25 * expected["size"]
+    assert result.metrics["score/good"].value == pytest.approx(total / 8.75, abs=1e-12)
+    assert row["score"] == result.metrics["score/good"].value
+
+
+def test_a_higher_calibration_error_lowers_the_score():
+    saved = results()
+    worse = dict(saved)
+    table = saved["blind_test"].tables["predictions"].assign(confidence=1.0)
+    worse["blind_test"] = replace(saved["blind_test"], tables={"predictions": table})
+    error = 1 - saved["blind_test"].metrics["accuracy"].value
+    worse = with_metric(worse, "calibration", "scaled/ece_15", value=error)
+    assert error > saved["calibration"].metrics["scaled/ece_15"].value
+    result = compare(run_of(saved, "calm"), run_of(worse, "cocksure"))
+    found = result.tables["scores"].set_index("run")
+    assert found.loc["cocksure", "score"] < found.loc["calm", "score"]
+    assert found.loc["calm", "rank"] == 1
+    gap = error - saved["calibration"].metrics["scaled/ece_15"].value
+    lost = found.loc["calm", "normalised/calibration"] - found.loc["cocksure", "normalised/calibration"]
+    assert lost == pytest.approx(gap / (2 / 3))
+
+
+@pytest.mark.parametrize("scale", ["fixed", "min_max"])
+def test_turning_the_direction_of_ece_turns_its_contribution_round(scale):
+    runs = three()
+    low = compare(*runs, scale=scale)
+    # the same figures, said to be better when higher
+    turned = [
+        run_of(with_metric(results(i, *args), "calibration", "scaled/ece_15", higher_is_better=True), label)
+        for i, (args, label) in enumerate(
+            [((0.9, 50, 20), "good"), ((0.8, 100, 10), "middling"), ((0.6, 200, 2), "fast")]
+        )
+    ]
+    ranges = {**IntegratedScore().ranges, "calibration": [0.0, 2 / 3]}
+    high = compare(*turned, scale=scale, ranges=ranges)
+    before, after = (one.tables["normalised"]["calibration"] for one in (low, high))
+    assert after.to_numpy() == pytest.approx(1 - before.to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("saved", "options"),
+    [
+        (with_metric(results(), "calibration", "scaled/ece_15", higher_is_better=True), {}),
+        (with_metric(results(), "calibration", "scaled/ece_15", higher_is_better=None), {}),
+        (results(), {"ranges": {**IntegratedScore().ranges, "calibration": [0.0, 0.5]}}),
+        (results(), {"ranges": {**IntegratedScore().ranges, "speed": [1000.0, 1.0]}, "scale": "min_max"}),
+    ],
+)
+def test_a_range_against_the_direction_of_its_figure_is_refused(saved, options):
+    with pytest.raises(ConfigError, match="better one") as caught:
+        compare(run_of(saved, "a"), run_of(results(1), "b"), **options)
+    assert len(caught.value.lines) <= 3
+
+
+def test_a_direction_of_a_quality_without_weight_does_not_matter():
+    saved = with_metric(results(), "calibration", "scaled/ece_15", higher_is_better=True)
+    weights = {**dict.fromkeys(QUALITIES, 1.0), "calibration": 0.0}
+    result = compare(run_of(saved, "a"), run_of(results(1), "b"), weights=weights)
+    assert "normalised/calibration" not in result.tables["scores"]
+
+
+def test_another_model_moves_nobody_on_the_fixed_range():
+    few, many = compare(*three()), compare(*three(), run_of(results(7, 1.0, 900, 1.1, 4.0), "wonder"))
+    for name in ("good", "middling", "fast"):
+        one, other = few.metrics[f"score/{name}"], many.metrics[f"score/{name}"]
+        assert one == other
+    assert many.tables["scores"]["run"].iloc[0] == "wonder"
+
+
+def test_min_max_is_between_the_worst_and_the_best_of_the_complete():
+    runs = [*three(), run_of(results(3, 0.99, 5000, 0.1, clusters=None), "incomplete")]
+    normalised = compare(*runs, scale="min_max").tables["normalised"].set_index("run")
+    assert normalised.loc["fast", ["speed", "size"]].tolist() == [1, 1]
+    assert normalised.loc["good", ["speed", "size"]].tolist() == [0, 0]
+    assert normalised.loc["middling", "speed"] == pytest.approx((100 - 50) / (200 - 50))  # linear, as in the study
+
+
+def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
+    runs = [*three(), run_of(results(3, out_of_domain=None), "blind to others")]
+    result = compare(*runs)
+    row = result.tables["scores"].set_index("run").loc["blind to others"]
+    assert not row["complete"]
+    assert row[["score", "rank", "rank_low", "share_first"]].isna().all()
+    assert row["missing"] == "ood: no usable Result of out_of_domain"
+    assert not row["pareto"]
+    assert row["normalised/accuracy"] > 0  # what is known is shown
+    assert result.metrics["score/blind to others"].value is None
+    assert "out_of_domain" in result.metrics["score/blind to others"].reason
+    assert result.tables["scores"]["run"].iloc[-1] == "blind to others"
+    assert result.tables["scores"]["rank"].dropna().tolist() == [1, 2, 3]
+    assert any("not ranked: blind to others" in said for said in result.warnings)
+    assert set(result.tables["ranks"]["run"]) == {"good", "middling", "fast"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (
+            lambda s: with_metric(s, "robustness", "robustness", value=None, reason="too few corruptions"),
+            "too few corr",
+        ),
+        (lambda s: with_metric(s, "robustness", "robustness", value=0.99), "do not agree"),
+        (lambda s: s | {"robustness": replace(s["robustness"], metrics={})}, "holds no robustness"),
+        (
+            lambda s: s | {"robustness": replace(s["robustness"], tables={"predictions": pd.DataFrame({"x": [1]})})},
+            "do not agree",
+        ),
+        (lambda s: s | {"robustness": replace(s["robustness"], tables={})}, "do not agree"),
+    ],
+)
+def test_figures_that_cannot_be_trusted_are_missing_and_never_guessed(spoil, told):
+    result = compare(*three(), run_of(spoil(results(5)), "odd"))
+    row = result.tables["scores"].set_index("run").loc["odd"]
+    assert told in row["missing"]
+    assert not row["complete"]
+    assert np.isnan(row["normalised/robustness"])
+    assert np.isnan(result.tables["raw"].set_index("run").loc["odd", "robustness"])
+
+
+def test_without_any_complete_model_nobody_is_ranked():
+    for scale in ("fixed", "min_max"):
+        result = compare(run_of(results(clusters=None), "a"), run_of({}, "b"), scale=scale)
+        assert result.tables["scores"]["rank"].isna().all()
+        assert result.figures == {}
+        assert all(metric.value is None for metric in result.metrics.values())
+
+
+def test_a_single_model_is_first_whatever_the_weights():
+    row = compare(three()[0]).tables["scores"].iloc[0]
+    assert row[["rank", "rank_low", "rank_high", "share_first", "share_first_resampled"]].tolist() == [1] * 5
+
+
+def test_the_same_model_twice_shares_first_place():
+    result = compare(run_of(results(), "a"), run_of(results(), "b"))
+    table = result.tables["scores"]
+    assert table["rank"].tolist() == [1, 1]
+    assert table["share_first"].tolist() == [0.5, 0.5]
+    assert table["rank_high"].tolist() == [1, 1]  # paired: the same draws move both alike
+    assert table["pareto"].all()
+
+
+def test_a_dominated_model_is_never_on_the_front():
+    saved = results()
+    slow = with_metric(saved, "efficiency", "images_per_second/b1", value=60.0)
+    large = with_metric(saved, "efficiency", "params_m", value=50.0)
+    table = compare(run_of(saved, "a"), run_of(slow, "slow"), run_of(large, "large")).tables["scores"]
+    assert table.set_index("run")["pareto"].to_dict() == {"a": True, "slow": False, "large": False}
+    lean = with_metric(slow, "efficiency", "params_m", value=1.5)
+    table = compare(run_of(saved, "a"), run_of(lean, "lean")).tables["scores"]
+    assert table["pareto"].all()
+
+
+def test_random_weightings_agree_with_a_loop():
+    result = compare(*three(), seed=4)
+    normalised = result.tables["normalised"]
+    weights = np.random.default_rng(4).dirichlet(np.ones(7), 200)
+    rank = np.array([rankdata(-(normalised[list(QUALITIES)].to_numpy() @ w), method="min") for w in weights])
+    table = result.tables["scores"].set_index("run").loc[normalised["run"]]
+    assert table["share_first"].to_numpy() == pytest.approx((rank == 1).mean(axis=0))
+    for name, share in (("low", 0.025), ("median", 0.5), ("high", 0.975)):
+        expected = np.quantile(rank, share, axis=0, method="inverted_cdf")
+        assert table[f"weighted_rank_{name}"].tolist() == expected.tolist()
+
+
+def test_all_metrics_can_be_recomputed_from_what_is_saved(drawn, tmp_path: Path):
+    result = compare(*three(), weights={**dict.fromkeys(QUALITIES, 1.0), "accuracy": 3.0})
+    folder = result.save(tmp_path / "integrated_score")
+    saved = Result.load(folder)
+    weights = saved.tables["qualities"].set_index("quality")["weight"]
+    normalised = saved.tables["normalised"].set_index("run")
+    resamples = np.load(folder / "resamples.npz")
+    for name, metric in result.metrics.items():
+        label = name.removeprefix("score/")
+        again = (normalised.loc[label] * weights).sum() / weights.sum()
+        assert again == pytest.approx(metric.value, abs=1e-9)
+        column = resamples["scores"][:, list(resamples["models"]).index(label)]
+        assert np.quantile(column, [0.025, 0.975]) == pytest.approx([metric.low, metric.high], abs=1e-9)
+    settings, raw = saved.tables["qualities"].set_index("quality"), saved.tables["raw"].set_index("run")
+    for key in QUALITIES:
+        about, change = settings.loc[key], np.log if settings.loc[key, "log"] else np.asarray
+        again = (change(raw[key]) - change(about["worst"])) / (change(about["best"]) - change(about["worst"]))
+        assert np.asarray(again) == pytest.approx(normalised[key].to_numpy(), abs=1e-9)
+    assert sorted(file.name for file in folder.glob("*.png")) == ["pareto.png", "profile.png", "ranks.png"]
+
+
+def test_intervals_of_the_qualities_equal_bootstraps_of_their_own():
+    table = compare(*three(), resamples=4000).tables["models"].set_index("run")
+    predictions = three()[0].saved("blind_test", "").tables["predictions"]
+    halves = predictions.groupby("group")["correct"].agg(["sum", "count"]).to_numpy()
+    drawn = np.random.default_rng(9).integers(0, len(halves), (4000, len(halves)))
+    shares = halves[drawn].sum(axis=1)
+    expected = np.quantile(shares[:, 0] / shares[:, 1], [0.025, 0.975])
+    assert table.loc["good", ["accuracy_low", "accuracy_high"]].tolist() == pytest.approx(expected.tolist(), abs=0.01)
+    assert (
+        table.loc["good", "calibration_low"] < table.loc["good", "calibration"] < table.loc["good", "calibration_high"]
+    )
+    assert table.loc["good", "speed_low"] == table.loc["good", "speed"] == table.loc["good", "speed_high"]
+
+
+def test_intervals_tighten_with_more_pictures_drawn_alike():
+    """The difference of two scores is surer than either, since all models meet the same pictures."""
+    saved = results()
+    flipped = saved["blind_test"].tables["predictions"].copy()
+    flipped.loc[flipped.index[flipped["correct"]][0], "correct"] = False
+    near = saved | {"blind_test": replace(saved["blind_test"], tables={"predictions": flipped})}
+    near = with_metric(near, "blind_test", "accuracy", value=float(flipped["correct"].mean()))
+    edges = calibration.equal_width(15)
+    error = float(calibration.ece(flipped["confidence"].to_numpy(), flipped["correct"].to_numpy(), edges))
+    near = with_metric(near, "calibration", "scaled/ece_15", value=error)
+    drawn = compare(run_of(saved, "a"), run_of(near, "b")).arrays["resamples"]["scores"]
+    assert (drawn[:, 0] - drawn[:, 1]).std() < 0.3 * drawn[:, 0].std()
+
+
+def test_seeds_of_a_recipe_are_averaged_and_drawn():
+    pair = [run_of(results(i, right), f"two · seed {i}", "two", i) for i, right in ((1, 0.9), (2, 0.6))]
+    result = compare(*pair, three()[0])
+    table = result.tables["scores"].set_index("run")
+    assert set(table.index) == {"two", "good"}
+    assert table.loc["two", "seeds"] == 2
+    accuracy = np.mean([one.saved("blind_test", "").metrics["accuracy"].value for one in pair])
+    assert result.tables["models"].set_index("run").loc["two", "accuracy"] == pytest.approx(accuracy)
+    assert result.metrics["score/two"].interval == "bootstrap by seed and group"
+    assert len(result.tables["raw"]) == 3
+    one = compare(pair[0]).metrics["score/two · seed 1"]
+    both = result.metrics["score/two"]
+    assert both.high - both.low > one.high - one.low  # seeds that differ widen it
+    assert any("averaged: two" in said for said in result.warnings)
+
+
+def test_a_recipe_lacks_what_one_of_its_seeds_lacks():
+    pair = [run_of(results(1), "two · seed 1", "two", 1), run_of(results(2, clusters=None), "two · seed 2", "two", 2)]
+    table = compare(*pair, three()[0]).tables["scores"].set_index("run")
+    assert not table.loc["two", "complete"]
+    assert table.loc["two", "missing"].endswith("(two · seed 2)")
+
+
+def test_figures_that_do_not_rest_on_the_same_are_named():
+    other = results(1)
+    for name in ("blind_test", "out_of_domain"):
+        other[name].provenance["data_fingerprint"] = "f2"
+    other["efficiency"].provenance["machine"] = "another"
+    other["robustness"].provenance["options"] = {"at": "native"}
+    result = compare(run_of(results(0), "a"), run_of(other, "b"), run_of(results(2), "c"))
+    said = "\n".join(result.warnings)
+    assert "accuracy was not measured on the same pictures with the same options: a, c | b" in said
+    assert "robustness was not measured" in said
+    assert "ood was not measured" in said
+    assert "Speed was not timed on one machine with the same threads: a, c | b" in said
+    assert "size was not" not in said
+    assert "separation was not" not in said
+    assert result.tables["scores"].set_index("run")["data_fingerprint"].to_dict() == {
+        "a": "f1",
+        "b": "f1|f2",
+        "c": "f1",
+    }
+
+
+def test_other_sets_out_of_the_domain_are_named():
+    other = results(1)
+    other["out_of_domain"].provenance["sets"] = {"cats": "changed", "mugs": "m"}
+    assert any("ood was not measured" in told for told in compare(run_of(results(), "a"), run_of(other, "b")).warnings)
+
+
+def test_options_that_only_move_intervals_are_not_told():
+    other = results(1)
+    other["blind_test"].provenance["options"] = {"seed": 5, "resamples": 100, "gallery": 3}
+    assert compare(run_of(results(), "a"), run_of(other, "b")).warnings == []
+
+
+def test_a_speed_without_interval_and_a_figure_off_its_range_are_told():
+    saved = with_metric(results(), "efficiency", "images_per_second/b1", value=5000.0, reason="a noisy machine")
+    said = compare(run_of(saved, "a"), run_of(results(1), "b")).warnings
+    assert said == [
+        "The speed of a has no interval: a noisy machine.",
+        "speed lies outside its range and is cut off: a.",
+    ]
+
+
+def test_runs_of_other_classes_are_not_compared():
+    with pytest.raises(BlockError, match="knows the classes"):
+        compare(run_of(results(), "a"), run_of(results(), "b", classes=("cat", "dog")))
+    assert compare(run_of(results(), "a"), run_of(results(), "b", classes=CLASSES[::-1])).metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"weights": {"accuracy": -1.0}}, "weights"),
+        ({"weights": {"accuracy": float("nan")}}, "weights"),
+        ({"weights": {"beauty": 1.0}}, "weights"),
+        ({"weights": dict.fromkeys(QUALITIES, 0.0)}, "weights"),
+        ({"ranges": {"accuracy": [None, 1.0]}}, "ranges"),
+        ({"ranges": {**IntegratedScore().ranges, "speed": [0.0, 100.0]}}, "above 0, in speed"),
+        ({"ranges": {**IntegratedScore().ranges, "ood": [None, 1.0]}}, "in ood"),
+        ({"ranges": {**IntegratedScore().ranges, "ood": [0.5, 0.5]}}, "in ood"),
+        ({"ranges": {**IntegratedScore().ranges, "ood": [0.5]}}, "in ood"),
+        ({"scale": "z"}, "fixed or min_max"),
+        ({"ood_score": "magic"}, "ood_score"),
+        ({"weightings": 10}, "weightings"),
+        ({"resamples": 10}, "resamples"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, told):
+    with pytest.raises(ConfigError, match=r"block\.integrated_score") as caught:
+        IntegratedScore(**options)
+    assert told in str(caught.value)
+
+
+def test_weights_of_the_command_line_are_put_into_the_rest():
+    block = registry.build("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
+    assert block.qualities == tuple(key for key in QUALITIES if key != "speed")
+    assert block.ranges["size"] == [100, 1]
+    assert block.reads_results
+
+
+def test_it_reads_what_the_blocks_themselves_save(oracle, fake_run, dataset_of, tmp_path: Path):
+    """No quality is missing, or found to disagree with its table, when the true blocks made it."""
+    inside, outside = oracle("noisy", 90), oracle("uniform", 60, seed=3)
+    outside = replace(outside, targets=np.full(60, -1), groups=np.char.add("o", outside.groups))
+    training = oracle("noisy", 90, seed=8)
+    sets = {"mugs": (dataset_of(outside, "mugs"), outside)}
+    run = fake_run(
+        inside, calibration=oracle("noisy", 60, seed=5), training=training, ood=sets, preprocessing=PREPROCESSING
+    )
+    made = {"efficiency": results()["efficiency"]}
+    for block in (BlindTest, Robustness, Calibration, OutOfDomain, Clusters):
+        extra = {"delivery": ["web"], "severities": [1, 3]} if block is Robustness else {}
+        found = block(resamples=100, **extra).evaluate(run, dataset_of(inside))
+        made[found.block] = Result.load(found.save(tmp_path / found.block))
+    result = compare(run_of(made, "true"), run_of(results(1), "other"))
+    row = result.tables["scores"].set_index("run").loc["true"]
+    assert row["complete"], row["missing"]
+    assert made["blind_test"].tables["predictions"].shape[0] == len(answers(inside))
+    assert result.tables["qualities"].set_index("quality")["resampled"].to_dict() == {
+        **dict.fromkeys(QUALITIES, True),
+        "speed": False,
+        "size": False,
+    }

@@ -1,0 +1,237 @@
+"""Tests of sources held out in turn: recall of each, its mean and worst, and which runs take part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from avatar_bench.errors import BlockError, ConfigError
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.blocks.leave_one_source_out import LeaveOneSourceOut
+from avatar_bench.metrics import stats
+from avatar_bench.results.result import Result
+
+CLASSES = ("drawing", "generated", "real")
+YAML = Path(__file__).parents[3] / "conf" / "block" / "leave_one_source_out.yaml"
+
+
+@pytest.fixture
+def left_out(make_predictions, fake_run, dataset_of):
+    """Build a run that left out one source of one class, and the dataset that it is judged on.
+
+    `right` (N,) says which pictures it recognises; the others are taken for the next class.
+    """
+
+    def build(source, target, right, recipe="net", seed=0, by="source", groups=None, column=None, **fields):
+        right = np.asarray(right, dtype=bool)
+        targets = np.full(len(right), CLASSES.index(target))
+        logits = 5.0 * np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
+        own = [f"{source}{g}" for g in (range(len(right)) if groups is None else groups)]
+        given = make_predictions(
+            targets,
+            logits,
+            groups=own,
+            sources=[source] * len(right),
+            paths=[f"{source}/{i:03}.png" for i in range(len(right))],
+        )
+        split = {"by": by, "held_out": [source], "seed": 0}
+        run = fake_run(
+            given,
+            label=f"{recipe} without {source}",
+            recipe=f"{recipe} without {source}",
+            seed=seed,
+            config={"seed": seed, "model": {"backbone": recipe}, "data": {"split": split}},
+            record={"name": recipe, "mode": "frozen", "metrics": {"val/accuracy": 0.9}} | fields,
+        )
+        return run, dataset_of(given, **({by: column} if column else {by: [source] * len(right)}))
+
+    return build
+
+
+@pytest.fixture
+def compare():
+    def run(*pairs, **options):
+        runs, datasets = zip(*pairs, strict=True)
+        return LeaveOneSourceOut(**{"resamples": 300, **options}).compare(runs, datasets)
+
+    return run
+
+
+def share(n, right):
+    return np.arange(n) < right
+
+
+def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(compare, left_out):
+    result = compare(
+        left_out("studio", "real", share(50, 40)),
+        left_out("ink", "drawing", share(30, 27)),
+        left_out("gan", "generated", share(40, 10)),
+    )
+    matrix = result.tables["matrix"].set_index("source")
+    assert dict(matrix["recall"]) == pytest.approx({"studio": 0.8, "ink": 0.9, "gan": 0.25})
+    assert (matrix.loc["gan", "low"], matrix.loc["gan", "high"]) == stats.wilson(10, 40)
+    assert matrix.loc["gan", "taken_for_real"] == 0.75
+    assert matrix.loc["studio", "taken_for_drawing"] == pytest.approx(0.2)
+    assert set(matrix["target"]) == set(CLASSES)
+    mean, worst = result.metrics["mean/net frozen"], result.metrics["worst/net frozen"]
+    assert mean.value == pytest.approx((0.8 + 0.9 + 0.25) / 3)
+    assert (mean.n, mean.interval) == (3, "bootstrap by source and group")
+    assert mean.low < 0.5 < 0.8 < mean.high
+    assert (worst.value, worst.low, worst.high) == (0.25, *stats.wilson(10, 40))
+    summary = result.tables["summary"].iloc[0]
+    assert (summary["worst_source"], summary["worst_target"], summary["in_domain"]) == ("gan", "generated", 0.9)
+    assert result.metrics["sources"].value == 3
+
+
+def test_a_source_below_the_minimum_is_listed_and_has_no_part_in_mean_and_worst(compare, left_out):
+    given = [left_out("studio", "real", share(50, 40)), left_out("street", "real", share(19, 0))]
+    result = compare(*given)
+    assert dict(zip(result.tables["matrix"]["source"], result.tables["matrix"]["counted"], strict=True)) == {
+        "studio": True,
+        "street": False,
+    }
+    assert result.metrics["mean/net frozen"].value == result.metrics["worst/net frozen"].value == 0.8
+    assert any("street" in warning for warning in result.warnings)
+    assert compare(*given, minimum=19).metrics["worst/net frozen"].value == 0
+
+
+def test_without_a_source_of_the_minimum_mean_and_worst_are_null(compare, left_out, tmp_path):
+    result = compare(left_out("street", "real", share(5, 4)))
+    for name in ("mean/net frozen", "worst/net frozen"):
+        assert result.metrics[name].value is None
+        assert "20 pictures" in result.metrics[name].reason
+    result.save(tmp_path / "leave_one_source_out")
+
+
+def test_intervals_count_groups_where_they_repeat(compare, left_out):
+    rng = np.random.default_rng(0)
+    right = (rng.random(12) < 0.7).repeat(5)
+    row = compare(left_out("studio", "real", right, groups=np.arange(60) // 5)).tables["matrix"].iloc[0]
+    assert (row["n"], row["groups"], row["interval"]) == (60, 12, "bootstrap by group")
+    low, high = stats.wilson(int(right.sum()), 60)
+    assert row["high"] - row["low"] > 1.5 * (high - low)
+
+
+def test_seeds_of_a_recipe_are_one_row_and_recipes_are_apart(compare, left_out):
+    pairs = [
+        left_out("ink", "drawing", share(40, n), recipe=recipe, seed=seed)
+        for recipe, seed, n in (("a", 1, 20), ("a", 2, 40), ("b", 1, 30))
+    ]
+    matrix = compare(*pairs).tables["matrix"].set_index("recipe")
+    assert matrix.loc["a frozen", "recall"] == 0.75
+    assert list(matrix["seeds"]) == [2, 1]
+    assert matrix.loc["a frozen", "interval"] == "bootstrap by seed and group"
+
+
+def test_only_pictures_of_what_was_held_out_are_judged(compare, left_out):
+    """Where a generator is held out, test may hold pictures of a class that has no generators."""
+    column = ["gan"] * 30 + [""] * 10
+    result = compare(left_out("gan", "generated", share(40, 20), by="generator", column=column))
+    row = result.tables["matrix"].iloc[0]
+    assert (row["n"], row["recall"]) == (30, pytest.approx(2 / 3))
+
+
+def test_a_source_that_no_run_recognises_is_a_finding_and_not_an_alarm(compare, left_out):
+    result = compare(left_out("studio", "real", share(100, 0)))
+    assert result.metrics["worst/net frozen"].value == 0
+    assert result.tables["matrix"].loc[0, "taken_for_drawing"] == 1
+
+
+def test_a_perfect_run_recognises_all(compare, left_out):
+    result = compare(left_out("studio", "real", share(100, 100)), left_out("ink", "drawing", share(25, 25)))
+    assert result.metrics["mean/net frozen"].value == 1
+    assert result.metrics["worst/net frozen"].low == pytest.approx(stats.wilson(25, 25)[0])
+
+
+def test_a_uniform_run_recognises_a_third(compare, left_out):
+    rng = np.random.default_rng(0)
+    pairs = [left_out(f"s{i}", CLASSES[i % 3], rng.random(60) < 1 / 3) for i in range(9)]
+    mean = compare(*pairs).metrics["mean/net frozen"]
+    assert mean.low < 1 / 3 < mean.high
+
+
+def test_the_classes_of_runs_are_matched_by_name(compare, left_out):
+    first, (run, dataset) = left_out("studio", "real", share(50, 40)), left_out("ink", "drawing", share(50, 30))
+    turned = run.predictions(dataset).in_order(CLASSES[::-1])
+    run.classes, run.predictions = turned.classes, lambda dataset: turned
+    matrix = compare(first, (run, dataset)).tables["matrix"].set_index("source")
+    assert (matrix.loc["ink", "recall"], matrix.loc["ink", "taken_for_generated"]) == pytest.approx((0.6, 0.4))
+
+
+def test_other_runs_are_left_out_and_counted(compare, left_out, fake_run, dataset_of, oracle):
+    plain = (fake_run(oracle("noisy")), dataset_of(oracle("noisy")))
+    result = compare(left_out("studio", "real", share(50, 40)), plain, plain)
+    assert "2 of 3 runs" in result.warnings[0]
+    assert result.n == 50
+
+
+def test_without_a_run_that_left_a_source_out_there_is_nothing_to_compare(compare, fake_run, dataset_of, oracle):
+    with pytest.raises(BlockError, match="sweep=leave_one_source_out"):
+        compare((fake_run(oracle("noisy")), dataset_of(oracle("noisy"))))
+
+
+def test_a_set_without_what_was_held_out_is_refused(compare, left_out):
+    run, dataset = left_out("studio", "real", share(50, 40))
+    dataset.frame["source"] = "another"
+    with pytest.raises(BlockError, match="split=test"):
+        compare((run, dataset))
+
+
+def test_seeds_on_other_pictures_are_refused(compare, left_out):
+    with pytest.raises(BlockError, match="other pictures of ink"):
+        compare(left_out("ink", "drawing", share(40, 3), seed=1), left_out("ink", "drawing", share(41, 3), seed=2))
+
+
+def test_a_recipe_that_lacks_a_source_is_named(compare, left_out):
+    pairs = [left_out("ink", "drawing", share(40, 30), recipe=recipe) for recipe in "ab"]
+    result = compare(*pairs, left_out("gan", "generated", share(40, 30), recipe="b"))
+    assert "No run of a frozen left these out, as those of others did: gan." in result.warnings
+
+
+def test_every_figure_can_be_recomputed_from_the_saved_pictures(compare, left_out, tmp_path):
+    rng = np.random.default_rng(0)
+    pairs = [
+        left_out(source, target, rng.random(n) < 0.7, recipe=recipe, seed=seed)
+        for source, target, n in (("studio", "real", 50), ("ink", "drawing", 30), ("gan", "generated", 15))
+        for recipe in "ab"
+        for seed in (1, 2)
+    ]
+    loaded = Result.load(compare(*pairs).save(tmp_path / "leave_one_source_out"))
+    table = loaded.tables["pictures"]
+    recall = (table["prediction"] == table["target"]).groupby([table["recipe"], table["source"]]).mean()
+    sizes = table.groupby("source")["path"].nunique()
+    for row in loaded.tables["matrix"].itertuples():
+        assert row.recall == pytest.approx(recall[row.recipe, row.source], abs=1e-6)
+    for recipe in ("a frozen", "b frozen"):
+        counted = recall[recipe][sizes >= 20]
+        assert loaded.metrics[f"mean/{recipe}"].value == pytest.approx(counted.mean(), abs=1e-6)
+        assert loaded.metrics[f"worst/{recipe}"].value == pytest.approx(counted.min(), abs=1e-6)
+
+
+def test_an_option_out_of_range_is_named():
+    with pytest.raises(ConfigError, match=r"block.leave_one_source_out.minimum=0"):
+        LeaveOneSourceOut(minimum=0)
+
+
+def test_the_yaml_states_the_defaults_of_the_block():
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.leave_one_source_out\n")
+    assert registry.build("leave_one_source_out", OmegaConf.to_container(OmegaConf.load(YAML))) == LeaveOneSourceOut()
+
+
+@pytest.mark.slow
+def test_trained_runs_are_judged_on_what_each_left_out(train, tmp_path):
+    from avatar_bench.cli.app import main
+
+    for source in ("gan", "street"):
+        train(tmp_path / "runs" / source, "data.split.by=source", f"data.split.held_out=[{source}]")
+    assert main(["evaluate", f"ckpt={tmp_path / 'runs'}", "block=leave_one_source_out"]) == 0
+    found = Result.load(tmp_path / "runs" / "evaluation" / "test" / "leave_one_source_out")
+    matrix = found.tables["matrix"]
+    assert list(matrix["source"]) == ["gan", "street"]
+    assert set(matrix["n"]) == {32}
+    assert set(matrix["groups"]) == {16}
+    assert len(found.tables["summary"]) == 1
+    assert 0 < found.tables["summary"].loc[0, "in_domain"] <= 1

@@ -1,0 +1,454 @@
+"""Tests of the block on out-of-domain sets: every figure anew from what it saves, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+from scipy.special import logsumexp, softmax
+from sklearn import metrics as sk
+
+from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.blocks.out_of_domain import FIGURES, SCORES, OutOfDomain
+from avatar_bench.metrics import stats
+from avatar_bench.metrics.averaging import Mix
+from avatar_bench.runs.ensembles import combine
+
+YAML = Path(__file__).parents[3] / "conf" / "block" / "out_of_domain.yaml"
+
+
+@pytest.fixture
+def outside(make_predictions):
+    """Build Predictions of pictures of no known class, groups of two, whose embeddings lie apart by `distance`."""
+
+    def build(name, n=60, distance=3.0, seed=5):
+        rng = np.random.default_rng(seed)
+        return make_predictions(
+            np.full(n, -1),
+            rng.normal(size=(n, 3)),
+            embeddings=rng.normal(distance, 1, (n, 8)).astype(np.float32),
+            groups=[f"{name}{i // 2}" for i in range(n)],
+            sources=["elsewhere"] * n,
+        )
+
+    return build
+
+
+@pytest.fixture
+def world(oracle, outside, dataset_of, fake_run):
+    """Build a run with near, far and shifted sets around the Predictions of an oracle."""
+
+    def build(kind="noisy", training=True, **fields):
+        inside = oracle(kind)
+        sets = {
+            "animal_faces": outside("near", distance=1.0),
+            "things": outside("far", n=40, seed=6),
+            "simpsons": outside("toon", n=44, seed=7),
+        }
+        ood = {name: (dataset_of(given, name), given) for name, given in sets.items()}
+        known = oracle("noisy", n=300, seed=9) if training else None
+        return fake_run(inside, training=known, ood=ood, **fields), dataset_of(inside)
+
+    return build
+
+
+@pytest.fixture
+def saved(world, tmp_path):
+    """A saved Result, read back as files."""
+    run, dataset = world()
+    OutOfDomain(resamples=200).evaluate(run, dataset).save(tmp_path / "out_of_domain")
+    folder = tmp_path / "out_of_domain"
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def sides(table, name):
+    """Give the rows of the domain and of a set, and which of them are outside."""
+    both = table[(table["kind"] == "in_domain") | (table["set"] == name)]
+    return both, (both["kind"] != "in_domain").to_numpy()
+
+
+def test_every_detection_figure_can_be_recomputed_from_the_saved_scores(saved):
+    folder, said = saved
+    table = pd.read_csv(folder / "scores.csv")
+    for name in ("animal_faces", "things"):
+        both, beside = sides(table, name)
+        for score in SCORES:
+            alarm, caught, _ = sk.roc_curve(beside, both[score], drop_intermediate=False)
+            expected = {
+                "auroc": sk.roc_auc_score(beside, both[score]),
+                "aupr": sk.average_precision_score(beside, both[score]),
+                "fpr95": alarm[caught >= 0.95].min(),
+            }
+            found = {figure: said["metrics"][f"{figure}/{name}/{score}"] for figure in FIGURES}
+            assert {figure: metric["value"] for figure, metric in found.items()} == pytest.approx(expected, abs=1e-6)
+            assert found["auroc"]["floor"] == 0.5
+            assert found["aupr"]["floor"] == pytest.approx(beside.mean())
+            assert found["fpr95"]["floor"] == 0.95
+            assert [found[figure]["higher_is_better"] for figure in FIGURES] == [True, True, False]
+
+
+def test_every_share_and_accuracy_can_be_recomputed_from_the_saved_tables(saved):
+    folder, said = saved
+    table, sets = pd.read_csv(folder / "scores.csv"), pd.read_csv(folder / "sets.csv").set_index("set")
+    for name in ("animal_faces", "things", "simpsons"):
+        own = table[table["set"] == name]
+        for label in said["classes"]:
+            share = said["metrics"][f"share/{name}/{label}"]
+            assert share["value"] == pytest.approx((own["prediction"] == label).mean(), abs=1e-9)
+            assert share["value"] == pytest.approx(sets.loc[name, f"share_{label}"], abs=1e-9)
+            assert share["low"] <= share["value"] <= share["high"]
+            assert share["n"] == own["group"].nunique()
+    toons = table[table["set"] == "simpsons"]
+    accuracy = said["metrics"]["accuracy/simpsons"]
+    assert accuracy["value"] == pytest.approx(sk.accuracy_score(toons["target"], toons["prediction"]))
+    assert accuracy["floor"] == pytest.approx(1 / 3)
+
+
+def test_confidence_can_be_recomputed_from_the_saved_scores_by_set_and_predicted_class(saved):
+    folder, said = saved
+    scores, table = pd.read_csv(folder / "scores.csv"), pd.read_csv(folder / "confidence.csv", keep_default_na=False)
+    assert table["set"].unique().tolist() == ["test", "animal_faces", "things", "simpsons"]
+    assert table["class"].tolist() == 4 * ["", *said["classes"]]
+    for row in table.to_dict("records"):
+        beside = scores["kind"] == row["kind"] if row["kind"] == "in_domain" else scores["set"] == row["set"]
+        own = scores[beside & ((scores["prediction"] == row["class"]) | (row["class"] == ""))]["confidence"]
+        assert (row["n"], row["share"]) == (len(own), pytest.approx(len(own) / beside.sum()))
+        assert float(row["mean_confidence"]) == pytest.approx(own.mean(), abs=1e-9)
+        assert float(row["std_confidence"]) == pytest.approx(own.std(ddof=0), abs=1e-9)
+        for figure in ("mean_confidence", "std_confidence"):
+            assert float(row[f"{figure}_low"]) < float(row[figure]) < float(row[f"{figure}_high"])
+            if row["class"] == "":
+                metric = said["metrics"][f"{figure}/{row['set']}"]
+                assert [metric[end] for end in ("value", "low", "high")] == pytest.approx(
+                    [float(row[f"{figure}{end}"]) for end in ("", "_low", "_high")], abs=1e-12
+                )
+    better = {name: said["metrics"][f"mean_confidence/{name}"]["higher_is_better"] for name in table["set"].unique()}
+    assert better == {"test": None, "animal_faces": False, "things": False, "simpsons": None}
+
+
+def test_the_interval_of_confidence_is_a_bootstrap_of_groups(world):
+    run, dataset = world()
+    found = OutOfDomain(resamples=400).evaluate(run, dataset).metrics["std_confidence/things"]
+    things = run.predictions(run.ood["things"])
+
+    def spread(weights):
+        return np.array([np.repeat(things.confidence, row.astype(int)).std() for row in weights])
+
+    assert (found.low, found.high) == pytest.approx(stats.bootstrap_interval(spread, things.groups, 400))
+    assert (found.n, found.interval) == (20, "bootstrap by group")
+
+
+def test_a_class_that_one_image_or_none_is_taken_for_has_no_spread(oracle, outside, dataset_of, fake_run):
+    inside, few = oracle("noisy"), outside("few", n=2)
+    few = replace(few, logits=np.array([[5, 0, 0], [0, 5, 0]], np.float32))
+    result = OutOfDomain(resamples=100).evaluate(
+        fake_run(inside, ood={"few": (dataset_of(few, "few"), few)}), dataset_of(inside)
+    )
+    table = result.tables["confidence"].set_index(["set", "class"]).loc["few"]
+    assert table["n"].tolist() == [2, 1, 1, 0]
+    assert table["mean_confidence"].isna().tolist() == [False, False, False, True]
+    assert table["std_confidence"].isna().tolist() == [False, True, True, True]
+
+
+def test_two_members_whose_energies_are_known_have_their_weighted_mean(make_predictions, dataset_of, fake_run):
+    # log-sum-exp of (0, 0, 0), (ln 2, ln 3, ln 5), (2, 2, 2): ln 3, ln 10, 2 + ln 3
+    flat, tall, high = np.zeros(3), np.log([2, 3, 5]), np.full(3, 2.0)
+    first = make_predictions([0, 1, 2, 0], [flat, tall, high, flat])
+    second = make_predictions([0, 1, 2, 0], [tall, tall, flat, high])
+    expected = -(0.25 * np.log([3, 10, 3 * np.e**2, 3]) + 0.75 * np.log([10, 10, 3, 3 * np.e**2]))
+    inside = combine([first, second], Mix(np.array([0.25, 0.75]), np.array([1.0, 4.0])), temperature=1.7)
+    beside = replace(inside, targets=np.full(4, -1), logits=inside.logits + np.float32(-1))
+    run = fake_run(inside, ood={"new": (dataset_of(beside, "new"), beside)}, allow=frozenset({"permutation"}))
+    result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
+    table = result.tables["scores"].set_index("kind")
+    np.testing.assert_allclose(table.loc["in_domain", "energy"], expected, atol=1e-6)
+    np.testing.assert_allclose(table.loc["far", "energy"], expected + 1, atol=1e-6)
+    plain = -np.log(np.max(0.25 * softmax(first.logits, axis=1) + 0.75 * softmax(second.logits / 4, axis=1), axis=1))
+    np.testing.assert_allclose(table.loc["in_domain", "max_logit"], expected + plain, atol=1e-6)
+    auroc = sk.roc_auc_score(np.arange(8) >= 4, np.concatenate([expected, expected + 1]))
+    assert result.metrics["auroc/new/energy"].value == auroc
+
+
+def test_a_predictor_of_probabilities_alone_gets_no_score_of_logits_and_it_is_said(world, dataset_of):
+    run, dataset = world()
+    given = run.predictions
+    run.predictions = lambda other: replace(given(other), has_logits=False)
+    result = OutOfDomain(resamples=100).evaluate(run, dataset)
+    for figure, score in product(FIGURES, ("energy", "max_logit")):
+        assert result.metrics[f"{figure}/things/{score}"].value is None
+        assert "only probabilities" in result.metrics[f"{figure}/things/{score}"].reason
+    assert all(result.metrics[f"auroc/things/{score}"].value for score in ("msp", "mahalanobis", "knn"))
+    assert not {"energy", "max_logit"} & set(result.tables["scores"])
+    assert any("max_logit, energy; only probabilities" in line for line in result.warnings)
+    nothing = OutOfDomain(resamples=100, scores=["energy"]).evaluate(run, dataset)
+    assert nothing.metrics["auroc/things/energy"].value is None
+    assert set(nothing.figures) == {"shares", "confidence", "gallery"}
+
+
+def test_saved_scores_are_those_of_the_logits_and_embeddings(world):
+    run, dataset = world()
+    table = OutOfDomain(resamples=100).evaluate(run, dataset).tables["scores"]
+    things = run.predictions(run.ood["things"])
+    own = table[table["set"] == "things"]
+    np.testing.assert_allclose(own["energy"], -logsumexp(things.logits, axis=1), atol=1e-6)
+    np.testing.assert_allclose(own["max_logit"], -things.logits.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(own["msp"], -softmax(things.logits, axis=1).max(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("score", ["energy", "max_logit", "mahalanobis", "knn"])
+def test_the_auroc_equals_that_of_pytorch_ood(score, world):
+    detector = pytest.importorskip("pytorch_ood.detector")
+    run, dataset = world()
+    found = OutOfDomain(resamples=100).evaluate(run, dataset).metrics[f"auroc/animal_faces/{score}"]
+    training, parts = run.training(), [run.predictions(dataset), run.predictions(run.ood["animal_faces"])]
+    logits, embeddings = (
+        torch.tensor(np.concatenate([getattr(part, kind) for part in parts])) for kind in ("logits", "embeddings")
+    )
+    fitted = torch.tensor(training.embeddings), torch.tensor(training.targets)
+    theirs = {
+        "energy": lambda: detector.EnergyBased.score(logits),
+        "max_logit": lambda: detector.MaxLogit.score(logits),
+        "mahalanobis": lambda: detector.Mahalanobis(None).fit_features(*fitted).predict_features(embeddings),
+        "knn": lambda: detector.KNN(None, k=50).fit_features(*fitted).predict_features(embeddings),
+    }[score]()
+    beside = np.arange(len(logits)) >= len(parts[0])
+    assert found.value == pytest.approx(sk.roc_auc_score(beside, theirs), abs=1e-3)
+    assert found.low < found.value < found.high
+
+
+def test_sets_are_near_far_or_shifted(saved):
+    folder, said = saved
+    sets = pd.read_csv(folder / "sets.csv", keep_default_na=False)
+    assert sets["set"].tolist() == ["test", "animal_faces", "things", "simpsons"]
+    assert sets["kind"].tolist() == ["in_domain", "near", "far", "shifted"]
+    assert sets["label"].tolist() == ["drawing|generated|real", "", "", "drawing"]
+    assert not any("auroc/simpsons" in name or "accuracy/things" in name for name in said["metrics"])
+    assert {file.stem for file in folder.glob("*.png")} == {"shares", "confidence", "auroc", "scores", "gallery"}
+
+
+def test_intervals_draw_whole_groups_and_keep_the_share_of_the_set(world):
+    run, dataset = world()
+    metric = OutOfDomain(resamples=400).evaluate(run, dataset).metrics["aupr/things/msp"]
+    assert (metric.n, metric.interval) == (240 + 20, "bootstrap by group")
+    domain, beside = run.predictions(dataset), run.predictions(run.ood["things"])
+    groups = np.concatenate([domain.groups, beside.groups])
+    scores = -softmax(np.concatenate([domain.logits, beside.logits]), axis=1).max(axis=1)
+    positive = np.arange(280) >= 240
+
+    def sampled(weights):
+        scale = 40 / weights[:, positive].sum(axis=1), 240 / weights[:, ~positive].sum(axis=1)
+        even = np.where(positive, weights * scale[0][:, None], weights * scale[1][:, None])
+        return np.array([sk.average_precision_score(positive, scores, sample_weight=row) for row in even])
+
+    assert (metric.low, metric.high) == pytest.approx(stats.bootstrap_interval(sampled, groups, 400))
+
+
+def test_a_perfect_oracle_tells_everything_apart(world):
+    run, dataset = world("perfect")
+    metrics = OutOfDomain(resamples=100).evaluate(run, dataset).metrics
+    for score in ("msp", "max_logit", "energy"):
+        assert metrics[f"auroc/things/{score}"].value == metrics[f"aupr/things/{score}"].value == 1
+        assert metrics[f"fpr95/things/{score}"].value == 0
+
+
+def test_a_uniform_oracle_and_a_set_like_the_domain_give_chance(oracle, dataset_of, fake_run):
+    inside, same = oracle("uniform", n=300), oracle("uniform", n=300, seed=4)
+    same = replace(same, targets=np.full(300, -1))
+    run = fake_run(inside, training=oracle("uniform", n=300, seed=8), ood={"same": (dataset_of(same, "same"), same)})
+    metrics = OutOfDomain(resamples=200).evaluate(run, dataset_of(inside)).metrics
+    for score in SCORES:
+        assert metrics[f"auroc/same/{score}"].value == pytest.approx(0.5, abs=0.08)
+        assert metrics[f"aupr/same/{score}"].value == pytest.approx(metrics[f"aupr/same/{score}"].floor, abs=0.08)
+        assert metrics[f"fpr95/same/{score}"].value == pytest.approx(0.95, abs=0.08)
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_each_wrong_order_of_three_classes_is_refused(order, world):
+    run, dataset = world(("permuted", order))
+    with pytest.raises(GuardError, match="wrong order"):
+        OutOfDomain(resamples=100).evaluate(run, dataset)
+    run.allow = frozenset({"permutation"})
+    assert OutOfDomain(resamples=100).evaluate(run, dataset).metrics
+
+
+def test_without_training_pictures_the_fitted_scores_are_null_and_said(world):
+    run, dataset = world(training=False)
+    result = OutOfDomain(resamples=100).evaluate(run, dataset)
+    for figure in FIGURES:
+        assert result.metrics[f"{figure}/things/knn"].value is None
+        assert "training pictures" in result.metrics[f"{figure}/things/mahalanobis"].reason
+        assert result.metrics[f"{figure}/things/energy"].value is not None
+    assert any("mahalanobis, knn" in line for line in result.warnings)
+    assert "knn" not in result.tables["scores"]
+
+
+def test_scores_are_those_asked_for(world):
+    run, dataset = world()
+    result = OutOfDomain(resamples=100, scores=["knn"], k=3, gallery=0).evaluate(run, dataset)
+    assert {name.split("/")[2] for name in result.metrics if name.startswith("auroc")} == {"knn"}
+    assert "gallery" not in result.figures
+    one = OutOfDomain(resamples=100, scores=["knn"], k=9999).evaluate(run, dataset).tables["scores"]["knn"]
+    assert (one >= result.tables["scores"]["knn"] - 1e-9).all()
+
+
+def test_a_set_of_known_labels_gets_an_accuracy_and_the_rest_is_said(oracle, dataset_of, fake_run):
+    inside, other = oracle("noisy"), oracle("noisy", n=60, seed=2)
+    other.targets[:6] = -1
+    run = fake_run(inside, ood={"new": (dataset_of(other, "new"), other)})
+    result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
+    assert result.metrics["accuracy/new"].value == other.correct[6:].mean()
+    assert any(line.startswith("The class of 6 of 60 pictures of new") for line in result.warnings)
+    assert set(result.figures) == {"shares", "confidence", "gallery"}
+    assert not any(name.startswith("auroc") for name in result.metrics)
+
+
+def test_labels_name_the_class_of_a_set(world):
+    run, dataset = world()
+    result = OutOfDomain(resamples=100, labels={"things": "real"}, near=["simpsons"]).evaluate(run, dataset)
+    assert result.tables["sets"]["kind"].tolist() == ["in_domain", "far", "shifted", "near"]
+    assert result.metrics["accuracy/things"].value == (run.predictions(run.ood["things"]).predicted == 2).mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"labels": {"thing": "real"}}, ["labels", "'thing'", "animal_faces, things, simpsons"]),
+        ({"labels": {"things": "photo"}}, ["labels.things=photo", "drawing, generated, real"]),
+        ({"near": ["animals"]}, ["near", "'animals'"]),
+    ],
+)
+def test_a_wrong_name_of_a_set_or_class_is_said(options, words, world):
+    run, dataset = world()
+    with pytest.raises(ConfigError) as caught:
+        OutOfDomain(**options).evaluate(run, dataset)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("options", [{"scores": []}, {"scores": ["odin"]}, {"k": 0}, {"gallery": -1}, {"level": 95}])
+def test_a_wrong_option_is_said(options):
+    with pytest.raises(ConfigError, match=r"block\.out_of_domain\."):
+        registry.build("out_of_domain", options)
+
+
+def test_default_names_are_for_runs_that_know_them(oracle, outside, dataset_of, fake_run):
+    two, toons = oracle("noisy", classes=2), outside("toon")
+    toons = replace(toons, classes=two.classes, logits=toons.logits[:, :2])
+    run = fake_run(two, ood={"simpsons": (dataset_of(toons, "simpsons"), toons)})
+    result = OutOfDomain(resamples=100).evaluate(run, dataset_of(two))
+    assert result.tables["sets"]["kind"].tolist() == ["in_domain", "far"]
+
+
+def test_a_run_without_such_sets_and_a_set_of_its_own_are_refused(oracle, world, dataset_of, fake_run):
+    alone = oracle("noisy")
+    with pytest.raises(BlockError, match="no out-of-domain set"):
+        OutOfDomain().evaluate(fake_run(alone), dataset_of(alone))
+    run, _ = world()
+    with pytest.raises(BlockError, match="things is an out-of-domain set itself"):
+        OutOfDomain().evaluate(run, run.ood["things"])
+
+
+def test_a_set_that_cannot_be_read_is_a_reason_to_leave_the_block_out(world):
+    run, dataset = world()
+    given = run.predictions
+
+    def predictions(other):
+        if other.name == "things":
+            raise DataError("things/3.png: empty file.")
+        return given(other)
+
+    run.predictions = predictions
+    with pytest.raises(
+        BlockError, match=r"The out-of-domain set things cannot be used: things/3\.png: empty file"
+    ) as told:
+        OutOfDomain(resamples=100).evaluate(run, dataset)
+    assert len(told.value.lines) == 2
+    assert "data.ood={things: FOLDER}" in told.value.lines[1]
+
+
+def test_a_covariance_that_had_to_be_shrunk_is_said(world):
+    run, dataset = world()
+    assert not any("shrunk" in line for line in OutOfDomain(resamples=100).evaluate(run, dataset).warnings)
+    training = run.training()
+    training.embeddings[:, -1] = 1e-6 * training.embeddings[:, -1]
+    assert any("shrunk" in line for line in OutOfDomain(resamples=100).evaluate(run, dataset).warnings)
+    without = OutOfDomain(resamples=100, scores=["knn"]).evaluate(run, dataset)
+    assert not any("shrunk" in line for line in without.warnings)
+
+
+def test_no_line_of_chance_strikes_a_figure_through_and_wide_scores_have_a_logarithmic_axis(world):
+    run, dataset = world()
+    training = run.training()
+    training.embeddings[:, -1] = 1e-3 * training.embeddings[:, -1]
+    drawn = OutOfDomain(resamples=100).evaluate(run, dataset).figures
+    for axes in drawn["auroc"].axes:
+        assert len(axes.texts) == len(SCORES)
+        assert all(text.get_position()[0] > 1 for text in axes.texts)
+    scales = {axes.get_ylabel(): axes.get_xscale() for axes in drawn["scores"].axes if axes.get_ylabel()}
+    assert scales == dict.fromkeys(scales, "linear") | {"Mahalanobis": "log"}
+    assert len(scales) == len(SCORES)
+
+
+def test_block_all_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, capsys):
+    from avatar_bench.cli.app import main
+
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "a.png").write_bytes(b"")
+    chosen = ["evaluate", f"ckpt={run_copy}", "block=[out_of_domain,error_bias]", "skip_unusable=true"]
+    for folder, told in (("odd", "a.png: empty file"), ("gone", "gone")):
+        out = tmp_path / f"out_{folder}"
+        assert main([*chosen, f"out={out}", f"data.ood={{odd: {tmp_path / folder}}}"]) == 0
+        said = capsys.readouterr().err
+        assert "left out: " in said
+        assert told in said
+        metrics = json.loads((out / "evaluation" / "test" / "error_bias" / "metrics.json").read_text())["metrics"]
+        assert told in metrics["unbias"]["reason"]
+
+
+def test_sources_that_training_saw_and_small_sets_are_said(oracle, outside, dataset_of, fake_run):
+    inside, few = oracle("noisy"), replace(outside("few", n=4), sources=np.array(["ink", "ink", "", "oil"]))
+    training = replace(oracle("noisy", seed=3), sources=np.array(["ink", ""] * 120))
+    run = fake_run(inside, training=training, ood={"few": (dataset_of(few, "few"), few)})
+    warnings = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside)).warnings
+    assert any("few has only 4 pictures" in line for line in warnings)
+    assert any("sources that training saw (ink)" in line for line in warnings)
+
+
+def test_one_picture_beside_the_domain_is_enough(oracle, outside, dataset_of, fake_run, tmp_path):
+    inside, one = oracle("noisy"), outside("one", n=1)
+    run = fake_run(inside, training=oracle("noisy", seed=3), ood={"one": (dataset_of(one, "one"), one)})
+    result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
+    assert 0 <= result.metrics["auroc/one/knn"].value <= 1
+    result.save(tmp_path / "out_of_domain")
+
+
+def test_the_gallery_shows_the_most_confident_of_each_set(world):
+    run, dataset = world()
+    shown = {name: [] for name in run.ood}
+    for name, other in run.ood.items():
+        type(other).image = lambda self, row, name=name: shown[name].append(row) or np.zeros((8, 6, 3), np.uint8)
+    OutOfDomain(resamples=100, gallery=5).evaluate(run, dataset)
+    assert [len(rows) for rows in shown.values()] == [3, 2, 0]
+    confidence = run.predictions(run.ood["things"]).confidence
+    assert shown["things"] == np.argsort(-confidence)[:2].tolist()
+
+
+def test_the_yaml_states_the_defaults_of_the_block():
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.out_of_domain\n")
+    assert registry.build("out_of_domain", OmegaConf.to_container(OmegaConf.load(YAML))) == OutOfDomain()
+
+
+def test_the_command_judges_a_trained_run(tiny_run, pictures, tmp_path):
+    from avatar_bench.cli.app import main
+
+    sets = f"data.ood={{noise: {pictures / 'blind' / 'real' / 'new-real'}}}"
+    assert main(["evaluate", f"ckpt={tiny_run}", "block=out_of_domain", sets, f"out={tmp_path}"]) == 0
+    said = json.loads((tmp_path / "evaluation" / "test" / "out_of_domain" / "metrics.json").read_text())["metrics"]
+    assert 0 <= said["auroc/noise/knn"]["value"] <= 1

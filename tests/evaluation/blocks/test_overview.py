@@ -1,0 +1,275 @@
+"""Tests of overview: what is put side by side, what is said to be missing, and what is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avatar_bench.errors import ConfigError
+from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.blocks.blind_test import BlindTest
+from avatar_bench.evaluation.blocks.out_of_domain import OutOfDomain
+from avatar_bench.evaluation.blocks.overview import Overview
+from avatar_bench.results.result import Metric, Result
+from avatar_bench.runs.ensembles import Ensemble
+from avatar_bench.runs.run import Run
+
+CLASSES = ("drawing", "generated", "real")
+HISTORY = pd.DataFrame({"epoch": [1, 2], "stage": [1, 1], "val/loss": [1.0, 0.5], "val/macro_f1": [0.4, 0.8]})
+
+
+SIZES = ("params_m", "macs_g", "weights_mb", "peak_memory_mb")
+
+
+def shown(metric=0.8, better=True):
+    return Metric(metric, 40, metric - 0.1, metric + 0.1, "bootstrap by group", better, floor=1 / 3)
+
+
+def results(value=0.8, fingerprint="f1"):
+    """Give Results with a few figures each, and the tables that charts read."""
+    kinds = ("clean", "noise", "blur", "brightness", "rotation", "jpeg", "robustness")
+    sets = pd.DataFrame(
+        {
+            "set": ["test", "cats", "mugs", "toons"],
+            "kind": ["in_domain", "near", "far", "shifted"],
+            "n": [10, 30, 10, 5],
+            "share_drawing": [0.4, 0.2, 0.6, 1.0],
+            "share_generated": [0.3, 0.2, 0.4, 0.0],
+            "share_real": [0.3, 0.6, 0.0, 0.0],
+        }
+    )
+    confusion = pd.DataFrame(
+        [["drawing", 4, 0, 0], ["generated", 2, 1, 0], ["real", 0, 0, 3]], columns=["target", *CLASSES]
+    )
+    found = {
+        "blind_test": {"accuracy": shown(value), "macro_precision": shown(value), "macro_f1": shown(value)}
+        | {f"{kind}/{name}": shown(value) for kind in ("recall", "precision", "f1") for name in CLASSES},
+        "robustness": {kind: shown(value) for kind in kinds} | {f"bias/{name}": shown(0.1, None) for name in CLASSES},
+        "calibration": {"scaled/ece_15": shown(0.1, False)},
+        "out_of_domain": {"auroc/cats/energy": shown(value), "auroc/cats/msp": shown(0.5)}
+        | {f"mean_confidence/{name}": shown(0.7, None) for name in ("test", "cats", "mugs", "toons")}
+        | {f"std_confidence/{name}": shown(0.2, None) for name in ("test", "cats", "mugs", "toons")},
+        "error_bias": {
+            "unbias": shown(0.4),
+            "mean_confidence_right": shown(0.9),
+            "mean_confidence_wrong": shown(0.6, False),
+        },
+        "efficiency": {name: Metric(5.0, 1, higher_is_better=False) for name in SIZES}
+        | {"images_per_second/b1": shown(90.0), "latency_ms/b1": shown(11.0, False)},
+        "architecture": {name: Metric(5.0, 1, higher_is_better=None) for name in (*SIZES[:2], "depth", "input_size")},
+    }
+    traits = {"family": "convolutional", "core_block": "BasicBlock, Bottleneck", "squeeze_excitation": 0}
+    traits |= {"depthwise": "", "attention": "", "patch": np.nan, "normalisation": "batch", "activation": "ReLU"}
+    traits |= {"pretraining": "scratch", "trained_with": ""}
+    tables = {"blind_test": {"confusion": confusion}, "out_of_domain": {"sets": sets}}
+    tables["architecture"] = {"traits": pd.DataFrame([traits])}
+    about = {"data_fingerprint": fingerprint}
+    return {
+        name: Result(name, "test", 10, CLASSES, metrics, tables.get(name, {}), provenance=dict(about))
+        for name, metrics in found.items()
+    }
+
+
+def run_of(saved, label, recipe=None, history=HISTORY):
+    return SimpleNamespace(
+        label=label,
+        recipe=recipe or label,
+        seed=1,
+        classes=CLASSES,
+        history=history,
+        record={"best_epoch": 2},
+        saved=lambda b, name: saved.get(b),
+    )
+
+
+def compare(*runs, **options):
+    dataset = type("Dataset", (), {"name": "test", "__len__": lambda self: 10})()
+    return Overview(**options).compare(runs, [dataset] * len(runs))
+
+
+def test_every_chart_of_two_runs_is_drawn_and_its_numbers_saved(tmp_path: Path):
+    result = compare(run_of(results(), "a"), run_of(results(0.6), "b"))
+    assert set(result.figures) | {"runs", "missing"} == set(result.tables)
+    assert len(result.figures) == 12
+    folder = result.save(tmp_path / "overview")
+    assert {file.stem for file in folder.glob("*.png")} == set(result.figures)
+
+
+def test_the_history_marks_the_epoch_that_was_kept_and_draws_train_dashed():
+    history = HISTORY.assign(**{"train/loss": [0.9, 0.3], "train/macro_f1": [0.5, 0.9]})
+    result = compare(run_of(results(), "a", history=history), run_of(results(0.6), "older"))
+    table = result.tables["history"]
+    assert table["best"].tolist() == [False, True] * 2
+    assert table["train/macro_f1"].isna().tolist() == [False, False, True, True]
+    right = result.figures["history"].axes[1]
+    dashed = [line for line in right.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
+    assert [list(line.get_ydata()) for line in dashed] == [[0.5, 0.9]]
+    rings = [line for line in right.lines if line.get_markerfacecolor() == "none"]
+    assert [(list(ring.get_xdata()), list(ring.get_ydata())) for ring in rings] == [
+        ([2], [HISTORY["val/macro_f1"][1]])
+    ] * 2
+
+
+def test_figures_are_those_of_the_results_and_nobody_is_crowned():
+    saved = results()
+    result = compare(run_of(saved, "a"), run_of(results(0.6), "b"))
+    assert result.metrics == {
+        "accuracy/a": saved["blind_test"].metrics["accuracy"],
+        "accuracy/b": shown(0.6),
+    }
+    table = result.tables["runs"].set_index("run")
+    assert table.loc["a", ["accuracy", "accuracy_low", "accuracy_high"]].tolist() == pytest.approx([0.8, 0.7, 0.9])
+    assert table.loc["b", "auroc/cats/energy"] == 0.6
+    assert "auroc/cats/msp" not in table
+    assert "auroc/cats/msp" in compare(run_of(saved, "a"), ood_score="msp").tables["runs"]
+
+
+def test_what_is_missing_is_null_and_listed():
+    lacking = results()
+    lacking["robustness"] = None
+    lacking["blind_test"].metrics["mcc"] = Metric(None, 0, reason="one class")
+    result = compare(run_of(results(), "a"), run_of(lacking, "b"))
+    table = result.tables["runs"].set_index("run")
+    assert np.isnan(table.loc["b", "robustness"])
+    assert "linear_probe" in table  # a column even where no run has it
+    missing = result.tables["missing"]
+    assert set(missing.loc[(missing["run"] == "b") & (missing["metric"] == ""), "block"]) == {
+        *("robustness", "clusters", "gradcam", "embedding", "prior_shift")
+    }
+    assert missing.loc[missing["metric"] == "mcc", ["run", "reason"]].to_numpy().tolist() == [["b", "one class"]]
+    assert set(result.tables["robustness"]["run"]) == {"a"}
+    assert any(said.startswith("b has no usable Result of robustness") for said in result.warnings)
+
+
+def test_a_chart_that_no_run_has_is_left_out_and_named():
+    some = {name: result for name, result in results().items() if name != "efficiency"}
+    result = compare(run_of(some, "a", history=None), run_of({}, "b", history=None))
+    assert {"speed_size", "history"}.isdisjoint(result.figures)
+    assert {"by_class", "robustness"} <= set(result.figures)
+    for chart in ("speed_size", "history"):
+        assert f"The chart {chart} is left out: no run has what it draws." in result.warnings
+    assert result.metrics["accuracy/b"].value is None
+
+
+def test_without_any_result_there_is_no_chart():
+    result = compare(run_of({}, "a", history=None))
+    assert result.figures == {}
+    assert result.tables["runs"]["accuracy"].isna().all()
+
+
+def test_runs_of_different_data_are_named_in_groups():
+    runs = [run_of(results(fingerprint=data), label) for data, label in (("f1", "a"), ("f2", "b"), ("f1", "c"))]
+    result = compare(*runs)
+    assert "The runs were not judged on the same pictures: a, c | b." in result.warnings
+    assert result.tables["runs"]["data_fingerprint"].tolist() == ["f1", "f2", "f1"]
+    stale = results()
+    stale["robustness"].provenance["data_fingerprint"] = "f0"
+    assert "Results of one run rest on different pictures: a." in compare(run_of(stale, "a")).warnings
+
+
+def test_bias_equals_a_hand_count():
+    table = compare(run_of(results(), "a")).tables["bias"].set_index(["on", "class"])["excess"]
+    assert table["domain"].to_dict() == pytest.approx({"drawing": 0.2, "generated": -0.2, "real": 0.0})
+    drawing = (30 * 0.2 + 10 * 0.6) / 40 - 1 / 3  # of cats and mugs: toons are drawings
+    assert table["ood", "drawing"] == pytest.approx(drawing)
+    assert table["ood"].sum() == pytest.approx(0)
+    assert table["corrupted", "real"] == pytest.approx(0.1)
+
+
+def test_it_reads_what_the_blocks_themselves_save(oracle, fake_run, dataset_of, tmp_path: Path):
+    given = oracle("noisy", 90)
+    outside = replace(oracle("uniform", 30), targets=np.full(30, -1))
+    run = fake_run(given, ood={"mugs": (dataset_of(outside, "mugs"), outside)})
+    found = [block(resamples=100).evaluate(run, dataset_of(given)) for block in (BlindTest, OutOfDomain)]
+    saved = {each.block: Result.load(each.save(tmp_path / each.block)) for each in found}
+    result = compare(run_of(saved, "a"))
+    assert result.tables["runs"]["accuracy"].iloc[0] == given.correct.mean()
+    table = result.tables["by_class"].set_index(["kind", "class"])["value"]
+    assert table["recall", "real"] == given.correct[given.targets == 2].mean()
+    shares = result.tables["ood_shares"].set_index(["set", "class"])["share"]
+    assert shares["mugs", "real"] == (outside.predicted == 2).mean()
+
+
+def test_precision_and_the_macro_means_stand_with_recall_and_f1():
+    saved = results()
+    saved["blind_test"].metrics |= {"precision/real": shown(0.55), "macro_precision": shown(0.65)}
+    table = compare(run_of(saved, "a")).tables["by_class"].set_index(["kind", "class"])
+    assert table.loc[("precision", "real"), ["value", "low", "high"]].tolist() == pytest.approx([0.55, 0.45, 0.65])
+    assert table.loc[("precision", ""), "value"] == 0.65
+    assert set(table.index) == {(kind, name) for kind in ("recall", "precision", "f1") for name in ("", *CLASSES)}
+
+
+def test_networks_stand_side_by_side_as_architecture_read_them_off(tmp_path: Path):
+    saved = results()
+    read_back = Result.load(saved["architecture"].save(tmp_path / "architecture"))
+    table = compare(run_of(saved | {"architecture": read_back}, "a")).tables["architectures"].iloc[0]
+    assert table["core_block"] == "BasicBlock, Bottleneck"
+    assert table["patch"] == table["attention"] == ""
+    assert (table["squeeze_excitation"], table["params_m"], table["depth"]) == (0, 5.0, 5.0)
+
+
+def test_runs_that_differ_in_seed_alone_are_one_network_in_the_figure_and_all_in_the_table():
+    runs = [run_of(results(), f"a · seed {seed}", recipe="a") for seed in (1, 2)] + [run_of(results(), "b")]
+    result = compare(*runs)
+    assert result.tables["architectures"]["run"].tolist() == ["a · seed 1", "a · seed 2", "b"]
+    assert len(result.figures["architectures"].axes[0].get_yticks()) == 2
+
+
+def test_the_cpu_stands_beside_the_gpu_where_both_were_timed():
+    saved = results()
+    saved["efficiency"].tables["latency"] = pd.DataFrame({"runtime": ["torch", "cpu"], "device": ["cuda", "cpu"]})
+    saved["efficiency"].metrics |= {"cpu/images_per_second/b1": shown(9.0), "cpu/latency_ms/b1": shown(111.0, False)}
+    result = compare(run_of(saved, "a"), run_of(results(), "b"))
+    speed = result.tables["speed_size"].set_index(["run", "device"])
+    assert speed["images_per_second"].to_dict() == {("a", "cuda"): 90.0, ("a", "cpu"): 9.0, ("b", "cpu"): 90.0}
+    assert speed.loc[("a", "cpu"), ["accuracy", "accuracy_low"]].tolist() == pytest.approx([0.8, 0.7])
+    costs = result.tables["costs"].set_index(["run", "device"])
+    assert costs.loc[("a", "cpu"), ["latency_ms", "latency_ms_low", "weights_mb"]].tolist() == [111.0, 110.9, 5.0]
+    bars = [patch.get_width() for patch in result.figures["costs"].axes[0].patches]
+    assert sorted(bars) == [11.0, 11.0, 111.0]
+
+
+def test_confidence_in_the_domain_stands_beside_that_out_of_it():
+    saved = results()
+    saved["out_of_domain"].metrics["mean_confidence/cats"] = shown(0.9, None)
+    table = compare(run_of(saved, "a")).tables["ood_confidence"].set_index("set")
+    assert table.index.tolist() == ["test", "cats", "mugs", "toons"]
+    assert table.loc["cats", ["value", "low", "high", "std"]].tolist() == pytest.approx([0.9, 0.8, 1.0, 0.2])
+    older = results()
+    older["out_of_domain"].metrics = {}
+    assert "ood_confidence" not in compare(run_of(older, "a")).tables
+
+
+def test_robustness_stands_against_bias_with_what_guessing_gets():
+    row = compare(run_of(results(), "a")).tables["robustness_bias"].iloc[0]
+    assert row[["robustness", "unbias", "unbias_low", "unbias_high"]].tolist() == pytest.approx([0.8, 0.4, 0.3, 0.5])
+    assert row[["robustness_floor", "unbias_floor"]].tolist() == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_network_has():
+    saved = {name: one for name, one in results().items() if name not in ("efficiency", "architecture")}
+    members = (Run(Path("a.ckpt")), Run(Path("b.ckpt")))
+    mixed = Ensemble(Path("e.json"), None, {}, label="soft_vote", recipe="soft_vote", members=members, order=CLASSES)
+    mixed.saved = lambda block, name: saved.get(block)
+    mixed.card = SimpleNamespace(classes=CLASSES, seed=1)
+    result = compare(run_of(results(), "a"), mixed)
+    assert result.tables["runs"]["kind"].tolist() == ["run", "ensemble"]
+    assert not any(said.startswith("soft_vote has no usable Result") for said in result.warnings)
+    assert "efficiency" in set(result.tables["missing"].query("run == 'soft_vote'")["block"])
+    with_one = {"by_class", "robustness", "calibration", "confidence", "ood_confidence", "ood_shares", "bias"}
+    for chart in with_one | {"robustness_bias"}:
+        assert "soft_vote" in set(result.tables[chart]["run"])
+    legend = result.figures["calibration"].legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "soft vote (ensemble)"]
+    assert [line.get_marker() for line in legend.get_lines()] == ["o", "P"]
+
+
+def test_its_options_are_checked():
+    with pytest.raises(ConfigError, match="ood_score"):
+        registry.build("overview", {"ood_score": "magic"})
+    assert registry.build("overview").reads_results

@@ -1,0 +1,337 @@
+"""Tests of which recipes are told apart: oracles, what is saved, ties, seeds and groups."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from scipy.stats import norm
+from sklearn.metrics import balanced_accuracy_score
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.evaluation import recipe_pairs, registry
+from avatar_bench.evaluation.blocks import significance
+from avatar_bench.evaluation.blocks.significance import Significance, figures
+from avatar_bench.evaluation.seeds import Recipes
+from avatar_bench.metrics import stats
+from avatar_bench.results.result import Result
+
+YAML = Path(__file__).parents[3] / "conf" / "block" / "significance.yaml"
+
+
+@pytest.fixture
+def compare(fake_run, dataset_of):
+    """Compare {label: Predictions}, each a recipe; or {(recipe, seed): Predictions}."""
+
+    def run(found, allow=(), **options):
+        names = [key if isinstance(key, tuple) else (key, 0) for key in found]
+        runs = [
+            fake_run(each, label=f"{recipe} {seed}", recipe=recipe, seed=seed, allow=frozenset(allow))
+            for (recipe, seed), each in zip(names, found.values(), strict=True)
+        ]
+        datasets = [dataset_of(each) for each in found.values()]
+        return Significance(**{"resamples": 200, **options}).compare(runs, datasets)
+
+    return run
+
+
+@pytest.fixture
+def answers(make_predictions):
+    """Give Predictions whose answers are right where `right` (N,) says so."""
+
+    def build(right, groups=None):
+        right = np.asarray(right, dtype=bool)
+        targets = np.arange(len(right)) % 3
+        logits = 5.0 * np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
+        fields = {} if groups is None else {"groups": [f"g{group}" for group in groups]}
+        return make_predictions(targets, logits, **fields)
+
+    return build
+
+
+def test_two_copies_of_one_model_are_tied(compare, oracle):
+    result = compare({"a": oracle("noisy"), "b": oracle("noisy")})
+    pair = result.tables["pairs"].iloc[0]
+    assert (pair["p"], pair["p_holm"], pair["difference"], pair["only_a_right"]) == (1, 1, 0, 0)
+    assert not pair["told_apart"]
+    assert np.isnan(pair["needed"])
+    ranking = result.tables["ranking"]
+    assert list(ranking["rank"]) == list(ranking["rank_low"]) == list(ranking["rank_high"]) == [1, 1]
+    assert list(ranking["letters"]) == ["a", "a"]
+    assert ranking["tied_with_best"].all()
+    assert result.metrics["pairs_told_apart"].value == 0
+    assert result.metrics["needed"].value is None
+    assert "equally often" in result.metrics["needed"].reason
+
+
+def test_a_perfect_oracle_is_told_from_a_uniform_one_and_the_ranking_says_so(compare, oracle):
+    result = compare({"guess": oracle("uniform"), "good": oracle("perfect")})
+    pair = result.tables["pairs"].iloc[0]
+    assert (pair["a"], pair["b"]) == ("good", "guess")
+    assert pair["told_apart"]
+    assert pair["low"] < pair["difference"] < pair["high"]
+    ranking = result.tables["ranking"].set_index("recipe")
+    assert ranking.loc["good", "accuracy"] == 1.0
+    assert ranking.loc["guess", "low"] < 1 / 3 < ranking.loc["guess", "high"]
+    assert list(ranking["letters"]) == ["a", "b"]
+    assert list(ranking["rank_high"]) == [1, 2]
+    assert result.metrics["best_accuracy"].low == pytest.approx(stats.wilson(240, 240)[0])
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_a_wrong_class_order_is_refused(compare, oracle, order):
+    with pytest.raises(GuardError, match="wrong order"):
+        compare({"a": oracle("noisy"), "b": oracle(("permuted", order))})
+
+
+def test_p_values_equal_those_of_the_library_where_each_group_has_one_picture(compare, answers):
+    rng = np.random.default_rng(0)
+    right = {name: rng.random(240) < share for name, share in (("a", 0.95), ("b", 0.85), ("c", 0.8), ("d", 0.5))}
+    table = compare({name: answers(each) for name, each in right.items()}).tables["pairs"]
+    assert len(table) == 6
+    for row in table.itertuples():
+        a, b = right[row.a], right[row.b]
+        assert (row.only_a_right, row.only_b_right) == ((a & ~b).sum(), (b & ~a).sum())
+        assert row.difference == pytest.approx(a.mean() - b.mean())
+        counts = pd.crosstab(a, b).reindex(index=[False, True], columns=[False, True], fill_value=0)
+        assert row.p == pytest.approx(mcnemar(counts, exact=True).pvalue, abs=1e-12)
+    np.testing.assert_allclose(table["p_holm"], multipletests(table["p"], method="holm")[1])
+    assert set(table["test"]) == {"exact McNemar"}
+
+
+def test_where_groups_repeat_the_groups_are_what_is_counted(compare, answers):
+    rng = np.random.default_rng(0)
+    a, b = rng.random(40) < 0.95, rng.random(40) < 0.7
+    single = compare({"a": answers(a), "b": answers(b)}).tables["pairs"].iloc[0]
+    copies, groups = [np.repeat(each, 6) for each in (a, b)], np.repeat(np.arange(40), 6)
+    result = compare({"a": answers(copies[0], groups), "b": answers(copies[1], groups)})
+    pair = result.tables["pairs"].iloc[0]
+    assert pair["test"] == "cluster permutation"
+    assert (pair["n"], pair["groups"]) == (240, 40)
+    assert pair["p"] == pytest.approx(single["p"])
+    assert pair["low"] == pytest.approx(single["low"])
+    assert pair["design_effect"] == pytest.approx(6)
+    assert pair["needed"] == pytest.approx(6 * single["needed"])
+    metrics = result.metrics["detectable_difference"]
+    discordance = (pair["only_a_right"] + pair["only_b_right"]) / 240
+    assert metrics.value == stats.detectable_difference(40, discordance)
+
+
+def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
+    rng = np.random.default_rng(0)
+    right = {(name, seed): rng.random(240) < share for name, share in (("a", 0.9), ("b", 0.7)) for seed in (1, 2, 3)}
+    result = compare({key: answers(each) for key, each in right.items()})
+    pair, ranking = result.tables["pairs"].iloc[0], result.tables["ranking"]
+    assert (pair["seeds_a"], pair["seeds_b"], pair["test"]) == (3, 3, "cluster permutation")
+    a, b = ([right[name, seed] for seed in (1, 2, 3)] for name in "ab")
+    assert pair["only_a_right"] == pytest.approx(np.mean([(one & ~other).sum() for one in a for other in b]))
+    assert pair["difference"] == pytest.approx(np.mean(a) - np.mean(b))
+    assert pair["told_apart"]
+    assert list(ranking["seeds"]) == [3, 3]
+    assert set(ranking["interval"]) == {"bootstrap by seed and group"}
+    assert result.warnings == []
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the figures, and the matching of pictures that are the same anyway, out of a simulation."""
+    monkeypatch.setattr(significance, "together", lambda runs, sets: [run.predictions(sets[0]) for run in runs])
+    for name in ("ranking", "differences"):
+        monkeypatch.setattr(figures, name, lambda *given: None)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_lucky_seed_is_not_taken_for_a_better_recipe(compare, answers):
+    """Recipes of one kind whose seeds differ by more than pictures explain: the p-value knows pictures alone."""
+    rng = np.random.default_rng(0)
+    told, small_p = [], []
+    for _ in range(40):
+        shares = np.clip(0.8 + 0.06 * rng.normal(size=(2, 5)), 0, 1)
+        found = {(r, s): answers(rng.random(200) < shares[i, s]) for i, r in enumerate("ab") for s in range(5)}
+        pair = compare(found, resamples=100).tables["pairs"].iloc[0]
+        told.append(pair["told_apart"])
+        small_p.append(pair["p"] < 0.05)
+    assert np.mean(told) < 0.1 < 0.2 < np.mean(small_p)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_equal_recipes_are_told_apart_at_most_as_often_as_alpha(compare, answers):
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(40):
+        hard = rng.beta(3, 1, 90)
+        result = compare({name: answers(rng.random(90) < hard) for name in "abc"}, resamples=100)
+        told += result.metrics["pairs_told_apart"].value > 0
+    assert told <= 4  # of 40: 2 are expected at most
+
+
+def judged(right):
+    """Give the Recipes that are right where {(recipe, seed): (N,)} says so, each picture a group of its own."""
+    members = {}
+    for place, (name, _) in enumerate(right):
+        members.setdefault(name, []).append(place)
+    seeds = tuple(seed for _, seed in right)
+    return Recipes(members, np.stack(list(right.values())), np.arange(300).astype(str), seeds)
+
+
+def tries(gain, seeds, number, spread=0.0, block=None):
+    """Compare two recipes often, one better by `gain`, each seed off by `spread`; without a block no interval."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(number):
+        hard = rng.beta(2, 1, 300)
+        right = {
+            (name, seed): rng.random(300) < np.clip(hard + more + spread * rng.normal(), 0, 1)
+            for name, more in (("a", gain), ("b", 0.0))
+            for seed in range(seeds)
+        }
+        recipes = judged(right)
+        drawn = recipes.draw(block) if block else np.zeros((2, 2))
+        found.append(recipe_pairs.compared(recipes, drawn, 0, 1, 0.95, 0.8, 0.05))
+    return pd.DataFrame(found)
+
+
+def stated(pairs):
+    return np.mean([recipe_pairs.detectable(row, 0.8, 0.05) for _, row in pairs.iterrows()])
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_the_test_finds_what_is_called_detectable_as_often_as_power_says(seeds):
+    least = stated(tries(0, seeds, 20))
+    found = tries(1.1 * least, seeds, 300)  # what is capped at 1 gains less
+    assert found["difference"].mean() == pytest.approx(least, rel=0.08)
+    assert 0.7 < (found["p"] < 0.05).mean() < 0.9
+    assert 240 < found["needed"].median() < 380
+
+
+def test_recipes_of_several_seeds_are_told_apart_about_as_often_as_power_says():
+    block = Significance(resamples=100)
+    least = stated(tries(0, 4, 20, 0.02, block))
+    found = tries(1.1 * least, 4, 100, 0.02, block)
+    assert found["difference"].mean() == pytest.approx(least, rel=0.08)
+    assert 0.65 < ((found["p"] < 0.05) & (found["low"] > 0)).mean() < 0.95
+    assert least > 1.2 * stated(tries(0, 4, 20, 0.02))  # the test alone knows nothing of other seeds
+
+
+def test_runs_of_one_recipe_are_compared_with_each_other(compare, oracle):
+    found = {("a", seed): oracle("noisy", seed=seed) for seed in (1, 2)}
+    assert set(compare(found).tables["ranking"]["recipe"]) == {"a 1", "a 2"}
+
+
+def test_recipes_of_a_single_seed_are_said(compare, answers):
+    right, other = (np.random.default_rng(0).random((2, 60)) < 0.8).tolist()
+    assert "one seed" in compare({"a": answers(right), "b": answers(other)}).warnings[0]
+    some = compare({("a", 1): answers(right), ("a", 2): answers(right), ("b", 1): answers(other)})
+    assert some.warnings == [
+        "Trained with one seed, so that intervals do not hold what another would give: b.",
+    ]
+
+
+def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp_path):
+    rng = np.random.default_rng(5)
+    kinds = [("a", 0.9, 1), ("a", 0.9, 2), ("b", 0.8, 1), ("b", 0.8, 2)]
+    found = {(r, s): answers(rng.random(150) < p, np.arange(150) // 2) for r, p, s in kinds}
+    folder = compare(found).save(tmp_path / "significance")
+    metrics, tables = (loaded := Result.load(folder)).metrics, loaded.tables
+    with np.load(folder / "answers.npz") as stored:
+        right, recipe = stored["right"], stored["recipe"]
+    a, b = (right[recipe == name].mean(axis=0) for name in "ab")
+    assert metrics["accuracy/a"].value == metrics["best_accuracy"].value == pytest.approx(a.mean(), abs=1e-6)
+    assert metrics["accuracy/b"].value == pytest.approx(b.mean(), abs=1e-6)
+    assert metrics["gain_over_second"].value == pytest.approx(a.mean() - b.mean(), abs=1e-6)
+    pair = tables["pairs"].iloc[0]
+    assert pair["only_a_right"] == pytest.approx((a * (1 - b)).sum(), abs=1e-6)
+    gains = (a - b)[a != b]
+    discordance, gain = len(gains) / 150, np.sqrt(np.mean(gains**2))
+    assert (pair["discordance"], pair["gain"]) == (pytest.approx(discordance), pytest.approx(gain, abs=1e-6))
+    needed = stats.required_pictures(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
+    assert metrics["needed"].value == pair["needed"] == np.ceil(needed)
+    n = int(150 / pair["design_effect"])
+    by_interval = (pair["high"] - pair["low"]) / 2 + norm.isf(0.2) * gain * np.sqrt(discordance / n)
+    expected = max(gain * stats.detectable_difference(n, discordance), by_interval)
+    assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
+    assert metrics["pairs_told_apart"].value == tables["pairs"]["told_apart"].sum()
+    assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()
+
+
+def test_nine_recipes_are_drawn_and_saved(compare, answers, tmp_path):
+    rng = np.random.default_rng(0)
+    found = {f"a rather long name of recipe {i}": answers(rng.random(120) < 0.5 + i / 20) for i in range(9)}
+    folder = compare(found).save(tmp_path / "significance")
+    assert {file.name for file in folder.glob("*.png")} == {"ranking.png", "differences.png"}
+    assert len(pd.read_csv(folder / "pairs.csv")) == 36
+
+
+def test_a_single_run_is_refused(compare, oracle):
+    with pytest.raises(BlockError):
+        compare({"a": oracle("noisy")})
+
+
+@pytest.mark.parametrize(("option", "value"), [("alpha", 0), ("power", 1), ("resamples", 10)])
+def test_an_option_out_of_range_is_named(option, value):
+    with pytest.raises(ConfigError, match=f"block.significance.{option}={value}"):
+        Significance(**{option: value})
+
+
+def test_the_yaml_states_the_defaults_of_the_block():
+    assert YAML.read_text(encoding="utf-8").startswith("# @package block.significance\n")
+    assert registry.build("significance", OmegaConf.to_container(OmegaConf.load(YAML))) == Significance()
+
+
+def test_nine_networks_that_guess_are_said_to_be_no_better_than_guessing(compare, oracle):
+    result = compare({f"net{seed}": oracle("uniform", seed=seed) for seed in range(9)})
+    ranking = result.tables["ranking"]
+    assert not ranking["better_than_guessing"].any()
+    assert set(ranking["guessing"]) == {1 / 3}
+    assert (ranking["balanced_accuracy_low"] <= 1 / 3).all()
+    assert result.metrics["better_than_guessing"].value == 0
+    assert "None of the 9 is better than guessing: a balanced accuracy of 0.333." in result.warnings
+
+
+def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_often_correct(
+    compare, make_predictions
+):
+    targets = np.repeat(np.arange(3), [200, 20, 20])
+    constant = make_predictions(targets, np.tile([5.0, 0.0, 0.0], (240, 1)))
+    rng = np.random.default_rng(0)
+    seen = np.where(rng.random(240) < 0.75, targets, rng.integers(0, 3, 240))
+    ranking = compare({"constant": constant, "seen": make_predictions(targets, 5 * np.eye(3)[seen])}).tables["ranking"]
+    found = ranking.set_index("recipe")
+    assert found.loc["constant", "balanced_accuracy"] == pytest.approx(1 / 3)
+    assert np.isnan(found.loc["constant", "balanced_accuracy_low"])  # every resample gives one third
+    assert dict(found["better_than_guessing"]) == {"constant": False, "seen": True}
+    for name, predicted in (("constant", np.zeros(240)), ("seen", seen)):
+        assert found.loc[name, "balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted))
+
+
+def test_those_no_better_than_guessing_are_named_beside_better_ones(compare, oracle):
+    result = compare({"good": oracle("noisy"), "guess": oracle("uniform")})
+    assert "No better than guessing (a balanced accuracy of 0.333): guess." in result.warnings
+    assert result.metrics["better_than_guessing"].value == 1
+    assert not any(
+        "better than guessing" in said for said in compare({"a": oracle("noisy"), "b": oracle("noisy")}).warnings
+    )
+
+
+def test_a_set_of_one_class_has_no_guessing_level(compare, make_predictions):
+    rng = np.random.default_rng(0)
+    found = {name: make_predictions(np.zeros(60, int), rng.normal(size=(60, 3))) for name in "ab"}
+    result = compare(found)
+    assert result.tables["ranking"]["better_than_guessing"].isna().all()
+    assert result.metrics["better_than_guessing"].value is None
+    assert not any("guessing" in said for said in result.warnings)
+
+
+def test_seeds_of_a_recipe_that_guesses_are_no_better_than_guessing_together(compare, oracle):
+    found = {("guess", seed): oracle("uniform", seed=seed) for seed in range(3)}
+    found |= {("good", seed): oracle("noisy", seed=seed) for seed in range(3)}
+    ranking = compare(found).tables["ranking"].set_index("recipe")
+    assert dict(ranking["better_than_guessing"]) == {"good": True, "guess": False}
+    each = [balanced_accuracy_score(one.targets, one.predicted) for (name, _), one in found.items() if name == "guess"]
+    assert ranking.loc["guess", "balanced_accuracy"] == pytest.approx(np.mean(each))

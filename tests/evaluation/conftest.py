@@ -1,0 +1,179 @@
+"""Predictions whose figures are known beforehand, and a stand-in for the Run that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avatar_bench.errors import BlockError
+from avatar_bench.results.predictions import Predictions, strings
+
+CLASSES = ("drawing", "generated", "real")
+
+
+def make(targets: Any, logits: Any, **fields: Any) -> Predictions:
+    """Give Predictions with groups of one picture, four sources a class and two empty features, or what is given."""
+    n = len(targets)
+    classes = fields.pop("classes", CLASSES)
+    plain = {
+        "embeddings": np.zeros((n, 2), np.float32),
+        "paths": strings(f"{i}.png" for i in range(n)),
+        "groups": strings(f"g{i}" for i in range(n)),
+        "sources": strings(f"s{target}{i % 4}" for i, target in enumerate(targets)),
+    }
+    given = {key: strings(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return Predictions(classes, np.asarray(logits, np.float32), targets=np.asarray(targets, np.int64), **plain | given)
+
+
+@pytest.fixture(scope="session")
+def make_predictions() -> Callable[..., Predictions]:
+    return make
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[..., Predictions]:
+    """Build Predictions of `n` pictures, targets in turn, of a network of one kind.
+
+    "perfect": right with confidence 1. "uniform": all probabilities nearly equal, ties broken at random. "noisy": right
+    mostly. ("permuted", order): noisy, its outputs in another order. Embeddings (N, 8) lean to the target as logits do.
+    """
+
+    def build(kind: str | tuple[str, Sequence[int]], n: int = 240, classes: int = 3, seed: int = 0) -> Predictions:
+        rng = np.random.default_rng(seed)
+        targets = np.arange(n) % classes
+        names = CLASSES if classes == len(CLASSES) else tuple(f"class{index}" for index in range(classes))
+        signal = {"perfect": 1000.0, "uniform": 0.0}.get(str(kind), 3.0)
+        spread = {"perfect": 0.0, "uniform": 1e-4}.get(str(kind), 1.0)
+        logits = spread * rng.normal(size=(n, classes)) + signal * np.eye(classes)[targets]
+        if isinstance(kind, tuple):
+            logits = logits[:, list(kind[1])]
+        embeddings = rng.normal(size=(n, 8)) + min(signal, 4) * np.eye(8)[targets]
+        return make(targets, logits, classes=names, embeddings=embeddings.astype(np.float32))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def dataset_of() -> Callable[..., Any]:
+    """Build a stand-in for the Dataset of some Predictions: frame, image(row) and name, of grey pictures."""
+
+    def build(predictions: Predictions, name: str = "test", **columns: Any) -> Any:
+        labels = [predictions.classes[target] if target >= 0 else "" for target in predictions.targets]
+        plain = {"path": predictions.paths, "label": labels, "source": predictions.sources, "group": predictions.groups}
+        blank = dict.fromkeys(("generator", "split", "width", "height", "format", "jpeg_quality"), "")
+        frame = pd.DataFrame(plain | {"sha256": [f"{i:064x}" for i in range(len(labels))]} | blank | columns)
+        grey = np.full((8, 6, 3), 128, np.uint8)
+        shape = {"__len__": lambda self: len(labels)}
+        fields = {"frame": frame, "image": lambda self, row: grey, "name": name, "fingerprint": name, "digest": name}
+        return type("Dataset", (), shape | fields)()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def fake_run() -> Callable[..., Any]:
+    """Build a stand-in for a Run from the Predictions of its sets.
+
+    `variations` maps a Variation to Predictions; `blind` and `ood` are (dataset, Predictions) and a mapping of names to
+    such pairs. What is not given raises BlockError, or is not there, as on a Run that lacks it.
+    """
+
+    def build(
+        predictions: Predictions,
+        calibration: Predictions | None = None,
+        training: Predictions | None = None,
+        variations: Callable[[Any], Predictions] | None = None,
+        blind: tuple[Any, Predictions] | None = None,
+        ood: Mapping[str, tuple[Any, Predictions]] | None = None,
+        **fields: Any,
+    ) -> Any:
+        known = {name: pair[1] for name, pair in (ood or {}).items()} | ({"blind": blind[1]} if blind else {})
+
+        def have(found: Predictions | None) -> Predictions:
+            if found is None:
+                raise BlockError("the run does not know these pictures.")
+            return found
+
+        def vary(dataset: Any, wanted: Sequence[Any]) -> list[Predictions]:
+            return [variations(variation) if variations else predictions for variation in wanted]
+
+        plain = {
+            "classes": predictions.classes,
+            "temperature": predictions.temperature,
+            "allow": frozenset(),
+            "seed": 0,
+            "record": {},
+            "name": "a/run",
+            "label": "run",
+            "recipe": "run",
+            "config": {},
+            "history": None,
+            "saved": lambda block, name: None,
+            "predictions": lambda dataset: known.get(dataset.name, predictions),
+            "variations": vary,
+            "calibration": lambda dataset: have(calibration),
+            "training": lambda: have(training),
+            "blind": blind[0] if blind else None,
+            "ood": {name: pair[0] for name, pair in (ood or {}).items()},
+        }
+        return SimpleNamespace(**plain | fields)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def colour_finder() -> Callable[..., Any]:
+    """Build a Classifier for 64 pixels whose evidence is known: class k looks at one colour, cell by cell.
+
+    `colours` are those of the classes, 0 to 2. The map of a class has side `cells` and is its colour's mean in each
+    cell, above a mean of `above`; empty where its `weight` is negative.
+    """
+    import torch
+    from torch import nn
+
+    from avatar_bench.models.classifier import Classifier
+    from avatar_bench.models.model_card import Card
+
+    class Finder(nn.Module):
+        def __init__(self, colours: Sequence[int], cells: int, above: float, weight: float) -> None:
+            super().__init__()
+            side = 64 // cells
+            self.feature_info = [{"module": "cells", "num_chs": 3, "reduction": side}]
+            self.cells, self.head = nn.Conv2d(3, 3, side, side), nn.Linear(3, len(colours))
+            with torch.no_grad():
+                self.cells.weight.copy_(torch.eye(3)[:, :, None, None].expand(3, 3, side, side) / side**2)
+                self.cells.bias.fill_(2 - 4 * above)  # a pixel of 0..1 arrives as 4 x - 2
+                self.head.weight.copy_(weight * torch.eye(3)[list(colours)])
+
+        def forward_features(self, images: Any) -> Any:
+            return self.cells(images).relu()
+
+        def forward_head(self, features: Any, pre_logits: bool = False) -> Any:
+            return features.mean(dim=(2, 3))
+
+        def get_classifier(self) -> Any:
+            return self.head
+
+    def build(colours: Sequence[int] = (0, 1, 2), cells: int = 8, above: float = 0.0, weight: float = 80.0) -> Any:
+        card = Card(CLASSES, "colours", {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)})
+        return Classifier(card, Finder(colours, cells, above, weight)).eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., Any]:
+    """Draw uint8 pictures (n, 3, 64, 64) of 8 x 8 cells; no two cells of a picture have as much of a colour."""
+    import torch
+
+    def draw(n: int, seed: int = 0) -> Any:
+        levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (n, 3, 256))
+        small = np.random.default_rng(seed).permuted(levels, axis=2)[:, :, :64].reshape(n, 3, 8, 8)
+        return torch.from_numpy(small.repeat(8, axis=2).repeat(8, axis=3))
+
+    return draw

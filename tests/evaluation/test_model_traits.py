@@ -1,0 +1,53 @@
+"""Tests of what the tags of published weights say, for every model of conf/model."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from avatar_bench.config.catalogue import choices
+from avatar_bench.evaluation.model_traits import tag_of, trained_with
+
+ONE = "labels of ImageNet-1k"
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("in1k", ONE),
+        ("fb_in1k", ONE),
+        ("augreg_in1k", ONE),
+        ("ra4_e3600_r224_in1k", ONE),
+        ("a1h_in1k", ONE),
+        ("augreg_in21k_ft_in1k", "labels of ImageNet-21k, then 1k"),
+        ("fb_in22k_ft_in1k_384", "labels of ImageNet-21k, then 1k"),
+        ("in12k_ft_in1k", "labels of ImageNet-12k, then 1k"),
+        ("lvd142m", "DINOv2 on LVD-142M"),
+        ("mae", "masked autoencoding on ImageNet-1k"),
+        ("fb_dino", "DINO on ImageNet-1k"),
+        ("fcmae_ft_in1k", "masked autoencoding on ImageNet-1k, then its labels"),
+        ("openai", "texts of 400 M pictures"),
+        ("clip_laion2b_augreg", "texts of LAION-2B"),
+        # a teacher, other pictures, another optimizer, a beginning without labels, a tag of several meanings
+        *(
+            (tag, "")
+            for tag in ("fb_dist_in1k", "ns_jft_in1k", "sam_in1k", "in1k_ft_in1k", "in22k_ft_in1k", "", "mine")
+        ),
+    ],
+)
+def test_a_tag_says_what_weights_were_trained_with(tag: str, expected: str) -> None:
+    assert trained_with(tag) == expected
+
+
+def test_a_name_without_a_tag_stands_for_its_default_weights() -> None:
+    assert (tag_of("resnet18"), tag_of("vit_base_patch16_224.mae"), tag_of("none of timm")) == ("a1_in1k", "mae", "")
+
+
+def test_the_weights_of_every_model_are_known_and_transformers_have_partners() -> None:
+    files = {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in choices("model").items()}
+    found = {name: trained_with(tag_of(each["model"]["backbone"])) for name, each in files.items() if name != "timm"}
+    assert all(found.values())
+    partners = ("resnet50", "convnext_tiny_in1k", "mobilenetv3_small", "vit_small_in1k", "deit_small", "swin_tiny")
+    assert {found[name] for name in partners} == {ONE}
+    others = ("convnext_tiny", "vit_small", "dinov2_small", "mae_base", "clip_vit_b16", "clip_vit_b32")
+    assert len({found[name] for name in others} | {ONE}) == 7

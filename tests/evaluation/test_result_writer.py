@@ -1,0 +1,163 @@
+"""Results that are saved beside the evaluation: the same files, in order, and nothing half written however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from avatar_bench.cli.app import main
+from avatar_bench.evaluation import result_writer
+from avatar_bench.evaluation.result_writer import Saving
+from avatar_bench.results import result as results
+from avatar_bench.results.result import Metric, Result
+
+BLOCKS = ["blind_test", "calibration", "error_bias"]
+WORDS = [f"block=[{','.join(BLOCKS)}]", "data.workers=0", *(f"block.{name}.resamples=100" for name in BLOCKS)]
+
+
+def result(name: str) -> Result:
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([0, 1])
+    return Result(name, "blind", 3, ("a", "b"), {"accuracy": Metric(0.5, 3)}, figures={"curve": figure})
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Give each file below a folder by its name; of metrics.json what does not tell time or place."""
+    found: dict[str, Any] = {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.*"))}
+    for name in [name for name in found if name.endswith("metrics.json")]:
+        found[name] = json.loads(found[name])
+        found[name]["provenance"] = {
+            key: value for key, value in found[name]["provenance"].items() if not key.startswith("seconds")
+        }
+    return found
+
+
+def test_the_files_are_those_that_the_evaluation_itself_would_write(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers = tmp_path / "writers"
+    save = Result.save
+
+    def told(one: Result, folder: Path) -> Path:
+        with writers.open("a") as stream:
+            stream.write(f"{folder.name} {os.getpid() == here}\n")
+        return save(one, folder)
+
+    here = os.getpid()
+    monkeypatch.setattr(Result, "save", told)
+    assert main(["evaluate", f"ckpt={tiny_run}", *WORDS, f"out={tmp_path / 'beside'}"]) == 0
+    assert sorted(writers.read_text().splitlines()) == ["blind_test False", "calibration False", "error_bias True"]
+    monkeypatch.setattr(result_writer._Entry, "start", lambda entry: None)
+    assert main(["evaluate", f"ckpt={tiny_run}", *WORDS, f"out={tmp_path / 'itself'}"]) == 0
+    assert content(tmp_path / "beside") == content(tmp_path / "itself")
+
+
+def test_results_are_told_in_order_and_once_they_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = results._save_figure
+    told = []
+
+    def slowly(figure: Figure, stem: Path) -> None:
+        time.sleep(0.5 * ("first" in stem.parent.name))
+        draw(figure, stem)
+
+    def tell(line: str) -> None:
+        name = next(name for name in names if f"{name}:" in line)
+        assert Result.load_whole(tmp_path / name)
+        told.append(name)
+
+    monkeypatch.setattr(results, "_save_figure", slowly)
+    monkeypatch.setattr(result_writer, "tell", tell)
+    names = ["first", "second", "there", "fourth", "last"]
+    result("there").save(tmp_path / "there")
+    with Saving() as saving:
+        for name in names:
+            saving.begin()
+            saving.add(result(name), tmp_path / name, there=name == "there")
+    assert told == names
+
+
+def test_what_cannot_be_pickled_is_saved_and_what_a_process_cannot_write_is_saved_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, write = os.getpid(), Result._write
+
+    def fail(one: Result, part: Path) -> None:
+        if one.block == "unlucky" and os.getpid() != here:
+            raise OSError("no room")
+        write(one, part)
+
+    monkeypatch.setattr(Result, "_write", fail)
+    own = result("own")
+    own.figures["curve"].chosen = lambda: 0  # type: ignore[attr-defined]
+    with Saving() as saving:
+        for one in (own, result("unlucky"), result("last")):
+            saving.begin()
+            saving.add(one, tmp_path / one.block)
+    assert all(Result.load_whole(tmp_path / name) for name in ("own", "unlucky", "last"))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_full_disk_ends_the_evaluation_and_leaves_nothing_half_written(
+    tiny_run: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "filling").write_bytes(bytes(free - 2**15))  # enough for what is written first
+    assert main(["evaluate", f"ckpt={tiny_run}", *WORDS, f"out={small_disk / 'out'}"]) == 5
+    said = capsys.readouterr()
+    assert f"{small_disk / 'out' / 'evaluation' / 'test' / 'blind_test'} cannot be written: No space left" in said.err
+    assert "error_bias" not in said.out
+    assert not list((small_disk / "out").rglob("*.*"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_no_half_written_result_and_no_process(
+    number: int, code: int, tiny_run: Path, fork: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(figure: Figure, stem: Path) -> None:
+        stem.with_suffix(".png").touch()
+        (tmp_path / "writes").touch()
+        time.sleep(600)
+
+    monkeypatch.setattr(results, "_save_figure", slowly)
+    out = tmp_path / "out"
+    child = fork("evaluate", f"ckpt={tiny_run}", *WORDS, f"out={out}")
+    child.until((tmp_path / "writes").exists)
+    begun = time.monotonic()
+    if number == signal.SIGINT:
+        os.killpg(child.pid, number)  # as a terminal sends it: to the processes that write too
+    else:
+        child.send(number)
+    assert child.end() == code
+    assert time.monotonic() - begun < 5
+    assert "Traceback" not in child.said
+    told = "what is told above is saved, and the same command, without again=true, makes the rest"
+    assert f"interrupted: {told}" in child.said
+    assert list((out / "evaluation" / "test").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
+
+
+def test_a_block_that_reads_results_finds_all_of_them(
+    run_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = results._save_figure
+
+    def slowly(figure: Figure, stem: Path) -> None:
+        time.sleep(0.3)
+        draw(figure, stem)
+
+    monkeypatch.setattr(results, "_save_figure", slowly)
+    words = [f"ckpt={run_copy}", "block=[blind_test,overview]", "block.blind_test.resamples=100", "data.workers=0"]
+    assert main(["evaluate", *words]) == 0
+    found = Result.load(next(run_copy.parent.rglob("evaluation/test/overview")))
+    assert [sorted(read) for read in found.provenance["read"]] == [["blind_test"]]
+    assert all(metric.value is not None for metric in found.metrics.values())

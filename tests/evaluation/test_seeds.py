@@ -1,0 +1,46 @@
+"""Tests of recipes of several seeds: which runs are of one, and what is said of their seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from avatar_bench.evaluation.block import IntervalCompareBlock
+from avatar_bench.evaluation.seeds import Recipes, about_seeds, families
+
+
+@pytest.fixture
+def run(fake_run, oracle):
+    def build(seed=1, shots=5, backbone="net", name="net", **fields):
+        config = {"seed": seed, "model": {"backbone": backbone}, "mode": {"name": "few_shot", "shots": shots}}
+        return fake_run(oracle("noisy"), seed=seed, config=config, record={"name": name, "mode": "few_shot"}, **fields)
+
+    return build
+
+
+def test_a_family_differs_in_the_option_and_the_seed_alone(run):
+    runs = [run(), run(shots=9), run(backbone="other", name="other"), run(seed=2)]
+    assert families(runs, "mode.shots") == {"net few_shot": [0, 1, 3], "other few_shot": [2]}
+    assert runs[0].config["mode"]["shots"] == 5
+
+
+def test_families_of_one_name_are_numbered(run):
+    assert list(families([run(), run(backbone="other")], "mode.shots")) == ["net few_shot (1)", "net few_shot (2)"]
+
+
+def test_recipes_of_one_seed_and_of_the_same_seed_twice_are_said():
+    assert about_seeds({"a": [1, 2], "b": [1, 3, 4]}) == []
+    assert about_seeds({"a": [1], "b": [2]})[0].startswith("Each recipe was trained with one seed")
+    assert about_seeds({"a": [1], "b": [1, 2]})[0].endswith(": a.")
+    assert about_seeds({"a": [1, 1], "b": [1, 2]}) == [
+        "Several runs have the same seed, and count as if they had not: a."
+    ]
+
+
+def test_where_every_run_is_always_right_the_interval_counts_groups():
+    right = np.ones((2, 40), dtype=bool)
+    recipes = Recipes({"a": [0, 1]}, right, np.arange(40).astype(str), (1, 2))
+    block = IntervalCompareBlock(resamples=100)
+    metric = recipes.accuracies(block, recipes.draw(block))["a"]
+    assert (metric.value, metric.interval) == (1, "wilson by group")
+    assert 0.8 < metric.low < metric.high == pytest.approx(1)

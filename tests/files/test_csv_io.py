@@ -1,0 +1,127 @@
+"""Cells of CSV files: none runs in a spreadsheet, and each is read back as it was."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from avatar_bench.files.csv_io import read_csv, spreadsheet_plain, spreadsheet_safe, write_csv
+
+HOSTILE = (
+    "=1+1",
+    '=HYPERLINK("http://x")',
+    "+cmd|' /C calc'!A0",
+    "-2+3+cmd",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "\tx",
+    " =1",
+    "\u00a0=1",
+    '"=1',
+    "' =1",
+    "'=1",
+    "''=1",
+    "\ufeff=1",
+    "＝1+1",
+    "＠x",
+    "a;=1+1",
+    "a\t=1",
+    "-folder/a.png",
+)
+
+
+def safe(text: str) -> str:
+    return str(spreadsheet_safe(pd.DataFrame({"a": [text]}))["a"][0])
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe(text: str) -> None:
+    for part in safe(text).replace("\t", ";").replace("\r", ";").replace("\n", ";").split(";"):
+        assert not part.lstrip('"\u00a0\ufeff ').startswith(tuple("=+-@＝＠"))
+    assert safe(text)[0] not in "\t\r\n=+-@"
+
+
+@pytest.mark.parametrize("text", ["", "a/b.png", "it's", "'quoted'", "-1", "-1.5e-3", "+7", "a-b", "a;b", "x=1", "кот"])
+def test_any_other_text_stays(text: str) -> None:
+    assert safe(text) == text
+
+
+def test_numbers_keep_their_minus_and_their_type() -> None:
+    frame = pd.DataFrame({"n": [-1, 2], "x": [-0.5, np.nan], "mixed": [-3, "=1"]})
+    made = spreadsheet_safe(frame)
+    assert made["n"].tolist() == [-1, 2]
+    assert made["x"].dtype == float
+    assert made["mixed"].tolist() == [-3, "'=1"]
+
+
+def test_headers_are_neutralised_and_the_table_given_is_left_alone() -> None:
+    frame = pd.DataFrame({"prob_=x": [0.5], "=x": ["=1"]})
+    assert list(spreadsheet_safe(frame)) == ["prob_=x", "'=x"]
+    assert list(frame) == ["prob_=x", "=x"]
+    assert frame["=x"][0] == "=1"
+
+
+def test_two_columns_of_one_name_are_both_neutralised() -> None:
+    frame = pd.DataFrame([["=1", "=2"]], columns=["a", "a"])
+    assert spreadsheet_safe(frame).to_numpy().tolist() == [["'=1", "'=2"]]
+
+
+@given(st.lists(st.one_of(st.text("'\"=+-@;\t\r\n 1ae.＝", max_size=8), st.text(max_size=12)), max_size=5))
+def test_what_was_neutralised_is_read_back(texts: list[str]) -> None:
+    frame = pd.DataFrame({"a": pd.Series(texts, dtype=object)})
+    assert spreadsheet_plain(spreadsheet_safe(frame))["a"].tolist() == texts
+
+
+def test_a_file_is_neutral_and_read_back(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"path": list(HOSTILE), "=n": range(len(HOSTILE))})
+    write_csv(frame, tmp_path / "a.csv")
+    assert pd.read_csv(tmp_path / "a.csv")["path"].str.startswith("'").sum() >= len(HOSTILE) - 2
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "a.csv"), frame)
+
+
+def test_names_that_are_not_unicode_pass() -> None:
+    frame = pd.DataFrame({"path": pd.Series(["=\udcff", "b"], dtype=object)})
+    assert spreadsheet_safe(frame)["path"].tolist() == ["'=\udcff", "b"]
+
+
+HOSTILE_CLASSES = ("=cmd", "@photo", "+drawn")
+
+
+def test_every_csv_of_a_run_is_neutral_and_read_back(tmp_path: Path, train: Callable[..., Path]) -> None:
+    from avatar_bench.cli.app import main
+    from tests.conftest import draw
+
+    rng = np.random.default_rng(0)
+    for label in HOSTILE_CLASSES:
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(12):
+            shown = draw(("drawing", "generated", "real")[HOSTILE_CLASSES.index(label)], rng)
+            Image.fromarray(shown).save(tmp_path / "set" / label / f"-{number};=1+1.png")
+    words = ("data=folder", f"data.root={tmp_path / 'set'}", "data.manifest=null", "data.blind=null")
+    run = train(tmp_path / "run", *words)
+    assert main(["evaluate", f"ckpt={run}", "block=blind_test", "data.workers=0", "accelerator=cpu"]) == 0
+    for file in run.rglob("*.csv"):
+        for row in csv.reader(file.open(encoding="utf-8", newline="")):
+            for part in (part for cell in row for part in cell.split(";")):
+                assert not part.startswith(("=", "+", "@")), (file, part)
+                assert not (part.startswith("-") and not is_number(part)), (file, part)
+    told = read_csv(run / "split.csv")
+    assert set(told["label"]) == set(HOSTILE_CLASSES)
+    assert all((tmp_path / "set" / path).is_file() for path in told["path"])
+
+
+def is_number(text: str) -> bool:
+    try:
+        return bool(float(text)) or True
+    except ValueError:
+        return False

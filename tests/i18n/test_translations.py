@@ -1,0 +1,108 @@
+"""The catalogues of words: complete, and with the same places as the English."""
+
+from __future__ import annotations
+
+import ast
+import string
+from pathlib import Path
+
+import pytest
+from jinja2 import Environment, nodes
+
+from avatar_bench.i18n import catalogue, languages, say, speak, translate
+
+PACKAGE = Path(__file__).parents[2] / "avatar_bench"
+OTHERS = languages()[1:]
+
+
+def said() -> dict[str, str]:
+    """Give every text that the package says, with the module where it stands."""
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "avatar_bench.i18n import" in text else ():
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "say":
+                assert isinstance(node.args[0], ast.Constant), f"{file}:{node.lineno}: say takes a literal text"
+                text = str(node.args[0].value)
+                given = {keyword.arg for keyword in node.keywords}
+                assert given == places(text), f"{file}:{node.lineno}: places of {text!r}"
+                found[text] = f"{file.name}:{node.lineno}"
+    return found | said_in_templates()
+
+
+def said_in_templates() -> dict[str, str]:
+    """Give every text that a template says, with the template where it stands."""
+    found = {}
+    for file in PACKAGE.rglob("*.jinja"):
+        for call in Environment().parse(file.read_text(encoding="utf-8")).find_all(nodes.Call):
+            if isinstance(call.node, nodes.Name) and call.node.name == "say":
+                assert isinstance(call.args[0], nodes.Const), f"{file}:{call.lineno}: say takes a literal text"
+                text = str(call.args[0].value)
+                assert {keyword.key for keyword in call.kwargs} == places(text), f"{file}:{call.lineno}: {text!r}"
+                found[text] = f"{file.name}:{call.lineno}"
+    return found
+
+
+def places(text: str) -> set[str | None]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+def test_russian_is_there() -> None:
+    assert OTHERS == ("ru",)
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_catalogue_has_every_text_and_no_other(language: str) -> None:
+    words, texts = catalogue(language), said()
+    assert {text: place for text, place in texts.items() if text not in words} == {}
+    assert sorted(set(words) - set(texts)) == []
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_translation_has_the_places_of_the_english(language: str) -> None:
+    assert [text for text, words in catalogue(language).items() if places(text) != places(words)] == []
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_translation_is_one(language: str) -> None:
+    letters = [words for words in catalogue(language).values() if any(letter.isalpha() for letter in words)]
+    cyrillic = [words for words in letters if any("а" <= letter <= "я" for letter in words.lower())]
+    assert len(cyrillic) > 0.9 * len(letters)  # names such as EXIF stay
+
+
+def test_the_language_is_that_of_the_with_around() -> None:
+    assert say("predicted class") == "predicted class"
+    with speak("ru"):
+        assert say("predicted class") == "предсказанный класс"
+        with speak("en"):
+            assert say("stage {k}", k=2) == "stage 2"
+        assert say("stage {k}", k=2) == "этап 2"
+        assert say("a user's own {word}", word="text") == "a user's own text"
+    assert say("predicted class") == "predicted class"
+
+
+def test_a_saved_text_is_translated_whatever_language_it_was_said_in() -> None:
+    with speak("ru"):
+        russian = say("{n} of {all} pictures have no known class and are left out.", n=3, all=9)
+    english = "3 of 9 pictures have no known class and are left out."
+    for text in (english, russian):
+        assert translate(text) == english
+        with speak("ru"):
+            assert translate(text) == russian
+
+
+def test_values_of_a_saved_text_are_translated_and_names_are_not() -> None:
+    text = "{run} is left out: {reason}"
+    reason = "the run has no out-of-domain set"
+    with speak("ru"):
+        assert translate(f"noise is left out: {reason}") == say(
+            text, run="noise", reason=say("the run has no out-of-domain set")
+        )
+        assert translate("a user's own warning of noise") == "a user's own warning of noise"
+        assert translate("noise") == "noise"
+        assert translate("") == ""
+
+
+def test_accuracy_has_one_word_in_russian_which_precision_does_not_share() -> None:
+    words = catalogue("ru")
+    assert [text for text, said in words.items() if "точност" in said.lower() and "precision" not in text.lower()] == []

@@ -1,0 +1,106 @@
+"""Tests that each runtime answers what torch does."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from avatar_bench.errors import ConfigError
+from avatar_bench.inference.runtimes import engines
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.model_card import Card
+
+SIZE = 32
+
+
+FAMILIES = ("convnext", "efficientnet", "mambaout", "vit3")
+needs_openvino = pytest.mark.skipif(bool(engines.missing("openvino")), reason="the extra openvino is not installed")
+
+
+def build(name: str, size: int = SIZE) -> Classifier:
+    torch.manual_seed(0)
+    net = timm.create_model(name, pretrained=False, num_classes=3)
+    preprocessing = {"size": size, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
+    made = Classifier(Card(("a", "b", "c"), name, preprocessing), net).eval()
+    return made.to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return build("test_resnet.r160_in1k")
+
+
+def pictures(count: int, size: int = SIZE) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def answers(runtime: str, classifier: Any, *counts: int) -> None:
+    size = classifier.card.preprocessing["size"]
+    factory = engines.prepare(runtime, classifier, size)
+    for count in counts:
+        with torch.no_grad():
+            expected = classifier(pictures(count, size))[0].numpy()
+        np.testing.assert_allclose(factory(1)(pictures(count, size)), expected, atol=1e-5)
+
+
+def test_torch_answers_as_the_classifier(classifier: Classifier) -> None:
+    answers("torch", classifier, 1, 5)
+
+
+def test_contiguous_answers_as_the_classifier_and_leaves_it_alone(classifier: Classifier) -> None:
+    answers("contiguous", classifier, 3)
+    weight = next(classifier.net.parameters())
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(bool(engines.missing("onnx")), reason="the extra export is not installed")
+def test_onnx_answers_as_the_classifier_for_any_batch(classifier: Classifier) -> None:
+    answers("onnx", classifier, 1, 2, 7)
+
+
+@needs_openvino
+def test_openvino_answers_as_the_classifier_for_any_batch(classifier: Classifier) -> None:
+    answers("openvino", classifier, 1, 2, 9)
+
+
+@needs_openvino
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_openvino_answers_as_each_family_of_networks(family: str) -> None:
+    answers("openvino", build(f"test_{family}", 160 if "vit" in family else 64), 3)
+
+
+@needs_openvino
+def test_a_network_that_openvino_cannot_hold_is_refused(classifier: Classifier) -> None:
+    with pytest.raises(ConfigError, match="upsample_bicubic2d_aa") as caught:
+        engines.export("openvino", build("test_vit", 160), 160)
+    assert len(caught.value.lines) <= 2
+
+
+@pytest.mark.slow
+def test_compile_answers_as_the_classifier(classifier: Classifier) -> None:
+    answers("compile", classifier, 2)
+
+
+def test_a_missing_package_is_named_with_its_extra(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else real(name))
+    with pytest.raises(ConfigError, match="onnxruntime") as caught:
+        engines.prepare("onnx", classifier, SIZE)
+    assert "avatar-bench[export]" in str(caught.value)
+    assert engines.missing("torch") == ""
+
+
+@needs_openvino
+def test_openvino_tells_its_makers_nothing() -> None:
+    code = "from avatar_bench.inference.runtimes.openvino_ir import _openvino; _openvino(); import sys; "
+    code += "assert sys.modules['openvino_telemetry'] is None; import openvino.tools.ovc as o; print(o.telemetry)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "telemetry_stub" in told

@@ -1,0 +1,78 @@
+"""Tests of OpenVINO's form of a network: precisions, quantisation, and what is written."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from avatar_bench.inference.runtimes import engines
+from avatar_bench.inference.runtimes.engines import Exported
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.models.model_card import Card
+
+if engines.missing("openvino"):
+    pytest.skip("the extra openvino is not installed", allow_module_level=True)
+
+from avatar_bench.inference.runtimes import openvino_ir
+
+SIZE, COUNT = 32, 24
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    net = timm.create_model("test_resnet", pretrained=False, num_classes=3)
+    preprocessing = {"size": SIZE, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
+    return Classifier(Card(("a", "b", "c"), "test_resnet", preprocessing), net).eval()
+
+
+@pytest.fixture(scope="module")
+def network(classifier: Classifier) -> Exported:
+    return engines.export("openvino", classifier, SIZE)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (COUNT, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def expected(classifier: Classifier, images: torch.Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        return classifier(images)[0].numpy()
+
+
+@pytest.mark.parametrize(("precision", "apart"), [("32", 1e-5), ("bf16", 0.02)])
+def test_it_answers_as_torch_whatever_the_layout_and_each_time_the_same(
+    precision: str, apart: float, classifier: Classifier, network: Exported, images: torch.Tensor
+) -> None:
+    engine = engines.engine_of("openvino", network, 2, precision)
+    found = engine(images)
+    np.testing.assert_allclose(found, expected(classifier, images), atol=apart)
+    np.testing.assert_array_equal(engine(images.contiguous(memory_format=torch.channels_last)), found)
+
+
+def test_a_quantised_network_is_near_and_says_how_often_it_agrees(
+    classifier: Classifier, network: Exported, images: torch.Tensor, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = expected(classifier, images)
+    targets = whole.argmax(axis=1)
+    targets[0] = (targets[0] + 1) % 3
+    made = openvino_ir.quantised(network, images, targets)
+    assert capfd.readouterr() == ("", "")
+    found = engines.engine_of("openvino", made, 1, "int8")(images)
+    assert 0 < np.abs(found - whole).max() < 0.1 * np.abs(whole).max()
+    agreed = int((found.argmax(axis=1) == whole.argmax(axis=1)).sum())
+    right = (found.argmax(axis=1) == targets).mean()
+    assert made.note.startswith(f"precision=int8: {agreed} of {COUNT} verdicts")
+    assert made.note.endswith(f"{right:.1%} are right, of 32 bits {(COUNT - 1) / COUNT:.1%}.")
+    assert len(made.weights) < len(network.weights) / 2
+
+
+def test_texts_are_kept_as_they_are(network: Exported) -> None:
+    text = json.dumps({"классы": ["a<b>", "'\"&é"]}, ensure_ascii=False)
+    made = openvino_ir.written(openvino_ir.read(network), {"avatar_bench": text})
+    assert openvino_ir.read(made).get_rt_info(["avatar_bench"]).value == text

@@ -1,0 +1,341 @@
+"""Tests of intervals, tests and detectable effects."""
+
+from __future__ import annotations
+
+from itertools import pairwise, permutations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, norm
+
+from avatar_bench.metrics import stats
+
+GOOD = np.array([[90, 8, 2], [5, 80, 15], [1, 19, 80]])
+ORDERS = [order for order in permutations(range(3)) if order != (0, 1, 2)]
+
+
+def renamed(confusion, order):
+    """Give the confusion matrix as read by somebody who calls column i what really is class order[i]."""
+    return confusion[:, list(order)]
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (285, 300), (1, 1), (50, 100)])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_wilson_equals_scipy(successes, n, level):
+    expected = binomtest(successes, n).proportion_ci(level, method="wilson")
+    assert stats.wilson(successes, n, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", range(1, 200))
+def test_wilson_holds_the_share_itself_where_all_or_none_succeed(n):
+    assert stats.wilson(n, n)[1] == 1.0
+    assert stats.wilson(0, n)[0] == 0.0
+
+
+def test_wilson_of_nothing_is_everything():
+    assert stats.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_wilson_covers_the_truth_as_often_as_it_says():
+    shares = np.random.default_rng(0).uniform(0.1, 0.9, 4000)
+    seen = np.random.default_rng(1).binomial(150, shares)
+    ends = np.array([stats.wilson(int(k), 150) for k in seen])
+    assert np.mean((ends[:, 0] <= shares) & (shares <= ends[:, 1])) == pytest.approx(0.95, abs=0.02)
+
+
+def clustered_hits(generator, clusters=120, size=5, mean=0.7):
+    """Draw hits whose chance differs by cluster (Beta, mean .7), so that images of a cluster agree."""
+    chance = generator.beta(2 * mean, 2 * (1 - mean), clusters)
+    groups = np.repeat(np.arange(clusters), size)
+    return generator.random(clusters * size) < chance[groups], groups
+
+
+def test_clustered_bootstrap_covers_the_truth_where_one_of_single_images_does_not():
+    generator = np.random.default_rng(0)
+    by_group, by_image = [], []
+    for seed in range(400):
+        hits, groups = clustered_hits(generator)
+        low, high = stats.share_interval(hits, groups, resamples=300, seed=seed)[:2]
+        by_group.append(low <= 0.7 <= high)
+        low, high = stats.wilson(int(hits.sum()), len(hits))
+        by_image.append(low <= 0.7 <= high)
+    assert np.mean(by_group) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(by_image) < 0.85
+
+
+def test_bootstrap_of_a_mean_has_its_textbook_width():
+    values = np.random.default_rng(0).normal(size=500)
+    low, high = stats.bootstrap_interval(lambda w: w @ values / w.sum(axis=1), np.arange(500), 4000)
+    assert (low, high) == pytest.approx(values.mean() + np.array([-1.96, 1.96]) * values.std() / 500**0.5, abs=0.005)
+
+
+def test_bootstrap_draws_whole_groups():
+    groups = np.array(["a", "b", "a", "c"])
+
+    def statistic(weights):
+        np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
+        drawn = weights[:, [0, 1, 3]].sum(axis=1)
+        np.testing.assert_array_equal(drawn, 3)
+        return drawn
+
+    assert [float(end) for end in stats.bootstrap_interval(statistic, groups, 100)] == [3.0, 3.0]
+
+
+def test_bootstrap_repeats_with_its_seed_and_chunks_do_not_matter_to_the_shape():
+    values = np.random.default_rng(0).random((50, 2))
+    first, second, other = (
+        stats.bootstrap_interval(lambda w: w @ values, np.arange(50), 500, seed=seed) for seed in (1, 1, 2)
+    )
+    assert first[0].shape == (2,)
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+def test_bootstrap_leaves_out_resamples_without_a_figure():
+    def statistic(weights):
+        return np.column_stack([np.where(weights[:, 0] > 0, 1.0, np.nan), np.full(len(weights), np.nan)])
+
+    low, high = stats.bootstrap_interval(statistic, np.arange(5), 200)
+    np.testing.assert_array_equal([low, high], [[1.0, np.nan], [1.0, np.nan]])
+
+
+def test_share_interval_is_wilson_where_each_group_has_one_image():
+    interval = stats.share_interval([True, True, False], ["a", "b", "c"])
+    assert interval == (*stats.wilson(2, 3), 3, "wilson")
+
+
+def test_share_interval_counts_groups_where_all_images_agree():
+    interval = stats.share_interval([True] * 6, ["a", "a", "b", "b", "c", "c"], unit="source")
+    assert interval == (*stats.wilson(3, 3), 3, "wilson by source")
+
+
+@pytest.mark.parametrize(("hits", "groups"), [([1] * 11 + [0], [0] * 12), ([1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])])
+def test_share_interval_is_never_a_point(hits, groups):
+    low, high, n, method = stats.share_interval(np.array(hits, bool), np.array(groups))
+    assert low < np.mean(hits) < high
+    assert (n, method) == (len(set(groups)), "wilson by group")
+    assert (low, high) == stats.wilson(n * np.mean(hits), n)
+
+
+def test_share_interval_of_repeated_groups_is_wider_than_of_single_images():
+    hits, groups = clustered_hits(np.random.default_rng(0))
+    clustered, single = stats.share_interval(hits, groups), stats.wilson(int(hits.sum()), len(hits))
+    assert clustered.method == "bootstrap by group"
+    assert clustered.n == 120
+    assert clustered.high - clustered.low > 1.3 * (single[1] - single[0])
+
+
+def test_moments_equal_those_of_numpy_over_repeated_values():
+    rng = np.random.default_rng(0)
+    values, parts, weights = rng.uniform(size=40), rng.integers(0, 2, (40, 3)), rng.integers(0, 3, (5, 40))
+    means, deviations = stats.moments(weights.astype(float), values, parts)
+    for row, column in np.ndindex(5, 3):
+        drawn = np.repeat(values, weights[row] * parts[:, column])
+        assert means[row, column] == pytest.approx(drawn.mean(), abs=1e-12)
+        assert deviations[row, column] == pytest.approx(drawn.std(), abs=1e-12)
+
+
+def test_moments_of_nothing_are_nan_and_one_value_has_no_deviation():
+    means, deviations = stats.moments(np.array([[3.0, 0.0]]), np.array([0.7, 0.9]), [[1, 0], [1, 1]])
+    np.testing.assert_array_equal(means, [[0.7, np.nan]])
+    assert np.isnan(deviations).all()
+    assert stats.moments(np.ones((1, 3)), np.full(3, 0.1), np.ones((3, 1)))[1] == 0
+
+
+def test_mcnemar_equals_a_hand_count():
+    assert stats.mcnemar(0, 5) == pytest.approx(2 / 2**5)
+    assert stats.mcnemar(1, 5) == pytest.approx(2 * 7 / 2**6)
+    assert stats.mcnemar(0, 0) == 1.0
+    assert stats.mcnemar(4, 4) == 1.0
+
+
+def test_holm_equals_a_hand_count_in_any_order():
+    assert stats.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert stats.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert len(stats.holm([])) == 0
+
+
+def test_mcnemar_power_equals_a_simulation():
+    generator = np.random.default_rng(0)
+    pairs = generator.binomial(300, 0.1, 4000)
+    wins = generator.binomial(pairs, (1 + 0.05 / 0.1) / 2)
+    rejected = [stats.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
+    assert stats.mcnemar_power(300, 0.1, 0.05) == pytest.approx(np.mean(rejected), abs=0.025)
+
+
+def test_mcnemar_power_without_a_difference_stays_below_alpha():
+    assert 0.01 < stats.mcnemar_power(300, 0.1, 0.0) <= 0.05
+
+
+@pytest.mark.parametrize(("n", "discordance"), [(50, 0.3), (300, 0.095), (300, 1.0), (10_000, 0.02)])
+def test_detectable_difference_has_the_power_asked_for_and_no_less_has(n, discordance):
+    found = stats.detectable_difference(n, discordance)
+    assert stats.mcnemar_power(n, discordance, found) == pytest.approx(0.8, abs=1e-4)
+    assert stats.mcnemar_power(n, discordance, 0.98 * found) < 0.8
+
+
+def test_detectable_difference_is_near_the_normal_approximation_on_a_large_set():
+    expected = (1.960 + 0.842) * (0.1 / 20_000) ** 0.5
+    assert stats.detectable_difference(20_000, 0.1) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize(("n", "discordance"), [(300, 0.0), (0, 0.5), (5, 1.0), (20, 0.05)])
+def test_detectable_difference_is_none_where_nothing_can_be_detected(n, discordance):
+    assert stats.detectable_difference(n, discordance) is None
+
+
+def test_six_images_that_all_differ_are_the_fewest_that_can_be_told():
+    assert stats.detectable_difference(6, 1.0, power=0.99) is not None
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("confusion", [GOOD, np.eye(3, dtype=int) * 12], ids=["good", "perfect"])
+def test_each_wrong_order_of_three_classes_is_named(confusion, order):
+    assert stats.permutation_alarm(renamed(confusion, order)) == order
+
+
+def test_two_swapped_classes_are_found_though_accuracy_is_a_third():
+    confusion = np.array([[50, 0, 0], [0, 0, 50], [0, 50, 0]])
+    assert confusion.trace() / confusion.sum() == pytest.approx(1 / 3)
+    assert stats.permutation_alarm(confusion) == (0, 2, 1)
+
+
+@pytest.mark.parametrize("row", [[0, 500, 0], [100, 300, 100], [500, 0, 0]])
+def test_one_class_sets_never_alarm(row):
+    assert stats.permutation_alarm([row, [0, 0, 9], [0, 0, 0]]) is None
+
+
+@pytest.mark.parametrize(
+    "confusion",
+    [
+        GOOD,
+        [[60, 20, 20], [30, 40, 30], [30, 30, 40]],
+        [[70, 20, 10], [40, 20, 40], [10, 45, 45]],
+        [[60, 5, 35], [5, 10, 85], [5, 30, 65]],
+        [[34, 33, 33], [33, 34, 33], [33, 33, 34]],
+        [[0, 0, 0], [0, 0, 0], [0, 0, 0]],
+    ],
+    ids=["good", "mediocre", "hesitant", "generated taken for real", "chance", "empty"],
+)
+def test_a_network_that_is_merely_bad_does_not_alarm(confusion):
+    assert stats.permutation_alarm(confusion) is None
+
+
+@pytest.mark.parametrize(
+    "confusion",
+    [
+        [[0, 0, 10], [0, 0, 300], [0, 0, 10]],
+        [[12, 0, 0], [0, 30, 270], [0, 3, 47]],
+        [[0, 5, 15], [0, 40, 260], [0, 1, 19]],
+        [[0, 0, 100], [0, 0, 100], [0, 0, 0]],
+    ],
+)
+def test_leaning_to_one_class_does_not_alarm_where_that_class_is_rare_or_absent(confusion):
+    assert stats.permutation_alarm(confusion) is None
+
+
+def test_a_swap_is_found_on_an_unbalanced_set_and_with_an_absent_class():
+    assert stats.permutation_alarm([[0, 295, 5], [48, 1, 1], [1, 1, 10]]) == (1, 0, 2)
+    assert stats.permutation_alarm([[2, 0, 98], [3, 95, 2], [0, 0, 0]]) == (2, 1, 0)
+
+
+def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
+    counts, gain = np.array([[12, 8], [4, 16]]), np.array([[-1.0, 1.0], [1.0, -1.0]])
+    targets, predictions = np.repeat([0, 1], 20), np.repeat([0, 1], [16, 24])
+    generator = np.random.default_rng(0)
+    dealt = np.array([gain[targets, generator.permutation(predictions)].sum() for _ in range(4000)])
+    z = ((counts * gain).sum() - dealt.mean()) / dealt.std()
+    assert norm.isf(stats._association_p(counts, gain)) == pytest.approx(z, abs=0.08)
+
+
+def test_too_few_pictures_do_not_alarm_and_ten_a_class_do():
+    swapped = np.array([[0, 1], [1, 0]])
+    assert stats.permutation_alarm(swapped * 9) is None
+    assert stats.permutation_alarm(swapped * 10) == (1, 0)
+
+
+@pytest.mark.parametrize("mix", [(1 / 3, 1 / 3, 1 / 3), (0.8, 0.15, 0.05), (0.7, 0.3, 0)])
+def test_random_predictors_hardly_ever_alarm(mix):
+    generator = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(1000):
+        rows = generator.multinomial(150, mix)
+        guesses = generator.dirichlet([1, 1, 1])
+        alarms += stats.permutation_alarm([generator.multinomial(n, guesses) for n in rows]) is not None
+    assert alarms <= 3  # 1 expected at most
+
+
+def test_a_shift_of_eight_classes_is_named_and_their_right_order_is_not():
+    shift = tuple((np.arange(8) + 1) % 8)
+    confusion = np.full((8, 8), 2) + 30 * np.eye(8, dtype=int)
+    assert stats.permutation_alarm(confusion) is None
+    assert stats.permutation_alarm(renamed(confusion, shift)) == shift
+
+
+def test_absent_classes_keep_their_names():
+    confusion = np.zeros((7, 7), int)
+    confusion[1, 2] = confusion[2, 1] = 40
+    assert stats.permutation_alarm(confusion) == (0, 2, 1, 3, 4, 5, 6)
+    assert stats.permutation_alarm(confusion[:4, :4]) == (0, 2, 1, 3)
+
+
+def test_resamples_of_two_statistics_are_paired():
+    groups = np.random.default_rng(0).integers(0, 9, 40)
+    first = stats.resampled(lambda w: w[:, 0], groups, 50, seed=3)
+    both = stats.resampled(lambda w: w[:, :2], groups, 50, seed=3)
+    np.testing.assert_array_equal(first, both[:, 0])
+
+
+@pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.05), (0.3, 0.1), (0.02, 0.02), (0.08, 0.01)])
+def test_required_pictures_are_the_fewest_with_the_power_asked_for(discordance, difference):
+    n = stats.required_pictures(discordance, difference)
+    assert stats.mcnemar_power(n, discordance, difference) >= 0.8
+    assert stats.mcnemar_power(n - 1, discordance, difference) < 0.8
+    assert stats.detectable_difference(n, discordance) <= difference
+    assert stats.required_pictures(discordance, -difference) == n
+
+
+def test_required_pictures_find_the_difference_as_often_as_asked():
+    n = stats.required_pictures(0.2, 0.08)
+    rng = np.random.default_rng(0)
+    pairs = rng.binomial(n, 0.2, 3000)
+    wins = rng.binomial(pairs, (1 + 0.08 / 0.2) / 2)
+    found = [stats.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.025)
+
+
+def test_required_pictures_grow_with_discordance_and_power_and_fall_with_the_difference():
+    def grow(numbers):
+        assert all(a < b for a, b in pairwise(numbers))
+
+    grow([stats.required_pictures(share, 0.05) for share in (0.05, 0.1, 0.2, 0.4, 0.8)])
+    grow([stats.required_pictures(0.2, 0.05, power) for power in (0.5, 0.8, 0.9, 0.99)])
+    grow([stats.required_pictures(0.2, gain) for gain in (0.2, 0.1, 0.05, 0.01, 0.001)])
+    grow([stats.required_pictures(0.2, 0.05, alpha=alpha) for alpha in (0.1, 0.05, 0.01)])
+
+
+@pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.0), (0.0, 0.0)])
+def test_no_number_of_pictures_tells_equals_apart(discordance, difference):
+    assert stats.required_pictures(discordance, difference) is None
+
+
+def test_required_pictures_of_a_tiny_difference_are_those_of_the_normal_approximation():
+    exact, approximate = (stats.required_pictures(0.1, difference) for difference in (0.0018, 0.0014))
+    assert exact < 300_000 < approximate
+    assert approximate * 0.0014**2 == pytest.approx(exact * 0.0018**2, rel=0.01)
+    assert stats.required_pictures(0.1, 1e-12) > 1e20
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [  # Newcombe, Stat. Med. 17 (1998) 873, table II, method 10
+        ((56, 70), (48, 80), (0.0524, 0.3339)),
+        ((9, 10), (3, 10), (0.1705, 0.8090)),
+        ((10, 10), (0, 20), (0.6791, 1.0)),
+    ],
+)
+def test_the_interval_of_a_difference_of_two_shares_is_newcombes(a, b, expected):
+    shares = [(k / n, *stats.wilson(k, n)) for k, n in (a, b)]
+    assert stats.difference_interval(*shares) == pytest.approx(expected, abs=5e-5)
+    low, high = stats.difference_interval(*reversed(shares))
+    assert (-high, -low) == pytest.approx(expected, abs=5e-5)

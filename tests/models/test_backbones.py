@@ -1,0 +1,335 @@
+"""Weights from every place that they can come from, and errors that name the other places."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.files import package_files
+from avatar_bench.models import backbones
+from avatar_bench.models.backbones import convert, create_backbone, normalisation, options_for
+from avatar_bench.models.pretrained_backbone import read_weights
+
+TINY = "test_resnet.r160_in1k"
+
+
+def efficientnet_layout(net: Any) -> dict[str, Tensor]:
+    """Name the weights of timm's EfficientNet as the efficientnet_pytorch library does."""
+    modules = {"_conv_stem": net.conv_stem, "_bn0": net.bn1, "_conv_head": net.conv_head, "_bn1": net.bn2}
+    number = 0
+    for stage in net.blocks:
+        for block in stage:
+            if hasattr(block, "conv_pwl"):
+                names = ["_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+                parts = [block.conv_pw, block.bn1, block.conv_dw, block.bn2, block.conv_pwl, block.bn3]
+            else:
+                names = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+                parts = [block.conv_dw, block.bn1, block.conv_pw, block.bn2]
+            modules |= {f"_blocks.{number}.{name}": part for name, part in zip(names, parts, strict=True)}
+            number += 1
+    named = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+    return {**named, "_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
+
+
+def mobilenet_layout(net: Any) -> dict[str, Tensor]:
+    """Name the weights of timm's MobileNetV2 as torchvision's first one did."""
+    blocks = [block for stage in net.blocks for block in stage]
+    modules = {"features.0.0": net.conv_stem, "features.0.1": net.bn1}
+    for number, block in enumerate(blocks, start=1):
+        parts = [block.conv_dw, block.bn1, None, block.conv_pw, block.bn2]
+        if number > 1:
+            parts = [block.conv_pw, block.bn1, None, block.conv_dw, block.bn2, None, block.conv_pwl, block.bn3]
+        modules |= {f"features.{number}.conv.{k}": part for k, part in enumerate(parts) if part is not None}
+    modules |= {f"features.{len(blocks) + 1}.0": net.conv_head, f"features.{len(blocks) + 1}.1": net.bn2}
+    return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "rename"),
+    [
+        ("efficientnet_lite0", "efficientnet_pytorch", efficientnet_layout),
+        ("efficientnet_lite2", "efficientnet_pytorch", efficientnet_layout),
+        ("mobilenetv2", "mobilenetv2_pytorch", mobilenet_layout),
+    ],
+)
+def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(
+    model: str, layout: str, rename: Callable[[Any], dict[str, Tensor]], network: Callable[[str], Any]
+) -> None:
+    net = network(model)
+    for number, value in enumerate(net.state_dict().values()):
+        value.fill_(number)  # tells every weight from every other of its shape
+    own = {key: value for key, value in net.state_dict().items() if not key.startswith("classifier")}
+    converted = convert(rename(net), layout, net)
+    assert converted.keys() == own.keys()
+    assert all(torch.equal(converted[key], own[key]) for key in own)
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(ConfigError, match="efficientnet_pytorch"):
+        convert({}, "keras", nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt"])
+def test_a_file_gives_all_weights_but_the_classifiers(ending: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    donor = timm.create_model(TINY, num_classes=1000)
+    file = tmp_path / f"weights, (1){ending}"
+    if ending == ".safetensors":
+        save_file(donor.state_dict(), file)
+    else:
+        torch.save(donor.state_dict() if ending == ".pth" else {"state_dict": donor.state_dict()}, file)
+    net = create_backbone(TINY, 3, str(file))
+    assert net.fc.weight.shape == (3, 96)
+    for key, value in donor.state_dict().items():
+        if not key.startswith("fc."):
+            assert torch.equal(net.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(ending: str, tmp_path: Path) -> None:
+    donors = [timm.create_model(TINY, num_classes=3).state_dict() for _ in range(2)]
+    file, save = tmp_path / f"x{ending}", save_file if ending == ".safetensors" else torch.save
+    save(donors[0], file)
+    stated, read = hashlib.sha256(file.read_bytes()).hexdigest(), read_weights(file)
+    save(donors[1], file)
+    assert read.sha256 == stated
+    assert torch.equal(create_backbone(TINY, 3, read).state_dict()["conv1.0.weight"], donors[0]["conv1.0.weight"])
+
+
+def test_a_new_classifier_on_given_weights_begins_near_chance(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    torch.save(timm.create_model("mobilenetv3_small_100").state_dict(), tmp_path / "x.pth")
+    net = create_backbone("mobilenetv3_small_100", 3, str(tmp_path / "x.pth"))
+    assert net.classifier.weight.abs().max() <= 1 / 1024**0.5 + 1e-6  # timm's own goes to 0.58
+    assert net.classifier.bias.abs().max() <= 1 / 1024**0.5 + 1e-6
+
+
+def _of_another_network(file: Path) -> None:
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict() | {"more": torch.zeros(1)}, file)
+
+
+def _of_another_shape(file: Path) -> None:
+    state = timm.create_model("mobilenetv3_small_100", num_classes=3).state_dict()
+    torch.save({**state, "conv_stem.weight": torch.zeros(1, 3, 3, 3)}, file)
+
+
+def _of_a_run(file: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=3).state_dict()
+    torch.save({"state_dict": {f"net.{key}": value for key, value in state.items()}}, file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (_of_a_run, "is a checkpoint of a run"),
+        (lambda file: file.write_bytes(b"no weights"), "cannot be read as weights"),
+        (lambda file: torch.save({"state_dict": object}, file), "cannot be read as weights"),
+        (_of_another_network, "weights missing"),
+        (_of_another_shape, "0 weights missing, 1 of another shape"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_told(spoil: Callable[[Path], None], told: str, tmp_path: Path) -> None:
+    spoil(tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=told):
+        create_backbone("mobilenetv3_small_100", 3, str(tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize("spoil", ["old", "not finite", "tensors within", "whole numbers"])
+def test_weights_that_are_no_plain_finite_tensors_are_refused(spoil: str, tmp_path: Path) -> None:
+    state = timm.create_model(TINY, num_classes=3).state_dict()
+    if spoil == "not finite":
+        state["conv1.0.weight"][0] = torch.inf
+    elif spoil == "tensors within":
+        state["conv1.0.weight"] = [state["conv1.0.weight"]]
+    elif spoil == "whole numbers":
+        state["conv1.0.weight"] = state["conv1.0.weight"].int()
+    torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=spoil != "old")
+    with pytest.raises(CheckpointError, match=r"x\.pth") as caught:
+        create_backbone(TINY, 3, str(tmp_path / "x.pth"))
+    assert len(caught.value.lines) <= 3
+
+
+@pytest.mark.parametrize("name", ["hf-hub:x/y", "hf_hub:x/y", "local-dir:.", "resnet18.hf-hub:x"])
+def test_a_name_that_leads_elsewhere_is_no_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *given: pytest.fail("asked"))
+    with pytest.raises(ConfigError):
+        create_backbone(name, 3)
+
+
+@pytest.mark.parametrize("option", ["pretrained", "checkpoint_path", "pretrained_cfg", "cache_dir", "scriptable"])
+def test_options_that_load_are_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match=option):
+        create_backbone(TINY, 3, options={option: "x"})
+
+
+def test_a_missing_file_is_told_with_the_other_choices(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hub, none, package"):
+        create_backbone(TINY, 3, str(tmp_path / "nowhere.pth"))
+
+
+def test_a_download_that_fails_names_the_other_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any, **options: Any) -> None:
+        assert options["pretrained"] is True
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(timm, "create_model", broken)
+    monkeypatch.setattr(backbones, "_use_cache_if_offline", lambda: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ConfigError) as caught:
+        create_backbone(TINY, 3, "hub")
+    assert len(caught.value.lines) <= 3
+    told = str(caught.value)
+    assert all(f"model.weights={choice}" in told for choice in ("hub", "PATH", "none", "package"))
+    assert "ConnectionError" in told
+
+
+@pytest.mark.parametrize("given", ["HF_ENDPOINT", "HTTPS_PROXY"])
+def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(given: str, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def hang_up() -> None:
+        while True:
+            connection, client = server.accept()
+            asked.append(client)
+            connection.close()
+
+    fault = "import sys; sys.excepthook = lambda kind, error, trace: print(error)"
+    script = "from avatar_bench.models.backbones import create_backbone; create_backbone('resnet18.a1_in1k', 3, 'hub')"
+    plain = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=hang_up, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{fault}; {script}"],
+            env={**plain, "HF_HOME": str(tmp_path), given: address},
+            capture_output=True,
+            text=True,
+        )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert re.match(r"model\.weights=hub: .* \(no connection to http", lines[0])
+    assert len(lines) == 3
+    assert len(asked) == 1
+
+
+def test_an_unknown_backbone_is_told_with_similar_names() -> None:
+    with pytest.raises(ConfigError, match="resnet18d"):
+        create_backbone("resnet18x", 3)
+    with pytest.raises(ConfigError, match=r"timm\.list_models"):
+        create_backbone("no_such_net", 3)
+
+
+def test_an_unknown_option_of_the_network_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"model\.options"):
+        create_backbone(TINY, 3, options={"colour": "blue"})
+
+
+def test_options_reach_timm() -> None:
+    net: Any = create_backbone("test_vit", 3, options={"img_size": 32})
+    assert net.patch_embed.img_size == (32, 32)
+
+
+def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    torch.manual_seed(1)
+    donor = timm.create_model(TINY, num_classes=3)
+    torch.save(donor.state_dict(), tmp_path / "x.pth")
+    monkeypatch.setattr(
+        package_files, "fetch", lambda *given, **more: asked.append((given, more)) or tmp_path / "a.whl"
+    )
+    monkeypatch.setattr(package_files, "extract", lambda archive, pattern: asked.append(pattern) or tmp_path / "x.pth")
+    package = {"distribution": "d", "version": "1.0", "file": "*.pth", "layout": "timm", "sha256": "ff"}
+    net = create_backbone(TINY, 3, "package", package)
+    assert asked == [(("d", "1.0"), {"sha256": "ff"}), "*.pth"]
+    assert torch.equal(net.state_dict()["conv1.0.weight"], donor.state_dict()["conv1.0.weight"])
+    with pytest.raises(ConfigError, match="efficientnet_lite0"):
+        create_backbone(TINY, 3, "package", None)
+
+
+def test_normalisation_is_the_backbones_own(network: Callable[[str], Any]) -> None:
+    assert normalisation(network("efficientnet_lite0")) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert normalisation(network("resnet18")) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
+    with pytest.raises(ConfigError, match="several classifiers"):
+        create_backbone("deit_tiny_distilled_patch16_224", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "given", "expected"),
+    [
+        ("resnet18", 100, {}, {}),
+        ("deit_tiny_patch16_224", 224, {}, {}),  # its own size
+        ("deit_tiny_patch16_224", 64, {"depth": 2}, {"depth": 2, "img_size": 64}),
+        ("deit_tiny_patch16_224", 64, {"img_size": 64}, {"img_size": 64}),
+        ("deit_tiny_patch16_224", 64, {"dynamic_img_size": True}, {"dynamic_img_size": True}),
+        ("vit_small_patch14_dinov2", 224, {}, {"img_size": 224}),
+        ("swin_tiny_patch4_window7_224", 64, {}, {"img_size": 64}),
+    ],
+)
+def test_a_network_of_a_fixed_size_is_built_for_the_pictures(
+    name: str, size: int, given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert options_for(name, given, size) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "given", "told"),
+    [
+        ("deit_tiny_patch16_224", 100, {}, "96, 112, 224"),  # patches of 16 would leave out a border
+        ("deit_tiny_patch16_224", 8, {}, "16, 224"),
+        ("vit_small_patch14_dinov2", 128, {}, "126, 140, 518"),
+        ("swin_tiny_patch4_window7_224", 130, {}, "128, 160, 224"),
+        ("efficientformer_l1", 64, {}, "224"),  # it cannot be built for another
+        ("deit_tiny_patch16_224", 64, {"img_size": 96}, "Leave it out"),
+    ],
+)
+def test_a_size_that_a_network_cannot_take_is_told_with_near_ones(
+    name: str, size: int, given: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"data.image_size={size}") as caught:
+        options_for(name, given, size)
+    assert told in str(caught.value)
+    assert len(caught.value.lines) <= 3
+
+
+def test_positions_of_another_picture_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    donor: Any = timm.create_model("test_vit", num_classes=7, img_size=64)
+    save_file(donor.state_dict(), tmp_path / "x.safetensors")
+    net: Any = create_backbone("test_vit", 3, str(tmp_path / "x.safetensors"), options={"img_size": 96})
+    donor.set_input_size(96)
+    torch.testing.assert_close(net.pos_embed, donor.pos_embed)
+    assert torch.equal(net.blocks[0].attn.qkv.weight, donor.blocks[0].attn.qkv.weight)
+
+
+def test_a_vit_read_off_its_patches_takes_weights_of_one_read_off_its_class_token(tmp_path: Path) -> None:
+    donor: Any = timm.create_model("deit_tiny_patch16_224", num_classes=7, depth=1)
+    torch.save(donor.state_dict(), tmp_path / "x.pth")
+    options = {"img_size": 64, "global_pool": "avg", "depth": 1}
+    net: Any = create_backbone("deit_tiny_patch16_224", 3, str(tmp_path / "x.pth"), options=options)
+    assert torch.equal(net.blocks[0].mlp.fc1.weight, donor.blocks[0].mlp.fc1.weight)
+    assert torch.equal(net.fc_norm.weight, torch.ones(192))
+
+
+def test_drop_path_grows_from_block_to_block() -> None:
+    net: Any = create_backbone("deit_tiny_patch16_224", 3, options={"depth": 5, "drop_path_rate": 0.2})
+    rates = [getattr(block.drop_path1, "drop_prob", 0) for block in net.blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])

@@ -1,0 +1,193 @@
+"""Files of checkpoints: whole or not there, checked, and never unpickled."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from avatar_bench.cli.app import main
+from avatar_bench.errors import CheckpointError, OutputError
+from avatar_bench.models.checkpoint import checksum_of, read_checkpoint, verify, weights_sha256
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.runs.run import Run
+from avatar_bench.training.stage_trainer import AtomicCheckpointIO
+
+
+def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None:
+    one = {"a": torch.ones(2), "b": torch.zeros(2)}
+    assert weights_sha256(one) == weights_sha256(dict(reversed(one.items())))
+    assert weights_sha256(one) != weights_sha256({"a": torch.ones(2), "b": torch.ones(2)})
+    assert weights_sha256(one) != weights_sha256({"b": torch.ones(2), "a": torch.zeros(2)})
+    turned = torch.arange(4).reshape(2, 2).t()
+    assert weights_sha256({"a": turned}) == weights_sha256({"a": turned.contiguous()})
+
+
+def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "x.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3), "b": [1, "я"]}, file)
+    assert file.with_name("x.ckpt.sha256").read_text() == f"{checksum_of(file)}  x.ckpt\n"
+    assert AtomicCheckpointIO().load_checkpoint(file)["b"] == [1, "я"]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="damaged"):
+        verify(file)
+    AtomicCheckpointIO().remove_checkpoint(file)
+    assert list(file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_a_write_that_fails_leaves_the_earlier_checkpoint(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, file)
+
+    def fail(given: Any, part: Path) -> None:
+        part.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OutputError, match="No space") as caught:
+        AtomicCheckpointIO().save_checkpoint({"a": 2}, file)
+    assert caught.value.lines[1].endswith("go on by resume=FOLDER alone.")  # options beside it are refused
+    verify(file)
+    assert AtomicCheckpointIO().load_checkpoint(file) == {"a": 1}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.ckpt", "x.ckpt.sha256"}
+
+
+def test_the_last_checkpoint_becomes_the_one_before(tmp_path: Path) -> None:
+    last, before = tmp_path / "last.ckpt", tmp_path / "before.ckpt"
+    for number in range(3):
+        AtomicCheckpointIO().save_checkpoint({"a": number}, last)
+    assert AtomicCheckpointIO().load_checkpoint(last) == {"a": 2}
+    assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
+    assert before.with_name("before.ckpt.sha256").read_text() == f"{checksum_of(before)}  before.ckpt\n"
+    AtomicCheckpointIO().save_checkpoint({"a": 0}, tmp_path / "best.ckpt")
+    assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
+
+
+def test_another_error_of_torch_is_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        AtomicCheckpointIO().save_checkpoint({"a": 2}, tmp_path / "x.ckpt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def best(run: Path) -> Path:
+    return run / "checkpoints" / "best.ckpt"
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    return type(one) is type(other) and one == other
+
+
+def damages(data: bytes, seed: int, flips: int) -> Iterator[bytes]:
+    """Give the content with one bit turned, cut short, or with a run of zeros in it."""
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(0, 8 * len(data), flips).tolist():
+        yield data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :]
+    for place in rng.integers(0, len(data), flips // 3).tolist():
+        yield data[:place]
+        yield data[:place] + bytes(64) + data[place + 64 :]
+
+
+def what_loads(file: Path, spoilt: Iterator[bytes], read: Callable[[Path], Any]) -> Counter[str]:
+    """Count what is refused, what gives the same as before, and what gives anything else."""
+    whole, told = read(file), Counter[str]()
+    for data in spoilt:
+        file.write_bytes(data)
+        try:
+            told["same" if same(read(file), whole) else "silent"] += 1
+        except CheckpointError:
+            told["refused"] += 1
+    return told
+
+
+def test_damage_is_refused_or_changes_nothing_without_a_checksum_beside(
+    small_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = small_checkpoint(tmp_path / "x.ckpt")
+    told = what_loads(file, damages(file.read_bytes(), 0, 300), read_checkpoint)
+    assert told["silent"] == 0
+    assert told["refused"] > 300
+    assert told.total() == 500
+
+
+def test_no_damage_at_all_passes_the_checksum_beside(small_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    file = tmp_path / "x.ckpt"
+    AtomicCheckpointIO().save_checkpoint(torch.load(small_checkpoint(file), weights_only=True), file)
+    data = file.read_bytes()
+    spoilt = (one for one in damages(data, 1, 300) if one != data)
+    told = what_loads(file, spoilt, AtomicCheckpointIO().load_checkpoint)
+    assert set(told) == {"refused"}
+
+
+def test_damage_to_an_exported_file_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    assert main(["export", f"ckpt={tiny_run}", f"out={file}"]) == 0
+    told = what_loads(file, damages(file.read_bytes(), 2, 60), read_checkpoint)
+    assert told["silent"] == 0
+    assert told["refused"] > 90
+
+
+@pytest.mark.slow
+def test_no_single_bit_of_a_checkpoint_turns_without_being_seen(
+    small_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = small_checkpoint(tmp_path / "x.ckpt")
+    data = file.read_bytes()
+    turned = (
+        data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :]
+        for place in range(8 * len(data))
+    )
+    told = what_loads(file, turned, read_checkpoint)
+    assert told["silent"] == 0
+    assert told.total() == 8 * len(data)
+
+
+@pytest.mark.slow
+def test_a_real_runs_checkpoint_loads_whole_or_not_at_all(tiny_run: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copy(best(tiny_run), tmp_path / "x.ckpt"))
+    told = what_loads(file, damages(file.read_bytes(), 3, 300), lambda one: Classifier.load(one).state_dict())
+    assert told["silent"] == 0
+
+
+def test_the_checksum_of_a_write_that_was_killed_counts(tmp_path: Path) -> None:
+    file = tmp_path / "x.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, file)
+    side = file.with_name("x.ckpt.sha256")
+    torch.save({"a": 2}, file)
+    side.with_name("x.ckpt.sha256.part").write_text(f"{checksum_of(file)}  x.ckpt\n")
+    verify(file)
+    for odd in (b"", b"\xff\xfe", b"0" * 1000):
+        side.with_name("x.ckpt.sha256.part").write_bytes(odd)
+        with pytest.raises(CheckpointError):
+            verify(file)
+
+
+def test_a_checkpoint_that_its_run_does_not_know_is_refused(run_copy: Path, tmp_path: Path) -> None:
+    other = read_checkpoint(best(run_copy))
+    other["state_dict"]["net.fc.bias"] += 1
+    AtomicCheckpointIO().save_checkpoint(other, best(run_copy))
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        Run.open(run_copy).card  # noqa: B018
+    Run.open(shutil.copy(best(run_copy), tmp_path / "alone.ckpt")).card  # noqa: B018

@@ -1,0 +1,191 @@
+"""Tests of what is read off a network, for every model of conf/model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from avatar_bench.config.catalogue import choices
+from avatar_bench.models import profiling
+from avatar_bench.models.inspection import dissect, family, longest_path
+from tests.models.small import side_of as side
+
+MODELS = sorted(set(choices("model")) - {"timm"})
+
+
+@pytest.fixture
+def resting(network: Callable[[str], Any]) -> Any:
+    """Give a model's network in eval mode, and back as it was."""
+    used = []
+
+    def build(model: str) -> Any:
+        net = network(model)
+        used.append((net, net.training))
+        return net.eval()
+
+    yield build
+    for net, mode in used:
+        net.train(mode)
+
+
+def new(name: str, **options: Any) -> Any:
+    return timm.create_model(name, pretrained=False, num_classes=3, **options).eval()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[str], Any]) -> None:
+    net = resting(model)
+    found = dissect(net, side(net))
+    for table in (found.stages, found.layers):
+        assert table["params"].sum() == sum(parameter.numel() for parameter in net.parameters())
+        assert table["macs"].sum() == profiling.macs(net, side(net))
+    assert found.layers["bytes"].sum() == sum(v.numel() * v.element_size() for v in net.state_dict().values())
+    assert found.layers["on_longest_path"].sum() == found.depth
+    assert found.layers["input"].iloc[0] == f"3 x {side(net)} x {side(net)}"
+    assert set(found.layers["stage"]) == set(found.stages["stage"])
+    names = found.stages["stage"].tolist()
+    assert names == ["stem", *map(str, range(1, len(names) - 1)), "head"]
+    assert (found.stages["blocks"].iloc[1:-1] >= 1).all()
+    assert found.layers["module"].is_unique
+    assert not net.training
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    # by the number in the name; by hand for the rest: patches + 6 x (qkv, projection, two of the MLP) + head
+    [("resnet18", 18), ("resnet50", 50), ("densenet121", 121), ("test_vit.r160_in1k", 1 + 6 * 4 + 1)],
+)
+def test_depth_is_that_of_the_longest_path(name: str, layers: int) -> None:
+    net = new(name)
+    assert len(longest_path(net, side(net))) == layers
+
+
+def test_depth_takes_the_longer_branch_and_not_both() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.short = nn.Conv2d(3, 3, 1)
+            self.long = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.short(x) + self.long(x)
+
+    assert longest_path(Branches().eval(), 8) == ("long.0", "long.3")
+    whole = nn.Sequential(Branches(), nn.Flatten(), nn.Linear(192, 2)).eval()
+    assert longest_path(whole, 8) == ("0.long.0", "0.long.3", "2")
+
+
+def test_a_layer_that_runs_twice_lies_on_the_path_twice() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    assert longest_path(nn.Sequential(conv, nn.ReLU(), conv).eval(), 8) == ("0", "0")
+
+
+def test_a_shortcut_of_resnet18_lies_beside_the_path() -> None:
+    layers = dissect(new("resnet18"), 64).layers.set_index("module")["on_longest_path"]
+    assert set(layers[layers > 0]) == {1}
+    weighty = [name for name in layers.index if "conv" in name or name == "fc"]
+    assert sorted(layers[layers > 0].index) == sorted(weighty)
+
+
+def test_a_weight_made_of_weights_counts_with_its_layer() -> None:
+    """timm standardises these weights at each pass, so what is multiplied is not the parameter itself."""
+    from timm.layers import ScaledStdConv2d
+
+    net = nn.Sequential(ScaledStdConv2d(3, 4, 3), nn.ReLU(), ScaledStdConv2d(4, 4, 3)).eval()
+    assert longest_path(net, 8) == ("0", "2")
+
+
+def test_the_stages_of_resnet50_are_those_of_its_paper() -> None:
+    """He et al., Deep Residual Learning, table 1."""
+    stages = dissect(new("resnet50"), 224).stages
+    assert stages["blocks"].tolist() == [0, 3, 4, 6, 3, 0]
+    assert stages["block_type"].tolist() == ["Conv2d", *["Bottleneck"] * 4, "Linear"]
+    shapes = ["64 x 56 x 56", "256 x 56 x 56", "512 x 28 x 28", "1024 x 14 x 14", "2048 x 7 x 7", "3"]
+    assert stages["output"].tolist() == shapes
+    assert stages["stride"].tolist()[:-1] == [4, 4, 8, 16, 32]
+    assert set(stages["normalisation"][:-1]) == {"BatchNorm2d"}
+    assert set(stages["activation"][:-1]) == {"ReLU"}
+
+
+def test_equal_blocks_of_a_transformer_are_one_stage() -> None:
+    stages = dissect(new("test_vit.r160_in1k"), 160).stages
+    assert stages["stage"].tolist() == ["stem", "1", "head"]
+    assert stages.loc[1, ["module", "blocks", "block_type", "output", "stride"]].tolist() == [
+        "blocks.0 to blocks.5",
+        6,
+        "Block",
+        "101 x 64",
+        16,
+    ]
+    assert stages.loc[1, "normalisation"] == "LayerNorm"
+    assert stages.loc[1, "activation"] == "GELU"
+    net = new("test_vit.r160_in1k")
+    loose = net.cls_token.numel() + net.pos_embed.numel()
+    assert stages.loc[0, "params"] == loose + sum(p.numel() for p in net.patch_embed.parameters())
+
+
+def test_layers_come_in_the_order_they_run() -> None:
+    layers = dissect(new("resnet18"), 64).layers
+    assert layers["module"].tolist()[:5] == ["conv1", "bn1", "act1", "maxpool", "layer1.0.conv1"]
+    assert layers["module"].iloc[-1] == "fc"
+    first = layers.iloc[0]
+    assert first[["type", "params", "bytes", "macs", "input", "output", "kernel", "stride"]].tolist() == [
+        "Conv2d",
+        64 * 3 * 49,
+        4 * 64 * 3 * 49,
+        64 * 3 * 49 * 32 * 32,
+        "3 x 64 x 64",
+        "64 x 32 x 32",
+        "7 x 7",
+        "2 x 2",
+    ]
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    net = new("test_resnet.r160_in1k")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    dissect(net, 64)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("test_resnet.r160_in1k", 64, "convolutional"),
+        ("test_convnext.r160_in1k", 64, "convolutional"),
+        ("test_vit.r160_in1k", 160, "transformer"),
+        ("swin_tiny_patch4_window7_224", 224, "transformer"),
+        ("mobilevit_xxs", 64, "hybrid"),
+        ("mixer_s32_224", 224, "other"),
+    ],
+)
+def test_the_family_is_read_off_the_network(name: str, size: int, expected: str) -> None:
+    assert family(new(name), size) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [  # as their papers have them
+        ("resnet18", 64, ("BasicBlock", 0, "", "", "", "batch", "ReLU")),
+        ("regnety_002", 64, ("Bottleneck", 13, "", "", "", "batch", "ReLU, Sigmoid")),  # 1 + 1 + 4 + 7 blocks
+        ("mobilenetv2_035", 64, ("InvertedResidual", 0, "3 x 3", "", "", "batch", "ReLU6")),
+        ("convnext_atto", 64, ("ConvNeXtBlock", 0, "7 x 7", "", "4 x 4", "layer", "GELU")),
+        ("vit_tiny_patch16_224", 224, ("Block", 0, "", "self-attention", "16 x 16", "layer", "GELU")),
+        (
+            "swin_tiny_patch4_window7_224",
+            224,
+            ("SwinTransformerBlock", 0, "", "windows of 7 x 7", "4 x 4", "layer", "GELU"),
+        ),
+    ],
+)
+def test_the_key_traits_are_those_of_the_papers(name: str, size: int, expected: tuple[Any, ...]) -> None:
+    traits = dissect(new(name), size).traits
+    assert traits.pop("family") == family(new(name), size)
+    names = ("core_block", "squeeze_excitation", "depthwise", "attention", "patch", "normalisation", "activation")
+    assert traits == dict(zip(names, expected, strict=True))

@@ -1,0 +1,128 @@
+"""Which layers learn in each stage, counted module by module for every backbone of conf/model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from avatar_bench.config.catalogue import choices
+from avatar_bench.errors import ConfigError
+from avatar_bench.models.stages import freeze, layer_groups, rest_frozen_modules
+
+MODELS = [name for name in choices("model") if name != "timm"]
+# the modules of the last group, and of the two before it
+BLOCKS = (["head"], ["norm", "blocks.11", "blocks.10"])
+HEAD_AND_TWO_STAGES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+    "clip": (["head"], ["norm", "blocks.1", "blocks.0"]),  # the fixture's networks of base size have two blocks
+    "convnext": (["head"], ["stages.3", "stages.2"]),
+    "deit": BLOCKS,
+    "dinov2_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "dinov2_small": BLOCKS,
+    "efficientnet": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),
+    "mae_base": (["head", "fc_norm"], ["blocks.1", "blocks.0"]),
+    "mobilenetv2": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),
+    "mobilenetv3_large": (["classifier", "conv_head"], ["blocks.6", "blocks.5"]),
+    "mobilenetv3_small": (["classifier", "conv_head"], ["blocks.5", "blocks.4"]),
+    "mobilevit": (["head"], ["final_conv", "stages.4", "stages.3"]),
+    "resnet": (["fc"], ["layer4", "layer3"]),
+    "swin_tiny": (["head", "norm"], ["layers.3", "layers.2"]),
+    "vit_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "vit_small": BLOCKS,
+}
+
+
+def modules_of(model: str) -> tuple[Sequence[str], Sequence[str]]:
+    return next(modules for family, modules in HEAD_AND_TWO_STAGES.items() if model.startswith(family))
+
+
+def count(net: nn.Module, names: Sequence[str]) -> int:
+    return sum(parameter.numel() for name in names for parameter in net.get_submodule(name).parameters())
+
+
+def learning(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_stage_trains_the_head_or_the_head_and_two_stages(model: str, network: Callable[[str], Any]) -> None:
+    net = network(model)
+    head, stages = modules_of(model)
+    names = freeze(net, 1)
+    assert learning(net) == count(net, head) == sum(net.get_parameter(name).numel() for name in names)
+    freeze(net, 3)
+    assert learning(net) == count(net, [*head, *stages])
+    freeze(net, "classifier")
+    assert learning(net) == 3 * net.head_hidden_size + 3
+    assert freeze(net, "all") == [name for name, _ in net.named_parameters()]
+    assert learning(net) == count(net, [""])
+
+
+def test_convnext_tiny_trains_3843_parameters_and_then_most_of_them(network: Callable[[str], Any]) -> None:
+    net = network("convnext_tiny")
+    freeze(net, 1)
+    assert learning(net) == 768 * 3 + 3 + 2 * 768 == 3843
+    freeze(net, 3)
+    assert learning(net) / 1e6 == pytest.approx(26.59, abs=0.005)
+    freeze(net, "all")
+    assert learning(net) / 1e6 == pytest.approx(27.82, abs=0.005)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(
+    model: str, network: Callable[[str], Any]
+) -> None:
+    net = network(model)
+    names = [name for group in layer_groups(net) for name in group]
+    assert sorted(names) == sorted(name for name, _ in net.named_parameters())
+    assert any(word in names[0] for word in ("stem", "conv1", "cls_token", "patch_embed"))
+    if hasattr(net, "cls_token"):
+        assert {"cls_token", "pos_embed"} <= set(layer_groups(net)[0])
+    freeze(net, len(layer_groups(net)))
+    assert learning(net) == count(net, [""])
+
+
+@pytest.mark.parametrize("model", ["convnext_tiny", "mobilenetv3_small", "resnet18"])
+def test_a_later_stage_trains_all_that_an_earlier_one_did(model: str, network: Callable[[str], Any]) -> None:
+    net = network(model)
+    stages = [set(freeze(net, number)) for number in range(1, len(layer_groups(net)) + 1)]
+    assert all(before < after for before, after in itertools.pairwise(stages))
+
+
+@pytest.mark.parametrize("unfreeze", [0, -1, 99, "head", None, 1.5])
+def test_layers_that_are_not_there_are_refused(unfreeze: Any, network: Callable[[str], Any]) -> None:
+    with pytest.raises(ConfigError, match="1 to 6 layer groups"):
+        freeze(network("resnet18"), unfreeze)
+
+
+@pytest.mark.parametrize("model", ["efficientnet_b0", "mobilenetv3_small", "mobilenetv2", "resnet18"])
+@pytest.mark.parametrize("unfreeze", ["classifier", 1, 3, "all"])
+def test_statistics_move_in_layers_that_learn_alone(
+    model: str, unfreeze: str | int, network: Callable[[str], Any]
+) -> None:
+    net = network(model)
+    names = set(freeze(net, unfreeze))
+    norms = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    before = {name: module.running_mean.clone() for name, module in norms.items()}
+    net.train()
+    rest_frozen_modules(net)
+    with torch.no_grad():
+        net(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    moved = {name for name, module in norms.items() if not torch.equal(module.running_mean, before[name])}
+    assert moved == {name for name in norms if f"{name}.weight" in names}
+    net.eval()
+
+
+def test_a_frozen_layer_is_in_eval_mode_with_all_below_it_and_others_are_not(network: Callable[[str], Any]) -> None:
+    net = network("resnet18")
+    freeze(net, 2)
+    net.train()
+    rest_frozen_modules(net)
+    assert not any(module.training for module in net.layer3.modules())
+    assert all(module.training for module in net.layer4.modules())
+    assert net.fc.training
+    net.eval()

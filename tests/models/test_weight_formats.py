@@ -1,0 +1,173 @@
+"""What a file of tensors may hold, and that nothing in it ever runs."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import shutil
+import tarfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+import torch
+
+from avatar_bench.errors import CheckpointError
+from avatar_bench.models.checkpoint import CARD_KEY, read_checkpoint
+from avatar_bench.models.classifier import Classifier
+from avatar_bench.results.predictions import Predictions
+from avatar_bench.runs.ensembles import open_run
+
+
+class Payload:
+    """Leave a file behind when unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("was_here"),))
+
+
+class PayloadTensor(torch.Tensor):
+    """A tensor whose unpickling leaves a file behind."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return (Path.touch, (Path("was_here"),))
+
+
+def _legacy(file: Path) -> None:
+    torch.save({"a": Payload()}, file, _use_new_zipfile_serialization=False)
+
+
+def _tar(file: Path) -> None:
+    with tarfile.open(file, "w") as archive:
+        content = pickle.dumps(Payload())
+        for name in ("pickle", "storages", "tensors", "sys_info"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def _zip(file: Path, pickled: bytes, more: dict[str, bytes] | None = None, method: int = zipfile.ZIP_STORED) -> None:
+    parts = {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n", **(more or {})}
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in parts.items():
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content, method)
+
+
+def _called(function: str, argument: str) -> bytes:
+    """Give a pickle that calls a function as no class of Python's own would have it."""
+    module, name = function.rsplit(".", 1)
+    return (
+        f"\x80\x02c{module}\n{name}\nX".encode() + len(argument).to_bytes(4, "little") + argument.encode() + b"\x85R."
+    )
+
+
+PAYLOADS: dict[str, Callable[[Path], Any]] = {
+    "plain": lambda file: file.write_bytes(pickle.dumps(Payload())),
+    "protocol 0": lambda file: file.write_bytes(pickle.dumps(Payload(), protocol=0)),
+    "torch": lambda file: torch.save(Payload(), file),
+    "within a state dict": lambda file: torch.save({"state_dict": {"a": Payload()}}, file),
+    "as a class name": lambda file: torch.save({CARD_KEY: {"classes": ["a", Payload()]}}, file),
+    "tensor": lambda file: torch.save({"a": PayloadTensor()}, file),
+    "hook": lambda file: torch.save({"a": OrderedDict(a=Payload())}, file),
+    "legacy": _legacy,
+    "tar": _tar,
+    "zip": lambda file: _zip(file, pickle.dumps(Payload(), protocol=2)),
+    "packed zip": lambda file: _zip(file, pickle.dumps(Payload(), protocol=2), method=zipfile.ZIP_DEFLATED),
+    "torchscript": lambda file: _zip(file, pickle.dumps({}, protocol=2), {"constants.pkl": pickle.dumps(Payload())}),
+    "joblib": lambda file: joblib.dump({"a": Payload()}, file),
+    "numpy": lambda file: np.savez(file.open("wb"), a=np.array([Payload()], dtype=object)),
+    "os.system": lambda file: _zip(file, _called("os.system", "touch was_here")),
+    "posix": lambda file: _zip(file, _called("posix.system", "touch was_here")),
+    "exec": lambda file: _zip(file, _called("builtins.exec", "open('was_here', 'w')")),
+    "old exec": lambda file: _zip(file, _called("__builtin__.eval", "open('was_here', 'w')")),
+    "torch.load": lambda file: _zip(file, _called("torch.load", "other.ckpt")),
+    "hub": lambda file: _zip(file, _called("torch.hub.load", "other")),
+    "sympy": lambda file: _zip(file, _called("sympy.sympify", "open('was_here', 'w')")),
+}
+OTHER_PLACES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
+
+
+@pytest.mark.parametrize("forced", ["no", "yes", "both"])
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_no_payload_runs(name: str, forced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0" if forced == "no" else "1")
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1" if forced == "both" else "0")
+    Path("other.ckpt").write_bytes(pickle.dumps(Payload()))
+    PAYLOADS[name](Path("x.ckpt"))
+    for ending in OTHER_PLACES:
+        copy = Path(f"copy{ending}")
+        copy.write_bytes(Path("x.ckpt").read_bytes())
+        with pytest.raises(CheckpointError):
+            Classifier.load(copy)
+        with pytest.raises(CheckpointError):
+            Predictions.load(copy)
+    shutil.copy("x.ckpt", "ensemble.json")
+    with pytest.raises(CheckpointError):
+        open_run(".")
+    assert not Path("was_here").exists()
+
+
+def test_what_others_allow_torch_to_load_is_not_loaded_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": Payload()}, "x.ckpt")
+    allowed = [(Path.touch, "pathlib.Path.touch"), Path.touch, Path, getattr]
+    with torch.serialization.safe_globals(allowed), pytest.raises(CheckpointError):
+        read_checkpoint(Path("x.ckpt"))
+    assert not Path("was_here").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.ones(1).expand(10**9),
+        torch.empty(10**9, device="meta"),
+        torch.eye(3).to_sparse(),
+        bytearray(10),
+        {1, 2},
+        1j,
+        torch.float32,
+        torch.Size([1]),
+    ],
+    ids=repr,
+)
+def test_values_that_no_checkpoint_needs_are_refused(value: Any, tmp_path: Path) -> None:
+    torch.save({"a": [value]}, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+def _laughs() -> bytes:
+    """Give a pickle of a list of two lists that are one, of two lists that are one, and so on, 60 deep."""
+    return b"\x80\x02]" + b"".join(b"q\x00]q\x01(h\x00h\x00e" for _ in range(60)) + b"."
+
+
+BOMBS: dict[str, Callable[[Path], Any]] = {
+    "packed": lambda file: _zip(file, pickle.dumps({}, protocol=2), {"data/0": bytes(10**7)}, zipfile.ZIP_DEFLATED),
+    "laughs": lambda file: _zip(file, _laughs()),
+    "buffer": lambda file: _zip(file, b"\x80\x02c__builtin__\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x10\x85R."),
+    "deep": lambda file: _zip(file, b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."),
+    "itself": lambda file: _zip(file, b"\x80\x02]q\x00h\x00a."),
+    "twice": lambda file: _twice(file),
+    "many": lambda file: _zip(file, b"\x80\x02}.", {f"data/{number}": b"" for number in range(20_001)}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def _twice(file: Path) -> None:
+    _zip(file, b"\x80\x02}.")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), b"\x80\x02}.")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused(name: str, tmp_path: Path) -> None:
+    BOMBS[name](tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "x.ckpt")

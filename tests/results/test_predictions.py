@@ -1,0 +1,148 @@
+"""Predictions: probabilities by hand, the edges, and a file without pickle."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from avatar_bench.errors import CheckpointError, DivergedError
+from avatar_bench.results.predictions import Predictions, strings
+
+
+def given(logits: Any, targets: Any, **options: Any) -> Predictions:
+    logits = np.asarray(logits, dtype=np.float32)
+    names = strings(f"фото {row}, (x).png" for row in range(len(logits)))
+    return Predictions(
+        classes=options.pop("classes", ("a", "b, c", "д")),
+        logits=logits,
+        embeddings=np.arange(len(logits) * 2, dtype=np.float32).reshape(-1, 2),
+        targets=np.asarray(targets, dtype=np.int64),
+        paths=names,
+        groups=names,
+        sources=strings([""] * len(logits)),
+        **options,
+    )
+
+
+def test_probabilities_are_the_softmax_of_logits_over_temperature() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    made = given(logits, np.zeros(50), temperature=2.5)
+    np.testing.assert_allclose(made.probabilities, softmax(logits.astype(float) / 2.5, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(made.probabilities.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_array_equal(made.confidence, made.probabilities.max(axis=1))
+    np.testing.assert_array_equal(made.predicted, logits.argmax(axis=1))
+
+
+def test_the_temperature_changes_no_verdict() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 3))
+    np.testing.assert_array_equal(
+        given(logits, np.zeros(50), temperature=0.05).predicted, given(logits, np.zeros(50), temperature=20.0).predicted
+    )
+
+
+def test_huge_logits_give_confidence_one_and_equal_ones_the_first_class() -> None:
+    made = given([[1e30, 0, -1e30], [2, 2, 2]], [0, 1])
+    assert made.confidence[0] == 1.0
+    assert made.probabilities[0].tolist() == [1, 0, 0]
+    assert made.predicted.tolist() == [0, 0]
+    np.testing.assert_allclose(made.confidence[1], 1 / 3)
+
+
+def test_an_unknown_target_is_never_correct() -> None:
+    assert given([[9, 0, 0], [9, 0, 0], [0, 9, 0]], [0, -1, 0]).correct.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_logit_that_is_not_finite_is_refused_with_its_picture(bad: float) -> None:
+    with pytest.raises(DivergedError, match=r"фото 1, \(x\)\.png"):
+        given([[0, 0, 0], [0, bad, 0]], [0, 0])
+
+
+def test_a_file_gives_back_what_was_saved_and_holds_no_pickle(tmp_path: Path) -> None:
+    made = given(np.random.default_rng(0).normal(size=(4, 3)), [0, 1, 2, -1], temperature=1.25)
+    made.save(tmp_path / "x.npz")
+    read = Predictions.load(tmp_path / "x.npz")
+    assert (read.classes, read.temperature) == (made.classes, made.temperature)
+    for name in ("logits", "embeddings", "targets", "paths", "groups", "sources"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
+        assert getattr(read, name).dtype == getattr(made, name).dtype
+    assert [file.name for file in tmp_path.iterdir()] == ["x.npz"]
+    with zipfile.ZipFile(tmp_path / "x.npz") as parts:
+        assert len(parts.namelist()) == 9
+
+
+def test_a_file_says_whether_logits_are_known_and_an_older_one_is_of_a_network(tmp_path: Path) -> None:
+    given(np.zeros((2, 3)), [0, 1], has_logits=False).save(tmp_path / "x.npz")
+    assert not Predictions.load(tmp_path / "x.npz").has_logits
+    with np.load(tmp_path / "x.npz") as stored:
+        older = {name: stored[name] for name in stored if name != "has_logits"}
+    np.savez(tmp_path / "older.npz", **older)
+    assert Predictions.load(tmp_path / "older.npz").has_logits
+
+
+def test_an_object_array_is_never_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", classes=np.array([{"a": 1}], dtype=object), temperature=1.0)
+    with pytest.raises(CheckpointError, match="ValueError"):
+        Predictions.load(tmp_path / "x.npz")
+
+
+def test_no_pictures_and_some_rows(tmp_path: Path) -> None:
+    none = given(np.zeros((0, 3)), [])
+    assert len(none) == 0
+    assert none.probabilities.shape == (0, 3)
+    none.save(tmp_path / "none.npz")
+    assert len(Predictions.load(tmp_path / "none.npz")) == 0
+    made = given([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [0, 1, 2])
+    for rows in (np.array([2, 0]), np.array([True, False, True])):
+        part = made.take(rows)
+        np.testing.assert_array_equal(part.targets, made.targets[rows])
+        np.testing.assert_array_equal(part.paths, made.paths[rows])
+        assert part.classes == made.classes
+
+
+def _spoil(file: Path, **other: Any) -> None:
+    with np.load(file) as stored:
+        arrays = {**stored, **other}
+    np.savez(file.open("wb"), **arrays)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"logits": np.zeros((3, 3), dtype=np.float32)},
+        {"logits": np.zeros((2, 2), dtype=np.float32)},
+        {"logits": np.full((2, 3), np.nan, dtype=np.float32)},
+        {"logits": np.zeros((2, 3), dtype=np.int64)},
+        {"targets": np.array([0, 3])},
+        {"targets": np.array([0, -2])},
+        {"targets": np.array(["0", "1"])},
+        {"embeddings": np.zeros(2)},
+        {"paths": np.zeros(2)},
+        {"temperature": np.array([1.0, 2.0])},
+        {"temperature": np.nan},
+        {"classes": np.array(3)},
+    ],
+    ids=str,
+)
+def test_arrays_that_do_not_go_together_are_refused(other: dict[str, Any], tmp_path: Path) -> None:
+    given(np.zeros((2, 3)), [0, 1]).save(tmp_path / "x.npz")
+    _spoil(tmp_path / "x.npz", **other)
+    with pytest.raises(CheckpointError):
+        Predictions.load(tmp_path / "x.npz")
+
+
+def test_packed_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "packed.npz", logits=np.zeros(10**6))
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "text.npz").write_text("no arrays")
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:  # says that it is larger than memory
+        header = "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,)}\n"
+        archive.writestr("classes.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode())
+    for name in ("packed.npz", "one.npy", "text.npz", "huge.npz", "nowhere.npz"):
+        with pytest.raises(CheckpointError):
+            Predictions.load(tmp_path / name)

@@ -1,0 +1,204 @@
+"""Results: strict JSON, whole folders, and what is read back."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from avatar_bench.metrics.plots import confusion_matrix
+from avatar_bench.reporting.saved_result import Saved, read_saved
+from avatar_bench.results.result import Metric, Result
+
+matplotlib.use("Agg")
+
+
+def result() -> Result:
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([0, 1])
+    return Result(
+        block="blind_test",
+        set="blind",
+        n=3,
+        classes=("a", "б"),
+        metrics={
+            "accuracy": Metric(2 / 3, 3, 0.2, 0.9, "wilson"),
+            "f1/б": Metric(None, 0, reason="no picture of this class"),
+            "chance": Metric(0.5, 3, higher_is_better=None),
+            "nll": Metric(0.7, 3, higher_is_better=False),
+        },
+        tables={"scores": pd.DataFrame({"path": ["a, b.png", "я.png"], "value": [1 / 3, 1e-17]})},
+        figures={"curve": figure},
+        arrays={"maps": {"first": np.eye(2)}},
+        warnings=["few pictures"],
+        provenance={"seed": 42},
+    )
+
+
+def test_a_saved_result_is_read_back(tmp_path: Path) -> None:
+    made = result()
+    read = Result.load(made.save(tmp_path / "deep" / "blind_test"))
+    assert (read.block, read.set, read.n, read.classes) == ("blind_test", "blind", 3, ("a", "б"))
+    assert read.metrics == made.metrics
+    assert read.warnings == ["few pictures"]
+    assert read.provenance == {"seed": 42}
+    pd.testing.assert_frame_equal(read.tables["scores"], made.tables["scores"], check_exact=True)
+
+
+def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
+    folder = result().save(tmp_path / "blind_test")
+    assert {file.name for file in folder.iterdir()} == {
+        "metrics.json",
+        "scores.csv",
+        "curve.png",
+        "curve.svg",
+        "maps.npz",
+    }
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    np.testing.assert_array_equal(np.load(folder / "maps.npz")["first"], np.eye(2))
+
+
+def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path: Path) -> None:
+    made, image = result(), np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    made.images["overlays/0001_я"] = image
+    folder = made.save(tmp_path / "blind_test")
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "overlays" / "0001_я.png")), image)
+    saved = read_saved(folder)
+    assert isinstance(saved, Saved)
+    assert saved.figures == ["curve"]
+    assert saved.image_folders == {"overlays": 1}
+    assert Result.load_whole(folder) is not None
+    (folder / "overlays" / "0001_я.png").unlink()
+    assert Result.load_whole(folder) is None
+
+
+def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_path: Path) -> None:
+    def drawn() -> Figure:
+        return confusion_matrix([[2, 1], [0, 9]], ["a class", "another one"])
+
+    drawn().savefig(tmp_path / "plain.png")
+    once, again = (
+        Result("confusion", "blind", 3, ("a", "b"), figures={"confusion": drawn()}).save(tmp_path / name)
+        for name in ("once", "again")
+    )
+    plain, ours = (
+        np.asarray(Image.open(file).convert("RGB")) for file in (tmp_path / "plain.png", once / "confusion.png")
+    )
+    np.testing.assert_array_equal(ours, plain)
+    vectors = (once / "confusion.svg").read_text(encoding="utf-8")
+    assert "another one" in re.findall(r"<text[^>]*>([^<]*)", vectors)
+    assert vectors == (again / "confusion.svg").read_text(encoding="utf-8")
+
+
+def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    text = (result().save(tmp_path / "x") / "metrics.json").read_text(encoding="utf-8")
+    body = json.loads(text, parse_constant=refuse)
+    assert list(body)[:5] == ["block", "schema", "set", "n", "classes"]
+    assert body["schema"] == 1
+    assert body["metrics"]["accuracy"] == {
+        "value": 2 / 3, "low": 0.2, "high": 0.9, "n": 3, "interval": "wilson", "higher_is_better": True,
+    }  # fmt: skip
+    assert body["metrics"]["f1/б"]["value"] is None
+    assert body["metrics"]["f1/б"]["reason"] == "no picture of this class"
+    assert "б" in text
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_figure_that_is_not_finite_is_refused(number: float) -> None:
+    for place in ("value", "low", "high"):
+        with pytest.raises(ValueError, match=f"{place} must be finite"):
+            Metric(**{"value": 0.5, "n": 1, place: number})
+
+
+def test_a_missing_figure_needs_a_reason() -> None:
+    with pytest.raises(ValueError, match="reason"):
+        Metric(None, 0)
+
+
+def test_not_a_number_elsewhere_is_refused_and_an_earlier_result_stays(tmp_path: Path) -> None:
+    result().save(tmp_path / "x")
+    other = result()
+    other.provenance = {"loss": float("nan")}
+    with pytest.raises(ValueError, match="JSON"):
+        other.save(tmp_path / "x")
+    assert Result.load(tmp_path / "x").provenance == {"seed": 42}
+
+
+def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path: Path) -> None:
+    result().save(tmp_path / "x")
+    left = tmp_path / ".x.1234.part"  # as a killed process leaves it
+    left.mkdir()
+    (left / "stale.csv").touch()
+    os.utime(left, (0, 0))
+    Result("blind_test", "blind", 0, ("a",)).save(tmp_path / "x")
+    assert [file.name for file in (tmp_path / "x").iterdir()] == ["metrics.json"]
+    assert not left.exists()
+
+
+def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for _ in range(25):
+            made = Result("block", "test", number, ("a",), tables={"numbers": pd.DataFrame({"x": range(200)})})
+            made.save(tmp_path / "test" / "block")
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, range(6)))
+    assert Result.load_whole(tmp_path / "test" / "block") is not None
+    assert [file.name for file in (tmp_path / "test").iterdir()] == ["block"]
+
+
+def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "block").write_text("no folder")
+    folder = result().save(tmp_path / "block")  # in place of a file
+    before = (folder / "metrics.json").read_text()
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError):
+        result().save(folder)
+    assert (folder / "metrics.json").read_text() == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_result_replaces_one_of_a_lower_layer_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Result("block", "test", 3, ("a",)).save(tmp_path / "block")
+    rename = Path.rename
+
+    def of_a_layer(self: Path, target: Path) -> Path:
+        if self == folder:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", of_a_layer)
+    Result("block", "test", 4, ("a",)).save(folder)
+    assert Result.load(folder).n == 4
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_result_of_another_schema_is_not_read(tmp_path: Path) -> None:
+    folder = result().save(tmp_path / "blind_test")
+    file = folder / "metrics.json"
+    file.write_text(file.read_text().replace('"schema": 1', '"schema": 99'))
+    assert Result.load_whole(folder) is None
+    with pytest.raises(ValueError, match="schema 99"):
+        Result.load(folder)

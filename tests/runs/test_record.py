@@ -1,0 +1,144 @@
+"""Records of Runs, complete and damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avatar_bench.runs import record as records
+from avatar_bench.cli.app import main
+from avatar_bench.errors import CheckpointError
+from avatar_bench.runs.record import find_runs, read_record, read_records, table
+
+
+def write(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(text, encoding="utf-8")
+
+
+def test_runs_are_found_at_a_folder_and_up_to_two_levels_below(tmp_path: Path) -> None:
+    for folder in ("a", "b/c", "d/e/f"):
+        write(tmp_path / folder, "{}")
+    assert [record.folder.name for record in read_records(tmp_path)] == ["a", "c"]
+    assert len(read_records(tmp_path / "a")) == 1
+
+
+def test_a_pretraining_is_no_run(tmp_path: Path) -> None:
+    write(tmp_path / "a", json.dumps({"command": "pretrain", "started": "2026-01-02"}))
+    write(tmp_path / "b", json.dumps({"started": "2026-01-01"}))
+    assert find_runs(tmp_path) == [tmp_path / "b"]
+
+
+def test_a_record_gives_its_figures_or_a_dash(tmp_path: Path) -> None:
+    write(tmp_path / "a", json.dumps({"status": "finished", "metrics": {"val/macro_f1": 0.91239}, "seconds": 61.7}))
+    write(tmp_path / "b", json.dumps({"status": "running", "metrics": None}))
+    write(tmp_path / "c", '{"status": "run')
+    told = [(one.status, one.macro_f1, one.seconds) for one in read_records(tmp_path)]
+    assert told == [("finished", "0.9124", "62"), ("running", "-", "-"), ("unreadable", "-", "-")]
+
+
+def test_a_name_comes_from_the_record_else_from_the_config(tmp_path: Path) -> None:
+    write(tmp_path / "a", json.dumps({"model": "resnet18"}))
+    (tmp_path / "a" / "config.yaml").write_text("model: {backbone: other}\nmode: {name: full}\n", encoding="utf-8")
+    (record,) = read_records(tmp_path)
+    assert (record.choice("model", "backbone"), record.choice("mode", "name")) == ("resnet18", "full")
+    assert record.choice("logger", "name") == "-"
+
+
+def test_a_table_is_laid_out_in_columns() -> None:
+    assert table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"seconds": NaN}',
+        '{"data": []}',
+        '{"metrics": "x"}',
+        '{"status": 1}',
+        "\xff",
+        "[]",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_record_that_no_run_of_ours_writes_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError) as caught:
+        read_record(tmp_path)
+    assert len(caught.value.lines) <= 3
+    assert [record.macro_f1 for record in read_records(tmp_path)] == ["-"]
+
+
+def test_a_record_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "LARGEST", 10)
+    (tmp_path / "run.json").write_text('{"name": "long"}')
+    with pytest.raises(CheckpointError, match="larger than 10 bytes"):
+        read_record(tmp_path)
+
+
+def test_things_that_are_no_files_are_refused_at_once(tmp_path: Path, capsys: Any) -> None:
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    (tmp_path / "loop.ckpt").symlink_to(tmp_path / "loop.ckpt")
+    (tmp_path / "zero.ckpt").symlink_to("/dev/zero")
+    (tmp_path / "folder.ckpt").mkdir()
+    (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "picture.ckpt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(range(256)))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").symlink_to("/dev/zero")
+    for name in ("pipe.ckpt", "loop.ckpt", "zero.ckpt", "folder.ckpt", "empty.ckpt", "picture.ckpt", "run"):
+        assert main(["predict", f"ckpt={tmp_path / name}", f"input={tmp_path}", f"output={tmp_path / 'o.csv'}"]) == 4
+        assert 1 <= len(capsys.readouterr().err.splitlines()) <= 3
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[str, list[str]]]:
+    """Give the address of a server, and the list of what it was asked for."""
+    requests: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *given: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", requests
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_address_is_refused_and_never_asked(
+    asked: tuple[str, list[str]], small: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server, requests = asked
+    monkeypatch.setenv("HF_ENDPOINT", server)
+    addresses = [f"{server}/x.ckpt", "https://x.test/x.ckpt", "s3://x/x.ckpt", "file:///x.ckpt", "hf-hub:x/y"]
+    commands = [["predict", f"ckpt={address}", "input=.", "output=o.csv"] for address in addresses] + [
+        ["evaluate", f"ckpt=[{server}/x.ckpt,{server}/y.ckpt]", "block=significance"],
+        ["export", f"ckpt={server}/x.ckpt", "out=o.onnx"],
+        ["train", *small, "out=run", f"init_from={server}/x.ckpt"],
+        ["train", f"resume={server}/x"],
+        ["train", *(word for word in small if "weights" not in word), "out=run", f"model.weights={server}/x.pth"],
+    ]
+    for command in commands:
+        assert main(command) == 4, command
+        told = capsys.readouterr().err
+        assert "Download it first" in told, (command, told)
+        assert len(told.splitlines()) <= 3
+    assert requests == []

@@ -1,0 +1,455 @@
+"""Runs: opened from folders and files, refused when damaged, and predicting the same from anywhere."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import avatar_bench
+from avatar_bench.cli.app import main
+from avatar_bench.data.duplicates import Match
+from avatar_bench.data.leakage import shared_pictures
+from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
+from avatar_bench.models.model_card import Card
+from avatar_bench.runs.record import find_runs, newest_run, read_record, write_record
+from avatar_bench.runs.run import Run
+
+
+def best(run: Path) -> Path:
+    return run / "checkpoints" / "best.ckpt"
+
+
+def files(pictures: Path) -> list[Path]:
+    return sorted((pictures / "blind").rglob("*.*"))[::5]
+
+
+def test_a_run_knows_its_classes_preprocessing_temperature_and_seed(tiny_run: Path) -> None:
+    run, record = Run.open(tiny_run), json.loads((tiny_run / "run.json").read_text())
+    assert run.classes == tuple(record["classes"])
+    assert run.temperature == record["temperature"]
+    assert run.seed == 42
+    assert (run.preprocessing.size, run.preprocessing.resize) == (32, "squash")
+    assert run.checkpoint_sha256 == record["checkpoint_sha256"]
+    assert run.card.split_fingerprint == record["split"]["fingerprint"]
+
+
+def test_a_run_may_be_opened_by_its_folder_or_either_checkpoint(tiny_run: Path) -> None:
+    opened = [Run.open(tiny_run), Run.open(best(tiny_run)), Run.open(tiny_run / "checkpoints" / "last.ckpt")]
+    assert [run.folder for run in opened] == [tiny_run] * 3
+    assert opened[2].checkpoint.name == "last.ckpt"
+
+
+def test_a_checkpoint_moved_elsewhere_predicts_the_same(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    bare = shutil.copy(best(tiny_run), tmp_path / "фото (1), x=2.ckpt")
+    moved = avatar_bench.load(bare).predict(files(pictures))
+    pd.testing.assert_frame_equal(moved, avatar_bench.load(tiny_run).predict(files(pictures)))
+
+
+def test_the_sets_of_a_run_are_those_of_its_split(tiny_run: Path) -> None:
+    run, split = Run.open(tiny_run), pd.read_csv(tiny_run / "split.csv")
+    for name in ("train", "val", "calibration", "test"):
+        dataset = run.dataset(name)
+        assert dataset.name == name
+        assert dataset.frame["path"].tolist() == split.loc[split["split"] == name, "path"].tolist()
+        assert dataset.file(0).is_file()
+    assert len(run.dataset("blind")) == 42
+
+
+def test_a_set_that_the_run_lacks_is_refused_with_those_it_has(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="blind"):
+        Run.open(tiny_run).dataset("ood")
+    bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
+    with pytest.raises(ConfigError, match="lies in no run folder"):
+        Run.open(bare).dataset("test")
+
+
+def test_predictions_are_in_the_datasets_order_and_kept(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.open(run_copy, batch_size=7)
+    dataset = run.dataset("test")
+    made = run.predictions(dataset)
+    assert made.paths.tolist() == dataset.frame["path"].tolist()
+    assert [run.classes[target] for target in made.targets] == dataset.frame["label"].tolist()
+    assert made.temperature == run.temperature
+    assert made.correct.mean() > 0.9
+    assert len(list((run_copy / "predictions").glob("*.npz"))) == 1
+    monkeypatch.setattr(Run, "_forward", None)
+    kept = Run.open(run_copy).predictions(dataset)
+    np.testing.assert_array_equal(kept.logits, made.logits)
+    np.testing.assert_array_equal(kept.embeddings, made.embeddings)
+
+
+def test_kept_predictions_are_not_used_for_other_labels_or_rows(run_copy: Path) -> None:
+    run = Run.open(run_copy)
+    dataset = run.dataset("test")
+    run.predictions(dataset)
+    turned = dataset.take(np.arange(len(dataset))[::-1])
+    assert run.predictions(turned).paths.tolist() == turned.frame["path"].tolist()
+    other = dataset.take(np.arange(len(dataset)))
+    other.frame["label"] = "real"
+    assert (run.predictions(other).targets == run.classes.index("real")).all()
+
+
+def test_logits_are_those_of_the_network_itself(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    made = run.predictions(run.dataset("test"))
+    image = torch.from_numpy(run.preprocessing(run.dataset("test").image(0)).transpose(2, 0, 1).copy())[None]
+    net = run.classifier.net
+    mean, std = (torch.tensor(getattr(run.preprocessing, name)).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        logits = net((image / 255 - mean) / std)
+    np.testing.assert_allclose(made.logits[:1], logits, atol=1e-4)
+    np.testing.assert_allclose(net.get_classifier()(torch.from_numpy(made.embeddings)).detach(), made.logits, atol=1e-4)
+
+
+def test_labels_and_overlaps_are_guarded(tiny_run: Path, pictures: Path) -> None:
+    run = Run.open(tiny_run)
+    with pytest.raises(GuardError, match="training data by picture"):
+        run.predictions(read_manifest(pictures / "all.csv"))
+    blind = read_manifest(pictures / "blind.csv")
+    blind.frame.loc[0, "label"] = "photo"
+    with pytest.raises(GuardError, match="'photo'"):
+        run.predictions(blind)
+
+
+def test_near_duplicates_of_training_pictures_are_guarded(tiny_run: Path, tmp_path: Path) -> None:
+    run = Run.open(tiny_run)
+    assert run.images is not None
+    seen = run.images.part("train")
+    (tmp_path / "others").mkdir()
+    Image.fromarray(seen.image(0)[:, ::-1]).save(tmp_path / "others" / "mirrored.png")
+    (tmp_path / "others.csv").write_text("path,label\nothers/mirrored.png,real\n")
+    others = read_manifest(tmp_path / "others.csv")
+    with pytest.raises(GuardError, match="1 of 1 pictures of others are near-duplicates of training") as caught:
+        run.predictions(others)
+    assert f"others/mirrored.png of {seen.frame['path'].iat[0]}" in caught.value.lines[0]
+    assert len(Run.open(tiny_run, allow=frozenset({"near_duplicates"})).predictions(others)) == 1
+    with pytest.raises(GuardError):
+        Run.open(tiny_run, allow=frozenset({"overlap"})).predictions(others)
+
+
+def test_a_set_is_compared_with_the_training_pictures_once(
+    tiny_run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, compared = Run.open(tiny_run), []
+
+    def compare(train: Dataset, dataset: Dataset) -> list[Match]:
+        compared.append(len(dataset))
+        return shared_pictures(train, dataset)
+
+    monkeypatch.setattr("avatar_bench.data.leakage.shared_pictures", compare)
+    for _ in range(3):
+        run.predictions(read_manifest(pictures / "blind.csv"))
+    assert compared == [len(read_manifest(pictures / "blind.csv"))]
+
+
+def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.open(tiny_run)
+    sets = {name: run.dataset(name) for name in ("val", "calibration", "test", "blind")}
+    assert [run._holds_out(one) for one in sets.values()] == [True, True, False, False]
+    monkeypatch.setattr(Run, "_is_held_out", None)
+    assert [run._holds_out(one) for one in sets.values()] == [True, True, False, False]
+
+
+def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, pictures: Path) -> None:
+    split = pd.read_csv(run_copy / "split.csv")
+    blind = read_manifest(pictures / "blind.csv")
+    split.loc[split["split"] == "train", "stated_group"] = blind.frame["group"].iat[0]
+    split.to_csv(run_copy / "split.csv", index=False)
+    with pytest.raises(GuardError, match="by group"):
+        Run.open(run_copy).predictions(blind)
+
+
+def test_pictures_without_a_label_are_predicted_and_have_no_target(tiny_run: Path, pictures: Path) -> None:
+    blind = read_manifest(pictures / "blind.csv", "unlabelled")
+    blind.frame["label"] = ""
+    made = Run.open(tiny_run).predictions(blind)
+    assert (made.targets == -1).all()
+    assert not made.correct.any()
+
+
+def test_a_network_that_gives_no_finite_logit_is_refused(
+    run_copy: Path, reseal: Callable[[Path], None], pictures: Path
+) -> None:
+    checkpoint = torch.load(best(run_copy), weights_only=True)
+    checkpoint["state_dict"]["net.fc.weight"][:] = 3e38  # finite, but no sum of them is
+    torch.save(checkpoint, best(run_copy))
+    reseal(best(run_copy))
+    with pytest.raises(DivergedError):
+        Run.open(run_copy).predictions(read_manifest(pictures / "blind.csv"))
+    with pytest.raises(DivergedError):
+        avatar_bench.load(run_copy).predict(files(pictures))
+
+
+def _truncate(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("spoil", [_truncate, _flip, lambda data: b"", lambda data: b"not a checkpoint"])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_damaged_checkpoint_ends_with_4_and_three_lines_at_most(
+    spoil: Callable[[bytes], bytes], sealed: bool, run_copy: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    best(run_copy).write_bytes(spoil(best(run_copy).read_bytes()))
+    if not sealed:
+        best(run_copy).with_name("best.ckpt.sha256").unlink()
+        if spoil is _flip:
+            pytest.skip("one bit of a weight cannot be told from a weight without the checksum")
+    words = [f"input={pictures / 'blind'}", f"output={tmp_path / 'out.csv'}"]
+    assert main(["predict", f"ckpt={run_copy}", *words]) == 4
+    err = capsys.readouterr().err.splitlines()
+    assert 1 <= len(err) <= 3
+    assert "best.ckpt" in err[0]
+    assert main(["evaluate", f"ckpt={run_copy}"]) == 4
+
+
+def said(**other: Any) -> dict[str, Any]:
+    """Give a checkpoint with a card that says something else than it should, and without weights."""
+    preprocessing = {"size": 32, "resize": "squash", "mean": [0, 0, 0], "std": [1, 1, 1]}
+    card = Card(classes=("a", "b"), backbone="test_resnet", preprocessing=preprocessing).plain()
+    return {"avatar_bench": {**card, **other}}
+
+
+class Foreign:
+    """An object that a checkpoint must not be able to bring to life."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("was_here"),))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"state_dict": {}}, "does not say its classes"),
+        ([1, 2], "holds no checkpoint"),
+        ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 99}}, "schema 99"),
+        ({"avatar_bench": {"classes": "ab", "backbone": "x", "preprocessing": {}, "schema": 1}}, "list of strings"),
+        ({"avatar_bench": {"classes": [1], "backbone": "x", "preprocessing": {}, "schema": 1}}, "list of strings"),
+        ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "more": 1}}, "not a checkpoint of"),
+        (said(preprocessing={}), "preprocessing lacks 'mean'"),
+        (said(preprocessing={"size": 32, "resize": "fold", "mean": [0, 0, 0], "std": [1, 1, 1]}), "resize must be"),
+        (said(temperature=0), "temperature is 0"),
+        (said(backbone="no_such_net"), "no_such_net"),
+        ({**said(), "state_dict": {}}, "do not fit"),
+        ({**said(), "state_dict": [1]}, "do not fit"),
+        (said(), "do not fit"),
+        (Foreign(), "cannot be read"),
+    ],
+)
+def test_a_foreign_file_is_refused_in_three_lines_at_most(
+    content: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, pictures: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "foreign.ckpt")
+    assert main(["predict", "ckpt=foreign.ckpt", f"input={pictures / 'blind'}", "output=out.csv"]) == 4
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) <= 3
+    assert not (tmp_path / "was_here").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_plain_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    (tmp_path / "old.ckpt").write_bytes(pickle.dumps(Foreign()))
+    with pytest.raises(CheckpointError):
+        Run.open(tmp_path / "old.ckpt").card  # noqa: B018
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_a_card_survives_a_checkpoint(tmp_path: Path) -> None:
+    card = Card(
+        classes=("b", "а б", "c,d"), backbone="resnet18", options={"drop_rate": 0.1},
+        preprocessing={"size": 32, "resize": "crop", "mean": [0, 0, 0], "std": [1, 1, 1]},
+        temperature=1.5, stage=2, versions={"torch": "2"},
+    )  # fmt: skip
+    torch.save({"avatar_bench": card.plain()}, tmp_path / "x.ckpt")
+    assert Card.from_checkpoint(torch.load(tmp_path / "x.ckpt", weights_only=True), tmp_path / "x.ckpt") == card
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00\x01"])
+def test_a_damaged_record_ends_with_4(text: str, run_copy: Path) -> None:
+    (run_copy / "run.json").write_text(text, encoding="utf-8")
+    assert main(["evaluate", f"ckpt={run_copy}"]) == 4
+
+
+def test_a_run_without_a_checkpoint_says_its_status(run_copy: Path) -> None:
+    shutil.rmtree(run_copy / "checkpoints")
+    with pytest.raises(CheckpointError, match="finished"):
+        Run.open(run_copy)
+
+
+def test_runs_are_found_at_any_depth_the_newest_last(tmp_path: Path, tiny_run: Path) -> None:
+    for name, started in (("a/b/new", "2026-02"), ("c/old", "2026-01"), ("bare", "2026-03")):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        write_record(tmp_path / name, {"started": started})
+        if name != "bare":
+            shutil.copy(best(tiny_run), best(tmp_path / name))
+    assert [run.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)] == ["c/old", "a/b/new", "bare"]
+    assert newest_run(tmp_path).name == "new"
+    assert find_runs(tmp_path / "nowhere") == []
+    with pytest.raises(CheckpointError):
+        newest_run(tmp_path / "bare")
+
+
+def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_record(tmp_path, {"status": "running", "имя": "x"})
+    with pytest.raises(ValueError, match="JSON"):
+        write_record(tmp_path, {"loss": float("nan")})
+    assert read_record(tmp_path) == {"status": "running", "имя": "x"}
+
+
+def test_pictures_that_are_gone_are_named(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
+    record = read_record(run_copy)
+    record["data"]["root"] = str(tmp_path / "gone")
+    write_record(run_copy, record)
+    run = Run.open(run_copy)
+    with pytest.raises(DataError, match="gone"):
+        run.predictions(run.dataset("test"))
+
+
+def test_results_are_read_back_from_the_run_folder(tiny_run: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", f"ckpt={tiny_run}", "block.blind_test.resamples=100"]) == 0
+    assert Run.open(tiny_run).results("blind_test").metrics["accuracy"].value > 0.8
+    bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
+    with pytest.raises(CheckpointError):
+        Run.open(bare).results("blind_test")
+
+
+@dataclass(frozen=True)
+class Darker:
+    """A variation that a seed decides on."""
+
+    by: int
+    at: str = "input"
+
+    @property
+    def key(self) -> str:
+        return f"darker-{self.by}-{self.at}"
+
+    def __call__(self, image: Any, seed: int) -> Any:
+        return np.clip(image.astype(int) - self.by - seed % 7, 0, 255).astype(np.uint8)
+
+
+def test_variations_are_those_of_single_pictures_and_are_kept(run_copy: Path, tmp_path: Path) -> None:
+    run = Run.open(run_copy, workers=0)
+    dataset = run.dataset("test")
+    wanted = [Darker(40), Darker(0, "native"), Darker(90)]
+    made = run.variations(dataset, wanted)
+    assert len({predictions.logits.tobytes() for predictions in made}) == 3
+    row = 3
+    seed = int(dataset.frame["sha256"].iat[row][:8], 16)
+    for variation, predictions in zip(wanted, made, strict=True):
+        image = dataset.image(row)
+        if variation.at == "native":
+            square = run.preprocessing(variation(image, seed))
+        else:
+            square = variation(run.preprocessing(image), seed)
+        with torch.inference_mode():
+            logits, _ = run.classifier(torch.from_numpy(square.transpose(2, 0, 1)[None].copy()))
+        np.testing.assert_allclose(predictions.logits[row], logits[0], atol=1e-4)
+        assert predictions.embeddings.shape == (len(dataset), 0)
+        assert (predictions.targets == run.predictions(dataset).targets).all()
+    kept = sorted((run_copy / "predictions").iterdir())
+    again = Run.open(run_copy)
+    again.classifier = None  # type: ignore[assignment]  # what is kept needs no network
+    for first, second in zip(made[::-1], again.variations(dataset, wanted[::-1]), strict=True):
+        np.testing.assert_array_equal(first.logits, second.logits)
+    assert sorted((run_copy / "predictions").iterdir()) == kept
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_variations_do_not_depend_on_workers_or_what_else_is_asked(
+    workers: int, run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "_workers", lambda run, n: run.workers)
+    some = [Darker(by) for by in range(0, 110, 10)]  # more than are held at once
+    alone = Run.open(run_copy, workers=0)
+    alone.folder = None
+    expected = [alone.variations(Run.open(run_copy).dataset("test"), [one])[0] for one in some]
+    run = Run.open(run_copy, workers=workers)
+    for one, other in zip(expected, run.variations(run.dataset("test"), some), strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+
+
+def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+    run = Run.open(shutil.copy(best(tiny_run), tmp_path / "bare.ckpt"), workers=0)
+    blind = read_manifest(pictures / "blind.csv")
+    assert run.predictions(blind) is run.predictions(blind)
+    with pytest.raises(BlockError, match="calibration pictures are not known"):
+        run.calibration(blind)
+    with pytest.raises(BlockError, match="train pictures are not known"):
+        run.training()
+    assert run.blind is None
+    assert run.ood == {}
+
+
+def test_what_is_fitted_is_never_judged_by_the_same_pictures(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    fitted = run.calibration(run.dataset("test"))
+    own = run.images.part("calibration").frame
+    assert list(fitted.paths) == list(own["path"])
+    with pytest.raises(GuardError, match="fitted on"):
+        run.calibration(run.dataset("calibration"))
+    test = run.dataset("test")
+    groups = test.frame["group"].where(np.arange(len(test)) > 0, own["group"].iat[0])
+    with pytest.raises(GuardError, match="1 of"):
+        run.calibration(replace(test, frame=test.frame.assign(group=groups)))
+
+
+def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    flat = tmp_path / "flat"
+    (tmp_path / "named" / "real").mkdir(parents=True)
+    (tmp_path / "named" / "cat").mkdir()
+    flat.mkdir()
+    for number, place in enumerate((flat, flat, tmp_path / "named" / "real", tmp_path / "named" / "cat")):
+        image = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(image).save(place / f"{number}.png")
+    others = {"flat": str(flat), "named": str(tmp_path / "named"), "blind": str(pictures / "blind.csv")}
+    run = Run.open(tiny_run, others=others)
+    assert {name: sorted(dataset.frame["label"]) for name, dataset in run.ood.items()} == {
+        "flat": ["", ""],
+        "named": ["", "real"],
+    }
+    assert run.blind is not None
+    assert run.used.keys() == {"flat", "named", "blind"}
+    assert (run.predictions(run.dataset("flat")).targets == -1).all()
+    with pytest.raises(DataError, match="gone"):
+        Run.open(tiny_run, others={"gone": str(tmp_path / "gone")}).dataset("gone")
+
+
+def test_kept_predictions_of_other_pictures_are_made_again(run_copy: Path, pictures: Path) -> None:
+    blind = read_manifest(pictures / "blind.csv")
+    made = Run.open(run_copy).predictions(blind)
+    (kept,) = (run_copy / "predictions").iterdir()
+    made.take(np.arange(len(made))[::-1]).save(kept)
+    np.testing.assert_array_equal(Run.open(run_copy).predictions(blind).logits, made.logits)
+
+
+def test_a_split_that_was_changed_or_cut_is_refused(run_copy: Path) -> None:
+    file = run_copy / "split.csv"
+    text = file.read_text()
+    swapped = text.replace(",test,", ",?,").replace(",train,", ",test,").replace(",?,", ",train,")
+    for spoilt in (swapped, "".join(text.splitlines(keepends=True)[:40])):
+        file.write_text(spoilt)
+        with pytest.raises(CheckpointError, match="not the split that the run was trained with"):
+            Run.open(run_copy).dataset("test")

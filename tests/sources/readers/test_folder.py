@@ -1,0 +1,217 @@
+"""Tests of pictures in folders of one's own."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.sources.readers.folder import KIND, _unusable
+from avatar_bench.sources.readers.reader import Job
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+
+
+def plant(root, *names):
+    """Write files that hold their own names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+
+
+def read(tmp_path, done=(), **options):
+    job = Job("own", {"kind": "folder", "label": "", **options}, tmp_path / "place", done)
+    return list(KIND.read(job)), job.quarantine
+
+
+def test_class_folders_give_class_and_source_in_the_order_of_paths(tmp_path):
+    root = tmp_path / "set"
+    plant(root, "real/b.jpg", "real/phone/deep/a.jpg", "drawing/c.svg")
+    pictures, quarantine = read(tmp_path, root=str(root))
+    assert [(one.name, one.label, one.source) for one in pictures] == [
+        ("drawing/c.svg", "drawing", ""),
+        ("real/b.jpg", "real", ""),
+        ("real/phone/deep/a.jpg", "real", "phone"),
+    ]
+    assert pictures[0].read() == b"drawing/c.svg"
+    assert quarantine == []
+
+
+def test_nothing_is_guessed_of_a_file_outside_class_folders(tmp_path):
+    plant(tmp_path / "set", "real/a.jpg", "ai_portrait.jpg")
+    pictures, quarantine = read(tmp_path, root=str(tmp_path / "set"))
+    assert [one.name for one in pictures] == ["real/a.jpg"]
+    assert quarantine == [("ai_portrait.jpg", "lies in no class folder")]
+
+
+def test_split_folders_are_splits_and_not_classes(tmp_path):
+    plant(tmp_path / "set", "train/real/a.jpg", "test/real/phone/b.jpg", "extra/real/c.jpg")
+    pictures, quarantine = read(tmp_path, root=str(tmp_path / "set"))
+    assert [(one.split, one.label, one.source) for one in pictures] == [
+        ("test", "real", "phone"),
+        ("train", "real", ""),
+    ]
+    assert quarantine == [("extra/real/c.jpg", "lies beside the folders train, test")]
+
+
+def test_one_label_holds_for_all_files_of_several_roots(tmp_path):
+    plant(tmp_path, "one/x/a.jpg", "two/a.jpg")
+    pictures, _ = read(tmp_path, roots={"two": str(tmp_path / "two"), "one": str(tmp_path / "one")}, label="real")
+    assert [(one.name, one.source, one.label) for one in pictures] == [
+        ("one/x/a.jpg", "one", ""),
+        ("two/a.jpg", "two", ""),
+    ]
+
+
+def test_stored_pictures_are_left_out(tmp_path):
+    plant(tmp_path / "set", "real/a.jpg", "real/b.jpg")
+    pictures, _ = read(tmp_path, done={"real/a.jpg"}, root=str(tmp_path / "set"))
+    assert [one.name for one in pictures] == ["real/b.jpg"]
+
+
+def test_clutter_is_skipped_and_what_is_no_file_is_named(tmp_path):
+    root = tmp_path / "set"
+    plant(root, "real/a.jpg", "real/.hidden.jpg", "real/Thumbs.db", ".git/real/b.jpg", "real/.DS_Store")
+    plant(tmp_path, "secret.jpg")
+    (root / "real" / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    (root / "real" / "inside.jpg").symlink_to(root / "real" / "a.jpg")
+    (root / "real" / "nothing.jpg").symlink_to(root / "gone.jpg")
+    (root / "real" / "loop").symlink_to(root)
+    os.mkfifo(root / "real" / "pipe")
+    pictures, quarantine = read(tmp_path, root=str(root))
+    assert [one.name for one in pictures] == ["real/a.jpg", "real/inside.jpg"]
+    assert dict(quarantine) == {
+        "real/out.jpg": "a link that leads out of the folder",
+        "real/nothing.jpg": "a link to nothing",
+        "real/loop": "a link to a folder, which is not followed",
+        "real/pipe": "not a file",
+    }
+
+
+def test_a_name_that_is_no_text_is_quarantined(tmp_path):
+    plant(tmp_path / "set", "real/a.jpg")
+    try:
+        (tmp_path / "set" / "real" / os.fsdecode(b"\xff.jpg")).write_text("")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    pictures, quarantine = read(tmp_path, root=str(tmp_path / "set"))
+    assert [one.name for one in pictures] == ["real/a.jpg"]
+    assert quarantine == [("real/\\udcff.jpg", "its name is not UTF-8")]
+
+
+def test_rules_read_the_class_or_name_what_they_cannot_decide(tmp_path):
+    root = tmp_path / "set"
+    plant(root, "portrait_ai.jpg", "faces/x/anna_1.jpg", "faces/x/anna_2.jpg", "gen/sdxl-7.png", "gen/anna_9.jpg")
+    rules = [
+        {"regex": r"faces/.*/(?P<group>[a-z]+)_\d+\.jpg", "label": "real"},
+        {"regex": r"gen/(?P<generator>\w+)-\d+\.png", "label": "generated"},
+        {"glob": "**/*.jpg", "label": "generated"},
+    ]
+    pictures, quarantine = read(tmp_path, root=str(root), rules=[*rules[:2], {"glob": "gen/*", "label": "generated"}])
+    assert [(one.name, one.label, one.group) for one in pictures] == [
+        ("faces/x/anna_1.jpg", "real", "anna"),
+        ("faces/x/anna_2.jpg", "real", "anna"),
+        ("gen/anna_9.jpg", "generated", ""),
+    ]
+    assert quarantine == [("gen/sdxl-7.png", "ambiguous: rules 2 and 3"), ("portrait_ai.jpg", "no rule fits")]
+    _, quarantine = read(tmp_path, root=str(root), rules=rules)
+    assert ("faces/x/anna_1.jpg", "ambiguous: rules 1 and 3") in quarantine
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ({"glob": "*", "lable": "real"}, "did you mean label"),
+        ({"label": "real"}, "needs glob or regex"),
+        ({"regex": "(", "label": "real"}, "cannot be read"),
+        ({"glob": "*"}, "rule 1 leads to no class"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused_before_anything_is_read(rule, told):
+    with pytest.raises(ConfigError, match=told):
+        KIND.check("own", {"root": "x", "label": "", "rules": [rule]})
+
+
+def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
+    root = tmp_path / "set"
+    plant(root, "real/a.jpg", "real/b.jpg", "real/c.jpg")
+    (tmp_path / "m.csv").write_text(
+        f"path,label,source,group,split\nset/real/a.jpg,real,phone,anna,test\n{root}/real/b.jpg,drawing,,,\n"
+        "set/real/gone.jpg,real,,,\nelsewhere/d.jpg,real,,,\n"
+    )
+    pictures, quarantine = read(tmp_path, root=str(root), manifest=str(tmp_path / "m.csv"))
+    assert [(one.name, one.source, one.shared_group, one.split) for one in pictures] == [
+        ("real/a.jpg", "phone", "anna", "test"),
+        ("real/c.jpg", "", "", ""),
+    ]
+    assert quarantine == [
+        ("real/b.jpg", "its place says label real, the manifest drawing"),
+        ("real/gone.jpg", "named in m.csv, not in set"),
+    ]
+
+
+def test_a_manifest_is_understood_however_the_folder_is_written(tmp_path, monkeypatch):
+    plant(tmp_path, "set/real/a.jpg", "other/x")
+    (tmp_path / "set" / "m.csv").write_text("path,group\nreal/a.jpg,anna\n")
+    monkeypatch.chdir(tmp_path / "other")
+    pictures, quarantine = read(tmp_path, root="../set", manifest="../other/../set/m.csv")
+    assert [(one.name, one.shared_group) for one in pictures] == [("real/a.jpg", "anna")]
+    assert quarantine == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("file,label\na,b\n", "no column path"),
+        ("path,split\nreal/a.jpg,middle\n", "row 1: unknown split 'middle'"),
+        ("path\n", "has no rows"),
+        ("path\nset/real/a.jpg\nset/real/a.jpg\n", "a second time"),
+    ],
+)
+def test_a_broken_manifest_is_an_error(tmp_path, text, told):
+    plant(tmp_path / "set", "real/a.jpg")
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(DataError, match=told):
+        read(tmp_path, root=str(tmp_path / "set"), manifest=str(tmp_path / "m.csv"))
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="is not a folder"):
+        read(tmp_path, root=str(tmp_path / "none"))
+
+
+def test_the_state_changes_with_any_file_and_with_the_manifest(tmp_path):
+    plant(tmp_path, "set/real/a.jpg", "m.csv")
+    source = {"root": str(tmp_path / "set"), "manifest": str(tmp_path / "m.csv"), "label": ""}
+    states = [KIND.state(source), KIND.state(source)]
+    plant(tmp_path, "set/real/b.jpg")
+    states.append(KIND.state(source))
+    os.utime(tmp_path / "set" / "real" / "a.jpg", ns=(1, 1))
+    states.append(KIND.state(source))
+    (tmp_path / "m.csv").write_text("longer than before")
+    states.append(KIND.state(source))
+    assert states[0] == states[1]
+    assert len(set(states)) == 4
+
+
+@pytest.mark.shared
+def test_the_shared_pictures_come_with_the_counts_sources_and_groups_of_their_manifest(tmp_path):
+    if not (SHARED / "manifest.csv").is_file():
+        pytest.skip("../shared/data is missing")
+    pictures, quarantine = read(tmp_path, root=str(SHARED / "avatars"), manifest=str(SHARED / "manifest.csv"))
+    table = pd.read_csv(SHARED / "manifest.csv", dtype=str)
+    table = table[table["set"] == "avatars"]
+    assert quarantine == []
+    assert Counter(one.label for one in pictures) == Counter(table["label"])
+    assert Counter((one.source, one.shared_group) for one in pictures) == Counter(
+        zip(table["source"], table["group"], strict=True)
+    )
+
+
+def test_links_that_lead_in_a_circle_are_put_aside(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").symlink_to("b.png")
+    (tmp_path / "real" / "b.png").symlink_to("a.png")
+    assert _unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a link to nothing"

@@ -1,0 +1,62 @@
+"""Tests of pictures that a CSV names."""
+
+import os
+
+import pytest
+
+from avatar_bench.errors import DataError
+from avatar_bench.sources.readers.manifest import KIND
+from avatar_bench.sources.readers.reader import Job
+
+
+def read(tmp_path, text, done=(), label=""):
+    (tmp_path / "m.csv").write_text(text)
+    job = Job("own", {"kind": "manifest", "label": label, "file": str(tmp_path / "m.csv")}, tmp_path, done)
+    return list(KIND.read(job)), job.quarantine
+
+
+def test_rows_give_pictures_in_their_order_with_all_they_say(tmp_path):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_text(name)
+    text = "path,label,source,group,generator,licence,author,url,split,mood\n"
+    text += "b.jpg,generated,web,anna,SDXL,CC0,Ann,https://x.org,val,sad\n"
+    text += f"{tmp_path}/a.jpg, real ,,,,,,,,\nc.jpg,real,,,,,,,,\n"
+    pictures, quarantine = read(tmp_path, text, done={"c.jpg"})
+    assert quarantine == []
+    assert [(one.name, one.read(), one.label) for one in pictures] == [
+        ("b.jpg", b"b.jpg", "generated"),
+        (f"{tmp_path}/a.jpg", b"a.jpg", "real"),
+    ]
+    first = pictures[0]
+    assert (first.source, first.shared_group, first.generator, first.licence) == ("web", "anna", "SDXL", "CC0")
+    assert (first.author, first.url, first.split) == ("Ann", "https://x.org", "val")
+
+
+def test_rows_that_cannot_be_used_are_named(tmp_path):
+    (tmp_path / "a.jpg").write_text("")
+    _, quarantine = read(tmp_path, "path,label\na.jpg,real\na.jpg,drawing\nb.jpg,real\n,real\n")
+    assert [reason for _, reason in quarantine] == ["named a second time", "does not exist", "does not exist"]
+    assert quarantine[1][0] == "m.csv, row 3: b.jpg"
+
+
+def test_a_row_needs_a_class_unless_the_source_has_one(tmp_path):
+    (tmp_path / "a.jpg").write_text("")
+    assert read(tmp_path, "path\na.jpg\n")[1] == [("m.csv, row 1: a.jpg", "has no label")]
+    assert len(read(tmp_path, "path\na.jpg\n", label="real")[0]) == 1
+
+
+def test_a_missing_file_is_an_error_and_has_no_state(tmp_path):
+    source = {"label": "", "file": str(tmp_path / "none.csv")}
+    assert KIND.state(source) == ""
+    with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
+        list(KIND.read(Job("own", source, tmp_path)))
+
+
+def test_the_state_changes_with_the_pictures(tmp_path):
+    (tmp_path / "a.jpg").write_text("")
+    read(tmp_path, "path,label\na.jpg,real\n")
+    source = {"file": str(tmp_path / "m.csv")}
+    before = KIND.state(source)
+    assert before == KIND.state(source)
+    os.utime(tmp_path / "a.jpg", ns=(1, 1))
+    assert KIND.state(source) != before

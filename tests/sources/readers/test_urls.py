@@ -1,0 +1,407 @@
+"""Tests of downloads from a local server that stalls, cuts, lies and answers errors."""
+
+import hashlib
+import io
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from avatar_bench import __version__
+from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.sources.readers import archive, download
+from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.urls import KIND, expand
+
+BODY = bytes(range(256)) * 40
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answer as the path says; the first number in it is how many times it misbehaves."""
+
+    def do_GET(self):
+        server, (kind, *_) = self.server, self.path.strip("/").split("?")[0].split("/")
+        with server.lock:
+            server.seen[self.path] += 1
+            server.requests.append((self.path, dict(self.headers), time.monotonic()))
+            first = server.seen[self.path] == 1
+        getattr(self, kind.rstrip(":"))(first)
+
+    def say(self, status=200, body=b"", length=None, **headers):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def good(self, first):
+        server = self.server
+        with server.lock:
+            server.open += 1
+            server.most = max(server.most, server.open)
+        time.sleep(server.delay)
+        with server.lock:  # before the answer, which lets the next request begin
+            server.open -= 1
+        self.say(body=self.path.encode())
+
+    def content(self, first):
+        self.say(body=self.server.content)
+
+    http = good  # a proxy is sent whole addresses
+
+    def missing(self, first):
+        self.say(404)
+
+    def busy(self, first):
+        self.say(429, Retry_After="0.4") if first else self.say(body=b"at last")
+
+    def closed(self, first):
+        self.say(503, Retry_After="86400")
+
+    def broken(self, first):
+        self.say(500) if first else self.say(body=b"mended")
+
+    def stalls(self, first):
+        if first:
+            self.server.release.wait(5)
+        self.say(body=b"awake")
+
+    def hangs(self, first):
+        self.server.release.wait(30)
+
+    def cut(self, first):
+        """Send half and hang up; serve the rest as a range."""
+        tag = '"one"' if "changed" not in self.path or first else '"two"'
+        begun = int(self.headers.get("Range", "bytes=0-")[6:-1]) if self.headers.get("If-Range") == tag else 0
+        if first:
+            return self.say(body=BODY[:5000], length=len(BODY), ETag=tag)
+        if begun:
+            span = f"bytes {begun}-{len(BODY) - 1}/{len(BODY)}"
+            return self.say(206, BODY[begun:], ETag=tag, Content_Range=span)
+        return self.say(body=BODY, ETag=tag)
+
+    def wrongrange(self, first):
+        """Answer a range with another one."""
+        if first:
+            return self.say(body=BODY[:5000], length=len(BODY), ETag='"x"')
+        if "Range" in self.headers:
+            return self.say(206, BODY[10:], ETag='"x"', Content_Range=f"bytes 10-{len(BODY) - 1}/{len(BODY)}")
+        return self.say(body=BODY)
+
+    def lies(self, first):
+        self.say(body=b"short", length=100)
+
+    def huge(self, first):
+        self.say(body=b"", length=2**40)
+
+    def endless(self, first):
+        self.send_response(200)
+        self.end_headers()
+        with pytest.raises(OSError):  # noqa: PT011, PT012, the client hangs up
+            while not self.server.release.is_set():
+                self.wfile.write(bytes(2**16))
+
+    def moved(self, first):
+        self.say(302, Location="/good/moved")
+
+    def tofile(self, first):
+        self.say(302, Location="file:///etc/passwd")
+
+    def circle(self, first):
+        self.say(302, Location=self.path)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download, "BACKOFF", 0.02)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.daemon_threads = True
+    made.seen, made.requests, made.lock, made.release = Counter(), [], threading.Lock(), threading.Event()
+    made.open, made.most, made.delay = 0, 0, 0.0
+    made.base = f"http://127.0.0.1:{made.server_port}"
+    threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield made
+    made.release.set()
+    made.shutdown()
+    made.server_close()
+
+
+def job(tmp_path, done=(), **options):
+    known = {"kind": "urls", "label": "real", "homepage": "https://example.org", "pause": 0, "timeout": 5, **options}
+    return Job("web", known, tmp_path / "place", done)
+
+
+def read(tmp_path, done=(), **options):
+    made = job(tmp_path, done, **options)
+    return list(KIND.read(made)), made.quarantine
+
+
+def refusal(tmp_path, url, **options):
+    """Give why an address is quarantined, asked for beside one that works."""
+    good = url.split("/")[2]
+    _, quarantine = read(tmp_path, urls=[url, f"http://{good}/good/1"], **options)
+    ((_, reason),) = quarantine
+    return reason
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a.jpg", ["a.jpg"]),
+        ("{female,male}/{0..2}.jpg", ["female/0.jpg", "female/1.jpg", "female/2.jpg"]),
+        ("{08..11}.png", ["08.png", "09.png", "10.png", "11.png"]),
+        ("{a}-{}.png", ["{a}-{}.png"]),
+    ],
+)
+def test_braces_stand_for_several_names(pattern, names):
+    assert expand(pattern)[: len(names)] == names
+    assert len(expand("{female,male}/512/{0..99}.jpg")) == 200
+
+
+def test_pictures_come_in_the_order_of_their_names_however_the_downloads_end(tmp_path, server):
+    names = ["stalls/a.jpg", "good/{0..9}.jpg", "broken/z.jpg"]
+    threading.Timer(0.3, server.release.set).start()
+    pictures, quarantine = read(tmp_path, base=server.base, names=names)
+    assert [one.name for one in pictures] == ["stalls/a.jpg", *(f"good/{n}.jpg" for n in range(10)), "broken/z.jpg"]
+    assert pictures[3].read() == b"/good/2.jpg"
+    assert pictures[0].content.suffix == ".jpg"
+    assert quarantine == []
+
+
+def test_it_says_honestly_who_asks(tmp_path, server):
+    read(tmp_path, urls=[f"{server.base}/good/1"])
+    assert (
+        server.requests[0][1]["User-Agent"]
+        == f"avatar_bench/{__version__} (research data set; source https://example.org)"
+    )
+
+
+def test_a_proxy_of_the_environment_is_used_but_where_it_shall_not(tmp_path, server, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.base)
+    (picture,), _ = read(tmp_path, urls=["http://pictures.example/1.jpg"])
+    assert picture.read() == b"http://pictures.example/1.jpg"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (picture,), _ = read(tmp_path, urls=[f"{server.base}/good/1"])
+    assert picture.read() == b"/good/1"
+
+
+def test_what_is_not_there_is_quarantined_at_once(tmp_path, server):
+    assert refusal(tmp_path, f"{server.base}/missing/1") == "HTTP 404 Not Found"
+    assert server.seen["/missing/1"] == 1
+
+
+def test_a_server_that_asks_to_wait_is_left_alone_that_long(tmp_path, server):
+    pictures, _ = read(tmp_path, base=server.base, names=["busy/1", "good/{0..5}"], parallel=1)
+    assert pictures[0].read() == b"at last"
+    times = [at for _, _, at in server.requests]
+    assert times[1] - times[0] >= 0.4
+
+
+def test_a_wait_that_is_too_long_is_not_waited(tmp_path, server):
+    assert "asks to wait 86400 s" in refusal(tmp_path, f"{server.base}/closed/1")
+    assert server.seen["/closed/1"] == 1
+
+
+def test_errors_of_a_moment_are_tried_again(tmp_path, server):
+    (picture,), _ = read(tmp_path, urls=[f"{server.base}/broken/1"])
+    assert picture.read() == b"mended"
+
+
+def test_a_server_that_stalls_is_asked_again(tmp_path, server):
+    (picture,), _ = read(tmp_path, urls=[f"{server.base}/stalls/1"], timeout=0.2)
+    assert picture.read() == b"awake"
+
+
+def test_a_download_that_was_cut_goes_on_where_it_stopped(tmp_path, server):
+    (picture,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"])
+    assert picture.read() == BODY
+    asked = server.requests[1][1]
+    assert (asked["Range"], asked["If-Range"]) == ("bytes=5000-", '"one"')
+
+
+def test_one_that_was_interrupted_goes_on_in_the_next_run(tmp_path, server):
+    with pytest.raises(DataError, match="cut off after 5000 bytes"):
+        read(tmp_path, urls=[f"{server.base}/cut/1"], retries=0)
+    (picture,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"], retries=0)
+    assert picture.read() == BODY
+    assert server.requests[1][1]["Range"] == "bytes=5000-"
+
+
+def test_a_file_that_changed_meanwhile_is_read_anew(tmp_path, server):
+    (picture,), _ = read(tmp_path, urls=[f"{server.base}/cut/changed"])
+    assert picture.read() == BODY
+
+
+def test_a_range_that_is_another_than_asked_is_not_joined(tmp_path, server):
+    (picture,), _ = read(tmp_path, urls=[f"{server.base}/wrongrange/1"])
+    assert picture.read() == BODY
+
+
+def test_a_server_that_lies_about_the_length_is_given_up(tmp_path, server):
+    assert refusal(tmp_path, f"{server.base}/lies/1", retries=1) == "cut off after 5 bytes, 2 attempts"
+
+
+@pytest.mark.parametrize("kind", ["huge", "endless"])
+def test_what_is_too_large_is_not_downloaded(tmp_path, server, kind):
+    assert refusal(tmp_path, f"{server.base}/{kind}/1", max_mib=0.5) == "larger than 0.5 MiB"
+    assert sum(file.stat().st_size for file in (tmp_path / "place").iterdir()) < 2**20
+
+
+def test_redirects_are_followed_on_the_web_alone(tmp_path, server):
+    pictures, quarantine = read(tmp_path, base=server.base, names=["moved/1", "tofile/1", "circle/1"])
+    assert [one.read() for one in pictures] == [b"/good/moved"]
+    assert [name for name, _ in quarantine] == ["tofile/1", "circle/1"]
+    assert quarantine[0][1] == "leads to what is no address of http or https"
+    assert "redirect" in quarantine[1][1]
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://127.0.0.1/a.jpg", "data:,x", "nonsense", "http://[x", "http:///a"]
+)
+def test_other_schemes_are_refused(tmp_path, url):
+    with pytest.raises(DataError, match="not an address of http or https"):
+        read(tmp_path, urls=[url])
+
+
+def test_the_sha256_is_checked(tmp_path, server):
+    right = hashlib.sha256(b"/good/1").hexdigest()
+    urls = {f"{server.base}/good/1": right, f"{server.base}/good/2": right}
+    pictures, ((_, reason),) = read(tmp_path, urls=urls)
+    assert [one.read() for one in pictures] == [b"/good/1"]
+    assert reason.endswith(f"expected {right}")
+
+
+def test_finished_files_and_stored_pictures_are_not_asked_for_again(tmp_path, server):
+    read(tmp_path, base=server.base, names=["good/{0..2}"])
+    pictures, _ = read(tmp_path, {"good/0", "good/4"}, base=server.base, names=["good/{0..4}"])
+    assert [one.name for one in pictures] == ["good/1", "good/2", "good/3"]
+    assert server.seen == {f"/good/{n}": 1 for n in range(4)}
+
+
+def test_all_that_was_left_failing_is_no_error_where_some_are_stored(tmp_path, server):
+    pictures, quarantine = read(tmp_path, {"good/1"}, base=server.base, names=["good/1", "missing/1"])
+    assert (pictures, len(quarantine)) == ([], 1)
+
+
+def test_a_server_is_asked_as_often_at_once_as_is_polite(tmp_path, server):
+    server.delay = 0.05
+    read(tmp_path, base=server.base, names=["good/{0..11}"], parallel=8, per_host=2)
+    assert server.most == 2
+
+
+def test_requests_keep_their_distance(tmp_path, server):
+    read(tmp_path, base=server.base, names=["good/{0..4}"], pause=0.1)
+    times = sorted(at for _, _, at in server.requests)
+    assert all(later - earlier > 0.07 for earlier, later in itertools.pairwise(times))
+
+
+def test_a_host_that_cannot_be_reached_is_told_once_and_not_asked_for_every_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "BACKOFF", 0.05)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.monotonic()
+    made = job(tmp_path, base=f"http://127.0.0.1:{port}", names=["{0..199}.jpg"], parallel=2, retries=2)
+    with pytest.raises(DataError, match=r"nothing could be downloaded.*\n.*Connection refused"):
+        list(KIND.read(made))
+    assert len(made.quarantine) == 200
+    assert time.monotonic() - start < 3
+
+
+def test_a_list_gives_addresses_with_all_that_is_known(tmp_path, server):
+    table = tmp_path / "list.csv"
+    table.write_text(
+        f"url,name,label,group,split\n{server.base}/good/1?x=2,,drawing,anna,test\n{server.base}/good/2,b.jpg,,,\n"
+    )
+    pictures, _ = read(tmp_path, list=str(table))
+    host = server.base[7:]
+    assert [(one.name, one.label, one.shared_group, one.split) for one in pictures] == [
+        (f"{host}/x=2/good/1", "drawing", "anna", "test"),
+        ("b.jpg", "", "", ""),
+    ]
+    table.write_text(f"url,name\n{server.base}/good/1,a\n{server.base}/good/1,b\n{server.base}/good/2,a\n")
+    assert [one.name for one in read(tmp_path, list=str(table))[0]] == ["a"]
+    table.write_text(f"{server.base}/good/1\n\n{server.base}/good/1\n# not this\n")
+    assert [one.name for one in read(tmp_path, list=str(table))[0]] == [f"{host}/good/1"]
+
+
+def test_a_list_that_cannot_be_read_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="none"):
+        read(tmp_path, list=str(tmp_path / "none"))
+    (tmp_path / "list.csv").write_text("address\nhttp://x\n")
+    with pytest.raises(DataError, match="no column url"):
+        read(tmp_path, list=str(tmp_path / "list.csv"))
+
+
+def test_the_state_is_that_of_the_list(tmp_path):
+    (tmp_path / "list").write_text("http://a/1")
+    before = KIND.state({"list": str(tmp_path / "list")})
+    (tmp_path / "list").write_text("http://a/2")
+    assert before != KIND.state({"list": str(tmp_path / "list")})
+    assert KIND.state({"urls": ["http://a/1"]}) == ""
+
+
+def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as made:
+        made.writestr("real/a.jpg", b"a")
+    server.content = buffer.getvalue()
+    source = {"kind": "archive", "label": "", "url": f"{server.base}/content/set.zip"}
+    source["sha256"] = hashlib.sha256(server.content).hexdigest()
+    (picture,) = archive.KIND.read(Job("packed", source, tmp_path))
+    assert (picture.name, picture.label, picture.read()) == ("real/a.jpg", "real", b"a")
+    with pytest.raises(DataError, match="could not be downloaded: its sha256 is"):
+        list(archive.KIND.read(Job("packed", {**source, "sha256": "0" * 64}, tmp_path)))
+
+
+def test_boxes_and_groups_come_from_the_names(tmp_path, server):
+    names = {"good/{a-1,a-2}.jpg": [0.5, 0, 0.5], "good/b.jpg": None}
+    pictures, _ = read(tmp_path, base=server.base, names=names, group="^(.)-")
+    assert [(one.box, one.group) for one in pictures] == [((0.5, 0, 0.5), "a"), ((0.5, 0, 0.5), "a"), (None, "")]
+    assert {one.group for one in read(tmp_path, base=server.base, names=names, group="all")[0]} == {"all"}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"base": "http://x"}, r"needs source\.web\.names"),
+        ({"urls": ["http://x"], "names": ["a"]}, r"needs source\.web\.base"),
+        ({"urls": ["http://x"], "parallel": 0}, "above 0"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, told):
+    with pytest.raises(ConfigError, match=told):
+        KIND.check("web", options)
+
+
+def test_ctrl_c_ends_it_promptly_though_the_server_hangs(tmp_path, server):
+    code = (
+        "import signal, sys; from pathlib import Path; from avatar_bench.sources.readers.reader import Job\n"
+        "from avatar_bench.sources.readers.urls import KIND\n"
+        f"source = {{'label': 'real', 'urls': ['{server.base}/hangs/{{0..7}}'], 'timeout': 60}}\n"
+        # a job in the background of a shell is started deaf to it
+        "signal.signal(signal.SIGINT, signal.default_int_handler); print('ready', flush=True)\n"
+        "list(KIND.read(Job('web', source, Path(sys.argv[1]))))"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stdout.readline()
+    while not server.requests:
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGINT)
+    _, said = run.communicate(timeout=30)  # half of what the server may take
+    assert b"KeyboardInterrupt" in said

@@ -1,0 +1,172 @@
+"""The learner: a loss that equals the formula, optimizers, schedules, and what goes into checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor
+from torch.nn import functional
+
+from avatar_bench.errors import DivergedError
+from avatar_bench.models.backbones import create_backbone
+from avatar_bench.models.stages import Stage
+from avatar_bench.training.module import Learner
+from avatar_bench.training.optimizers import TrainingOptions
+from tests.models.small import CARD, images, normalised
+
+
+def tiny(**options: Any) -> Learner:
+    torch.manual_seed(0)
+    return Learner(CARD, create_backbone("test_resnet", 3), TrainingOptions(**{"seed": 1, **options}))
+
+
+def loss_of(classifier: Learner, targets: Tensor) -> float:
+    classifier.eval()  # batch norm must not depend on who asks
+    classifier.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0)  # type: ignore[assignment]
+    classifier.on_train_batch_start(None, 0)
+    classifier.trainer = None
+    return float(classifier.training_step({"image": images(len(targets)), "target": targets}, 0).detach())
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.parametrize("weights", [None, (0.5, 1.0, 3.0)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_cross_entropy_with_weights_and_smoothing(weights: Any, smoothing: float) -> None:
+    classifier = tiny(class_weights=weights, label_smoothing=smoothing)
+    targets = torch.tensor([0, 1, 2, 2])
+    found = loss_of(classifier, targets)
+    logs = functional.log_softmax(classifier.net(normalised(images())), dim=1).detach().numpy().astype(float)
+    weight = np.ones(3) if weights is None else np.array(weights)
+    soft = (1 - smoothing) * np.eye(3)[targets] + smoothing / 3
+    expected = -(soft * weight * logs).sum() / weight[targets].sum()
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_mixup_depends_on_seed_and_step_alone() -> None:
+    targets = torch.tensor([0, 1, 2, 2])
+    plain, losses = loss_of(tiny(), targets), []
+    for seed, noise in ((1, 5), (1, 6), (2, 5)):
+        classifier = tiny(mixup=0.4, seed=seed)
+        torch.manual_seed(noise)
+        losses.append(loss_of(classifier, targets))
+    assert losses[0] == losses[1] != losses[2]
+    assert plain not in losses
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_a_loss_that_is_not_finite_is_told_in_training_and_in_validation() -> None:
+    classifier = tiny()
+    with torch.no_grad():
+        classifier.net.fc.bias.fill_(torch.inf)  # type: ignore[union-attr, operator]
+    batch = {"image": images(), "target": torch.tensor([0, 1, 2, 2]), "row": torch.tensor([7, 5, 3, 1])}
+    for step, split in ((classifier.training_step, "train"), (classifier.validation_step, "val")):
+        classifier.trainer = SimpleNamespace(validating=split == "val", global_step=0, current_epoch=0)
+        with pytest.raises(DivergedError, match="not a finite number") as told:
+            step(batch, 0)
+        assert (told.value.split, list(told.value.rows)) == (split, [7, 5, 3, 1])
+
+
+def test_val_metrics_equal_those_of_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    classifier, targets, logits = tiny(), rng.integers(0, 3, 100), rng.normal(size=(100, 3)).astype(np.float32)
+    for part in np.array_split(np.arange(100), 7):
+        classifier.val_metrics.update(torch.from_numpy(logits[part]), torch.from_numpy(targets[part]))
+    found = {name: float(value) for name, value in classifier.val_metrics.compute().items()}
+    guess = logits.argmax(axis=1)
+    expected = {
+        "val/accuracy": accuracy_score(targets, guess),
+        "val/macro_f1": f1_score(targets, guess, average="macro"),
+    }
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
+)
+def test_each_optimizer_takes_the_layers_that_learn_alone(name: str, kind: type) -> None:
+    classifier = tiny(optimizer=name, weight_decay=0.03, momentum=0.8)
+    classifier.begin(Stage("classifier", 1, 0.02))
+    optimizer = classifier.configure_optimizers()
+    assert type(optimizer) is kind
+    (group,) = optimizer.param_groups
+    assert [parameter.shape for parameter in group["params"]] == [(3, 96), (3,)]
+    assert (group["lr"], group["weight_decay"]) == (0.02, 0.03)
+    if name == "sgd":
+        assert (group["momentum"], group["nesterov"]) == (0.8, True)
+
+
+def test_adamw_decays_apart_from_the_gradient_and_adam_through_it() -> None:
+    moved = {}
+    for name in ("adamw", "adam"):
+        parameter = torch.nn.Parameter(torch.tensor([2.0]))
+        classifier = tiny(optimizer=name, weight_decay=0.5)
+        classifier.net = torch.nn.ParameterList([parameter])
+        classifier.stage = Stage("all", 1, 0.1)
+        parameter.grad = torch.tensor([0.0])
+        classifier.configure_optimizers().step()
+        moved[name] = float(parameter.detach())
+    assert moved["adamw"] == pytest.approx(2.0 * (1 - 0.1 * 0.5))
+    assert moved["adam"] == pytest.approx(2.0 - 0.1, abs=1e-6)
+
+
+def test_cosine_warms_up_and_falls_to_nothing() -> None:
+    classifier = tiny(schedule="cosine", warmup_epochs=1)
+    classifier.begin(Stage("classifier", 4, 1.0))
+    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
+    built = classifier.configure_optimizers()
+    assert built["lr_scheduler"]["interval"] == "step"
+    schedule, rates = built["lr_scheduler"]["scheduler"], []
+    for _ in range(41):
+        rates.append(schedule.get_last_lr()[0])
+        built["optimizer"].step()
+        schedule.step()
+    expected = [(step + 1) / 11 for step in range(10)]
+    expected += [0.5 * (1 + np.cos(np.pi * step / 30)) for step in range(31)]
+    np.testing.assert_allclose(rates, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(0.5, 1 / 6), (0.04, 1.0)])
+def test_a_part_of_an_epoch_can_warm_up(epochs: float, first: float) -> None:
+    classifier = tiny(schedule="cosine", warmup_epochs=epochs)
+    classifier.begin(Stage("classifier", 4, 1.0))
+    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
+    assert classifier.configure_optimizers()["optimizer"].param_groups[0]["lr"] == pytest.approx(first)
+
+
+@pytest.mark.parametrize(("option", "kept"), [("drop_path_rate", True), ("drop_rate", False), ("pos_drop_rate", False)])
+def test_features_are_computed_once_where_no_dropout_would_change_them(option: str, kept: bool) -> None:
+    options = {"img_size": 32, option: 0.1}
+    card = dataclasses.replace(CARD, backbone="test_vit", options=options)
+    learner = Learner(card, create_backbone("test_vit", 3, options=options), TrainingOptions(seed=1))
+    learner.begin(Stage("classifier", 1, 0.1))
+    assert learner.learns_from_embeddings is kept
+
+
+def test_plateau_waits_for_its_patience() -> None:
+    classifier = tiny(schedule="plateau", factor=0.25, patience=2)
+    classifier.begin(Stage("classifier", 4, 1.0))
+    built = classifier.configure_optimizers()
+    assert built["lr_scheduler"]["monitor"] == "val/loss"
+    rates = []
+    for loss in (1.0, 1.0, 1.0, 1.0, 1.0):
+        built["lr_scheduler"]["scheduler"].step(loss)
+        rates.append(built["optimizer"].param_groups[0]["lr"])
+    assert rates == [1.0, 1.0, 1.0, 0.25, 0.25]
+
+
+def test_the_card_goes_into_every_checkpoint_as_plain_types() -> None:
+    checkpoint: dict[str, Any] = {"state_dict": tiny().state_dict()}
+    tiny().on_save_checkpoint(checkpoint)
+    assert checkpoint["avatar_bench"]["classes"] == ["a", "b", "c"]
+    assert checkpoint["avatar_bench"]["temperature"] == 1.0
+    checkpoint["state_dict"]["net.fc.bias"][0] = torch.nan
+    with pytest.raises(DivergedError, match=r"net\.fc\.bias"):
+        tiny().on_save_checkpoint(checkpoint)
+    assert not {"mean", "std", "class_weights"} & set(tiny(class_weights=(1.0, 1.0, 1.0)).state_dict())

@@ -1,0 +1,221 @@
+"""Sharpness-aware steps: by hand on a quadratic, the flatter of two minima, and what Lightning makes of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import MixUp
+
+from avatar_bench.errors import DivergedError
+from avatar_bench.models.stages import Stage
+from avatar_bench.training.module import Learner
+from avatar_bench.training.optimizers import TrainingOptions, build, perturbed, statistics_held
+from tests.models.small import CARD, images, normalised
+
+CURVATURE, START = np.array([1.0, 10.0, 0.5]), np.array([0.4, -0.3, 2.0])
+
+
+def by_hand(base: str, adaptive: bool, steps: int, rho: float, lr: float, decay: float) -> NDArray[np.float64]:
+    """Step by step, as Foret et al., Kwon et al., Loshchilov and Hutter, and Sutskever et al. write it."""
+    w, m, v = START.copy(), np.zeros(3), np.zeros(3)
+    for t in range(1, steps + 1):
+        g = CURVATURE * w
+        size = np.abs(w) if adaptive else np.ones(3)
+        g = CURVATURE * (w + rho * size**2 * g / np.linalg.norm(size * g))
+        if base == "adamw":
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+            w = w - lr * decay * w - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        else:
+            g = g + decay * w
+            m = 0.8 * m + g
+            w = w - lr * (g + 0.8 * m)
+    return w
+
+
+@pytest.mark.parametrize("base", ["adamw", "sgd"])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_steps_on_a_quadratic_equal_those_by_hand(base: str, adaptive: bool) -> None:
+    weights = nn.Parameter(torch.tensor(START))
+    curvature = torch.tensor(CURVATURE)
+    options = TrainingOptions(1, optimizer=base, weight_decay=0.1, momentum=0.8)
+    optimizer = build([{"params": [weights]}], options, lr=0.01)
+    for _ in range(4):
+        optimizer.zero_grad()
+        (curvature * weights**2 / 2).sum().backward()
+        before = weights.detach().clone()
+        with perturbed(optimizer, 0.2, adaptive):
+            assert not torch.equal(weights, before)
+            (curvature * weights**2 / 2).sum().backward()
+        assert torch.equal(weights, before)
+        optimizer.step()
+    expected = by_hand(base, adaptive, steps=4, rho=0.2, lr=0.01, decay=0.1)
+    np.testing.assert_allclose(weights.detach().numpy(), expected, atol=1e-6)
+
+
+def test_at_a_gradient_of_nothing_the_weights_stay() -> None:
+    weights = nn.Parameter(torch.zeros(2))
+    optimizer = build([{"params": [weights]}], TrainingOptions(1, optimizer="sgd"), lr=0.1)
+    (weights**2).sum().backward()
+    with perturbed(optimizer, 0.2, adaptive=False):
+        assert weights.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("rho", "minimum"), [(None, 0), (0.05, 2), (0.1, 2), (0.2, 2)])
+def test_of_two_minima_the_flatter_is_found(rho: float | None, minimum: float) -> None:
+    weight = nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+
+    def loss() -> Tensor:  # 0 at both minima; the one at 0 is thirty times as sharp
+        return torch.minimum(15 * weight**2, (weight - 2) ** 2 / 2) / 2
+
+    # plain descent comes to rest in either
+    options = TrainingOptions(1, optimizer="sgd", momentum=0.0, weight_decay=0.0)
+    optimizer = build([{"params": [weight]}], options, lr=0.125)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss().backward()
+        if rho is not None:
+            with perturbed(optimizer, rho, adaptive=False):
+                loss().backward()
+        optimizer.step()
+    assert float(weight.detach()) == pytest.approx(minimum, abs=0.02)
+
+
+class Small(nn.Module):
+    """A network whose running statistics and dropout a second pass could disturb."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, 2, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2)
+        )
+        self.drop, self.fc = nn.Dropout(0.3), nn.Linear(16, 3)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.fc(self.drop(self.layers(batch).flatten(1)))
+
+
+BATCHES = [
+    {"image": images(8 * 5)[8 * n : 8 * n + 8], "target": torch.arange(8) % 3, "row": torch.arange(8)} for n in range(5)
+]
+OPTIONS: dict[str, Any] = {"seed": 3, "optimizer": "sgd", "weight_decay": 0.1, "mixup": 0.4, "rho": 0.1}
+
+
+def small_learner(**options: Any) -> Learner:
+    torch.manual_seed(0)
+    learner = Learner(CARD, Small(), TrainingOptions(**{**OPTIONS, **options}))
+    learner.stage = Stage("all", 1, 0.1)
+    return learner
+
+
+def fitted(learner: Learner, **options: Any) -> pl.Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet, **options)
+    trainer.fit(learner, DataLoader(BATCHES, batch_size=None))  # type: ignore[arg-type]
+    return trainer
+
+
+def reference(
+    net: nn.Module, adaptive: bool = False, accumulate: int = 1, clip: float | None = None, dtype: Any = None
+) -> float:
+    """Train by the formula, the second pass on a copy of the network; give the mean loss of the first passes."""
+    parameters = list(net.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
+    losses = []
+
+    def gradients(model: nn.Module, step: int, batches: Iterable[dict[str, Tensor]]) -> list[Tensor]:
+        model.train().zero_grad()
+        for place, batch in enumerate(batches):
+            torch.manual_seed(3 * 1_000_003 + step * accumulate + place)
+            mixed, targets = MixUp(alpha=0.4, num_classes=3)(normalised(batch["image"]), batch["target"])
+            with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
+                loss = functional.cross_entropy(model(mixed), targets)
+            losses.append(float(loss.detach()))
+            (loss / accumulate).backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]  # type: ignore[union-attr]
+
+    for step, begin in enumerate(range(0, len(BATCHES), accumulate)):
+        window = BATCHES[begin : begin + accumulate]
+        found = gradients(net, step, window)
+        copied = copy.deepcopy(net)
+        sizes = [parameter.abs() if adaptive else torch.ones_like(parameter) for parameter in parameters]
+        norm = torch.cat([(size * gradient).flatten() for size, gradient in zip(sizes, found, strict=True)]).norm()
+        for parameter, size, gradient in zip(copied.parameters(), sizes, found, strict=True):
+            parameter.data += 0.1 * size**2 * gradient / norm
+        second = gradients(copied, step, window)
+        del losses[-len(window) :]
+        norm = torch.cat([gradient.flatten() for gradient in second]).norm()
+        for parameter, gradient in zip(parameters, second, strict=True):
+            parameter.grad = gradient * min(1.0, clip / float(norm)) if clip else gradient
+        optimizer.step()
+    return float(np.mean(losses))
+
+
+def unfused(learner: Learner) -> torch.optim.Optimizer:
+    """Give the optimizer that a GPU has: gradients are unscaled before it steps, and can be clipped."""
+    return torch.optim.SGD(learner.net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
+@pytest.mark.parametrize(
+    ("trainer", "by_formula", "tolerance"),
+    [
+        ({}, {}, 1e-5),
+        ({}, {"adaptive": True}, 1e-5),
+        ({"gradient_clip_val": 0.05}, {"clip": 0.05}, 1e-5),
+        ({"accumulate_grad_batches": 2}, {"accumulate": 2}, 1e-5),
+        ({"precision": "bf16-mixed"}, {"dtype": torch.bfloat16}, 1e-4),
+        ({"precision": "16-mixed", "gradient_clip_val": 0.05}, {"dtype": torch.half, "clip": 0.05}, 1e-3),
+    ],
+    ids=["plain", "adaptive", "clipped", "accumulated", "bf16", "16 with a scaler, clipped"],
+)
+def test_a_training_equals_the_formula_with_one_noise_for_both_passes(
+    trainer: dict[str, Any], by_formula: dict[str, Any], tolerance: float
+) -> None:
+    learner = small_learner(adaptive=by_formula.get("adaptive", False))
+    net = copy.deepcopy(learner.net)
+    if trainer.get("precision") == "16-mixed":
+        scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", 64.0))
+        trainer = {**trainer, "precision": None, "plugins": scaled}  # Lightning has no scaler on a CPU of itself
+    done = fitted(learner, **trainer)
+    loss = reference(net, **by_formula)
+    for name, value in net.state_dict().items():  # batch-norm statistics, and their count of batches, too
+        torch.testing.assert_close(learner.net.state_dict()[name], value, rtol=0, atol=tolerance, msg=name)
+    assert float(done.callback_metrics["train/loss_epoch"]) == pytest.approx(loss, abs=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
+def test_a_scaler_whose_factor_is_too_large_skips_the_step_and_lowers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Learner, "configure_optimizers", unfused)
+    learner, scaler = small_learner(), torch.amp.GradScaler("cpu", 2.0**40)
+    before = copy.deepcopy(list(learner.net.parameters()))
+    fitted(learner, plugins=MixedPrecision("16-mixed", "cpu", scaler), limit_train_batches=2)
+    assert scaler.get_scale() == 2.0**38
+    assert all(map(torch.equal, before, learner.net.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
+def test_a_loss_of_the_second_pass_that_is_not_finite_is_told() -> None:
+    learner = small_learner(rho=1e38)
+    with pytest.raises(DivergedError, match="not a finite number at step 0"):
+        fitted(learner)
+
+
+def test_statistics_move_again_once_they_are_let_go() -> None:
+    norm = nn.BatchNorm2d(3).train()
+    batch = torch.randn(4, 3, 5, 5)
+    with statistics_held(norm):
+        held = norm(batch)
+    assert (int(norm.num_batches_tracked), norm.running_mean.tolist()) == (0, [0, 0, 0])  # type: ignore[arg-type, union-attr]
+    torch.testing.assert_close(norm(batch), held)
+    assert int(norm.num_batches_tracked) == 1  # type: ignore[arg-type]

@@ -1,0 +1,256 @@
+"""What each option of the trainer, the callbacks and the loggers does to a training."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from avatar_bench.cli.app import main
+from avatar_bench.errors import ConfigError
+from avatar_bench.models.checkpoint import checksum_of, verify, weights_sha256
+from avatar_bench.results.result import Result
+from avatar_bench.training import job
+from avatar_bench.training.module import Learner
+from avatar_bench.training.stage_trainer import TrainerOptions, finish, precision_for
+
+Train = Callable[..., Path]
+ONE_STEP = ("trainer.limit_batches=1", "optimizer=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "lr=1")
+
+
+def checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def parameters(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    state = checkpoint(run, name)["state_dict"]
+    return {key: value for key, value in state.items() if "running" not in key and "num_batches" not in key}
+
+
+def distance(one: Path, other: Path) -> float:
+    theirs = parameters(other)
+    return sum(float((value - theirs[key]).square().sum()) for key, value in parameters(one).items()) ** 0.5
+
+
+def rates(run: Path) -> list[float]:
+    return pd.read_csv(run / "metrics.csv")["lr"].tolist()
+
+
+def test_debug_is_one_epoch_of_two_batches_a_stage_with_every_file(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "mode=progressive", "stage=2", "trainer=debug", "epochs=null")
+    assert pd.read_csv(run / "metrics.csv")["stage"].tolist() == [1, 2]
+    assert checkpoint(run)["global_step"] == 2
+    assert {"curves.png", "split.csv", "config.yaml"} <= {file.name for file in run.iterdir()}
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for(
+    precision: str, tiny_run: Path, train: Train, tmp_path: Path
+) -> None:
+    words = [f"init_from={tiny_run}", *ONE_STEP, f"trainer.precision={precision}"]
+    clipped = train(tmp_path / "clipped", *words, "trainer.gradient_clip=1e-3")
+    free = train(tmp_path / "free", *words)
+    start = train(tmp_path / "start", *words, "lr=1e-30")
+    assert distance(clipped, start) == pytest.approx(1e-3, rel=0.02)
+    assert distance(free, start) > 2e-3
+
+
+def test_gradients_are_accumulated_over_batches(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "trainer.limit_batches=4", "trainer.accumulate=2")
+    assert checkpoint(run)["global_step"] == 2
+
+
+def test_plateau_lowers_the_rate_when_val_loss_does_not_fall(train: Train, tmp_path: Path) -> None:
+    plateau = "optimizer.schedule={name: plateau, factor: 0.5, patience: 0}"
+    run = train(tmp_path / "run", "mode=frozen", "lr=1e-6", "epochs=4", plateau)
+    found = rates(run)
+    assert found[0] == 1e-6
+    assert found[-1] in (2.5e-7, 1.25e-7)  # the row of an epoch is written before or after its step
+
+
+def test_cosine_ends_at_nothing(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "lr=0.01", "epochs=3", "optimizer.schedule.name=cosine")
+    found = rates(run)
+    assert found[0] > found[1] > found[2]
+    assert found[2] == pytest.approx(0, abs=1e-9)
+
+
+def test_early_stopping_ends_a_stage_that_gains_nothing(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "mode=frozen", "lr=1e-30", "epochs=10", "callbacks=early_stopping")
+    assert len(rates(run)) == 1 + 3
+
+
+def test_swa_is_the_mean_of_the_epochs_weights(train: Train, tmp_path: Path) -> None:
+    runs = {n: train(tmp_path / f"plain{n}", f"epochs={n}") for n in (1, 2)}
+    averaged = parameters(train(tmp_path / "swa", "epochs=2", "callbacks.swa=0"))
+    first, second = parameters(runs[1]), parameters(runs[2])
+    for key, value in averaged.items():
+        torch.testing.assert_close(value, (first[key] + second[key]) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_swa_judges_each_epoch_by_the_average_that_it_is_part_of(train: Train, tmp_path: Path) -> None:
+    plain = train(tmp_path / "plain", "epochs=3", "lr=1e-3")
+    late = train(tmp_path / "late", "epochs=3", "lr=1e-3", "callbacks.swa=1")
+    found, expected = (pd.read_csv(run / "metrics.csv") for run in (late, plain))
+    pd.testing.assert_frame_equal(found[:2], expected[:2])  # plain ones, and an average of one
+    assert found["val/loss"][2] != expected["val/loss"][2]
+
+
+def test_ema_begins_with_the_first_step_and_keeps_its_share(train: Train, tmp_path: Path) -> None:
+    steps = {n: parameters(train(tmp_path / f"plain{n}", f"trainer.limit_batches={n}")) for n in (1, 2)}
+    averaged = parameters(train(tmp_path / "ema", "trainer.limit_batches=2", "callbacks.ema=0.75"))
+    for key, value in averaged.items():
+        kept = 2 / 11  # less than 0.75, as there is one step to keep
+        torch.testing.assert_close(value, kept * steps[1][key] + (1 - kept) * steps[2][key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("words", [[], ["callbacks=ema"], ["callbacks.swa=0"]])
+def test_the_best_checkpoint_holds_the_weights_that_val_judged(words: list[str], train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words)
+    assert main(["evaluate", f"ckpt={run}", "split=val", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
+    found = Result.load(run / "evaluation" / "val" / "blind_test").metrics
+    said = json.loads((run / "run.json").read_text())["metrics"]
+    assert found["accuracy"].value == pytest.approx(said["val/accuracy"], abs=1e-6)
+    assert found["macro_f1"].value == pytest.approx(said["val/macro_f1"], abs=1e-6)
+
+
+def test_smoothing_and_mixup_raise_the_loss_of_a_network_that_is_sure(
+    tiny_run: Path, train: Train, tmp_path: Path
+) -> None:
+    words = [f"init_from={tiny_run}", "lr=1e-30", "mode=frozen"]
+    losses = {
+        name: pd.read_csv(train(tmp_path / name, *words, *more) / "metrics.csv")["train/loss"][0]
+        for name, more in {
+            "plain": [],
+            "smooth": ["label_smoothing=0.2"],
+            "mixed": ["data.augment.mixup=1.0"],
+        }.items()
+    }
+    assert losses["plain"] < min(losses["smooth"], losses["mixed"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mode.stages=[{unfreeze: classifier, epochs: 1, lr: 3e-3}, {unfreeze: all, epochs: 2, lr: 3e-3}]"],
+        ["mode=frozen", "data.augment.flip=.5", "data.views=2", "mode.balance=sampler", "epochs=3"],
+        ["optimizer=sam", "data.augment.mixup=.4", "epochs=3"],
+    ],
+    ids=["staged", "features", "two passes"],
+)
+def test_train_metrics_are_those_of_the_batches_that_were_trained_on(
+    words: list[str], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, Any]] = []
+    learn_from = Learner._learn_from
+
+    def keep(learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, targets = learn_from(learner, batch)
+        if not learner.second_pass:
+            hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
+            seen.append((hard.numpy(), logits.detach().argmax(dim=1).numpy()))
+        return logits, targets
+
+    monkeypatch.setattr(Learner, "_learn_from", keep)
+    run = train(tmp_path / "run", *words, *(["epochs=null", "lr=null"] if "stages" in words[0] else []))
+    table = pd.read_csv(run / "metrics.csv")
+    assert len(table) == 3
+    for row, batches in zip(table.to_dict("records"), np.array_split(np.arange(len(seen)), 3), strict=True):
+        targets, predicted = (np.concatenate([seen[index][part] for index in batches]) for part in (0, 1))
+        assert row["train/accuracy"] == pytest.approx(accuracy_score(targets, predicted))
+        assert row["train/macro_f1"] == pytest.approx(f1_score(targets, predicted, average="macro"))
+
+
+def test_each_balance_is_recorded_and_learns(train: Train, tmp_path: Path) -> None:
+    runs = [train(tmp_path / name, f"mode.balance={name}", "data.limit=90") for name in ("sampler", "loss", "none")]
+    hashes = {json.loads((run / "run.json").read_text())["weights_sha256"] for run in runs}
+    assert len(hashes) >= 2  # loss and none are the same where classes are even
+
+
+def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_resumed(
+    small: list[str], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, device = tmp_path / "run", {"precision": "bf16-mixed", "threads": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "choose_to_train", lambda *network: "bf16")
+        patch.setattr(job, "_finish", None)  # cut before the end
+        train(run, "trainer.precision=auto", "trainer=debug", code=1)
+    assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
+    monkeypatch.setattr(job, "choose_to_train", lambda *network: "32")
+    assert main(["train", f"resume={run}"]) == 0
+    assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
+
+
+def test_the_batch_and_the_device_that_were_really_used_are_recorded(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "trainer=debug", "data.batch_size={cpu: 8, cuda: 48}")
+    record = json.loads((run / "run.json").read_text())
+    cuda = record["device"]["accelerator"] == "cuda"
+    assert (record["device"]["accelerator"] in ("cpu", "cuda", "mps"), record["batch_size"]) == (
+        True,
+        48 if cuda else 8,
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "amp"])
+def test_mixed_precision_trains_on_a_cpu(precision: str, train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", f"trainer.precision={precision}", "trainer=debug")
+    expected = {"bf16-mixed": "bf16-mixed", "amp": "32-true"}[precision]
+    assert json.loads((run / "run.json").read_text())["device"]["precision"] == expected
+
+
+def test_names_of_precisions_are_lightnings() -> None:
+    assert precision_for(TrainerOptions(precision="32")) == "32-true"
+    assert precision_for(TrainerOptions(accelerator="cpu", precision="amp")) == "32-true"
+    assert precision_for(TrainerOptions(accelerator="gpu", precision="16-mixed")) == "16-mixed"
+    with pytest.raises(ConfigError, match="16 bits need a GPU"):
+        precision_for(TrainerOptions(accelerator="cpu", precision="16-mixed"))
+
+
+def test_the_csv_logger_keeps_every_step_and_none_keeps_nothing(train: Train, tmp_path: Path) -> None:
+    run = train(tmp_path / "csv", "logger=csv", "trainer=debug")
+    steps = pd.read_csv(run / "logs" / "metrics.csv")
+    assert steps["train/loss_step"].notna().sum() == 2
+    assert not (train(tmp_path / "none", "logger=none", "trainer=debug") / "logs").exists()
+
+
+def test_the_tensorboard_logger_writes_into_the_run(train: Train, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = train(tmp_path / "run", "logger=tensorboard", "trainer=debug")
+    assert list((run / "logs").glob("events.*"))
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
+def test_a_logger_whose_package_is_missing_says_how_to_install_it(
+    name: str, train: Train, tmp_path: Path, capsys: Any
+) -> None:
+    if importlib.util.find_spec(name):
+        pytest.skip(f"{name} is installed")
+    train(tmp_path / "run", f"logger={name}", "trainer=debug", code=2)
+    assert f'pip install "avatar-bench[{name}]"' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_and_keeps_the_names_of_its_weights(
+    tiny_run: Path, train: Train, tmp_path: Path
+) -> None:
+    run = train(tmp_path / "run", "trainer.compile=true", "trainer=debug")
+    assert checkpoint(run)["state_dict"].keys() == checkpoint(tiny_run)["state_dict"].keys()
+
+
+def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy: Path) -> None:
+    file = run_copy / "checkpoints" / "best.ckpt"
+    before = checkpoint(run_copy, "best")
+    digest, weights = finish(file, 1.75)
+    after = checkpoint(run_copy, "best")
+    assert after["avatar_bench"] == {**before["avatar_bench"], "temperature": 1.75}
+    assert weights == weights_sha256(before["state_dict"]) == weights_sha256(after["state_dict"])
+    assert digest == checksum_of(file)
+    verify(file)
