@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class AvatarBenchError(Exception):
@@ -69,3 +70,9 @@ class RegressionError(AvatarBenchError):
     """A result that is significantly worse than the one given by against=."""
 
     exit_code = 7
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Give "did you mean ...?" for the nearest of the known names, or an empty string."""
+    near = difflib.get_close_matches(word, sorted(set(known)), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else ""

@@ -16,11 +16,11 @@ from types import FrameType
 from typing import NoReturn
 
 from avatar_bench import __version__
-from avatar_bench.cli.error_messages import explain
 from avatar_bench.config import catalogue
+from avatar_bench.config.error_messages import explain
 from avatar_bench.console.signals import handled
 from avatar_bench.console.terminal import accept_any_text
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, did_you_mean
 
 WORDS = ("list", "completion")  # commands that take plain words and need no Hydra
 
@@ -83,7 +83,7 @@ def _usage() -> str:
 
 def _refuse(command: str) -> NoReturn:
     known = catalogue.commands()
-    nearest = catalogue.did_you_mean(command, known)
+    nearest = did_you_mean(command, known)
     raise ConfigError(
         f"{command}: there is no such command" + (f"; {nearest}" if nearest else ""),
         f"there are: {' '.join(known)}",

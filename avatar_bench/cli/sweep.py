@@ -19,8 +19,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from avatar_bench.cli.cluster_jobs import waiting
-from avatar_bench.cli.error_messages import explain
 from avatar_bench.cli.task import FAILED_JOBS, JobError
+from avatar_bench.config.error_messages import explain
 from avatar_bench.config.overrides import job_name
 from avatar_bench.console.terminal import tell
 from avatar_bench.errors import ConfigError

@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from avatar_bench.cli.error_messages import explain
 from avatar_bench.config import schema
+from avatar_bench.config.error_messages import explain
 from avatar_bench.console.terminal import printable
 from avatar_bench.errors import AvatarBenchError
 

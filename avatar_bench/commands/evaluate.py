@@ -23,10 +23,11 @@ from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
 from avatar_bench.evaluation.comparison import Earlier
 from avatar_bench.evaluation.result_writer import Saving
 from avatar_bench.evaluation.runner import Judge, guard_preprocessing, slice_of
+from avatar_bench.files.paths import folder_name
 from avatar_bench.files.yaml_io import checked_text
 from avatar_bench.i18n import speak
 from avatar_bench.runs.labels import Entrant, entrants
-from avatar_bench.runs.record import ENSEMBLE, RECORD, check_run, find_runs, folder_name, newest_of_all, read_record
+from avatar_bench.runs.record import ENSEMBLE, RECORD, check_run, find_runs, newest_of_all, read_record
 from avatar_bench.sources.dataset_kinds import further_sets, open_dataset
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import ExportConfig
 from avatar_bench.errors import ConfigError, OutputError
-from avatar_bench.files.output_lock import make_room
+from avatar_bench.files.lock import make_room
 from avatar_bench.runs.record import check_run, newest_of_all, read_json
 
 if TYPE_CHECKING:

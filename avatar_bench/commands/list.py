@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from avatar_bench.config.catalogue import KINDS, choices, did_you_mean, summary
-from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.config.catalogue import KINDS, choices, summary
+from avatar_bench.errors import ConfigError, DataError, did_you_mean
 from avatar_bench.runs.record import read_records, table
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from avatar_bench.config.schema import PredictConfig
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.files.output_lock import held, make_room
+from avatar_bench.files.lock import held, make_room
 from avatar_bench.inference.prediction_writer import Rows, kind_of, open_rows
 from avatar_bench.inference.resume import missing, refuse_other_run
 from avatar_bench.runs.record import check_run, newest_of_all

@@ -20,11 +20,12 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import keep_out, refuse_changed, split_apart
 from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.errors import GuardError
-from avatar_bench.runs.record import folder_name, read_record
+from avatar_bench.files.paths import folder_name, unused_folder
+from avatar_bench.runs.record import read_record
 from avatar_bench.sources.dataset_kinds import further_sets, open_pictures, open_set
 from avatar_bench.training.job import split_plan
 from avatar_bench.training.recording import begin, recorded, reopened
-from avatar_bench.training.run_folder import git_commit, held, is_free, taken, unused
+from avatar_bench.training.run_folder import git_commit, held, is_free, taken
 
 FOLDER = Path("pretrained")
 
@@ -81,7 +82,7 @@ def _folder(settings: PretrainConfig) -> Path:
     if settings.out:
         return Path(settings.out)
     name = folder_name(f"{_name(settings)}-{settings.method.name}")
-    return unused(FOLDER / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    return unused_folder(FOLDER / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
 def _first_record(folder: Path, settings: PretrainConfig) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -28,6 +27,9 @@ KINDS = {
     "callbacks": "callbacks",
     "loggers": "logger",
 }
+
+
+WEIGHTS = ("hub", "none", "package")  # of model.weights, beside a path
 
 
 def conf_folder() -> Path:
@@ -81,12 +83,6 @@ def summary(yaml: Path) -> str:
             if line.strip() and not line.startswith("#"):
                 break
     return ""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Give "did you mean ...?" for the nearest of the known names, or an empty string."""
-    near = difflib.get_close_matches(word, sorted(set(known)), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _installed_folders() -> list[Path]:

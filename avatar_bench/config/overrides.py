@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.runs.record import folder_name
+from avatar_bench.files.paths import folder_name
 
 PATHS = (
     r"out|ckpt|against|input|output|runs|resume|init_from|data\.(root|manifest|blind|ood_root|name)|model\.weights"

@@ -16,12 +16,14 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.config import config_loader
-from avatar_bench.config.catalogue import did_you_mean, user_folders
+from avatar_bench.config.catalogue import WEIGHTS, user_folders
 from avatar_bench.config.overrides import quote
 from avatar_bench.console.terminal import counted, tell
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, did_you_mean
+from avatar_bench.files.checkpoint_container import refuse_address
+from avatar_bench.files.paths import folder_name
 from avatar_bench.models.card_schema import OPTIONS, fault_of_options
-from avatar_bench.runs.record import RESERVED, folder_name, refuse_address
+from avatar_bench.runs.record import RESERVED
 
 
 @dataclass
@@ -370,7 +372,6 @@ OUTPUTS = (".csv", ".jsonl", ".parquet")
 PAGES = (".html", ".htm")
 EXPORTS = (".safetensors", ".onnx", ".xml")
 PRECISIONS = {"torch": ("32", "bf16", "16"), "onnx": ("32",), "openvino": ("32", "bf16", "int8")}  # of a runtime
-WEIGHTS = ("hub", "none", "package")
 SAM_OPTIONS = ("rho", "adaptive", "base")  # of optimizer, those that sam alone reads
 
 Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words

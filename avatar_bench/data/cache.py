@@ -20,7 +20,8 @@ from avatar_bench.data.decoding import decode_bytes, read_bytes
 from avatar_bench.data.equalise import Image
 from avatar_bench.data.file_names import shown
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.files.package_files import cache_root
+from avatar_bench.files.hashes import sha256_of_bytes
+from avatar_bench.files.paths import cache_root
 
 FOLDER = "prepared"
 SPARE = 2**30  # bytes that must stay free on the disk: a run's checkpoints come first
@@ -77,7 +78,7 @@ class PictureCache:
         name = shown(str(file))
         content = read_bytes(file, name)
         image = self.preprocessing(decode_bytes(content, name))
-        if self.fills and hashlib.sha256(content).hexdigest() == digest:  # it may have changed since it was hashed
+        if self.fills and sha256_of_bytes(content) == digest:  # it may have changed since it was hashed
             self._keep(digest, image)
         return image
 

@@ -21,6 +21,7 @@ from avatar_bench.data.user_tables import read_table
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import whole
 from avatar_bench.files.csv_io import read_csv, write_csv
+from avatar_bench.files.hashes import sha256_of_file
 
 STORED = ("width", "height", "format", "jpeg_quality")  # how a picture is stored
 COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", *STORED)
@@ -180,8 +181,7 @@ def hash_files(files: Iterable[Path]) -> list[str]:
 
 def _sha256(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of_file(file)
     except OSError as error:
         raise DataError(f"{shown(str(file))}: cannot be read: {error.strerror}.") from error
 

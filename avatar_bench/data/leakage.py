@@ -23,7 +23,7 @@ from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint_files
 from avatar_bench.data.selection import add_undivided, divides, is_stated, limited, split_dataset
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
-from avatar_bench.files.package_files import cache_root
+from avatar_bench.files.paths import cache_root
 
 SHARE, FEW = 0.9, 10  # of formats that tell the class; the audit of prepare looks at much more
 PRINTS = "fingerprints"  # the cache's folder of them, some 200 bytes a picture

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.config.catalogue import did_you_mean
 from avatar_bench.console.terminal import counted
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError
+from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, did_you_mean
 
 FOLDS = 10
 OFF = 0.02  # share of a class by which a side may miss its aim without a word

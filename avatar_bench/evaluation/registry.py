@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -19,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, did_you_mean
 from avatar_bench.evaluation import blocks
 from avatar_bench.evaluation.block import Block
 
@@ -121,6 +120,7 @@ def _configure(name: str, block: type[Block], options: dict[str, Any]) -> Block:
 
 
 def _unknown(kind: str, given: str, known: list[str]) -> tuple[str, str]:
-    close = difflib.get_close_matches(given, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"There is no {kind} named {given!r}.{hint}", f"There are: {', '.join(known) or 'none'}."
+    nearest = did_you_mean(given, known)
+    return f"There is no {kind} named {given!r}" + (
+        f"; {nearest}" if nearest else "."
+    ), f"There are: {', '.join(known) or 'none'}."

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import avatar_bench
-from avatar_bench.config.schema import EvaluateConfig, WhereConfig
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.file_names import listed
 from avatar_bench.data.image_slices import describe
@@ -23,11 +22,12 @@ from avatar_bench.errors import AvatarBenchError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
 from avatar_bench.evaluation.result_writer import Saving
+from avatar_bench.files.paths import folder_name
 from avatar_bench.i18n import say, speak
 from avatar_bench.results.result import Result
-from avatar_bench.runs.record import folder_name
 
 if TYPE_CHECKING:
+    from avatar_bench.config.schema import EvaluateConfig, WhereConfig
     from avatar_bench.runs.run import Run
 
 

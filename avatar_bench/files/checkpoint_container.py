@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 from typing import BinaryIO
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
+from avatar_bench.errors import CheckpointError
+
+BACKBONE = "backbone.safetensors"  # of a pretraining
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/|(hf[-_]hub|local-dir|timm):")
 LARGEST = 4 * 1024**3  # bytes, of a file
 MOST = 20_000  # records
 _NAME = re.compile(r"([^/\\\x00-\x1f]+/)?[\w.-]+(/[\w.-]+)*", re.ASCII)  # torch calls the top folder like the file
@@ -96,3 +101,12 @@ def _check_end(stream: BinaryIO, count: int, start: int) -> None:
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, start, 0)
     if not last.endswith((begin if large else b"") + end):
         raise BadZipFile("its directory is not whole")
+
+
+def refuse_address(text: str, option: str) -> None:
+    """Raise CheckpointError on an address, such as https://HOST/x.ckpt, unless a file is called so: none is opened."""
+    if _ADDRESS.match(text) and not os.path.lexists(text):
+        raise CheckpointError(
+            f"{option}={text} is an address, and checkpoints are read from files alone.",
+            "Download it first, and give the file's path.",
+        )

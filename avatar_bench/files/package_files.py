@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import subprocess
 import sys
@@ -14,16 +13,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from avatar_bench.errors import DataError
+from avatar_bench.files.paths import cache_root
 
 ARCHIVES = {"wheel": "--only-binary", "sdist": "--no-binary"}
-
-
-def cache_root() -> Path:
-    """Give the folder for downloads: AVATAR_BENCH_CACHE where it is set, else the user's cache folder."""
-    return Path(os.environ.get("AVATAR_BENCH_CACHE") or platformdirs.user_cache_dir("avatar_bench")).expanduser()
 
 
 def fetch(
@@ -90,11 +83,6 @@ def extract(archive: Path, pattern: str) -> Path:
 def match(names: list[str], pattern: str) -> list[str]:
     """Give the names that fit a glob, in which `*` crosses folders; letters count as they are."""
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-
-
-def digest(data: bytes) -> str:
-    """Give the SHA-256 of some bytes as hex digits."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def _download(distribution: str, version: str, archive: str, sha256: str | None, tag: str | None, part: Path) -> None:

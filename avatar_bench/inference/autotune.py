@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 from avatar_bench.files.atomic_write import write_text
-from avatar_bench.files.package_files import cache_root
+from avatar_bench.files.lock import shared_lock
+from avatar_bench.files.paths import cache_root
 from avatar_bench.models.profiling import Job, interleaved, machine
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -85,7 +85,7 @@ def _find(file: Path, attempt: Callable[[], tuple[Choice, dict[str, dict[str, fl
     """Read a choice, or make it and keep it."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_suffix(".lock")):  # of two processes, the second takes what the first has found
+        with shared_lock(file.with_suffix(".lock")):  # of two processes, the second takes what the first has found
             if kept := _read(file):
                 return kept
             choice, times = attempt()

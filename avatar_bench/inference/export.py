@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import whole
-from avatar_bench.files.package_files import digest
+from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.inference.runtimes import engines, openvino_ir
 from avatar_bench.models.checkpoint import CARD_KEY, sealed
 from avatar_bench.models.classifier import Classifier
@@ -52,9 +52,9 @@ def encode(classifier: Classifier, provenance: Mapping[str, Any], kind: str) -> 
 
 def describe(classifier: Classifier, provenance: Mapping[str, Any], file: Path, contents: Mapping[str, bytes]) -> str:
     """Give what an export, of the contents that `encode` gave, says of itself as JSON to read."""
-    told: dict[str, Any] = {"file": file.name, "sha256": digest(contents[file.suffix])}
+    told: dict[str, Any] = {"file": file.name, "sha256": sha256_of_bytes(contents[file.suffix])}
     if ".bin" in contents:
-        told["weights"] = {"file": file.with_suffix(".bin").name, "sha256": digest(contents[".bin"])}
+        told["weights"] = {"file": file.with_suffix(".bin").name, "sha256": sha256_of_bytes(contents[".bin"])}
     if file.suffix in SHAPES:
         told |= {"input": IMAGES.format(shape=SHAPES[file.suffix]), "outputs": OUTPUTS}
     told |= {CARD_KEY: classifier.card.plain(), PROVENANCE: dict(provenance)}

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 import avatar_bench
 from avatar_bench.files.atomic_write import whole
-from avatar_bench.files.package_files import cache_root
+from avatar_bench.files.paths import cache_root
 from avatar_bench.inference.runtimes.engines import Exported
 
 LIMIT = 2 * 10**9  # bytes of all that are kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import sys
@@ -17,14 +16,13 @@ from timm.data.config import resolve_model_data_config
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from avatar_bench.errors import CheckpointError, ConfigError
+from avatar_bench.config.catalogue import WEIGHTS
+from avatar_bench.errors import CheckpointError, ConfigError, did_you_mean
 from avatar_bench.files import package_files
+from avatar_bench.files.checkpoint_container import BACKBONE
 from avatar_bench.models.card_schema import OPTIONS, SIDE, fault_of_options
 from avatar_bench.models.pretrained_backbone import Weights, read_weights, refuse_other_network
 from avatar_bench.models.weight_formats import read_state
-from avatar_bench.runs.record import BACKBONE
-
-WEIGHTS = ("hub", "none", "package")
 
 
 def create_backbone(
@@ -161,9 +159,8 @@ def _use_cache_if_offline() -> None:
 
 
 def _unknown(name: str) -> ConfigError:
-    near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=4)
-    hint = f"Similar names: {', '.join(near)}." if near else "See timm.list_models() for the names."
-    return ConfigError(f"model.backbone: timm has no network named {name!r}.", hint)
+    nearest = did_you_mean(name.split(".")[0], timm.list_models()) or "see timm.list_models() for the names"
+    return ConfigError(f"model.backbone: timm has no network named {name!r}; {nearest}")
 
 
 def _explain(name: str, weights: str | Weights, error: Exception) -> ConfigError:

@@ -16,6 +16,7 @@ from torch import nn
 
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.files.atomic_write import flush, whole
+from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.weight_formats import (
     read_archive,
     read_plain_json,
@@ -40,7 +41,7 @@ def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
         with whole(_side(file)) as side, whole(file) as part:
             _save(checkpoint, part)
             # on the disk before the file has its name: a kill between the two renames leaves its hash to be found
-            side.write_text(f"{checksum_of(part)}  {file.name}\n", encoding="utf-8")
+            side.write_text(f"{sha256_of_file(part)}  {file.name}\n", encoding="utf-8")
             flush(side)
             if file.name == LAST:
                 _keep(file, file.with_name(BEFORE))
@@ -57,12 +58,6 @@ def remove_checkpoint(file: Path) -> None:
         place.unlink(missing_ok=True)
 
 
-def checksum_of(file: Path) -> str:
-    """Give a checkpoint's SHA-256, as hex digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def verify(file: Path) -> None:
     """Raise CheckpointError where a checkpoint is not what its .sha256 says; without one, say nothing.
 
@@ -70,7 +65,7 @@ def verify(file: Path) -> None:
     """
     side = _side(file)
     sides = [place for place in (side, side.with_name(f"{side.name}.part")) if os.path.isfile(place)]
-    if os.path.isfile(file) and side in sides and checksum_of(file) not in map(_stated, sides):
+    if os.path.isfile(file) and side in sides and sha256_of_file(file) not in map(_stated, sides):
         raise CheckpointError(
             f"{file} is damaged: its SHA-256 is not the one in {side.name}.",
             "Use another checkpoint of the run, or train again.",

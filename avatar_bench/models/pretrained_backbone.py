@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from avatar_bench.console.terminal import counted
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.files.atomic_write import whole
+from avatar_bench.files.checkpoint_container import refuse_address
+from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.card_schema import fault_of_options, fault_of_parts
-from avatar_bench.models.checkpoint import CARD_KEY, break_seal, checksum_of, sealed
+from avatar_bench.models.checkpoint import CARD_KEY, break_seal, sealed
 from avatar_bench.models.model_card import Card, provenance_of, training_step
 from avatar_bench.models.weight_formats import read_plain_json, read_safetensors, read_state, reason_of
-from avatar_bench.runs.record import refuse_address
 
 PICTURES = "pictures.csv"
 KEY = "pretraining"  # of the card, in the file's metadata
@@ -56,7 +57,7 @@ class Pretraining:
     def list_beside(self, file: Path) -> Path:
         """Give the list of the pictures that weights have seen; raise GuardError where it is gone or another."""
         pictures = file.with_name(PICTURES)
-        if not os.path.isfile(pictures) or checksum_of(pictures) != self.pictures_sha256:
+        if not os.path.isfile(pictures) or sha256_of_file(pictures) != self.pictures_sha256:
             raise GuardError(
                 f"{pictures}, which lists what {file.name} has seen ({counted(self.pictures, 'picture')}), "
                 "is gone or changed.",
@@ -99,7 +100,7 @@ def read_weights(file: Path) -> Weights:
             f"model.weights={file} is not a file.",
             "Expected hub, none, package, or the path of a .safetensors or .pth file.",
         )
-    before, sha256 = _stamp(file), checksum_of(file)
+    before, sha256 = _stamp(file), sha256_of_file(file)
     tensors, texts, said = _read_with_card(file) if file.suffix == ".safetensors" else (read_state(file), {}, {})
     if _stamp(file) != before:
         raise CheckpointError(f"{file} changed while it was read.", "Wait until it is whole, and begin again.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+
+from avatar_bench.files.hashes import sha256_of_file
 
 BUDGET = 8_500_000  # bytes of WebP; as base64 they are a third more, and the page stays under 15 MB
 MOST = 180  # figures in a page: each takes a tenth of a second, and nobody looks at more of them there
@@ -84,7 +85,7 @@ def _distinct(files: Sequence[Path]) -> list[Path]:
     first: dict[str, Path] = {}
     for file in files:
         if file.is_file():
-            first.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), file)
+            first.setdefault(sha256_of_file(file), file)
     return list(first.values())
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avatar_bench.files.checkpoint_container import BACKBONE, refuse_address
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.console.terminal import printable, tell
 from avatar_bench.files.atomic_write import write_text
@@ -18,14 +19,12 @@ from avatar_bench.files.atomic_write import write_text
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
 BEST = "best.ckpt"
-BACKBONE = "backbone.safetensors"  # of a pretraining
 METRIC = "val/macro_f1"
 RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that others may not be called
 ENDED = ("failed", "interrupted", "diverged")  # how a run ends that is not finished
 
 
 LARGEST = 64 * 1024**2  # bytes, of a file of JSON
-_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/|(hf[-_]hub|local-dir|timm):")
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,6 @@ def read_records(root: Path) -> list[Record]:
     return [_read(file) for file in sorted(files)]
 
 
-def folder_name(text: str) -> str:
-    """Give a text as a folder's name: letters, digits and . + - _, which no shell and no option takes amiss."""
-    return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "unnamed"
 
 
 def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
@@ -106,13 +102,6 @@ def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
     return path, folder if inside else None
 
 
-def refuse_address(text: str, option: str) -> None:
-    """Raise CheckpointError on an address, such as https://HOST/x.ckpt, unless a file is called so: none is opened."""
-    if _ADDRESS.match(text) and not os.path.lexists(text):
-        raise CheckpointError(
-            f"{option}={text} is an address, and checkpoints are read from files alone.",
-            "Download it first, and give the file's path.",
-        )
 
 
 def check_run(path: Path) -> None:

@@ -28,11 +28,13 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.worker_processes import served
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
 from avatar_bench.models.model_card import Card, taught_elsewhere
-from avatar_bench.models.checkpoint import checksum_of, read_checkpoint, verify
+from avatar_bench.models.checkpoint import read_checkpoint, verify
+from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.console.warning_filters import quiet
 from avatar_bench.inference.autotune import DTYPES, choose
 from avatar_bench.results.predictions import Predictions, strings
-from avatar_bench.runs.record import BEST, RECORD, folder_name, locate, read_config, read_record
+from avatar_bench.runs.record import BEST, RECORD, locate, read_config, read_record
+from avatar_bench.files.paths import folder_name
 from avatar_bench.results.result import AGAINST, Result
 from avatar_bench.inference.prediction_table import verdict_columns, verdict_rows
 
@@ -132,7 +134,7 @@ class Run:
     @cached_property
     def checkpoint_sha256(self) -> str:
         """Give the checkpoint file's SHA-256."""
-        return checksum_of(self.checkpoint)
+        return sha256_of_file(self.checkpoint)
 
     @cached_property
     def images(self) -> Dataset | None:
@@ -153,7 +155,7 @@ class Run:
         if self.folder is None or "pictures_sha256" not in init:
             return None
         file = self.folder / PRETRAINING
-        if not file.is_file() or checksum_of(file) != init["pictures_sha256"]:
+        if not file.is_file() or sha256_of_file(file) != init["pictures_sha256"]:
             raise CheckpointError(
                 f"{file} is missing or changed, the list of the pictures that the run's first weights had seen.",
                 "Restore it: which pictures the network has seen is not known without it.",
@@ -335,7 +337,7 @@ class Run:
         """Give the SHA-256 of the metrics.json of each block that is saved of a set, by the block's name."""
         place = self._results
         files = sorted((place / folder_name(name)).glob("[!.]*/metrics.json")) if place else []
-        digests = {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        digests = {file.parent.name: sha256_of_file(file) for file in files}
         return {block: digest for block, digest in digests.items() if block != AGAINST}
 
     def wake(self, precision: str = "32") -> list[str]:

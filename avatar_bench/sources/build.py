@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from avatar_bench.config.catalogue import did_you_mean
 from avatar_bench.console.terminal import tell
 from avatar_bench.data.dataset import files_of, read_dataset
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.fingerprints import fingerprint_files
 from avatar_bench.data.splits import FOLDS, SplitPlan
-from avatar_bench.errors import ConfigError, DataError, OutputError
-from avatar_bench.files import package_files
+from avatar_bench.errors import ConfigError, DataError, OutputError, did_you_mean
+from avatar_bench.files.hashes import sha256_of_bytes
+from avatar_bench.files.lock import shared_lock
+from avatar_bench.files.paths import cache_root
 from avatar_bench.sources.curation import Curated, Rules, curate
 from avatar_bench.sources.dataset_files import (
     SIDES,
@@ -80,7 +80,7 @@ class Recipe:
 
 def demo_root() -> Path:
     """Give the folder of the demo data set, in the cache."""
-    return package_files.cache_root() / "demo"
+    return cache_root() / "demo"
 
 
 def ensure_demo(data: Mapping[str, Any]) -> Summary:
@@ -239,7 +239,7 @@ def _read(out: Path, name: str, recipe: Recipe, state: str, update: bool) -> Jou
     source = recipe.sources[name]
     text = json.dumps([VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
     again = update and _was_refused(out, name, source)
-    journal = Journal.open(_journal_file(out, name), package_files.digest(text.encode()), out, again)
+    journal = Journal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, again)
     if journal.complete:
         return journal
     tell(
@@ -324,16 +324,9 @@ def _other(name: str, path: Path) -> OtherSet:
 def _lock(out: Path) -> Iterator[None]:
     """Let one process at a time build in a folder; the others wait, and say so."""
     (out / WORK).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / WORK / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        tell(f"another process is building {out}: waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
+    waiting = f"another process is building {out}: waiting for it"
+    with shared_lock(out / WORK / "lock", lambda: tell(waiting, file=sys.stderr)):
         yield
-    finally:
-        lock.release()
 
 
 def _say(curated: Curated) -> None:

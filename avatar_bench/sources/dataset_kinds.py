@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from avatar_bench.data.dataset import Dataset, read_dataset, read_folder, read_manifest, read_pictures
 from avatar_bench.data.folders import class_folders, is_plain
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.runs.record import RESERVED, folder_name
+from avatar_bench.files.paths import folder_name
+from avatar_bench.runs.record import RESERVED
 
 OOD = "ood_"  # before the name of an out-of-domain set
 _RECIPE = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # of the demo

@@ -23,7 +23,7 @@ from avatar_bench.data.decoding import MAX_BYTES, decode_bytes, format_of
 from avatar_bench.data.equalise import equalise_bytes
 from avatar_bench.data.fingerprints import fingerprint
 from avatar_bench.errors import DataError
-from avatar_bench.files.package_files import digest
+from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.sources.drawn_avatars import rasterise
 from avatar_bench.sources.source_image import Picture, cut
 
@@ -64,7 +64,7 @@ def put(picture: Picture, making: Making, folder: Path) -> dict[str, Any]:
         data, image = _make(picture, found, making)
     except (DataError, ValueError, OSError) as error:
         return {"name": picture.name, "reason": _reason(error).removeprefix(f"{picture.name}: ")}
-    sha256, kind = digest(data), format_of(data)
+    sha256, kind = sha256_of_bytes(data), format_of(data)
     path = "/".join(
         ["images", *map(_safe, (picture.label or making.label, picture.source or making.source)), sha256[:20]]
     )
@@ -76,7 +76,7 @@ def put(picture: Picture, making: Making, folder: Path) -> dict[str, Any]:
         "name": picture.name,
         "path": path + ENDINGS[kind],
         "sha256": sha256,
-        "origin_sha256": digest(found),
+        "origin_sha256": sha256_of_bytes(found),
         "pixels": prints.pixels,
         "phashes": list(prints.phashes),
         "width": image.shape[1],

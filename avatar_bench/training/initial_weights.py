@@ -6,12 +6,12 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import nn
 
-from avatar_bench.config.schema import WEIGHTS, PicturesConfig, TrainConfig
+from avatar_bench.config.catalogue import WEIGHTS
 from avatar_bench.console.terminal import tell
 from avatar_bench.data.dataset import Dataset, read_split
 from avatar_bench.data.leakage import shared_with
@@ -22,6 +22,9 @@ from avatar_bench.models.backbones import normalisation
 from avatar_bench.models.model_card import Card, taught_elsewhere, training_step
 from avatar_bench.models.pretrained_backbone import Pretraining, Weights, read_weights
 from avatar_bench.runs.run import PRETRAINING, Run
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import PicturesConfig, TrainConfig
 
 
 def weights_of(given: str) -> str | Weights:

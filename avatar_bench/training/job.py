@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import avatar_bench
-from avatar_bench.config.schema import PretrainConfig, SplitDataConfig, TrainConfig
 from avatar_bench.console.terminal import counted, tell
 from avatar_bench.data.cache import PictureCache
 from avatar_bench.data.dataset import SPLITS, Dataset, write_split
@@ -57,6 +56,9 @@ from avatar_bench.training.stage_trainer import (
     fit_stage,
     precision_for,
 )
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import PretrainConfig, SplitDataConfig, TrainConfig
 
 MOST_FEATURES = 2**30  # bytes of cached features
 

@@ -15,10 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from avatar_bench.cli.error_messages import told
+from avatar_bench.config.error_messages import told
 from avatar_bench.config.validation import read_tree
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
-from avatar_bench.runs.record import BACKBONE, RECORD, read_record, write_record
+from avatar_bench.files.checkpoint_container import BACKBONE
+from avatar_bench.runs.record import RECORD, read_record, write_record
 from avatar_bench.training.run_folder import CONFIG, write_config
 
 

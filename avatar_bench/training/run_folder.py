@@ -6,25 +6,28 @@ import datetime
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.config.overrides import job_name
-from avatar_bench.config.schema import TrainConfig
 from avatar_bench.config.validation import read_tree
 from avatar_bench.console.terminal import tell
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
 from avatar_bench.files.atomic_write import write_text
-from avatar_bench.runs.record import ENDED, RECORD, folder_name, read_record
+from avatar_bench.files.lock import LockedError, exclusive_lock
+from avatar_bench.files.paths import folder_name, unused_folder
+from avatar_bench.runs.record import ENDED, RECORD, read_record
 from avatar_bench.sources.dataset_kinds import open_dataset
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import TrainConfig
 
 CONFIG, LOCK = "config.yaml", "run.lock"
 # options that change no weight
@@ -40,15 +43,7 @@ def run_folder(settings: TrainConfig) -> Path:
     if settings.out:
         return Path(settings.out)
     name = folder_name(f"{_name(settings)}-{settings.mode.name}")
-    return unused(Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-
-
-def unused(stamp: Path) -> Path:
-    """Give a folder, or where there is one of that name another with a number."""
-    folder, number = stamp, 2
-    while folder.exists():
-        folder, number = stamp.with_name(f"{stamp.name}_{number}"), number + 1
-    return folder
+    return unused_folder(Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
 def is_free(folder: Path) -> bool:
@@ -106,27 +101,30 @@ def held(folder: Path) -> Iterator[None]:
     where another process holds it, or the folder cannot be made or written.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        left = (folder / LOCK).exists()
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(f"{folder}: {_owner(folder)} is training there.", "Wait for it, or stop it.") from error
-    except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be written: {error.strerror}.", "A run needs a folder that you may write to."
-        ) from error
-    if left:
-        print(f"warning: {folder}: {_owner(folder)} trained there and is gone; its lock is taken over", file=sys.stderr)
-    try:
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            left = (folder / LOCK).exists()
+            stack.enter_context(exclusive_lock(folder / LOCK))
+        except LockedError as error:
+            raise OutputError(f"{folder}: {_owner(folder)} is training there.", "Wait for it, or stop it.") from error
+        except OSError as error:
+            raise OutputError(
+                f"{folder} cannot be written: {error.strerror}.", "A run needs a folder that you may write to."
+            ) from error
+        if left:
+            print(
+                f"warning: {folder}: {_owner(folder)} trained there and is gone; its lock is taken over",
+                file=sys.stderr,
+            )
         yield
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)
-        lock.release()
-        with suppress(OSError):  # the first that holds something
-            for place in made:
-                place.rmdir()
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # the first that holds something
+        for folder in folders:
+            folder.rmdir()
 
 
 def _owner(folder: Path) -> str:

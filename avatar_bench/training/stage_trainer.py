@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,10 +25,11 @@ from avatar_bench.console.memory import keep_memory
 from avatar_bench.console.signals import Stop
 from avatar_bench.console.warning_filters import quiet
 from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.files.paths import unused_folder
 from avatar_bench.models.checkpoint import (
     CARD_KEY,
     LAST,
-    checksum_of,
     read_checkpoint,
     remove_checkpoint,
     verify,
@@ -219,7 +219,7 @@ def finish(best: Path, temperature: float) -> tuple[str, str]:
     kept = {key: checkpoint[key] for key in ("state_dict", "epoch", "global_step", "pytorch-lightning_version")}
     kept[CARD_KEY] = {**card.plain(), "temperature": temperature}
     write_checkpoint(kept, best)
-    return checksum_of(best), weights_sha256(kept["state_dict"])
+    return sha256_of_file(best), weights_sha256(kept["state_dict"])
 
 
 def build_logger(name: str, folder: Path, run_name: str, project: str, offline: bool, settings: Any) -> Logger | None:
@@ -227,7 +227,7 @@ def build_logger(name: str, folder: Path, run_name: str, project: str, offline: 
     logs = folder / "logs"
     builders: dict[str, Callable[[], Logger | None]] = {
         "none": lambda: None,
-        "csv": lambda: pl.loggers.CSVLogger(folder, name="", version=_unused(logs).name),
+        "csv": lambda: pl.loggers.CSVLogger(folder, name="", version=unused_folder(logs).name),
         "tensorboard": lambda: pl.loggers.TensorBoardLogger(folder, name="", version="logs"),
         "wandb": lambda: pl.loggers.WandbLogger(run_name, logs, project=project, offline=offline),
         "mlflow": lambda: pl.loggers.MLFlowLogger(project, run_name, tracking_uri=f"sqlite:///{logs / 'mlflow.db'}"),
@@ -242,12 +242,6 @@ def build_logger(name: str, folder: Path, run_name: str, project: str, offline: 
             f"logger={name}: its package is not installed.", f'Install it: pip install "avatar-bench[{name}]".'
         ) from error
     return logger
-
-
-def _unused(folder: Path) -> Path:
-    """Give the folder, or where it holds something its name with a number: a resumed run keeps its earlier steps."""
-    numbered = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
-    return next(place for place in itertools.chain([folder], numbered) if not place.exists())
 
 
 def _callbacks(folder: Path, options: TrainerOptions, first_epoch: int, stop: Stop, fresh: bool) -> list[Callback]:

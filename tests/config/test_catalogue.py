@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.config.catalogue import choices, commands, conf_folder, did_you_mean, groups, summary, user_folders
-from avatar_bench.errors import ConfigError
+from avatar_bench.config.catalogue import choices, commands, conf_folder, groups, summary, user_folders
+from avatar_bench.errors import ConfigError, did_you_mean
 
 
 def write(file: Path, text: str) -> Path:

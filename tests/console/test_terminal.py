@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.cli.error_messages import explain
+from avatar_bench.config.error_messages import explain
 from avatar_bench.console.terminal import counted, printable, without_passwords
 from avatar_bench.errors import DataError
 

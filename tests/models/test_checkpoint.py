@@ -14,7 +14,8 @@ import torch
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError, OutputError
-from avatar_bench.models.checkpoint import checksum_of, read_checkpoint, verify, weights_sha256
+from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.models.checkpoint import read_checkpoint, verify, weights_sha256
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.stage_trainer import AtomicCheckpointIO
@@ -32,7 +33,7 @@ def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None
 def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "x.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3), "b": [1, "я"]}, file)
-    assert file.with_name("x.ckpt.sha256").read_text() == f"{checksum_of(file)}  x.ckpt\n"
+    assert file.with_name("x.ckpt.sha256").read_text() == f"{sha256_of_file(file)}  x.ckpt\n"
     assert AtomicCheckpointIO().load_checkpoint(file)["b"] == [1, "я"]
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="damaged"):
@@ -73,7 +74,7 @@ def test_the_last_checkpoint_becomes_the_one_before(tmp_path: Path) -> None:
         AtomicCheckpointIO().save_checkpoint({"a": number}, last)
     assert AtomicCheckpointIO().load_checkpoint(last) == {"a": 2}
     assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
-    assert before.with_name("before.ckpt.sha256").read_text() == f"{checksum_of(before)}  before.ckpt\n"
+    assert before.with_name("before.ckpt.sha256").read_text() == f"{sha256_of_file(before)}  before.ckpt\n"
     AtomicCheckpointIO().save_checkpoint({"a": 0}, tmp_path / "best.ckpt")
     assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
 
@@ -176,7 +177,7 @@ def test_the_checksum_of_a_write_that_was_killed_counts(tmp_path: Path) -> None:
     AtomicCheckpointIO().save_checkpoint({"a": 1}, file)
     side = file.with_name("x.ckpt.sha256")
     torch.save({"a": 2}, file)
-    side.with_name("x.ckpt.sha256.part").write_text(f"{checksum_of(file)}  x.ckpt\n")
+    side.with_name("x.ckpt.sha256.part").write_text(f"{sha256_of_file(file)}  x.ckpt\n")
     verify(file)
     for odd in (b"", b"\xff\xfe", b"0" * 1000):
         side.with_name("x.ckpt.sha256.part").write_bytes(odd)

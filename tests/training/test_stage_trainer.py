@@ -16,7 +16,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import ConfigError
-from avatar_bench.models.checkpoint import checksum_of, verify, weights_sha256
+from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.models.checkpoint import verify, weights_sha256
 from avatar_bench.results.result import Result
 from avatar_bench.training import job
 from avatar_bench.training.module import Learner
@@ -252,5 +253,5 @@ def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy: Path)
     after = checkpoint(run_copy, "best")
     assert after["avatar_bench"] == {**before["avatar_bench"], "temperature": 1.75}
     assert weights == weights_sha256(before["state_dict"]) == weights_sha256(after["state_dict"])
-    assert digest == checksum_of(file)
+    assert digest == sha256_of_file(file)
     verify(file)

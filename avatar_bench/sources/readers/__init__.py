@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from avatar_bench.config.catalogue import did_you_mean
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, did_you_mean
 from avatar_bench.sources.readers import archive, drawn, folder, huggingface, manifest, package, urls
 from avatar_bench.sources.readers.package import fetch_all
 from avatar_bench.sources.readers.reader import COMMON, DESCRIPTION, Job, Kind, Source

@@ -24,6 +24,7 @@ from urllib3.exceptions import (
 )
 
 from avatar_bench.errors import DataError
+from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.sources.readers.hosts import Host, Manners
 
 BACKOFF = 0.5  # seconds before the second attempt, doubled for each one after it
@@ -176,8 +177,7 @@ def download_one(address: Address, place: Path, max_bytes: int) -> Path:
 
 def verify(file: Path, sha256: str) -> str:
     """Say how a file differs from its SHA-256, or nothing."""
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_of_file(file)
     return "" if found == sha256.lower() else f"its sha256 is {found}, expected {sha256}"
 
 

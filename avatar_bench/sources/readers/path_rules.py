@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from avatar_bench.config.catalogue import did_you_mean
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, did_you_mean
 
 OUTCOME = ("label", "source", "group", "generator")
 _GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}

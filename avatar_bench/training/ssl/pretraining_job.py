@@ -5,24 +5,24 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytorch_lightning as pl
 
-from avatar_bench.config.schema import PretrainConfig
 from avatar_bench.console.terminal import counted, tell
 from avatar_bench.data.dataset import Dataset, write_split
 from avatar_bench.data.transforms import Preprocessing, Views
 from avatar_bench.data.worker_processes import Loader
 from avatar_bench.errors import DivergedError, GuardError
 from avatar_bench.files.atomic_write import whole
+from avatar_bench.files.checkpoint_container import BACKBONE
+from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.i18n import speak
 from avatar_bench.metrics.plots import pretraining_curves
 from avatar_bench.models.backbones import create_backbone, options_for
-from avatar_bench.models.checkpoint import checksum_of
 from avatar_bench.models.pretrained_backbone import PICTURES, Pretraining, Weights, write_backbone
-from avatar_bench.runs.record import BACKBONE, write_record
+from avatar_bench.runs.record import write_record
 from avatar_bench.runs.run import set_threads
 from avatar_bench.training.checkpoint_progress import newest
 from avatar_bench.training.initial_weights import origin_of, pictures_seen, preprocessing_for, refuse_taught, weights_of
@@ -43,6 +43,9 @@ from avatar_bench.training.ssl.methods import MethodOptions, create_method, loca
 from avatar_bench.training.ssl.pretrainer import KNN, Pretrainer, Probe, fit_pretraining
 from avatar_bench.training.stage_trainer import build_logger
 
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import PretrainConfig
+
 
 def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: Dataset, learning: Dataset) -> str:
     """Pretrain on `learning`, a part of `sides`, complete the folder and the record, and give the last words."""
@@ -55,7 +58,7 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     if len(seen) > len(taught):
         record["pictures"]["earlier"] = len(seen) - len(taught)
     write_split(seen, folder / PICTURES)
-    pictures_sha256 = checksum_of(folder / PICTURES)
+    pictures_sha256 = sha256_of_file(folder / PICTURES)
     if record.setdefault("pictures_sha256", pictures_sha256) != pictures_sha256:
         raise GuardError(
             f"resume={folder}: the pictures, or their split, are not what they were when it began.",
@@ -204,7 +207,7 @@ def _finish(
         figure.savefig(part, format="png")
     probed = history[history[KNN].notna()]
     last = history.iloc[-1]
-    record["weights_sha256"] = checksum_of(folder / BACKBONE)
+    record["weights_sha256"] = sha256_of_file(folder / BACKBONE)
     record["metrics"] = {"train/loss": float(last["train/loss"])}
     learned_from = record["pictures"]["learned_from"]
     learned = f"{counted(learned_from, 'picture')}, {counted(card.epochs, 'epoch')}"

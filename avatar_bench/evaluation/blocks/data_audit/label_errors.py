@@ -15,7 +15,7 @@ from avatar_bench.config import catalogue
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
-from avatar_bench.files import package_files
+from avatar_bench.files.paths import cache_root
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.i18n import say
 
@@ -99,4 +99,4 @@ def _recipe(model: str) -> dict[str, Any]:
 
 def _is_cached(package: dict[str, str]) -> bool:
     folder = f"{package['distribution']}-{package['version']}-wheel"
-    return (package_files.cache_root() / "archives" / folder).is_dir()
+    return (cache_root() / "archives" / folder).is_dir()

@@ -16,12 +16,12 @@ from avatar_bench.evaluation import faithfulness_tables as tables
 from avatar_bench.evaluation import gradcam_figures as figures
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known
 from avatar_bench.evaluation.faithfulness_tables import GAINS, ROLLOUT, SANITY, Arrays, endings
+from avatar_bench.files.paths import folder_name
 from avatar_bench.i18n import say
 from avatar_bench.metrics import faithfulness as numbers
 from avatar_bench.metrics import stats
 from avatar_bench.models import attribution
 from avatar_bench.results.result import Result
-from avatar_bench.runs.record import folder_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,10 +14,10 @@ from avatar_bench.data.selection import draw_shots
 from avatar_bench.evaluation import activation_figures as figures
 from avatar_bench.evaluation import class_activation as maps
 from avatar_bench.evaluation.block import CompareBlock, together
+from avatar_bench.files.paths import folder_name
 from avatar_bench.i18n import say
 from avatar_bench.metrics import stats
 from avatar_bench.results.result import Metric, Result
-from avatar_bench.runs.record import folder_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

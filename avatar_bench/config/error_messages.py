@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from avatar_bench.config.catalogue import choices, did_you_mean
+from avatar_bench.config.catalogue import choices
 from avatar_bench.console.terminal import printable, without_passwords
-from avatar_bench.errors import AvatarBenchError, OutputError
+from avatar_bench.errors import AvatarBenchError, OutputError, did_you_mean
 
 MOST = 1000  # characters of a line
 _DISK = (
