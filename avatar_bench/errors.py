@@ -33,7 +33,7 @@ class ConfigError(AvatarBenchError):
 
 
 class DataError(AvatarBenchError):
-    """A missing, broken or unsuitable file or folder of pictures."""
+    """A missing, broken or unsuitable file or folder of images."""
 
     exit_code = 3
 

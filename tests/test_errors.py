@@ -12,9 +12,9 @@ from avatar_bench.errors import DataError
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_told_in_its_own_lines_whoever_reads_it(tmp_path: Path, workers: int) -> None:
+def test_a_broken_image_is_told_in_its_own_lines_whoever_reads_it(tmp_path: Path, workers: int) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     preprocessing = Preprocessing(8, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     images = Images([broken], np.zeros(1, dtype=np.int64), preprocessing)
     with pytest.raises(DataError) as caught:

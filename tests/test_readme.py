@@ -57,13 +57,13 @@ def made_small(words: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages speak of: pictures, manifests, two runs in runs/demo, judged, and yaml."""
+def place(tiny_run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of: images, manifests, two runs in runs/demo, judged, and yaml."""
     folder = tmp_path_factory.mktemp("readme")
     for name, source in (("all", "all"), ("blind", "blind"), ("photos", "blind")):
-        shutil.copytree(pictures / source, folder / name)
+        shutil.copytree(images / source, folder / name)
     for manifest in ("all.csv", "blind.csv"):
-        shutil.copy(pictures / manifest, folder)
+        shutil.copy(images / manifest, folder)
     for model in ("efficientnet_lite0", "mobilenetv2"):
         shutil.copytree(tiny_run, folder / "runs" / "demo" / model)
     asked = [f"ckpt={folder / 'runs' / 'demo'}", "split=blind", "block=[blind_test,ensemble]", "data.workers=0"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from avatar_bench.i18n import language, say
+from avatar_bench.i18n import _, language
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,5 @@ def verdict_words(verdict: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 def answer_words(answer: str) -> str:
     """Return the words for the answer of an audit."""
-    words = {"yes": say("yes"), "with care": say("with care"), "no": say("no"), "not asked": say("not asked")}
+    words = {"yes": _("yes"), "with care": _("with care"), "no": _("no"), "not asked": _("not asked")}
     return words.get(answer, answer)

@@ -1,4 +1,4 @@
-"""What a picture file itself says of its origin, read as hints that may be missing, forged or broken."""
+"""What an image file itself says of its origin, read as hints that may be missing, forged or broken."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def hints(data: bytes) -> dict[str, str]:
 
 
 def says_generated(found: Mapping[str, str]) -> bool:
-    """Tell whether a hint states by itself that a model made the picture; to have edited a photo is not enough."""
+    """Tell whether a hint states by itself that a model made the image; to have edited a photo is not enough."""
     if "trainedAlgorithmicMedia" in found["iptc_digital_source_type"].split(", "):
         return True
     return found["png_text"].startswith(_GENERATOR_KEYS) or any(map(_GENERATORS.search, found.values()))

@@ -19,11 +19,11 @@ from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.data.decoding import decode
 from avatar_bench.files import html
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import language, say
+from avatar_bench.i18n import _, language
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric, Result
 
-_SAMPLES, _A_SOURCE, _ACROSS = 24, 3, 6  # pictures of a class, of them of one source, in a row
+_SAMPLES, _A_SOURCE, _ACROSS = 24, 3, 6  # images of a class, of them of one source, in a row
 _QUARANTINE = 40  # rows shown; the file has them all
 _WIDTH = 1500  # pixels of an inlined figure
 
@@ -48,7 +48,7 @@ def write_card(folder: Path, result: Result) -> list[Path]:
     written = []
     for ending, environment in (("md", _markdown(folder)), ("html", _web())):
         page = folder / f"card.{ending}"
-        environment.globals |= {"say": say, "lang": language()}
+        environment.globals |= {"_": _, "lang": language()}
         page.write_text(environment.get_template(f"card.{ending}.jinja").render(content), encoding="utf-8")
         written.append(page)
     return written
@@ -74,7 +74,7 @@ def _content(folder: Path, manifest: pd.DataFrame, beside: dict[str, pd.DataFram
         "warnings": result.warnings[1:] if verdict["answer"] != "not asked" else result.warnings,
         "carriers": result.tables.get("carriers", pd.DataFrame()).head(3).to_dict("records"),
         "hints": _headed(result.tables.get("hints", pd.DataFrame())),
-        "label_errors": result.provenance.get("label_errors", say("not looked for")),
+        "label_errors": result.provenance.get("label_errors", _("not looked for")),
         "refused": _headed(refused.head(_QUARANTINE)),
         "n_refused": len(refused),
         "version": result.provenance.get("version", ""),
@@ -84,38 +84,38 @@ def _content(folder: Path, manifest: pd.DataFrame, beside: dict[str, pd.DataFram
 
 def _probe_words() -> dict[str, str]:
     return {
-        "metadata": say("the file alone: format, size, JPEG quality, EXIF"),
-        "appearance": say("the look as a whole: brightness, contrast, sharpness"),
-        "colour": say("colours alone: a histogram of 16 bins a channel"),
-        "residual": say("noise and frequencies: DCT and residual statistics"),
-        "source": say("the name of the source"),
+        "metadata": _("the file alone: format, size, JPEG quality, EXIF"),
+        "appearance": _("the look as a whole: brightness, contrast, sharpness"),
+        "colour": _("colours alone: a histogram of 16 bins a channel"),
+        "residual": _("noise and frequencies: DCT and residual statistics"),
+        "source": _("the name of the source"),
     }
 
 
 def _captions() -> dict[str, str]:
     return {
-        "aurocs": say("How well the class is told without the image, with intervals; dashed: chance."),
-        "carriers": say("The same by single property, as stored."),
-        "properties": say("How the properties are spread over the classes."),
-        "confounding": say("Images by source and class."),
+        "aurocs": _("How well the class is told without the image, with intervals; dashed: chance."),
+        "carriers": _("The same by single property, as stored."),
+        "properties": _("How the properties are spread over the classes."),
+        "confounding": _("Images by source and class."),
     }
 
 
 def _headed(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose columns bear words instead of the names that they have in the file."""
     words = {
-        "source": say("source"),
-        "label": say("class"),
-        "count": say("images"),
-        "licence": say("licence"),
-        "author": say("author"),
-        "generator": say("generator"),
-        "homepage": say("homepage"),
-        "blind": say("blind"),
-        "ood": say("out-of-domain set"),
-        "hint": say("hint"),
-        "file": say("file"),
-        "reason": say("reason"),
+        "source": _("source"),
+        "label": _("class"),
+        "count": _("images"),
+        "licence": _("licence"),
+        "author": _("author"),
+        "generator": _("generator"),
+        "homepage": _("homepage"),
+        "blind": _("blind"),
+        "ood": _("out-of-domain set"),
+        "hint": _("hint"),
+        "file": _("file"),
+        "reason": _("reason"),
     }
     return table.rename(columns=words)
 
@@ -138,15 +138,15 @@ def _telling(table: pd.DataFrame) -> pd.DataFrame:
 
 def _images(manifest: pd.DataFrame, beside: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return label, source and split of every image; those of out-of-domain sets count as one split."""
-    parts = [manifest.assign(split=manifest["split"].replace("", say("no split")))]
+    parts = [manifest.assign(split=manifest["split"].replace("", _("no split")))]
     parts += [
-        table.assign(split=say("blind") if name == "blind" else say("out of domain")) for name, table in beside.items()
+        table.assign(split=_("blind") if name == "blind" else _("out of domain")) for name, table in beside.items()
     ]
     return pd.concat([part.reindex(columns=["label", "source", "split"], fill_value="") for part in parts])
 
 
 def _splits(images: pd.DataFrame) -> list[str]:
-    order = ("train", "val", "test", say("no split"), say("blind"), say("out of domain"))
+    order = ("train", "val", "test", _("no split"), _("blind"), _("out of domain"))
     found = set(images["split"])
     return [*(name for name in order if name in found), *sorted(found - set(order))]
 
@@ -154,8 +154,8 @@ def _splits(images: pd.DataFrame) -> list[str]:
 def _counts(images: pd.DataFrame) -> pd.DataFrame:
     """Count images by class and split, and all in a column of its own."""
     table = pd.crosstab(images["label"], images["split"])[_splits(images)]
-    table = table.assign(**{say("all"): table.sum(axis=1)})
-    return table.rename_axis(say("class")).rename_axis(columns=None).reset_index()
+    table = table.assign(**{_("all"): table.sum(axis=1)})
+    return table.rename_axis(_("class")).rename_axis(columns=None).reset_index()
 
 
 def _probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:
@@ -163,16 +163,16 @@ def _probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:
     for name, words in _probe_words().items():
         if f"{name}_auroc" in metrics:
             after = metrics.get(f"equalised/{name}_auroc")
-            yield words, _said(metrics[f"{name}_auroc"]), _said(after) if after else say("not measured")
+            yield words, _said(metrics[f"{name}_auroc"]), _said(after) if after else _("not measured")
 
 
 def _said(metric: Metric) -> str:
     if metric.value is None:
-        return say("none: {reason}", reason=metric.reason)
+        return _("none: {reason}", reason=metric.reason)
     if metric.low is None or metric.high is None:
         return f"{metric.value:.2f}"
     low, high = f"{metric.low:.2f}", f"{metric.high:.2f}"
-    return say("{value} ({low} to {high})", value=f"{metric.value:.2f}", low=low, high=high)
+    return _("{value} ({low} to {high})", value=f"{metric.value:.2f}", low=low, high=high)
 
 
 def _draw(figure: Figure, file: Path) -> Path:
@@ -189,7 +189,7 @@ def _draw_samples(folder: Path, manifest: pd.DataFrame) -> list[tuple[str, Path]
         turn = part.groupby("source").cumcount()
         few = part[turn < _A_SOURCE].assign(turn=turn).sort_values(["turn", "source"], kind="stable").head(_SAMPLES)
         few = few.sort_values(["source", "turn"])
-        titles = [source or say("source not known") for source in few["source"]]
+        titles = [source or _("source not known") for source in few["source"]]
         figure = plots.gallery([decode(folder / path) for path in few["path"]], titles, _ACROSS)
         file = folder / "card" / f"samples_{number}.png"  # a class may have a name that is none for a file
         drawn.append((str(label), _draw(figure, file)))
@@ -198,13 +198,13 @@ def _draw_samples(folder: Path, manifest: pd.DataFrame) -> list[tuple[str, Path]
 
 def _markdown(folder: Path) -> Environment:
     environment = html.markdown()
-    environment.filters["picture"] = lambda file: Markup(file.relative_to(folder).as_posix())
+    environment.filters["image"] = lambda file: Markup(file.relative_to(folder).as_posix())
     return environment
 
 
 def _web() -> Environment:
     environment = html.web()
-    environment.filters["picture"] = _inlined
+    environment.filters["image"] = _inlined
     return environment
 
 

@@ -1,4 +1,4 @@
-"""Probes: how well a few properties of the pictures predict the class, cross-validated by group."""
+"""Probes: how well a few properties of the images predict the class, cross-validated by group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, stats
 from avatar_bench.results.result import Metric
 
@@ -59,7 +59,7 @@ def probe_source(frame: pd.DataFrame, column: str = "source", plan: Plan | None 
     """Predict `label` from a name alone, by how often each class bears it in the other folds; "" is not known."""
     known = frame[frame[column] != ""]
     if known.empty:
-        return _without(say("no {column} is known", column=column))
+        return _without(_("no {column} is known", column=column))
     return _judge(known, known[[column]], _count, plan or Plan())
 
 
@@ -106,10 +106,10 @@ def _judge(frame: pd.DataFrame, features: pd.DataFrame, learn: Learner, plan: Pl
     names = list(labels.cat.categories)
     groups_a_class = frame.groupby("label")["group"].nunique()
     if len(names) < 2:
-        return _without(say("fewer than two classes"))
+        return _without(_("fewer than two classes"))
     if groups_a_class.min() < 2:
         lone = repr(groups_a_class.idxmin())
-        return _without(say("class {label} has one group, which cannot be learned and judged at once", label=lone))
+        return _without(_("class {label} has one group, which cannot be learned and judged at once", label=lone))
     targets = np.asarray(labels.cat.codes, dtype=np.int64)
     groups = frame["group"].to_numpy(dtype=str)
     folds = min(plan.folds, int(groups_a_class.min()))
@@ -206,7 +206,7 @@ def _figures(scores: Floats, targets: Codes, groups: NDArray[np.str_], names: Se
 
 def _metric(value: float, low: float, high: float, units: int) -> Metric:
     if not low < high:
-        reason = say("no interval: every resample gives the same figure")
+        reason = _("no interval: every resample gives the same figure")
         return Metric(float(value), units, higher_is_better=False, reason=reason)
     return Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)
 

@@ -1,4 +1,4 @@
-"""What can be measured of one picture file: how it is stored, how it looks, and what its noise is like."""
+"""What can be measured of one image file: how it is stored, how it looks, and what its noise is like."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RESIDUAL = (
 )
 COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS)
 
-GREY_STEP = 8  # levels of 255; JPEG's chroma rounding moves the channels of a grey picture by a few
+GREY_STEP = 8  # levels of 255; JPEG's chroma rounding moves the channels of a grey image by a few
 SHARPNESS_SIDE = 96  # at 256, where most avatars would be enlarged, the measure tells size (rank correlation .6)
 CROP = 256
 _FLOOR = 1e-3  # squared levels of 255, added before a logarithm: far below what rounding to 8 bits leaves
@@ -44,14 +44,14 @@ _FLOOR = 1e-3  # squared levels of 255, added before a logarithm: far below what
 # Laplacian of .024 of luma's variance, the next one .07; a Gaussian blur of 2 % of the side brings 96 in 100 below .02.
 TINY = 48  # pixels of the shorter side: half of the smallest of them
 BLANK = 0.02  # contrast
-BLURRED = 0.02  # variance of the Laplacian over luma's, so that pale and dark pictures do not pass for blurred
+BLURRED = 0.02  # variance of the Laplacian over luma's, so that pale and dark images do not pass for blurred
 EXTREME_ASPECT = 2.5  # a strip loses most of itself where a square is cut, and its faces where it is squashed
 
 _SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0"}
 
 
 def measure(data: bytes, name: str = "") -> dict[str, Value]:
-    """Measure one file's content: a value for each of COLUMNS; raise DataError, naming `name`, where it is no picture.
+    """Measure one file's content: a value for each of COLUMNS; raise DataError, naming `name`, where it is no image.
 
     `metadata`, `appearance`, `colour`, `residual` and `provenance.hints` tell what each means.
     """
@@ -68,7 +68,7 @@ def measure(data: bytes, name: str = "") -> dict[str, Value]:
 def metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:
     """Tell how a file is stored, which has nothing to do with what it shows.
 
-    `mode` is Pillow's of the stored samples; `width` and `height` count pixels of the upright picture and `aspect` is
+    `mode` is Pillow's of the stored samples; `width` and `height` count pixels of the upright image and `aspect` is
     their ratio; `jpeg_quality` is libjpeg's, 1 to 100, -1 for other formats; `subsampling` is "4:2:0" and the like,
     "grey" for a JPEG of one channel, "" for other formats; `progressive` means stored in passes (JPEG, PNG).
     """
@@ -77,7 +77,7 @@ def metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:
         info = {str(key).lower() for key, value in image.info.items() if value}
         tables = getattr(image, "quantization", {})
         return {
-            "format": "JPEG" if tables else image.format or "",  # a JPEG of several pictures is an MPO to Pillow
+            "format": "JPEG" if tables else image.format or "",  # a JPEG of several images is an MPO to Pillow
             "mode": image.mode,
             "width": width,
             "height": height,
@@ -91,7 +91,7 @@ def metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:
 
 
 def appearance(pixels: Pixels, size: int) -> dict[str, Value]:
-    """Tell how a picture, (H, W, 3) RGB, looks on the whole; `size` is its file's, in bytes.
+    """Tell how an image, (H, W, 3) RGB, looks on the whole; `size` is its file's, in bytes.
 
     `bytes_per_pixel`; `grey`, the share of pixels whose channels differ by at most GREY_STEP of 255; `brightness` and
     `contrast`, mean and standard deviation of luma (BT.601) in 0..1; `saturation`, the mean of (max - min) / max over
@@ -113,15 +113,15 @@ def appearance(pixels: Pixels, size: int) -> dict[str, Value]:
 
 
 def colour(pixels: Pixels) -> dict[str, Value]:
-    """Tell the share of a picture's pixels in each of 16 equal bins of each channel: 48 values, COLOUR."""
+    """Tell the share of an image's pixels in each of 16 equal bins of each channel: 48 values, COLOUR."""
     counts = [cv2.calcHist([pixels], [channel], None, [BINS], [0, 256]).ravel() for channel in range(3)]
     return dict(zip(COLOUR, (np.concatenate(counts) / pixels[..., 0].size).tolist(), strict=True))
 
 
 def residual(pixels: Pixels) -> dict[str, Value]:
-    """Tell the statistics of a picture's noise, at its own resolution, in a centred crop of at most CROP: RESIDUAL.
+    """Tell the statistics of an image's noise, at its own resolution, in a centred crop of at most CROP: RESIDUAL.
 
-    The residual is the picture less its 3 x 3 median. `spectrum`: log10 power of luma's, averaged over directions, in
+    The residual is the image less its 3 x 3 median. `spectrum`: log10 power of luma's, averaged over directions, in
     16 bands from zero frequency to Nyquist's (Durall et al., 2020; Corvi et al., 2023). `dct`: log10 energy of the
     AC coefficients of 8 x 8 blocks of luma by diagonal (Frank et al., 2020). `noise` and `kurtosis`: log10 variance
     and excess kurtosis by channel (Zoran and Weiss, 2009). `correlation`: between the channels' residuals (McCloskey

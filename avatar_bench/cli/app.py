@@ -92,10 +92,10 @@ def _refuse(command: str) -> NoReturn:
 
 def _say(command: str, words: list[str]) -> None:
     if command == "list":
-        from avatar_bench.commands.list import list as say
+        from avatar_bench.commands.list import list as run
     else:
-        from avatar_bench.commands.completion import completion as say
-    say([] if {"--help", "-h"} & set(words[:1]) else words)
+        from avatar_bench.commands.completion import completion as run
+    run([] if {"--help", "-h"} & set(words[:1]) else words)
 
 
 def _explain_command(command: str, words: list[str]) -> None:

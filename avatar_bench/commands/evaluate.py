@@ -25,7 +25,7 @@ from avatar_bench.evaluation.result_writer import Saving
 from avatar_bench.evaluation.runner import Judge, guard_preprocessing, slice_of
 from avatar_bench.files.paths import folder_name
 from avatar_bench.files.yaml_io import checked_text
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.runs.labels import Entrant, entrants
 from avatar_bench.runs.record import ENSEMBLE, RECORD, check_run, find_runs, newest_of_all, read_record
 from avatar_bench.sources.dataset_kinds import further_sets, open_dataset
@@ -126,7 +126,7 @@ class _Work:
     def compare(self, now: list[Result], then: dict[str, Result], judge: Judge) -> None:
         """Compare a run's new Results with the earlier ones."""
         if self.earlier is not None:
-            with speak(self.settings.lang):
+            with use_language(self.settings.lang):
                 self.earlier.compare(now, then, judge.folder, self.saving)
 
     def judge_ensembles(self, by_run: Mapping[str, Block], place: Path, named: Dataset | None) -> None:
@@ -205,7 +205,7 @@ def _users_own(folders: list[Path], chosen: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:
-    """Fail where an audit says no, once everything is saved; of equalised pictures where they are looked at so."""
+    """Fail where an audit says no, once everything is saved; of equalised images where they are looked at so."""
     for result in results:
         verdict = result.provenance.get("verdict", {})
         if result.provenance.get("equalise"):
@@ -213,13 +213,13 @@ def _guard_verdicts(results: list[Result], settings: EvaluateConfig) -> None:
         if verdict.get("answer") == "no" and "shortcut" not in settings.allow:
             raise GuardError(
                 f"{result.set} cannot say what tells its classes apart: {verdict['reasons'][0]}.",
-                "Mend the data (data.equalise=jpeg takes away what files tell; more sources, pictures, groups),",
+                "Mend the data (data.equalise=jpeg takes away what files tell; more sources, images, groups),",
                 "or say allow=[shortcut], which is written beside the figures.",
             )
 
 
 def _called_apart(dataset: Dataset) -> Dataset:
-    """Call other pictures otherwise than a set of the run's own, whose Results would lie in the same folder."""
+    """Call other images otherwise than a set of the run's own, whose Results would lie in the same folder."""
     if dataset.name.casefold() not in SPLITS:  # a blind set may well be given as data=, too
         return dataset
     tell(

@@ -1,4 +1,4 @@
-"""predict: a verdict on each picture file."""
+"""predict: a verdict on each image file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 CAUTION = (
-    "A verdict tells which class's training pictures a picture looks like; it is no proof of where it comes from. "
+    "A verdict tells which class's training images an image looks like; it is no proof of where it comes from. "
     "On other sources than those it was measured on, a network can be wrong far more often."
 )
 
@@ -65,7 +65,7 @@ def _open(path: Path, settings: PredictConfig) -> Run:
     keep_memory()
     run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
     settings.precision = run.precision_of(settings.precision)
-    if settings.threads is None and settings.runtime == "torch":  # an exported network shares its pictures among all
+    if settings.threads is None and settings.runtime == "torch":  # an exported network shares its images among all
         settings.threads = choose(run.device).threads
     set_threads(settings.threads)
     run.workers = workers() if settings.workers is None else settings.workers
@@ -135,7 +135,7 @@ def input_files(text: str) -> list[str]:
     if path.is_dir():
         found = list(_walk(text))
         if not found:
-            raise DataError(f"input={text}: the folder holds no files.", "Expected pictures in it or below it.")
+            raise DataError(f"input={text}: the folder holds no files.", "Expected images in it or below it.")
         return found
     if path.exists():
         return [text]

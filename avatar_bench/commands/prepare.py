@@ -18,7 +18,7 @@ from avatar_bench.data.splits import FOLDS, SplitPlan
 from avatar_bench.errors import GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import DatasetBlock
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.results.result import Result
 from avatar_bench.sources.build import Recipe, build, demo_root
 
@@ -42,7 +42,7 @@ def prepare(cfg: DictConfig) -> None:
     how = {"options": options, "allow": sorted(settings.allow), "lang": settings.lang}
     result, card = None if summary.built else _known(out, how), out / "card.html"
     if result is None:
-        with speak(settings.lang):
+        with use_language(settings.lang):
             result = _audit(out, audit, how)
             write_card(out, result)
     for warning in result.warnings:

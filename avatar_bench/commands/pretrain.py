@@ -1,4 +1,4 @@
-"""pretrain: make a backbone from pictures without their labels."""
+"""pretrain: make a backbone from images without their labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from avatar_bench.data.splits import split_fingerprint
 from avatar_bench.errors import GuardError
 from avatar_bench.files.paths import folder_name, unused_folder
 from avatar_bench.runs.record import read_record
-from avatar_bench.sources.dataset_kinds import further_sets, open_pictures, open_set
+from avatar_bench.sources.dataset_kinds import further_sets, open_images, open_set
 from avatar_bench.training.job import split_plan
 from avatar_bench.training.recording import begin, recorded, reopened
 from avatar_bench.training.run_folder import git_commit, held, is_free, taken
@@ -50,7 +50,7 @@ def pretrain(cfg: DictConfig) -> float:
 
 def _complete(cfg: DictConfig, settings: PretrainConfig, folder: Path, record: dict[str, Any]) -> float:
     with recorded(folder, cfg, record):
-        whole, learning = _pictures(settings, record)  # a mistake shows before torch has loaded
+        whole, learning = _images(settings, record)  # a mistake shows before torch has loaded
         begin(folder, cfg, record)
         from avatar_bench.training.ssl.pretraining_job import fit
 
@@ -101,18 +101,18 @@ def _first_record(folder: Path, settings: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset, Dataset]:
-    """Give all pictures with their sides, and those to learn from; say which were kept out, and put it on record."""
+def _images(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset, Dataset]:
+    """Give all images with their sides, and those to learn from; say which were kept out, and put it on record."""
     data = settings.data
-    found = open_pictures(data)
+    found = open_images(data)
     refuse_changed(found)
     plan = split_plan(data)
     notes: list[str] = []
-    # two labels of one picture are nothing to who reads none
+    # two labels of one image are nothing to who reads none
     sides = split_apart(found, plan, [*settings.allow, "label_conflict"], notes)
     for note in notes:
         tell(f"warning: {note}", file=sys.stderr)
-    allowed = "test_pictures" in settings.allow
+    allowed = "test_images" in settings.allow
     wanted = ["train"] + ["val", "calibration"] * settings.use_val + ["test"] * allowed
     learning = sides.take(sides.frame["split"].isin(wanted))
     counts = sides.frame["split"].value_counts()
@@ -123,26 +123,26 @@ def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset
         kept_out |= shared
     if len(learning) < 2:
         raise GuardError(
-            f"{found.name} leaves {len(learning)} of {len(found)} pictures to learn from.",
+            f"{found.name} leaves {len(learning)} of {len(found)} images to learn from.",
             "The others are of its test, val, blind or ood sets, which are kept out.",
         )
     record["split"] = asdict(plan) | {
         "fingerprint": split_fingerprint(sides),
         "counts": {str(side): int(n) for side, n in counts.items()},
     }
-    record["pictures"] = {"learned_from": len(learning), "kept_out": kept_out}
+    record["images"] = {"learned_from": len(learning), "kept_out": kept_out}
     unlabelled = int((learning.frame["label"] == "").sum())
     if 0 < unlabelled < len(learning):
-        record["pictures"]["unlabelled"] = unlabelled
-    without = f", {unlabelled} of them without a label" * ("unlabelled" in record["pictures"])
+        record["images"]["unlabelled"] = unlabelled
+    without = f", {unlabelled} of them without a label" * ("unlabelled" in record["images"])
     told = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
     tell(
-        f"{len(learning)} of {len(found)} pictures of {found.name} are learned from{without}; kept out: {told}",
+        f"{len(learning)} of {len(found)} images of {found.name} are learned from{without}; kept out: {told}",
         file=sys.stderr,
     )
     if allowed:
         tell(
-            "warning: pictures of test, and any of blind and ood sets, are learned from (allow=[test_pictures])",
+            "warning: images of test, and any of blind and ood sets, are learned from (allow=[test_images])",
             file=sys.stderr,
         )
     return sides, learning

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from avatar_bench.config.schema import ReportConfig
 from avatar_bench.console.terminal import counted, tell
 from avatar_bench.errors import OutputError
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
 
@@ -23,7 +23,7 @@ def report(cfg: DictConfig) -> None:
     assert isinstance(settings, ReportConfig)
     root = Path(settings.runs).expanduser()
     page = Path(settings.out).expanduser() if settings.out else root / "report.html"
-    with speak(settings.lang):
+    with use_language(settings.lang):
         study = read_study(root)
         try:
             answer = write_report(study, page, settings.lang)

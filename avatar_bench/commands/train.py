@@ -123,9 +123,9 @@ def _check_labels(dataset: Dataset, allow: Sequence[str]) -> None:
     if (labels > 1).any() and "label_conflict" not in allow:
         rows = dataset.frame[dataset.frame["sha256"] == labels.index[labels > 1][0]].sort_values("label")
         raise GuardError(
-            f"{rows['path'].iat[0]} is {rows['label'].iat[0]!r}, and the same picture {rows['path'].iat[-1]} is "
-            f"{rows['label'].iat[-1]!r} ({counted(int((labels > 1).sum()), 'such picture')}).",
-            "A picture has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
+            f"{rows['path'].iat[0]} is {rows['label'].iat[0]!r}, and the same image {rows['path'].iat[-1]} is "
+            f"{rows['label'].iat[-1]!r} ({counted(int((labels > 1).sum()), 'such image')}).",
+            "An image has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
         )
 
 
@@ -142,11 +142,11 @@ def _same_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
         fingerprint, kept_plan = record["data"]["fingerprint"], dict(record["split"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"init_from={folder}: its {RECORD} does not say which pictures it used, and how."
+            f"init_from={folder}: its {RECORD} does not say which images it used, and how."
         ) from error
     if fingerprint != whole.fingerprint:
         raise GuardError(
-            f"init_from={folder} was trained on other pictures than {whole.name}.",
+            f"init_from={folder} was trained on other images than {whole.name}.",
             "Give the same data= options as that run had (its config.yaml), so that its test set stays unseen.",
         )
     for name, value in asdict(plan).items():

@@ -74,7 +74,7 @@ def _lacking(error: BaseException) -> tuple[str, ...]:
     text = str(error)
     if _WORKER.search(text):
         less = "If the memory was too small: workers=0 (data.workers=0 of train), or a smaller batch_size."
-        return "A process that reads pictures was killed from outside.", less
+        return "A process that reads images was killed from outside.", less
     if isinstance(error, MemoryError) or _MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
         return "Out of memory.", "Take smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N)."
     return ()

@@ -71,28 +71,28 @@ class AugmentConfig:
 
 
 @dataclass
-class PicturesConfig:
+class ImagesConfig:
     kind: str = MISSING  # folder | manifest | demo | run
     name: str | None = None  # what the set is called; null: the folder's name or the file's stem
     root: str | None = None  # of data=folder
     manifest: str | None = None  # of data=manifest: a CSV with path,label
     image_size: int | None = None  # pixels a side; null in evaluate: the checkpoint's
     resize: str | None = None  # squash | crop | pad; null in evaluate: the checkpoint's
-    equalise: str | None = None  # jpeg: encode all pictures alike first; null in evaluate: the checkpoint's
+    equalise: str | None = None  # jpeg: encode all images alike first; null in evaluate: the checkpoint's
     batch_size: Any = 32  # a number, or in train {cpu: N, cuda: N}
-    workers: int = 2  # processes that read pictures
+    workers: int = 2  # processes that read images
     sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
     blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
     ood_sources: dict[str, list[str]] = field(default_factory=dict)  # of data=demo: its out-of-domain sets
     prepare: dict[str, Any] = field(default_factory=dict)  # of data=demo: how it is built, as in prepare --help
-    cache_gb: float = 4.0  # of pictures at the network's size, kept in the cache folder for all runs; 0: off
+    cache_gb: float = 4.0  # of images at the network's size, kept in the cache folder for all runs; 0: off
     blind: str | None = None  # another set to judge on, of sources that training never saw: a folder or a manifest
     ood: dict[str, str] = field(default_factory=dict)  # further sets: {name: a folder or a manifest}
     ood_root: str | None = None  # a folder of such sets: each folder in it is one, by its name
 
 
 @dataclass
-class SplitDataConfig(PicturesConfig):
+class SplitDataConfig(ImagesConfig):
     split: SplitConfig = field(default_factory=SplitConfig)
     fold: int = 0  # which fold is test
     fraction: float = 1.0  # of train
@@ -103,7 +103,7 @@ class SplitDataConfig(PicturesConfig):
 @dataclass
 class DataConfig(SplitDataConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    views: int | None = None  # of each picture, augmented once, one an epoch in turn; null: augmented anew each epoch
+    views: int | None = None  # of each image, augmented once, one an epoch in turn; null: augmented anew each epoch
 
 
 @dataclass
@@ -186,11 +186,11 @@ class MethodConfig:
     temperature: float | None = None  # of simclr: of its loss; of dino: the teacher's
     projection: int | None = None  # of simclr and dino: outputs of the head that the loss compares
     momentum: float | None = None  # of dino: of the teacher's average at the start; it rises to 1
-    local_views: int | None = None  # of dino: small crops of each picture beside the two large ones
+    local_views: int | None = None  # of dino: small crops of each image beside the two large ones
     mask_ratio: float | None = None  # of mae: share of the patches that are hidden
     decoder_depth: int | None = None  # of mae: blocks
     decoder_width: int | None = None  # of mae: a multiple of 32
-    crop_scale: float = 0.2  # least share of a picture's area in a crop; in local views the largest
+    crop_scale: float = 0.2  # least share of an image's area in a crop; in local views the largest
     flip: float = 0.5  # probability
     jitter: float = 0.5  # strength of the changes of brightness, contrast, saturation and hue
     grey: float = 0.2  # probability of a view without colours
@@ -214,7 +214,7 @@ class PretrainConfig:
     seed: int = 42  # of training; data.split.seed is the split's
     epochs: int = 100
     lr: float | None = None  # null: the method's
-    use_val: bool = False  # learn from the pictures of val too, which train judges its epochs by
+    use_val: bool = False  # learn from the images of val too, which train judges its epochs by
     lang: str = "en"  # of the curves: en | ru
     out: str | None = None  # the folder; null: in pretrained/
     resume: str | None = None  # a folder: go on where it was interrupted
@@ -251,10 +251,10 @@ class EvaluateConfig:
     accelerator: str = "auto"
     threads: int | None = None  # of the network on a CPU; null: as many as torch takes
     lang: str = "en"  # of figures, warnings and reasons: en | ru
-    where: WhereConfig = field(default_factory=WhereConfig)  # judge a slice of the pictures alone
+    where: WhereConfig = field(default_factory=WhereConfig)  # judge a slice of the images alone
     again: bool = False  # judge anew what is there already
     skip_unusable: bool = False  # leave out the blocks that the run or set cannot be put through, and say so
-    data: PicturesConfig = field(default_factory=PicturesConfig)
+    data: ImagesConfig = field(default_factory=ImagesConfig)
     block: dict[str, Any] = field(default_factory=dict)
 
 
@@ -268,7 +268,7 @@ class PredictConfig:
     precision: str = "auto"  # auto (what a trial found faster here) | 32 | bf16 | 16 (torch) | int8 (openvino)
     update: bool = False  # go on with an output cut short
     batch_size: int = 64
-    workers: int | None = None  # processes that read pictures; null: one a core, 8 at most
+    workers: int | None = None  # processes that read images; null: one a core, 8 at most
     accelerator: str = "auto"
     threads: int | None = None  # of the network; null: what a trial on this machine found faster
 
@@ -283,18 +283,18 @@ class PrepareSplitConfig:
 
 @dataclass
 class CapConfig:
-    per_class: int | None = None  # the most pictures of a class that are taken; null: all
+    per_class: int | None = None  # the most images of a class that are taken; null: all
     per_source: int | None = None
 
 
 @dataclass
 class PrepareConfig:
     out: str | None = None  # the data set's folder; null with data=demo: in the cache
-    update: bool = False  # take in what has changed; no picture moves to another side of the split
+    update: bool = False  # take in what has changed; no image moves to another side of the split
     lang: str = "en"  # of the data card and the audit's figures: en | ru
-    equalise: str | None = None  # jpeg: encode all pictures alike; null: keep the files as they are
+    equalise: str | None = None  # jpeg: encode all images alike; null: keep the files as they are
     blind: list[str] = field(default_factory=list)  # sources that are kept out, for blind.csv
-    against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} to share no picture with
+    against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} to share no image with
     split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)
     cap: CapConfig = field(default_factory=CapConfig)
     allow: list[str] = field(default_factory=list)  # guards to pass by name
@@ -353,7 +353,7 @@ METHOD_OPTIONS = {  # of conf/method, those that one method alone reads
 }
 GUARDS = {  # what `allow` may name
     "train": ("near_duplicates", "label_conflict", "shortcut", "pretraining"),
-    "pretrain": ("pretraining", "near_duplicates", "test_pictures"),
+    "pretrain": ("pretraining", "near_duplicates", "test_images"),
     "evaluate": ("overlap", "near_duplicates", "permutation", "shortcut"),
     "prepare": ("shortcut",),
 }
@@ -570,7 +570,7 @@ def check_pretrain(cfg: DictConfig) -> None:
         if read and not given:
             raise ConfigError(f"method.{option}=null: method={name} needs it")
     if name == "simclr" and cfg.data.batch_size == 1:
-        raise ConfigError("data.batch_size=1: method=simclr compares each picture with the others of its batch")
+        raise ConfigError("data.batch_size=1: method=simclr compares each image with the others of its batch")
     if cfg.optimizer.name not in ("adamw", "adam", "sgd"):
         raise ConfigError(f"optimizer={cfg.optimizer.name}: pretrain steps with adamw, adam or sgd")
     for option in SAM_OPTIONS:
@@ -597,7 +597,7 @@ def check_evaluate(cfg: DictConfig) -> None:
         raise ConfigError(f"data.batch_size={cfg.data.batch_size}: evaluate expects a whole number of at least 1")
     if cfg.split == "train":
         raise ConfigError(
-            "split=train: figures on pictures that the network was trained on say nothing of new ones",
+            "split=train: figures on images that the network was trained on say nothing of new ones",
             "expected test, val, calibration, blind, or the name of one of the run's data.ood",
         )
     if cfg.data.kind != "run" and cfg.split != "test":

@@ -29,7 +29,7 @@ def tell(text: object, file: TextIO | None = None) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """Give a number of things in words: 1 picture, 2 pictures."""
+    """Give a number of things in words: 1 image, 2 images."""
     return f"{number} {noun}" + "s" * (number != 1)
 
 

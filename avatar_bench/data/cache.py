@@ -1,4 +1,4 @@
-"""Prepared pictures on disk: each is decoded and brought to the network's size once, for all epochs and runs."""
+"""Prepared images on disk: each is decoded and brought to the network's size once, for all epochs and runs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SPARE = 2**30  # bytes that must stay free on the disk: a run's checkpoints come
 _CHECKSUM = 4  # bytes of CRC-32 after the pixels
 
 
-class PictureCache:
-    """Keep pictures as one preprocessing gives them, uint8 (size, size, 3), by the SHA-256 of their files.
+class ImageCache:
+    """Keep images as one preprocessing gives them, uint8 (size, size, 3), by the SHA-256 of their files.
 
-    A picture is a file of its own that takes its name once it is whole, so that any number of processes may read and
+    An image is a file of its own that takes its name once it is whole, so that any number of processes may read and
     fill the cache, and be killed meanwhile. It is read, not mapped: that takes two thirds of the time, and a page that
     is mapped counts as memory of the process. A file that is damaged is made anew.
     """
@@ -43,17 +43,17 @@ class PictureCache:
         self.fills = True  # until the disk is full
 
     @property
-    def picture_bytes(self) -> int:
-        """Give the size of one picture's file."""
+    def image_bytes(self) -> int:
+        """Give the size of one image's file."""
         return int(np.prod(self.shape)) + _CHECKSUM
 
     def reserve(self, hashes: Collection[str], limit: int) -> str | None:
-        """Make room for pictures within `limit` bytes of all caches; give the reason in words where there is none.
+        """Make room for images within `limit` bytes of all caches; give the reason in words where there is none.
 
-        Those that were used longest ago go first. The pictures asked for count as used now.
+        Those that were used longest ago go first. The images asked for count as used now.
         """
         wanted = set(hashes)
-        if (needed := len(wanted) * self.picture_bytes) > limit:
+        if (needed := len(wanted) * self.image_bytes) > limit:
             return f"{needed / 2**30:.1f} GiB are more than its limit of {limit / 2**30:g} GiB"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class PictureCache:
                 with suppress(FileNotFoundError):  # another process may be making room
                     os.utime(file)
                 kept.pop(file)
-            missing = needed - len(ours) * self.picture_bytes
+            missing = needed - len(ours) * self.image_bytes
             if (free := shutil.disk_usage(self.folder).free) < missing + SPARE:
                 return f"{missing / 2**30:.1f} GiB more would leave too little of the {free / 2**30:.1f} GiB free"
             _evict(kept, limit - needed)
@@ -72,7 +72,7 @@ class PictureCache:
         return None
 
     def read(self, file: Path, digest: str) -> Image:
-        """Give a picture file as the preprocessing makes it; raise DataError where it cannot be decoded."""
+        """Give an image file as the preprocessing makes it; raise DataError where it cannot be decoded."""
         if (found := self._kept(digest)) is not None:
             return found
         name = shown(str(file))
@@ -91,7 +91,7 @@ class PictureCache:
         except OSError:
             return None
         pixels = content[:-_CHECKSUM]
-        whole = len(content) == self.picture_bytes and content[-_CHECKSUM:].tobytes() == _checksum(pixels)
+        whole = len(content) == self.image_bytes and content[-_CHECKSUM:].tobytes() == _checksum(pixels)
         return pixels.reshape(self.shape) if whole else None
 
     def _keep(self, digest: str, image: Image) -> None:

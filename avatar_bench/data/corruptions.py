@@ -1,4 +1,4 @@
-"""Corruptions of five severities, and delivery tiers: what happens to a picture between the camera and the network."""
+"""Corruptions of five severities, and delivery tiers: what happens to an image between the camera and the network."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _WEBP_MOST = 16383  # pixels of a side
 
 
 class Variation(Protocol):
-    """Change a picture; a frozen, picklable dataclass, so that worker processes can be given it."""
+    """Change an image; a frozen, picklable dataclass, so that worker processes can be given it."""
 
     @property
     def key(self) -> str:
-        """Name the variation with every parameter: what is cached under one key never means another picture."""
+        """Name the variation with every parameter: what is cached under one key never means another image."""
 
     @property
     def at(self) -> str:
@@ -46,7 +46,7 @@ class Variation(Protocol):
 
 @dataclass(frozen=True)
 class Corruption:
-    """Corrupt a picture by one of KINDS at a severity of 1 to 5; its size stays.
+    """Corrupt an image by one of KINDS at a severity of 1 to 5; its size stays.
 
     noise: Gaussian, the same pattern at each severity, times its standard deviation. blur: Gaussian. brightness: HSV's
     V times a factor, hue and saturation kept, clipped at white. rotation: about the centre, bilinear. jpeg: 4:2:0.
@@ -82,7 +82,7 @@ class Corruption:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Send a picture, as decoded from its file, through one of TIERS; raise ValueError on an unknown one.
+    """Send an image, as decoded from its file, through one of TIERS; raise ValueError on an unknown one.
 
     web, hard, thumbnail_64, thumbnail_128: the longest side brought down to 768, 512, 64 or 128 pixels, never up, then
     JPEG of quality 60, 40, 85 or 85. webp: WebP of quality 75. double_jpeg: JPEG of quality 75 twice, 4 pixels cut off
@@ -112,12 +112,12 @@ class Delivery:
 
 
 def seed_of(sha256: str) -> int:
-    """Give the seed of a picture's variations from its file's hash, in hex: the same for every network and order."""
+    """Give the seed of an image's variations from its file's hash, in hex: the same for every network and order."""
     return int(sha256[:8], 16)
 
 
 def vary(variation: Variation, image: Image, prepare: Callable[[Image], Image], seed: int) -> Image:
-    """Vary a decoded picture (H, W, 3) before or after `prepare` brings it to the network's size, as its `at` says."""
+    """Vary a decoded image (H, W, 3) before or after `prepare` brings it to the network's size, as its `at` says."""
     if variation.at == "native":
         return prepare(variation(image, seed))
     return variation(prepare(image), seed)
@@ -127,7 +127,7 @@ def _noise(image: Image, deviation: float, seed: int) -> Image:
     return _to_bytes(image + np.float32(deviation) * _pattern(image.shape, seed))
 
 
-@lru_cache(maxsize=1)  # the severities of a picture come one after the other
+@lru_cache(maxsize=1)  # the severities of an image come one after the other
 def _pattern(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 

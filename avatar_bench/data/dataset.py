@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.decoding import SUFFIXES, decode
 from avatar_bench.data.file_names import shown
-from avatar_bench.data.folders import class_folders, pictures_below
+from avatar_bench.data.folders import class_folders, images_below
 from avatar_bench.data.user_tables import read_table
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import whole
 from avatar_bench.files.csv_io import read_csv, write_csv
 from avatar_bench.files.hashes import sha256_of_file
 
-STORED = ("width", "height", "format", "jpeg_quality")  # how a picture is stored
+STORED = ("width", "height", "format", "jpeg_quality")  # how an image is stored
 COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", *STORED)
-KEPT = ("turned_phashes", "stated_group")  # of a run's pictures alone
+KEPT = ("turned_phashes", "stated_group")  # of a run's images alone
 SPLITS = ("train", "val", "calibration", "test")
 
 
@@ -50,13 +50,13 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Give 16 hex digits that change with any picture, label or group, and not with their order or place."""
+        """Give 16 hex digits that change with any image, label or group, and not with their order or place."""
         rows = sorted(zip(self.frame["sha256"], self.frame["label"], self.frame["group"], strict=True))
         return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
     @cached_property
     def digest(self) -> str:
-        """Give 16 hex digits that change with anything that is known of the pictures, and with their order."""
+        """Give 16 hex digits that change with anything that is known of the images, and with their order."""
         return hashlib.sha256(self.frame.to_csv(index=False).encode()).hexdigest()[:16]
 
     @cached_property
@@ -93,8 +93,8 @@ def read_dataset(path: Path, name: str | None = None) -> Dataset:
 def read_folder(root: Path, name: str | None = None) -> Dataset:
     """Read `root/<class>/...`, or `root/{train,val,test}/<class>/...` where those folders exist.
 
-    A folder below the class folder names the source; the group is the picture's own hash, so that byte copies
-    stay together. Raise DataError on a missing folder, and on a class without pictures.
+    A folder below the class folder names the source; the group is the image's own hash, so that byte copies
+    stay together. Raise DataError on a missing folder, and on a class without images.
     """
     if not os.path.isdir(root):
         raise DataError(f"data.root: {root} is not a folder.", "Expected a folder with one folder per class.")
@@ -102,38 +102,38 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
     rows: list[tuple[str, str, str, str]] = []
     folders = [(split, folder) for split in fixed or [""] for folder in class_folders(root / split)]
     for split, folder in folders:
-        for file in pictures_below(folder):
+        for file in images_below(folder):
             below = file.relative_to(folder).parts
             source = below[0] if len(below) > 1 else ""
             rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
     if not rows:
         raise DataError(
-            f"{root} holds no pictures in class folders.",
-            f"Expected {root.name}/<class>/<picture> with endings {', '.join(sorted(SUFFIXES))}.",
+            f"{root} holds no images in class folders.",
+            f"Expected {root.name}/<class>/<image> with endings {', '.join(sorted(SUFFIXES))}.",
         )
     frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
     empty = [folder for _, folder in folders if folder.name not in set(frame["label"])]
     if empty:
         raise DataError(
-            f"{shown(str(empty[0]))}: the class folder holds no picture.", "Fill it, or take it out of the data set."
+            f"{shown(str(empty[0]))}: the class folder holds no image.", "Fill it, or take it out of the data set."
         )
     return _complete(frame, root, name or root.name)
 
 
-def read_pictures(root: Path, name: str | None = None) -> Dataset:
-    """Read every picture at or below a folder, of no known class; raise DataError where there is none."""
-    files = [file.relative_to(root).as_posix() for file in pictures_below(root)] if os.path.isdir(root) else []
+def read_images(root: Path, name: str | None = None) -> Dataset:
+    """Read every image at or below a folder, of no known class; raise DataError where there is none."""
+    files = [file.relative_to(root).as_posix() for file in images_below(root)] if os.path.isdir(root) else []
     if not files:
         raise DataError(
-            f"{root} is no folder of pictures.", f"Expected pictures with endings {', '.join(sorted(SUFFIXES))}."
+            f"{root} is no folder of images.", f"Expected images with endings {', '.join(sorted(SUFFIXES))}."
         )
     return _complete(pd.DataFrame({"path": files}), root, name or root.name)
 
 
 def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
-    """Read a CSV with at least the columns `needed`, paths relative to it; other known ones are used, the rest ignored.
+    """Read a CSV with at least the columns `n_required`, paths relative to it; other known ones are used, the rest ignored.
 
-    Raise DataError on a missing file, column or picture, naming the first.
+    Raise DataError on a missing file, column or image, naming the first.
     """
     if not os.path.isfile(file):
         raise DataError(

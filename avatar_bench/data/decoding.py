@@ -1,4 +1,4 @@
-"""Decoding of picture files into upright 8-bit RGB, or a reason why a file cannot be used."""
+"""Decoding of image files into upright 8-bit RGB, or a reason why a file cannot be used."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _SIGNATURES = {
 }
 _PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _SIGNATURES.items()}
 
-# The eight values of the EXIF tag Orientation: what brings the stored picture upright.
+# The eight values of the EXIF tag Orientation: what brings the stored image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,7 +74,7 @@ _UPRIGHT = {
 }
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 
-# Pillow warns about odd metadata and large pictures without naming the file; what matters here becomes a DataError.
+# Pillow warns about odd metadata and large images without naming the file; what matters here becomes a DataError.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 with suppress(OSError, AttributeError):  # libtiff prints its errors itself, beside those that Pillow raises
@@ -88,7 +88,7 @@ def decode(file: Path) -> NDArray[np.uint8]:
 
 
 def read_bytes(file: Path, name: str) -> bytes:
-    """Read a file of no more bytes than a picture may have; raise DataError, beginning with `name`, on any other."""
+    """Read a file of no more bytes than an image may have; raise DataError, beginning with `name`, on any other."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would block, a device might never end
@@ -144,7 +144,7 @@ def format_of(data: bytes, name: str = "") -> str:
     start = data[:1024]
     kind = next((kind for kind, pattern in _PATTERNS.items() if pattern.match(start)), None)
     if kind not in FORMATS:
-        found = f"{kind} is not supported" if kind else "not a known picture format"
+        found = f"{kind} is not supported" if kind else "not a known image format"
         raise DataError(f"{name}: {found}.", f"Expected {', '.join(FORMATS)}.")
     return kind
 

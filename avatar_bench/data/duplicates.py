@@ -1,7 +1,7 @@
-"""Search for copies of a picture among many: of the same bytes, of the same pixels, or nearly the same.
+"""Search for copies of an image among many: of the same bytes, of the same pixels, or nearly the same.
 
 The limits were set on 2,478 avatars of some thirty sources: on their copies (JPEG at 60, WebP, 70 % of the size,
-mirrored, rotated, a tenth brighter or darker), and on the different pictures among them whose hashes are near.
+mirrored, rotated, a tenth brighter or darker), and on the different images among them whose hashes are near.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from PIL import Image
 from avatar_bench.data.fingerprints import TURNS, Fingerprint
 
 NEAR = 8  # bits of 64 by which the hash of a copy may differ: 99.9 % of the copies are that near
-MOST = 32  # candidates that are looked at for one picture, the nearest first; bounds what lookalikes cost
+MOST = 32  # candidates that are looked at for one image, the nearest first; bounds what lookalikes cost
 CROWD = 1024  # hashes of one turn that each band of a hash is compared with, the likeliest first; bounds it too
 
 _BANDS, _BAND_BITS = 4, 16
 _SIDE = 12  # of the thumbnails that are compared: larger ones show JPEG's edges, smaller ones hide a mouth
 _UNLIKE = 34.0  # levels of 255 by which one sample of a thumbnail may differ: at most 29 in a copy, from 41 in others
 _SHADE = 40.0  # levels by which the whole may be brighter or darker: at most 25
-_SHARE = 0.5  # of the contrast that may differ: at most 0.40; tells pictures of little contrast apart
+_SHARE = 0.5  # of the contrast that may differ: at most 0.40; tells images of little contrast apart
 _FLAT = 2.0  # levels of contrast that are no more than JPEG's noise
 _QUERY, _PAIR = 36, 10  # where in a packed number the query begins, and the pair of query and key
 _ROWS, _CANDIDATES, _THUMBNAILS = 256, 2**21, 4096  # handled at a time, so that memory does not grow with the set
 
-Decoder = Callable[[int], NDArray[np.uint8]]  # gives the picture of a row, (H, W, 3) RGB, upright
-Pictures = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the file, fingerprint, decoder
+Decoder = Callable[[int], NDArray[np.uint8]]  # gives the image of a row, (H, W, 3) RGB, upright
+Images = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the file, fingerprint, decoder
 Integers = NDArray[np.integer]
 _NAMES = list(TURNS)
 _INVERSE = np.array([0, 1, 2, 3, 4, 6, 5, 7])  # the turn that takes back each of TURNS
 
 
 class Match(NamedTuple):
-    """Hold two rows that show one picture.
+    """Hold two rows that show one image.
 
     `kind` is bytes, pixels or near; `distance` the bits by which the perceptual hashes differ; `turned` says how the
-    right picture is turned against the left, in the words of TURNS.
+    right image is turned against the left, in the words of TURNS.
     """
 
     left: int
@@ -57,18 +57,18 @@ def find_matches(
 ) -> list[Match]:
     """Give the copies in a set, left < right, by right, then left.
 
-    An exact copy is linked to the first such picture alone, and a near one to at most MOST earlier pictures, none of
-    which is an exact copy: all copies of a picture are joined, by few pairs. `image` is called in threads, for the
+    An exact copy is linked to the first such image alone, and a near one to at most MOST earlier images, none of
+    which is an exact copy: all copies of an image are joined, by few pairs. `image` is called in threads, for the
     rows whose hashes are near to another's.
     """
-    pictures = sha256s, fingerprints, image
-    exact = _exact(pictures, pictures, within=True)
+    images = sha256s, fingerprints, image
+    exact = _exact(images, images, within=True)
     alone = np.setdiff1d(np.arange(len(sha256s)), _rights(exact))
-    return sorted(exact + _near(pictures, alone, pictures, alone, distance, within=True), key=_by_right)
+    return sorted(exact + _near(images, alone, images, alone, distance, within=True), key=_by_right)
 
 
-def find_matches_between(left: Pictures, right: Pictures, distance: int = NEAR) -> list[Match]:
-    """Give the copies in the right set of pictures of the left one, as `find_matches` does; not those within a set."""
+def find_matches_between(left: Images, right: Images, distance: int = NEAR) -> list[Match]:
+    """Give the copies in the right set of images of the left one, as `find_matches` does; not those within a set."""
     exact = _exact(left, right, within=False)
     alone = np.setdiff1d(np.arange(len(right[0])), _rights(exact))
     firsts = np.array(list(_first_rows(one.pixels for one in left[1]).values()), dtype=np.intp)
@@ -79,7 +79,7 @@ def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
     """Give each row the name of its group, where every pair, (P, 2) rows, joins the groups of its two rows into one."""
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     left, right = codes[pairs[:, 0]], codes[pairs[:, 1]]
-    from scipy.sparse import coo_array  # here and not above: a command that compares no pictures begins sooner
+    from scipy.sparse import coo_array  # here and not above: a command that compares no images begins sooner
     from scipy.sparse.csgraph import connected_components
 
     links = coo_array((np.ones(len(pairs)), (left, right)), shape=(len(names), len(names)))
@@ -103,8 +103,8 @@ def _first_rows(values: Iterable[str]) -> dict[str, int]:
     return first
 
 
-def _exact(left: Pictures, right: Pictures, within: bool) -> list[Match]:
-    """Link each right picture to the first left one of the same bytes, else of the same pixels."""
+def _exact(left: Images, right: Images, within: bool) -> list[Match]:
+    """Link each right image to the first left one of the same bytes, else of the same pixels."""
     by_bytes, by_pixels = _first_rows(left[0]), _first_rows(one.pixels for one in left[1])
     found = []
     for row, (sha256, one) in enumerate(zip(right[0], right[1], strict=True)):
@@ -115,12 +115,10 @@ def _exact(left: Pictures, right: Pictures, within: bool) -> list[Match]:
     return found
 
 
-def _near(
-    left: Pictures, lefts: Integers, right: Pictures, rights: Integers, distance: int, within: bool
-) -> list[Match]:
-    """Compare the given rows of the left pictures with those of the right ones; `within` a set, with earlier rows.
+def _near(left: Images, lefts: Integers, right: Images, rights: Integers, distance: int, within: bool) -> list[Match]:
+    """Compare the given rows of the left images with those of the right ones; `within` a set, with earlier rows.
 
-    Two pictures are near where at one turn the hash of either, turned, is near to that of the other, upright, and the
+    Two images are near where at one turn the hash of either, turned, is near to that of the other, upright, and the
     thumbnails are alike: whichever is the left one. Which of the two is turned does make a difference, of a few bits:
     the median of the frequencies moves when some are negated.
     """
@@ -139,9 +137,9 @@ def _near(
     ]
 
 
-def _hashes(pictures: Pictures, rows: Integers) -> NDArray[np.uint64]:
+def _hashes(images: Images, rows: Integers) -> NDArray[np.uint64]:
     """Give the hashes of some rows, (N, 8)."""
-    digits = "".join(text for row in rows for text in pictures[1][row].phashes)
+    digits = "".join(text for row in rows for text in images[1][row].phashes)
     return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64).reshape(len(rows), len(TURNS))
 
 
@@ -247,13 +245,13 @@ def _first(ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _table(packed: NDArray[np.int64], lefts: Integers, rights: Integers) -> NDArray[np.int64]:
-    """Give (left, right, bits, turn), (P, 4), of rows of the pictures."""
+    """Give (left, right, bits, turn), (P, 4), of rows of the images."""
     query, key, bits, turn = _unpack(packed)
     return np.column_stack([lefts[key], rights[query], bits, turn])
 
 
-def _alike(left: Pictures, right: Pictures, pairs: NDArray[np.int64], within: bool) -> NDArray[np.bool_]:
-    """Say which pairs (left, right, bits, turn) show one picture, by their thumbnails."""
+def _alike(left: Images, right: Images, pairs: NDArray[np.int64], within: bool) -> NDArray[np.bool_]:
+    """Say which pairs (left, right, bits, turn) show one image, by their thumbnails."""
     if within:
         rows, places = np.unique(pairs[:, :2], return_inverse=True)
         thumbnails = _thumbnails(left[2], rows)
@@ -264,12 +262,12 @@ def _alike(left: Pictures, right: Pictures, pairs: NDArray[np.int64], within: bo
 
 
 def _thumbnails(image: Decoder, rows: Integers) -> NDArray[np.uint8]:
-    """Give small pictures of some rows, (12, 12, 3, N)."""
+    """Give small images of some rows, (12, 12, 3, N)."""
     thumbnails = np.empty((_SIDE, _SIDE, 3, len(rows)), dtype=np.uint8)
 
     def put(place: int) -> None:
-        picture = Image.fromarray(image(int(rows[place])))
-        thumbnails[..., place] = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BOX))
+        decoded = Image.fromarray(image(int(rows[place])))
+        thumbnails[..., place] = np.asarray(decoded.resize((_SIDE, _SIDE), Image.Resampling.BOX))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(put, range(len(rows))):

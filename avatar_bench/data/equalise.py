@@ -1,4 +1,4 @@
-"""Equalisation: every picture at a side and JPEG quality drawn alike for all classes, so that neither tells a class."""
+"""Equalisation: every image at a side and JPEG quality drawn alike for all classes, so that neither tells a class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUALITIES = (75, 80, 85, 90, 95)
 
 
 def draw(image: Image) -> tuple[int, int]:
-    """Give the side in pixels and the JPEG quality for a picture, (H, W, 3); they depend on its pixels alone."""
+    """Give the side in pixels and the JPEG quality for an image, (H, W, 3); they depend on its pixels alone."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
     chosen = random.Random(digest.digest())
@@ -26,7 +26,7 @@ def draw(image: Image) -> tuple[int, int]:
 
 
 def equalise_bytes(image: Image, resize: str = "squash") -> bytes:
-    """Give the picture, (H, W, 3) uint8 RGB, as JPEG 4:2:0 of the side and quality that `draw` gives.
+    """Give the image, (H, W, 3) uint8 RGB, as JPEG 4:2:0 of the side and quality that `draw` gives.
 
     resize: "squash", "crop" or "pad", as in `to_square`.
     """

@@ -1,4 +1,4 @@
-"""The structure of picture files: what lacks its end, or would cost too much to read, told before it is decoded."""
+"""The structure of image files: what lacks its end, or would cost too much to read, told before it is decoded."""
 
 from __future__ import annotations
 

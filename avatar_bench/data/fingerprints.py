@@ -1,4 +1,4 @@
-"""Fingerprints of decoded pictures: by them the copies of a picture are told, however it was stored or turned."""
+"""Fingerprints of decoded images: by them the copies of an image are told, however it was stored or turned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avatar_bench.data.decoding import decode
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import whole
 
-# The eight ways to mirror and turn a picture, in the order of the hashes; the last four are the first four after
+# The eight ways to mirror and turn an image, in the order of the hashes; the last four are the first four after
 # transposition. Rotations are counter-clockwise, as numpy's and Pillow's are.
 TURNS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "": lambda image: image,
@@ -31,7 +31,7 @@ TURNS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "rotated 90": lambda image: image.swapaxes(0, 1)[::-1],
     "transversed": lambda image: image.swapaxes(0, 1)[::-1, ::-1],
 }
-_SIDE, _LOW = 32, 8  # a picture is brought to 32 x 32, and the lowest 8 x 8 of its frequencies are kept
+_SIDE, _LOW = 32, 8  # an image is brought to 32 x 32, and the lowest 8 x 8 of its frequencies are kept
 _ODD = np.where(np.arange(_LOW) % 2, -1.0, 1.0)
 _SIGNS = np.stack([np.ones((_LOW, _LOW)), np.tile(_ODD, (_LOW, 1)), np.tile(_ODD[:, None], _LOW), np.outer(_ODD, _ODD)])
 _SMALL = 4096  # bytes; at 1.6 KiB two threads take 1.2 times as long as one, at 10 KiB .7
@@ -40,10 +40,10 @@ _A_TASK = 64  # files: what a thread does at a stretch
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Hold what tells one picture from others.
+    """Hold what tells one image from others.
 
     `pixels` is the SHA-256 (hex) of its size and samples, `phashes` its perceptual hashes, 16 hex digits each, in the
-    order of TURNS: the first is of the picture as it is.
+    order of TURNS: the first is of the image as it is.
     """
 
     pixels: str
@@ -51,7 +51,7 @@ class Fingerprint:
 
 
 def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
-    """Give the fingerprint of one upright picture, (H, W, 3) RGB.
+    """Give the fingerprint of one upright image, (H, W, 3) RGB.
 
     The hash is imagehash's `phash`: which of the lowest frequencies lie above their median. One cosine transform gives
     all eight: mirroring negates the odd frequencies of an axis, transposition transposes them.
@@ -98,7 +98,7 @@ def _are_small(files: Sequence[Path]) -> bool:
 
 
 def _fingerprint_some(files: Sequence[Path]) -> list[Fingerprint | DataError]:
-    """Hash the pictures of a task at once: on small ones, call by call takes longer than the arithmetic."""
+    """Hash the images of a task at once: on small ones, call by call takes longer than the arithmetic."""
     read = [_digest_and_shrink(file) for file in files]
     hashes = iter(_hash_all([one[1] for one in read if not isinstance(one, DataError)]))
     return [one if isinstance(one, DataError) else Fingerprint(one[0], next(hashes)) for one in read]
@@ -119,16 +119,16 @@ def _digest(image: NDArray[np.uint8]) -> str:
 
 
 def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Give a picture in grey, (32, 32)."""
+    """Give an image in grey, (32, 32)."""
     grey = Image.fromarray(image).convert("L")
     return np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
 
 
 def _hash_all(greys: Sequence[NDArray[np.uint8]]) -> list[tuple[str, ...]]:
-    """Give the eight hashes of each grey picture."""
+    """Give the eight hashes of each grey image."""
     if not greys:
         return []
-    from scipy.fft import dct  # here and not above: a command that compares no pictures begins sooner
+    from scipy.fft import dct  # here and not above: a command that compares no images begins sooner
 
     waves = dct(dct(np.stack(greys).astype(float), axis=1), axis=2)[:, None, :_LOW, :_LOW]
     turned = np.concatenate([waves * _SIGNS, waves.swapaxes(2, 3) * _SIGNS], axis=1).reshape(len(greys), len(TURNS), -1)

@@ -1,4 +1,4 @@
-"""Walks through folders of pictures, which tell what they cannot read."""
+"""Walks through folders of images, which tell what they cannot read."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def is_plain(folder: Path) -> bool:
-    """Say whether a folder is one of pictures, and not of class folders: some lie in it, or it holds no folder."""
+    """Say whether a folder is one of images, and not of class folders: some lie in it, or it holds no folder."""
     if not os.path.isdir(folder):
         return False
     inside = [child for child in folder.iterdir() if child.name[0] != "."]
-    pictures = (child.suffix.lower() in SUFFIXES and child.is_file() for child in inside)
-    return any(pictures) or not any(child.is_dir() for child in inside)
+    images = (child.suffix.lower() in SUFFIXES and child.is_file() for child in inside)
+    return any(images) or not any(child.is_dir() for child in inside)
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Give what is named as a picture below a folder, sorted, without hidden files and folders.
+def images_below(folder: Path) -> list[Path]:
+    """Give what is named as an image below a folder, sorted, without hidden files and folders.
 
-    Raise DataError at a folder that cannot be read, a name that no table can keep, what is named as a picture and is no
+    Raise DataError at a folder that cannot be read, a name that no table can keep, what is named as an image and is no
     regular file, and at a link to a folder, which could lead anywhere, round in circles too.
     """
     found = []
@@ -40,7 +40,7 @@ def pictures_below(folder: Path) -> list[Path]:
             if link.is_symlink():
                 raise DataError(
                     f"{shown(str(link))}: a link to a folder, which is not followed below a class folder.",
-                    "Make the class folder itself the link, move it out, or name its pictures in a manifest.",
+                    "Make the class folder itself the link, move it out, or name its images in a manifest.",
                 )
         found += [Path(place, name) for name in files if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
     for file in sorted(found):

@@ -1,4 +1,4 @@
-"""Slices: what kind each picture of a data set is of by its source, generator, size, format and JPEG quality."""
+"""Slices: what kind each image of a data set is of by its source, generator, size, format and JPEG quality."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LOG_TABLES = np.log([np.clip((scale * np.array(_LUMINANCE) + 50) // 100, 1, 255
 
 
 def describe(dataset: Dataset) -> pd.DataFrame:
-    """Give the name of the slice that each picture is in, (N, 5) strings with the columns SLICES; "" is not known.
+    """Give the name of the slice that each image is in, (N, 5) strings with the columns SLICES; "" is not known.
 
     Size and quality come in ranges. What the manifest does not say of them is read from the head of the file; raise
     DataError where that cannot be read. Only a JPEG has a quality.
@@ -71,7 +71,7 @@ def jpeg_quality(table: Iterable[int]) -> int:
 
 
 def _stored(dataset: Dataset) -> pd.DataFrame:
-    """Give the columns STORED, those of a picture read from its file where the manifest lacks one."""
+    """Give the columns STORED, those of an image read from its file where the manifest lacks one."""
     stored = dataset.frame[list(STORED)].astype(str)
     unknown = _numbers(stored.drop(columns="format")).isna()
     jpeg = stored["format"].eq("JPEG")
@@ -91,7 +91,7 @@ def _head(file: Path) -> tuple[str, str, str, str]:
     try:
         with Image.open(file, formats=list(FORMATS)) as image:
             tables = getattr(image, "quantization", {})
-            kind = "JPEG" if tables else image.format or ""  # a JPEG of several pictures is an MPO to Pillow
+            kind = "JPEG" if tables else image.format or ""  # a JPEG of several images is an MPO to Pillow
             quality = str(jpeg_quality(tables[min(tables)])) if tables else ""
             return str(image.width), str(image.height), kind, quality
     except Exception as error:  # Pillow's readers raise nearly anything on broken files

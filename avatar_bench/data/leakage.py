@@ -26,13 +26,13 @@ from avatar_bench.errors import DataError, GuardError
 from avatar_bench.files.paths import cache_root
 
 SHARE, FEW = 0.9, 10  # of formats that tell the class; the audit of prepare looks at much more
-PRINTS = "fingerprints"  # the cache's folder of them, some 200 bytes a picture
-LISTED = 20  # broken pictures that an error names
-_A_STEP = 512  # pictures between two moves of the progress bar
+PRINTS = "fingerprints"  # the cache's folder of them, some 200 bytes an image
+LISTED = 20  # broken images that an error names
+_A_STEP = 512  # images between two moves of the progress bar
 
 
 def split_apart(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: list[str]) -> Dataset:
-    """Give what `split_dataset` gives, no picture with a copy or near-duplicate on another side.
+    """Give what `split_dataset` gives, no image with a copy or near-duplicate on another side.
 
     They are joined into groups, unless the data set states its split; then one across two sides raises GuardError, as
     an exact copy of another label does. The frame gets what `hash_columns` gives, and the group that was stated,
@@ -56,19 +56,19 @@ def split_apart(whole: Dataset, plan: SplitPlan, allow: Collection[str], notes: 
 
 
 def refuse_changed(dataset: Dataset) -> None:
-    """Raise GuardError where a picture is not the one whose SHA-256 the data set states."""
+    """Raise GuardError where an image is not the one whose SHA-256 the data set states."""
     found = hash_files(files_of(dataset))
     changed = [row for row, digest in enumerate(dataset.frame["sha256"]) if digest != found[row]]
     if changed:
         raise GuardError(
-            f"{dataset.file(changed[0])} is not the picture that it was: its SHA-256 is not the one that "
-            f"{dataset.name} states ({counted(len(changed), 'such picture')}).",
+            f"{dataset.file(changed[0])} is not the image that it was: its SHA-256 is not the one that "
+            f"{dataset.name} states ({counted(len(changed), 'such image')}).",
             "Restore it; or build the data set anew (prepare update=true), so that its groups and copies are known.",
         )
 
 
 def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
-    """Give the fingerprint of each picture, in order; raise one DataError for all that cannot be decoded.
+    """Give the fingerprint of each image, in order; raise one DataError for all that cannot be decoded.
 
     They are kept in the cache by what the files hold now: the same files need not be decoded for them again.
     """
@@ -88,7 +88,7 @@ def fingerprint_set(dataset: Dataset) -> list[Fingerprint]:
 
 
 def hash_columns(prints: Sequence[Fingerprint]) -> dict[str, list[str]]:
-    """Give what tells near-duplicates of pictures: the perceptual hash, and those of the picture turned, in a row."""
+    """Give what tells near-duplicates of images: the perceptual hash, and those of the image turned, in a row."""
     return {
         "phash": [one.phashes[0] for one in prints],
         "turned_phashes": [" ".join(one.phashes[1:]) for one in prints],
@@ -98,7 +98,7 @@ def hash_columns(prints: Sequence[Fingerprint]) -> dict[str, list[str]]:
 def _divide(
     dataset: Dataset, matches: pd.DataFrame, plan: SplitPlan, allow: Collection[str], notes: list[str]
 ) -> Dataset:
-    """Give the sides of pictures that the plan divides, whose places are their rows."""
+    """Give the sides of images that the plan divides, whose places are their rows."""
     frame = dataset.frame
     if frame.empty:
         return dataset
@@ -126,24 +126,24 @@ def _fingerprint_all(files: Sequence[Path]) -> list[Fingerprint | DataError]:
 
 
 def _whole(dataset: Dataset, prints: Sequence[Fingerprint | DataError]) -> list[Fingerprint]:
-    """Give the fingerprints of a set; raise DataError where some pictures have none, naming them."""
+    """Give the fingerprints of a set; raise DataError where some images have none, naming them."""
     errors = {row: one for row, one in enumerate(prints) if isinstance(one, DataError)}
     for error in errors.values():
         if len(errors) == 1:
             raise error
         others = list(dataset.frame["path"].iloc[list(errors)])[1:]
         raise DataError(
-            f"{len(errors)} of {len(dataset)} pictures of {dataset.name} cannot be used, first {error.lines[0]}",
+            f"{len(errors)} of {len(dataset)} images of {dataset.name} cannot be used, first {error.lines[0]}",
             f"The others: {listed(others, LISTED)}.",
             "Mend them or take them out: avatar-bench prepare leaves such files out, and says why of each.",
         )
     return [one for one in prints if isinstance(one, Fingerprint)]
 
 
-def shared_pictures(train: Dataset, dataset: Dataset) -> list[Match]:
+def shared_images(train: Dataset, dataset: Dataset) -> list[Match]:
     """Give the copies in a set (right) of the images of a training (left), of which `hash_columns` may be known.
 
-    Files of the training are read only where they are not, or where two pictures are to be compared. Of one that is
+    Files of the training are read only where they are not, or where two images are to be compared. Of one that is
     gone, the upright hash is enough.
     """
     if not len(train):
@@ -169,7 +169,7 @@ def shared_pictures(train: Dataset, dataset: Dataset) -> list[Match]:
 def refuse_shortcut(audit: Path, equalise: str | None) -> None:
     """Raise GuardError where the audit that `prepare` left says that the files tell the classes.
 
-    With `equalise`, what it says of the equalised pictures counts.
+    With `equalise`, what it says of the equalised images counts.
     """
     try:
         provenance = json.loads((audit / "metrics.json").read_text(encoding="utf-8"))["provenance"]
@@ -196,7 +196,7 @@ def refuse_formats(labels: pd.Series, formats: Sequence[str]) -> None:
     """Raise GuardError where the file format alone tells a class from the rest in SHARE of the cases or more.
 
     That is the balanced accuracy of the best rule: half of one more than the total variation distance between the
-    formats of the class and of the other classes, each of equal weight. Classes of fewer than FEW pictures say nothing,
+    formats of the class and of the other classes, each of equal weight. Classes of fewer than FEW images say nothing,
     nor do files of no known format, "".
     """
     kinds = np.asarray(formats)
@@ -209,7 +209,7 @@ def refuse_formats(labels: pd.Series, formats: Sequence[str]) -> None:
     usual = ", ".join(f"{label} {row.idxmax()} {row.max():.0%}" for label, row in shares.iterrows())
     raise GuardError(
         f"The file format alone tells class {told.idxmax()!r} in {told.max():.0%} of the cases: {usual}.",
-        "A network may learn that instead of the picture, and fail where it does not hold.",
+        "A network may learn that instead of the image, and fail where it does not hold.",
         "Train with data.equalise=jpeg, mend the data, or say allow=[shortcut].",
     )
 
@@ -229,8 +229,8 @@ def _conflicts(frame: pd.DataFrame, matches: pd.DataFrame, allowed: bool) -> lis
     left, right = (f"{path[row]} ({labels[row]})" for row in told[["left", "right"]].to_numpy()[0])
     if not exact.empty and not allowed:
         raise GuardError(
-            f"{left} and {right} are one picture ({counted(len(exact), 'such pair')}).",
-            "A picture has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
+            f"{left} and {right} are one image ({counted(len(exact), 'such pair')}).",
+            "An image has one true class: take the wrong rows or files out, or say allow=[label_conflict].",
         )
     verb = "has" if len(found) == 1 else "have"
     pairs = f"{counted(len(found), 'pair')} of copies or near-duplicates"
@@ -238,14 +238,14 @@ def _conflicts(frame: pd.DataFrame, matches: pd.DataFrame, allowed: bool) -> lis
 
 
 def _refuse_across(frame: pd.DataFrame, split: pd.Series, matches: pd.DataFrame) -> None:
-    """Raise GuardError at two matching pictures on two sides; `split` holds the sides of those used, by place."""
+    """Raise GuardError at two matching images on two sides; `split` holds the sides of those used, by place."""
     sides = split.replace("calibration", "val").reindex(range(len(frame))).to_numpy()
     left, right = sides[matches["left"]], sides[matches["right"]]
     across = matches[pd.notna(left) & pd.notna(right) & (left != right)]
     if across.empty:
         return
     path, first = frame["path"].tolist(), Match(*across.iloc[0])
-    what = "near-duplicates" if first.kind == "near" else "one picture"
+    what = "near-duplicates" if first.kind == "near" else "one image"
     raise GuardError(
         f"{path[first.left]} ({sides[first.left]}) and {path[first.right]} ({sides[first.right]}) are {what}"
         f"{', the second ' + first.turned if first.turned else ''} ({counted(len(across), 'such pair')}).",
@@ -255,7 +255,7 @@ def _refuse_across(frame: pd.DataFrame, split: pd.Series, matches: pd.DataFrame)
 
 
 def shared_with(dataset: Dataset, other: Dataset) -> NDArray[np.bool_]:
-    """Say which pictures of a dataset, (N,), are in another, as they are or as a near-duplicate, or of their groups.
+    """Say which images of a dataset, (N,), are in another, as they are or as a near-duplicate, or of their groups.
 
     Near-duplicates are looked for of those whose files are there: these may have to be compared.
     """
@@ -265,12 +265,12 @@ def shared_with(dataset: Dataset, other: Dataset) -> NDArray[np.bool_]:
     if "stated_group" in frame:
         shared |= frame["stated_group"].isin(known)
     found = shared.to_numpy(copy=True)
-    found[[match.right for match in shared_pictures(other.at_hand, dataset)]] = True
+    found[[match.right for match in shared_images(other.at_hand, dataset)]] = True
     return frame["group"].isin(set(frame["group"][found])).to_numpy()
 
 
 def keep_out(dataset: Dataset, others: Mapping[str, Dataset]) -> tuple[Dataset, dict[str, int]]:
-    """Give the pictures that none of several sets shares, and how many each set has taken out."""
+    """Give the images that none of several sets shares, and how many each set has taken out."""
     counts = {}
     for name, other in others.items():
         shared = shared_with(dataset, other)
@@ -286,50 +286,50 @@ def refuse_unknown(dataset: Dataset, classes: Sequence[str]) -> None:
         raise GuardError(
             f"{dataset.name} has class {unknown[0]!r}, which this network does not know.",
             f"It knows: {', '.join(classes)}. Classes are matched by name:",
-            "rename the folder or label, or leave those pictures out.",
+            "rename the folder or label, or leave those images out.",
         )
 
 
 def refuse_overlap(dataset: Dataset, train: Dataset, what: str = "training") -> None:
-    """Raise GuardError where a set holds pictures, or others of their groups, that a network was trained on.
+    """Raise GuardError where a set holds images, or others of their groups, that a network was trained on.
 
     `what` names the step that saw them.
     """
     for column, known, by in (
-        ("sha256", set(train.frame["sha256"]), "picture"),
+        ("sha256", set(train.frame["sha256"]), "image"),
         ("group", {*train.frame["group"], *train.frame["stated_group"]} - {""}, "group"),
     ):
         shared = dataset.frame[column].isin(known)
         if shared.any():
             raise GuardError(
-                f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} pictures with the {what} data by "
+                f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {what} data by "
                 f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-                "Figures on pictures that the network has seen say nothing of new ones: take others out, or",
+                "Figures on images that the network has seen say nothing of new ones: take others out, or",
                 "say allow=[overlap], which is written beside the figures.",
             )
 
 
 def refuse_near(dataset: Dataset, train: Dataset, what: str = "training") -> None:
-    """Raise GuardError where a set holds near-duplicates of pictures that a network was trained on."""
+    """Raise GuardError where a set holds near-duplicates of images that a network was trained on."""
     # copies of the bytes are for refuse_overlap to tell
-    found = [match for match in shared_pictures(train, dataset) if match.kind != "bytes"]
+    found = [match for match in shared_images(train, dataset) if match.kind != "bytes"]
     if found:
         copies = len({match.right for match in found})
         raise GuardError(
-            f"{copies} of {len(dataset)} pictures of {dataset.name} are near-duplicates of {what} pictures, "
+            f"{copies} of {len(dataset)} images of {dataset.name} are near-duplicates of {what} images, "
             f"first {dataset.frame['path'].iat[found[0].right]} of {train.frame['path'].iat[found[0].left]}.",
-            "Figures on pictures that the network has seen say nothing of new ones: take them out, or",
+            "Figures on images that the network has seen say nothing of new ones: take them out, or",
             "say allow=[near_duplicates], which is written beside the figures.",
         )
 
 
 def refuse_fitted(dataset: Dataset, fitted: Dataset) -> None:
-    """Raise GuardError where a set to be judged shares pictures or groups with those that something is fitted on."""
+    """Raise GuardError where a set to be judged shares images or groups with those that something is fitted on."""
     for column in ("sha256", "group"):
         shared = dataset.frame[column].isin(set(fitted.frame[column]))
         if shared.any():
             raise GuardError(
-                f"{int(shared.sum())} of {len(dataset)} pictures of {dataset.name} are among those that this block "
+                f"{int(shared.sum())} of {len(dataset)} images of {dataset.name} are among those that this block "
                 f"is fitted on, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-                "What is fitted on the pictures that it is judged by looks better than it is: choose split=test.",
+                "What is fitted on the images that it is judged by looks better than it is: choose split=test.",
             )

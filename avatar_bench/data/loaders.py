@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.corruptions import Variation, seed_of, vary
 from avatar_bench.data.dataset import Dataset, files_of
 from avatar_bench.data.decoding import decode
@@ -25,14 +25,14 @@ from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.data.worker_processes import Loader, context
 from avatar_bench.errors import DataError
 
-_AHEAD = 2**26  # bytes of pictures that a process may have decoded before anybody asks for them
+_AHEAD = 2**26  # bytes of images that a process may have decoded before anybody asks for them
 
 
 class Images(TorchDataset[dict[str, Any]]):
     """Give image k as {"image": uint8 (S, S, 3), "target": int, "row": k}; a broken file raises DataError.
 
     With `augmentation`, an item is asked for as (row, seed), or with `view_seeds` (views, N) as (row, view). With
-    `cache`, pictures are read from it where it has them, by their SHA-256, `hashes` (N,).
+    `cache`, images are read from it where it has them, by their SHA-256, `hashes` (N,).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Images(TorchDataset[dict[str, Any]]):
         preprocessing: Preprocessing,
         augmentation: Augmentation | None = None,
         view_seeds: NDArray[np.int64] | None = None,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
         hashes: Sequence[str] = (),
     ) -> None:
         self.files = [str(file) for file in files]
@@ -75,7 +75,7 @@ class Images(TorchDataset[dict[str, Any]]):
 class ReadableImages(TorchDataset[dict[str, Any]]):
     """Give file k as {"images", "row": k}, or as {"row", "reason"} where it cannot be used.
 
-    `images` is a list of uint8 (S, S, 3), one by each preprocessing of a picture that is decoded once. The paths lie in
+    `images` is a list of uint8 (S, S, 3), one by each preprocessing of an image that is decoded once. The paths lie in
     one array: worker processes that read strings would each come to hold a copy of them all.
     """
 
@@ -100,7 +100,7 @@ class ReadableImages(TorchDataset[dict[str, Any]]):
 class VariedImages(Images):
     """Give K variations of image k, decoded once: {"image": uint8 (K, S, S, 3), "target", "row"}.
 
-    The seed of a variation is the picture's own, of `hashes` (N,) in hex: the same whatever network is judged,
+    The seed of a variation is the image's own, of `hashes` (N,) in hex: the same whatever network is judged,
     and in whatever order, by however many workers, it is read.
     """
 
@@ -145,7 +145,7 @@ def evaluation_loader(
     preprocessing: Preprocessing,
     batch_size: int,
     workers: int,
-    cache: PictureCache | None = None,
+    cache: ImageCache | None = None,
 ) -> DataLoader[dict[str, Any]]:
     """Serve every image of a dataset once, in order, unaugmented."""
     images = images_of(dataset, classes, preprocessing, cache=cache)
@@ -232,7 +232,7 @@ def _readable(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _stand_back(worker: int) -> None:
-    """Read with one thread, where the network leaves time: its threads wait for each other, and pictures lie ready."""
+    """Read with one thread, where the network leaves time: its threads wait for each other, and images lie ready."""
     import cv2
 
     cv2.setNumThreads(0)

@@ -68,7 +68,7 @@ def is_stated(frame: pd.DataFrame, plan: SplitPlan) -> bool:
 
 
 def divides(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]:
-    """Say which pictures, (N,), a plan divides: those with a label, or a side that the data set states.
+    """Say which images, (N,), a plan divides: those with a label, or a side that the data set states.
 
     Others can neither judge nor choose anything. Where none has a label, sources or generators are held out still.
     """
@@ -93,10 +93,10 @@ def limited(divided: NDArray[np.bool_], frame: pd.DataFrame, plan: SplitPlan) ->
 def add_undivided(
     used: Dataset, groups: Sequence[str] | NDArray[np.str_], others: pd.DataFrame, plan: SplitPlan, notes: list[str]
 ) -> Dataset:
-    """Add pictures that a plan does not divide: to test or val where one of their group is there, else to train.
+    """Add images that a plan does not divide: to test or val where one of their group is there, else to train.
 
-    `groups` are those of the used pictures, (N,), in the sense of the others' own. Where one of the others in a group
-    is of a held-out source or generator, the group is of test. The plan's pictures of their groups that stand on
+    `groups` are those of the used images, (N,), in the sense of the others' own. Where one of the others in a group
+    is of a held-out source or generator, the group is of test. The plan's images of their groups that stand on
     another side are left out, and it is said how many. The plan's fraction of train is drawn.
     """
     place = used.frame["split"].map(SPLITS.index).astype(int)
@@ -110,7 +110,7 @@ def add_undivided(
     wanted = joined.map(sides).fillna(used.frame["split"]).replace("calibration", "val")
     apart = (used.frame["split"].replace("calibration", "val") != wanted).to_numpy()
     if apart.any():
-        told = "left out, as pictures without a label join them to pictures of another side"
+        told = "left out, as images without a label join them to images of another side"
         notes.append(f"{told}: {counted(int(apart.sum()), 'image')}")
     keep = (split != "train").to_numpy(copy=True)
     train = np.flatnonzero(~keep)
@@ -216,12 +216,12 @@ def _guard(whole: Dataset, used: Dataset) -> None:
     if empty:
         raise GuardError(
             f"Class {empty[0]!r} has no image in train ({counted(len(whole), 'image')}, {used.name}).",
-            "Add pictures of it, or take a larger data.limit or data.fraction.",
+            "Add images of it, or take a larger data.limit or data.fraction.",
         )
     if not (used.frame["split"] == "val").any():
         raise GuardError(
             "No image is left to choose the checkpoint by: "
             f"val is empty ({counted(len(whole), 'image')}, {used.name}).",
-            "Add pictures, take fewer data.split.folds or a larger data.limit, or state val in the split column.",
+            "Add images, take fewer data.split.folds or a larger data.limit, or state val in the split column.",
         )
     check_groups(used.frame)

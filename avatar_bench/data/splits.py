@@ -25,7 +25,7 @@ class SplitPlan:
     """Say how a dataset is divided: fold `fold` of `folds` is test, the next one val, the rest train.
 
     `by` is "group", "source" or "generator"; None: as the dataset states, else by group. By source or generator, test
-    is all pictures of those named in `held_out`, or of some that are drawn. `seed` fixes the folds, and the draws of
+    is all images of those named in `held_out`, or of some that are drawn. `seed` fixes the folds, and the draws of
     `limit`, `fraction` and `val_fraction`; `draw_seed` the few-shot draw of `shots` images a class (`val_shots` for
     val), so that several draws share one test set.
     """
@@ -111,7 +111,7 @@ def refuse_other_split(dataset: Dataset, stated: object, file: Path) -> None:
     if stated is not None and stated != split_fingerprint(dataset):
         raise CheckpointError(
             f"{file} is not the split that the run was trained with: it has been changed or damaged.",
-            "Restore it: which pictures the network has seen is not known without it.",
+            "Restore it: which images the network has seen is not known without it.",
         )
 
 
@@ -135,18 +135,18 @@ def _check(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) -> No
 def _check_units(frame: pd.DataFrame, by: str, held_out: Sequence[str], option: str) -> None:
     known = sorted(set(frame[by]) - {""})
     if not known:
-        raise ConfigError(f"{option}.by={by}: no picture names its {by}.", "Expected it in the manifest.")
+        raise ConfigError(f"{option}.by={by}: no image names its {by}.", "Expected it in the manifest.")
     for name in held_out:
         if name not in known:
             nearest = did_you_mean(name, known)
             raise ConfigError(
-                f"{option}.held_out: no picture has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
+                f"{option}.held_out: no image has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
                 f"There are: {', '.join(known)}.",
             )
 
 
 def _places(split: str, folds: int, fold: int = -1) -> Sequence[int]:
-    """Give the folds that a picture of one side may be in."""
+    """Give the folds that an image of one side may be in."""
     return (fold,) if fold >= 0 else {"test": (0,), "train": range(2, folds)}.get(split, (1,))
 
 
@@ -195,7 +195,7 @@ def _off(rows: pd.DataFrame, label: str, shares: pd.Series, aims: Mapping[str, f
         sources = rows["source"].unique()
         why = f", as all of it is of one source ({sources[0]})" if len(sources) == 1 and sources[0] else ""
         return f"{' and '.join(missing)} lack{'s' * (len(missing) == 1)} {name}{why}"
-    tolerance = max(OFF, 1 / len(rows)) + 1e-9  # one picture cannot be divided
+    tolerance = max(OFF, 1 / len(rows)) + 1e-9  # one image cannot be divided
     if all(abs(shares[side] - aim) <= tolerance for side, aim in aims.items()):
         return ""
     parts = ("/".join(f"{100 * of[side]:.0f}" for side in aims) for of in (shares, aims))

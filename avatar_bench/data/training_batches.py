@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
-from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.loaders import Embeddings, Images, evaluation_loader, images_of, loader, targets_of
 from avatar_bench.data.transforms import Augmentation, Preprocessing
@@ -75,7 +75,7 @@ class DataModule(pl.LightningDataModule):
         workers: int,
         balance: str,
         views: int | None = None,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         super().__init__()
         self.train_set, self.val_set = dataset.part("train"), dataset.part("val")

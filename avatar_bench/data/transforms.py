@@ -109,9 +109,9 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Views:
-    """Make several random views of one picture, for a network to compare.
+    """Make several random views of one image, for a network to compare.
 
-    size: pixels a side of the `large` views, whose crops take from `crop_scale` of the picture's area to all of it.
+    size: pixels a side of the `large` views, whose crops take from `crop_scale` of the image's area to all of it.
     local_size: of the `small` ones, whose crops take from a twentieth to `crop_scale`. flip, grey, blur: probabilities.
     jitter: strength of the change of colours, by which .8 of the views are changed: brightness and contrast by up to .8
     of it, saturation by .4, hue by .2. Caron et al., ICCV 2021, after Chen et al., ICML 2020.

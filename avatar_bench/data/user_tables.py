@@ -13,7 +13,7 @@ from avatar_bench.data.file_names import shown
 from avatar_bench.errors import DataError
 from avatar_bench.files.csv_io import read_csv
 
-MAX_BYTES = 512 * 2**20  # a million pictures take about 100 MiB
+MAX_BYTES = 512 * 2**20  # a million images take about 100 MiB
 MAX_HEADING = 64 * 2**10  # bytes
 
 

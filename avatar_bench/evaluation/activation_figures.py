@@ -1,4 +1,4 @@
-"""The figures of maps side by side: walls of runs by pictures, and the overlap of runs beside its null."""
+"""The figures of maps side by side: walls of runs by images, and the overlap of runs beside its null."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL, MEAN
 from avatar_bench.evaluation.class_activation import Panel
 from avatar_bench.evaluation.gradcam_figures import EVIDENCE, overlay
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.overlap import NAMES
 
 MOST_RUNS = 20  # rows of a wall that can still be found
 _DPI = 140  # a cell of 130 pixels: at the house's 300 a wall of nine runs would have 10 MB
-_CELL, _COLUMN, _ROW = 0.86, 0.93, 1.22  # inches: a picture, and from one to the next
+_CELL, _COLUMN, _ROW = 0.86, 0.93, 1.22  # inches: an image, and from one to the next
 _RIGHT, _WRONG = "#404040", "#D55E00"
 
 Draw = Callable[[Axes, NDArray[np.uint8], NDArray[np.float32]], None]
 
 
-def over(axes: Axes, picture: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
-    """Lay a map over its picture, to be looked at."""
-    overlay(axes, picture, shown, EVIDENCE)
+def over(axes: Axes, image: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
+    """Lay a map over its image, to be looked at."""
+    overlay(axes, image, shown, EVIDENCE)
 
 
-def cells(axes: Axes, picture: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
+def cells(axes: Axes, image: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
     """Draw a raw map, cell by cell."""
     axes.imshow(shown / (float(shown.max()) or 1.0), cmap=EVIDENCE, vmin=0, vmax=1)
 
@@ -51,8 +51,8 @@ def wall(panels: Sequence[Panel], titles: Sequence[str], draw: Draw, of: str, ab
     figure, grid = _grid(len(panels) + 1, len(titles))
     for axes in grid.ravel():
         axes.set(xticks=[], yticks=[])
-    for axes, picture, title in zip(grid[0], panels[0].pictures, titles, strict=True):
-        axes.imshow(picture)
+    for axes, image, title in zip(grid[0], panels[0].images, titles, strict=True):
+        axes.imshow(image)
         axes.spines[:].set_visible(False)
         axes.set_title("\n".join(plots.short(line, 16) for line in title.split("\n")), fontsize=7.5)
     _name(grid[0, 0], about)
@@ -61,7 +61,7 @@ def wall(panels: Sequence[Panel], titles: Sequence[str], draw: Draw, of: str, ab
         own = {"color": plots.color(panel.place), "marker": plots.marker(panel.place)}
         line[0].plot(-0.13, 0.5, transform=line[0].transAxes, markersize=6, clip_on=False, **own)
         for row, axes in enumerate(line):
-            draw(axes, panel.pictures[row], panel.maps[row])
+            draw(axes, panel.images[row], panel.maps[row])
             _verdict(axes, panel, row)
     _scale(figure, of)
     return figure
@@ -93,11 +93,11 @@ def overlaps(table: pd.DataFrame, names: Sequence[str], level: float) -> Figure:
 
 
 def by_class(table: pd.DataFrame, level: float) -> Figure:
-    """Draw the mean over pairs, of all pictures and of those of each class."""
+    """Draw the mean over pairs, of all images and of those of each class."""
     means = table[table["a"] == MEAN]
     order = [ALL, *(name for name in dict.fromkeys(means["class"]) if name != ALL)]
     counts = means.groupby("class")["n"].max()
-    shown = [say("all classes"), *plots.shorten(order[1:], 20)]
+    shown = [_("all classes"), *plots.shorten(order[1:], 20)]
     names = [f"{name} (n = {counts[key]})" for key, name in zip(order, shown, strict=True)]
     parts = pd.concat([means[means["class"] == name] for name in order])
     return overlaps(parts, names, level)
@@ -117,10 +117,10 @@ def by_pair(table: pd.DataFrame, level: float) -> Figure:
 def metric_words() -> dict[str, str]:
     """Give the words for each figure of overlap, by its name."""
     return {
-        "iou_top20": say("IoU of the top 20 %"),
-        "iou_half": say("IoU above .5 of the largest"),
-        "pearson": say("Pearson's r"),
-        "spearman": say("Spearman's ρ"),
+        "iou_top20": _("IoU of the top 20 %"),
+        "iou_half": _("IoU above .5 of the largest"),
+        "pearson": _("Pearson's r"),
+        "spearman": _("Spearman's ρ"),
     }
 
 
@@ -144,8 +144,8 @@ def _scale(figure: Figure, of: str) -> None:
     long = min(4.5, 0.8 * width)
     axes = figure.add_axes(((width - long) / 2 / width, 0.62 / height, long / width, 0.09 / height))
     label = {
-        "target": say("evidence for the true class, share of the map's largest value (%)"),
-        "prediction": say("evidence for the predicted class, share of the map's largest value (%)"),
+        "target": _("evidence for the true class, share of the map's largest value (%)"),
+        "prediction": _("evidence for the predicted class, share of the map's largest value (%)"),
     }[of]
     scale = ScalarMappable(Normalize(0, 1), EVIDENCE)
     figure.colorbar(scale, cax=axes, orientation="horizontal", format=PercentFormatter(1.0))
@@ -176,11 +176,11 @@ def _verdict(axes: Axes, panel: Panel, row: int) -> None:
 
 def _key(level: float) -> list[Line2D | Patch]:
     blue, alpha = plots.color(0), 1 - level
-    same = say("maps of the same picture ({level:.0%} interval), p ≤ {alpha:.2g}", level=level, alpha=alpha)
-    hollow = say("p > {alpha:.2g}", alpha=alpha)
+    same = _("maps of the same image ({level:.0%} interval), p ≤ {alpha:.2g}", level=level, alpha=alpha)
+    hollow = _("p > {alpha:.2g}", alpha=alpha)
     return [
         Line2D([], [], color=blue, marker="o", markersize=5, label=same),
         Line2D([], [], color=blue, marker="o", markersize=5, markerfacecolor="white", label=hollow),
-        Patch(color="#D0D0D0", label=say("of different pictures of a class ({level:.0%} range)", level=level)),
-        Line2D([], [], color="black", marker="|", linestyle="", markersize=9, label=say("cells shuffled (mean)")),
+        Patch(color="#D0D0D0", label=_("of different images of a class ({level:.0%} range)", level=level)),
+        Line2D([], [], color="black", marker="|", linestyle="", markersize=9, label=_("cells shuffled (mean)")),
     ]

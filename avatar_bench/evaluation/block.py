@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, stats
 from avatar_bench.results.result import Metric
 
@@ -83,7 +83,7 @@ class Intervals(Options):
         lows, highs = stats.bootstrap_interval(statistic, group, self.resamples, self.level, self.seed)
         better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
         units, floor = len(np.unique(group)), floors or {}
-        why = reason or say("the set holds too few classes for it")
+        why = reason or _("the set holds too few classes for it")
         return {
             name: between(value, low, high, units, "bootstrap by group", better[name], floor.get(name), why)
             for name, value, low, high in zip(names, values, lows, highs, strict=True)
@@ -138,10 +138,10 @@ Block = RunBlock | CompareBlock | DatasetBlock
 
 
 def together(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
-    """Give what each run says of the one set that all are judged on: pictures of known class, in one order.
+    """Give what each run says of the one set that all are judged on: images of known class, in one order.
 
     Classes stand in the first run's order, matched by name. Raise BlockError where there are fewer runs than
-    `minimum`, where they are judged on different pictures or know different classes, or where no class is known;
+    `minimum`, where they are judged on different images or know different classes, or where no class is known;
     GuardError where the class names of one are in the wrong order.
     """
     if len(runs) < minimum:
@@ -154,7 +154,7 @@ def together(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2)
     for run, dataset in zip(runs, datasets, strict=True):
         if dataset.fingerprint != first.fingerprint:
             raise BlockError(
-                f"{run.label} is judged on other pictures of {dataset.name} than {runs[0].label}.",
+                f"{run.label} is judged on other images of {dataset.name} than {runs[0].label}.",
                 "Compare on one set: split=blind, data=manifest data.manifest=FILE, or runs of one data.split.seed.",
             )
         if set(run.classes) != set(runs[0].classes):
@@ -181,7 +181,7 @@ def known(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
     """Give the rows whose true class is known, (M,); raise BlockError where there is none."""
     rows = np.flatnonzero(predictions.targets >= 0)
     if len(rows) == 0:
-        raise BlockError(f"{dataset.name}: no picture's true class is known, so there is nothing to judge.")
+        raise BlockError(f"{dataset.name}: no image's true class is known, so there is nothing to judge.")
     return rows
 
 
@@ -202,20 +202,20 @@ def between(
     if np.isnan(value):
         return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
     if not high - low > _ROUNDING:
-        why = say("no interval: every resample gives the same figure")
+        why = _("no interval: every resample gives the same figure")
         return Metric(float(value), n, higher_is_better=better, reason=why, floor=floor)
     return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
 
 
 def left_out(n: int, asked: int) -> list[str]:
-    """Say that `n` of the pictures asked for have no known class; nothing where all have one."""
+    """Say that `n` of the images asked for have no known class; nothing where all have one."""
     if not n:
         return []
-    return [say("{n} of {all} pictures have no known class and are left out.", n=n, all=asked)]
+    return [_("{n} of {all} images have no known class and are left out.", n=n, all=asked)]
 
 
 def answers(predictions: Predictions) -> pd.DataFrame:
-    """Give a row a picture of known class: path, target, prediction, confidence, correct, source, group."""
+    """Give a row an image of known class: path, target, prediction, confidence, correct, source, group."""
     names = np.array(predictions.classes)
     return pd.DataFrame(
         {
@@ -233,11 +233,11 @@ def answers(predictions: Predictions) -> pd.DataFrame:
 def corruption_words() -> dict[str, str]:
     """Give the words for each corruption, by its name."""
     return {
-        "noise": say("noise"),
-        "blur": say("blur"),
-        "brightness": say("brightness"),
-        "rotation": say("rotation"),
-        "jpeg": say("JPEG"),
+        "noise": _("noise"),
+        "blur": _("blur"),
+        "brightness": _("brightness"),
+        "rotation": _("rotation"),
+        "jpeg": _("JPEG"),
     }
 
 
@@ -259,7 +259,7 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
 
 
 def _aligned(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:
-    """Give the rows of the first dataset; pictures are matched by content, label and group, as fingerprints are."""
+    """Give the rows of the first dataset; images are matched by content, label and group, as fingerprints are."""
     frames = [one.frame for one in (first, dataset)]
     keys = [frame["sha256"] + "\n" + frame["label"] + "\n" + frame["group"] for frame in frames]
     wanted, there = (np.argsort(key.to_numpy(dtype=np.str_), kind="stable") for key in keys)

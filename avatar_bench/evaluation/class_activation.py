@@ -1,4 +1,4 @@
-"""The Grad-CAM maps of several runs of the same pictures, for the blocks that set them side by side."""
+"""The Grad-CAM maps of several runs of the same images, for the blocks that set them side by side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import recipes
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.models import attribution
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ OF = ("target", "prediction")
 
 @dataclass(frozen=True)
 class Panel:
-    """Hold what one run makes of n pictures.
+    """Hold what one run makes of n images.
 
     `maps` (n, h, w) are raw Grad-CAM maps, of the class that `shown` (n,) gives, an index into `predictions.classes`;
-    `pictures` (n, S, S, 3) uint8 are what the network takes; `place` is that of the run's recipe, for its colour.
+    `images` (n, S, S, 3) uint8 are what the network takes; `place` is that of the run's recipe, for its colour.
     """
 
     label: str
@@ -37,12 +37,12 @@ class Panel:
     layer: SpatialLayer
     maps: NDArray[np.float32]
     shown: NDArray[np.int64]
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     predictions: Predictions
 
     def take(self, rows: NDArray[np.integer]) -> Panel:
-        """Give some of the pictures."""
-        parts = (self.maps[rows], self.shown[rows], self.pictures[rows], self.predictions.take(rows))
+        """Give some of the images."""
+        parts = (self.maps[rows], self.shown[rows], self.images[rows], self.predictions.take(rows))
         return Panel(self.label, self.place, self.layer, *parts)
 
 
@@ -64,15 +64,15 @@ def panels(
         try:
             made.append(_panel(run, dataset, answers.take(rows), places[run.recipe], of))
         except BlockError as error:
-            said.append(say("{run} is left out: {reason}", run=run.label, reason=" ".join(error.lines)))
+            said.append(_("{run} is left out: {reason}", run=run.label, reason=" ".join(error.lines)))
         run.rest()
     if not made:
-        raise BlockError("No run has a layer that is a map of its pictures:", "Grad-CAM has nothing to compare.")
+        raise BlockError("No run has a layer that is a map of its images:", "Grad-CAM has nothing to compare.")
     return made, said + _doubts(made) + _views(runs)
 
 
 def describe(made: Sequence[Panel]) -> dict[str, NDArray[np.generic]]:
-    """Give what maps.npz holds: `maps_<k>` (n, h, w) of run k of `runs`, and of which pictures and classes they are."""
+    """Give what maps.npz holds: `maps_<k>` (n, h, w) of run k of `runs`, and of which images and classes they are."""
     first = made[0].predictions
     return {
         **{f"maps_{number}": panel.maps for number, panel in enumerate(made)},
@@ -102,11 +102,11 @@ def _doubts(made: Sequence[Panel]) -> list[str]:
         if not panel.layer.last:
             layer = panel.layer.name
             said.append(
-                say("{run}: the maps are those of {layer}: no later stage has a map that counts", run=name, layer=layer)
+                _("{run}: the maps are those of {layer}: no later stage has a map that counts", run=name, layer=layer)
             )
         if empty := int((panel.maps.max(axis=(1, 2)) == 0).sum()):
             said.append(
-                say("{run}: {n} of {total} maps are empty: no cell speaks for the class", run=name, n=empty, total=n)
+                _("{run}: {n} of {total} maps are empty: no cell speaks for the class", run=name, n=empty, total=n)
             )
     return said
 
@@ -115,4 +115,4 @@ def _views(runs: Sequence[Run]) -> list[str]:
     ways = sorted({run.preprocessing.resize for run in runs})
     if len(ways) == 1:
         return []
-    return [say("the runs see different parts of a picture ({ways}): their cells do not match", ways=", ".join(ways))]
+    return [_("the runs see different parts of an image ({ways}): their cells do not match", ways=", ".join(ways))]

@@ -59,7 +59,7 @@ class Earlier:
         found.provenance["against"] = str(self.place)
         saving.add(found, folder / AGAINST)
         for row in found.tables.get("pairs", pd.DataFrame()).to_dict("records"):
-            difference, significant = float(row["difference"]), bool(row["told_apart"])
+            difference, significant = float(row["difference"]), bool(row["significant"])
             numbers = f"difference in accuracy {difference:+.3f}, p = {row['p']:.2g}, {row['n']} images in common"
             change = f"significantly {'better' if difference > 0 else 'worse'}" if significant else "statistically tied"
             self.told.append(f"against {self.place}: {change} ({numbers})")

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.plots import number_points
 from avatar_bench.results.result import Metric, Result
@@ -26,11 +26,11 @@ _MOST_NUMBERED = 45  # points above which numbers beside them cannot be read
 def strategy_words() -> dict[str, str]:
     """Give the words for each strategy, by its name."""
     return {
-        "soft_vote": say("soft vote"),
-        "accuracy_ece": say("accuracy × (1 − ECE)"),
-        "greedy": say("greedy selection"),
-        "scaled_vote": say("scaled soft vote"),
-        "soup": say("soup of weights"),
+        "soft_vote": _("soft vote"),
+        "accuracy_ece": _("accuracy × (1 − ECE)"),
+        "greedy": _("greedy selection"),
+        "scaled_vote": _("scaled soft vote"),
+        "soup": _("soup of weights"),
     }
 
 
@@ -59,10 +59,10 @@ def gain(metrics: Mapping[str, Metric], n: int, single: str, colour: int) -> Fig
     (left, right), (below, beside) = grid
     left.set_yticks(range(len(names) + 1), [plots.short(single, 30), *(words[name] for name in names)])
     left.set_ylim(len(names) + 0.5, -0.5)
-    left.set(xlabel=say("accuracy on {n} images (%)", n=n), title=say("Accuracy and macro-F1"))
-    right.set(xlabel=say("gain in accuracy (points)"), title=say("Gain over the single run"))
-    below.set(xlabel=say("macro-F1 on {n} images (%)", n=n))
-    beside.set(xlabel=say("gain in macro-F1 (points)"))
+    left.set(xlabel=_("accuracy on {n} images (%)", n=n), title=_("Accuracy and macro-F1"))
+    right.set(xlabel=_("gain in accuracy (points)"), title=_("Gain over the single run"))
+    below.set(xlabel=_("macro-F1 on {n} images (%)", n=n))
+    beside.set(xlabel=_("gain in macro-F1 (points)"))
     return figure
 
 
@@ -82,7 +82,7 @@ def weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
     for (row, column), weight in np.ndenumerate(share):
         ink = "white" if weight > 0.6 * max(0.5, share.max()) else "black"
         axes.text(column, row, f"{weight:.1%}" if weight else "-", ha="center", va="center", color=ink, fontsize=8)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("weight (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("weight (%)"))
     return figure
 
 
@@ -96,7 +96,7 @@ def contribution(metrics: Sequence[Metric], labels: Sequence[str], colours: Sequ
     axes.set_yticks(range(len(labels)), plots.shorten((labels[row] for row in order), 34))
     axes.set_ylim(len(labels) - 0.5, -0.5)
     _mark(axes, 0)
-    axes.set_xlabel(say("accuracy that soft voting loses without the run (points)"))
+    axes.set_xlabel(_("accuracy that soft voting loses without the run (points)"))
     return figure
 
 
@@ -147,7 +147,7 @@ def kappa_error(table: pd.DataFrame, accuracies: Mapping[str, float], colours: M
         error = 100 - 50 * (accuracies[a] + accuracies[b])
         axes.plot(row["kappa"], error, markeredgewidth=0.6, **style, **halves)
         points.append((f"{number[a]}–{number[b]}", row["kappa"], error, error, error))
-    axes.set(xlabel=say("Cohen's kappa of the pair"), ylabel=say("mean error of the pair (%)"))
+    axes.set(xlabel=_("Cohen's kappa of the pair"), ylabel=_("mean error of the pair (%)"))
     axes.margins(0.08)
     axes.grid(True)
     names = [

@@ -1,4 +1,4 @@
-"""The tables of gradcam: pictures, curves and correlations, from the arrays that are saved beside them."""
+"""The tables of gradcam: images, curves and correlations, from the arrays that are saved beside them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def endings(curves: Arrays) -> tuple[str, ...]:
 
 
 def describe(maps: Arrays, predictions: Predictions, drawn: int) -> dict[str, NDArray[np.generic]]:
-    """Give what maps.npz holds: the maps, and which picture and class each is of; the first `drawn` were drawn."""
+    """Give what maps.npz holds: the maps, and which image and class each is of; the first `drawn` were drawn."""
     return {
         **maps,
         "paths": predictions.paths,
@@ -43,8 +43,8 @@ def describe(maps: Arrays, predictions: Predictions, drawn: int) -> dict[str, ND
     }
 
 
-def pictures(predictions: Predictions, faded: Arrays, found: Arrays) -> pd.DataFrame:
-    """Give a row a picture; errors that were added for the gallery alone have no figures."""
+def images(predictions: Predictions, faded: Arrays, found: Arrays) -> pd.DataFrame:
+    """Give a row an image; errors that were added for the gallery alone have no figures."""
     n = len(faded["deletion"])
     areas = {name: area(curve) for name, curve in faded.items()}
     for ending in endings(faded):

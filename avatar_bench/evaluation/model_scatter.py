@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from avatar_bench.evaluation.block import recipes
 from avatar_bench.evaluation.ensemble_figures import strategy_words
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Looks:
     def word(self, name: str) -> str:
         """Return how a run or model is called in a figure; ensembles are said to be such."""
         if name in self._made_of_others:
-            return say("{strategy} (ensemble)", strategy=strategy_words().get(name, name))
+            return _("{strategy} (ensemble)", strategy=strategy_words().get(name, name))
         return self._short[name]
 
     def legend(self, figure: Figure, names: Iterable[str], others: Iterable[Line2D] = (), **line: Any) -> None:

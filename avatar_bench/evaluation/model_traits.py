@@ -86,7 +86,7 @@ class Traits:
 
     @property
     def cost(self) -> list[float]:
-        """Give the passes over the training pictures, stage by stage; nothing where they are not known.
+        """Give the passes over the training images, stage by stage; nothing where they are not known.
 
         Nor where epochs are an upper limit, as training ends early once val gets no better.
         """
@@ -207,8 +207,8 @@ def start_of(run: Run) -> Start:
     weights = str(init.get("weights") or "none")
     if "sha256" in init:
         method = init.get("method")
-        pictures = str(init.get("pictures_sha256", UNKNOWN))[:6]
-        trained = f"{method}, epochs {init.get('epochs', UNKNOWN)}, pictures {pictures}" if method else UNKNOWN
+        images = str(init.get("images_sha256", UNKNOWN))[:6]
+        trained = f"{method}, epochs {init.get('epochs', UNKNOWN)}, images {images}" if method else UNKNOWN
         return Start(str(method or FILE), str(init["sha256"])[:6], trained)
     if weights == "none":
         return Start(SCRATCH)
@@ -234,7 +234,7 @@ def _settings(run: Run) -> dict[str, str]:
     found: dict[str, Any] = {
         "data_fingerprint": (record.get("data") or {}).get("fingerprint", UNKNOWN),
         "split_fingerprint": split.get("fingerprint", UNKNOWN),
-        "train_pictures": (split.get("counts") or {}).get("train", UNKNOWN),
+        "train_images": (split.get("counts") or {}).get("train", UNKNOWN),
         "mode": record.get("mode", UNKNOWN),
         **{name: [stage.get(key) for stage in stages] or UNKNOWN for name, key in _OF_STAGES.items()},
         "shots": (config.get("mode") or {}).get("shots"),
@@ -284,7 +284,7 @@ _TRAINED_WITH = {  # what a tag says of data and labels, in the words of timm
     "fcmae_ft_in1k": f"{_MASKED}, then its labels",
     "dino": "DINO on ImageNet-1k",
     "lvd142m": "DINOv2 on LVD-142M",
-    "openai": "texts of 400 M pictures",
+    "openai": "texts of 400 M images",
     "laion2b": "texts of LAION-2B",
     "clip_laion2b": "texts of LAION-2B",
 }
@@ -292,7 +292,7 @@ _RECIPES = (  # words for who trained with labels, and how: nothing but the data
     *("a1", "a1h", "a2", "a3", "agc", "augreg", "augreg2", "bt", "c1", "c2", "c3", "ch", "cvnets", "d", "fb", "gluon"),
     *("lamb", "ms", "nav", "orig", "pycls", "ra", "ra2", "ra3", "ra4", "rmsp", "sbb", "sw", "tv", "tv2"),
 )
-_SIZES = re.compile(r"[re]?\d+")  # of pictures and epochs: r224, e300, 384
+_SIZES = re.compile(r"[re]?\d+")  # of images and epochs: r224, e300, 384
 _UNTOLD = ("in22k_ft_in1k",)  # a tag of several meanings: those of EVA and BEiT began without labels
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -38,7 +38,7 @@ class Set:
 
     @property
     def unusual(self) -> NDArray[np.bool_]:
-        """Tell which pictures deserve no confidence: those of no class, and errors."""
+        """Tell which images deserve no confidence: those of no class, and errors."""
         return ~self.predictions.correct
 
 
@@ -68,7 +68,7 @@ def _set_row(name: str, kind: str, predictions: Predictions) -> dict[str, object
 def scores_table(
     name: str, inside: Predictions, sets: Sequence[Set], scores: Mapping[str, pd.DataFrame]
 ) -> pd.DataFrame:
-    """Give a row a picture, with its `scores`, which are held by set; those of the domain as "in_domain"."""
+    """Give a row an image, with its `scores`, which are held by set; those of the domain as "in_domain"."""
     parts = [_score_rows(name, "in_domain", inside, scores["in_domain"])]
     parts += [_score_rows(each.name, each.kind, each.predictions, scores[each.name]) for each in sets]
     return pd.concat(parts, ignore_index=True)
@@ -91,28 +91,28 @@ def _score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataF
 def score_words() -> dict[str, str]:
     """Return the words for each score, by its name."""
     return {
-        "msp": say("MSP"),
-        "max_logit": say("max. logit"),
-        "energy": say("energy"),
-        "mahalanobis": say("Mahalanobis"),
-        "knn": say("k-NN"),
+        "msp": _("MSP"),
+        "max_logit": _("max. logit"),
+        "energy": _("energy"),
+        "mahalanobis": _("Mahalanobis"),
+        "knn": _("k-NN"),
     }
 
 
 def kind_words(kind: str) -> str:
     """Give the words for a kind of set."""
     return {
-        "in_domain": say("in domain"),
-        "near": say("near"),
-        "far": say("far"),
-        "shifted": say("shifted, in domain"),
+        "in_domain": _("in domain"),
+        "near": _("near"),
+        "far": _("far"),
+        "shifted": _("shifted, in domain"),
     }[kind]
 
 
 def read(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
     """Give every out-of-domain set with its Predictions, by name.
 
-    Raise BlockError where a folder is missing or a picture broken, so that other blocks go on; GuardError as the run.
+    Raise BlockError where a folder is missing or an image broken, so that other blocks go on; GuardError as the run.
     """
     name = ""
     try:

@@ -1,4 +1,4 @@
-"""Two recipes on the same pictures: their difference in accuracy, how sure it is, and which pairs are told apart."""
+"""Two recipes on the same images: their difference in accuracy, how sure it is, and which pairs are told apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import IntervalCompareBlock
 from avatar_bench.evaluation.seeds import Recipes
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import paired, stats
 
 Floats = NDArray[np.float64]
@@ -37,9 +37,9 @@ def compared(
     """Compare the recipes at two places; `drawn` (B, R) are their accuracies in the same resamples.
 
     `difference` is accuracy of a minus that of b, with its interval (NaN where the two never differ); `p` knows the
-    pictures alone. `discordance` is the share of pictures on which the two differ, and `gain` the root of the mean
-    square of by how much they do there: 1 for single runs, less for means over seeds. `needed` pictures would let the
-    test find the difference with `power` at `alpha`; NaN where there is none, and `needed_reason` says so.
+    images alone. `discordance` is the share of images on which the two differ, and `gain` the root of the mean
+    square of by how much they do there: 1 for single runs, less for means over seeds. `n_required` images would let the
+    test find the difference with `power` at `alpha`; NaN where there is none, and `n_required_reason` says so.
     """
     groups, n = judged.groups, judged.right.shape[1]
     first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
@@ -51,13 +51,13 @@ def compared(
     low, high = ends(drawn[:, a] - drawn[:, b], level)
     discordance = float((gains != 0).mean())
     gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
-    needed = stats.required_pictures(discordance, difference / gain, power, alpha) if discordance else None
+    needed = stats.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
     return {
         "a": judged.names[a],
         "b": judged.names[b],
         "n": n,
-        "only_a_right": only_a,
-        "only_b_right": only_b,
+        "only_a_correct": only_a,
+        "only_b_correct": only_b,
         "p": paired.cluster_permutation(gains, groups),
         "difference": difference,
         "low": low,
@@ -70,25 +70,25 @@ def compared(
         "discordance": discordance,
         "gain": gain,
         "design_effect": paired.design_effect(gains, groups),
-        "needed": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
-        "needed_reason": "" if needed else say("the two are right equally often"),
+        "n_required": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
+        "n_required_reason": "" if needed else _("the two are right equally often"),
     }
 
 
-def told_apart(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
+def significant(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Correct p for the number of pairs by Holm, and tell where it is below `alpha` and the interval leaves out 0."""
     table = pairs.copy()
     table.insert(list(table).index("p") + 1, "p_holm", stats.holm(table["p"]))
     beyond = (table["low"] > 0) | (table["high"] < 0)
-    return table.assign(told_apart=(table["p_holm"] < alpha) & beyond)
+    return table.assign(significant=(table["p_holm"] < alpha) & beyond)
 
 
 def detectable(pair: pd.Series, power: float, alpha: float) -> float | None:
-    """Give the smallest difference that is told apart on so many pictures of which as many gain as much.
+    """Give the smallest difference that is told apart on so many images of which as many gain as much.
 
-    To the test of signs, a mean over seeds that gains `gain` of a picture is a single run's gain times that. Where
+    To the test of signs, a mean over seeds that gains `gain` of an image is a single run's gain times that. Where
     groups repeat, on as many fewer as the design effect says. The interval of several seeds is wider than the test
-    knows, and must leave out 0 as well. None where too few pictures tell the two apart.
+    knows, and must leave out 0 as well. None where too few images tell the two apart.
     """
     n = int(pair["n"] / pair["design_effect"])
     least = stats.detectable_difference(n, pair["discordance"], power, alpha)
@@ -108,7 +108,7 @@ def ends(drawn: Floats, level: float) -> tuple[float, float]:
 
 
 def _gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
-    """Give what a has right beyond b of each picture (N,) in whole parts, and how many of them make one picture."""
+    """Give what a has right beyond b of each image (N,) in whole parts, and how many of them make one image."""
     whole = math.lcm(int(judged.sizes[a]), int(judged.sizes[b]))
     first, second = (judged.counts[place] * (whole // judged.sizes[place]) for place in (a, b))
     return np.asarray(first - second), whole

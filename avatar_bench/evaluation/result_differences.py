@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from avatar_bench.errors import DataError
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.seeds import Recipes
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, plots, stats
 from avatar_bench.results.result import AGAINST, Metric, Result
 
@@ -90,9 +90,7 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
         found.tables |= {"pairs": pd.concat(pairs, ignore_index=True), "changed": pd.concat(changed, ignore_index=True)}
         found.figures["differences"] = _figure(found.tables["differences"])
     else:
-        found.warnings.append(
-            say("The two results have no predictions of common images: every difference is unpaired.")
-        )
+        found.warnings.append(_("The two results have no predictions of common images: every difference is unpaired."))
     found.provenance = {"alpha": alpha, EARLIER: _origin(other), NEW: _origin(first)} | _origin(first)
     return found
 
@@ -140,7 +138,7 @@ def _pair(common: Common, options: recipe_pairs.PairingBlock) -> pd.DataFrame:
     right = np.stack([np.equal(*common.predictions(whose)[:2]) for whose in (NEW, EARLIER)])
     judged = Recipes({NEW: [0], EARLIER: [1]}, right, common.groups, (0, 0))
     row = recipe_pairs.compared(judged, judged.draw(options), 0, 1, options.level, options.power, options.alpha)
-    return recipe_pairs.told_apart(pd.DataFrame([row]), options.alpha)
+    return recipe_pairs.significant(pd.DataFrame([row]), options.alpha)
 
 
 def _paired(common: Common, options: recipe_pairs.PairingBlock, pair: pd.DataFrame) -> dict[str, Metric]:
@@ -184,7 +182,7 @@ def _unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterator[tuple[
             continue
         difference, bounds = a.value - b.value, [(one.low, one.high) for one in (a, b)]
         if levels[0] != levels[1] or None in (*bounds[0], *bounds[1]):
-            why = say("no interval: one of the two has none of this level")
+            why = _("no interval: one of the two has none of this level")
             yield name, Metric(difference, n, higher_is_better=a.higher_is_better, reason=why)
             continue
         low, high = stats.difference_interval((a.value, *bounds[0]), (b.value, *bounds[1]))  # type: ignore[arg-type]
@@ -227,7 +225,7 @@ def _changed(common: Common) -> pd.DataFrame:
 def _about(common: Common, new: Result, earlier: Result) -> list[str]:
     said, n = [], len(common.table)
     if n < max(new.n, earlier.n):
-        told = say(
+        told = _(
             "Paired differences are of the {n} images in common; the new result has {new}, the earlier one {earlier}.",
             n=n,
             new=new.n,
@@ -235,12 +233,12 @@ def _about(common: Common, new: Result, earlier: Result) -> list[str]:
         )
         said.append(told)
     if common.relabelled:
-        told = say(
+        told = _(
             "Images in common whose true class is another one now, and which are left out: {n}.", n=common.relabelled
         )
         said.append(told)
     if common.by == "path":
-        said.append(say("Images are matched by path, as the earlier result does not state their content."))
+        said.append(_("Images are matched by path, as the earlier result does not state their content."))
     return said
 
 
@@ -260,7 +258,7 @@ def _figure(table: pd.DataFrame) -> Figure:
     axes.hlines(rows, shown["low"], shown["high"], color=plots.color(0), linewidth=1.6)
     axes.plot(shown["difference"], rows, "o", color=plots.color(0), markersize=5)
     axes.set_yticks(rows, [plots.short(str(name), 32) for name in shown["metric"]])
-    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=say("new minus earlier (points)"))
+    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=_("new minus earlier (points)"))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     axes.grid(axis="x")
     return figure

@@ -23,7 +23,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
 from avatar_bench.evaluation.result_writer import Saving
 from avatar_bench.files.paths import folder_name
-from avatar_bench.i18n import say, speak
+from avatar_bench.i18n import _, use_language
 from avatar_bench.results.result import Result
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Judge:
     """Put Runs, each with its Dataset, or a Dataset alone, through one block after the other.
 
-    Results go to `place`/<set>/<block>/. Raise ConfigError where that of other pictures, called alike, is there: it
+    Results go to `place`/<set>/<block>/. Raise ConfigError where that of other images, called alike, is there: it
     would be replaced, or read as if it were of these.
     """
 
@@ -58,7 +58,7 @@ class Judge:
             return result
         saving.begin()
         started, before = time.monotonic(), self._seconds_of_passes()
-        with speak(self.settings.lang):
+        with use_language(self.settings.lang):
             result = self._put_through(name, block)
             result.warnings += _not_new(self.runs, self.datasets)
             result.warnings += dict.fromkeys(warning for run in self.runs for warning in _unchecked(run))
@@ -79,12 +79,12 @@ class Judge:
     def _refuse_others(self) -> None:
         ours = {dataset.fingerprint for dataset in self.datasets}
         for file in sorted(self.folder.glob("[!.]*/metrics.json")):  # with a dot, a Result that is being written
-            prints, places = _pictures_of(file)
+            prints, places = _images_of(file)
             there = [place for place in places if os.path.exists(place)]  # else moved, or no longer wanted
             if there and prints and prints.isdisjoint(ours) and set(there).isdisjoint(self.data_places):
                 option = "out=DIR" if self.settings.data.kind == "run" else "data.name=NAME"
                 raise ConfigError(
-                    f"{self.folder} holds Results of other pictures of that name: {listed(there, 2)}.",
+                    f"{self.folder} holds Results of other images of that name: {listed(there, 2)}.",
                     f"Give these another place: {option}",
                     "Or take that folder away, if you no longer want what is in it.",
                 )
@@ -147,26 +147,26 @@ class Judge:
         if result is None or not origin.items() <= result.provenance.items():
             return None
         if self.settings.data.kind != "run" and result.provenance.get("data_places") != self.data_places:
-            return None  # made anew, as it must say where its pictures lie
+            return None  # made anew, as it must say where its images lie
         if "read" in result.provenance and result.provenance["read"] != self._digests():
             return None
         sets = result.provenance.get("sets", {})
         used = list(zip(self.runs, sets if isinstance(sets, list) else [sets], strict=False))
-        if not all(isinstance(each, dict) for _, each in used):
+        if not all(isinstance(each, dict) for __, each in used):
             return None
         try:
             now = [{name: run.dataset(name).digest for name in each} for run, each in used]
         except AvatarBenchError:  # a set is gone: for the block to tell, if it needs it
             return None
-        return result if now == [each for _, each in used] else None
+        return result if now == [each for __, each in used] else None
 
 
 def _not_new(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
     """Say how much of a set is not new to a network, as its first weights had seen it; of which, where they differ."""
     said: dict[str, list[str]] = {}
     for run, dataset in zip(runs, datasets, strict=False):  # of data alone, there are no runs
-        told = say(
-            "{n} of {all} pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter.",
+        told = _(
+            "{n} of {all} images, or copies or groups of theirs, were in the pretraining: figures on them flatter.",
             n=(seen := run.seen_before(dataset)),
             all=len(dataset),
         )
@@ -175,26 +175,26 @@ def _not_new(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
 
 
 def _unchecked(run: Run) -> list[str]:
-    """Say what is judged on trust: what cannot be compared with the pictures that a network has seen."""
+    """Say what is judged on trust: what cannot be compared with the images that a network has seen."""
     if run.images is None:
         name = run.checkpoint.name
-        return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
+        return [_("{file} lies in no run folder: whether it was trained on these images is not known", file=name)]
     if members := getattr(run, "members", ()):
         return list(dict.fromkeys(warning for member in members for warning in _unchecked(member)))
     found = []
     if (gone := run.out_of_sight) and "near_duplicates" not in run.allow:
-        found = [say("{n} pictures of the pretraining are gone: near-duplicates of them are not looked for", n=gone)]
+        found = [_("{n} images of the pretraining are gone: near-duplicates of them are not looked for", n=gone)]
         if gone == 1:
-            found = [say("A picture of the pretraining is gone: near-duplicates of it are not looked for")]
+            found = [_("An image of the pretraining is gone: near-duplicates of it are not looked for")]
     if run.taught_elsewhere:
-        found.append(say("The weights that training began with were taught elsewhere, and may know these pictures"))
-    if run.pretraining is None and any("pictures" in step for step in run.ancestors):
-        found.append(say("Which pictures a pretraining had seen is not known: the list does not go with an export"))
+        found.append(_("The weights that training began with were taught elsewhere, and may know these images"))
+    if run.pretraining is None and any("images" in step for step in run.ancestors):
+        found.append(_("Which images a pretraining had seen is not known: the list does not go with an export"))
     return found
 
 
 def slice_of(dataset: Dataset, where: WhereConfig) -> Dataset:
-    """Give the pictures of a dataset that are in all slices of `where`; raise ConfigError where none is."""
+    """Give the images of a dataset that are in all slices of `where`; raise ConfigError where none is."""
     wanted = {key: value for key, value in asdict(where).items() if value is not None}
     if not wanted:
         return dataset
@@ -205,7 +205,7 @@ def slice_of(dataset: Dataset, where: WhereConfig) -> Dataset:
             raise ConfigError(f"where.{key}={value}: {dataset.name} has none of it.", f"It has: {there}.")
     keep = np.logical_and.reduce([table[key] == value for key, value in wanted.items()])
     if not keep.any():
-        raise ConfigError(f"where: no picture of {dataset.name} is in all of these slices.")
+        raise ConfigError(f"where: no image of {dataset.name} is in all of these slices.")
     return dataset.take(keep, " ".join([dataset.name, *(f"{key}={value}" for key, value in wanted.items())]))
 
 
@@ -221,8 +221,8 @@ def guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
             )
 
 
-def _pictures_of(file: Path) -> tuple[set[str], list[str]]:
-    """Read the fingerprints and places of a Result's pictures; nothing where it is damaged, or too old to tell."""
+def _images_of(file: Path) -> tuple[set[str], list[str]]:
+    """Read the fingerprints and places of a Result's images; nothing where it is damaged, or too old to tell."""
     try:
         origin = json.loads(file.read_text(encoding="utf-8"))["provenance"]
         prints = {part["data_fingerprint"] for part in origin.get("compared", [origin])}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import Intervals
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, paired, stats
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.labels import without
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 class Recipes:
     """Hold which of the runs are each recipe's, by name, and what all of them have right of one set.
 
-    `right` (runs, N) is bool, `groups` (N,) are the pictures', `seeds` (runs,) those of training.
+    `right` (runs, N) is bool, `groups` (N,) are the images', `seeds` (runs,) those of training.
     """
 
     members: Mapping[str, Sequence[int]]
@@ -37,7 +37,7 @@ class Recipes:
 
     @classmethod
     def of(cls, members: Mapping[str, Sequence[int]], runs: Sequence[Run], found: Sequence[Predictions]) -> Recipes:
-        """Gather the answers that runs give on the same pictures in the same order."""
+        """Gather the answers that runs give on the same images in the same order."""
         right = np.stack([predictions.correct for predictions in found])
         return cls(members, right, found[0].groups, tuple(run.seed for run in runs))
 
@@ -48,7 +48,7 @@ class Recipes:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Give how many runs of each recipe have each picture right, (R, N)."""
+        """Give how many runs of each recipe have each image right, (R, N)."""
         return np.stack([self.right[list(runs)].sum(axis=0) for runs in self.members.values()])
 
     @cached_property
@@ -118,17 +118,15 @@ def about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[str]:
     single = [name for name, own in seeds.items() if len(own) == 1]
     twice = [name for name, own in seeds.items() if len(set(own)) < len(own)]
     if single and len(single) == len(seeds):
-        told = say("Each recipe was trained with one seed: the intervals do not hold what another seed would give.")
+        told = _("Each recipe was trained with one seed: the intervals do not hold what another seed would give.")
         said.append(told)
     elif single:
         names = ", ".join(single)
-        told = say(
-            "Trained with one seed, so that intervals do not hold what another would give: {names}.", names=names
-        )
+        told = _("Trained with one seed, so that intervals do not hold what another would give: {names}.", names=names)
         said.append(told)
     if twice:
         names = ", ".join(twice)
-        said.append(say("Several runs have the same seed, and count as if they had not: {names}.", names=names))
+        said.append(_("Several runs have the same seed, and count as if they had not: {names}.", names=names))
     return said
 
 
@@ -137,7 +135,7 @@ def families(runs: Sequence[Run], option: str) -> dict[str, list[int]]:
     found: dict[tuple[str, str], list[int]] = {}
     for place, run in enumerate(runs):
         found.setdefault(without(option, run.record, run.config), []).append(place)
-    names = [name or runs[places[0]].recipe for (_, name), places in found.items()]
+    names = [name or runs[places[0]].recipe for (__, name), places in found.items()]
     if len(set(names)) < len(names):
         names = [f"{name} ({place})" for place, name in enumerate(names, 1)]
     return dict(zip(names, found.values(), strict=True))

@@ -28,8 +28,8 @@ def language() -> str:
 
 
 @contextmanager
-def speak(language: str) -> Iterator[None]:
-    """Let `say` give the words of a language inside a `with`."""
+def use_language(language: str) -> Iterator[None]:
+    """Let `_` give the words of a language inside a `with`."""
     token = _language.set(language)
     try:
         yield
@@ -37,7 +37,7 @@ def speak(language: str) -> Iterator[None]:
         _language.reset(token)
 
 
-def say(text: str, **values: object) -> str:
+def _(text: str, **values: object) -> str:
     """Give an English text in the language that is spoken, with `values` put into its {places}.
 
     A text that the catalogue lacks stays English: the words of a user's own block are not in it.
@@ -47,14 +47,14 @@ def say(text: str, **values: object) -> str:
 
 
 def translate(text: str) -> str:
-    """Return a text that `say` gave in any language, such as a saved warning, in the language that is spoken.
+    """Return a text that `_` gave in any language, such as a saved warning, in the language that is spoken.
 
     Its values are translated as well where they are texts of ours. A text that no pattern of the catalogues fits stays.
     """
     for pattern, english in _patterns():
         found = pattern.fullmatch(text)
         if found is not None:
-            return say(english, **{name: translate(value) for name, value in found.groupdict().items()})
+            return _(english, **{name: translate(value) for name, value in found.groupdict().items()})
     return text
 
 
@@ -66,15 +66,15 @@ def _patterns() -> list[tuple[re.Pattern[str], str]]:
         for english, words in catalogue(one).items():
             for text in {english, words}:
                 parts = list(string.Formatter().parse(text))
-                fixed = sum(len(literal) for literal, *_ in parts)
+                fixed = sum(len(literal) for literal, *__ in parts)
                 if fixed >= _LEAST_FIXED:
                     found.append((fixed, re.compile(_pattern(parts), re.DOTALL), english))
-    return [(pattern, english) for _, pattern, english in sorted(found, key=lambda one: (-one[0], one[2]))]
+    return [(pattern, english) for __, pattern, english in sorted(found, key=lambda one: (-one[0], one[2]))]
 
 
 def _pattern(parts: Iterable[tuple[str, str | None, str | None, str | None]]) -> str:
     pattern, known = "", set()
-    for literal, name, *_ in parts:
+    for literal, name, *__ in parts:
         pattern += re.escape(literal)
         if name is not None:
             pattern += f"(?P={name})" if name in known else f"(?P<{name}>.*)"

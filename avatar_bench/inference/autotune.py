@@ -32,7 +32,7 @@ _SHORTER = re.compile(r"\S*(?:bf16|fp16|amx|bf|asimdhp)\S*")  # what a processor
 
 @dataclass(frozen=True)
 class Choice:
-    """Hold how to compute: `precision` "32", "bf16" or "16", `threads` of torch, `workers` that read pictures."""
+    """Hold how to compute: `precision` "32", "bf16" or "16", `threads` of torch, `workers` that read images."""
 
     precision: str
     threads: int
@@ -179,7 +179,7 @@ def _step(net: nn.Module, size: int, kind: str) -> Callable[[], object]:
 
 
 def workers() -> int:
-    """Give how many processes are to read pictures where nobody says it: one a core, 8 at most."""
+    """Give how many processes are to read images where nobody says it: one a core, 8 at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_WORKERS)
 

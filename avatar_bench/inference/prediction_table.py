@@ -1,4 +1,4 @@
-"""Verdicts: what predict says of each picture file, as rows of a table."""
+"""Verdicts: what predict says of each image file, as rows of a table."""
 
 from __future__ import annotations
 

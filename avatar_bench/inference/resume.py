@@ -23,7 +23,7 @@ def missing(files: Sequence[str], told: Sequence[str], kept: Sequence[str], batc
     """Give the files to judge, and how many of the first of them have their rows already.
 
     `told` (n,) are the paths of `files` as rows tell them, `kept` those of the rows that are there. The batch in which
-    an interrupted output ends is judged whole: what stands beside a picture in its batch changes the last digits of its
+    an interrupted output ends is judged whole: what stands beside an image in its batch changes the last digits of its
     verdict. A file that is named twice has two rows.
     """
     if told[: len(kept)] == kept:

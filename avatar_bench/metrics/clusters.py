@@ -1,6 +1,6 @@
-"""Clusters of embeddings: how far apart the classes lie, from sums over pairs of pictures.
+"""Clusters of embeddings: how far apart the classes lie, from sums over pairs of images.
 
-Functions of `weights` (B, N), how often each picture counts in each of B resamples, give (B, ...); a picture is never
+Functions of `weights` (B, N), how often each image counts in each of B resamples, give (B, ...); an image is never
 compared with itself or its copies. `labels` (N,) are integers; class k is the k-th of their sorted values.
 """
 
@@ -27,7 +27,7 @@ Labels = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Space:
-    """The embeddings (N, D) of pictures in groups (N,), with what their figures are computed from.
+    """The embeddings (N, D) of images in groups (N,), with what their figures are computed from.
 
     `k` neighbours are looked at for purity.
     """
@@ -38,26 +38,26 @@ class Space:
 
     @cached_property
     def euclidean(self) -> Floats:
-        """Give the Euclidean distance of each two pictures, (N, N)."""
+        """Give the Euclidean distance of each two images, (N, N)."""
         return distances(self.embeddings)
 
     @cached_property
     def cosine(self) -> Floats:
-        """Give the cosine distance of each two pictures, (N, N), 0 to 2."""
+        """Give the cosine distance of each two images, (N, N), 0 to 2."""
         return distances(self.embeddings, "cosine")
 
     @cached_property
     def products(self) -> Floats:
-        """Give the inner product of each two pictures about the mean, (N, N)."""
+        """Give the inner product of each two images about the mean, (N, N)."""
         return gram(self.embeddings)
 
     @cached_property
     def near(self) -> Rows:
-        """Give the rows of each picture's neighbours in other groups, (N, k)."""
+        """Give the rows of each image's neighbours in other groups, (N, k)."""
         return neighbours(self.euclidean, self.groups, self.k)
 
-    def by_picture(self, labels: Labels) -> Floats:
-        """Give silhouette, cosine silhouette and kNN purity of each picture, (N, 3); purity NaN without neighbours.
+    def by_image(self, labels: Labels) -> Floats:
+        """Give silhouette, cosine silhouette and kNN purity of each image, (N, 3); purity NaN without neighbours.
 
         `labels` have at least two values, and fewer than N. Rousseeuw, J. Comput. Appl. Math. 20 (1987) 53.
         """
@@ -82,16 +82,16 @@ def gram(embeddings: ArrayLike) -> Floats:
 
 
 def mean_distances(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Give the mean distance of the pictures of each two classes, (..., K, K), self distances left out.
+    """Give the mean distance of the images of each two classes, (..., K, K), self distances left out.
 
-    `between` (N, N) are distances. NaN on the diagonal for a class of one picture.
+    `between` (N, N) are distances. NaN on the diagonal for a class of one image.
     """
     given = _weights(weights, len(labels))
     return _squeeze(_ratio(_pair_sums(between, labels, given), _pairs(labels, given)), weights)
 
 
 def separation_ratio(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Give mean between-class / mean within-class distance over all pairs of pictures, (...); 1: no separation."""
+    """Give mean between-class / mean within-class distance over all pairs of images, (...); 1: no separation."""
     given = _weights(weights, len(labels))
     sums, pairs = _pair_sums(between, labels, given), _pairs(labels, given)
     own = np.eye(sums.shape[-1], dtype=bool)
@@ -121,11 +121,11 @@ def davies_bouldin(products: Floats, labels: Labels, weights: ArrayLike | None =
     """
     given, member = _weights(weights, len(labels)), _one_hot(labels)
     size = given @ member
-    centre = _ratio(_sums(products, labels, given), size[..., None])  # (B, K, N): centroid times picture
+    centre = _ratio(_sums(products, labels, given), size[..., None])  # (B, K, N): centroid times image
     inner = _ratio((centre * given[:, None, :]) @ member, size[:, None, :])  # (B, K, K): centroid times centroid
     norm = np.diagonal(inner, axis1=1, axis2=2)
     apart = np.sqrt(np.maximum(0.0, norm[:, :, None] + norm[:, None, :] - 2 * inner))
-    away = np.sqrt(np.maximum(0.0, products.diagonal() - 2 * centre + norm[..., None]))  # of pictures from centroids
+    away = np.sqrt(np.maximum(0.0, products.diagonal() - 2 * centre + norm[..., None]))  # of images from centroids
     scatter = _ratio(np.einsum("bkn,bn,nk->bk", away, given, member), size)
     worst = _ratio(scatter[:, :, None] + scatter[:, None, :], apart)
     own = np.eye(size.shape[1], dtype=bool)
@@ -139,7 +139,7 @@ def means(weights: Floats, values: Floats) -> Floats:
 
 
 def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Floats:
-    """Give the silhouette of each picture among those of the same value in `within` (N,), (N,).
+    """Give the silhouette of each image among those of the same value in `within` (N,), (N,).
 
     `between` (N, N) are distances. NaN where all there bear one label, or each its own.
     """
@@ -152,7 +152,7 @@ def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Float
 
 
 def probe(embeddings: ArrayLike, labels: Labels, groups: ArrayLike, folds: int, seed: int = 0) -> Labels:
-    """Give the class of each picture by logistic regression on the pictures of other folds, (N,).
+    """Give the class of each image by logistic regression on the images of other folds, (N,).
 
     Features are standardised in each fold, the penalty is L2 with C = 1; a group stays in one fold. Every class needs
     as many groups as there are `folds`; where they mix classes, those of other folds may hold one alone: the answer.
@@ -176,7 +176,7 @@ def permuted(
     """Deal the labels (N,) anew, (N,): each group gets those of another, in any order, as a group is one draw.
 
     So one that mixes labels hands on its mix; where it is larger it drops some, where it is smaller it repeats them.
-    With `within` (N,) labels are dealt among pictures of the same value alone, the parts of groups that bear it.
+    With `within` (N,) labels are dealt among images of the same value alone, the parts of groups that bear it.
     """
     member = np.unique(np.asarray(groups), return_inverse=True)[1]
     strata = np.zeros(len(labels)) if within is None else np.asarray(within)
@@ -213,7 +213,7 @@ def _pair_sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
 
 
 def _pairs(labels: Labels, weights: Floats) -> Floats:
-    """Give the weighted number of pairs of each two classes, a picture and itself left out, (B, K, K)."""
+    """Give the weighted number of pairs of each two classes, an image and itself left out, (B, K, K)."""
     member = _one_hot(labels)
     size = weights @ member
     own = (weights**2) @ member

@@ -1,6 +1,6 @@
-"""Out-of-domain detection: scores of pictures from logits and embeddings, and how well a score tells two sets apart.
+"""Out-of-domain detection: scores of images from logits and embeddings, and how well a score tells two sets apart.
 
-The higher a score, the more it speaks for a picture from outside the domain. Such pictures are the positive ones.
+The higher a score, the more it speaks for an image from outside the domain. Such images are the positive ones.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def energy(logits: ArrayLike, temperature: float = 1.0) -> Floats:
 def fit_gaussians(embeddings: ArrayLike, targets: ArrayLike) -> Gaussians:
     """Fit a mean for each class and one covariance for all to training embeddings (N, D) of classes (N,).
 
-    A covariance whose condition number is above CONDITION (hardly more pictures than features, features that hardly
+    A covariance whose condition number is above CONDITION (hardly more images than features, features that hardly
     change) is mixed with a spherical one by the weight of Ledoit and Wolf, J. Multivar. Anal. 88 (2004) 365, or by the
     least that brings it to CONDITION where theirs does not.
     """
@@ -94,10 +94,10 @@ def knn(embeddings: ArrayLike, training: ArrayLike, k: int = 50) -> Floats:
 
 
 class Roc(NamedTuple):
-    """Hold a ROC curve at each distinct score of a positive picture, highest first, or a stack of them, (..., T).
+    """Hold a ROC curve at each distinct score of a positive image, highest first, or a stack of them, (..., T).
 
-    `recall` is the share of the positive pictures at or above the score, `alarm` that of the others, `above` that of
-    the others above it, 0 to 1; NaN where there are none. `share` is that of the positive among all pictures.
+    `recall` is the share of the positive images at or above the score, `alarm` that of the others, `above` that of
+    the others above it, 0 to 1; NaN where there are none. `share` is that of the positive among all images.
     """
 
     recall: Floats
@@ -117,7 +117,7 @@ def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None
 
 
 def auroc(curve: Roc) -> Floats:
-    """Give the chance that a positive picture scores above another, ties counting half, (...), 0 to 1."""
+    """Give the chance that a positive image scores above another, ties counting half, (...), 0 to 1."""
     won = 1 - (curve.alarm + curve.above) / 2
     return np.asarray((won * np.diff(curve.recall, axis=-1, prepend=0.0)).sum(axis=-1))
 
@@ -125,7 +125,7 @@ def auroc(curve: Roc) -> Floats:
 def aupr(curve: Roc) -> Floats:
     """Give the area under the precision-recall curve as average precision, (...), 0 to 1; chance is `curve.share`.
 
-    Precision depends on the share of the positive pictures, which is kept whatever the weights.
+    Precision depends on the share of the positive images, which is kept whatever the weights.
     """
     found, false = curve.share * curve.recall, (1 - curve.share) * curve.alarm
     precision = np.divide(found, found + false, out=np.zeros_like(found), where=found + false != 0)

@@ -14,9 +14,9 @@ def accuracies(
 ) -> tuple[Floats, Floats]:
     """Give the accuracy of each slice as it is, (J,), and where right and wrong are dealt out anew, (draws, J).
 
-    `correct` (N,) bool; `members` (N, J) bool, the pictures of each slice, none empty; `strata` (N,) are true classes.
-    What is dealt is the accuracy of a whole group, among the groups of its class: that of a picture is its group's, so
-    that pictures which stand and fall together are one finding. With groups of one picture it is the picture's own.
+    `correct` (N,) bool; `members` (N, J) bool, the images of each slice, none empty; `strata` (N,) are true classes.
+    What is dealt is the accuracy of a whole group, among the groups of its class: that of an image is its group's, so
+    that images which stand and fall together are one finding. With groups of one image it is the image's own.
     """
     member = np.asarray(members, dtype=np.float64)
     pairs = np.stack([np.unique(np.asarray(part), return_inverse=True)[1] for part in (strata, groups)], axis=1)

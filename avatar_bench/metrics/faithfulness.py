@@ -17,7 +17,7 @@ def enlarge(maps: ArrayLike, size: int) -> Floats:
 
 
 def removal_order(maps: ArrayLike, size: int, generator: np.random.Generator) -> NDArray[np.int32]:
-    """Rank the pixels of a picture by its map, (N, h, w) to (N, size, size) from 0, the most important, upward.
+    """Rank the pixels of an image by its map, (N, h, w) to (N, size, size) from 0, the most important, upward.
 
     Equal pixels, such as all that a rectified map leaves at zero, are ordered at random.
     """

@@ -19,7 +19,7 @@ NAMES = ("iou_top20", "iou_half", "pearson", "spearman")
 def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     """Give each of NAMES for every map of one network (N, h, w) with every map of another (M, H, W), as (N, M).
 
-    The diagonal compares maps of the same pictures, the rest maps of different ones. NaN where a map is constant.
+    The diagonal compares maps of the same images, the rest maps of different ones. NaN where a map is constant.
     """
     one, other = common_grid(first, second)
     return {
@@ -101,10 +101,10 @@ def chance_iou(size: int, other: int, cells: int) -> float:
 
 
 def of_others(table: Floats, strata: ArrayLike) -> Floats:
-    """Give the mean overlap of each picture's two maps with those of other pictures of its stratum, (n, n) to (n,).
+    """Give the mean overlap of each image's two maps with those of other images of its stratum, (n, n) to (n,).
 
     `table` holds the overlap of one network's maps, by row, with another's, by column; `strata` (n,) are labels. What
-    is NaN is left out; NaN where a stratum has one picture.
+    is NaN is left out; NaN where a stratum has one image.
     """
     labels = np.asarray(strata)
     other = (labels[:, None] == labels[None]) & ~np.eye(len(labels), dtype=np.bool_)
@@ -113,7 +113,7 @@ def of_others(table: Floats, strata: ArrayLike) -> Floats:
 
 
 def dealt(strata: ArrayLike, times: int, generator: np.random.Generator) -> NDArray[np.intp]:
-    """Deal n pictures at random to the places of their own stratum, (times, n) positions."""
+    """Deal n images at random to the places of their own stratum, (times, n) positions."""
     labels = np.unique(np.asarray(strata), return_inverse=True)[1]
     drawn = generator.random((times, len(labels)))
     places = np.empty(drawn.shape, dtype=np.intp)

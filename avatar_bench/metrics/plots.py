@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 # Okabe and Ito's colours, told apart with every common colour blindness; https://jfly.uni-koeln.de/color
@@ -33,7 +33,7 @@ GREY = "#7F7F7F"
 FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS")
 STYLE: dict[str, Any] = {
     "figure.dpi": 300,
-    "figure.constrained_layout.w_pad": 0.08,  # inches; matplotlib's own half of it lets pictures' labels touch the edge
+    "figure.constrained_layout.w_pad": 0.08,  # inches; matplotlib's own half of it lets images' labels touch the edge
     "figure.constrained_layout.h_pad": 0.08,
     "font.size": 9,
     "axes.titlesize": 10,
@@ -94,14 +94,14 @@ def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     names = shorten(classes, 18)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), [f"{name}\nn = {n:.0f}" for name, n in zip(names, totals[:, 0], strict=True)])
-    axes.set(xlabel=say("predicted class"), ylabel=say("true class"))
+    axes.set(xlabel=_("predicted class"), ylabel=_("true class"))
     axes.spines[:].set_visible(False)
     for (row, column), n in np.ndenumerate(counts):
         part = share[row, column]
         said = "-" if np.isnan(part) else f"{part:.0%}"
         ink = "white" if part > 0.55 else "black"
         axes.text(column, row, f"{n:.0f}\n{said}", ha="center", va="center", color=ink, fontsize=8)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
 
@@ -140,7 +140,7 @@ def interval_bars(
     _above(axes, "n", 1.015, "left")
     if chance is not None:
         axes.axvline(chance, color="black", linestyle="--", linewidth=1)
-        _above(axes, say("chance"), chance, "center")
+        _above(axes, _("chance"), chance, "center")
     axes.set_yticks(rows, shorten(names, 34))
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel=label)
     percent_axis(axes.xaxis)
@@ -153,7 +153,7 @@ def interval_bars(
 
 @use_style()
 def gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns: int = 4) -> Figure:
-    """Draw pictures (H, W, 3), at least one and of any sizes, as a wall with a title of up to four lines above each."""
+    """Draw images (H, W, 3), at least one and of any sizes, as a wall with a title of up to four lines above each."""
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     lines = 1 + max(title.count("\n") for title in titles)
@@ -177,11 +177,11 @@ def curves(table: pd.DataFrame, best: int | None = None) -> Figure:
     figure = new_figure(8.4, 3.6)
     left, right = figure.subplots(1, 2)
     _lines(left, table, {"loss": GREY})
-    left.set(ylabel=say("cross-entropy loss (nats)"), title=say("Loss"))
+    left.set(ylabel=_("cross-entropy loss (nats)"), title=_("Loss"))
     if np.isfinite(left.dataLim.ymax):
         left.set_ylim(0, 1.08 * left.dataLim.ymax)
     _lines(right, table, {"accuracy": color(0), "macro_f1": color(1)})
-    right.set(ylabel=say("share (%)"), title=say("Accuracy and macro-F1"), ylim=(0, 1.02))
+    right.set(ylabel=_("share (%)"), title=_("Accuracy and macro-F1"), ylim=(0, 1.02))
     percent_axis(right.yaxis)
     marked: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}
     for axes in (left, right):
@@ -191,8 +191,8 @@ def curves(table: pd.DataFrame, best: int | None = None) -> Figure:
     handles: list[Artist] = [
         Line2D([], [], color="black", linestyle=style, label=split) for split, style in _SPLITS.items()
     ]
-    handles += [Patch(color=color(0), label=say("accuracy")), Patch(color=color(1), label=say("macro-F1"))]
-    handles += [Line2D([], [], **marked, label=say("best epoch ({k})", k=best))] * (best is not None)
+    handles += [Patch(color=color(0), label=_("accuracy")), Patch(color=color(1), label=_("macro-F1"))]
+    handles += [Line2D([], [], **marked, label=_("best epoch ({k})", k=best))] * (best is not None)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
@@ -207,20 +207,20 @@ def pretraining_curves(table: pd.DataFrame) -> Figure:
     figure = new_figure(8.4 if len(probed) else 4.6, 3.3)
     left, *rest = figure.subplots(1, 2 if len(probed) else 1, squeeze=False)[0]
     left.plot(table["epoch"], table["train/loss"], "o-", color=color(0), markersize=3)
-    left.set(xlabel=say("epoch"), ylabel=say("loss of the method"), title=say("Loss"))
+    left.set(xlabel=_("epoch"), ylabel=_("loss of the method"), title=_("Loss"))
     left.grid(True)
     for right in rest:
         value, low, high = (probed[f"probe/knn_{name}"] for name in ("accuracy", "low", "high"))
         right.axhspan(low.iat[0], high.iat[0], color=GREY, alpha=0.15, linewidth=0)
         right.axhline(
-            value.iat[0], color=GREY, linestyle="--", linewidth=1, label=say("before training (band: 95 % interval)")
+            value.iat[0], color=GREY, linestyle="--", linewidth=1, label=_("before training (band: 95 % interval)")
         )
         errors = np.maximum(0, [value - low, high - value])
         right.errorbar(
-            probed["epoch"], value, errors, fmt="o-", color=color(1), markersize=3, capsize=2, label=say("pretrained")
+            probed["epoch"], value, errors, fmt="o-", color=color(1), markersize=3, capsize=2, label=_("pretrained")
         )
-        label = say("share of {n} val pictures (%)", n=f"{probed['probe/n'].max():.0f}")
-        right.set(xlabel=say("epoch"), ylabel=label, title=say("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
+        label = _("share of {n} val images (%)", n=f"{probed['probe/n'].max():.0f}")
+        right.set(xlabel=_("epoch"), ylabel=label, title=_("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
         percent_axis(right.yaxis)
         right.grid(True)
         right.legend(loc="best")
@@ -233,7 +233,7 @@ def pretraining_curves(table: pd.DataFrame) -> Figure:
 def percent_axis(axis: Axis) -> None:
     """Put ticks at round shares, and write them in percent with every digit that they have, and no other."""
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6) + 0.0:g}%"))
+    axis.set_major_formatter(FuncFormatter(lambda share, __: f"{round(100 * share, 6) + 0.0:g}%"))
 
 
 def short(name: str, width: int = 24) -> str:
@@ -291,7 +291,7 @@ def _lines(axes: Axes, table: pd.DataFrame, metrics: dict[str, str]) -> None:
             if (column := f"{split}/{metric}") in table:
                 known = table[column].notna().to_numpy()
                 axes.plot(epochs[known], table[column][known], f"o{style}", color=colour, markersize=3, label=column)
-    axes.set_xlabel(say("epoch"))
+    axes.set_xlabel(_("epoch"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, max(len(table), 1) + 0.5)
     axes.grid(True)
@@ -304,7 +304,7 @@ def _mark_stages(axes: Axes, table: pd.DataFrame) -> None:
         axes.text(
             row + 1.55,
             0.02,
-            say("stage {k}", k=stages[row + 1]),
+            _("stage {k}", k=stages[row + 1]),
             transform=axes.get_xaxis_transform(),
             fontsize=8,
             color=GREY,

@@ -1,6 +1,6 @@
 """Class shares other than a set's own: what a network scores under them, corrected for them or not.
 
-All rests on label shift: pictures of a class look alike wherever they come from, and only the shares differ.
+All rests on label shift: images of a class look alike wherever they come from, and only the shares differ.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def one_frequent(index: int, share: float, classes: int) -> Floats:
 def reweighted(confusion: ArrayLike, prior: ArrayLike) -> Floats:
     """Scale the rows of a confusion matrix (..., C, C), targets by predictions, to the class shares `prior` (C,).
 
-    NaN throughout where a class that has a share has no picture.
+    NaN throughout where a class that has a share has no image.
     """
     table, share = np.asarray(confusion, dtype=np.float64), np.asarray(prior, dtype=np.float64)[:, None]
     totals = table.sum(axis=-1, keepdims=True)
@@ -45,7 +45,7 @@ def reweighted(confusion: ArrayLike, prior: ArrayLike) -> Floats:
 
 
 def mix_weights(weights: ArrayLike, targets: NDArray[np.integer], prior: ArrayLike) -> Floats:
-    """Scale the weights (B, N) of pictures so that each class of `targets` (N,) has its share of `prior` (C,).
+    """Scale the weights (B, N) of images so that each class of `targets` (N,) has its share of `prior` (C,).
 
     NaN throughout a row in which a class that has a share has no weight.
     """
@@ -77,9 +77,9 @@ def estimated_prior(
     tolerance: float = 1e-6,
     iterations: int = 300,
 ) -> Floats:
-    """Give the class shares (B, C) under which pictures of unknown class are likeliest, by expectation maximisation.
+    """Give the class shares (B, C) under which images of unknown class are likeliest, by expectation maximisation.
 
-    `probabilities` (N, C) are posteriors under the shares of training (C,), `weights` (B, N) how often each picture
+    `probabilities` (N, C) are posteriors under the shares of training (C,), `weights` (B, N) how often each image
     counts, once each by default. It ends where no share moves by more than `tolerance`; NaN in a row of NaN weights.
     Saerens, Latinne and Decaestecker, Neural Comput. 14 (2002) 21, eq. 2.9.
     """
@@ -118,7 +118,7 @@ def _leap(prior: Floats, once: Floats, twice: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Mix:
-    """Pictures weighted to class shares `prior` (C,): a statistic of how often each of them counts.
+    """Images weighted to class shares `prior` (C,): a statistic of how often each of them counts.
 
     `logits` (N, C) are divided by the temperature, `targets` (N,) are classes, `training` (C,) the shares of training.
     """
@@ -132,7 +132,7 @@ class Mix:
         """Give, for weights (B, N), COLUMNS and then the estimated share of each class, (B, 9 + C).
 
         Figures without a prefix take the network's own answers; `corrected` knows the shares, `estimated` finds them
-        by the pictures alone, without their classes. Gains are in accuracy over the network's own answers;
+        by the images alone, without their classes. Gains are in accuracy over the network's own answers;
         `prior_error` is the total variation distance of the estimated shares from the true ones, 0 to 1.
         """
         estimate = self._estimate(weights, self._start, _LOOSE if len(weights) > 1 else _TIGHT)
@@ -149,7 +149,7 @@ class Mix:
 
     @cached_property
     def _start(self) -> Floats:
-        """Give the estimate from all pictures, from which that of a resample is not far."""
+        """Give the estimate from all images, from which that of a resample is not far."""
         found: Floats = self._estimate(np.ones((1, len(self.targets))), self.training, _TIGHT)[0]
         return found
 
@@ -171,7 +171,7 @@ class Mix:
 
 
 def floor(column: str, training: Floats, prior: Floats) -> float:
-    """Give the figure of COLUMNS under `prior` (C,) of a network that does not see the pictures.
+    """Give the figure of COLUMNS under `prior` (C,) of a network that does not see the images.
 
     By itself it guesses, each class as often. Corrected, or with estimated shares, it names the commonest class; its
     estimate stays at the shares of training (C,).

@@ -165,7 +165,7 @@ def mcnemar_power(n: int, discordance: float, difference: float, alpha: float = 
     return float(binom.pmf(pairs, n, discordance) @ rejects)
 
 
-def required_pictures(discordance: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
+def required_sample_size(discordance: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
     """Give the least number of images on which an exact two-sided McNemar test finds a difference in accuracy.
 
     It inverts `mcnemar_power`: `discordance` is the share of images that exactly one of two classifiers has right,
@@ -224,7 +224,7 @@ def _reorderings(counts: NDArray[np.int64]) -> list[tuple[int, ...]]:
     identity = tuple(range(size))
     if size <= 6:
         return [perm for perm in permutations(identity) if perm != identity]
-    # Half a picture in favour of the names as they stand decides between equals, and only there.
+    # Half an image in favour of the names as they stand decides between equals, and only there.
     gain = counts.T + np.eye(size) / (2 * size)
     best = tuple(int(target) for target in linear_sum_assignment(gain, maximize=True)[1])
     return [] if best == identity else [best]

@@ -1,4 +1,4 @@
-"""Attribution: where in a picture a classifier finds its evidence, and whether it does not only seem so."""
+"""Attribution: where in an image a classifier finds its evidence, and whether it does not only seem so."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
         if layer is not None and math.prod(layer.size) > 1 and layer.to_map(gradient).any():
             return layer
     raise BlockError(
-        f"{classifier.card.backbone} has no stage whose output is a map of its pictures ({images.shape[-1]} pixels):",
+        f"{classifier.card.backbone} has no stage whose output is a map of its images ({images.shape[-1]} pixels):",
         "Grad-CAM has nothing to show for it.",
     )
 
@@ -161,10 +161,10 @@ def fade(
     steps: int = 16,
     batch_size: int = 32,
 ) -> Floats:
-    """Give the probability (N, steps + 1) of one class (N,) while pictures turn into others, pixel by pixel.
+    """Give the probability (N, steps + 1) of one class (N,) while images turn into others, pixel by pixel.
 
     `start` and `end` are uint8 (N, 3, S, S); `ranks` (N, S, S), from 0, say which pixels are replaced first. From the
-    picture to a void this is deletion, from a void to the picture insertion; Petsiuk et al., BMVC 2018,
+    image to a void this is deletion, from a void to the image insertion; Petsiuk et al., BMVC 2018,
     https://arxiv.org/abs/1806.07421. Probabilities are scaled by the card's temperature.
     """
     counts = np.round(np.linspace(0, ranks[0].size, steps + 1)).astype(int).tolist()
@@ -181,7 +181,7 @@ def fade(
 
 
 def void(images: Tensor, kind: str) -> Tensor:
-    """Give what pictures (N, 3, S, S) uint8 are without their content: their "mean" colour, or themselves under "blur".
+    """Give what images (N, 3, S, S) uint8 are without their content: their "mean" colour, or themselves under "blur".
 
     The blur is that of Petsiuk et al.: 11 pixels, sigma 5.
     """
@@ -226,7 +226,7 @@ def _frozen_copy(classifier: Classifier) -> Classifier:
 def _stage_outputs(
     net: Classifier, stages: list[dict[str, Any]], image: Tensor
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Give the output of each stage's module for one picture, and the gradient of the embedding to it."""
+    """Give the output of each stage's module for one image, and the gradient of the embedding to it."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, output: Any) -> Any:

@@ -69,7 +69,7 @@ def create_backbone(
 
 
 def options_for(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Give `options`, with `img_size` where the timm network `name` needs it to take pictures of `size` pixels a side.
+    """Give `options`, with `img_size` where the timm network `name` needs it to take images of `size` pixels a side.
 
     Raises ConfigError where it cannot take them, or cannot without leaving out a border, as ViTs do of less than a
     patch; it names near sizes that it takes.
@@ -92,7 +92,7 @@ def options_for(name: str, options: Mapping[str, Any], size: int) -> dict[str, A
     if not near:  # of no size: its construction will tell what is wrong with the options
         return dict(options)
     raise ConfigError(
-        f"data.image_size={size}: {name} cannot take pictures of that size.",
+        f"data.image_size={size}: {name} cannot take images of that size.",
         f"Sizes that it takes: {', '.join(map(str, near))}.",
     )
 
@@ -125,7 +125,7 @@ def _refuse_unknown(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _takes(name: str, options: Mapping[str, Any], size: int) -> bool:
-    """Tell whether the network takes pictures of `size` and sees all of them, by a dry pass that computes nothing."""
+    """Tell whether the network takes images of `size` and sees all of them, by a dry pass that computes nothing."""
     try:
         with torch.device("meta"), torch.no_grad():
             net = timm.create_model(name, num_classes=2, **options).eval()
@@ -176,7 +176,7 @@ def _explain(name: str, weights: str | Weights, error: Exception) -> ConfigError
 
 
 def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    """Load everything but the classifier, whose classes are other ones, resampled to the network's picture size."""
+    """Load everything but the classifier, whose classes are other ones, resampled to the network's image size."""
     own = net.state_dict()
     head = {f"{name}.{key}" for name in _classifier_names(net) for key in ("weight", "bias")}
     # a ViT that is read off the mean of its patches has a norm behind it, which weights read otherwise lack
@@ -214,7 +214,7 @@ def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], head: set[s
 
 
 def _converted(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Let timm fit weights of another picture or patch size, or of their authors' layout, as it does with the hub's."""
+    """Let timm fit weights of another image or patch size, or of their authors' layout, as it does with the hub's."""
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     try:
         found = convert(dict(state), net) if convert else state

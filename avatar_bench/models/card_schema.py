@@ -9,7 +9,7 @@ from typing import Any
 
 CLASSES = 1000  # at most
 LENGTH = 200  # of a name, in characters
-SIDE = 4096  # of an input picture, in pixels, and the largest number in an option
+SIDE = 4096  # of an input image, in pixels, and the largest number in an option
 ITEMS = 16  # of an option that is a list
 # options of timm's networks that shape one and load nothing
 OPTIONS = (
@@ -114,7 +114,7 @@ def _short(value: Any) -> str:
 
 _STEP: dict[str, Callable[[Any], bool]] = {  # of an ancestor
     **dict.fromkeys(("method", "sha256", "split_fingerprint", "data_fingerprint"), _is_text),
-    "pictures": lambda value: _is_whole(value, 0, 2**31),
+    "images": lambda value: _is_whole(value, 0, 2**31),
     "allow": lambda value: _is_names(value) and len(value) <= 100,
 }
 _TEXT: Rule = (_is_text, f"a text of {LENGTH} characters at most")
@@ -133,8 +133,8 @@ _CARD: dict[str, Rule] = {
     "method": _TEXT,
     "epochs": (lambda value: _is_whole(value, 0, 2**31), "a whole number of 0 or more"),
     "root": (lambda value: _is_text(value, 4096), "a text"),
-    "pictures": (lambda value: _is_whole(value, 0, 2**31), "a whole number of 0 or more"),
-    "pictures_sha256": _TEXT,
+    "images": (lambda value: _is_whole(value, 0, 2**31), "a whole number of 0 or more"),
+    "images_sha256": _TEXT,
     "ancestors": (_are_ancestors, "a few steps of plain values"),
     "versions": (_is_versions, "a few versions by name"),
     "schema": (lambda value: _is_whole(value, 1, 2**31), "a whole number"),

@@ -34,12 +34,12 @@ class Anatomy(NamedTuple):
 
     `stages`: stage, module, blocks, block_type, params, macs, output, stride, normalisation, activation. `layers`, in
     the order they run: stage, module, type, params, bytes, macs, on_longest_path, input, output, kernel, stride. In
-    both, params and macs (for one picture) sum to the network's, as bytes of what is stored do, and on_longest_path
-    (how many times the layer lies on it: 1, or 0) to the depth. `input`, of the first layer the picture, and `output`
-    are shapes without the batch, such as "64 x 56 x 56"; the stride of a stage is the picture's side over its
+    both, params and macs (for one image) sum to the network's, as bytes of what is stored do, and on_longest_path
+    (how many times the layer lies on it: 1, or 0) to the depth. `input`, of the first layer the image, and `output`
+    are shapes without the batch, such as "64 x 56 x 56"; the stride of a stage is the image's side over its
     output's, that of a layer its own. `traits`: family, core_block (the two commonest), squeeze_excitation (how many),
     depthwise (kernels of the depthwise convolutions), attention, patch (side of the patches that a first convolution
-    cuts the picture into), normalisation and activation (the commonest first); "" where there is none.
+    cuts the image into), normalisation and activation (the commonest first); "" where there is none.
     """
 
     stages: pd.DataFrame
@@ -49,7 +49,7 @@ class Anatomy(NamedTuple):
 
 
 def dissect(net: nn.Module, size: int) -> Anatomy:
-    """Take a timm network in eval mode apart, as it runs on a picture of `size` pixels a side.
+    """Take a timm network in eval mode apart, as it runs on an image of `size` pixels a side.
 
     Stages are the modules whose features timm lists, with their siblings; equal blocks that timm lists one by one (a
     transformer's) are one stage. What is defined before the first is the stem, after the last the head.
@@ -67,7 +67,7 @@ def dissect(net: nn.Module, size: int) -> Anatomy:
 
 
 def longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
-    """Name the layers with weights on the longest path from the picture to the logits; the first of equal ones.
+    """Name the layers with weights on the longest path from the image to the logits; the first of equal ones.
 
     Convolutions and linear layers count wherever they stand on it, in squeeze-and-excitation too; what runs beside it,
     as a shortcut's convolution does, does not. So ResNet-18 has 18. `net` is in eval mode.
@@ -78,11 +78,11 @@ def longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
 
 
 def family(net: nn.Module, size: int) -> str:
-    """Name what carries information across the picture: one of FAMILIES.
+    """Name what carries information across the image: one of FAMILIES.
 
-    Attention is a product of two matrices that are both computed from the picture; a network without it is
+    Attention is a product of two matrices that are both computed from the image; a network without it is
     convolutional. One with it is a hybrid where the kernels of a convolution overlap, else a transformer: those that
-    cut a picture into patches do not. With neither it is of another family. `net` is in eval mode.
+    cut an image into patches do not. With neither it is of another family. `net` is in eval mode.
     """
     return _family(net, _followed(net, size)[0].attends)
 
@@ -98,19 +98,19 @@ def _family(net: nn.Module, attends: bool) -> str:
 
 
 def _followed(net: nn.Module, size: int) -> tuple[_LongestPath, Tensor]:
-    """Follow a picture through a network; give what was noted, and the logits."""
-    picture, path = blank(net, size), _LongestPath()
-    path.reached[picture] = ()
+    """Follow an image through a network; give what was noted, and the logits."""
+    image, path = blank(net, size), _LongestPath()
+    path.reached[image] = ()
     for name, tensor in [*net.named_buffers(), *net.named_parameters()]:
         path.owner[tensor] = name.rpartition(".")[0]
     # fused attention is taken apart into matrix products
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), path:
-        logits = net(picture)
+        logits = net(image)
     return path, logits
 
 
 def _parts(net: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Give the modules of each stage by its number, from the picture on."""
+    """Give the modules of each stage by its number, from the image on."""
     modules = dict(net.named_modules())
     listed = [item["module"] for item in net.feature_info]  # type: ignore[union-attr]
     listed = [name for name in listed if is_body(modules[name])]
@@ -286,10 +286,10 @@ def _norm_kind(module: nn.Module) -> str:
 
 
 class _LongestPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Note whose products with weights lie on the longest path from the picture to each tensor.
+    """Note whose products with weights lie on the longest path from the image to each tensor.
 
     `owner` names the module of each weight, and of what is made of weights alone; `attends` says whether two tensors
-    that both come from the picture were multiplied as matrices.
+    that both come from the image were multiplied as matrices.
     """
 
     def __init__(self) -> None:

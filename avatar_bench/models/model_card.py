@@ -78,7 +78,7 @@ def training_step(card: Card, sha256: str, allow: Sequence[str]) -> dict[str, An
 
 
 def taught_elsewhere(ancestors: Sequence[Mapping[str, Any]], split: str, data: str) -> bool:
-    """Say whether weights were taught with labels on other pictures, or on another split of them, by fingerprint.
+    """Say whether weights were taught with labels on other images, or on another split of them, by fingerprint.
 
     A training that was allowed weights of that kind counts too: it hands on what they know.
     """

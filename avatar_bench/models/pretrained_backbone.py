@@ -1,4 +1,4 @@
-"""Pretrained backbones: weights with a card that says how they came about, and which pictures they have seen."""
+"""Pretrained backbones: weights with a card that says how they came about, and which images they have seen."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from avatar_bench.models.checkpoint import CARD_KEY, break_seal, sealed
 from avatar_bench.models.model_card import Card, provenance_of, training_step
 from avatar_bench.models.weight_formats import read_plain_json, read_safetensors, read_state, reason_of
 
-PICTURES = "pictures.csv"
+IMAGES = "images.csv"
 KEY = "pretraining"  # of the card, in the file's metadata
 SCHEMA = 1
-# options that weights do not depend on: rates of dropout, the size of pictures, to which positions are resampled, and
+# options that weights do not depend on: rates of dropout, the size of images, to which positions are resampled, and
 # how the last layer is read, by another pooling of which a network is often fine-tuned
 _FREE = re.compile(r".*_rate|.*_drop|.*img_size|dynamic_img_pad|global_pool|fc_norm|head_init_scale")
 
@@ -34,8 +34,8 @@ _FREE = re.compile(r".*_rate|.*_drop|.*img_size|dynamic_img_pad|global_pool|fc_n
 class Pretraining:
     """What a file of pretrained weights says of itself.
 
-    `preprocessing` is that of training pictures; `root` is where they lay, and pictures.csv beside the file, whose
-    SHA-256 is `pictures_sha256`, names them, those that `ancestors` have seen among them; see `Weights`.
+    `preprocessing` is that of training images; `root` is where they lay, and images.csv beside the file, whose
+    SHA-256 is `images_sha256`, names them, those that `ancestors` have seen among them; see `Weights`.
     """
 
     backbone: str
@@ -48,22 +48,22 @@ class Pretraining:
     split_fingerprint: str = ""
     data_fingerprint: str = ""
     root: str = ""
-    pictures: int = 0
-    pictures_sha256: str = ""
+    images: int = 0
+    images_sha256: str = ""
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def list_beside(self, file: Path) -> Path:
-        """Give the list of the pictures that weights have seen; raise GuardError where it is gone or another."""
-        pictures = file.with_name(PICTURES)
-        if not os.path.isfile(pictures) or sha256_of_file(pictures) != self.pictures_sha256:
+        """Give the list of the images that weights have seen; raise GuardError where it is gone or another."""
+        images = file.with_name(IMAGES)
+        if not os.path.isfile(images) or sha256_of_file(images) != self.images_sha256:
             raise GuardError(
-                f"{pictures}, which lists what {file.name} has seen ({counted(self.pictures, 'picture')}), "
+                f"{images}, which lists what {file.name} has seen ({counted(self.images, 'image')}), "
                 "is gone or changed.",
-                "Put it there as pretrain wrote it: without it nobody knows whether test pictures are among them.",
+                "Put it there as pretrain wrote it: without it nobody knows whether test images are among them.",
             )
-        return pictures
+        return images
 
 
 def write_backbone(net: nn.Module, card: Pretraining, file: Path) -> None:
@@ -78,8 +78,8 @@ class Weights:
     """A file of weights as it was when it was read, once.
 
     `ancestors` say what the weights have been through, the first step first; nothing is known without a card of ours.
-    Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of pictures that its
-    list names; a training, whose labels were read, the fingerprints of its pictures and split, and what it was allowed.
+    Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of images that its
+    list names; a training, whose labels were read, the fingerprints of its images and split, and what it was allowed.
     """
 
     file: Path
@@ -106,7 +106,7 @@ def read_weights(file: Path) -> Weights:
         raise CheckpointError(f"{file} changed while it was read.", "Wait until it is whole, and begin again.")
     if KEY in said:
         card = Pretraining(**said[KEY])
-        step = {"method": card.method, "sha256": sha256, "pictures": card.pictures}
+        step = {"method": card.method, "sha256": sha256, "images": card.images}
         return Weights(file, sha256, tensors, card, [*card.ancestors, step])
     if CARD_KEY in said:
         exported, origin = Card.from_checkpoint(said, file), provenance_of(texts, file)

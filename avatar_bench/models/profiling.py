@@ -53,7 +53,7 @@ def layer_bytes(net: nn.Module) -> Counter[str]:
 
 
 def macs(net: nn.Module, size: int) -> int:
-    """Count the multiply-adds of convolutions and matrix products on one picture of `size` pixels a side.
+    """Count the multiply-adds of convolutions and matrix products on one image of `size` pixels a side.
 
     Half of the FLOPs of torch's counter; normalisation, activations and pooling are not counted. `net` is in eval mode.
     """
@@ -71,7 +71,7 @@ def counted_flops() -> Iterator[FlopCounterMode]:
 
 
 def blank(net: nn.Module, size: int) -> Tensor:
-    """Give a black picture, (1, 3, size, size), of the type and on the device of the network's weights."""
+    """Give a black image, (1, 3, size, size), of the type and on the device of the network's weights."""
     weight = next(net.parameters())
     return torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device)
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.i18n import say, translate
+from avatar_bench.i18n import _, translate
 from avatar_bench.reporting import definitions, report_text
 from avatar_bench.reporting.captions import alternative, caption, in_order
 from avatar_bench.reporting.headings import heading, interval_name, table_title
@@ -43,7 +43,16 @@ _MAIN_TABLES = (  # of comparisons, each open in the page and on paper
 )
 _WIDE, _FEW = 10, 9  # a table of more columns is turned where it has so few rows
 _COLUMNS = {  # of wide tables those that are read; the CSV has all
-    "significance/pairs": ("a", "b", "difference", "p_holm", "told_apart", "needed", "only_a_right", "only_b_right"),
+    "significance/pairs": (
+        "a",
+        "b",
+        "difference",
+        "p_holm",
+        "significant",
+        "n_required",
+        "only_a_correct",
+        "only_b_correct",
+    ),
     "ensemble_diversity/pairs": ("a", "b", "agreement", "kappa", "q_statistic", "double_fault", "error_correlation"),
     "transformers/recipes": (
         *(
@@ -63,7 +72,7 @@ _COLUMNS = {  # of wide tables those that are read; the CSV has all
     ),
     "transformers/pairs": (
         *("changed", "a", "b", "epochs"),
-        *("difference", "low", "high", "p_holm", "told_apart", "detectable"),
+        *("difference", "low", "high", "p_holm", "significant", "detectable"),
     ),
     "transformers/study": (
         *("block", "network", "typed_accuracy", "typed_params_m", "typed_seconds"),
@@ -119,13 +128,13 @@ class Section:
 
 def comparison_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
     """Give a section for each block that compares runs."""
-    blocks = report_text.in_order({block for _, block in study.comparisons}, report_text.COMPARISONS)
+    blocks = report_text.in_order({block for __, block in study.comparisons}, report_text.COMPARISONS)
     return [_section(block, _compared(study, block, files, looks)) for block in blocks]
 
 
 def run_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
     """Give a section for each block that reads one run, all models side by side."""
-    blocks = report_text.in_order({block for model in study.models for _, block in model.results}, report_text.BLOCKS)
+    blocks = report_text.in_order({block for model in study.models for __, block in model.results}, report_text.BLOCKS)
     return [_section(block, _judged(study, block, files, looks)) for block in blocks]
 
 
@@ -138,16 +147,16 @@ def _section(block: str, parts: Iterable[Part]) -> Section:
 def metric_table(model: Model) -> Table:
     """Give every figure of a model, a row each."""
     columns = [
-        *(column(say("figure")), column(say("block")), column(say("set")), column(say("value"), True, bars=False)),
-        *(column(say("units"), True), column(say("interval")), column(say("better"))),
+        *(column(_("figure")), column(_("block")), column(_("set")), column(_("value"), True, bars=False)),
+        *(column(_("units"), True), column(_("interval")), column(_("better"))),
     ]
-    better = {True: say("high"), False: say("low"), None: ""}
+    better = {True: _("high"), False: _("low"), None: ""}
     rows = [
         Row([name, block, of, metric_cell(metric), metric.n, interval_name(metric), better[metric.higher_is_better]])
         for (of, block), saved in model.results.items()
         for name, metric in saved.result.metrics.items()
     ]
-    return Table(f"metrics_{model.label}", say("Every figure of {model}", model=model.label), columns, rows)
+    return Table(f"metrics_{model.label}", _("Every figure of {model}", model=model.label), columns, rows)
 
 
 def _compared(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Part]:
@@ -178,7 +187,7 @@ def _judged(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Pa
             owners = [(label, saved) for label, saved in found.items() if figure in saved.figures]
             part.figures[figure] = [_shown(saved, figure, addresses[label], label) for label, saved in owners]
         part.folders = [
-            (say("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), files.link(saved.folder / folder))
+            (_("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), files.link(saved.folder / folder))
             for label, saved in found.items()
             for folder, n in saved.image_folders.items()
         ]
@@ -188,7 +197,7 @@ def _judged(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Pa
 def _side_by_side(found: dict[str, Saved], block: str, name: str, fingerprint: str, looks: Looks) -> Table:
     """Lay out the main figures of a block, a row a model."""
     metrics = _main(block, [saved.result.metrics for saved in found.values()])
-    columns = [column(say("model"))]
+    columns = [column(_("model"))]
     for metric in metrics:
         better = next((m.higher_is_better for s in found.values() if (m := s.metric(metric)) is not None), None)
         direction = {True: "higher", False: "lower", None: None}[better]
@@ -197,13 +206,13 @@ def _side_by_side(found: dict[str, Saved], block: str, name: str, fingerprint: s
     for label, saved in found.items():
         cells = [metric_cell(saved.metric(metric)) for metric in metrics]
         earlier = saved.result.provenance.get("against")
-        beside = {"soft": say("against {place}", place=earlier)} if earlier else {}
+        beside = {"soft": _("against {place}", place=earlier)} if earlier else {}
         rows.append(Row([{"text": label, **looks[label], **beside}, *cells], label))
     fit_scale(columns[1:], [Row(row.cells[1:]) for row in rows])
     n = next(iter(found.values())).result.n
-    text = say("Main metrics on {set}, {n} images", set=name, n=n)
+    text = _("Main metrics on {set}, {n} images", set=name, n=n)
     if fingerprint:
-        text = say("{images}, of the fingerprint {fingerprint} alone", images=text, fingerprint=fingerprint)
+        text = _("{images}, of the fingerprint {fingerprint} alone", images=text, fingerprint=fingerprint)
     return Table(f"{block}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
 
 
@@ -224,10 +233,10 @@ def _depth(patterns: Iterable[str], name: str) -> int:
 
 def _metrics(saved: Saved) -> Table:
     result = saved.result
-    columns = [column(say("figure")), column(say("value"), True), column(say("units"), True), column(say("interval"))]
+    columns = [column(_("figure")), column(_("value"), True), column(_("units"), True), column(_("interval"))]
     rows = [Row([name, metric_cell(one), one.n, interval_name(one)]) for name, one in result.metrics.items()]
     fit_scale(columns[1:2], [Row(row.cells[1:2]) for row in rows])
-    text = say("All metrics on {set}", set=result.set)
+    text = _("All metrics on {set}", set=result.set)
     return Table(f"{result.block}_{result.set}", text, columns, rows)
 
 
@@ -239,10 +248,10 @@ def _saved_tables(saved: Saved, addresses: dict[str, str], part: Part, looks: Lo
         if not len(table):
             continue
         if len(table) <= ROWS:
-            text = say("{table}, on {set}", table=table_title(block, name), set=of)
+            text = _("{table}, on {set}", table=table_title(block, name), set=of)
             only = _COLUMNS.get(f"{block}/{name}", ())
             shown = lay_out(table, f"{block}_{of}_{name}", text, looks, only)
-            shown.href, shown.notes = href, say("The CSV has more columns.") if only else None
+            shown.href, shown.notes = href, _("The CSV has more columns.") if only else None
             shown = turned(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
             shown.main = f"{block}/{name}" in _MAIN_TABLES
             yield shown

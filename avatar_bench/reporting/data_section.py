@@ -1,4 +1,4 @@
-"""Data card: how many pictures of which class and source stood on which side, and by which fingerprints."""
+"""Data card: how many images of which class and source stood on which side, and by which fingerprints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from avatar_bench.audit.assessment import verdict_words
 from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.reporting.inline_images import STEPS, Inlined, shrink
 from avatar_bench.reporting.number_format import value_cell
 from avatar_bench.reporting.saved_result import Saved
@@ -33,7 +33,7 @@ _SPLITS = ("train", "val", "calibration", "test")
 
 
 def split_tables(study: Study) -> list[Table]:
-    """Count the pictures of each class and source on each side of the split; runs of one split share tables."""
+    """Count the images of each class and source on each side of the split; runs of one split share tables."""
     found = []
     for number, (fingerprint, models) in enumerate(_splits(study).items(), start=1):
         table = _split(models[0].folder)
@@ -41,9 +41,9 @@ def split_tables(study: Study) -> list[Table]:
             continue
         names = ", ".join(model.label for model in models)
         tag = "" if number == 1 else f"_{number}"
-        by_class = say("Pictures by class; split {fingerprint} of {models}", fingerprint=fingerprint, models=names)
-        by_source = say(
-            "Pictures by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=names
+        by_class = _("Images by class; split {fingerprint} of {models}", fingerprint=fingerprint, models=names)
+        by_source = _(
+            "Images by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=names
         )
         found.append(_counted(table, ["label"], f"classes{tag}", by_class))
         found.append(_counted(table, ["label", "source"], f"sources{tag}", by_source))
@@ -58,13 +58,13 @@ def count_charts(study: Study) -> list[CountChart]:
         if table is None:
             continue
         names = ", ".join(model.label for model in models)
-        text = say("Images of {models} by class, split and source", models=names)
+        text = _("Images of {models} by class, split and source", models=names)
         stream = io.BytesIO()
         draw_counts(table, _sides(table["split"])).savefig(stream, format="png", dpi=200)
         stream.seek(0)
         image = shrink(stream, *STEPS[0])
         if image is not None:
-            found.append(CountChart(image, text, f"{text}; {say('split')} {fingerprint}"))
+            found.append(CountChart(image, text, f"{text}; {_('split')} {fingerprint}"))
     return found
 
 
@@ -82,7 +82,7 @@ def set_tables(study: Study) -> Iterator[Table]:
 
 def audit(study: Study) -> tuple[str, list[str]] | None:
     """Give the verdict on the data with its reasons, from a run's data_audit or the data set's own, or None."""
-    results = [saved.result for _, saved in study.saved if saved.result.block == "data_audit"]
+    results = [saved.result for __, saved in study.saved if saved.result.block == "data_audit"]
     for model in study.runs:
         root = (model.record.get("data") or {}).get("root")
         result = Result.load_whole(Path(root) / "audit") if root else None
@@ -97,9 +97,9 @@ def audit(study: Study) -> tuple[str, list[str]] | None:
 
 def _sources(table: pd.DataFrame, saved: Saved, name: str) -> Table:
     counts = table.sort_values(["target", "source"])[["target", "source", "n", "groups"]]
-    columns = [column(say("class")), column(say("source")), column(say("pictures"), True), column(say("groups"), True)]
-    caption = say(
-        "What {set} holds: {n} pictures, fingerprint {fingerprint}",
+    columns = [column(_("class")), column(_("source")), column(_("images"), True), column(_("groups"), True)]
+    caption = _(
+        "What {set} holds: {n} images, fingerprint {fingerprint}",
         set=saved.result.set,
         n=saved.result.n,
         fingerprint=saved.fingerprint,
@@ -115,7 +115,7 @@ def _fingerprint(model: Model) -> str:
 def _splits(study: Study) -> dict[str, list[Model]]:
     found: dict[str, list[Model]] = {}
     for model in study.runs:
-        fingerprint = str((model.record.get("split") or {}).get("fingerprint") or say("not known"))
+        fingerprint = str((model.record.get("split") or {}).get("fingerprint") or _("not known"))
         found.setdefault(fingerprint, []).append(model)
     return found
 
@@ -131,8 +131,8 @@ def _split(folder: Path) -> pd.DataFrame | None:
 def _counted(table: pd.DataFrame, by: list[str], name: str, caption: str) -> Table:
     counts = pd.crosstab([table[key] for key in by], table["split"])
     sides = _sides(table["split"])
-    heads = {"label": say("class"), "source": say("source")}
-    columns = [*(column(heads[key]) for key in by), *(column(side, True) for side in sides), column(say("all"), True)]
+    heads = {"label": _("class"), "source": _("source")}
+    columns = [*(column(heads[key]) for key in by), *(column(side, True) for side in sides), column(_("all"), True)]
     rows = []
     for key, row in counts[sides].iterrows():
         names = list(key) if isinstance(key, tuple) else [key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.reporting.leaderboard import Board, Row
 from avatar_bench.reporting.number_format import figure, listed, number, written
 
@@ -14,9 +14,9 @@ def headline(board: Board) -> str:
     able = [name for name in board.names if name not in board.guessing]
     sentences = [f"{_best(board, able) if able else _none_better(board)}."]
     if able and board.guessing:
-        sentences.append(say("No better than guessing: {names}.", names=listed(board.guessing)))
+        sentences.append(_("No better than guessing: {names}.", names=listed(board.guessing)))
     if unread := [entry for entry in board.ranking or () if entry not in board.names]:
-        sentences.append(say("Without a usable accuracy, and left out: {names}.", names=listed(unread)))
+        sentences.append(_("Without a usable accuracy, and left out: {names}.", names=listed(unread)))
     return " ".join(sentences)
 
 
@@ -24,17 +24,17 @@ def _none_better(board: Board) -> str:
     """Say that nothing is better than guessing, with the highest balanced accuracy and the level of guessing."""
     best = max(board.names, key=lambda name: _value(board, name, "balanced_accuracy"))
     metric = _rows(board, best)[0].metrics["balanced_accuracy"]
-    level = number(metric.floor) if metric is not None and metric.floor is not None else say("not known")
+    level = number(metric.floor) if metric is not None and metric.floor is not None else _("not known")
     shown = _written(board, best, "balanced_accuracy")
     if len(board.names) == 1:
-        return say(
+        return _(
             "{name} on {set} is no better than guessing: balanced accuracy {figure}, where guessing gives {level}",
             name=best,
             set=board.name,
             figure=shown,
             level=level,
         )
-    return say(
+    return _(
         "None of {n} on {set} is better than guessing: the highest balanced accuracy is {figure} ({name}), where "
         "guessing gives {level}",
         n=len(board.names),
@@ -55,14 +55,12 @@ def _best(board: Board, able: Sequence[str]) -> str:
 def _head(board: Board, level: Sequence[str]) -> str:
     name, n, found = listed(level), len(board.names), _written(board, level[0])
     if n == 1:
-        return say("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
+        return _("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
     if len(level) > 1:
-        return say(
-            "Level first of {n} on {set}: {name}, accuracy {figure}", n=n, set=board.name, name=name, figure=found
-        )
+        return _("Level first of {n} on {set}: {name}, accuracy {figure}", n=n, set=board.name, name=name, figure=found)
     if board.tested:
-        return say("Best of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
-    return say("Highest of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
+        return _("Best of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
+    return _("Highest of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
 
 
 def _ties(board: Board, level: Sequence[str], ties: Sequence[str]) -> str:
@@ -71,25 +69,25 @@ def _ties(board: Board, level: Sequence[str], ties: Sequence[str]) -> str:
     if not others or (len(level) > 1 and not ties):
         return ""
     if len(level) > 1 and board.tested:
-        return "; " + say("not significantly different from them: {others}", others=listed(ties))
+        return "; " + _("not significantly different from them: {others}", others=listed(ties))
     if len(level) > 1:
-        return "; " + say(
+        return "; " + _(
             "their intervals overlap with that of {others}, and no paired test has been made", others=listed(ties)
         )
     if board.tested and ties:
-        return "; " + say(
+        return "; " + _(
             "it is not significantly different from {others}, so they share first place", others=listed(ties)
         )
-    rest = listed(others) if board.guessing else say("all others")
+    rest = listed(others) if board.guessing else _("all others")
     if board.tested:
-        return "; " + say("it is significantly better than {others}", others=rest)
+        return "; " + _("it is significantly better than {others}", others=rest)
     if ties:
-        return "; " + say(
+        return "; " + _(
             "its interval overlaps with that of {others}, and no paired test has been made: which of them is better is "
             "not known",
             others=listed(ties),
         )
-    return "; " + say(
+    return "; " + _(
         "its interval lies above that of {others}, though no paired test has been made",
         others=rest,
     )
@@ -102,7 +100,7 @@ def _written(board: Board, name: str, metric: str = "accuracy") -> str:
     if len(rows) > 1 and metric in place:
         return figure(*(float(place[key]) for key in (metric, *ends)))
     found = rows[0].metrics[metric]
-    return say("not known") if found is None else written(found)
+    return _("not known") if found is None else written(found)
 
 
 def _value(board: Board, name: str, metric: str = "accuracy") -> float:

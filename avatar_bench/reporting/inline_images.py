@@ -1,4 +1,4 @@
-"""Pictures: figures made small enough to stand inside the page, within a budget of bytes."""
+"""Images: figures made small enough to stand inside the page, within a budget of bytes."""
 
 from __future__ import annotations
 

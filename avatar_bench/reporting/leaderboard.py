@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics.guessing import beats_guessing
 from avatar_bench.reporting.saved_result import Saved
 from avatar_bench.reporting.study import Model, Study
@@ -131,15 +131,15 @@ def _untested(models: Sequence[Model], name: str) -> list[Row]:
     for model in models:
         mine, found = bounds[model.label], metrics[model.label]
         theirs = [other for label, other in bounds.items() if label != model.label and other is not None]
-        first = None if mine is None else 1 + sum(low > mine[1] for low, _ in theirs)
-        last = None if mine is None else 1 + sum(high >= mine[0] for _, high in theirs)
+        first = None if mine is None else 1 + sum(low > mine[1] for low, __ in theirs)
+        last = None if mine is None else 1 + sum(high >= mine[0] for __, high in theirs)
         rows.append(Row(model, model.label, found, _guesses(found), first, last))
     return rows
 
 
 def _unranked(model: Model, name: str) -> Row:
     metrics = _metrics(model, name)
-    return Row(model, model.label, metrics, _guesses(metrics), reason=say("made of the runs, not ranked"))
+    return Row(model, model.label, metrics, _guesses(metrics), reason=_("made of the runs, not ranked"))
 
 
 def _with_best(rows: list[Row], tied: Callable[[Row, Row], bool]) -> list[Row]:

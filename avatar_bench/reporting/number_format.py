@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from avatar_bench.i18n import say, translate
+from avatar_bench.i18n import _, translate
 from avatar_bench.results.result import Metric
 
 Cell = dict[str, Any]
@@ -37,7 +37,7 @@ def number(value: float, places: int | None = None) -> str:
 def written(metric: Metric) -> str:
     """Write a metric with its interval, or why there is none."""
     if metric.value is None:
-        return say("none: {why}", why=translate(metric.reason or ""))
+        return _("none: {why}", why=translate(metric.reason or ""))
     return figure(metric.value, metric.low, metric.high)
 
 
@@ -72,7 +72,7 @@ def value_cell(value: Any, whole: bool = True) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
-        return {"text": say("yes") if value else say("no"), "value": int(value)}
+        return {"text": _("yes") if value else _("no"), "value": int(value)}
     if isinstance(value, float):
         return {"text": f"{value:.0f}" if whole and value.is_integer() else number(value), "value": value}
     return value if isinstance(value, int) else str(value)
@@ -85,7 +85,7 @@ def cell_text(cell: Any) -> str:
     if not isinstance(cell, dict):
         return str(cell)
     if cell.get("reason") and cell.get("value") is None:
-        return say("none: {why}", why=cell["reason"])
+        return _("none: {why}", why=cell["reason"])
     if "first" in cell:
         ranks = {cell["first"], cell["last"]}
         return " ".join(["–".join(map(str, sorted(ranks))), *([cell["letters"]] if cell.get("letters") else [])])
@@ -102,4 +102,4 @@ def listed(names: Sequence[str]) -> str:
     """Write names as a list in a sentence."""
     if len(names) < 2:
         return "".join(names)
-    return say("{most} and {last}", most=", ".join(names[:-1]), last=names[-1])
+    return _("{most} and {last}", most=", ".join(names[:-1]), last=names[-1])

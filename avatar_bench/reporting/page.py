@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 import avatar_bench
 from avatar_bench.files import html
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.reporting import block_sections, cautions, data_section, report_text
 from avatar_bench.reporting.captions import caption
@@ -65,13 +65,13 @@ def _fewer(figures: dict[Path, Inlined], over: int) -> dict[Path, Inlined]:
     """Give the first of the figures, so that so many bytes are saved."""
     kept = dict(figures)
     while kept and over > 0:
-        _, last = kept.popitem()
+        __, last = kept.popitem()
         over -= max(0, len(last.data) * 4 // 3 - _LINK)
     return kept
 
 
 def _render(environment: Environment, template: str, content: dict[str, Any], figures: dict[Path, Inlined]) -> str:
-    environment.globals |= {"say": say, "inlined": figures.get, "slug": Slugs(), "caption": caption}
+    environment.globals |= {"_": _, "inlined": figures.get, "slug": Slugs(), "caption": caption}
     return environment.get_template(template).render(content)
 
 
@@ -101,11 +101,11 @@ def _content(study: Study, files: Files) -> dict[str, Any]:
     found, looks = boards(study), _looks(study)
     tables = [board_table(board, looks) for board in found]
     return {
-        "title": say("Report on {folder}", folder=study.root.resolve().name),
-        "question": say("Is this avatar a real photo, a drawing, or AI-generated, and which model says so best?"),
+        "title": _("Report on {folder}", folder=study.root.resolve().name),
+        "question": _("Is this avatar a real photo, a drawing, or AI-generated, and which model says so best?"),
         "classes": _classes(study),
         "answers": [headline(board) for board in found]
-        or [say("No run was judged by blind_test: there is no answer yet.")],
+        or [_("No run was judged by blind_test: there is no answer yet.")],
         "boards": tables,
         "board_notes": _board_notes(found),
         "scores": score_tables(study, files, looks),
@@ -138,7 +138,7 @@ def _looks(study: Study) -> Looks:
 
 
 def _classes(study: Study) -> list[str]:
-    return list(dict.fromkeys(name for _, saved in study.saved for name in saved.result.classes))
+    return list(dict.fromkeys(name for __, saved in study.saved for name in saved.result.classes))
 
 
 def _board_notes(found: list[Board]) -> list[str]:
@@ -146,28 +146,28 @@ def _board_notes(found: list[Board]) -> list[str]:
     notes = []
     if any(board.tested for board in found):
         notes.append(
-            say(
+            _(
                 "Ranks are the range that resampled images give; models that share a letter are not significantly "
                 "different by paired tests, after Holm's correction."
             )
         )
     if any(not board.tested and len(board.rows) > 1 for board in found):
         notes.append(
-            say(
+            _(
                 "Where no paired test was made, ranks are those that overlapping intervals leave open: no test, and "
                 "wider than one would be. First: avatar-bench evaluate ckpt=FOLDER block=significance"
             )
         )
     if any(row.guesses for board in found for row in board.rows):
         notes.append(
-            say(
+            _(
                 "No better than guessing: the interval of balanced accuracy holds what guessing gives, one over the "
                 "number of classes in the set, or lies below it."
             )
         )
     if any(row.reason for board in found for row in board.rows):
         notes.append(
-            say(
+            _(
                 "Ensembles have no rank: they are made of the runs above, and no paired test sets them beside these. "
                 "What each gains over a single run has an interval of its own in the table of what combining gains."
             )
@@ -178,21 +178,21 @@ def _board_notes(found: list[Board]) -> list[str]:
 def _model_page(study: Study, model: Model, files: Files, look: Mapping[str, str]) -> dict[str, Any]:
     record, curves = model.record, model.folder / "curves.png"
     facts = [
-        (say("kind"), {"run": say("run"), "soup": say("soup")}.get(model.kind, say("ensemble"))),
-        (say("backbone"), _named(model.config, "model", "backbone") or record.get("model")),
-        (say("mode"), record.get("mode")),
-        (say("seed"), record.get("seed")),
-        (say("members"), ", ".join(_members(study, record))),
-        (say("val macro-F1"), _plain((record.get("metrics") or {}).get("val/macro_f1"))),
-        (say("temperature"), _plain(record.get("temperature"))),
-        (say("trained in, seconds"), _plain(record.get("train_seconds"))),
-        (say("passes a training step"), record.get("passes_per_step")),
-        (say("checkpoint, SHA-256"), model.checkpoint[:12]),
+        (_("kind"), {"run": _("run"), "soup": _("soup")}.get(model.kind, _("ensemble"))),
+        (_("backbone"), _named(model.config, "model", "backbone") or record.get("model")),
+        (_("mode"), record.get("mode")),
+        (_("seed"), record.get("seed")),
+        (_("members"), ", ".join(_members(study, record))),
+        (_("val macro-F1"), _plain((record.get("metrics") or {}).get("val/macro_f1"))),
+        (_("temperature"), _plain(record.get("temperature"))),
+        (_("trained in, seconds"), _plain(record.get("train_seconds"))),
+        (_("passes a training step"), record.get("passes_per_step")),
+        (_("checkpoint, SHA-256"), model.checkpoint[:12]),
     ]
     shown = None
     if curves.is_file():
         text = caption("run", "curves")
-        alt = say("{what}, {model}.", what=text, model=model.label)
+        alt = _("{what}, {model}.", what=text, model=model.label)
         shown = block_sections.Shown(curves, alt, text, files.link(curves), None, model.label)
     return {
         "label": model.label,
@@ -202,7 +202,7 @@ def _model_page(study: Study, model: Model, files: Files, look: Mapping[str, str
         "links": [(name, files.link(model.folder / name)) for name in _RUN_FILES if (model.folder / name).is_file()],
         "curves": shown,
         "metrics": block_sections.metric_table(model),
-        "judged": list(dict.fromkeys(block for _, block in model.results)),
+        "judged": list(dict.fromkeys(block for __, block in model.results)),
     }
 
 
@@ -233,7 +233,7 @@ def _figures(content: dict[str, Any]) -> list[Path]:
     """
     curves = [(1, one["curves"].file) for one in content["model_pages"] if one["curves"]]
     ranked = [*curves, *_ranked(content["comparisons"], 0, 3), *_ranked(content["blocks"], 1, 4)]
-    return [file for _, file in sorted(ranked, key=lambda pair: pair[0])]
+    return [file for __, file in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _ranked(sections: Sequence[block_sections.Section], first: int, others: int) -> Iterator[tuple[int, Path]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.reporting.headings import heading
 from avatar_bench.reporting.leaderboard import COLUMNS, Board
 from avatar_bench.reporting.leaderboard import Row as Place
@@ -21,7 +21,7 @@ _BETTER = {True: "higher", False: "lower", None: None}
 
 def board_table(board: Board, looks: Looks) -> Table:
     """Return a board as a table: a row a model, its rank with ties, or why it has none, and its main metrics."""
-    columns = [column(say("model")), column(say("rank"), True, "lower")]
+    columns = [column(_("model")), column(_("rank"), True, "lower")]
     kept = [key for key in COLUMNS if any(row.metrics[key] for row in board.rows)]
     for key in kept:
         known = next(metric for row in board.rows if (metric := row.metrics[key]) is not None)
@@ -30,7 +30,7 @@ def board_table(board: Board, looks: Looks) -> Table:
     fit_scale(columns[2:], [Row(row.cells[2:]) for row in rows])
     for one in columns[3:]:
         one["bars"] = False  # one drawing a row is enough to see the order
-    text = say(
+    text = _(
         "Leaderboard on {set}: {n} images, fingerprint {fingerprint}",
         set=board.name,
         n=board.n,
@@ -46,7 +46,7 @@ def score_tables(study: Study, files: Files, looks: Looks) -> list[Table]:
         saved = study.comparisons.get((name, "integrated_score"))
         table = saved.result.tables.get("scores") if saved else None
         if saved is not None and table is not None:
-            shown = lay_out(table, f"scores_{name}", say("Integrated score on {set}", set=name), looks, SCORES)
+            shown = lay_out(table, f"scores_{name}", _("Integrated score on {set}", set=name), looks, SCORES)
             shown.href = files.of(saved).get("scores.csv")
             found.append(shown)
     return found
@@ -59,9 +59,9 @@ def gain_tables(study: Study, files: Files, looks: Looks) -> list[Table]:
         saved = study.comparisons.get((name, "ensemble"))
         table = saved.result.tables.get("strategies") if saved else None
         if saved is not None and table is not None:
-            shown = lay_out(table, f"gain_{name}", say("What combining gains on {set}", set=name), looks, GAINS)
+            shown = lay_out(table, f"gain_{name}", _("What combining gains on {set}", set=name), looks, GAINS)
             shown.href = files.of(saved).get("strategies.csv")
-            shown.notes = say("The gain is over the single model that val would have chosen.")
+            shown.notes = _("The gain is over the single model that val would have chosen.")
             found.append(shown)
     return found
 
@@ -69,10 +69,10 @@ def gain_tables(study: Study, files: Files, looks: Looks) -> list[Table]:
 def _row(place: Place, kept: Sequence[str], look: Mapping[str, str]) -> Row:
     label: Cell = {"text": place.model.label, **look}
     if place.model.kind != "run":
-        label["soft"] = say("soup of weights") if place.model.kind == "soup" else say("ensemble")
+        label["soft"] = _("soup of weights") if place.model.kind == "soup" else _("ensemble")
     rank: Cell | None = None
     if place.guesses or place.reason:
-        rank = {"value": None, "reason": say("no better than guessing") if place.guesses else place.reason}
+        rank = {"value": None, "reason": _("no better than guessing") if place.guesses else place.reason}
     elif place.first is not None:
         rank = {"first": place.first, "last": place.last, "letters": place.letters}
     return Row([label, rank, *(metric_cell(place.metrics[key]) for key in kept)], place.model.label, place.best)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.results.result import Metric, Result
 
 METRICS = "metrics.json"
@@ -41,7 +41,7 @@ class Saved:
 
     @property
     def fingerprint(self) -> str:
-        """Give the fingerprint of the pictures that were judged, or an empty text."""
+        """Give the fingerprint of the images that were judged, or an empty text."""
         return str(self.result.provenance.get("data_fingerprint", ""))
 
     def metric(self, name: str) -> Metric | None:
@@ -73,11 +73,11 @@ def read_saved(folder: Path, compares: bool = False) -> Saved | Problem:
             tables = [name for name in tables if Path(name).stem in _READ.get(folder.name, ())]
         result = _result(text, {Path(name).stem: read_csv(folder / name, nrows=ROWS + 1) for name in tables})
     except FileNotFoundError:
-        return Problem("damaged", str(folder), say("it holds no {file}", file=METRICS))
+        return Problem("damaged", str(folder), _("it holds no {file}", file=METRICS))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Problem("damaged", str(folder), say("it cannot be read: {why}", why=_short(error)))
+        return Problem("damaged", str(folder), _("it cannot be read: {why}", why=_short(error)))
     if result.block != folder.name:
-        why = say("its {file} is of the block {block}", file=METRICS, block=result.block)
+        why = _("its {file} is of the block {block}", file=METRICS, block=result.block)
         return Problem("foreign", str(folder), why)
     return Saved(folder, result, files, gone)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.i18n import say, translate
+from avatar_bench.i18n import _, translate
 from avatar_bench.reporting.headings import heading
 from avatar_bench.reporting.number_format import Cell, interval_cell, number, value_cell
 from avatar_bench.reporting.tables import Row, Table, column
@@ -86,7 +86,7 @@ def _row(
         elif head in _NAMED and isinstance(cell, str) and cell in looks:
             cell = {"text": cell, **looks[cell]}
         if not pd.isna(size := record.get(_size(head), math.nan)):
-            told = say("{number} M parameters", number=number(size))
+            told = _("{number} M parameters", number=number(size))
             cell = (cell if isinstance(cell, dict) else {"text": cell}) | {"soft": told}
         why = record.get(_reason(head))
         if cell is None and isinstance(why, str):

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import AvatarBenchError, DataError
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.reporting.saved_result import Problem, Saved, read_evaluation
 from avatar_bench.results.result import AGAINST
 from avatar_bench.runs.labels import entrants
 from avatar_bench.runs.record import ENSEMBLE, RECORD, read_config, read_record
 
-FIRST = ("blind", "test", "val", "calibration")  # the order of sets: what says most of new pictures stands first
+FIRST = ("blind", "test", "val", "calibration")  # the order of sets: what says most of new images stands first
 
 Key = tuple[str, str]  # set, block
 
@@ -56,7 +56,7 @@ class Study:
     @property
     def sets(self) -> list[str]:
         """Give the names of the sets that anything was judged on, the blind one first."""
-        names = {name for results in self._results() for name, _ in results}
+        names = {name for results in self._results() for name, __ in results}
         return sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
 
     @property
@@ -114,9 +114,9 @@ def _runs(root: Path, problems: list[Problem]) -> Iterator[Model]:
         if record.get("status") == "finished":
             finished.append((str(record.get("started", "")), str(folder), folder))
         else:
-            why = say("its status is {status}", status=record.get("status", "unknown"))
+            why = _("its status is {status}", status=record.get("status", "unknown"))
             problems.append(Problem("unfinished", _where(folder, root), why))
-    for one in entrants([folder for *_, folder in sorted(finished)]):
+    for one in entrants([folder for *__, folder in sorted(finished)]):
         model = Model(one.label, one.recipe, "run", one.folder, one.record, one.config)
         found = [*elsewhere.get(one.folder, ()), *(read_evaluation(one.folder) if one.folder in own else ())]
         model.results.update(_usable(root, _of_model(found, model), problems, one.label))
@@ -172,10 +172,10 @@ def _strange(folder: Path, members: Sequence[dict[str, Any]], runs: Sequence[Mod
             continue
         run = next((places[place] for place in (file, *file.parents) if place in places), None)
         if run is None:
-            yield say("its member {member} is not here", member=member.get("run"))
+            yield _("its member {member} is not here", member=member.get("run"))
         else:
             own = run.checkpoint[:12]
-            yield say(
+            yield _(
                 "its member {member} is of {theirs}, that run is now {own}",
                 member=run.label,
                 theirs=theirs[:12],
@@ -192,7 +192,7 @@ def _of_model(found: Iterable[Saved | Problem], model: Model) -> Iterator[Saved 
     for one in found:
         theirs = one.result.provenance.get("checkpoint_sha256") if isinstance(one, Saved) else None
         if isinstance(one, Saved) and theirs and model.checkpoint and theirs != model.checkpoint:
-            why = say(
+            why = _(
                 "it is of the checkpoint {theirs}, the run's is {own}", theirs=theirs[:12], own=model.checkpoint[:12]
             )
             yield Problem("foreign", str(one.folder), why)
@@ -207,7 +207,7 @@ def _known_alone(found: Iterable[Saved | Problem], models: Sequence[Model]) -> I
     for one in found:
         strange = set(_compared(one)) - known if isinstance(one, Saved) else set()
         if isinstance(one, Saved) and strange:
-            why = say("it compares checkpoints that are not here: {names}", names=", ".join(sorted(strange)))
+            why = _("it compares checkpoints that are not here: {names}", names=", ".join(sorted(strange)))
             yield Problem("foreign", str(one.folder), why)
         else:
             yield one
@@ -228,7 +228,7 @@ def _usable(root: Path, found: Iterable[Saved | Problem], problems: list[Problem
             continue
         kept[one.result.set, one.result.block] = one
         if one.gone:
-            why = say("files are gone: {names}", names=", ".join(one.gone))
+            why = _("files are gone: {names}", names=", ".join(one.gone))
             problems.append(Problem("missing", _where(one.folder, root), why, label))
     return kept
 
@@ -238,10 +238,10 @@ def _missing(root: Path, models: Sequence[Model]) -> Iterator[Problem]:
     runs = [model for model in models if model.kind == "run"]
     asked = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST})
     for model in runs:
-        for name in sorted({name for name, _ in asked}):
+        for name in sorted({name for name, __ in asked}):
             blocks = [block for there, block in asked if there == name and (name, block) not in model.results]
             if blocks:
-                why = say("not judged on {name} by: {blocks}", name=name, blocks=", ".join(blocks))
+                why = _("not judged on {name} by: {blocks}", name=name, blocks=", ".join(blocks))
                 yield Problem("missing", _where(model.folder, root), why, model.label)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 AGAINST = "against"  # the folder, beside those of blocks, of differences from an earlier Result
-_SVG_DPI = 150  # of pictures in it, which bear no more at the size of a wall's cell; lines and text have none
+_SVG_DPI = 150  # of images in it, which bear no more at the size of a wall's cell; lines and text have none
 _STALE = 86_400  # seconds after which a half-written folder is nobody's
 
 

@@ -40,7 +40,7 @@ def load(run: str | Path, **options: Any) -> Run:
 
 
 def predict(run: str | Path, paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Give a verdict on each picture file: `load(run).predict(paths)`."""
+    """Give a verdict on each image file: `load(run).predict(paths)`."""
     return open_run(run).predict(paths)
 
 
@@ -134,7 +134,7 @@ class Combined(Run):
 
     @property
     def seconds_of_passes(self) -> float:
-        """Give how long sets of pictures took to go through every network so far."""
+        """Give how long sets of images took to go through every network so far."""
         return super().seconds_of_passes + sum(member.seconds_of_passes for member in self.members)
 
     @property
@@ -191,7 +191,7 @@ class Ensemble(Combined):
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Give the first member's transform, for pictures that are shown; each member uses its own."""
+        """Give the first member's transform, for images that are shown; each member uses its own."""
         return self.members[0].preprocessing
 
     @cached_property
@@ -205,7 +205,7 @@ class Ensemble(Combined):
 
     @property
     def preprocessings(self) -> tuple[Preprocessing, ...]:
-        """Give each way in which a member wants a picture prepared, once."""
+        """Give each way in which a member wants an image prepared, once."""
         return tuple(dict.fromkeys(one for member in self.members for one in member.preprocessings))
 
     def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.leakage import refuse_changed
 from avatar_bench.data.loaders import evaluation_loader, readable_loader, targets_of, to_tensor, varied_loader
 from avatar_bench.data.leakage import shared_with
-from avatar_bench.data.dataset import SPLITS, Dataset, read_dataset, read_pictures, read_split
+from avatar_bench.data.dataset import SPLITS, Dataset, read_dataset, read_images, read_split
 from avatar_bench.data.splits import refuse_other_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.worker_processes import served
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
     from avatar_bench.inference.runtimes.engines import Engine, Exported
 
-PRETRAINING = "pretraining.csv"  # of a run folder: the pictures that the weights it began with had seen
-_CALIBRATING = 300  # pictures from which the ranges of 8 bits are taken
-_AT_ONCE = 8  # variations of a batch that are held in memory: 39 MB for 32 pictures of 224 px
+PRETRAINING = "pretraining.csv"  # of a run folder: the images that the weights it began with had seen
+_CALIBRATING = 300  # images from which the ranges of 8 bits are taken
+_AT_ONCE = 8  # variations of a batch that are held in memory: 39 MB for 32 images of 224 px
 
 
 @dataclass
@@ -143,22 +143,22 @@ class Run:
             return None
         root = (self.record.get("data") or {}).get("root")
         if not isinstance(root, str):
-            raise CheckpointError(f"{self.folder / RECORD} does not say where the run's pictures lie.")
+            raise CheckpointError(f"{self.folder / RECORD} does not say where the run's images lie.")
         images = read_split(self.folder / "split.csv", Path(root))
         refuse_other_split(images, (self.record.get("split") or {}).get("fingerprint"), self.folder / "split.csv")
         return images
 
     @cached_property
     def pretraining(self) -> Dataset | None:
-        """Give the pictures that the weights which training began with had seen; None where they had no such list."""
+        """Give the images that the weights which training began with had seen; None where they had no such list."""
         init = self.record.get("init") or {}
-        if self.folder is None or "pictures_sha256" not in init:
+        if self.folder is None or "images_sha256" not in init:
             return None
         file = self.folder / PRETRAINING
-        if not file.is_file() or sha256_of_file(file) != init["pictures_sha256"]:
+        if not file.is_file() or sha256_of_file(file) != init["images_sha256"]:
             raise CheckpointError(
-                f"{file} is missing or changed, the list of the pictures that the run's first weights had seen.",
-                "Restore it: which pictures the network has seen is not known without it.",
+                f"{file} is missing or changed, the list of the images that the run's first weights had seen.",
+                "Restore it: which images the network has seen is not known without it.",
             )
         return read_split(file, Path(str(init.get("root"))))
 
@@ -170,16 +170,16 @@ class Run:
 
     @property
     def taught_elsewhere(self) -> bool:
-        """Say whether those weights were taught with labels on other pictures, or another split of them."""
+        """Say whether those weights were taught with labels on other images, or another split of them."""
         return taught_elsewhere(self.ancestors, self.card.split_fingerprint, self.card.data_fingerprint)
 
     @property
     def out_of_sight(self) -> int:
-        """Give how many pictures of `pretraining` are gone: near-duplicates of them cannot be told."""
+        """Give how many images of `pretraining` are gone: near-duplicates of them cannot be told."""
         return len(self.pretraining) - len(self.pretraining.at_hand) if self.pretraining is not None else 0
 
     def seen_before(self, dataset: Dataset) -> int:
-        """Give how many pictures of a dataset the pretraining had seen, see `shared_with`, where that is let pass.
+        """Give how many images of a dataset the pretraining had seen, see `shared_with`, where that is let pass.
 
         It is of val and calibration, which train has warned of, and of any set with a guard turned off.
         """
@@ -205,7 +205,7 @@ class Run:
         """Give a set by name: test, val, calibration, train, blind, or an out-of-domain set; read once.
 
         A label of an out-of-domain set that the run does not know is no label. Raises ConfigError where the run has
-        no such set, DataError where its pictures are gone.
+        no such set, DataError where its images are gone.
         """
         if name not in self._sets:
             self._sets[name] = self._read(name)
@@ -233,7 +233,7 @@ class Run:
 
     @property
     def seconds_of_passes(self) -> float:
-        """Give how long sets of pictures took to go through the network so far, decoding and variations included."""
+        """Give how long sets of images took to go through the network so far, decoding and variations included."""
         return self._seconds
 
     def predictions(self, dataset: Dataset) -> Predictions:
@@ -247,7 +247,7 @@ class Run:
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         """Give the Predictions of a dataset under each variation, without embeddings; each is kept like the others.
 
-        A picture is decoded once for several variations. Raises as `predictions` does.
+        An image is decoded once for several variations. Raises as `predictions` does.
         """
         self._guard(dataset, self._excused(dataset))
         return self._vary(dataset, variations)
@@ -255,7 +255,7 @@ class Run:
     def calibration(self, dataset: Dataset) -> Predictions:
         """Give the Predictions of the calibration half of val: all that anything may be fitted on to judge `dataset`.
 
-        Raises BlockError where the run has no such pictures, GuardError where `dataset` shares pictures or groups
+        Raises BlockError where the run has no such images, GuardError where `dataset` shares images or groups
         with them.
         """
         leakage.refuse_fitted(dataset, self._own("calibration"))
@@ -269,13 +269,13 @@ class Run:
         return self.predictions(self._own("train"))
 
     def inputs(self, dataset: Dataset, rows: Sequence[int] | NDArray[np.integer]) -> torch.Tensor:
-        """Give some pictures as the network takes them, uint8 (n, 3, S, S), on the CPU."""
+        """Give some images as the network takes them, uint8 (n, 3, S, S), on the CPU."""
         return torch.stack([to_tensor(self.preprocessing(dataset.image(int(row)))) for row in rows])
 
     def predict(
         self, paths: str | Path | Iterable[str | Path], calibrated: bool = True, precision: str = "auto"
     ) -> pd.DataFrame:
-        """Give a verdict on each picture file, in order.
+        """Give a verdict on each image file, in order.
 
         Columns: path, status ("ok" or "error"), reason, prediction, confidence, and prob_<class> for each class.
         A file that cannot be used costs its row. With `calibrated`, probabilities are scaled by the temperature.
@@ -301,7 +301,7 @@ class Run:
         """Give the rows of `predict` batch by batch, in order; precision is "32", or what else the runtime knows."""
         reading = readable_loader(paths, self.preprocessings, self.batch_size, self._workers(len(paths)))
         temperature = self.temperature if calibrated else 1.0
-        with served(reading) as batches:  # pictures are decoded while the network is built
+        with served(reading) as batches:  # images are decoded while the network is built
             self.wake(precision)
             for batch in batches:
                 none = np.zeros((0, len(self.classes)), dtype=np.float32)
@@ -311,11 +311,11 @@ class Run:
 
     @property
     def preprocessings(self) -> tuple[Preprocessing, ...]:
-        """Give each way in which the run's networks want a picture prepared, once."""
+        """Give each way in which the run's networks want an image prepared, once."""
         return (self.preprocessing,)
 
     def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
-        """Give the logits (n, C) of pictures, uint8 (n, 3, S, S) by each of `preprocessings`, by the run's runtime."""
+        """Give the logits (n, C) of images, uint8 (n, 3, S, S) by each of `preprocessings`, by the run's runtime."""
         if self.runtime != "torch":
             return self._engine(precision)[0](images[0])
         return self._forward(images[0], precision)[0]
@@ -393,18 +393,18 @@ class Run:
         path = Path(self._other_paths[name])
         if not path.exists():
             option = "data.blind" if name == "blind" else f"data.ood.{name}"
-            raise DataError(f"{option}: {path} does not exist.", "Expected a folder of pictures or a manifest.")
+            raise DataError(f"{option}: {path} does not exist.", "Expected a folder of images or a manifest.")
         if name == "blind":
             return read_dataset(path, name)
         plain = path.is_dir() and not any(child.is_dir() for child in path.iterdir())
-        found = read_pictures(path, name) if plain else read_dataset(path, name)
+        found = read_images(path, name) if plain else read_dataset(path, name)
         label = found.frame["label"]
         return replace(found, frame=found.frame.assign(label=label.where(label.isin(self.classes), "")))
 
     def _own(self, split: str) -> Dataset:
         """Give a split of the run's own that a block needs."""
         if self.images is None or not len(self.images.part(split)):
-            raise BlockError(f"{self.name}: its {split} pictures are not known, and this block is fitted on them.")
+            raise BlockError(f"{self.name}: its {split} images are not known, and this block is fitted on them.")
         return self.dataset(split)
 
     def _predict(self, dataset: Dataset) -> Predictions:
@@ -504,8 +504,8 @@ class Run:
 
         known = self.images.part("calibration") if self.images else ()
         if not len(known):
-            reason = f"precision=int8: {self.name} does not know its calibration pictures, from which ranges are taken."
-            raise ConfigError(reason, "Expected a run folder. precision=bf16 needs no pictures.")
+            reason = f"precision=int8: {self.name} does not know its calibration images, from which ranges are taken."
+            raise ConfigError(reason, "Expected a run folder. precision=bf16 needs no images.")
         dataset = self.dataset("calibration")
         some = dataset.take(np.sort(np.random.default_rng(0).permutation(len(dataset))[:_CALIBRATING]))
         refuse_changed(some)
@@ -513,7 +513,7 @@ class Run:
         return quantised(self._exported("float"), images, targets)
 
     def _workers(self, n: int) -> int:
-        # starting a worker costs more than decoding a few pictures
+        # starting a worker costs more than decoding a few images
         return self.workers if n > 4 * self.batch_size else 0
 
     def _key(self, dataset: Dataset, variation: str = "") -> str:
@@ -551,7 +551,7 @@ class Run:
         return frozenset({"pretraining"} if self._holds_out(dataset) else ())
 
     def _holds_out(self, dataset: Dataset) -> bool:
-        """Say whether a dataset is of nothing but pictures of the run's own val and calibration, compared once."""
+        """Say whether a dataset is of nothing but images of the run's own val and calibration, compared once."""
         key = dataset.root, dataset.digest
         if key not in self._held_out:
             self._held_out[key] = self._is_held_out(dataset)
@@ -566,7 +566,7 @@ class Run:
         )
 
     def _in_pretraining(self, dataset: Dataset) -> NDArray[np.bool_]:
-        """Say which pictures of a dataset, (N,), the pretraining had seen."""
+        """Say which images of a dataset, (N,), the pretraining had seen."""
         return np.zeros(len(dataset), bool) if self.pretraining is None else shared_with(dataset, self.pretraining)
 
     def _guard(self, dataset: Dataset, excused: frozenset[str]) -> None:
@@ -574,14 +574,14 @@ class Run:
         if self.images is None:
             return
         seen = {"training": self.images.part("train"), "pretraining": self.pretraining}
-        for what, pictures in seen.items():
-            if pictures is None or what in excused:
+        for what, images in seen.items():
+            if images is None or what in excused:
                 continue
             if "overlap" not in self.allow:
-                leakage.refuse_overlap(dataset, pictures, what)
+                leakage.refuse_overlap(dataset, images, what)
             if "near_duplicates" not in self.allow and (what, dataset.fingerprint) not in self._compared:
-                # a run's own pictures that are gone end in an error, those of a pretraining in a warning beside figures
-                leakage.refuse_near(dataset, pictures if what == "training" else pictures.at_hand, what)
+                # a run's own images that are gone end in an error, those of a pretraining in a warning beside figures
+                leakage.refuse_near(dataset, images if what == "training" else images.at_hand, what)
             self._compared.add((what, dataset.fingerprint))
 
 

@@ -44,7 +44,7 @@ from avatar_bench.sources.readers.reader import Job, Source
 from avatar_bench.sources.refusals import OtherSet, Sides
 from avatar_bench.sources.store import Journal, Making, prune, put
 
-VERSION = 2  # of what is done to a picture; a change makes data sets of the same recipe different
+VERSION = 2  # of what is done to an image; a change makes data sets of the same recipe different
 SPLIT = ("by", "seed", "folds", "held_out")  # of the plan
 THREADS = min(8, os.cpu_count() or 1)  # that read, decode and hash
 
@@ -55,7 +55,7 @@ class Recipe:
 
     `sources` maps names to the yaml of conf/source; those named in `blind` make its blind set, those in `ood` the
     out-of-domain set of each name. `equalise` is "jpeg", or None to keep files as they are. `against` maps names to
-    folders or manifests of pictures that it must not hold.
+    folders or manifests of images that it must not hold.
     """
 
     sources: Mapping[str, Source]
@@ -106,7 +106,7 @@ def build(recipe: Recipe, out: Path, *, update: bool = False, afresh: bool = Fal
     """Read every source that is new, and write the data set `out`: images/, manifest.csv, blind.csv and what they lack.
 
     A finished data set of the same recipe and the same sources is left as it is. One that was interrupted is gone on
-    with. `update` takes in what has changed, and moves no picture to another side of the split; `afresh` may (the
+    with. `update` takes in what has changed, and moves no image to another side of the split; `afresh` may (the
     demo in the cache). Raise ConfigError for a recipe that makes no sense, DataError for a source that cannot be had
     or gives nothing, OutputError for an `out` that cannot be written, or holds something else.
     """
@@ -176,7 +176,7 @@ def _journal_file(out: Path, name: str) -> Path:
 
 
 def _check_found(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
-    """Refuse to change a finished data set without being told to, and ever to move its pictures."""
+    """Refuse to change a finished data set without being told to, and ever to move its images."""
     found = read_recipe(out)
     if found is None or found == wanted or afresh:
         return
@@ -193,12 +193,12 @@ def _check_found(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) 
         if then != given:
             told = ", ".join(f"{key}={value}" for key, value in then.items()) if isinstance(then, dict) else then
             raise OutputError(
-                f"{out}: update=true moves no picture to another side, so {option} must stay as it was: {told}.",
+                f"{out}: update=true moves no image to another side, so {option} must stay as it was: {told}.",
                 "Give a new folder: out=DIR",
             )
     if not (out / SIDES).is_file():
         raise OutputError(
-            f"{out} has lost its {SIDES}, which says on which side its pictures are.", "Give a new folder: out=DIR"
+            f"{out} has lost its {SIDES}, which says on which side its images are.", "Give a new folder: out=DIR"
         )
 
 
@@ -215,7 +215,7 @@ def _assemble(out: Path, recipe: Recipe, states: Mapping[str, str], earlier: Sid
     curated.refused = refused + curated.refused
     if curated.frame["blind"].all():
         why = "; ".join(reason for _, reason in curated.refused[:2]) or "every source is blind."
-        raise DataError("no picture is left for training.", why)
+        raise DataError("no image is left for training.", why)
     (out / "recipe.json").unlink(missing_ok=True)  # from here on the files are those of no finished data set
     prune(out, set(stored["path"]))
     for file in (out / WORK).glob("*.jsonl"):
@@ -235,7 +235,7 @@ def _check_kept_out(recipe: Recipe, stored: pd.DataFrame) -> None:
 
 
 def _read(out: Path, name: str, recipe: Recipe, state: str, update: bool) -> Journal:
-    """Store the pictures of one source that are not stored yet."""
+    """Store the images of one source that are not stored yet."""
     source = recipe.sources[name]
     text = json.dumps([VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
     again = update and _was_refused(out, name, source)
@@ -251,13 +251,13 @@ def _read(out: Path, name: str, recipe: Recipe, state: str, update: bool) -> Jou
     refused: list[tuple[str, str]] = []
     job = Job(name, source, place, {row["name"] for row in journal.rows}, refused)
     making = Making(name, source["label"], recipe.equalise, bool(source.get("rasterise")))
-    pictures = KINDS[source["kind"]].read(job)
-    made = _in_order(lambda picture: put(picture, making, out), pictures)
+    images = KINDS[source["kind"]].read(job)
+    made = _in_order(lambda image: put(image, making, out), images)
     for row in tqdm(made, name, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()):
         journal.add(row)
     if not any("path" in row for row in journal.rows):
         why = "; ".join(f"{file}: {reason}" for file, reason in (refused + _refused(journal))[:2])
-        raise DataError(f"source.{name} gave no picture that can be used.", f"{why or 'Look at its options.'}")
+        raise DataError(f"source.{name} gave no image that can be used.", f"{why or 'Look at its options.'}")
     journal.close(refused)
     return journal
 
@@ -279,7 +279,7 @@ def _refused(journal: Journal) -> list[tuple[str, str]]:
 
 
 def _table(recipe: Recipe, journals: Mapping[str, Journal]) -> pd.DataFrame:
-    """Lay the stored pictures of all sources into one table, those to train on first."""
+    """Lay the stored images of all sources into one table, those to train on first."""
     rows = []
     for name in sorted(recipe.sources, key=lambda name: name in recipe.kept_out):
         source = recipe.sources[name]

@@ -1,4 +1,4 @@
-"""Curation: which stored pictures make a data set, in which groups and on which side of its split."""
+"""Curation: which stored images make a data set, in which groups and on which side of its split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from avatar_bench.sources.refusals import BLIND, Opener, OtherSet, Sides
 
 DUPLICATES = (
     *("left", "right", "kind", "distance", "turned", "left_label", "right_label", "conflict", "outcome"),
-    *("left_origin", "right_origin"),  # the file of the source, where the others name the stored picture
+    *("left_origin", "right_origin"),  # the file of the source, where the others name the stored image
 )
 
 
@@ -25,9 +25,9 @@ DUPLICATES = (
 class Rules:
     """Say how a data set is put together from what is stored.
 
-    `blind` names the sources, as in the recipe or as the pictures state them, that are kept out for a blind set, `ood`
+    `blind` names the sources, as in the recipe or as the images state them, that are kept out for a blind set, `ood`
     those of each out-of-domain set.
-    `per_class` and `per_source` are the most pictures that are taken; None: all.
+    `per_class` and `per_source` are the most images that are taken; None: all.
     """
 
     blind: tuple[str, ...] = ()
@@ -59,8 +59,8 @@ def curate(
 ) -> Curated:
     """Leave out copies, label conflicts and what a cap is over, join near-duplicates into groups, and split.
 
-    `stored` has a row a picture: path, label, source, recipe_source, origin, group, split ("" where not stated),
-    sha256, origin_sha256, pixels, phashes. `earlier` gives the sides of the pictures that an update may
+    `stored` has a row an image: path, label, source, recipe_source, origin, group, split ("" where not stated),
+    sha256, origin_sha256, pixels, phashes. `earlier` gives the sides of the images that an update may
     not move, those included that have gone since. Raise ConfigError and GuardError as `splits.assign` does.
     """
     earlier = earlier or {}
@@ -88,9 +88,9 @@ def curate(
 
 
 def _ranked(stored: pd.DataFrame, rules: Rules, earlier: Sides) -> pd.DataFrame:
-    """Put first what stays of several copies: old pictures before new, what is trained on before what is kept out.
+    """Put first what stays of several copies: old images before new, what is trained on before what is kept out.
 
-    A picture is `blind` where it is kept out of training, and `ood` names the out-of-domain set that it belongs to, ""
+    An image is `blind` where it is kept out of training, and `ood` names the out-of-domain set that it belongs to, ""
     where it is none of these. It is `known` where it has been on this side before.
     """
     sets = {source: name for name, sources in rules.ood.items() for source in sources}
@@ -106,13 +106,13 @@ def _ranked(stored: pd.DataFrame, rules: Rules, earlier: Sides) -> pd.DataFrame:
 
 
 def _image_of(stored: pd.DataFrame, image: Opener) -> Opener:
-    """Give what opens the pictures in the order of `stored`."""
+    """Give what opens the images in the order of `stored`."""
     places = stored["place"].tolist()
     return lambda row: image(places[row])
 
 
 def _cap(kept: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """Take so many pictures of each source, then of each class, those that were there before first."""
+    """Take so many images of each source, then of each class, those that were there before first."""
     order = kept.assign(_draw=[_draw(digest, rules.plan.seed) for digest in kept["sha256"]])
     for column, most in (("source", rules.per_source), ("label", rules.per_class)):
         if most is not None:
@@ -122,7 +122,7 @@ def _cap(kept: pd.DataFrame, rules: Rules) -> pd.DataFrame:
 
 
 def _draw(sha256: str, seed: int) -> str:
-    """Give what orders pictures at random, and each always at its place."""
+    """Give what orders images at random, and each always at its place."""
     return hashlib.sha256(f"{seed}/{sha256}".encode()).hexdigest()
 
 
@@ -184,7 +184,7 @@ def _notes(curated: Curated, stored: pd.DataFrame, kept: pd.DataFrame, capped: p
         )
     for name in sorted(set(stored["ood"][stored["blind"]]) - set(capped["ood"][capped["blind"]])):
         what = f"the out-of-domain set {name}" if name else "the blind sources"
-        notes.append(f"warning: no picture of {what} is left: see quarantine.csv")
+        notes.append(f"warning: no image of {what} is left: see quarantine.csv")
     if len(capped) < len(kept):
         before, after = (frame["label"].value_counts().sort_index() for frame in (kept, capped))
         counts = ", ".join(f"{name} {before[name]} to {after.get(name, 0)}" for name in before.index)

@@ -24,7 +24,7 @@ COLUMNS = (
 )
 WORK = ".prepare"  # journals, downloads, sides and the lock
 SIDES = f"{WORK}/sides.csv"
-SAID = DESCRIPTION[1:]  # what a source says of itself, but for the label, which its pictures may state
+SAID = DESCRIPTION[1:]  # what a source says of itself, but for the label, which its images may state
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def write_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def read_sides(out: Path) -> Sides:
-    """Give the side of every picture that a data set has held so far."""
+    """Give the side of every image that a data set has held so far."""
     if not (out / SIDES).is_file():
         return {}
     table = read_csv(out / SIDES, dtype={"key": str, "split": str, "fold": int}, keep_default_na=False)
@@ -73,7 +73,7 @@ def read_sides(out: Path) -> Sides:
 
 
 def is_whole(out: Path) -> bool:
-    """Say whether every picture that the tables of a data set name is there."""
+    """Say whether every image that the tables of a data set name is there."""
     files = [out / "manifest.csv", out / "blind.csv", *ood_files(out).values()]
     tables = [read_csv(file, usecols=["path"]) for file in files]
     return all((out / path).is_file() for table in tables for path in table["path"])
@@ -111,7 +111,7 @@ def _describe(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFram
 
 
 def _sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
-    """Give the side of each picture and stated group, of those that have gone since too: they come back to it."""
+    """Give the side of each image and stated group, of those that have gone since too: they come back to it."""
     split = np.where(frame["blind"], BLIND, frame["split"])
     now = list(zip(split, (int(number or -1) for number in frame["fold"]), strict=True))
     alone = frame["stated_group"] == frame["source"] + ":" + frame["origin"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from avatar_bench.data.dataset import Dataset, read_dataset, read_folder, read_manifest, read_pictures
+from avatar_bench.data.dataset import Dataset, read_dataset, read_folder, read_images, read_manifest
 from avatar_bench.data.folders import class_folders, is_plain
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.paths import folder_name
@@ -16,7 +16,7 @@ _RECIPE = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # of t
 
 
 class DataOptions(Protocol):
-    """The options of conf/data that say which pictures are meant."""
+    """The options of conf/data that say which images are meant."""
 
     kind: str
     name: str | None
@@ -32,7 +32,7 @@ class DataOptions(Protocol):
 
 
 def open_dataset(options: DataOptions) -> Dataset:
-    """Read the pictures that the options name, whole; the demo is built on first use."""
+    """Read the images that the options name, whole; the demo is built on first use."""
     if options.kind == "folder" and options.root:
         return read_folder(Path(options.root), options.name)
     if options.kind == "manifest" and options.manifest:
@@ -43,29 +43,29 @@ def open_dataset(options: DataOptions) -> Dataset:
         recipe = {name: getattr(options, name) for name in _RECIPE}
         return read_manifest(ensure_demo(recipe).out / "manifest.csv", options.name or "demo")
     raise ConfigError(
-        f"data={options.kind} does not say where the pictures are.",
+        f"data={options.kind} does not say where the images are.",
         "Expected data=folder data.root=DIR, or data=manifest data.manifest=FILE",
     )
 
 
-def open_pictures(options: DataOptions) -> Dataset:
-    """Read what `open_dataset` reads, and pictures of no known class: a manifest without labels, or a plain folder.
+def open_images(options: DataOptions) -> Dataset:
+    """Read what `open_dataset` reads, and images of no known class: a manifest without labels, or a plain folder.
 
-    A folder is plain where pictures lie directly in it, or it holds no folders; what lies below belongs to it.
+    A folder is plain where images lie directly in it, or it holds no folders; what lies below belongs to it.
     """
     if options.kind == "folder" and options.root and is_plain(Path(options.root)):
-        return read_pictures(Path(options.root), options.name)
+        return read_images(Path(options.root), options.name)
     if options.kind == "manifest" and options.manifest:
         return read_manifest(Path(options.manifest), options.name, needed=("path",))
     return open_dataset(options)
 
 
 def open_set(path: Path, name: str) -> Dataset:
-    """Read a further set of pictures, a folder or a manifest, labelled or not."""
+    """Read a further set of images, a folder or a manifest, labelled or not."""
     if not path.exists():
         option = "data.blind" if name == "blind" else f"data.ood.{name}"
-        raise DataError(f"{option}: {path} does not exist.", "Expected a folder of pictures or a manifest.")
-    return read_pictures(path, name) if is_plain(path) else read_dataset(path, name)
+        raise DataError(f"{option}: {path} does not exist.", "Expected a folder of images or a manifest.")
+    return read_images(path, name) if is_plain(path) else read_dataset(path, name)
 
 
 def ood_file(root: Path, name: str) -> Path:

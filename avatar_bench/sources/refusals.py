@@ -1,4 +1,4 @@
-"""Refusals: which stored pictures cannot be in a data set, for the sake of which others."""
+"""Refusals: which stored images cannot be in a data set, for the sake of which others."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from avatar_bench.data.duplicates import Match, find_matches_between, join_group
 from avatar_bench.data.fingerprints import Fingerprint
 
 EXACT = ("bytes", "pixels")
-BLIND = "blind"  # the side of a picture that is kept out of training: in the blind set, or an out-of-domain set
+BLIND = "blind"  # the side of an image that is kept out of training: in the blind set, or an out-of-domain set
 GROUP = "group "  # before the name of a group that a source states, among the keys of Sides
 Side = tuple[str, int]  # split or BLIND, and fold or -1
 Sides = Mapping[str, Side]  # by the SHA-256 of the file found, or by GROUP and the name
-Opener = Callable[[int], NDArray[np.uint8]]  # gives the decoded picture of a row
+Opener = Callable[[int], NDArray[np.uint8]]  # gives the decoded image of a row
 
 
 @dataclass(frozen=True)
 class OtherSet:
-    """Hold the fingerprints of a set that the data set must share no picture with."""
+    """Hold the fingerprints of a set that the data set must share no image with."""
 
     name: str
     paths: Sequence[str]
@@ -69,7 +69,7 @@ def turned(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str
 
 
 def astride(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
-    """Give the rows that go where a group holds pictures kept out and others: those kept out, unless they are old."""
+    """Give the rows that go where a group holds images kept out and others: those kept out, unless they are old."""
     staying = joined.drop(index=list(out))
     mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
     refused: dict[int, str] = {}
@@ -83,7 +83,7 @@ def astride(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
 
 
 def bridges(joined: pd.DataFrame, earlier: Sides, out: Set[int], among_new: bool) -> dict[int, str]:
-    """Give the rows that go where a group would join pictures that stand on two sides of the split already.
+    """Give the rows that go where a group would join images that stand on two sides of the split already.
 
     `among_new`: the new ones, which join them. Else those that were away when the others came, or the other way round:
     all that are not on the side of the first.
@@ -96,11 +96,11 @@ def bridges(joined: pd.DataFrame, earlier: Sides, out: Set[int], among_new: bool
     else:
         own = torn["origin_sha256"].map(lambda key: earlier.get(key))
         rows = torn.index[own != own.groupby(torn["group"]).transform("first")]
-    return {int(row): "a near-duplicate of pictures on two sides of the split" for row in rows}
+    return {int(row): "a near-duplicate of images on two sides of the split" for row in rows}
 
 
 def sides_of(rows: pd.DataFrame, earlier: Sides) -> dict[str, list[Side]]:
-    """Give the sides on which the pictures of each group, or others of a group that they state, have stood so far."""
+    """Give the sides on which the images of each group, or others of a group that they state, have stood so far."""
     sides: dict[str, list[Side]] = {}
     for sha256, stated, group in zip(rows["origin_sha256"], rows["stated_group"], rows["group"], strict=True):
         for key in (sha256, GROUP + stated):
@@ -120,12 +120,12 @@ def fingerprints_of(stored: pd.DataFrame) -> list[Fingerprint]:
 
 
 def name_of(stored: pd.DataFrame, row: int) -> str:
-    """Give what a picture was called where it was found."""
+    """Give what an image was called where it was found."""
     return f"{stored['recipe_source'].iat[row]}: {stored['origin'].iat[row]}"
 
 
 def _conflicts(stored: pd.DataFrame, rows: Sequence[int], label: Sequence[str]) -> dict[int, str]:
-    """Give why the rows of one picture go, where their labels contradict each other."""
+    """Give why the rows of one image go, where their labels contradict each other."""
     others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
     return {
         row: f"label conflict: {label[row]!r} here, and {label[other]!r} as {name_of(stored, other)}"

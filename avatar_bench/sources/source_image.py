@@ -1,4 +1,4 @@
-"""A picture on its way into a data set, and the square that is cut of it."""
+"""An image on its way into a data set, and the square that is cut of it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Box = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Hold one picture of a source as it was found, and what is known of it; an empty string means not known.
+class SourceImage:
+    """Hold one image of a source as it was found, and what is known of it; an empty string means not known.
 
     `name` is its path within the source, unique there, with its ending. `content` is the file where it lies, which is
     never touched, or its bytes. `box` is (left, top, side) of the square to cut, as shares of width, height and width;
-    None: the whole picture. `group` names what must stay on one side of a split within its source; `shared_group` the
+    None: the whole image. `group` names what must stay on one side of a split within its source; `shared_group` the
     same across sources.
     """
 

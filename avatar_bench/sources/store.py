@@ -1,4 +1,4 @@
-"""The store of a data set: pictures by content hash, and a journal of each source that survives an interruption."""
+"""The store of a data set: images by content hash, and a journal of each source that survives an interruption."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from avatar_bench.data.fingerprints import fingerprint
 from avatar_bench.errors import DataError
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.sources.drawn_avatars import rasterise
-from avatar_bench.sources.source_image import Picture, cut
+from avatar_bench.sources.source_image import SourceImage, cut
 
-# Transparent pictures that are encoded anew get one of these: a white ground would tell the drawings.
+# Transparent images that are encoded anew get one of these: a white ground would tell the drawings.
 GROUNDS = ("white", "white", "white", "#eceff1", "#f5efe6", "#dbe7f3", "#cfe3d4", "#f2d9d9", "#d9d4e8", "#b8c4cc")
 ENDINGS = {
     "JPEG": ".jpg",
@@ -42,7 +42,7 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class Making:
-    """Say what is done to the pictures of one source on their way into the store.
+    """Say what is done to the images of one source on their way into the store.
 
     `equalise`: "jpeg", or None to keep each file as it is. `rasterise`: whether SVG is drawn, or refused.
     """
@@ -53,27 +53,27 @@ class Making:
     rasterise: bool = False
 
 
-def put(picture: Picture, making: Making, folder: Path) -> dict[str, Any]:
-    """Bring one picture into `folder`/images/<label>/<source>/ and give its row, or a row with the `reason` it cannot.
+def put(source_image: SourceImage, making: Making, folder: Path) -> dict[str, Any]:
+    """Bring one image into `folder`/images/<label>/<source>/ and give its row, or a row with the `reason` it cannot.
 
     A file that is kept as it is becomes a hard link where that is possible, else a copy. Raise OSError where the
     folder cannot be written.
     """
     try:
-        found = _content(picture)
-        data, image = _make(picture, found, making)
+        found = _content(source_image)
+        data, image = _make(source_image, found, making)
     except (DataError, ValueError, OSError) as error:
-        return {"name": picture.name, "reason": _reason(error).removeprefix(f"{picture.name}: ")}
+        return {"name": source_image.name, "reason": _reason(error).removeprefix(f"{source_image.name}: ")}
     sha256, kind = sha256_of_bytes(data), format_of(data)
     path = "/".join(
-        ["images", *map(_safe, (picture.label or making.label, picture.source or making.source)), sha256[:20]]
+        ["images", *map(_safe, (source_image.label or making.label, source_image.source or making.source)), sha256[:20]]
     )
-    original = picture.content if isinstance(picture.content, Path) and data is found else None
+    original = source_image.content if isinstance(source_image.content, Path) and data is found else None
     _keep(data, original, folder / (path + ENDINGS[kind]))
     prints = fingerprint(image)
-    known = {key: value for key, value in asdict(picture).items() if isinstance(value, str) and key != "name"}
+    known = {key: value for key, value in asdict(source_image).items() if isinstance(value, str) and key != "name"}
     return {
-        "name": picture.name,
+        "name": source_image.name,
         "path": path + ENDINGS[kind],
         "sha256": sha256,
         "origin_sha256": sha256_of_bytes(found),
@@ -91,7 +91,7 @@ def put(picture: Picture, making: Making, folder: Path) -> dict[str, Any]:
 class Journal:
     """Hold what has been stored of one source; each row is on disk before the next is begun.
 
-    `digest` is of the source as it was read; a journal of another digest, or of pictures that are gone, is begun anew.
+    `digest` is of the source as it was read; a journal of another digest, or of images that are gone, is begun anew.
     """
 
     file: Path
@@ -109,7 +109,7 @@ class Journal:
         journal = cls(file, digest)
         entries = list(_lines(file))
         stored = (folder / entry["path"] for entry in entries if "path" in entry)
-        if not entries or entries[0] != {"digest": digest} or not all(picture.is_file() for picture in stored):
+        if not entries or entries[0] != {"digest": digest} or not all(place.is_file() for place in stored):
             _write(file, {"digest": digest}, "w")
             return journal
         ending = entries.pop() if entries[-1].get("complete") else None
@@ -123,12 +123,12 @@ class Journal:
 
     @staticmethod
     def has_refused(file: Path) -> bool:
-        """Say whether a complete journal holds pictures that its reader could not get."""
+        """Say whether a complete journal holds images that its reader could not get."""
         *_, last = [{}, *_lines(file)]
         return bool(last.get("refused"))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Put down one picture."""
+        """Put down one image."""
         self.rows.append(row)
         _write(self.file, row, "a")
 
@@ -139,7 +139,7 @@ class Journal:
 
 
 def prune(folder: Path, wanted: set[str]) -> int:
-    """Delete the pictures of the store whose paths are not wanted; give how many."""
+    """Delete the images of the store whose paths are not wanted; give how many."""
     gone = [
         file
         for file in (folder / "images").rglob("*")
@@ -154,10 +154,10 @@ def prune(folder: Path, wanted: set[str]) -> int:
     return len(gone)
 
 
-def _content(picture: Picture) -> bytes:
-    if isinstance(picture.content, Path) and picture.content.stat().st_size > MAX_BYTES:
+def _content(source_image: SourceImage) -> bytes:
+    if isinstance(source_image.content, Path) and source_image.content.stat().st_size > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES // 2**20} MiB.")
-    return picture.read()
+    return source_image.read()
 
 
 def _reason(error: Exception) -> str:
@@ -166,17 +166,17 @@ def _reason(error: Exception) -> str:
     return f"cannot be read: {error.strerror}." if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _make(picture: Picture, found: bytes, making: Making) -> tuple[bytes, NDArray[np.uint8]]:
-    """Give what is stored of a picture, and its pixels; `found` itself where it is stored as it is."""
+def _make(source_image: SourceImage, found: bytes, making: Making) -> tuple[bytes, NDArray[np.uint8]]:
+    """Give what is stored of an image, and its pixels; `found` itself where it is stored as it is."""
     data = found
-    if making.rasterise and picture.name.lower().endswith(".svg"):
+    if making.rasterise and source_image.name.lower().endswith(".svg"):
         data = _png(rasterise(found.decode("utf-8")))
-    if making.equalise is None and picture.box is None:
-        return data, decode_bytes(data, picture.name)
+    if making.equalise is None and source_image.box is None:
+        return data, decode_bytes(data, source_image.name)
     draw = random.Random(found)
-    image = cut(decode_bytes(data, picture.name, ground=draw.choice(GROUNDS)), picture.box)
+    image = cut(decode_bytes(data, source_image.name, ground=draw.choice(GROUNDS)), source_image.box)
     made = equalise_bytes(image, "crop") if making.equalise else _png(Image.fromarray(image))
-    return made, decode_bytes(made, picture.name)
+    return made, decode_bytes(made, source_image.name)
 
 
 def _png(image: Image.Image) -> bytes:
@@ -191,7 +191,7 @@ def _safe(name: str) -> str:
 
 
 def _keep(data: bytes, original: Path | None, target: Path) -> None:
-    """Put a picture in its place, whole or not at all."""
+    """Put an image in its place, whole or not at all."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a training starts from, and that its test pictures were not seen there."""
+"""What a training starts from, and that its test images were not seen there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from avatar_bench.models.pretrained_backbone import Pretraining, Weights, read_w
 from avatar_bench.runs.run import PRETRAINING, Run
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import PicturesConfig, TrainConfig
+    from avatar_bench.config.schema import ImagesConfig, TrainConfig
 
 
 def weights_of(given: str) -> str | Weights:
@@ -35,9 +35,9 @@ def weights_of(given: str) -> str | Weights:
 def starting_point(
     settings: TrainConfig, dataset: Dataset, folder: Path, earlier: Run | None, weights: str | Weights
 ) -> dict[str, Any]:
-    """Give for the record what the weights come from; raise GuardError where they have seen test pictures.
+    """Give for the record what the weights come from; raise GuardError where they have seen test images.
 
-    The list of the pictures that they have seen is copied into the run folder, where evaluate looks for it.
+    The list of the images that they have seen is copied into the run folder, where evaluate looks for it.
     """
     if earlier is not None:
         return _handed_on(earlier, folder)
@@ -49,14 +49,14 @@ def starting_point(
     refuse_taught(dataset, init, file, allowed, same)
     if not isinstance(card, Pretraining):
         return init
-    pictures = card.list_beside(file)
-    say_seen(dataset, read_split(pictures, Path(card.root)), file, allowed)
-    shutil.copyfile(pictures, folder / PRETRAINING)
+    images = card.list_beside(file)
+    say_seen(dataset, read_split(images, Path(card.root)), file, allowed)
+    shutil.copyfile(images, folder / PRETRAINING)
     return init | {
         "method": card.method,
         "epochs": card.epochs,
-        "pictures": card.pictures,
-        "pictures_sha256": card.pictures_sha256,
+        "images": card.images,
+        "images_sha256": card.images_sha256,
         "root": card.root,
     }
 
@@ -69,8 +69,8 @@ def origin_of(weights: str | Weights) -> dict[str, Any]:
     return origin | ({"ancestors": list(weights.ancestors)} if weights.ancestors else {})
 
 
-def pictures_seen(sides: Dataset, learning: Dataset, weights: str | Weights) -> Dataset:
-    """Give what a pretraining from weights will have seen: the pictures to learn from, and earlier ones.
+def images_seen(sides: Dataset, learning: Dataset, weights: str | Weights) -> Dataset:
+    """Give what a pretraining from weights will have seen: the images to learn from, and earlier ones.
 
     Those of another root have absolute paths. Raises GuardError where the list of what the weights have seen is gone.
     """
@@ -93,14 +93,14 @@ def pictures_seen(sides: Dataset, learning: Dataset, weights: str | Weights) -> 
 def refuse_taught(dataset: Dataset, origin: Mapping[str, Any], file: Path, allowed: bool, same: str) -> None:
     """Raise GuardError where weights were taught with labels elsewhere: what they have seen there is not listed.
 
-    `same` names the options by which the command gets the pictures and the split of another run.
+    `same` names the options by which the command gets the images and the split of another run.
     """
     ancestors = origin.get("ancestors", [])
     if not taught_elsewhere(ancestors, split_fingerprint(dataset), dataset.fingerprint):
         return
     told = (
-        f"{file} was trained with labels on other pictures than {dataset.name}, on another split of them, or from "
-        "weights that were: it may know the test pictures."
+        f"{file} was trained with labels on other images than {dataset.name}, on another split of them, or from "
+        "weights that were: it may know the test images."
     )
     if not allowed:
         raise GuardError(
@@ -122,10 +122,10 @@ def _handed_on(earlier: Run, folder: Path) -> dict[str, Any]:
     return init | {"ancestors": [*earlier.ancestors, training_step(earlier.card, earlier.checkpoint_sha256, allow)]}
 
 
-def preprocessing_for(net: nn.Module, data: PicturesConfig, card: Card | Pretraining | None) -> Preprocessing:
-    """Give how pictures are prepared: as the options say, normalised as the weights expect.
+def preprocessing_for(net: nn.Module, data: ImagesConfig, card: Card | Pretraining | None) -> Preprocessing:
+    """Give how images are prepared: as the options say, normalised as the weights expect.
 
-    `card` is that of the weights, which says how pictures were when these learned, where they have one of ours.
+    `card` is that of the weights, which says how images were when these learned, where they have one of ours.
     """
     stated = (card.preprocessing["mean"], card.preprocessing["std"]) if card else normalisation(net)
     mean, std = (tuple(map(float, values)) for values in stated)
@@ -133,10 +133,10 @@ def preprocessing_for(net: nn.Module, data: PicturesConfig, card: Card | Pretrai
 
 
 def say_seen(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None:
-    """Raise GuardError where test pictures are among those of a pretraining; warn where pictures of val are."""
+    """Raise GuardError where test images are among those of a pretraining; warn where images of val are."""
     if gone := len(seen) - len(seen.at_hand):
         tell(
-            f"warning: {gone} of {len(seen)} pictures that {file} has seen are gone: near-duplicates of them are not "
+            f"warning: {gone} of {len(seen)} images that {file} has seen are gone: near-duplicates of them are not "
             "looked for",
             file=sys.stderr,
         )
@@ -146,13 +146,13 @@ def say_seen(dataset: Dataset, seen: Dataset, file: Path, allowed: bool) -> None
         if not shared.any():
             continue
         told = (
-            f"{int(shared.sum())} of {len(part)} {sides[0]} pictures, their near-duplicates or others of their groups "
+            f"{int(shared.sum())} of {len(part)} {sides[0]} images, their near-duplicates or others of their groups "
             f"were in the pretraining of {file}, first {part.frame.loc[shared, 'path'].iat[0]}."
         )
         if sides[0] == "test" and not allowed:
             raise GuardError(
                 told,
-                "Figures on pictures that the network has seen say nothing of new ones: pretrain with the same data=",
+                "Figures on images that the network has seen say nothing of new ones: pretrain with the same data=",
                 "and data.split= options, or say allow=[pretraining], on record; evaluate then wants allow=[overlap].",
             )
         tell(f"warning: {told}", file=sys.stderr)

@@ -18,7 +18,7 @@ from torch import nn
 
 import avatar_bench
 from avatar_bench.console.terminal import counted, tell
-from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import SPLITS, Dataset, write_split
 from avatar_bench.data.file_names import listed
 from avatar_bench.data.selection import FEW_CALIBRATION, more_calibration
@@ -28,7 +28,7 @@ from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.data.worker_processes import Loader
 from avatar_bench.errors import ConfigError, DivergedError, GuardError, OutputError
 from avatar_bench.files.atomic_write import whole
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.inference.autotune import choose, choose_to_train
 from avatar_bench.metrics.calibration import fit_temperature
 from avatar_bench.metrics.plots import curves
@@ -71,7 +71,7 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     classes = earlier.classes if earlier else whole.classes
     if record["split"].get("fingerprint", split_fingerprint(dataset)) != split_fingerprint(dataset):
         raise GuardError(
-            f"resume={folder}: the pictures, or their split, are not what they were when it began.",
+            f"resume={folder}: the images, or their split, are not what they were when it began.",
             "Restore them, or start a new run.",
         )
     write_split(dataset, folder / "split.csv")
@@ -105,18 +105,18 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     try:
         best = _fit_stages(settings, folder, record, learner, data, stages, done)
     except DivergedError as error:
-        raise with_pictures(error, dataset) from error
+        raise with_images(error, dataset) from error
     finally:
         Loader.end()  # an error keeps its loader, whose processes hold memory that the next job of a sweep may need
     _finish(settings, folder, record, best, dataset)
 
 
-def with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
-    """Give an error that names the pictures of the batch whose loss is not finite, where it is known."""
+def with_images(error: DivergedError, dataset: Dataset) -> DivergedError:
+    """Give an error that names the images of the batch whose loss is not finite, where it is known."""
     if not error.rows:
         return error
     paths = list(dataset.part(error.split).frame["path"].iloc[list(error.rows)])
-    return DivergedError(error.lines[0], f"The pictures of that batch: {listed(paths, 4)}.", *error.lines[1:])
+    return DivergedError(error.lines[0], f"The images of that batch: {listed(paths, 4)}.", *error.lines[1:])
 
 
 def _fit_stages(
@@ -234,7 +234,7 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
     row = rows.loc[rows[METRIC].idxmax()]
-    with speak(settings.lang):
+    with use_language(settings.lang):
         figure = curves(history, int(row["epoch"]))
     with whole(folder / "curves.png") as part:
         figure.savefig(part, format="png")
@@ -264,7 +264,7 @@ def _build(
             net.load_state_dict(earlier.classifier.net.state_dict())
         except RuntimeError as error:
             raise ConfigError(
-                f"init_from={settings.init_from} holds a network of another picture size or other model.options.",
+                f"init_from={settings.init_from} holds a network of another image size or other model.options.",
                 f"Choose the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
             ) from error
     options, augment = settings.data, settings.data.augment
@@ -282,7 +282,7 @@ def _build(
         workers=settings.data.workers,
         balance=settings.mode.balance,
         views=options.views,
-        cache=picture_cache(
+        cache=image_cache(
             dataset.frame.loc[dataset.frame["split"].isin(["train", "val"]), "sha256"], preprocessing, options.cache_gb
         ),
     )
@@ -302,7 +302,7 @@ def _build(
 
 
 def _say_other_preprocessing(settings: TrainConfig, preprocessing: Preprocessing, earlier: Run) -> None:
-    """Say where pictures are not prepared as for the earlier run: growing sizes are a practice, the rest rarely is."""
+    """Say where images are not prepared as for the earlier run: growing sizes are a practice, the rest rarely is."""
     names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
     before, now = earlier.preprocessing.to_dict(), preprocessing.to_dict()
     changed = {option: name for option, name in names.items() if before.get(name) != now.get(name)}
@@ -310,7 +310,7 @@ def _say_other_preprocessing(settings: TrainConfig, preprocessing: Preprocessing
         told = ", ".join(
             f"data.{option}={now.get(name)} instead of {before.get(name)}" for option, name in changed.items()
         )
-        tell(f"warning: init_from={settings.init_from} saw its pictures otherwise: {told}", file=sys.stderr)
+        tell(f"warning: init_from={settings.init_from} saw its images otherwise: {told}", file=sys.stderr)
 
 
 def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: dict[str, Any]) -> None:
@@ -338,13 +338,13 @@ def device_record(settings: TrainConfig | PretrainConfig, options: TrainerOption
     }
 
 
-def picture_cache(hashes: pd.Series, preprocessing: Preprocessing, gigabytes: float) -> PictureCache | None:
-    """Give the cache of prepared pictures where it has room for those of some SHA-256; say why where it has not."""
+def image_cache(hashes: pd.Series, preprocessing: Preprocessing, gigabytes: float) -> ImageCache | None:
+    """Give the cache of prepared images where it has room for those of some SHA-256; say why where it has not."""
     if not gigabytes:
         return None
-    cache = PictureCache(preprocessing)
+    cache = ImageCache(preprocessing)
     if reason := cache.reserve(hashes, int(gigabytes * 2**30)):
-        tell(f"warning: prepared pictures are not kept ({reason}), see data.cache_gb", file=sys.stderr)
+        tell(f"warning: prepared images are not kept ({reason}), see data.cache_gb", file=sys.stderr)
         return None
     return cache
 
@@ -387,7 +387,7 @@ def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfi
 
 
 def batch_size(settings: TrainConfig | PretrainConfig) -> int:
-    """Give how many pictures a batch holds, on what the run computes on."""
+    """Give how many images a batch holds, on what the run computes on."""
     size = settings.data.batch_size
     device = "cuda" if computes_on(settings.trainer.accelerator) == "cuda" else "cpu"
     return int(size[device] if isinstance(size, dict) else size)

@@ -67,7 +67,7 @@ def first_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[s
 
     A job of a sweep whose folder holds the same configuration is left as it is where it is finished, goes on where it
     was interrupted or killed (`settings.resume` is set), and begins anew where it failed or diverged. Raise ConfigError
-    where the folder holds another run, GuardError where a finished one saw other pictures.
+    where the folder holds another run, GuardError where a finished one saw other images.
     """
     choices, sweeping = HydraConfig.get().runtime.choices, HydraConfig.get().mode == RunMode.MULTIRUN
     record: dict[str, Any] = {
@@ -88,7 +88,7 @@ def first_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[s
     _refuse_other_options(folder, cfg)
     earlier = read_record(folder)
     if earlier.get("status") == "finished":
-        _refuse_other_pictures(folder, earlier, settings)
+        _refuse_other_images(folder, earlier, settings)
         return earlier
     return _go_on(folder, earlier, settings) or record
 
@@ -175,12 +175,12 @@ def _flat(values: Any, key: str = "") -> dict[str, Any]:
     return {path: value for part in inside for path, value in part.items()}
 
 
-def _refuse_other_pictures(folder: Path, earlier: Mapping[str, Any], settings: TrainConfig) -> None:
-    """Raise GuardError where the pictures have changed since a run: its figures would stand beside others' in vain."""
+def _refuse_other_images(folder: Path, earlier: Mapping[str, Any], settings: TrainConfig) -> None:
+    """Raise GuardError where the images have changed since a run: its figures would stand beside others' in vain."""
     trained_on = (earlier.get("data") or {}).get("fingerprint")
     if trained_on not in (None, open_dataset(settings.data).fingerprint):
         raise GuardError(
-            f"{folder} was trained before, on other pictures than data={settings.data.kind} names now.",
+            f"{folder} was trained before, on other images than data={settings.data.kind} names now.",
             "Restore them, or train all jobs on the new ones in another folder: out=DIR",
         )
 

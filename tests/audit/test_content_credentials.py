@@ -1,4 +1,4 @@
-"""Hints at a picture's origin: where they stand in each format, and that nothing in a file can break the reading."""
+"""Hints at an image's origin: where they stand in each format, and that nothing in a file can break the reading."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def xmp(inner: str) -> bytes:
 
 
 def with_store(kind: str) -> bytes:
-    """Give a picture that holds a store of manifests where its format keeps one."""
+    """Give an image that holds a store of manifests where its format keeps one."""
     data, store = saved(kind), STORE + ACTION
     if kind == "PNG":
         return with_chunk(b"caBX", store)
@@ -57,7 +57,7 @@ def with_store(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
-def test_a_plain_picture_says_nothing(kind: str) -> None:
+def test_a_plain_image_says_nothing(kind: str) -> None:
     found = hints(saved(kind))
     assert found == dict.fromkeys(HINTS, "")
     assert not says_generated(found)
@@ -80,11 +80,11 @@ def test_a_manifest_tells_generator_and_signer_where_the_package_is_there() -> N
     c2pa = pytest.importorskip("c2pa", reason="c2pa-python is not installed")
     created = {"action": "c2pa.created", "digitalSourceType": f"{NEWSCODES}trainedAlgorithmicMedia"}
     actions = {"label": "c2pa.actions.v2", "data": {"actions": [created]}}
-    claim = {"claim_generator_info": [{"name": "Picture Maker"}], "format": "image/jpeg", "assertions": [actions]}
+    claim = {"claim_generator_info": [{"name": "Image Maker"}], "format": "image/jpeg", "assertions": [actions]}
     signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", *certificate(), None))
     c2pa.Builder(json.dumps(claim)).sign(signer, "image/jpeg", io.BytesIO(saved("JPEG")), signed := io.BytesIO())
     found = hints(signed.getvalue())
-    assert found["c2pa"] == "Picture Maker, signed by Test Press"
+    assert found["c2pa"] == "Image Maker, signed by Test Press"
     assert found["iptc_digital_source_type"] == "trainedAlgorithmicMedia"
 
 

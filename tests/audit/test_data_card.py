@@ -16,7 +16,7 @@ from PIL import Image
 from avatar_bench.audit.data_card import write_card
 from avatar_bench.files import html
 from avatar_bench.files.html import escape_markdown
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric, Result
 
@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 
 def write_set(root: Path, labels: tuple[str, ...] = ("drawing", EVIL), sources: tuple[str, ...] = ("pen", ODD)) -> None:
-    """Write what prepare leaves in a folder, six pictures a class."""
+    """Write what prepare leaves in a folder, six images a class."""
     (root / "images").mkdir(parents=True)
     rng, rows = np.random.default_rng(0), []
     for label in labels:
@@ -111,14 +111,14 @@ def test_nothing_in_a_name_becomes_markup_of_the_markdown(markdown: str) -> None
 
 
 def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
-    pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(pictures) == 4  # the chart of counts, samples of two classes, and a figure
-    assert all(source is not None and source.startswith("data:image/webp;base64,") for source in pictures)
+    images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 4  # the chart of counts, samples of two classes, and a figure
+    assert all(source is not None and source.startswith("data:image/webp;base64,") for source in images)
     assert not any(tag in ("link", "iframe", "object") for tag, _ in page.tags)
     assert not any("http" in (value or "") for tag, attrs in page.tags for name, value in attrs.items())
 
 
-def test_the_pictures_of_the_markdown_are_there(markdown: str, folder: Path) -> None:
+def test_the_images_of_the_markdown_are_there(markdown: str, folder: Path) -> None:
     named = re.findall(r"\]\(((?:audit|card)/[^)]+)\)", markdown)
     assert len(named) == 4
     assert all((folder / name).is_file() for name in named)
@@ -171,7 +171,7 @@ def test_the_card_speaks_russian(tmp_path: Path) -> None:
     write_set(tmp_path)
     result = audited(tmp_path)
     result.provenance["verdict"]["reasons_in"] = {"ru": ["класс выдаёт сам файл"]}
-    with speak("ru"):
+    with use_language("ru"):
         page, markdown = (file.read_text(encoding="utf-8") for file in reversed(write_card(tmp_path, result)))
     assert '<html lang="ru">' in page
     for text in (Page(page).words, markdown):

@@ -14,7 +14,7 @@ PLAN = Plan(resamples=200)
 
 
 def frame(n: int = 240, groups: int = 120, classes: int = 3, seed: int = 0) -> pd.DataFrame:
-    """Give pictures in groups of a class each, with a property that is noise."""
+    """Give images in groups of a class each, with a property that is noise."""
     group = np.arange(n) % groups
     label = np.array(["drawing", "generated", "real"])[group % classes]
     noise = np.random.default_rng(seed).normal(size=n)
@@ -65,8 +65,8 @@ def test_figures_equal_those_of_sklearn_on_the_same_scores() -> None:
     assert found.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(targets, scores.argmax(axis=1)))
 
 
-def test_pictures_of_one_group_are_never_learned_from_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number that is the group's own would tell the class of every picture, were its group split."""
+def test_images_of_one_group_are_never_learned_from_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number that is the group's own would tell the class of every image, were its group split."""
     data = frame(400, 40)
     data["own"] = pd.Series(np.random.default_rng(0).permutation(40))[data["group"].astype(int)].to_numpy()
     assert probe(data, ["own"], PLAN).auroc.value < 0.75

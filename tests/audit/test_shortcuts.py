@@ -12,7 +12,7 @@ from PIL import Image
 from avatar_bench.audit import shortcuts
 from avatar_bench.audit.content_credentials import HINTS
 from avatar_bench.audit.properties import APPEARANCE, METADATA
-from avatar_bench.audit.shortcuts import cross_table, find_copies, hint_counts, judge, measure_pictures, summarise
+from avatar_bench.audit.shortcuts import cross_table, find_copies, hint_counts, judge, measure_images, summarise
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import DataError
 from avatar_bench.results.result import Metric
@@ -21,7 +21,7 @@ NOTHING = Metric(0.5, 100, 0.45, 0.55)
 
 
 def write_set(root: Path, formats: dict[str, tuple[str, ...]], n: int = 12) -> Dataset:
-    """Write n pictures a class, grain of their own each, with the endings of `formats` in turn."""
+    """Write n images a class, grain of their own each, with the endings of `formats` in turn."""
     rng, rows = np.random.default_rng(0), []
     for label, endings in formats.items():
         for number in range(n):
@@ -45,28 +45,28 @@ def pairs(count: int, conflict: bool) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["left", "right", "conflict"])
 
 
-def test_pictures_are_measured_in_order_and_broken_ones_named(tmp_path: Path) -> None:
+def test_images_are_measured_in_order_and_broken_ones_named(tmp_path: Path) -> None:
     dataset = write_set(tmp_path, {"a": ("png",), "b": ("jpg",)}, n=3)
-    dataset.file(1).write_bytes(b"no picture")
-    frame, bad = measure_pictures(dataset)
+    dataset.file(1).write_bytes(b"no image")
+    frame, bad = measure_images(dataset)
     assert frame["path"].tolist() == ["a0.png", "a2.png", "b0.jpg", "b1.jpg", "b2.jpg"]
     assert frame["row"].tolist() == [0, 2, 3, 4, 5]
     assert frame["format"].tolist() == ["PNG"] * 2 + ["JPEG"] * 3
     assert {*METADATA, *APPEARANCE, *HINTS, "outlier", "generated"} <= set(frame)
     ((path, reason),) = bad
     assert path == "a1.png"
-    assert "not a known picture format" in reason
+    assert "not a known image format" in reason
 
 
-def test_a_set_without_a_usable_picture_is_refused(tmp_path: Path) -> None:
+def test_a_set_without_a_usable_image_is_refused(tmp_path: Path) -> None:
     dataset = write_set(tmp_path, {"a": ("png",)}, n=1)
     dataset.file(0).write_bytes(b"")
-    with pytest.raises(DataError, match="no picture can be decoded"):
-        measure_pictures(dataset)
+    with pytest.raises(DataError, match="no image can be decoded"):
+        measure_images(dataset)
 
 
-def test_after_equalising_every_picture_is_a_square_jpeg(tmp_path: Path) -> None:
-    frame, _ = measure_pictures(write_set(tmp_path, {"a": ("png", "jpg")}, n=4), resize="squash")
+def test_after_equalising_every_image_is_a_square_jpeg(tmp_path: Path) -> None:
+    frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "jpg")}, n=4), resize="squash")
     assert set(frame["format"]) == {"JPEG"}
     assert (frame["width"] == frame["height"]).all()
 
@@ -74,7 +74,7 @@ def test_after_equalising_every_picture_is_a_square_jpeg(tmp_path: Path) -> None
 def test_a_copy_in_another_class_is_a_conflict(tmp_path: Path) -> None:
     dataset = write_set(tmp_path, {"a": ("png",), "b": ("png",)}, n=3)
     dataset.file(4).write_bytes(dataset.file(0).read_bytes())
-    frame, _ = measure_pictures(dataset)
+    frame, _ = measure_images(dataset)
     same = read_manifest(tmp_path / "set.csv")
     (row,) = find_copies(same, frame).to_dict("records")
     assert (row["left"], row["right"], row["kind"], row["conflict"]) == ("a0.png", "b1.png", "bytes", True)
@@ -82,13 +82,13 @@ def test_a_copy_in_another_class_is_a_conflict(tmp_path: Path) -> None:
 
 def test_a_set_without_copies_has_an_empty_table_of_them(tmp_path: Path) -> None:
     dataset = write_set(tmp_path, {"a": ("png",)}, n=3)
-    table = find_copies(dataset, measure_pictures(dataset)[0])
+    table = find_copies(dataset, measure_images(dataset)[0])
     assert len(table) == 0
     assert "conflict" in table
 
 
 def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path: Path) -> None:
-    frame, _ = measure_pictures(write_set(tmp_path, {"a": ("png", "png", "jpg"), "b": ("jpg",)}))
+    frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "png", "jpg"), "b": ("jpg",)}))
     frame.loc[frame["label"] == "a", "width"] = np.arange(12)
     table = summarise(frame).set_index(["property", "label"])
     assert table.loc[("width", "a"), ["median", "low", "high"]].tolist() == pytest.approx([5.5, 0.55, 10.45])
@@ -97,7 +97,7 @@ def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path:
     assert table.loc[("exif", "b"), "commonest"] == "False"
 
 
-def test_the_cross_table_counts_every_picture_once() -> None:
+def test_the_cross_table_counts_every_image_once() -> None:
     frame = pd.DataFrame({"source": ["x", "x", "y", ""], "label": ["a", "b", "a", "a"]})
     table = cross_table(frame, "source")
     assert table.columns.tolist() == ["source", "a", "b", "total"]
@@ -162,7 +162,7 @@ def test_the_verdict_names_what_is_wrong_with_a_set(frame: pd.DataFrame, answer:
 @pytest.mark.parametrize(
     ("matches", "answer"),
     [
-        (pairs(3, conflict=True), "no"),  # 6 of 80 pictures
+        (pairs(3, conflict=True), "no"),  # 6 of 80 images
         (pairs(2, conflict=True), "with care"),
         (pairs(5, conflict=False), "with care"),
         (pairs(4, conflict=False), "yes"),

@@ -98,7 +98,7 @@ QUICK = [
 
 @pytest.fixture(scope="module")
 def ood(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two sets: pictures of noise, and some that bear a class of the run."""
+    """Two sets: images of noise, and some that bear a class of the run."""
     root = tmp_path_factory.mktemp("ood")
     for folder in (root / "noise", root / "faces" / "real"):
         folder.mkdir(parents=True)
@@ -127,7 +127,7 @@ def asking(names: Sequence[str], words: list[str]) -> list[str]:
 
 
 def verdicts(run: Path, file: Path) -> bytes:
-    """What predict says of the pictures on which a run was judged: nothing that judges may change it."""
+    """What predict says of the images on which a run was judged: nothing that judges may change it."""
     table = pd.read_csv(run / "split.csv")
     root = json.loads((run / "run.json").read_text())["data"]["root"]
     names = file.with_suffix(".txt")

@@ -106,9 +106,9 @@ def test_a_second_time_nothing_is_judged_again(
     assert {line.split(":")[0] for line in lines[:-1]} == {"already there"}
 
 
-def test_an_ensemble_gives_verdicts_like_a_run(many: Path, compared: Path, pictures: Path, tmp_path: Path) -> None:
+def test_an_ensemble_gives_verdicts_like_a_run(many: Path, compared: Path, images: Path, tmp_path: Path) -> None:
     folder, out = many / "ensembles" / "soft_vote", tmp_path / "verdicts.csv"
-    assert main(["predict", f"ckpt={folder}", f"input={pictures / 'blind'}", f"output={out}", "workers=0"]) == 0
+    assert main(["predict", f"ckpt={folder}", f"input={images / 'blind'}", f"output={out}", "workers=0"]) == 0
     table = pd.read_csv(out)
     assert set(table["status"]) == {"ok"}
     assert table[[f"prob_{name}" for name in CLASSES]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-4)
@@ -166,7 +166,7 @@ def test_a_comparison_on_another_split_replaces_nothing(
     capsys.readouterr()
     for block in ("ensemble_diversity", "overview"):
         assert compare(2, 3, block=block) == 2
-        told = f"holds Results of other pictures of that name: {tmp_path / 'many' / 'r0'}, {tmp_path / 'many' / 'r1'}."
+        told = f"holds Results of other images of that name: {tmp_path / 'many' / 'r0'}, {tmp_path / 'many' / 'r1'}."
         assert told in capsys.readouterr().err
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble_diversity"]

@@ -32,17 +32,17 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_an_exported_network_gives_the_runs_verdicts(exported: Path, tiny_run: Path, pictures: Path) -> None:
+def test_an_exported_network_gives_the_runs_verdicts(exported: Path, tiny_run: Path, images: Path) -> None:
     tables = []
     for ckpt in (exported, tiny_run):
         output = exported.with_name("out.csv")
-        assert main(["predict", f"ckpt={ckpt}", f"input={pictures / 'blind'}", f"output={output}", "workers=0"]) == 0
+        assert main(["predict", f"ckpt={ckpt}", f"input={images / 'blind'}", f"output={output}", "workers=0"]) == 0
         tables.append(output.read_bytes())
     assert tables[0] == tables[1]
 
 
-def test_an_exported_network_is_evaluated(exported: Path, pictures: Path, tmp_path: Path) -> None:
-    data = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}", "data.workers=0", f"out={tmp_path}"]
+def test_an_exported_network_is_evaluated(exported: Path, images: Path, tmp_path: Path) -> None:
+    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.workers=0", f"out={tmp_path}"]
     assert main(["evaluate", f"ckpt={exported}", "block=blind_test", *data]) == 0
     assert list(tmp_path.rglob("metrics.json"))
 
@@ -77,7 +77,7 @@ def test_a_training_from_an_exported_network_keeps_to_its_split(
     assert [step["split_fingerprint"] for step in init["ancestors"]] == [card.split_fingerprint]
     train(tmp_path / "refused", begun, "data.split.seed=1", code=3)
     err = capsys.readouterr().err
-    assert "was trained with labels on other pictures" in err
+    assert "was trained with labels on other images" in err
     assert "allow=[pretraining]" in err
     run = train(tmp_path / "allowed", begun, "data.split.seed=1", "allow=[pretraining]")
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0

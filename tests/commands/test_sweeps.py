@@ -209,11 +209,11 @@ def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_na
     assert "config.yaml cannot be read" in jobs(tmp_path / "sweep")["seed1"][1]
 
 
-def test_a_finished_job_whose_pictures_have_changed_is_refused(
-    sweep: Callable[..., int], pictures: Path, tmp_path: Path
+def test_a_finished_job_whose_images_have_changed_is_refused(
+    sweep: Callable[..., int], images: Path, tmp_path: Path
 ) -> None:
-    table = pd.read_csv(pictures / "all.csv")
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    table = pd.read_csv(images / "all.csv")
+    table["path"] = [str(images / path) for path in table["path"]]
     manifest = tmp_path / "mine.csv"
     table.to_csv(manifest, index=False)
     assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 0
@@ -221,7 +221,7 @@ def test_a_finished_job_whose_pictures_have_changed_is_refused(
     assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 3
     status, reason = jobs(tmp_path / "sweep")["seed1"]
     assert status == "refused"
-    assert "on other pictures than data=manifest names now" in reason
+    assert "on other images than data=manifest names now" in reason
     assert record(tmp_path / "sweep" / "seed1")["status"] == "finished"
 
 
@@ -249,10 +249,10 @@ def test_every_source_is_held_out_once(sweep: Callable[..., int], tmp_path: Path
 
 
 def test_sources_that_cannot_be_held_out_are_named(
-    calls: list[dict[str, Any]], sweep: Callable[..., int], pictures: Path, tmp_path: Path, capsys: Any
+    calls: list[dict[str, Any]], sweep: Callable[..., int], images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    table = pd.read_csv(pictures / "all.csv")
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    table = pd.read_csv(images / "all.csv")
+    table["path"] = [str(images / path) for path in table["path"]]
     table = table[table["source"] != "street"]
     table.loc[table["source"] == "ink", "source"] = "ink, 'old' [1]"
     table.to_csv(tmp_path / "mine.csv", index=False)

@@ -17,8 +17,8 @@ from avatar_bench.training import stage_trainer
 
 BASE = {
     "prepare": [],
-    "train": ["data=folder", "data.root=pictures"],
-    "pretrain": ["data=folder", "data.root=pictures"],
+    "train": ["data=folder", "data.root=images"],
+    "pretrain": ["data=folder", "data.root=images"],
     "evaluate": [],
     "predict": ["input=photos", "output=verdicts.csv"],
 }

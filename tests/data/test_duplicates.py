@@ -17,7 +17,7 @@ from PIL import Image
 
 from avatar_bench.data import duplicates
 from avatar_bench.data.decoding import decode, decode_bytes
-from avatar_bench.data.duplicates import MOST, NEAR, Match, Pictures, find_matches, find_matches_between, join_groups
+from avatar_bench.data.duplicates import MOST, NEAR, Images, Match, find_matches, find_matches_between, join_groups
 from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -25,7 +25,7 @@ ROUGH = np.random.default_rng(0).normal(0, 6, (64, 64, 3))  # a grain that no tw
 
 
 def draw(seed: int, side: int = 64) -> NDArray[np.uint8]:
-    """Give a soft random picture with some grain, (side, side, 3)."""
+    """Give a soft random image with some grain, (side, side, 3)."""
     soft = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     wide = np.asarray(Image.fromarray(soft).resize((64, 64), Image.Resampling.BICUBIC))
     grainy = np.clip(wide * 0.8 + 25 + ROUGH, 0, 255).astype(np.uint8)
@@ -33,14 +33,14 @@ def draw(seed: int, side: int = 64) -> NDArray[np.uint8]:
 
 
 def encode(image: NDArray[np.uint8], kind: str, **options: int) -> NDArray[np.uint8]:
-    """Give the pixels that a picture has after it was stored."""
+    """Give the pixels that an image has after it was stored."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
     return decode_bytes(buffer.getvalue(), "x")
 
 
 def blend(image: NDArray[np.uint8], other: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    """Give a picture with a share of another: what is a copy up to some share, and none beyond it."""
+    """Give an image with a share of another: what is a copy up to some share, and none beyond it."""
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(other), share))
 
 
@@ -62,8 +62,8 @@ COPIES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 
 
-def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = None) -> Pictures:
-    """Give pictures to search, each a file of its own unless the digests say otherwise."""
+def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = None) -> Images:
+    """Give images to search, each a file of its own unless the digests say otherwise."""
     digests = digests or [sha256(f"{id(images)} {row}".encode()).hexdigest() for row in range(len(images))]
     return digests, [fingerprint(image) for image in images], lambda row: images[row]
 
@@ -85,7 +85,7 @@ def bits_apart(one: str, other: str) -> int:
 
 
 def turned_bits(one: Fingerprint, other: Fingerprint) -> dict[str, int]:
-    """Give by how many bits two pictures differ at each turn of the second against the first, whichever is turned."""
+    """Give by how many bits two images differ at each turn of the second against the first, whichever is turned."""
     taken_back = {"rotated 90": "rotated 270", "rotated 270": "rotated 90"}
     ours, theirs = dict(zip(TURNS, one.phashes, strict=True)), dict(zip(TURNS, other.phashes, strict=True))
     return {
@@ -118,7 +118,7 @@ def test_exact_copies_are_linked_to_the_first_of_their_bytes_else_of_their_pixel
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_a_copy_is_near_and_other_pictures_are_not(kind: str) -> None:
+def test_a_copy_is_near_and_other_images_are_not(kind: str) -> None:
     images = [draw(seed) for seed in range(30)]
     images += [COPIES[kind](image) for image in images]
     matches = find_matches(*as_set(images))
@@ -136,14 +136,14 @@ def test_a_turned_copy_is_found_with_its_turn(turn: str) -> None:
     assert {match.turned for match in matches} == {turn}
 
 
-def test_a_near_hash_of_another_picture_is_rejected() -> None:
+def test_a_near_hash_of_another_image_is_rejected() -> None:
     one, other = draw(0), draw(1)
     prints = hashed(5, 5)
     assert find_matches(["a", "b"], prints, lambda row: (one, other)[row]) == []
     assert find_matches(["a", "b"], prints, lambda row: one) == [Match(0, 1, "near")]
 
 
-def test_a_drawing_with_another_mouth_is_another_picture() -> None:
+def test_a_drawing_with_another_mouth_is_another_image() -> None:
     face = np.full((96, 96, 3), 240, dtype=np.uint8)
     face[20:80, 25:70] = (220, 170, 130)
     smiling = face.copy()
@@ -152,7 +152,7 @@ def test_a_drawing_with_another_mouth_is_another_picture() -> None:
     assert pairs(find_matches(*as_set(images), distance=24)) == [(0, 2)]
 
 
-def test_blank_pictures_are_alike_unless_their_shade_differs() -> None:
+def test_blank_images_are_alike_unless_their_shade_differs() -> None:
     shades = [np.full((side, side, 3), shade, dtype=np.uint8) for side, shade in ((20, 250), (30, 249), (20, 90))]
     assert pairs(find_matches(*as_set(shades))) == [(0, 1)]
 
@@ -181,7 +181,7 @@ def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
 @pytest.mark.parametrize("distance", [0, 5, 8, 11])
 def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance: int) -> None:
     rng = np.random.default_rng(distance + 1)
-    near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each picture is near to
+    near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each image is near to
     flips = np.array([sum(1 << int(bit) for bit in rng.permutation(63)[: rng.integers(0, 9)]) for _ in range(720)])
     prints = [
         Fingerprint(f"p{row}", tuple(f"{number:016x}" for number in numbers))
@@ -199,7 +199,7 @@ def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(dis
     assert {(left, right + 45) for right, left in pairs(find_matches_between(second, first, distance))} == across
 
 
-def test_near_pictures_are_those_that_a_look_at_all_pairs_in_all_orientations_finds() -> None:
+def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_finds() -> None:
     originals = [draw(seed, 48) for seed in range(24)]
     shares = np.linspace(0.1, 0.4, 24)
     mixed = [blend(image, draw(seed + 100, 48), shares[seed]) for seed, image in enumerate(originals)]
@@ -235,7 +235,7 @@ def test_a_crowd_of_turned_hashes_hides_none_of_them(monkeypatch: pytest.MonkeyP
 
 @settings(deadline=None, max_examples=60, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(TURNS)), st.booleans())
-def test_it_does_not_matter_which_of_two_pictures_comes_first(seed: int, share: float, turn: str, even: bool) -> None:
+def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: float, turn: str, even: bool) -> None:
     one = draw(seed, 48)
     if even:  # then it is as near when turned to the left as to the right
         one = blend(one, one[::-1, ::-1], 0.5)
@@ -287,7 +287,7 @@ def test_copies_within_either_set_are_no_matches_between_them() -> None:
     assert find_matches_between(as_set(ours), as_set(theirs)) == []
 
 
-def test_a_set_without_pictures_or_with_one_has_no_copies() -> None:
+def test_a_set_without_images_or_with_one_has_no_copies() -> None:
     none, one = as_set([]), as_set([draw(0)])
     assert find_matches(*none) == find_matches(*one) == []
     assert find_matches_between(none, one) == find_matches_between(one, none) == []
@@ -303,7 +303,7 @@ def test_three_hundred_faces_have_no_copy_among_them_and_their_copies_are_found(
     kinds = ("ffhq", "voteview", "tabler", "fakersd3", "stylegan2tpdne")
     files = [file for kind in kinds for file in sorted((SHARED / "avatars").rglob(f"{kind}__*.jpg"))[:60]]
     if len(files) < 300:
-        pytest.skip(f"no pictures in {SHARED}")
+        pytest.skip(f"no images in {SHARED}")
     faces = [decode(file) for file in files]
     assert find_matches(*as_set(faces)) == []
     copies = [encode(shrink(face, 0.7)[:, ::-1], "JPEG", quality=60) for face in faces]

@@ -42,7 +42,7 @@ def test_the_bytes_are_a_jpeg_of_the_drawn_side_and_quality_with_halved_colour(r
             assert made.quantization == reference.quantization  # type: ignore[attr-defined]
 
 
-def test_the_same_picture_always_gives_the_same_result() -> None:
+def test_the_same_image_always_gives_the_same_result() -> None:
     image = smooth(2)
     turned = np.asfortranarray(image)  # the same pixels, laid out otherwise
     assert equalise_bytes(image) == equalise_bytes(image.copy()) == equalise_bytes(turned)
@@ -84,7 +84,7 @@ def test_one_pixel_more_or_another_shape_draws_anew() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1)])
 @pytest.mark.parametrize("resize", RESIZES)
-def test_the_smallest_and_the_longest_pictures_come_out_square(shape: tuple[int, int], resize: str) -> None:
+def test_the_smallest_and_the_longest_images_come_out_square(shape: tuple[int, int], resize: str) -> None:
     image = np.full((*shape, 3), (200, 30, 30), np.uint8)
     side, _ = draw(image)
     assert equalise(image, resize).shape == (side, side, 3)

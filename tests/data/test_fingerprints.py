@@ -1,4 +1,4 @@
-"""Tests of the fingerprints of pictures."""
+"""Tests of the fingerprints of images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def draw(seed: int, height: int = 61, width: int = 48) -> NDArray[np.uint8]:
-    """Give a soft random picture, (height, width, 3)."""
+    """Give a soft random image, (height, width, 3)."""
     soft = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(soft).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -39,13 +39,13 @@ def test_the_first_hash_is_that_of_imagehash(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 127, 255])
-def test_a_blank_picture_has_the_hash_of_imagehash(value: int) -> None:
+def test_a_blank_image_has_the_hash_of_imagehash(value: int) -> None:
     image = np.full((40, 40, 3), value, dtype=np.uint8)
     assert set(fingerprint(image).phashes) == {phash(image)}
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_the_other_hashes_are_those_of_the_picture_really_turned(turn: str) -> None:
+def test_the_other_hashes_are_those_of_the_image_really_turned(turn: str) -> None:
     for seed in range(20):
         image = draw(seed)
         ours = fingerprint(image).phashes[list(TURNS).index(turn)]
@@ -83,7 +83,7 @@ def test_pixels_differ_by_one_sample_and_by_shape() -> None:
     assert len({fingerprint(one).pixels for one in (image, changed, image.reshape(6, 4, 3))}) == 3
 
 
-def test_a_picture_that_is_a_view_of_another_is_hashed_as_its_copy() -> None:
+def test_a_image_that_is_a_view_of_another_is_hashed_as_its_copy() -> None:
     assert fingerprint(draw(0)[:, ::-1]) == fingerprint(draw(0)[:, ::-1].copy())
 
 
@@ -92,12 +92,12 @@ def test_files_keep_their_order_and_give_their_errors(tmp_path: Path, threads: i
     files = [tmp_path / f"{number}.png" for number in range(150)]
     for number, file in enumerate(files):
         Image.fromarray(draw(number, 8, 9)).save(file)
-    files[70].write_bytes(b"no picture")
+    files[70].write_bytes(b"no image")
     files[149].unlink()
     found = fingerprint_files(files, threads)
     errors = {number: one for number, one in enumerate(found) if isinstance(one, DataError)}
     assert list(errors) == [70, 149]
-    assert str(errors[70]).startswith(f"{files[70]}: not a known picture format")
+    assert str(errors[70]).startswith(f"{files[70]}: not a known image format")
     assert all(one == fingerprint(draw(n, 8, 9)) for n, one in enumerate(found) if isinstance(one, Fingerprint))
 
 
@@ -106,10 +106,10 @@ def test_no_file_has_no_fingerprint() -> None:
 
 
 @pytest.mark.shared
-def test_real_pictures_have_the_hash_of_imagehash() -> None:
+def test_real_images_have_the_hash_of_imagehash() -> None:
     files = sorted((SHARED / "avatars").rglob("*.jpg"))[::40]
     if not files:
-        pytest.skip(f"no pictures in {SHARED}")
+        pytest.skip(f"no images in {SHARED}")
     for file, one in zip(files, fingerprint_files(files), strict=True):
         assert isinstance(one, Fingerprint)
         assert one.phashes[0] == phash(decode(file))

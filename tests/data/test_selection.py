@@ -34,7 +34,7 @@ def dataset(n: int = 1500, largest: int = 5, seed: int = 0, split: str = "") -> 
     frame = pd.DataFrame(rows[:n], columns=["label", "source", "group"])
     frame["path"] = [f"{row}.png" for row in range(n)]
     frame["sha256"] = [f"{row:064x}" for row in range(n)]
-    return Dataset("drawn", Path("pictures"), frame.reindex(columns=list(COLUMNS), fill_value="").assign(split=split))
+    return Dataset("drawn", Path("images"), frame.reindex(columns=list(COLUMNS), fill_value="").assign(split=split))
 
 
 def paths(used: Dataset, split: str) -> set[str]:
@@ -292,7 +292,7 @@ def test_a_held_out_source_is_all_of_test_and_no_image_of_it_is_in_train_or_val(
 
 
 def with_undivided(plan: SplitPlan, n: int = 100, change: dict[int, dict[str, str]] | None = None) -> Dataset:
-    """Split 600 pictures by a plan, and add `n` without a label, each a group of its own but for `change`."""
+    """Split 600 images by a plan, and add `n` without a label, each a group of its own but for `change`."""
     used = split_dataset(dataset(600, largest=1), plan)
     others = dataset(n, largest=1, seed=1).frame.assign(label="", source="")
     others["path"], others["group"] = "other/" + others["path"], "other-" + others["group"]
@@ -302,14 +302,14 @@ def with_undivided(plan: SplitPlan, n: int = 100, change: dict[int, dict[str, st
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 1])
-def test_a_fraction_of_train_is_drawn_of_pictures_without_a_label_too(fraction: float) -> None:
+def test_a_fraction_of_train_is_drawn_of_images_without_a_label_too(fraction: float) -> None:
     full, part = (with_undivided(SplitPlan(fraction=share)) for share in (1, fraction))
     drawn = [{path for path in paths(used, "train") if path.startswith("other/")} for used in (full, part)]
     assert [len(one) for one in drawn] == [100, round(100 * fraction)]
     assert drawn[1] <= drawn[0]
 
 
-def test_a_picture_without_a_label_goes_to_the_side_of_its_group_whatever_the_fraction() -> None:
+def test_a_image_without_a_label_goes_to_the_side_of_its_group_whatever_the_fraction() -> None:
     used = split_dataset(dataset(600, largest=1), SplitPlan(fraction=0.5))
     groups = {name: used.part(name).frame["group"].iat[0] for name in ("test", "val", "calibration")}
     change = {row: {"group": group} for row, group in enumerate(groups.values())}
@@ -340,7 +340,7 @@ def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
 @pytest.mark.parametrize(("n", "folds"), [(390, 9), (240, 5), (130, 3), (90, 0)])
 def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n: int, folds: int) -> None:
     stated = dataset(n).frame.assign(split="train")  # as a prepared set states it
-    images, plan = Dataset("drawn", Path("pictures"), stated), SplitPlan()
+    images, plan = Dataset("drawn", Path("images"), stated), SplitPlan()
     advice = more_calibration(images, plan)
     sizes = {
         count: len(split_dataset(images, SplitPlan(by="group", folds=count)).part("calibration"))

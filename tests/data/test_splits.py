@@ -90,7 +90,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(frame: pd.DataFrame, by: st
 
 
 def test_what_cannot_be_held_out_is_refused(frame: pd.DataFrame) -> None:
-    with pytest.raises(ConfigError, match="no picture names its generator"):
+    with pytest.raises(ConfigError, match="no image names its generator"):
         assign(frame.assign(generator=""), SplitPlan(by="generator"))
     with pytest.raises(ConfigError, match=r"needs split\.by"):
         assign(frame, SplitPlan(held_out=("ink",)))
@@ -104,7 +104,7 @@ def test_what_had_a_side_keeps_it_and_newcomers_fill_what_is_behind(frame: pd.Da
     split, fold = assign(frame, plan)
     earlier = {group: (str(s), int(f)) for group, s, f in zip(frame["group"], split, fold, strict=True)}
     new = frame[frame["label"] == "real"].assign(group=lambda rows: "new" + rows["group"])
-    both = pd.concat([frame.iloc[60:], new], ignore_index=True)  # some pictures are gone, too
+    both = pd.concat([frame.iloc[60:], new], ignore_index=True)  # some images are gone, too
     later, folds = assign(both, plan, earlier)
     assert (later[:840] == split[60:]).all()
     assert (folds[:840] == fold[60:]).all()
@@ -112,7 +112,7 @@ def test_what_had_a_side_keeps_it_and_newcomers_fill_what_is_behind(frame: pd.Da
     assert sides(both, later).loc[["real"]].to_numpy()[0].tolist() == pytest.approx(wanted, abs=8)
 
 
-def test_a_new_picture_of_a_tested_source_is_tested_and_one_near_to_training_is_left_out(frame: pd.DataFrame) -> None:
+def test_a_new_image_of_a_tested_source_is_tested_and_one_near_to_training_is_left_out(frame: pd.DataFrame) -> None:
     plan = SplitPlan(by="source", held_out=("ink",))
     split, fold = assign(frame, plan)
     earlier = {group: (str(s), int(f)) for group, s, f in zip(frame["group"], split, fold, strict=True)}
@@ -167,7 +167,7 @@ def test_a_source_of_one_group_is_named() -> None:
 
 @pytest.mark.shared
 @pytest.mark.skipif(not AVATARS.is_file(), reason="../shared/data is not here")
-def test_the_avatars_without_tabler_hold_no_picture_of_it_in_train_or_val() -> None:
+def test_the_avatars_without_tabler_hold_no_image_of_it_in_train_or_val() -> None:
     frame = pd.read_csv(AVATARS).fillna("").assign(split="", generator="")
     split, _ = assign(frame, SplitPlan(by="source", held_out=("tabler",)))
     assert set(split[frame["source"] == "tabler"]) == {"test"}

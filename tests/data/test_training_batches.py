@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.loaders import ReadableImages, evaluation_loader, targets_of
 from avatar_bench.data.training_batches import DataModule, EpochSampler
@@ -23,9 +23,9 @@ PREPROCESSING = Preprocessing(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture
-def uneven(pictures: Path) -> Dataset:
+def uneven(images: Path) -> Dataset:
     """40 drawings, 15 generated, 5 real to train on, and 12 to validate on."""
-    whole = read_manifest(pictures / "all.csv")
+    whole = read_manifest(images / "all.csv")
     counts = {"drawing": 40, "generated": 15, "real": 5}
     train = [whole.take((whole.frame["label"] == label).to_numpy()).frame[:n] for label, n in counts.items()]
     val = whole.frame[whole.frame["path"].str.contains("/6[0-3]")]
@@ -159,7 +159,7 @@ def test_a_cache_changes_no_batch_and_decodes_nothing_twice(
 ) -> None:
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     for workers in (2, 0):  # the second reads what the processes of the first have kept
-        plain, cached = module(), module(cache=PictureCache(PREPROCESSING), workers=workers)
+        plain, cached = module(), module(cache=ImageCache(PREPROCESSING), workers=workers)
         for loader in ("train_dataloader", "val_dataloader"):
             for one, other in zip(getattr(plain, loader)(), getattr(cached, loader)(), strict=True):
                 assert torch.equal(one["image"], other["image"])

@@ -1,4 +1,4 @@
-"""What comparison blocks share: Predictions of several runs, brought into one order of pictures and classes."""
+"""What comparison blocks share: Predictions of several runs, brought into one order of images and classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from avatar_bench.results.result import Metric
 Build = Callable[..., Any]
 
 
-def test_pictures_and_classes_are_brought_into_the_first_runs_order(
+def test_images_and_classes_are_brought_into_the_first_runs_order(
     oracle: Build, fake_run: Build, dataset_of: Build
 ) -> None:
     first = oracle("noisy", n=30)
@@ -30,7 +30,7 @@ def test_pictures_and_classes_are_brought_into_the_first_runs_order(
     assert found[1].classes == first.classes
 
 
-def test_pictures_of_no_known_class_are_left_out_of_all(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
+def test_images_of_no_known_class_are_left_out_of_all(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
     plain = oracle("noisy", n=30)
     targets = plain.targets.copy()
     targets[:5] = -1
@@ -39,10 +39,10 @@ def test_pictures_of_no_known_class_are_left_out_of_all(oracle: Build, fake_run:
     assert [len(one) for one in found] == [25, 25]
 
 
-def test_runs_on_different_pictures_are_not_compared(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
+def test_runs_on_different_images_are_not_compared(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
     predictions = oracle("noisy", n=30)
     sets = [dataset_of(predictions), dataset_of(predictions, "other")]
-    with pytest.raises(BlockError, match="b is judged on other pictures"):
+    with pytest.raises(BlockError, match="b is judged on other images"):
         together([fake_run(predictions, label="a"), fake_run(predictions, label="b")], sets)
 
 

@@ -26,9 +26,9 @@ ONE = "labels of ImageNet-1k"
         ("mae", "masked autoencoding on ImageNet-1k"),
         ("fb_dino", "DINO on ImageNet-1k"),
         ("fcmae_ft_in1k", "masked autoencoding on ImageNet-1k, then its labels"),
-        ("openai", "texts of 400 M pictures"),
+        ("openai", "texts of 400 M images"),
         ("clip_laion2b_augreg", "texts of LAION-2B"),
-        # a teacher, other pictures, another optimizer, a beginning without labels, a tag of several meanings
+        # a teacher, other images, another optimizer, a beginning without labels, a tag of several meanings
         *(
             (tag, "")
             for tag in ("fb_dist_in1k", "ns_jft_in1k", "sam_in1k", "in1k_ft_in1k", "in22k_ft_in1k", "", "mine")

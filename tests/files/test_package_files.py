@@ -15,7 +15,7 @@ import pytest
 from avatar_bench.errors import DataError
 from avatar_bench.files import package_files
 
-FILES = {"pkg/a.pth": b"weights", "pkg/sub/b.png": b"picture"}
+FILES = {"pkg/a.pth": b"weights", "pkg/sub/b.png": b"image"}
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ def test_disagreement_and_double_fault_are_counted(pair):
     assert agreement.double_fault(hits_of(*pair)) == pytest.approx((~ours & ~theirs).mean())
 
 
-def test_all_figures_of_eight_pictures_by_hand():
+def test_all_figures_of_eight_images_by_hand():
     targets = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     first = np.array([0, 0, 0, 1, 1, 1, 1, 0])  # wrong on the fourth and the last
     second = np.array([0, 0, 1, 1, 1, 1, 0, 1])  # wrong on the third, the fourth and the seventh
@@ -97,7 +97,7 @@ def test_opposite_errors_have_a_q_of_minus_one():
     assert (found["q_statistic"], found["error_correlation"], found["disagreement"]) == (-1, pytest.approx(-1), 1)
 
 
-def test_weights_count_pictures_as_often_as_they_are_drawn(pair):
+def test_weights_count_images_as_often_as_they_are_drawn(pair):
     targets, first, second = pair
     drawn = np.random.default_rng(1).integers(0, 400, (5, 400))
     weights = np.stack([np.bincount(rows, minlength=400) for rows in drawn])

@@ -123,7 +123,7 @@ def test_equal_confidences_share_one_bin_of_equal_mass():
     assert pick("ece_adaptive", probabilities, targets) == pytest.approx(0.3)
 
 
-def test_one_picture_has_an_error_of_its_own():
+def test_one_image_has_an_error_of_its_own():
     assert calibration.calibration_errors(np.array([[0.6, 0.4]]), np.array([1])) == pytest.approx([0.6] * 4)
     assert calibration.calibration_errors(np.eye(3), np.arange(3)) == pytest.approx([0] * 4)
 
@@ -268,7 +268,7 @@ def test_resampled_temperatures_stop_at_the_ends_of_their_range():
     )
 
 
-def test_reliability_bins_hold_every_picture_and_empty_ones_have_no_accuracy():
+def test_reliability_bins_hold_every_image_and_empty_ones_have_no_accuracy():
     probabilities, targets = overconfident()
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     table = pd.DataFrame(calibration.reliability(confidence, correct, calibration.equal_width(15)))
@@ -279,7 +279,7 @@ def test_reliability_bins_hold_every_picture_and_empty_ones_have_no_accuracy():
     assert gaps == pytest.approx(pick("ece_15", probabilities, targets))
 
 
-def test_two_thousand_resamples_of_ten_thousand_pictures_take_seconds():
+def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
     probabilities, targets = overconfident(10_000)
     begin = time.process_time()
     groups = np.arange(10_000) // 2

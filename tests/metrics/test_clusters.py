@@ -53,7 +53,7 @@ def test_weights_count_as_copies():
 
 
 def by_hand(x, labels, origin):
-    """Give mean distances between and within classes, copies of one picture never compared."""
+    """Give mean distances between and within classes, copies of one image never compared."""
     between, within = [], []
     for i in range(len(x)):
         for j in range(len(x)):
@@ -101,15 +101,15 @@ def test_one_point_a_class_parts_without_end():
     assert np.isnan(clusters.separation_ratio(distances(x), labels))  # nothing to divide by
 
 
-def test_silhouettes_and_purity_by_picture_equal_sklearn():
+def test_silhouettes_and_purity_by_image_equal_sklearn():
     x, labels = two_scales()
-    found = clusters.Space(x, np.arange(90).astype(str), 10).by_picture(labels)
+    found = clusters.Space(x, np.arange(90).astype(str), 10).by_image(labels)
     np.testing.assert_allclose(found[:, 0], sk.silhouette_samples(x, labels), atol=1e-6)
     np.testing.assert_allclose(found[:, 1], sk.silhouette_samples(x, labels, metric="cosine"), atol=1e-6)
     assert ((found[:, 2] >= 0) & (found[:, 2] <= 1)).all()
 
 
-def test_silhouettes_within_look_at_pictures_of_one_kind_alone():
+def test_silhouettes_within_look_at_images_of_one_kind_alone():
     x, labels = two_scales()
     kind = np.repeat([0, 1, 2], 30)
     labels[kind == 2] = 0
@@ -122,7 +122,7 @@ def test_the_probe_never_learns_from_the_group_that_it_judges():
     rng = np.random.default_rng(3)
     x = np.repeat(rng.normal(size=(40, 30)), 5, axis=0) + 0.01 * rng.normal(size=(200, 30))
     groups = np.repeat(np.arange(40), 5)
-    labels = rng.permutation(np.arange(40) % 2)[groups]  # a group's pictures give each other's label away
+    labels = rng.permutation(np.arange(40) % 2)[groups]  # a group's images give each other's label away
     apart = (clusters.probe(x, labels, groups, 5) == labels).mean()
     leaking = (clusters.probe(x, labels, np.arange(200), 5) == labels).mean()
     assert leaking > 0.95
@@ -201,7 +201,7 @@ def test_the_silhouette_of_labels_without_meaning_is_that_of_dealt_ones_where_gr
     assert np.mean(whole) > np.mean(truth) + 0.05  # whole groups of one label each part where nothing does
 
 
-def test_sources_are_dealt_within_the_class_of_each_picture_where_groups_mix_classes():
+def test_sources_are_dealt_within_the_class_of_each_image_where_groups_mix_classes():
     groups, classes = np.repeat(np.arange(10), 2), np.tile([0, 1], 10)
     sources = 2 * (np.arange(20) // 2 % 3) + classes  # odd sources are of odd classes
     dealt = clusters.permuted(sources, groups, np.random.default_rng(0), within=classes)

@@ -23,7 +23,7 @@ def sets_of(method, fitted, judged, alpha=0.1):
     return scores(judged[0], judged[2]) <= limit
 
 
-def test_scores_of_one_picture_are_those_counted_by_hand():
+def test_scores_of_one_image_are_those_counted_by_hand():
     probabilities, uniform = np.array([[0.2, 0.7, 0.1]]), np.array([0.5])
     np.testing.assert_allclose(conformal.lac_scores(probabilities, uniform), [[0.8, 0.3, 0.9]])
     np.testing.assert_allclose(conformal.aps_scores(probabilities, uniform), [[0.8, 0.35, 0.95]])
@@ -38,7 +38,7 @@ def test_the_threshold_is_the_score_of_the_corrected_rank():
 
 
 @pytest.mark.parametrize("n", [0, 1, 8])
-def test_every_class_is_in_where_there_are_too_few_calibration_pictures(n):
+def test_every_class_is_in_where_there_are_too_few_calibration_images(n):
     assert conformal.threshold(np.zeros(n), 0.1) == float("inf")
 
 
@@ -103,7 +103,7 @@ class Given(np.random.RandomState):
 
 
 class Known:
-    """A classifier whose pictures are their own probabilities, as MAPIE wants one."""
+    """A classifier whose images are their own probabilities, as MAPIE wants one."""
 
     classes_ = np.arange(3)
 

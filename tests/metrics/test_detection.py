@@ -14,7 +14,7 @@ from avatar_bench.metrics import detection
 
 @pytest.fixture(scope="module")
 def features():
-    """Training embeddings and targets; embeddings and logits of 90 pictures of the domain and of 60 others."""
+    """Training embeddings and targets; embeddings and logits of 90 images of the domain and of 60 others."""
     rng = np.random.default_rng(0)
     centres, mix = rng.normal(0, 1.5, (3, 12)), np.eye(12) + 0.2 * rng.normal(size=(12, 12))
     targets = np.arange(300) % 3
@@ -101,7 +101,7 @@ def test_an_ill_conditioned_covariance_is_shrunk_and_one_below_the_limit_is_not(
         mixed = (1 - gaussians.shrinkage) * covariance + gaussians.shrinkage * np.trace(covariance) / 13 * np.eye(13)
         np.testing.assert_allclose(kept, mixed, rtol=1e-6, atol=1e-9)
         assert np.linalg.cond(kept) <= detection.CONDITION
-        # a picture that is off by .01 in the faint feature alone is no longer thrown out of all proportion
+        # an image that is off by .01 in the faint feature alone is no longer thrown out of all proportion
         far = detection.mahalanobis(np.column_stack([embeddings, np.full(150, 0.01)]), gaussians)
         near = detection.mahalanobis(np.column_stack([embeddings, np.zeros(150)]), gaussians)
         np.testing.assert_allclose(far, near, rtol=0.1, atol=1.5)
@@ -117,7 +117,7 @@ def test_where_the_weight_of_ledoit_and_wolf_is_too_small_the_least_that_suffice
     assert np.linalg.cond(kept) == pytest.approx(detection.CONDITION, rel=1e-6)
 
 
-def test_a_feature_that_never_changes_and_single_pictures_are_no_obstacle(features):
+def test_a_feature_that_never_changes_and_single_images_are_no_obstacle(features):
     training, targets, embeddings, *_ = features
     dead = detection.fit_gaussians(np.column_stack([training, np.zeros(300)]), targets)
     assert 0 < dead.shrinkage <= 1

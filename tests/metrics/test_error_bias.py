@@ -17,7 +17,7 @@ def distant(total, hits, size, seen):
     return dealt.pmf(outcomes[far]).sum()
 
 
-def test_one_slice_of_single_pictures_has_the_exact_p_value_of_its_distance():
+def test_one_slice_of_single_images_has_the_exact_p_value_of_its_distance():
     correct = np.arange(60) % 10 > 1
     member = np.zeros((60, 1), bool)
     member[:20] = True
@@ -50,15 +50,15 @@ def test_accuracy_is_dealt_within_a_class_alone():
     assert np.array_equal(error_bias.max_t(seen, dealt)[0], [1, 1, 1])
 
 
-def test_pictures_of_a_group_are_one_finding():
+def test_images_of_a_group_are_one_finding():
     groups = np.repeat(np.arange(12), 5)
     correct = ~np.isin(groups, [0, 1])
     member = np.isin(groups, [0, 1, 2])[:, None]
     by_group, _ = error_bias.max_t(*error_bias.accuracies(correct, np.zeros(60), groups, member, 5000))
     exact = hypergeom(12, 2, 3).pmf(2)
     assert by_group[0] == pytest.approx(exact, abs=0.01)
-    by_picture, _ = error_bias.max_t(*error_bias.accuracies(correct, np.zeros(60), np.arange(60), member, 5000))
-    assert by_picture[0] < 0.01 < by_group[0]
+    by_image, _ = error_bias.max_t(*error_bias.accuracies(correct, np.zeros(60), np.arange(60), member, 5000))
+    assert by_image[0] < 0.01 < by_group[0]
 
 
 def test_chance_finds_a_slice_among_many_no_more_often_than_it_may():
@@ -91,6 +91,6 @@ def test_many_draws_are_made_in_parts_that_make_a_whole(monkeypatch):
     np.testing.assert_array_equal(error_bias.accuracies(*about)[1], whole)
 
 
-def test_one_picture_is_no_finding():
+def test_one_image_is_no_finding():
     seen, dealt = error_bias.accuracies([True], [0], ["a"], [[True]], 100)
     assert [part[0] for part in error_bias.max_t(seen, dealt)] == [1, 1]

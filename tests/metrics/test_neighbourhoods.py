@@ -21,7 +21,7 @@ def test_distances_equal_scipy_and_are_zero_to_oneself():
         assert (distances(points(), metric).diagonal() == 0).all()
 
 
-def test_neighbours_are_sklearns_where_every_picture_is_its_own_group():
+def test_neighbours_are_sklearns_where_every_image_is_its_own_group():
     x, labels = points(), np.arange(60) % 3
     near = neighbours(distances(x), np.arange(60).astype(str), 7)
     model = KNeighborsClassifier(7).fit(x, labels)

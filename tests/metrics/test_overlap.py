@@ -132,7 +132,7 @@ def test_maps_of_other_grids_are_enlarged_and_equal_ones_are_not():
     assert [maps.shape for maps in oblong] == [(1, 5, 5), (3, 5, 5)]
 
 
-def test_pictures_are_dealt_within_their_stratum_and_every_order_alike():
+def test_images_are_dealt_within_their_stratum_and_every_order_alike():
     strata = np.array(["b", "a", "b", "a", "b"])
     places = overlap.dealt(strata, 6000, np.random.default_rng(0))
     np.testing.assert_array_equal(np.sort(places, axis=1), np.tile(np.arange(5), (6000, 1)))
@@ -142,7 +142,7 @@ def test_pictures_are_dealt_within_their_stratum_and_every_order_alike():
     np.testing.assert_allclose(counts, 500, atol=90)
 
 
-def test_maps_of_other_pictures_are_those_of_the_same_stratum():
+def test_maps_of_other_images_are_those_of_the_same_stratum():
     table = np.arange(16.0).reshape(4, 4)
     found = overlap.of_others(table, ["a", "b", "a", "a"])
     assert found[0] == pytest.approx(np.mean([table[0, 2], table[0, 3], table[2, 0], table[3, 0]]))

@@ -21,7 +21,7 @@ def enumerated(gains, groups):
 
 
 @pytest.mark.parametrize("only", [(0, 5), (1, 5), (3, 3), (12, 30), (0, 0), (40, 7)])
-def test_with_single_pictures_it_is_mcnemar(only):
+def test_with_single_images_it_is_mcnemar(only):
     a, b = only
     gains = np.array([1] * a + [-1] * b + [0] * 20)
     groups = np.arange(len(gains))
@@ -63,16 +63,16 @@ def clustered(rng, clusters=60, size=4):
 
 def test_without_a_difference_it_rejects_as_often_as_it_says_where_mcnemar_does_not():
     rng = np.random.default_rng(0)
-    by_group, by_picture = [], []
+    by_group, by_image = [], []
     for _ in range(600):
         (a, b), groups = clustered(rng)
         by_group.append(paired.cluster_permutation(b - a, groups) <= 0.05)
-        by_picture.append(stats.mcnemar(int((a > b).sum()), int((b > a).sum())) <= 0.05)
+        by_image.append(stats.mcnemar(int((a > b).sum()), int((b > a).sum())) <= 0.05)
     assert 0.03 < np.mean(by_group) < 0.065
-    assert np.mean(by_picture) > 0.1
+    assert np.mean(by_image) > 0.1
 
 
-def test_design_effect_is_the_size_of_groups_that_agree_and_one_for_single_pictures():
+def test_design_effect_is_the_size_of_groups_that_agree_and_one_for_single_images():
     gains = np.array([1, -1, 0, 1, 1, 0])
     assert paired.design_effect(gains, np.arange(6)) == 1.0
     assert paired.design_effect(np.repeat(gains, 4), np.repeat(np.arange(6), 4)) == 4.0

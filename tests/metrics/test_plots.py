@@ -50,7 +50,7 @@ def test_interval_bars_draw_each_interval_at_its_ends():
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])
-def test_a_gallery_takes_pictures_of_any_shape(count, inside):
+def test_a_gallery_takes_images_of_any_shape(count, inside):
     generator = np.random.default_rng(0)
     shapes = generator.integers(2, 900, (count, 2))
     images = [np.zeros((height, width, 3), np.uint8) for height, width in shapes]

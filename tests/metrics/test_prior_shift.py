@@ -44,7 +44,7 @@ def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it():
     assert np.trace(table) == pytest.approx(0.7 * 8 / 10 + 0.2 * 3 / 4 + 0.1 * 15 / 20)
 
 
-def test_a_class_with_a_share_and_no_picture_gives_nan_and_one_without_a_share_does_not():
+def test_a_class_with_a_share_and_no_image_gives_nan_and_one_without_a_share_does_not():
     confusion = np.array([[8, 1, 1], [0, 0, 0], [5, 0, 15]])
     assert np.isnan(ps.reweighted(confusion, PRIOR)).all()
     assert np.trace(ps.reweighted(confusion, [0.5, 0, 0.5])) == pytest.approx(0.5 * 0.8 + 0.5 * 0.75)
@@ -130,7 +130,7 @@ def test_perfect_posteriors_give_the_mix_back():
     np.testing.assert_allclose(found[9:], PRIOR, atol=1e-6)
 
 
-def test_a_resample_is_judged_as_the_pictures_that_it_drew():
+def test_a_resample_is_judged_as_the_images_that_it_drew():
     targets, logits = drawn(200, [0.3, 0.3, 0.4])
     mix = ps.Mix(logits, targets, TRAINING, PRIOR)
     weights = np.random.default_rng(2).integers(0, 3, (3, 200)).astype(float)

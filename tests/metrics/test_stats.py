@@ -248,7 +248,7 @@ def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
     assert norm.isf(stats._association_p(counts, gain)) == pytest.approx(z, abs=0.08)
 
 
-def test_too_few_pictures_do_not_alarm_and_ten_a_class_do():
+def test_too_few_images_do_not_alarm_and_ten_a_class_do():
     swapped = np.array([[0, 1], [1, 0]])
     assert stats.permutation_alarm(swapped * 9) is None
     assert stats.permutation_alarm(swapped * 10) == (1, 0)
@@ -287,16 +287,16 @@ def test_resamples_of_two_statistics_are_paired():
 
 
 @pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.05), (0.3, 0.1), (0.02, 0.02), (0.08, 0.01)])
-def test_required_pictures_are_the_fewest_with_the_power_asked_for(discordance, difference):
-    n = stats.required_pictures(discordance, difference)
+def test_required_images_are_the_fewest_with_the_power_asked_for(discordance, difference):
+    n = stats.required_sample_size(discordance, difference)
     assert stats.mcnemar_power(n, discordance, difference) >= 0.8
     assert stats.mcnemar_power(n - 1, discordance, difference) < 0.8
     assert stats.detectable_difference(n, discordance) <= difference
-    assert stats.required_pictures(discordance, -difference) == n
+    assert stats.required_sample_size(discordance, -difference) == n
 
 
-def test_required_pictures_find_the_difference_as_often_as_asked():
-    n = stats.required_pictures(0.2, 0.08)
+def test_required_images_find_the_difference_as_often_as_asked():
+    n = stats.required_sample_size(0.2, 0.08)
     rng = np.random.default_rng(0)
     pairs = rng.binomial(n, 0.2, 3000)
     wins = rng.binomial(pairs, (1 + 0.08 / 0.2) / 2)
@@ -304,26 +304,26 @@ def test_required_pictures_find_the_difference_as_often_as_asked():
     assert np.mean(found) == pytest.approx(0.8, abs=0.025)
 
 
-def test_required_pictures_grow_with_discordance_and_power_and_fall_with_the_difference():
+def test_required_images_grow_with_discordance_and_power_and_fall_with_the_difference():
     def grow(numbers):
         assert all(a < b for a, b in pairwise(numbers))
 
-    grow([stats.required_pictures(share, 0.05) for share in (0.05, 0.1, 0.2, 0.4, 0.8)])
-    grow([stats.required_pictures(0.2, 0.05, power) for power in (0.5, 0.8, 0.9, 0.99)])
-    grow([stats.required_pictures(0.2, gain) for gain in (0.2, 0.1, 0.05, 0.01, 0.001)])
-    grow([stats.required_pictures(0.2, 0.05, alpha=alpha) for alpha in (0.1, 0.05, 0.01)])
+    grow([stats.required_sample_size(share, 0.05) for share in (0.05, 0.1, 0.2, 0.4, 0.8)])
+    grow([stats.required_sample_size(0.2, 0.05, power) for power in (0.5, 0.8, 0.9, 0.99)])
+    grow([stats.required_sample_size(0.2, gain) for gain in (0.2, 0.1, 0.05, 0.01, 0.001)])
+    grow([stats.required_sample_size(0.2, 0.05, alpha=alpha) for alpha in (0.1, 0.05, 0.01)])
 
 
 @pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.0), (0.0, 0.0)])
-def test_no_number_of_pictures_tells_equals_apart(discordance, difference):
-    assert stats.required_pictures(discordance, difference) is None
+def test_no_number_of_images_tells_equals_apart(discordance, difference):
+    assert stats.required_sample_size(discordance, difference) is None
 
 
-def test_required_pictures_of_a_tiny_difference_are_those_of_the_normal_approximation():
-    exact, approximate = (stats.required_pictures(0.1, difference) for difference in (0.0018, 0.0014))
+def test_required_images_of_a_tiny_difference_are_those_of_the_normal_approximation():
+    exact, approximate = (stats.required_sample_size(0.1, difference) for difference in (0.0018, 0.0014))
     assert exact < 300_000 < approximate
     assert approximate * 0.0014**2 == pytest.approx(exact * 0.0018**2, rel=0.01)
-    assert stats.required_pictures(0.1, 1e-12) > 1e20
+    assert stats.required_sample_size(0.1, 1e-12) > 1e20
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
         ("swin_tiny_patch4_window7_224", 64, {}, {"img_size": 64}),
     ],
 )
-def test_a_network_of_a_fixed_size_is_built_for_the_pictures(
+def test_a_network_of_a_fixed_size_is_built_for_the_images(
     name: str, size: int, given: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert options_for(name, given, size) == expected
@@ -310,7 +310,7 @@ def test_a_size_that_a_network_cannot_take_is_told_with_near_ones(
     assert len(caught.value.lines) <= 3
 
 
-def test_positions_of_another_picture_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
+def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
     torch.manual_seed(1)
     donor: Any = timm.create_model("test_vit", num_classes=7, img_size=64)
     save_file(donor.state_dict(), tmp_path / "x.safetensors")

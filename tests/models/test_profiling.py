@@ -106,8 +106,8 @@ def test_peak_memory_is_what_lives_at_the_same_time() -> None:
 def test_peak_memory_does_not_grow_with_what_is_let_go() -> None:
     deep = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(20)))
     images = torch.zeros(1, 3, 50, 50)
-    per_picture = 3 * 50 * 50 * 4
-    assert peak(deep, images) - profiling.weight_bytes(deep) == 3 * per_picture
+    per_image = 3 * 50 * 50 * 4
+    assert peak(deep, images) - profiling.weight_bytes(deep) == 3 * per_image
 
 
 def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:

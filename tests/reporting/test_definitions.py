@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from avatar_bench.i18n import languages, speak
+from avatar_bench.i18n import languages, use_language
 from avatar_bench.reporting import definitions, report_text
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
@@ -48,7 +48,7 @@ def test_what_the_report_must_define_is_defined() -> None:
         "kappa",
     }
     assert found >= {"double_fault", "unbias", "separation_ratio", "silhouette", "trustworthiness", "macro_f1"}
-    assert found >= {"balanced_accuracy", "auroc", "sanity_correlation", "score", "needed"}
+    assert found >= {"balanced_accuracy", "auroc", "sanity_correlation", "score", "n_required"}
 
 
 @pytest.mark.parametrize("language", languages())
@@ -56,7 +56,7 @@ def test_the_report_shows_the_definitions_of_its_blocks(language: str, runs: Pat
     blocks = ("calibration", "out_of_domain", "gradcam")
     for block in blocks:
         make.result(runs / "good", block, "test", {"metric": make.accuracy(0.5)})
-    with speak(language):
+    with use_language(language):
         write_report(read_study(runs), runs / "report.html", language)
         terms = [pair for block in ("blind_test", *blocks) for pair in definitions.of_block(block)]
     for file in ("report.html", "report.md"):
@@ -74,7 +74,7 @@ def plain(text: str) -> str:
 @pytest.mark.parametrize("block", BLOCKS)
 def test_no_other_text_of_the_report_defines_a_term(block: str) -> None:
     terms = {entry["term"]["en"] for entries in ENTRIES.values() for entry in entries.values()}
-    for term in terms | {"FPR@95", "kappa", "double fault", "`unbias`", "`needed`", "Q"}:
+    for term in terms | {"FPR@95", "kappa", "double fault", "`unbias`", "`n_required`", "Q"}:
         assert not re.search(
             rf"(?i)(^|\. |; ){re.escape(term)} (is|are|means|says) (the|a|how|1|an)\b", report_text.reading(block)
         )

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from avatar_bench.i18n import languages, speak
+from avatar_bench.i18n import languages, use_language
 from avatar_bench.reporting import report_text
 from avatar_bench.reporting.captions import _captions, caption
 from avatar_bench.reporting.headings import _headings, heading, table_title
@@ -61,13 +61,13 @@ def test_tables_are_called_by_what_they_hold() -> None:
 def test_tables_of_the_page_have_readable_heads_and_names_of_the_files_in_their_csv(
     language: str, said: str, runs: Path, make: SimpleNamespace
 ) -> None:
-    pairs = pd.DataFrame({"a": ["good"], "b": ["poor"], "p_holm": [0.01], "told_apart": [True]})
+    pairs = pd.DataFrame({"a": ["good"], "b": ["poor"], "p_holm": [0.01], "significant": [True]})
     compared = [{"label": one, "checkpoint_sha256": make.checkpoint(one)} for one in ("good", "poor")]
     make.result(runs, "significance", "test", {}, {"pairs": pairs}, compared=compared, checkpoint_sha256=None)
-    with speak(language):
+    with use_language(language):
         write_report(read_study(runs), runs / "report.html", language)
     text = (runs / "report.html").read_text(encoding="utf-8")
-    assert f'<abbr title="told_apart">{said}</abbr>' in text
+    assert f'<abbr title="significant">{said}</abbr>' in text
     assert "significance on test: pairs" not in text
 
 

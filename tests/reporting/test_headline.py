@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.reporting.headline import headline
 from avatar_bench.reporting.leaderboard import Board, boards
 from avatar_bench.reporting.page import write_report
@@ -115,7 +115,7 @@ def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNam
 )
 def test_the_board_on_the_page_marks_them(judged: Any, tmp_path: Path, language: str, said: str) -> None:
     judged({"good": (0.8, 0.8), "guess": (0.33, 0.33)})
-    with speak(language):
+    with use_language(language):
         write_report(read_study(tmp_path), tmp_path / "report.html", language)
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     (good, guess), *_ = zip(

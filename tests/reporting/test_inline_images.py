@@ -67,5 +67,5 @@ def test_a_figure_that_occurs_again_is_left_out(figures: list[Path], tmp_path: P
 
 
 def test_what_cannot_be_read_is_left_out(figures: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     assert set(inline([*figures, tmp_path / "broken.png", tmp_path / "gone.png"])) == set(figures)

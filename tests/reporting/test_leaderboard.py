@@ -135,7 +135,7 @@ def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, 
     assert answer(board).startswith("Best of 2 on test is same: accuracy 0.750 [0.660, 0.840];")
 
 
-def test_different_pictures_under_one_name_stand_on_boards_of_their_own(runs: Path, make: SimpleNamespace) -> None:
+def test_different_images_under_one_name_stand_on_boards_of_their_own(runs: Path, make: SimpleNamespace) -> None:
     make.result(runs / "poor", "blind_test", "test", {"accuracy": make.accuracy(0.6)}, data_fingerprint="other")
     found = [board for board in boards(read_study(runs)) if board.name == "test"]
     assert [(board.fingerprint, board.names) for board in found] == [("test0", ["good"]), ("other", ["poor"])]

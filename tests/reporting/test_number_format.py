@@ -64,7 +64,7 @@ def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(given
 
 
 def test_a_metric_without_a_value_says_why() -> None:
-    assert written(Metric(None, 0, reason="no picture")) == "none: no picture"
+    assert written(Metric(None, 0, reason="no image")) == "none: no image"
 
 
 def test_cells_of_metrics_are_sorted_by_value_and_say_why_there_is_none() -> None:
@@ -147,13 +147,13 @@ def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_the
 
 
 def test_an_empty_cell_of_a_saved_table_bears_its_reason() -> None:
-    table = pd.DataFrame({"a": ["m", "n"], "least": [0.1, math.nan], "least_reason": [math.nan, "too few pictures"]})
+    table = pd.DataFrame({"a": ["m", "n"], "least": [0.1, math.nan], "least_reason": [math.nan, "too few images"]})
     for only in ([], ["a", "least"]):
         found = lay_out(table, "t", "t", {}, only)
         assert [one["key"] for one in found.columns] == ["a", "least"]
-        assert found.texts == [["m", "0.100"], ["n", "none: too few pictures"]]
+        assert found.texts == [["m", "0.100"], ["n", "none: too few images"]]
     none = lay_out(table.iloc[1:], "t", "t", {}, ["a", "least"])
-    assert none.texts == [["n", "none: too few pictures"]]  # not left out as if nobody had asked
+    assert none.texts == [["n", "none: too few images"]]  # not left out as if nobody had asked
 
 
 def test_the_size_of_a_network_stands_below_its_name() -> None:

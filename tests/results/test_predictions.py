@@ -58,7 +58,7 @@ def test_an_unknown_target_is_never_correct() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_logit_that_is_not_finite_is_refused_with_its_picture(bad: float) -> None:
+def test_a_logit_that_is_not_finite_is_refused_with_its_image(bad: float) -> None:
     with pytest.raises(DivergedError, match=r"фото 1, \(x\)\.png"):
         given([[0, 0, 0], [0, bad, 0]], [0, 0])
 
@@ -91,7 +91,7 @@ def test_an_object_array_is_never_unpickled(tmp_path: Path) -> None:
         Predictions.load(tmp_path / "x.npz")
 
 
-def test_no_pictures_and_some_rows(tmp_path: Path) -> None:
+def test_no_images_and_some_rows(tmp_path: Path) -> None:
     none = given(np.zeros((0, 3)), [])
     assert len(none) == 0
     assert none.probabilities.shape == (0, 3)

@@ -33,14 +33,14 @@ def result() -> Result:
         classes=("a", "б"),
         metrics={
             "accuracy": Metric(2 / 3, 3, 0.2, 0.9, "wilson"),
-            "f1/б": Metric(None, 0, reason="no picture of this class"),
+            "f1/б": Metric(None, 0, reason="no image of this class"),
             "chance": Metric(0.5, 3, higher_is_better=None),
             "nll": Metric(0.7, 3, higher_is_better=False),
         },
         tables={"scores": pd.DataFrame({"path": ["a, b.png", "я.png"], "value": [1 / 3, 1e-17]})},
         figures={"curve": figure},
         arrays={"maps": {"first": np.eye(2)}},
-        warnings=["few pictures"],
+        warnings=["few images"],
         provenance={"seed": 42},
     )
 
@@ -50,7 +50,7 @@ def test_a_saved_result_is_read_back(tmp_path: Path) -> None:
     read = Result.load(made.save(tmp_path / "deep" / "blind_test"))
     assert (read.block, read.set, read.n, read.classes) == ("blind_test", "blind", 3, ("a", "б"))
     assert read.metrics == made.metrics
-    assert read.warnings == ["few pictures"]
+    assert read.warnings == ["few images"]
     assert read.provenance == {"seed": 42}
     pd.testing.assert_frame_equal(read.tables["scores"], made.tables["scores"], check_exact=True)
 
@@ -112,7 +112,7 @@ def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
         "value": 2 / 3, "low": 0.2, "high": 0.9, "n": 3, "interval": "wilson", "higher_is_better": True,
     }  # fmt: skip
     assert body["metrics"]["f1/б"]["value"] is None
-    assert body["metrics"]["f1/б"]["reason"] == "no picture of this class"
+    assert body["metrics"]["f1/б"]["reason"] == "no image of this class"
     assert "б" in text
 
 

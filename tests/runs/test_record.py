@@ -91,11 +91,11 @@ def test_things_that_are_no_files_are_refused_at_once(tmp_path: Path, capsys: An
     (tmp_path / "zero.ckpt").symlink_to("/dev/zero")
     (tmp_path / "folder.ckpt").mkdir()
     (tmp_path / "empty.ckpt").touch()
-    (tmp_path / "picture.ckpt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(range(256)))
+    (tmp_path / "image.ckpt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(range(256)))
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "run" / "checkpoints" / "best.ckpt").symlink_to("/dev/zero")
-    for name in ("pipe.ckpt", "loop.ckpt", "zero.ckpt", "folder.ckpt", "empty.ckpt", "picture.ckpt", "run"):
+    for name in ("pipe.ckpt", "loop.ckpt", "zero.ckpt", "folder.ckpt", "empty.ckpt", "image.ckpt", "run"):
         assert main(["predict", f"ckpt={tmp_path / name}", f"input={tmp_path}", f"output={tmp_path / 'o.csv'}"]) == 4
         assert 1 <= len(capsys.readouterr().err.splitlines()) <= 3
 

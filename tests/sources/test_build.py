@@ -37,7 +37,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 def photo(seed, kind="PNG"):
-    """Draw a smooth random picture, unlike that of any other seed."""
+    """Draw a smooth random image, unlike that of any other seed."""
     numbers = np.random.default_rng(list(seed if isinstance(seed, bytes) else [seed]))
     small = numbers.integers(0, 255, (5, 5, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -148,7 +148,7 @@ def test_an_archive_of_another_hash_is_refused(index, tmp_path):
     assert build(Recipe({"a": source("face-a", "real", sha256=right)}), tmp_path / "out").built
 
 
-def test_a_picture_of_another_source_is_left_out_of_the_blind_set(index, tmp_path):
+def test_a_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path):
     make_wheel(index, "face-copy", {"copy.png": photo(b"face-a0", kind="WEBP"), "own.png": photo(7)})
     recipe = {"copy": source("face-copy", "real"), "a": source("face-a", "real")}
     summary = build(Recipe(recipe, ("copy",)), tmp_path / "out")
@@ -172,14 +172,14 @@ def test_the_file_name_tells_the_generator(index, tmp_path):
     assert list(pd.read_csv(tmp_path / "out" / "manifest.csv")["generator"]) == ["unknown", "one", "unknown"]
 
 
-def test_a_broken_picture_and_a_glob_without_a_file_are_put_down(index, tmp_path):
-    make_wheel(index, "face-broken", {"good.png": photo(1), "broken.png": photo(2)[:60], "text.png": b"no picture"})
+def test_a_broken_image_and_a_glob_without_a_file_are_put_down(index, tmp_path):
+    make_wheel(index, "face-broken", {"good.png": photo(1), "broken.png": photo(2)[:60], "text.png": b"no image"})
     files = {"*.png": None, "*.bmp": None}
     summary = build(Recipe({"b": source("face-broken", "real", files=files)}), tmp_path / "out")
     assert (summary.counts, summary.quarantined) == ({"real": 1}, 3)
 
 
-def test_pictures_of_one_name_in_two_folders_are_both_kept(index, tmp_path):
+def test_images_of_one_name_in_two_folders_are_both_kept(index, tmp_path):
     make_wheel(index, "face-twins", {"one/1.png": photo(1), "two/1.png": photo(2)})
     build(Recipe({"t": source("face-twins", "real")}), tmp_path / "out")
     manifest = pd.read_csv(tmp_path / "out" / "manifest.csv")
@@ -202,7 +202,7 @@ def test_another_recipe_changes_a_data_set_only_when_told_to(index, tmp_path, tw
     assert build(Recipe(two), tmp_path / "out", update=True).counts == {"drawing": 3, "real": 3}
 
 
-def test_a_stored_picture_that_was_deleted_is_stored_again(index, tmp_path, two):
+def test_a_stored_image_that_was_deleted_is_stored_again(index, tmp_path, two):
     build(Recipe(two), tmp_path / "out")
     lost = tmp_path / "out" / pd.read_csv(tmp_path / "out" / "manifest.csv")["path"][2]
     before = (lost.read_bytes(), (tmp_path / "out" / "manifest.csv").read_bytes())
@@ -241,7 +241,7 @@ def test_an_update_may_not_turn_what_was_trained_on_into_a_blind_set(index, tmp_
 def test_a_build_that_fails_leaves_the_data_set_as_it_was(index, tmp_path, two):
     build(Recipe(two), tmp_path / "out")
     before = {file: (tmp_path / "out" / file).read_bytes() for file in ("recipe.json", "manifest.csv")}
-    with pytest.raises(DataError, match=r"source\.a gave no picture"):
+    with pytest.raises(DataError, match=r"source\.a gave no image"):
         build(Recipe({"a": source("face-a", "real", files={"*.bmp": None})}), tmp_path / "out", update=True)
     assert {file: (tmp_path / "out" / file).read_bytes() for file in before} == before
 

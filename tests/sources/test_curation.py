@@ -22,7 +22,7 @@ PLAN = SplitPlan(by="group", folds=4)
 
 
 def face(seed: int) -> NDArray[np.uint8]:
-    """Draw a smooth random picture, unlike that of any other seed."""
+    """Draw a smooth random image, unlike that of any other seed."""
     small = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((90, 90), Image.Resampling.BICUBIC))
 
@@ -32,7 +32,7 @@ def brighter(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class Shelf:
-    """Pictures that lie stored, with their rows."""
+    """Images that lie stored, with their rows."""
 
     def __init__(self) -> None:
         self.images: list[NDArray[np.uint8]] = []
@@ -67,7 +67,7 @@ def shelf() -> Shelf:
     return Shelf().fill(20).fill(20, label="drawing", source="b")
 
 
-def test_pictures_without_copies_all_stay(shelf: Shelf) -> None:
+def test_images_without_copies_all_stay(shelf: Shelf) -> None:
     curated = shelf.curate()
     assert list(curated.frame["path"]) == [row["path"] for row in shelf.rows]
     assert curated.refused == []
@@ -88,7 +88,7 @@ def test_of_the_same_bytes_and_of_the_same_pixels_the_first_stays(shelf: Shelf) 
     assert not curated.duplicates["conflict"].any()
 
 
-def test_the_same_picture_in_two_classes_is_left_out_of_both(shelf: Shelf) -> None:
+def test_the_same_image_in_two_classes_is_left_out_of_both(shelf: Shelf) -> None:
     shelf.add(shelf.images[0], label="drawing", source="z")
     curated = shelf.curate()
     shelf.add(shelf.images[0], source="z", origin_sha256="another file")
@@ -165,7 +165,7 @@ def earlier_of(curated: Curated) -> dict[str, tuple[str, int]]:
     return sides
 
 
-def test_an_update_moves_no_picture(shelf: Shelf) -> None:
+def test_an_update_moves_no_image(shelf: Shelf) -> None:
     before = shelf.curate()
     shelf.fill(30, source="c").fill(11, label="drawing", source="d")
     after = shelf.curate(earlier=earlier_of(before)).frame.set_index("path")
@@ -176,16 +176,16 @@ def test_an_update_moves_no_picture(shelf: Shelf) -> None:
     assert shares.max() < 0.3
 
 
-def test_a_new_picture_that_joins_two_sides_is_left_out() -> None:
+def test_a_new_image_that_joins_two_sides_is_left_out() -> None:
     shelf = Shelf().fill(20)
     before = shelf.curate()
     sides = before.frame.groupby("split")["path"].first()
     numbers = [int(sides[side].split("/")[1]) for side in ("train", "test")]
-    for number in numbers:  # one new picture that resembles each; a declared group makes them one
+    for number in numbers:  # one new image that resembles each; a declared group makes them one
         shelf.add(brighter(shelf.images[number]), source="z", group="z:pair")
     after = shelf.curate(earlier=earlier_of(before))
     assert dict(after.refused) == dict.fromkeys(
-        ("z: 20", "z: 21"), "a near-duplicate of pictures on two sides of the split"
+        ("z: 20", "z: 21"), "a near-duplicate of images on two sides of the split"
     )
     assert earlier_of(after) == earlier_of(before)
 
@@ -217,7 +217,7 @@ def test_a_stated_split_is_kept(shelf: Shelf) -> None:
     assert {"train", "val"} <= set(frame["split"][6:])
 
 
-def test_a_picture_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
+def test_a_image_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
     sides = earlier_of(shelf.curate())
     away, shelf.rows = shelf.rows, shelf.rows[:5] + shelf.rows[12:]
     images, shelf.images = shelf.images, shelf.images[:5] + shelf.images[12:]
@@ -226,7 +226,7 @@ def test_a_picture_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
     assert earlier_of(shelf.curate(earlier=sides)) == sides
 
 
-def test_a_blind_picture_stays_blind_when_a_new_source_holds_it(shelf: Shelf) -> None:
+def test_a_blind_image_stays_blind_when_a_new_source_holds_it(shelf: Shelf) -> None:
     shelf.add(face(7), source="z")
     rules = Rules(blind=("z",), plan=PLAN)
     sides = earlier_of(shelf.curate(rules))
@@ -254,17 +254,17 @@ def test_out_of_domain_images_share_nothing_with_the_rest(shelf: Shelf) -> None:
 def test_a_set_of_which_nothing_is_left_is_told(shelf: Shelf) -> None:
     shelf.add(brighter(shelf.images[0]), label="thing", source="photos")
     curated = shelf.curate(Rules(ood={"things": ("photos",)}, plan=PLAN))
-    assert "warning: no picture of the out-of-domain set things is left: see quarantine.csv" in curated.notes
+    assert "warning: no image of the out-of-domain set things is left: see quarantine.csv" in curated.notes
 
 
-def test_a_picture_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
+def test_a_image_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
     shelf.add(face(7), source="z")
     sides = earlier_of(shelf.curate(Rules(blind=("z",), plan=PLAN)))
     shelf.rows[40] |= {"source": "a", "recipe_source": "a"}
     assert shelf.curate(earlier=sides).refused == [("a: 40", "was kept out of training before")]
 
 
-def test_of_a_group_that_was_away_a_new_picture_follows_its_side(shelf: Shelf) -> None:
+def test_of_a_group_that_was_away_a_new_image_follows_its_side(shelf: Shelf) -> None:
     sides = {GROUP + "z:anna": ("val", 1)}
     shelf.add(face(7), source="z", group="z:anna")
     frame = shelf.curate(earlier=sides).frame.set_index("path")

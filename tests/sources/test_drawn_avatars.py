@@ -37,13 +37,13 @@ def test_icons_and_textures_are_drawn_alike_each_time_and_unlike_each_other(draw
 def test_dicebear_names_style_licence_and_artist():
     pytest.importorskip("dicebear")
     pytest.importorskip("dicebear_styles")
-    pictures = list(drawn_avatars.draw("dicebear", 2, ["lorelei", "micah"]))
-    assert [one.name for one in pictures] == ["lorelei_00.svg", "lorelei_01.svg", "micah_00.svg", "micah_01.svg"]
-    assert {one.group for one in pictures} == {"lorelei", "micah"}
-    assert all(one.licence and one.author and one.url for one in pictures)
+    images = list(drawn_avatars.draw("dicebear", 2, ["lorelei", "micah"]))
+    assert [one.name for one in images] == ["lorelei_00.svg", "lorelei_01.svg", "micah_00.svg", "micah_01.svg"]
+    assert {one.group for one in images} == {"lorelei", "micah"}
+    assert all(one.licence and one.author and one.url for one in images)
 
 
-def test_a_drawing_becomes_a_picture_of_the_width_asked_for():
+def test_a_drawing_becomes_a_image_of_the_width_asked_for():
     pytest.importorskip("resvg_py")
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 2"><rect width="2" height="2" fill="#f00"/></svg>'
     image = drawn_avatars.rasterise(svg, 40)

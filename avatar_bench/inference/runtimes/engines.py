@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
 
-Engine = Callable[[Tensor], NDArray[np.float32]]  # uint8 pictures (n, 3, S, S) to logits (n, C), when they are there
+Engine = Callable[[Tensor], NDArray[np.float32]]  # uint8 images (n, 3, S, S) to logits (n, C), when they are there
 EXPORTED = ("onnx", "openvino")
 RUNTIMES = ("torch", "contiguous", "compile", *EXPORTED)
 _NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "nncf")}
@@ -89,7 +89,7 @@ def to_onnx(classifier: nn.Module, size: int, temperature: float | None = None) 
     With a temperature, it gives `probabilities` (batch, C) too, the softmax of logits / temperature.
     """
     answer = Answer(copy.deepcopy(classifier).cpu(), temperature).eval()
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of one picture, it would take the batch for constant
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of one image, it would take the batch for constant
     with hushed():
         program = torch.onnx.export(
             answer,

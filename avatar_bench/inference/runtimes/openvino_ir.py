@@ -22,18 +22,18 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.inference.runtimes.engines import Answer, Engine, Exported, hushed
 
 NAMES = ("logits", "probabilities")
-_PIECE = 4  # pictures that a stream takes at a time: what they need stays in a core's cache
+_PIECE = 4  # images that a stream takes at a time: what they need stays in a core's cache
 
 
 def converted(classifier: nn.Module, size: int, temperature: float | None = None) -> Any:
     """Give an OpenVINO model that maps `images` (batch, S, S, 3) uint8 to `logits` (batch, C).
 
-    The channels stand last, as pictures are decoded. With a temperature, it gives `probabilities` (batch, C) too, the
+    The channels stand last, as images are decoded. With a temperature, it gives `probabilities` (batch, C) too, the
     softmax of logits / temperature. Raises ConfigError where OpenVINO lacks an operation of the network.
     """
     openvino = _openvino()
     answer = _ChannelsLast(Answer(copy.deepcopy(classifier).cpu(), temperature)).eval()
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # of one picture, it would take the batch for constant
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # of one image, it would take the batch for constant
     with hushed():
         shapes = {"images": {0: torch.export.Dim("batch")}}
         program = torch.export.export(answer, (example,), dynamic_shapes=shapes)
@@ -49,10 +49,10 @@ def converted(classifier: nn.Module, size: int, temperature: float | None = None
 
 
 def quantised(network: Exported, images: Tensor, targets: NDArray[np.int64]) -> Exported:
-    """Give a network of logits that computes in 8 bits, with ranges from pictures as they come in use.
+    """Give a network of logits that computes in 8 bits, with ranges from images as they come in use.
 
     `images` is uint8 (n, 3, S, S), `targets` (n,) are their classes. By NNCF, which corrects the biases for what the
-    rounding shifts. What the rounding changes on these pictures is told in the note.
+    rounding shifts. What the rounding changes on these images is told in the note.
     """
     model, pixels = read(network), _pixels(images)
     nowhere = io.StringIO()  # for its bars, and for its log, which holds on to the stream that is there at its import
@@ -63,7 +63,7 @@ def quantised(network: Exported, images: Tensor, targets: NDArray[np.int64]) -> 
     threads = torch.get_num_threads()
     before, after = engine(model, threads)(images).argmax(axis=1), engine(rounded, threads)(images).argmax(axis=1)
     note = (
-        f"precision=int8: {np.sum(before == after)} of {len(pixels)} verdicts on pictures for calibration are those of "
+        f"precision=int8: {np.sum(before == after)} of {len(pixels)} verdicts on images for calibration are those of "
         f"32 bits; {np.mean(after == targets):.1%} are right, of 32 bits {np.mean(before == targets):.1%}."
     )
     return replace(written(rounded), note=note)
@@ -85,7 +85,7 @@ def read(network: Exported) -> Any:
 
 
 def answers(model: Any, images: Tensor) -> list[NDArray[np.float32]]:
-    """Give all outputs for pictures, uint8 (n, 3, S, S), computed in 32 bits."""
+    """Give all outputs for images, uint8 (n, 3, S, S), computed in 32 bits."""
     compiled = _openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return list(compiled(_pixels(images)).values())
 
@@ -95,7 +95,7 @@ def engine(model: Any, threads: int, precision: str = "32") -> Engine:
     openvino = _openvino()
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "PERFORMANCE_HINT": "THROUGHPUT",  # streams of few threads, each with pictures of its own
+        "PERFORMANCE_HINT": "THROUGHPUT",  # streams of few threads, each with images of its own
         "INFERENCE_NUM_THREADS": threads,
     }
     queue = openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", settings))
@@ -121,7 +121,7 @@ class _ChannelsLast(nn.Module):
 
 
 def _pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Give pictures (n, 3, S, S) as (n, S, S, 3): no copy, where they lie in memory so."""
+    """Give images (n, 3, S, S) as (n, S, S, 3): no copy, where they lie in memory so."""
     return np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
 
 

@@ -1,4 +1,4 @@
-"""The kinds of source: how each gives its pictures."""
+"""The kinds of source: how each gives its images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in a zip or tar, which is unpacked safely or refused whole, then read like a folder."""
+"""Images in a zip or tar, which is unpacked safely or refused whole, then read like a folder."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from avatar_bench.errors import DataError
 from avatar_bench.sources.readers import folder
 from avatar_bench.sources.readers.download import Address, download_one, verify
 from avatar_bench.sources.readers.reader import Job, Kind, Source, local, options, short_hash, stamp
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.source_image import SourceImage
 
 OPTIONS: dict[str, Any] = {"sha256": None, "root": ".", "max_gib": 20, "max_files": 500_000, **folder.OPTIONS}
-RATIO = 200  # pictures hardly shrink when packed; only what is made to fill a disk unpacks to so many times its size
+RATIO = 200  # images hardly shrink when packed; only what is made to fill a disk unpacks to so many times its size
 SMALL = 2**26  # bytes that may be unpacked whatever the ratio
 CHUNK = 2**20
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)  # not the archive's fault
@@ -34,8 +34,8 @@ BROKEN = (ValueError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFi
 Member = tuple[str, IO[bytes] | None]  # path and content, None for a folder
 
 
-def read(job: Job) -> Iterator[Picture]:
-    """Give the pictures of `file`, or of what is downloaded from `url`, as kind folder gives those of a folder.
+def read(job: Job) -> Iterator[SourceImage]:
+    """Give the images of `file`, or of what is downloaded from `url`, as kind folder gives those of a folder.
 
     `root` is the folder within the archive that counts, `manifest` a file within that. Raise DataError where the
     archive cannot be had, is broken or unsafe.
@@ -55,7 +55,7 @@ def read(job: Job) -> Iterator[Picture]:
         )
     if said["manifest"]:
         job = replace(job, source={**job.source, "manifest": str(root / said["manifest"])})
-    return folder.pictures(job, root)
+    return folder.images(job, root)
 
 
 def _state(source: Source) -> str:

@@ -1,4 +1,4 @@
-"""Pictures in folders of one's own: class folders, one class, or rules on the paths; a CSV may say more of them."""
+"""Images in folders of one's own: class folders, one class, or rules on the paths; a CSV may say more of them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from avatar_bench.sources.readers.reader import (
     short_hash,
     stamp,
 )
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.source_image import SourceImage
 
 OPTIONS: dict[str, Any] = {"rules": None, "manifest": None}
 CLUTTER = ("thumbs.db", "desktop.ini", "icon\r")  # written by file managers; hidden files are skipped anyway
 
 
-def read(job: Job) -> Iterator[Picture]:
+def read(job: Job) -> Iterator[SourceImage]:
     """Give the files below `root`, or below each of `roots` (source name -> folder), sorted by their paths.
 
     What fits no class is added to the quarantine, never guessed. Raise DataError where a root is no folder or the
@@ -35,15 +35,15 @@ def read(job: Job) -> Iterator[Picture]:
     """
     said = options(job.source, OPTIONS)
     if said.get("root"):
-        yield from pictures(job, local(said["root"]))
+        yield from images(job, local(said["root"]))
     for name, root in sorted((said.get("roots") or {}).items()):
-        yield from pictures(job, local(root), source=str(name))
+        yield from images(job, local(root), source=str(name))
 
 
-def pictures(job: Job, root: Path, source: str = "") -> Iterator[Picture]:
-    """Give the pictures below one root; those of a named `source` bear its name before their paths."""
+def images(job: Job, root: Path, source: str = "") -> Iterator[SourceImage]:
+    """Give the images below one root; those of a named `source` bear its name before their paths."""
     if not root.is_dir():
-        raise DataError(f"source.{job.name}: {root} is not a folder.", "Expected a folder of pictures.")
+        raise DataError(f"source.{job.name}: {root} is not a folder.", "Expected a folder of images.")
     said = options(job.source, OPTIONS)
     rules = compile_rules(job.name, said["rules"] or [])
     manifest = local(said["manifest"]) if said["manifest"] else None
@@ -61,7 +61,7 @@ def pictures(job: Job, root: Path, source: str = "") -> Iterator[Picture]:
         try:
             found = _by_rule(below, rules, said) if rules else _by_folder(below, str(said["label"]), splits)
             known = {"source": source} | {key: value for key, value in found.items() if value}
-            yield Picture(name=name, content=root / below, **_merged(known, row))
+            yield SourceImage(name=name, content=root / below, **_merged(known, row))
         except ValueError as error:
             job.quarantine.append((name, str(error)))
     job.quarantine += [
@@ -93,7 +93,7 @@ def _state(source: Source) -> str:
 
 
 def _walk(job: Job, root: Path) -> Iterator[str]:
-    """Give the relative paths of the files that can be pictures, sorted; quarantine what cannot be one."""
+    """Give the relative paths of the files that can be images, sorted; quarantine what cannot be one."""
     found: list[str] = []
     unread = lambda error: job.quarantine.append((str(error.filename), f"unreadable: {error.strerror}"))  # noqa: E731
     for folder, folders, files in os.walk(root, onerror=unread):
@@ -109,7 +109,7 @@ def _walk(job: Job, root: Path) -> Iterator[str]:
 
 
 def _unusable(path: Path, below: str, root: Path) -> str:
-    """Say why a path cannot be a picture, or nothing."""
+    """Say why a path cannot be an image, or nothing."""
     if below.encode(errors="replace").decode() != below:
         return "its name is not UTF-8"
     if path.is_symlink():
@@ -141,7 +141,7 @@ def _by_folder(below: str, label: str, splits: tuple[str, ...]) -> dict[str, str
 
 
 def _merged(found: dict[str, str], row: Mapping[str, str]) -> dict[str, Any]:
-    """Join what the place of a picture says with what the manifest says; ValueError where they contradict."""
+    """Join what the place of an image says with what the manifest says; ValueError where they contradict."""
     told = facts(row)
     for key in ("label", "split"):
         if found.get(key) and told.get(key, found[key]) != found[key]:

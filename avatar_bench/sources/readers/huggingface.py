@@ -1,4 +1,4 @@
-"""Pictures of a data set in parquet shards, on a hub or in a folder."""
+"""Images of a data set in parquet shards, on a hub or in a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyarrow.lib import ArrowException
 
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.readers.reader import Job, Kind, Source, local, options, short_hash, stamp
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.source_image import SourceImage
 
 OPTIONS: dict[str, Any] = {
     "revision": None,
@@ -29,8 +29,8 @@ BATCH = 64  # rows in memory at once
 MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
 
-def read(job: Job) -> Iterator[Picture]:
-    """Give the pictures of the shards in `root`, of `files`, or of `repo` at `revision`, row by row, shards by name.
+def read(job: Job) -> Iterator[SourceImage]:
+    """Give the images of the shards in `root`, of `files`, or of `repo` at `revision`, row by row, shards by name.
 
     `count` keeps the first so many of each class. Raise DataError where the shards cannot be had or read.
     """
@@ -43,13 +43,13 @@ def read(job: Job) -> Iterator[Picture]:
                 label = _label(values, said, names)
                 if said["count"] is not None and taken[label] >= said["count"]:
                     continue
-                picture = _picture(at, shard, label, values, said)
+                image = _image(at, shard, label, values, said)
             except ValueError as error:
                 job.quarantine.append((at, str(error)))
                 continue
             taken[label] += 1
-            if picture.name not in job.done:
-                yield picture
+            if image.name not in job.done:
+                yield image
 
 
 def _shards(job: Job, said: Mapping[str, Any]) -> list[tuple[str, Path]]:
@@ -132,13 +132,13 @@ def _label(values: Mapping[str, Any], said: Mapping[str, Any], names: list[str])
     raise ValueError(f"label {name} is not among labels")
 
 
-def _picture(at: str, shard: Path, label: str, values: Mapping[str, Any], said: Mapping[str, Any]) -> Picture:
+def _image(at: str, shard: Path, label: str, values: Mapping[str, Any], said: Mapping[str, Any]) -> SourceImage:
     content, path = _content(values[said["image_column"]], shard)
     suffix = Path(path).suffix.lower() or next((end for start, end in MAGIC.items() if content.startswith(start)), "")
     known: dict[str, Any] = {
         key: str(values[said[f"{key}_column"]] or "") for key in ("group", "generator") if said[f"{key}_column"]
     }
-    return Picture(name=f"{at}{suffix}", content=content, label=label, **known)
+    return SourceImage(name=f"{at}{suffix}", content=content, label=label, **known)
 
 
 def _content(image: Any, shard: Path) -> tuple[bytes, str]:

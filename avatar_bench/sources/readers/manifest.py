@@ -1,4 +1,4 @@
-"""Pictures that a CSV names, with what it says of each."""
+"""Images that a CSV names, with what it says of each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.sources.readers.reader import Job, Kind, Source, facts, local, read_table, short_hash, stamp
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.source_image import SourceImage
 
 
-def read(job: Job) -> Iterator[Picture]:
-    """Give the pictures of `file`, columns path (relative to it, or absolute), label and more, in its order.
+def read(job: Job) -> Iterator[SourceImage]:
+    """Give the images of `file`, columns path (relative to it, or absolute), label and more, in its order.
 
     Rows without a class, without a file or named twice are quarantined. Raise DataError where the CSV cannot be read.
     """
@@ -22,7 +22,7 @@ def read(job: Job) -> Iterator[Picture]:
         if reason := _unusable(file.parent / name, row, seen, str(job.source["label"])):
             job.quarantine.append((f"{file.name}, row {number}: {name}", reason))
         elif name not in job.done:
-            yield Picture(name=name, content=file.parent / name, **facts(row))
+            yield SourceImage(name=name, content=file.parent / name, **facts(row))
         seen.add(name)
 
 

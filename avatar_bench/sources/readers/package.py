@@ -1,4 +1,4 @@
-"""Pictures inside an installable package, read without installing it."""
+"""Images inside an installable package, read without installing it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from avatar_bench.errors import ConfigError
 from avatar_bench.files import package_files
 from avatar_bench.sources.readers.reader import Job, Kind, Source, group_of
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.source_image import SourceImage
 
 
 def fetch_all(sources: Sequence[Source]) -> None:
@@ -26,7 +26,7 @@ def fetch_all(sources: Sequence[Source]) -> None:
         list(tqdm(jobs, "download", len(wanted), unit="package", file=sys.stderr, disable=not sys.stderr.isatty()))
 
 
-def read(job: Job) -> Iterator[Picture]:
+def read(job: Job) -> Iterator[SourceImage]:
     """Give the files that `files` (glob -> box or null) names, each as the first glob that fits it says.
 
     What is not in the archive is added to the quarantine. Raise DataError where the package cannot be had.
@@ -40,7 +40,7 @@ def read(job: Job) -> Iterator[Picture]:
         if not fitting:
             job.quarantine.append((f"{archive.name}: {pattern}", "not in the archive"))
     for name, data in package_files.read(archive, {name for name in boxes if name not in job.done}):
-        yield _picture(job.source, name, data, boxes[name])
+        yield _image(job.source, name, data, boxes[name])
 
 
 def _check(name: str, source: Source) -> None:
@@ -58,9 +58,9 @@ def _archive(source: Source) -> Path:
     return package_files.fetch(distribution, version, archive, source.get("sha256"), source.get("tag"))
 
 
-def _picture(source: Source, name: str, data: bytes, box: Any) -> Picture:
+def _image(source: Source, name: str, data: bytes, box: Any) -> SourceImage:
     stem = Path(name).stem
-    return Picture(
+    return SourceImage(
         name=name,
         content=data,
         box=tuple(box) if box else None,

@@ -1,4 +1,4 @@
-"""What every kind of source shares: the job of reading one, its options, and the tables that come with pictures."""
+"""What every kind of source shares: the job of reading one, its options, and the tables that come with images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pandas as pd
 
 from avatar_bench.data import user_tables
 from avatar_bench.errors import DataError
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.source_image import SourceImage
 
 Source = Mapping[str, Any]  # a yaml of conf/source
 DESCRIPTION = ("label", "licence", "author", "generator", "homepage")  # what every source says of itself
 COMMON = ("kind", *DESCRIPTION, "rasterise")
 SPLITS = ("train", "val", "test")
-FACTS = ("label", "source", "generator", "licence", "author", "url", "split")  # columns that are fields of a Picture
+FACTS = ("label", "source", "generator", "licence", "author", "url", "split")  # columns that are fields of a Image
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Job:
     """Hold one source that is being read.
 
     `place` is a folder of its own for downloads and unpacked files, kept until the set is complete. `done` are names
-    of pictures that were stored before an interruption: they are left out. What cannot be used is added to
+    of images that were stored before an interruption: they are left out. What cannot be used is added to
     `quarantine` as (file, reason).
     """
 
@@ -51,13 +51,13 @@ def no_check(name: str, source: Source) -> None:
 class Kind(NamedTuple):
     """Say how sources of one kind are read.
 
-    `read` gives the pictures in the same order each time. `state` gives a short hash that changes with what lies
+    `read` gives the images in the same order each time. `state` gives a short hash that changes with what lies
     behind the source, "" where the options alone say it. `required` are options that must be given, several
     alternatives with `|` between them; `optional` holds the others with their defaults. `check` raises ConfigError
     for values that make no sense.
     """
 
-    read: Callable[[Job], Iterator[Picture]]
+    read: Callable[[Job], Iterator[SourceImage]]
     state: Callable[[Source], str] = no_state
     required: tuple[str, ...] = ()
     optional: Mapping[str, Any] = {}
@@ -97,7 +97,7 @@ def group_of(pattern: str | None, name: str) -> str:
 
 
 def read_table(file: Path, needed: str) -> pd.DataFrame:
-    """Read a CSV that has a column `needed`, every value a stripped string, "" where it is missing.
+    """Read a CSV that has a column `n_required`, every value a stripped string, "" where it is missing.
 
     Raise DataError on a missing or unreadable file, a missing column, no rows, or an unknown split.
     """
@@ -115,6 +115,6 @@ def read_table(file: Path, needed: str) -> pd.DataFrame:
 
 
 def facts(row: Mapping[str, str]) -> dict[str, Any]:
-    """Give what a row of a table says of its picture as fields of a Picture; a group counts across sources."""
+    """Give what a row of a table says of its image as fields of a Image; a group counts across sources."""
     said = {key: row[key] for key in FACTS if row.get(key)}
     return said | ({"shared_group": row["group"]} if row.get("group") else {})

@@ -1,4 +1,4 @@
-"""Pictures on servers, named by their addresses."""
+"""Images on servers, named by their addresses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from avatar_bench.sources.readers.reader import (
     read_table,
     short_hash,
 )
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.source_image import SourceImage
 
 OPTIONS: dict[str, Any] = {
     "names": None,
@@ -42,15 +42,15 @@ OPTIONS: dict[str, Any] = {
 
 
 class Wanted(NamedTuple):
-    """Name one picture to download, with what is known of it as fields of a Picture."""
+    """Name one image to download, with what is known of it as fields of a Image."""
 
     name: str
     address: Address
     known: dict[str, Any]
 
 
-def read(job: Job) -> Iterator[Picture]:
-    """Give the pictures at `urls`, at `base` + `names`, or of `list`, in the order in which they are named.
+def read(job: Job) -> Iterator[SourceImage]:
+    """Give the images at `urls`, at `base` + `names`, or of `list`, in the order in which they are named.
 
     What cannot be had is quarantined. Raise DataError where that is all, ConfigError for names that make no sense.
     """
@@ -67,7 +67,7 @@ def read(job: Job) -> Iterator[Picture]:
             job.quarantine.append((one.name, str(error)))
             continue
         had += 1
-        yield Picture(name=one.name, content=future.result(), **one.known)
+        yield SourceImage(name=one.name, content=future.result(), **one.known)
     if reason and not had and not any(one.name in job.done for one in _wanted(said)):
         raise DataError(
             f"source.{job.name}: nothing could be downloaded.", reason, "Connect and run the same command again."

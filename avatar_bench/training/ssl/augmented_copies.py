@@ -1,4 +1,4 @@
-"""Views: pictures as self-supervised learning takes them, several random views of each and never a label."""
+"""Views: images as self-supervised learning takes them, several random views of each and never a label."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, default_collate
 
-from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, files_of
 from avatar_bench.data.loaders import Images, evaluation_loader, loader
 from avatar_bench.data.training_batches import EpochSampler
@@ -18,9 +18,7 @@ from avatar_bench.data.transforms import Preprocessing, Views
 class ViewedImages(Images):
     """Give image k, asked for as (k, seed), as {"views": a list of uint8 (S, S, 3), "row": k}."""
 
-    def __init__(
-        self, dataset: Dataset, views: Views, preprocessing: Preprocessing, cache: PictureCache | None
-    ) -> None:
+    def __init__(self, dataset: Dataset, views: Views, preprocessing: Preprocessing, cache: ImageCache | None) -> None:
         unknown = np.full(len(dataset), -1)
         super().__init__(files_of(dataset), unknown, preprocessing, cache=cache, hashes=list(dataset.frame["sha256"]))
         self.views = views
@@ -31,7 +29,7 @@ class ViewedImages(Images):
 
 
 class ViewModule(pl.LightningDataModule):
-    """Serve views of one dataset to Lightning, and pictures as they are, with labels, to a probe."""
+    """Serve views of one dataset to Lightning, and images as they are, with labels, to a probe."""
 
     def __init__(
         self,
@@ -42,7 +40,7 @@ class ViewModule(pl.LightningDataModule):
         seed: int,
         batch_size: int,
         workers: int,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -55,9 +53,9 @@ class ViewModule(pl.LightningDataModule):
         self.position = 0, 0  # the epoch, and the batches of it that are done, where training begins
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Serve each picture once an epoch: {"views": a list of uint8 (N, 3, S, S), "row"}.
+        """Serve each image once an epoch: {"views": a list of uint8 (N, 3, S, S), "row"}.
 
-        Only whole batches are served, where there is one: each picture is compared with equally many others.
+        Only whole batches are served, where there is one: each image is compared with equally many others.
         """
         images = ViewedImages(self.dataset, self.views, self.preprocessing, self.cache)
         epoch, batches = self.position

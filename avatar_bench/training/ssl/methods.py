@@ -42,7 +42,7 @@ class MethodOptions:
 
 
 class SimCLR(nn.Module):
-    """Tell the two views of a picture from those of all others in the batch (Chen et al., ICML 2020)."""
+    """Tell the two views of an image from those of all others in the batch (Chen et al., ICML 2020)."""
 
     def __init__(self, net: nn.Module, size: int, options: MethodOptions) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class SimCLR(nn.Module):
 class DINO(nn.Module):
     """Have a student say of every view what its own moving average, the teacher, says of the large ones.
 
-    Caron et al., ICCV 2021. The teacher is what is kept. Its outputs are centred, so that not all pictures come to
+    Caron et al., ICCV 2021. The teacher is what is kept. Its outputs are centred, so that not all images come to
     have one answer.
     """
 
@@ -108,7 +108,7 @@ class DINO(nn.Module):
 
 
 class MAE(nn.Module):
-    """Paint the hidden patches of a picture from those that are left (He et al., CVPR 2022); for ViTs.
+    """Paint the hidden patches of an image from those that are left (He et al., CVPR 2022); for ViTs.
 
     The loss is the squared error on hidden patches, each normalised to mean 0 and variance 1. With `pretrained`, the
     weights of the network are kept as they are; else they get the initialisation of the method.
@@ -118,7 +118,7 @@ class MAE(nn.Module):
         super().__init__()
         if not isinstance(net, VisionTransformer) or net.pos_embed is None:
             raise ConfigError(
-                f"method=mae hides patches, and {type(net).__name__} does not see a picture as patches.",
+                f"method=mae hides patches, and {type(net).__name__} does not see an image as patches.",
                 "Choose a vision transformer, such as model=timm model.backbone=vit_small_patch16_224;",
                 "or method=simclr or dino, which take any network.",
             )
@@ -181,7 +181,7 @@ Method = SimCLR | DINO | MAE
 
 
 def create_method(net: nn.Module, size: int, options: MethodOptions, pretrained: bool = False) -> Method:
-    """Build a method around a network without classifier that takes pictures of `size` pixels.
+    """Build a method around a network without classifier that takes images of `size` pixels.
 
     Raise ConfigError where the network cannot learn so.
     """
@@ -191,7 +191,7 @@ def create_method(net: nn.Module, size: int, options: MethodOptions, pretrained:
 
 
 def views_of(options: MethodOptions) -> tuple[int, int]:
-    """Give how many large and how many small views of a picture a method takes."""
+    """Give how many large and how many small views of an image a method takes."""
     return (1 if options.name == "mae" else 2), options.local_views
 
 
@@ -211,7 +211,7 @@ def shape_options(options: MethodOptions, name: str) -> dict[str, bool]:
 
 @torch.no_grad()
 def width_of(net: nn.Module, size: int) -> int:
-    """Give how many numbers an embedding of a network has; raise ConfigError where it takes no picture of `size`."""
+    """Give how many numbers an embedding of a network has; raise ConfigError where it takes no image of `size`."""
     before = net.training
     try:
         made: Tensor = net.eval()(torch.zeros(1, 3, size, size))

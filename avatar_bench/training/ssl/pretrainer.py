@@ -36,7 +36,7 @@ HISTORY = ("epoch", "train/loss", KNN, "probe/knn_low", "probe/knn_high", "probe
 
 
 class Pretrainer(Stepping):
-    """A method that learns from views of pictures, uint8, and maps plain pictures (N, 3, S, S) to embeddings (N, D)."""
+    """A method that learns from views of images, uint8, and maps plain images (N, 3, S, S) to embeddings (N, D)."""
 
     mean: Tensor
     std: Tensor
@@ -57,11 +57,11 @@ class Pretrainer(Stepping):
         self.epochs = epochs
         self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
-        self.train_loss = MeanMetric()  # over an epoch's pictures; a checkpoint from within the epoch holds its state
+        self.train_loss = MeanMetric()  # over an epoch's images; a checkpoint from within the epoch holds its state
         self.train_loss.persistent(True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give what the backbone makes of plain pictures."""
+        """Give what the backbone makes of plain images."""
         embeddings: Tensor = self.method.backbone(self._normalise(images))
         return embeddings
 
@@ -108,9 +108,9 @@ class Pretrainer(Stepping):
 
 @dataclass(frozen=True)
 class Probe:
-    """Judge embeddings by their nearest neighbours: pictures to find in those of train, with labels and groups.
+    """Judge embeddings by their nearest neighbours: images to find in those of train, with labels and groups.
 
-    `known` and `asked` serve the pictures of train and of val, in the order of `labels` (M,) and `targets` (N,); that a
+    `known` and `asked` serve the images of train and of val, in the order of `labels` (M,) and `targets` (N,); that a
     label is known here is all that pretraining has of it. `every` is in epochs, `k` the neighbours that vote.
     """
 

@@ -18,23 +18,23 @@ from avatar_bench.errors import DivergedError, GuardError
 from avatar_bench.files.atomic_write import whole
 from avatar_bench.files.checkpoint_container import BACKBONE
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics.plots import pretraining_curves
 from avatar_bench.models.backbones import create_backbone, options_for
-from avatar_bench.models.pretrained_backbone import PICTURES, Pretraining, Weights, write_backbone
+from avatar_bench.models.pretrained_backbone import IMAGES, Pretraining, Weights, write_backbone
 from avatar_bench.runs.record import write_record
 from avatar_bench.runs.run import set_threads
 from avatar_bench.training.checkpoint_progress import newest
-from avatar_bench.training.initial_weights import origin_of, pictures_seen, preprocessing_for, refuse_taught, weights_of
+from avatar_bench.training.initial_weights import images_seen, origin_of, preprocessing_for, refuse_taught, weights_of
 from avatar_bench.training.job import (
     batch_size,
     choose_precision,
     device_record,
-    picture_cache,
+    image_cache,
     plain,
     trainer_options,
     versions,
-    with_pictures,
+    with_images,
 )
 from avatar_bench.training.optimizers import TrainingOptions
 from avatar_bench.training.recording import clocked
@@ -54,14 +54,14 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     weights = weights_of(settings.model.weights)
     _begin_from(settings, record, sides, weights)
     taught = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
-    seen = pictures_seen(sides, taught, weights)
+    seen = images_seen(sides, taught, weights)
     if len(seen) > len(taught):
-        record["pictures"]["earlier"] = len(seen) - len(taught)
-    write_split(seen, folder / PICTURES)
-    pictures_sha256 = sha256_of_file(folder / PICTURES)
-    if record.setdefault("pictures_sha256", pictures_sha256) != pictures_sha256:
+        record["images"]["earlier"] = len(seen) - len(taught)
+    write_split(seen, folder / IMAGES)
+    images_sha256 = sha256_of_file(folder / IMAGES)
+    if record.setdefault("images_sha256", images_sha256) != images_sha256:
         raise GuardError(
-            f"resume={folder}: the pictures, or their split, are not what they were when it began.",
+            f"resume={folder}: the images, or their split, are not what they were when it began.",
             "Restore them, or start a new pretraining.",
         )
     module, preprocessing = _build(settings, record, weights)
@@ -84,7 +84,7 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
         with clocked(record, "train_seconds"):
             fit_pretraining(module, data, folder, options, logger, probe, resume)
     except DivergedError as error:
-        raise with_pictures(error, taught) from error
+        raise with_images(error, taught) from error
     finally:
         Loader.end()
     return _finish(settings, folder, record, module, preprocessing)
@@ -154,15 +154,15 @@ def _data(settings: PretrainConfig, preprocessing: Preprocessing, sides: Dataset
         seed=settings.seed,
         batch_size=batch_size(settings),
         workers=settings.data.workers,
-        cache=picture_cache(hashes, preprocessing, settings.data.cache_gb),
+        cache=image_cache(hashes, preprocessing, settings.data.cache_gb),
     )
 
 
 def _probe(settings: PretrainConfig, data: ViewModule, sides: Dataset, learning: Dataset) -> Probe | None:
-    """Give the probe of the labelled pictures of val among those of train; None, and say so, where there are none."""
+    """Give the probe of the labelled images of val among those of train; None, and say so, where there are none."""
     train, val = _labelled(learning, ("train",)), _labelled(sides, ("val", "calibration"))
     if len(train.classes) < 2 or not len(val):
-        tell("no k-NN probe: train and val need pictures with labels of two classes or more", file=sys.stderr)
+        tell("no k-NN probe: train and val need images with labels of two classes or more", file=sys.stderr)
         return None
     return Probe(
         known=data.plain(train),
@@ -194,14 +194,14 @@ def _finish(
         split_fingerprint=record["split"]["fingerprint"],
         data_fingerprint=record["data"]["fingerprint"],
         root=record["data"]["root"],
-        pictures=record["pictures"]["learned_from"] + record["pictures"].get("earlier", 0),
-        pictures_sha256=record["pictures_sha256"],
+        images=record["images"]["learned_from"] + record["images"].get("earlier", 0),
+        images_sha256=record["images_sha256"],
         ancestors=record["init"].get("ancestors", []),
         versions=record["versions"],
     )
     write_backbone(module.method.backbone, card, folder / BACKBONE)
     history = pd.read_csv(folder / "metrics.csv")
-    with speak(settings.lang):
+    with use_language(settings.lang):
         figure = pretraining_curves(history)
     with whole(folder / "curves.png") as part:
         figure.savefig(part, format="png")
@@ -209,8 +209,8 @@ def _finish(
     last = history.iloc[-1]
     record["weights_sha256"] = sha256_of_file(folder / BACKBONE)
     record["metrics"] = {"train/loss": float(last["train/loss"])}
-    learned_from = record["pictures"]["learned_from"]
-    learned = f"{counted(learned_from, 'picture')}, {counted(card.epochs, 'epoch')}"
+    learned_from = record["images"]["learned_from"]
+    learned = f"{counted(learned_from, 'image')}, {counted(card.epochs, 'epoch')}"
     said = f"{folder / BACKBONE}: {learned}, loss {last['train/loss']:.4f}"
     if len(probed):
         first, final = probed.iloc[0], probed.iloc[-1]
@@ -220,7 +220,7 @@ def _finish(
     model = record["model"] + f" model.backbone={card.backbone}" * (record["model"] == "timm")
     shape = ", ".join(f"{name}: {value}" for name, value in settings.model.options.items())
     model += f" 'model.options={{{shape}}}'" * bool(shape)
-    labelled = ", of the pictures that have a label" * ("unlabelled" in record["pictures"])
+    labelled = ", of the images that have a label" * ("unlabelled" in record["images"])
     return (
         f"{said}; next, with the same data= options{labelled}: "
         f"avatar-bench train model={model} model.weights={folder / BACKBONE}"

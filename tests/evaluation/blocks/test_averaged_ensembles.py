@@ -45,13 +45,13 @@ def folder(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def walk(folder: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Metric]]:
+def walk(folder: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Metric]]:
     """Put both averages through all blocks, and give every metric by block, run and name.
 
     What the members say is `moved`, each image's logits by one number, which leaves its probabilities as they are, and
     `has_logits` or not.
     """
-    sets = {"near": str(pictures / "blind" / "drawing" / "new-drawing"), "shifted": str(pictures / "blind" / "real")}
+    sets = {"near": str(images / "blind" / "drawing" / "new-drawing"), "shifted": str(images / "blind" / "real")}
     described = Run._describe
 
     def put_through(moved: bool, has_logits: bool) -> dict[str, Metric]:

@@ -189,10 +189,10 @@ def test_figures_are_saved_and_unknown_targets_are_said(saved):
     assert {file.stem for file in folder.glob("*.png")} == {"confusion", "per_source", "gallery_of_errors"}
     whole = json.loads((folder / "metrics.json").read_text())
     assert whole["n"] == 234
-    assert any(line.startswith("6 of 240 pictures have no known class") for line in whole["warnings"])
+    assert any(line.startswith("6 of 240 images have no known class") for line in whole["warnings"])
 
 
-def test_intervals_are_wilson_for_single_pictures_and_by_group_for_repeated_ones():
+def test_intervals_are_wilson_for_single_images_and_by_group_for_repeated_ones():
     targets, logits = noisy()
     single, _ = evaluate(predictions(targets, logits))
     correct = int((logits.argmax(axis=1) == targets).sum())
@@ -234,7 +234,7 @@ def test_an_absent_class_gives_null_and_means_are_over_the_others():
     assert result.metrics["macro_f1"].value == pytest.approx(expected)
     expected = sk.precision_score(targets[present], guess, labels=[0, 2], average="macro")
     assert result.metrics["macro_precision"].value == pytest.approx(expected)
-    assert any("no picture of class 'generated'" in line for line in result.warnings)
+    assert any("no image of class 'generated'" in line for line in result.warnings)
     assert result.tables["confusion"].loc[1, list(CLASSES)].sum() == 0
 
 
@@ -258,7 +258,7 @@ def test_a_set_without_known_classes_is_refused():
         evaluate(predictions([-1, -1], np.zeros((2, 3))))
 
 
-def test_the_gallery_shows_the_most_confident_errors_of_the_right_pictures():
+def test_the_gallery_shows_the_most_confident_errors_of_the_right_images():
     targets, logits = noisy(signal=1.0)
     targets = np.where(np.arange(240) < 10, -1, targets)
     given = predictions(targets, logits)

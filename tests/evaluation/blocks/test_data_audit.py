@@ -18,7 +18,7 @@ from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import DatasetBlock
 from avatar_bench.evaluation.blocks.data_audit import PROBES, DataAudit, figures, label_errors
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.results.result import Result
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "data_audit.yaml"
@@ -27,7 +27,7 @@ FAST = {"resamples": 100, "label_errors": False}
 
 
 def planted(root: Path, kinds: dict[str, str], n: int = 60) -> Dataset:
-    """Write pictures of which nothing tells the class but the file's format."""
+    """Write images of which nothing tells the class but the file's format."""
     rng, rows = np.random.default_rng(0), []
     for label, ending in kinds.items():
         for number in range(n):
@@ -86,7 +86,7 @@ def test_tables_and_figures_are_saved_and_read_back(shortcut: Result, tmp_path: 
 
 def test_figures_are_whole_and_name_properties_and_probes_in_words(shortcut: Result, inside) -> None:
     for language in ("en", "ru"):
-        with speak(language):
+        with use_language(language):
             drawn = [
                 figures.carriers(shortcut.tables["carriers"], 9),
                 figures.aurocs(shortcut.metrics, [*PROBES, "source"]),
@@ -107,7 +107,7 @@ def test_a_limit_draws_and_says_so_and_what_is_not_wanted_is_left_out(tmp_path: 
     dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=20)
     result = DataAudit(limit=30, equalised=False, duplicates=False, **FAST).audit(dataset)
     assert result.n == 30
-    assert any("30 of 40 pictures were looked at" in warning for warning in result.warnings)
+    assert any("30 of 40 images were looked at" in warning for warning in result.warnings)
     assert not any(name.startswith("equalised/") for name in result.metrics)
     assert "equalised/verdict" not in result.provenance
     assert "duplicates" not in result.tables
@@ -122,15 +122,15 @@ def test_one_class_gives_tables_and_no_probe(tmp_path: Path) -> None:
     assert len(result.tables["summary"])
 
 
-def test_unlabelled_and_broken_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_unlabelled_and_broken_images_are_left_out_and_counted(tmp_path: Path) -> None:
     dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=15)
     dataset.file(3).write_bytes(b"broken")
     dataset.frame.loc[[0, 1], "label"] = ""
     result = DataAudit(equalised=False, **FAST).audit(dataset)
     assert result.n == 27
     said = "\n".join(result.warnings)
-    assert "2 of 30 pictures have no known class" in said
-    assert "1 of 28 pictures cannot be decoded; first: " in said
+    assert "2 of 30 images have no known class" in said
+    assert "1 of 28 images cannot be decoded; first: " in said
     assert "a3.png" in said
 
 
@@ -214,7 +214,7 @@ def test_suspects_are_kept_in_the_result(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_embeddings_are_those_of_the_frozen_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same picture twice has the same features, whatever else is in the batch."""
+    """The same image twice has the same features, whatever else is in the batch."""
     import timm
 
     from avatar_bench.models import backbones

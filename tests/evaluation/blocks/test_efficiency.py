@@ -20,7 +20,7 @@ from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
-from avatar_bench.i18n import languages, speak
+from avatar_bench.i18n import languages, use_language
 from avatar_bench.inference.runtimes.engines import missing
 from avatar_bench.models import profiling
 from avatar_bench.results.result import Result
@@ -80,7 +80,7 @@ def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Path) -> None:
             assert metric["n"] == 3
             assert metric["low"] <= metric["value"] <= metric["high"]
     passes = tables["passes"].query("workers == 0")
-    rates = passes["pictures"] / passes["seconds"]
+    rates = passes["images"] / passes["seconds"]
     assert said["metrics"]["end_to_end_images_per_second"]["value"] == pytest.approx(np.median(rates), rel=1e-6)
     noise = tables["end_to_end"].set_index("workers").loc[0, "noise"]
     assert noise == pytest.approx(rates.max() / rates.min() - 1, rel=1e-6)
@@ -119,7 +119,7 @@ def test_the_counts_can_be_recomputed_from_the_saved_layers_and_operations(saved
     assert said["metrics"]["peak_memory_mb"]["value"] == pytest.approx(tables["memory"]["bytes"].max() / 1e6, rel=1e-6)
 
 
-def test_one_picture_is_always_among_the_batches() -> None:
+def test_one_image_is_always_among_the_batches() -> None:
     assert Efficiency(batches=[8]).batches == [1, 8]
     assert Efficiency(batches=[]).batches == [1]
     assert Efficiency(batches=[32, 1, 8, 8]).batches == [1, 8, 32]
@@ -134,7 +134,7 @@ def test_torch_has_as_many_threads_as_before(tiny_run: Path) -> None:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., Result]:
-    """Give the Result of made-up times: 10 ms a picture, 1 + `slower` times that for the copy.
+    """Give the Result of made-up times: 10 ms an image, 1 + `slower` times that for the copy.
 
     Passes over files take 1 second, and 1 + `late`.
     """
@@ -148,7 +148,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., R
         ]
         columns = ["runtime", "batch", "threads", "network", "round", "seconds"]
         monkeypatch.setattr(timing, "time_network", lambda *given: pd.DataFrame(rows, columns=columns))
-        passes = pd.DataFrame({"workers": [2, 2], "round": [0, 1], "pictures": [100, 100], "seconds": [1.0, 1 + late]})
+        passes = pd.DataFrame({"workers": [2, 2], "round": [0, 1], "images": [100, 100], "seconds": [1.0, 1 + late]})
         monkeypatch.setattr(timing, "time_files", lambda *given: passes)
         run = Run.open(tiny_run)
         return Efficiency(**FAST | options).evaluate(run, run.dataset("test"))
@@ -289,7 +289,7 @@ def test_files_are_timed_after_workers_have_started_and_before_they_are_done(pas
     table, asked = passes_of([2, 0], passes=2, seconds=0.0)
     assert table["workers"].tolist() == [2, 0, 2, 0]
     assert table["round"].tolist() == [0, 0, 1, 1]
-    assert table["pictures"].tolist() == [8 * timing.FEWEST] * 4
+    assert table["images"].tolist() == [8 * timing.FEWEST] * 4
     assert table["seconds"].tolist() == pytest.approx([2.0 * timing.FEWEST] * 4)
     turn = [(2, 8 * (3 + timing.FEWEST + 4)), (0, 8 * (1 + timing.FEWEST))]
     assert [(workers, len(files)) for workers, files in asked] == turn * 2  # at 0 seconds without a trial before
@@ -298,7 +298,7 @@ def test_files_are_timed_after_workers_have_started_and_before_they_are_done(pas
 def test_a_pass_lasts_as_long_as_it_is_told_to(passes_of: Callable[..., Any]) -> None:
     table, _ = passes_of([1, 0], passes=3, seconds=25.0)
     assert table["seconds"].tolist() == pytest.approx([26.0] * 6)
-    assert table["pictures"].tolist() == [8 * 13] * 6
+    assert table["images"].tolist() == [8 * 13] * 6
 
 
 def test_passes_that_are_long_by_themselves_are_fewer_but_three(passes_of: Callable[..., Any]) -> None:
@@ -324,7 +324,7 @@ def test_the_legend_stays_inside_the_figure(language: str) -> None:
         for runtime, threads, network in settings
         for batch in (1, 8)
     ]
-    with speak(language):
+    with use_language(language):
         figure = figures.latency(pd.DataFrame(rows), pd.DataFrame([{"workers": 16} | rate, {"workers": 0} | rate]), 32)
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
@@ -332,9 +332,9 @@ def test_the_legend_stays_inside_the_figure(language: str) -> None:
     assert figure.bbox.y0 <= legend.y0
 
 
-def test_a_set_without_pictures_is_refused(dataset_of: Any, make_predictions: Any) -> None:
+def test_a_set_without_images_is_refused(dataset_of: Any, make_predictions: Any) -> None:
     empty = dataset_of(make_predictions([], np.zeros((0, 3))), name="empty")
-    with pytest.raises(BlockError, match="empty has no pictures"):
+    with pytest.raises(BlockError, match="empty has no images"):
         Efficiency().evaluate(SimpleNamespace(), empty)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Tests of the block ensemble: fitted on held-out pictures alone, equal to sums by hand, and saved whole."""
+"""Tests of the block ensemble: fitted on held-out images alone, equal to sums by hand, and saved whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.ensemble import Ensemble, weight_fitting
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics.averaging import STRATEGIES, Mix
 from avatar_bench.metrics.calibration import fit_temperature
 from avatar_bench.runs.ensembles import open_run, save
@@ -133,7 +133,7 @@ def test_a_strategy_that_asks_for_more_cannot_be_called(voters, monkeypatch):
 
 @pytest.fixture(scope="module")
 def saved(voters, tmp_path_factory):
-    """A saved Result of three runs, groups of two pictures, read back as files."""
+    """A saved Result of three runs, groups of two images, read back as files."""
     groups = np.array([f"g{i // 2}" for i in range(240)])
     result = Ensemble(resamples=2000).compare(*voters(groups=groups))
     folder = tmp_path_factory.mktemp("compared") / "ensemble"
@@ -183,7 +183,7 @@ def ece(shares, targets):
     return total
 
 
-def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_pictures(saved):
+def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_images(saved):
     folder, told = saved
     weights, held = pd.read_csv(folder / "weights.csv"), np.load(folder / "calibration.npz")
     shares = softmax(held["logits"], axis=2)
@@ -252,7 +252,7 @@ def test_accuracy_and_macro_f1_are_drawn_with_their_gains(voters):
     assert "macro-F1" in macro_f1.get_xlabel()
 
 
-def test_the_single_run_is_the_one_of_the_held_out_pictures_and_not_of_the_set(voters):
+def test_the_single_run_is_the_one_of_the_held_out_images_and_not_of_the_set(voters):
     runs, datasets = voters()
     runs[0].predictions, runs[2].predictions = runs[2].predictions, runs[0].predictions
     datasets[0], datasets[2] = datasets[2], datasets[0]
@@ -327,7 +327,7 @@ def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned(voters):
     np.testing.assert_array_equal(found.logits[1], held.logits[::-1])
 
 
-def test_too_few_common_pictures_or_a_missing_class_are_refused_with_a_way_out(voters):
+def test_too_few_common_images_or_a_missing_class_are_refused_with_a_way_out(voters):
     for options in ({"held": 19}, {"held": 60}):
         runs, datasets = voters(2, **options)
         if options["held"] == 60:
@@ -359,7 +359,7 @@ def test_a_gain_that_is_shown_is_not_warned_of_and_little_to_fit_on_is(voters):
     runs, datasets = voters(1, held=30)
     twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
     told = " ".join(Ensemble(**FAST).compare([runs[0], twin], datasets * 2).warnings)
-    assert "only 30 held-out pictures" in told
+    assert "only 30 held-out images" in told
     assert "No ensemble is shown to be better than run 0" in told
     runs, datasets = voters(3, n=3000, held=300)
     strong = Ensemble(**FAST).compare(runs, datasets)
@@ -373,7 +373,7 @@ def test_the_yaml_states_the_defaults_of_the_block():
 
 
 def test_figures_are_drawn_in_russian_too(voters):
-    with speak("ru"):
+    with use_language("ru"):
         assert set(Ensemble(**FAST).compare(*voters()).figures) == {"gain", "weights", "contribution"}
 
 

@@ -17,7 +17,7 @@ from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation import ensemble_figures as figures
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.ensemble_diversity import EnsembleDiversity
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics.agreement import MEASURES
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "ensemble_diversity.yaml"
@@ -38,7 +38,7 @@ def compare(fake_run, dataset_of):
 
 @pytest.fixture(scope="module")
 def noisy(make_predictions):
-    """Build Predictions of several networks of different strength, groups of two pictures."""
+    """Build Predictions of several networks of different strength, groups of two images."""
 
     def build(count=3, n=240):
         rng = np.random.default_rng(4)
@@ -79,7 +79,7 @@ def test_every_pair_is_recomputed_from_the_saved_answers(saved):
         }
         row = table.loc[(a, b)]
         assert row[list(expected)].to_dict() == pytest.approx(expected, abs=1e-6)
-        counts = row[["only_b_right", "only_a_right", "both_wrong", "both_right"]].tolist()
+        counts = row[["only_b_correct", "only_a_correct", "both_wrong", "both_right"]].tolist()
         assert counts == [sum(~right & other), sum(right & ~other), sum(~right & ~other), sum(right & other)]
         assert row["n"] == 240
 
@@ -145,7 +145,7 @@ def test_one_run_has_no_pairs(compare, oracle):
 
 def test_nine_runs_are_drawn_in_both_languages(compare, noisy):
     for language in ("en", "ru"):
-        with speak(language):
+        with use_language(language):
             result = compare(noisy(9, 120), resamples=100)
         assert set(result.figures) == {"kappa", "error_correlation", "double_fault", "kappa_error"}
         assert len(result.tables["pairs"]) == 36

@@ -92,7 +92,7 @@ def results(seed=0, right=0.8, speed=100.0, size=5.0, shift=1.0, **changes):
         "blind_test": {"predictions": answered},
         "robustness": {"predictions": varied},
         "out_of_domain": {"scores": scores},
-        "clusters": {"pictures": cosine},
+        "clusters": {"images": cosine},
     }
     about = {"data_fingerprint": "f1", "options": {"seed": 0}, "sets": {"cats": "c", "mugs": "m"}, "machine": "one"}
     made = {
@@ -349,8 +349,8 @@ def test_intervals_of_the_qualities_equal_bootstraps_of_their_own():
     assert table.loc["good", "speed_low"] == table.loc["good", "speed"] == table.loc["good", "speed_high"]
 
 
-def test_intervals_tighten_with_more_pictures_drawn_alike():
-    """The difference of two scores is surer than either, since all models meet the same pictures."""
+def test_intervals_tighten_with_more_images_drawn_alike():
+    """The difference of two scores is surer than either, since all models meet the same images."""
     saved = results()
     flipped = saved["blind_test"].tables["predictions"].copy()
     flipped.loc[flipped.index[flipped["correct"]][0], "correct"] = False
@@ -394,7 +394,7 @@ def test_figures_that_do_not_rest_on_the_same_are_named():
     other["robustness"].provenance["options"] = {"at": "native"}
     result = compare(run_of(results(0), "a"), run_of(other, "b"), run_of(results(2), "c"))
     said = "\n".join(result.warnings)
-    assert "accuracy was not measured on the same pictures with the same options: a, c | b" in said
+    assert "accuracy was not measured on the same images with the same options: a, c | b" in said
     assert "robustness was not measured" in said
     assert "ood was not measured" in said
     assert "Speed was not timed on one machine with the same threads: a, c | b" in said

@@ -22,7 +22,7 @@ YAML = Path(__file__).parents[3] / "conf" / "block" / "leave_one_source_out.yaml
 def left_out(make_predictions, fake_run, dataset_of):
     """Build a run that left out one source of one class, and the dataset that it is judged on.
 
-    `right` (N,) says which pictures it recognises; the others are taken for the next class.
+    `right` (N,) says which images it recognises; the others are taken for the next class.
     """
 
     def build(source, target, right, recipe="net", seed=0, by="source", groups=None, column=None, **fields):
@@ -102,7 +102,7 @@ def test_without_a_source_of_the_minimum_mean_and_worst_are_null(compare, left_o
     result = compare(left_out("street", "real", share(5, 4)))
     for name in ("mean/net frozen", "worst/net frozen"):
         assert result.metrics[name].value is None
-        assert "20 pictures" in result.metrics[name].reason
+        assert "20 images" in result.metrics[name].reason
     result.save(tmp_path / "leave_one_source_out")
 
 
@@ -126,8 +126,8 @@ def test_seeds_of_a_recipe_are_one_row_and_recipes_are_apart(compare, left_out):
     assert matrix.loc["a frozen", "interval"] == "bootstrap by seed and group"
 
 
-def test_only_pictures_of_what_was_held_out_are_judged(compare, left_out):
-    """Where a generator is held out, test may hold pictures of a class that has no generators."""
+def test_only_images_of_what_was_held_out_are_judged(compare, left_out):
+    """Where a generator is held out, test may hold images of a class that has no generators."""
     column = ["gan"] * 30 + [""] * 10
     result = compare(left_out("gan", "generated", share(40, 20), by="generator", column=column))
     row = result.tables["matrix"].iloc[0]
@@ -180,8 +180,8 @@ def test_a_set_without_what_was_held_out_is_refused(compare, left_out):
         compare((run, dataset))
 
 
-def test_seeds_on_other_pictures_are_refused(compare, left_out):
-    with pytest.raises(BlockError, match="other pictures of ink"):
+def test_seeds_on_other_images_are_refused(compare, left_out):
+    with pytest.raises(BlockError, match="other images of ink"):
         compare(left_out("ink", "drawing", share(40, 3), seed=1), left_out("ink", "drawing", share(41, 3), seed=2))
 
 
@@ -191,7 +191,7 @@ def test_a_recipe_that_lacks_a_source_is_named(compare, left_out):
     assert "No run of a frozen left these out, as those of others did: gan." in result.warnings
 
 
-def test_every_figure_can_be_recomputed_from_the_saved_pictures(compare, left_out, tmp_path):
+def test_every_figure_can_be_recomputed_from_the_saved_images(compare, left_out, tmp_path):
     rng = np.random.default_rng(0)
     pairs = [
         left_out(source, target, rng.random(n) < 0.7, recipe=recipe, seed=seed)
@@ -200,7 +200,7 @@ def test_every_figure_can_be_recomputed_from_the_saved_pictures(compare, left_ou
         for seed in (1, 2)
     ]
     loaded = Result.load(compare(*pairs).save(tmp_path / "leave_one_source_out"))
-    table = loaded.tables["pictures"]
+    table = loaded.tables["images"]
     recall = (table["prediction"] == table["target"]).groupby([table["recipe"], table["source"]]).mean()
     sizes = table.groupby("source")["path"].nunique()
     for row in loaded.tables["matrix"].itertuples():

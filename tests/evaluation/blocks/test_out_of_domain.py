@@ -27,7 +27,7 @@ YAML = Path(__file__).parents[3] / "conf" / "block" / "out_of_domain.yaml"
 
 @pytest.fixture
 def outside(make_predictions):
-    """Build Predictions of pictures of no known class, groups of two, whose embeddings lie apart by `distance`."""
+    """Build Predictions of images of no known class, groups of two, whose embeddings lie apart by `distance`."""
 
     def build(name, n=60, distance=3.0, seed=5):
         rng = np.random.default_rng(seed)
@@ -279,12 +279,12 @@ def test_each_wrong_order_of_three_classes_is_refused(order, world):
     assert OutOfDomain(resamples=100).evaluate(run, dataset).metrics
 
 
-def test_without_training_pictures_the_fitted_scores_are_null_and_said(world):
+def test_without_training_images_the_fitted_scores_are_null_and_said(world):
     run, dataset = world(training=False)
     result = OutOfDomain(resamples=100).evaluate(run, dataset)
     for figure in FIGURES:
         assert result.metrics[f"{figure}/things/knn"].value is None
-        assert "training pictures" in result.metrics[f"{figure}/things/mahalanobis"].reason
+        assert "training images" in result.metrics[f"{figure}/things/mahalanobis"].reason
         assert result.metrics[f"{figure}/things/energy"].value is not None
     assert any("mahalanobis, knn" in line for line in result.warnings)
     assert "knn" not in result.tables["scores"]
@@ -305,7 +305,7 @@ def test_a_set_of_known_labels_gets_an_accuracy_and_the_rest_is_said(oracle, dat
     run = fake_run(inside, ood={"new": (dataset_of(other, "new"), other)})
     result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
     assert result.metrics["accuracy/new"].value == other.correct[6:].mean()
-    assert any(line.startswith("The class of 6 of 60 pictures of new") for line in result.warnings)
+    assert any(line.startswith("The class of 6 of 60 images of new") for line in result.warnings)
     assert set(result.figures) == {"shares", "confidence", "gallery"}
     assert not any(name.startswith("auroc") for name in result.metrics)
 
@@ -417,11 +417,11 @@ def test_sources_that_training_saw_and_small_sets_are_said(oracle, outside, data
     training = replace(oracle("noisy", seed=3), sources=np.array(["ink", ""] * 120))
     run = fake_run(inside, training=training, ood={"few": (dataset_of(few, "few"), few)})
     warnings = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside)).warnings
-    assert any("few has only 4 pictures" in line for line in warnings)
+    assert any("few has only 4 images" in line for line in warnings)
     assert any("sources that training saw (ink)" in line for line in warnings)
 
 
-def test_one_picture_beside_the_domain_is_enough(oracle, outside, dataset_of, fake_run, tmp_path):
+def test_one_image_beside_the_domain_is_enough(oracle, outside, dataset_of, fake_run, tmp_path):
     inside, one = oracle("noisy"), outside("one", n=1)
     run = fake_run(inside, training=oracle("noisy", seed=3), ood={"one": (dataset_of(one, "one"), one)})
     result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
@@ -445,10 +445,10 @@ def test_the_yaml_states_the_defaults_of_the_block():
     assert registry.build("out_of_domain", OmegaConf.to_container(OmegaConf.load(YAML))) == OutOfDomain()
 
 
-def test_the_command_judges_a_trained_run(tiny_run, pictures, tmp_path):
+def test_the_command_judges_a_trained_run(tiny_run, images, tmp_path):
     from avatar_bench.cli.app import main
 
-    sets = f"data.ood={{noise: {pictures / 'blind' / 'real' / 'new-real'}}}"
+    sets = f"data.ood={{noise: {images / 'blind' / 'real' / 'new-real'}}}"
     assert main(["evaluate", f"ckpt={tiny_run}", "block=out_of_domain", sets, f"out={tmp_path}"]) == 0
     said = json.loads((tmp_path / "evaluation" / "test" / "out_of_domain" / "metrics.json").read_text())["metrics"]
     assert 0 <= said["auroc/noise/knn"]["value"] <= 1

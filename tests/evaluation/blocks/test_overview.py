@@ -165,11 +165,11 @@ def test_without_any_result_there_is_no_chart():
 def test_runs_of_different_data_are_named_in_groups():
     runs = [run_of(results(fingerprint=data), label) for data, label in (("f1", "a"), ("f2", "b"), ("f1", "c"))]
     result = compare(*runs)
-    assert "The runs were not judged on the same pictures: a, c | b." in result.warnings
+    assert "The runs were not judged on the same images: a, c | b." in result.warnings
     assert result.tables["runs"]["data_fingerprint"].tolist() == ["f1", "f2", "f1"]
     stale = results()
     stale["robustness"].provenance["data_fingerprint"] = "f0"
-    assert "Results of one run rest on different pictures: a." in compare(run_of(stale, "a")).warnings
+    assert "Results of one run rest on different images: a." in compare(run_of(stale, "a")).warnings
 
 
 def test_bias_equals_a_hand_count():

@@ -25,7 +25,7 @@ MIXES = {"50-25-25": 0.5, "70-15-15": 0.7, "80-10-10": 0.8}
 
 @pytest.fixture
 def judge(fake_run, dataset_of):
-    """Put Predictions through the block, the counts of training pictures known."""
+    """Put Predictions through the block, the counts of training images known."""
 
     def build(predictions, run=None, **options):
         fields = {"record": {"split": {"train_counts": COUNTS}}} | (run or {})
@@ -167,7 +167,7 @@ def test_the_shares_of_training_are_counted_where_the_record_lacks_them(judge, m
 
 
 def test_a_set_without_a_class_and_a_run_of_other_classes_are_refused(judge, make_predictions, oracle):
-    with pytest.raises(BlockError, match="no picture of class 'real'"):
+    with pytest.raises(BlockError, match="no image of class 'real'"):
         judge(make_predictions(np.arange(60) % 2, np.zeros((60, 3)), sources=[""] * 60))
     with pytest.raises(BlockError, match="no mix is of this run's classes"):
         judge(oracle("noisy", classes=4))
@@ -186,12 +186,12 @@ def test_mixes_of_other_classes_are_left_out_and_named(judge, oracle):
     assert any("other" in line for line in result.warnings)
 
 
-def test_pictures_of_unknown_class_are_left_out_and_said(judge, make_predictions):
+def test_images_of_unknown_class_are_left_out_and_said(judge, make_predictions):
     given = noisy(make_predictions)
     given.targets[:6] = -1
     result = judge(given)
     assert result.n == 234
-    assert any(line.startswith("6 pictures") for line in result.warnings)
+    assert any(line.startswith("6 images") for line in result.warnings)
 
 
 @pytest.mark.parametrize(

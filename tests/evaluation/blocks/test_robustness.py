@@ -39,7 +39,7 @@ def judge(fake_run, dataset_of):
 
 @pytest.fixture
 def shaky(make_predictions):
-    """Predictions of pictures, two a group, and worse ones of each variation: they lean to real."""
+    """Predictions of images, two a group, and worse ones of each variation: they lean to real."""
     targets = np.repeat(np.arange(60) % 3, 2)
     groups = [f"g{i // 2}" for i in range(120)]
 
@@ -54,7 +54,7 @@ def shaky(make_predictions):
     return make(3, 0, 0), vary
 
 
-def test_the_figures_count_pictures_where_the_metrics_count_groups(judge, shaky) -> None:
+def test_the_figures_count_images_where_the_metrics_count_groups(judge, shaky) -> None:
     result = judge(*shaky)
     assert result.metrics["clean"].n == 60
     for name in ("delivery", "severity_3"):
@@ -177,7 +177,7 @@ def test_the_tables_say_what_the_predictions_say(judge, shaky) -> None:
             assert ((part["target"] == row.transformed) & (part["prediction"] == row.prediction)).sum() == n
 
 
-def test_groups_of_one_picture_have_wilson_intervals(judge, oracle) -> None:
+def test_groups_of_one_image_have_wilson_intervals(judge, oracle) -> None:
     result = judge(oracle("noisy"), lambda variation: oracle("noisy", seed=len(variation.key)))
     for name in ("clean", *KINDS, *(f"delivery/{tier}" for tier in TIERS)):
         metric = result.metrics[name]
@@ -195,7 +195,7 @@ def test_one_bootstrap_for_all_gives_what_one_for_each_gives(judge, shaky) -> No
     assert result.metrics["blur"] == block.share(blurred.correct, clean.groups, floor=1 / 3)
 
 
-def test_the_interval_of_a_drop_is_that_of_paired_pictures_drawn_by_group(judge, shaky) -> None:
+def test_the_interval_of_a_drop_is_that_of_paired_images_drawn_by_group(judge, shaky) -> None:
     clean, vary = shaky
     metric = judge(clean, vary, resamples=2000).metrics["drop/noise"]
     lost = (clean.correct.astype(float) - vary(Corruption("noise", 3)).correct).reshape(60, 2).sum(axis=1)
@@ -221,20 +221,20 @@ def test_with_some_of_the_corruptions_their_means_are_null_and_say_why(judge, sh
     assert not any(name.startswith("delivery/") or name.endswith("/robustness") for name in result.metrics)
     assert set(result.tables["severities"]["corruption"]) == {"clean", "jpeg", "noise"}
     assert len(result.tables["bias"]) == 6
-    assert set(result.figures) == {"severities", "severity_3", "one_class", "pictures"}
+    assert set(result.figures) == {"severities", "severity_3", "one_class", "images"}
     few = judge(*shaky, severities=[3])
     assert few.metrics["robustness"].value is not None
     assert few.metrics["mean_over_severities"].value is None
 
 
-def test_pictures_of_unknown_or_absent_classes_are_left_out_and_said(judge, make_predictions) -> None:
+def test_images_of_unknown_or_absent_classes_are_left_out_and_said(judge, make_predictions) -> None:
     targets = np.array([0, 1] * 40 + [-1] * 5)
     logits = np.random.default_rng(0).normal(size=(85, 3)) + 3 * np.eye(3)[targets]
     result = judge(make_predictions(targets, logits))
     assert result.n == 80
     assert result.warnings == [
-        "5 of 85 pictures have no known class and are left out.",
-        "The set has no picture of class real.",
+        "5 of 85 images have no known class and are left out.",
+        "The set has no image of class real.",
     ]
     assert result.metrics["fragility/real"].value is None
     assert result.metrics["bias/real"].value == 0.0
@@ -256,9 +256,9 @@ def test_a_network_that_is_never_right_has_no_relative_accuracy(judge, make_pred
     assert result.metrics["drop/noise"].value == 0.0
 
 
-def test_one_picture_is_enough_and_none_of_known_class_is_refused(judge, make_predictions) -> None:
+def test_one_image_is_enough_and_none_of_known_class_is_refused(judge, make_predictions) -> None:
     assert judge(make_predictions([0], [[2.0, 0, 0]])).metrics["robustness"].value == 1.0
-    with pytest.raises(BlockError, match="no picture's true class is known"):
+    with pytest.raises(BlockError, match="no image's true class is known"):
         judge(make_predictions([-1, -1], np.zeros((2, 3))))
 
 
@@ -287,7 +287,7 @@ def test_the_yaml_states_the_defaults_of_the_block() -> None:
 
 
 def test_workers_and_orders_change_no_digit(run_copy) -> None:
-    """The prediction of each picture under each variation, by 0, 1 and 4 workers, in any order of either."""
+    """The prediction of each image under each variation, by 0, 1 and 4 workers, in any order of either."""
     found = []
     options = {"severities": [3, 5], "delivery": ["hard"], "resamples": 100}
     orders = [(0, 1, options), (1, 1, options), (4, 1, options), (1, -1, options | {"corruptions": [*KINDS][::-1]})]
@@ -312,7 +312,7 @@ def test_workers_and_orders_change_no_digit(run_copy) -> None:
         assert np.abs(tables[0]["confidence"].to_numpy() - tables[1]["confidence"].to_numpy()).max() < 1e-5
 
 
-def test_native_corruptions_are_other_pictures_than_those_of_the_input(run_copy) -> None:
+def test_native_corruptions_are_other_images_than_those_of_the_input(run_copy) -> None:
     run = Run.open(run_copy, accelerator="cpu", workers=0)
     dataset = run.dataset("test")
     options = {"severities": [3], "delivery": [], "resamples": 100}
@@ -327,6 +327,6 @@ def test_the_command_writes_every_table_and_figure(tiny_run, tmp_path) -> None:
     assert main([*words, "block.robustness.severities=[1,3]"]) == 0
     written = {file.name for file in tmp_path.rglob("robustness/*")}
     tables = ("severities", "delivery", "recalls", "bias", "one_class", "predictions")
-    figures = ("severities", "severity_3", "delivery", "one_class", "pictures", "pictures_delivered")
+    figures = ("severities", "severity_3", "delivery", "one_class", "images", "images_delivered")
     drawn = {f"{name}.{ending}" for name in figures for ending in ("png", "svg")}
     assert written == {"metrics.json", *(f"{name}.csv" for name in tables), *drawn}

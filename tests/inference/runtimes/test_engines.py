@@ -37,7 +37,7 @@ def classifier() -> Classifier:
     return build("test_resnet.r160_in1k")
 
 
-def pictures(count: int, size: int = SIZE) -> torch.Tensor:
+def images(count: int, size: int = SIZE) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
@@ -46,8 +46,8 @@ def answers(runtime: str, classifier: Any, *counts: int) -> None:
     factory = engines.prepare(runtime, classifier, size)
     for count in counts:
         with torch.no_grad():
-            expected = classifier(pictures(count, size))[0].numpy()
-        np.testing.assert_allclose(factory(1)(pictures(count, size)), expected, atol=1e-5)
+            expected = classifier(images(count, size))[0].numpy()
+        np.testing.assert_allclose(factory(1)(images(count, size)), expected, atol=1e-5)
 
 
 def test_torch_answers_as_the_classifier(classifier: Classifier) -> None:

@@ -12,7 +12,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from avatar_bench.files import html as pages
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 ODD = "<script>alert(1)</script>"
@@ -23,7 +23,7 @@ DEMO = """{% import "report/macros.html.jinja" as ui %}
 {% call ui.page(title, contents, models) %}
 <h1>Which network is best?</h1>
 {{ ui.note("answer", "Answer", body="None of them: " ~ odd) }}
-{{ ui.facts([("Pictures", 300), ("Accuracy", {"value": 0.9, "low": 0.85, "high": 0.93, "floor": 0.33})]) }}
+{{ ui.facts([("Images", 300), ("Accuracy", {"value": 0.9, "low": 0.85, "high": 0.93, "floor": 0.33})]) }}
 {% call ui.section("leaders", "Leader board") %}
 {{ ui.table(columns, rows, "Models, best first", csv="files/leaders.csv", id="board", notes="How to read it.") }}
 {% endcall %}
@@ -39,7 +39,7 @@ DEMO = """{% import "report/macros.html.jinja" as ui %}
 {% endfor %}
 {% endcall %}
 {% call ui.section("provenance", "Provenance") %}
-{{ ui.note("care", "Read with care", items=[odd, "few pictures"]) }}
+{{ ui.note("care", "Read with care", items=[odd, "few images"]) }}
 {{ ui.table(["file", "checkpoint", {"text": "n", "number": true}], files, "Where every number is from", id="files") }}
 {% endcall %}
 {% endcall %}
@@ -50,7 +50,7 @@ DEMO = """{% import "report/macros.html.jinja" as ui %}
 def templates() -> Environment:
     """The environment that the macros ask for."""
     web = pages.web()
-    web.globals["say"] = say
+    web.globals["_"] = _
     return web
 
 
@@ -99,4 +99,4 @@ def _image(i: int, width: int, height: int) -> dict[str, Any]:
     stream = io.BytesIO()
     Image.new("RGB", (width, height), plots.color(i)).save(stream, "WEBP")
     src = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
-    return {"src": src, "alt": f"picture {i}", "caption": f"Caption {i} {ODD}", "width": width, "height": height}
+    return {"src": src, "alt": f"image {i}", "caption": f"Caption {i} {ODD}", "width": width, "height": height}

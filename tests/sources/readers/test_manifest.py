@@ -1,4 +1,4 @@
-"""Tests of pictures that a CSV names."""
+"""Tests of images that a CSV names."""
 
 import os
 
@@ -15,19 +15,19 @@ def read(tmp_path, text, done=(), label=""):
     return list(KIND.read(job)), job.quarantine
 
 
-def test_rows_give_pictures_in_their_order_with_all_they_say(tmp_path):
+def test_rows_give_images_in_their_order_with_all_they_say(tmp_path):
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         (tmp_path / name).write_text(name)
     text = "path,label,source,group,generator,licence,author,url,split,mood\n"
     text += "b.jpg,generated,web,anna,SDXL,CC0,Ann,https://x.org,val,sad\n"
     text += f"{tmp_path}/a.jpg, real ,,,,,,,,\nc.jpg,real,,,,,,,,\n"
-    pictures, quarantine = read(tmp_path, text, done={"c.jpg"})
+    images, quarantine = read(tmp_path, text, done={"c.jpg"})
     assert quarantine == []
-    assert [(one.name, one.read(), one.label) for one in pictures] == [
+    assert [(one.name, one.read(), one.label) for one in images] == [
         ("b.jpg", b"b.jpg", "generated"),
         (f"{tmp_path}/a.jpg", b"a.jpg", "real"),
     ]
-    first = pictures[0]
+    first = images[0]
     assert (first.source, first.shared_group, first.generator, first.licence) == ("web", "anna", "SDXL", "CC0")
     assert (first.author, first.url, first.split) == ("Ann", "https://x.org", "val")
 
@@ -52,7 +52,7 @@ def test_a_missing_file_is_an_error_and_has_no_state(tmp_path):
         list(KIND.read(Job("own", source, tmp_path)))
 
 
-def test_the_state_changes_with_the_pictures(tmp_path):
+def test_the_state_changes_with_the_images(tmp_path):
     (tmp_path / "a.jpg").write_text("")
     read(tmp_path, "path,label\na.jpg,real\n")
     source = {"file": str(tmp_path / "m.csv")}

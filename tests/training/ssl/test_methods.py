@@ -17,7 +17,7 @@ VIT = {"img_size": 64, "num_classes": 0}
 
 
 def flat() -> nn.Module:
-    """A network whose embedding of a picture of one pixel is its three values."""
+    """A network whose embedding of an image of one pixel is its three values."""
     return nn.Flatten()
 
 
@@ -96,7 +96,7 @@ def test_the_loss_of_mae_is_the_error_on_normalised_hidden_patches() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "options", "told"),
     [
-        ("test_resnet", 32, MethodOptions("mae", 0, 0, 0, 0, 0.75, 1, 32), "does not see a picture as patches"),
+        ("test_resnet", 32, MethodOptions("mae", 0, 0, 0, 0, 0.75, 1, 32), "does not see an image as patches"),
         ("test_vit", 32, MethodOptions("mae", 0, 0, 0, 0, 0.9, 1, 32), "leaves none of 4 patches"),
         ("test_vit2", 64, MethodOptions("dino", 0.04, 8, 0.9, 2), "no small views"),
     ],

@@ -11,7 +11,7 @@ import pandas as pd
 from avatar_bench.evaluation.block import RunBlock
 from avatar_bench.evaluation.blocks.architecture import figures
 from avatar_bench.evaluation.model_traits import start_of
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.models import first_layers
 from avatar_bench.models.inspection import Anatomy, dissect
 from avatar_bench.results.result import Metric, Result
@@ -47,7 +47,7 @@ class Architecture(RunBlock):
         """Add filters and feature maps to a result, or the reason why there are none."""
         name = first_layers.first_convolution(run.classifier.net, run.preprocessing.size)
         if name is None:
-            result.warnings.append(say("No filters are shown: the layer that takes the image is no convolution of it."))
+            result.warnings.append(_("No filters are shown: the layer that takes the image is no convolution of it."))
         else:
             weights = first_layers.filters(run.classifier.net, name)
             result.arrays["filters"] = {"layer": np.array(name), "weights": weights}
@@ -55,12 +55,12 @@ class Architecture(RunBlock):
         labels = dataset.frame["label"].to_numpy()
         rows = [int(np.flatnonzero(labels == each)[0]) for each in run.classes if each in labels][:MOST_CLASSES]
         if not rows:
-            result.warnings.append(say("No feature maps are shown: no image of a known class is at hand."))
+            result.warnings.append(_("No feature maps are shown: no image of a known class is at hand."))
             return
         images = run.inputs(dataset, rows)
         maps = first_layers.feature_maps(run.classifier, images, name, MOST_CHANNELS)
         if not maps:
-            result.warnings.append(say("No feature maps are shown: no first layer of this network is a map."))
+            result.warnings.append(_("No feature maps are shown: no first layer of this network is a map."))
             return
         shown = images.permute(0, 2, 3, 1).numpy()
         result.arrays["feature_maps"] = {

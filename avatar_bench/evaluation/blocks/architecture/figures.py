@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.models.first_layers import FeatureMaps
 from avatar_bench.models.inspection import HEAD, STEM, Anatomy
@@ -25,21 +25,21 @@ _INKS = {STEM: plots.color(5), HEAD: plots.color(1)}
 
 @plots.use_style()
 def diagram(anatomy: Anatomy, name: str, size: int, classes: int) -> Figure:
-    """Draw a box per stage, from the picture of `size` pixels down to the classes; beside it, its share of the cost."""
+    """Draw a box per stage, from the image of `size` pixels down to the classes; beside it, its share of the cost."""
     stages = anatomy.stages
     count = len(stages)
     figure = plots.new_figure(8.6, 1.2 + 0.56 * (count + 0.8))
     left, middle, right = figure.subplots(1, 3, width_ratios=[3.4, 1, 1], sharey=True)
     left.set(xlim=(0, 1), ylim=(count - 0.5, -1.3))
     left.set_axis_off()
-    _terminal(left, -1, say("picture: 3 x {size} x {size}", size=size))
-    for row, (_, stage) in enumerate(stages.iterrows()):
+    _terminal(left, -1, _("image: 3 x {size} x {size}", size=size))
+    for row, (__, stage) in enumerate(stages.iterrows()):
         _box(left, row, stage)
         _arrow(left, row - 1)
-    for axes, column, title in ((middle, "params", say("parameters")), (right, "macs", say("multiply-adds"))):
+    for axes, column, title in ((middle, "params", _("parameters")), (right, "macs", _("multiply-adds"))):
         _shares(axes, stages, column, title)
     figure.suptitle(
-        say(
+        _(
             "{name}: {depth} layers deep, {params} M parameters, {macs} G multiply-adds, {classes} classes",
             name=plots.short(name, 30),
             depth=anatomy.depth,
@@ -63,8 +63,8 @@ def filters(weights: NDArray[np.float32], layer: str) -> Figure:
         scaled = weights[number] / max(float(np.abs(weights[number]).max()), np.finfo(np.float32).tiny)
         axes.imshow((0.5 + scaled.transpose(1, 2, 0) / 2).clip(0, 1), interpolation="nearest")
     height, width = weights.shape[2:]
-    counted = say("{n} of {all} filters", n=len(order), all=len(weights))
-    about = say("{height} × {width} pixels; grey is 0, a colour what it responds to", height=height, width=width)
+    counted = _("{n} of {all} filters", n=len(order), all=len(weights))
+    about = _("{height} × {width} pixels; grey is 0, a colour what it responds to", height=height, width=width)
     figure.suptitle(f"{plots.short(layer, 40)}, {counted}, {about}", fontsize=8.5)
     return figure
 
@@ -125,8 +125,8 @@ def _box(axes: Axes, row: int, stage: pd.Series) -> None:
     kind = stage["block_type"]
     times = f"{stage['blocks']} × {kind}" if stage["blocks"] else kind
     extras = ", ".join(text for text in (stage["normalisation"], stage["activation"]) if text)
-    ends = {STEM: say("stem"), HEAD: say("head")}
-    title = ends.get(stage["stage"]) or say("stage {number}", number=stage["stage"])
+    ends = {STEM: _("stem"), HEAD: _("head")}
+    title = ends.get(stage["stage"]) or _("stage {number}", number=stage["stage"])
     small = {"fontsize": 7, "color": "#404040"}
     words: list[tuple[float, float, str, dict[str, Any]]] = [
         (0.02, -0.16, title, {"fontweight": "bold"}),
@@ -155,7 +155,7 @@ def _shares(axes: Axes, stages: pd.DataFrame, column: str, title: str) -> None:
     axes.barh(range(len(stages)), share, color=inks, alpha=0.75, height=0.5)
     for row, (value, part) in enumerate(zip(stages[column], share, strict=True)):
         axes.annotate(_short_number(value), (part, row), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
-    axes.set(xlim=(0, 1.3 * share.max()), title=title, xlabel=say("share (%)"))
+    axes.set(xlim=(0, 1.3 * share.max()), title=title, xlabel=_("share (%)"))
     plots.percent_axis(axes.xaxis)
     axes.tick_params(left=False, labelleft=False)
     axes.grid(axis="x")
@@ -163,9 +163,9 @@ def _shares(axes: Axes, stages: pd.DataFrame, column: str, title: str) -> None:
 
 def _short_number(value: float) -> str:
     if value >= 1e9:
-        return say("{number} G", number=f"{value / 1e9:.3g}")
+        return _("{number} G", number=f"{value / 1e9:.3g}")
     if value >= 1e6:
-        return say("{number} M", number=f"{value / 1e6:.3g}")
+        return _("{number} M", number=f"{value / 1e6:.3g}")
     if value >= 1e3:
-        return say("{number} k", number=f"{value / 1e3:.3g}")
+        return _("{number} k", number=f"{value / 1e3:.3g}")
     return f"{value:.0f}"

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import IntervalBlock, answers, check_class_order, known, left_out
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, plots, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results.result import Metric, Result
@@ -87,9 +87,9 @@ class BlindTest(IntervalBlock):
         found |= self._resampled(predictions)
         for index, name in enumerate(predictions.classes):
             target, predicted = predictions.targets == index, predictions.predicted == index
-            absent = say("no picture of this class in the set")
+            absent = _("no image of this class in the set")
             found[f"recall/{name}"] = self._share_of(target, predictions, absent)
-            reason = say("the class is never predicted") if target.any() else absent
+            reason = _("the class is never predicted") if target.any() else absent
             found[f"precision/{name}"] = self._share_of(predicted & target.any(), predictions, reason)
         found["detectable_difference"] = self._detectable(found["accuracy"].value or 0.0, n)
         return found
@@ -103,7 +103,7 @@ class BlindTest(IntervalBlock):
         known = predictions.sources != ""
         sources = predictions.sources[known]
         if len(np.unique(sources)) < 2:
-            return Metric(None, len(np.unique(sources)), reason=say("fewer than two sources are known"))
+            return Metric(None, len(np.unique(sources)), reason=_("fewer than two sources are known"))
         return self.share(predictions.correct[known], sources, "source")
 
     def _resampled(self, predictions: Predictions) -> dict[str, Metric]:
@@ -117,8 +117,8 @@ class BlindTest(IntervalBlock):
     def _detectable(self, accuracy: float, n: int) -> Metric:
         discordance = 2 * accuracy * (1 - accuracy) if self.discordance is None else self.discordance
         difference = stats.detectable_difference(n, discordance)
-        reason = say(
-            "at {n} pictures and a discordance of {share} no difference is detectable", n=n, share=f"{discordance:.3g}"
+        reason = _(
+            "at {n} images and a discordance of {share} no difference is detectable", n=n, share=f"{discordance:.3g}"
         )
         return Metric(difference, n, higher_is_better=False, reason=reason if difference is None else None)
 
@@ -138,11 +138,11 @@ class BlindTest(IntervalBlock):
         worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][: self.gallery]
         names = predictions.classes
         titles = [
-            say("true: {name}", name=names[predictions.targets[i]])
+            _("true: {name}", name=names[predictions.targets[i]])
             + "\n"
-            + say("predicted: {name}", name=names[predictions.predicted[i]])
+            + _("predicted: {name}", name=names[predictions.predicted[i]])
             + f", {predictions.confidence[i]:.1%}\n"
-            + (str(predictions.sources[i]) or say("source not known"))
+            + (str(predictions.sources[i]) or _("source not known"))
             for i in worst
         ]
         return plots.gallery([dataset.image(int(rows[i])) for i in worst], titles)
@@ -185,12 +185,12 @@ def _confusion_table(classes: tuple[str, ...], confusion: NDArray[np.float64]) -
 def _per_source_figure(table: pd.DataFrame, classes: int) -> Figure:
     shown = table.nlargest(plots.MOST_BARS, "n").sort_values(["target", "accuracy"])
     return plots.interval_bars(
-        [source or say("(not known)") for source in shown["source"]],
+        [source or _("(not known)") for source in shown["source"]],
         shown["accuracy"],
         shown["low"],
         shown["high"],
         shown["n"],
-        label=say("share of the source's pictures that are recognised (%)"),
+        label=_("share of the source's images that are recognised (%)"),
         kinds=list(shown["target"]),
         chance=1 / classes,
     )
@@ -201,7 +201,7 @@ def _about_guessing(metrics: Mapping[str, Metric], level: float) -> list[str]:
     if found.value is None or beats_guessing(found.value, found.low, found.n, found.floor, level) is not False:
         return []
     return [
-        say(
+        _(
             "The run is no better than guessing: its balanced accuracy is {value}, and guessing gives {level}.",
             value=f"{found.value:.3f}",
             level=f"{found.floor:.3f}",
@@ -215,16 +215,12 @@ def _warnings(predictions: Predictions, asked: int) -> list[str]:
         predictions.classes, np.bincount(predictions.targets, minlength=len(predictions.classes)), strict=True
     ):
         if n == 0:
-            told = say(
-                "The set has no picture of class '{name}': its figures are null, and means leave it out.", name=name
-            )
+            told = _("The set has no image of class '{name}': its figures are null, and means leave it out.", name=name)
             said.append(told)
         elif n < _FEW:
-            told = say(
-                "The set has only {n} pictures of class '{name}': see the width of the intervals.", n=n, name=name
-            )
+            told = _("The set has only {n} images of class '{name}': see the width of the intervals.", n=n, name=name)
             said.append(told)
     unknown = int((predictions.sources == "").sum())
     if unknown:
-        said.append(say("The source of {n} pictures is not known; accuracy_by_source leaves them out.", n=unknown))
+        said.append(_("The source of {n} images is not known; accuracy_by_source leaves them out.", n=unknown))
     return said

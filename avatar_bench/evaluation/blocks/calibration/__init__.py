@@ -1,4 +1,4 @@
-"""calibration: whether a run's confidence can be believed, on the set and where the pictures have changed."""
+"""calibration: whether a run's confidence can be believed, on the set and where the images have changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from avatar_bench.evaluation.block import IntervalBlock, check_class_order, know
 from avatar_bench.evaluation.blocks.calibration import figures
 from avatar_bench.evaluation.blocks.calibration.conformal_sets import ConformalSets, draw_uniforms
 from avatar_bench.evaluation.blocks.calibration.error_tables import error_floors, errors, reliability, temperatures
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, selective
 from avatar_bench.results.result import Metric, Result
 
@@ -35,7 +35,7 @@ _TOLERANCE = 0.02  # of a refitted temperature: another machine's arithmetic mov
 class Calibration(IntervalBlock):
     """Judge the confidence of a Run with the temperature that it has, and sets of classes of a stated coverage.
 
-    `alpha` is the share of pictures whose set may miss the true class; `severity` (1 to 5) that of the corruptions
+    `alpha` is the share of images whose set may miss the true class; `severity` (1 to 5) that of the corruptions
     under which the same temperature and sets are judged again, 0: none.
     """
 
@@ -51,7 +51,7 @@ class Calibration(IntervalBlock):
         """Give the errors of calibration before and after scaling, selective prediction, conformal sets, and shift.
 
         Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order or
-        the set holds pictures that the sets are fitted on.
+        the set holds images that the sets are fitted on.
         """
         asked = run.predictions(dataset)
         rows = known(asked, dataset)
@@ -104,7 +104,7 @@ class Calibration(IntervalBlock):
     def _judge_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
         """Put coverage and size of the conformal sets into the result, overall and by class."""
         if sets is None:
-            nothing = Metric(None, 0, higher_is_better=None, reason=say("the calibration pictures are not known"))
+            nothing = Metric(None, 0, higher_is_better=None, reason=_("the calibration images are not known"))
             names = [f"{name}/{method}" for name in ("coverage", "set_size") for method in ("lac", "aps")]
             result.metrics |= dict.fromkeys(names, nothing)
             return
@@ -112,20 +112,20 @@ class Calibration(IntervalBlock):
         result.tables["coverage"] = sets.by_class(self, predictions)
         result.figures["coverage"] = figures.coverage(result.tables["coverage"], 1 - self.alpha)
         if any(np.isinf(list(sets.thresholds.values()))):
-            told = say(
-                "{n} calibration pictures are too few for sets of this coverage: each set holds every class.", n=sets.n
+            told = _(
+                "{n} calibration images are too few for sets of this coverage: each set holds every class.", n=sets.n
             )
             result.warnings.append(told)
 
     def _judge_shift(self, result: Result, shifted: dict[str, Predictions], sets: ConformalSets | None) -> None:
-        """Put the table and the figure of the same temperature and sets under other pictures into the result."""
+        """Put the table and the figure of the same temperature and sets under other images into the result."""
         rows = [self._shift_row(name, predictions, sets) for name, predictions in shifted.items()]
         table = result.tables["shift"] = pd.DataFrame(rows)
         if len(table) > 1:
             result.figures["shift"] = figures.shift(table, 1 - self.alpha)
         for row in rows if sets else []:
             if max(row["coverage_lac_high"], row["coverage_aps_high"]) < 1 - self.alpha:
-                told = say(
+                told = _(
                     "{name}: only {lac} (LAC) and {aps} (APS) of the sets hold the true class, {share} were promised.",
                     name=figures.set_name(row["set"]),
                     lac=f"{row['coverage_lac']:.1%}",
@@ -162,7 +162,7 @@ class Calibration(IntervalBlock):
 
 
 def _held_out(run: Run, dataset: Dataset) -> Predictions | None:
-    """Give the pictures that may be fitted on to judge a set; None where the run does not know them."""
+    """Give the images that may be fitted on to judge a set; None where the run does not know them."""
     try:
         found = run.calibration(dataset)
     except BlockError:
@@ -194,18 +194,16 @@ def _arrays(
 def _warnings(asked: int, n: int, temperature: float, held_out: Predictions | None) -> list[str]:
     said = left_out(asked - n, asked)
     if temperature == 1:
-        said.append(
-            say("The run's temperature is 1, as it could not be fitted: the scaled figures are the plain ones.")
-        )
+        said.append(_("The run's temperature is 1, as it could not be fitted: the scaled figures are the plain ones."))
     elif held_out is not None:
         refit = calibration.fit_temperature(held_out.logits, held_out.targets)
         if abs(np.log(refit / temperature)) > _TOLERANCE:
-            told = say(
-                "A refit on the calibration pictures gives a temperature of {refit}, the run's is {fixed}.",
+            told = _(
+                "A refit on the calibration images gives a temperature of {refit}, the run's is {fixed}.",
                 refit=f"{refit:.3f}",
                 fixed=f"{temperature:.3f}",
             )
             said.append(told)
     if held_out is None:
-        said.append(say("The calibration pictures are not known, so there are no conformal sets."))
+        said.append(_("The calibration images are not known, so there are no conformal sets."))
     return said

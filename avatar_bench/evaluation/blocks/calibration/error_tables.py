@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from avatar_bench.evaluation.block import between
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, stats
 from avatar_bench.results.result import Metric
 
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 def error_floors(block: IntervalBlock, judged: Predictions, prefix: str = "") -> pd.DataFrame:
     """Tabulate by kind of calibration error what chance alone makes of it: mean, 95th percentile, end of its interval.
 
-    Pictures of a group are drawn together as far as the gaps of the real ones correlate.
+    Images of a group are drawn together as far as the gaps of the real ones correlate.
     """
     correlation = calibration.group_correlation(judged.correct - judged.confidence, judged.groups)
     drawn = calibration.noise_floor(judged.probabilities, block.resamples, block.seed, judged.groups, correlation)
@@ -62,12 +62,12 @@ def reliability(block: IntervalBlock, judged: Predictions) -> pd.DataFrame:
 
 
 def temperatures(block: IntervalBlock, temperature: float, held_out: Predictions | None) -> dict[str, Metric]:
-    """Give the run's temperature with the interval of refits on the calibration pictures, and what a refit would add.
+    """Give the run's temperature with the interval of refits on the calibration images, and what a refit would add.
 
     The latter, `scaled/temperature`, is the refit divided by the run's: 1 where both agree.
     """
     if held_out is None:
-        why = say("the calibration pictures are not known")
+        why = _("the calibration images are not known")
         fixed = Metric(temperature, 0, higher_is_better=None)
         return {"temperature": fixed, "scaled/temperature": Metric(None, 0, higher_is_better=None, reason=why)}
     logits, targets = held_out.logits, held_out.targets
@@ -91,12 +91,12 @@ def _calibration_errors(block: IntervalBlock, judged: Predictions, floors: pd.Da
     """Give the calibration errors with intervals that hold the true error at least as often as `level` says.
 
     An end lies as far off as chance can move the error (`calibration.error_deviations`), and no nearer than that of
-    the accuracy, as pictures that are all right do not show what errors are to come. The low end is 0 where chance
+    the accuracy, as images that are all right do not show what errors are to come. The low end is 0 where chance
     alone may make the error, by the bootstrap or by the noise floor.
     """
     values = calibration.calibration_errors(judged.probabilities, judged.targets)
     moves = calibration.error_deviations(judged.probabilities, judged.targets, judged.groups)
-    _, ends = stats.bootstrap_interval(moves, judged.groups, block.resamples, block.level, block.seed)
+    __, ends = stats.bootstrap_interval(moves, judged.groups, block.resamples, block.level, block.seed)
     accuracy = block.share(judged.correct, judged.groups)
     # another error moves the probabilities of two classes, whose errors classwise ECE averages
     share = np.array([1, 1, 1, min(1.0, 2 / len(judged.classes))])

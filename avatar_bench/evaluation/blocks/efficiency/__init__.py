@@ -13,7 +13,7 @@ from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import IntervalBlock, between
 from avatar_bench.evaluation.blocks.efficiency import figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.inference.runtimes.engines import RUNTIMES, refuse_missing
 from avatar_bench.metrics.timing import quantiles
 from avatar_bench.models import profiling
@@ -33,7 +33,7 @@ _TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": Tru
 class Efficiency(IntervalBlock):
     """Measure what a run's network costs on this machine; the bootstrap draws whole rounds.
 
-    `batches` of pictures (1 is added) and `threads` of the network (0: as many as are set) are timed each with each,
+    `batches` of images (1 is added) and `threads` of the network (0: as many as are set) are timed each with each,
     in `runtimes`, by turns: `rounds` of them, about `seconds` in all for each setting. `passes` over real files last
     `pass_seconds` or more, decoded by the run's own number of workers and by each of `workers`. The machine is too
     noisy where two identical networks, or two passes of one setting, differ by more than `tolerance`.
@@ -68,7 +68,7 @@ class Efficiency(IntervalBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give counts, timings with intervals, and a figure; the dataset's files are read, its labels are not."""
         if len(dataset) == 0:
-            raise BlockError(f"{dataset.name} has no pictures to time the network on.")
+            raise BlockError(f"{dataset.name} has no images to time the network on.")
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
         samples = self._time_network(run, result)
         workers = list(dict.fromkeys([run.workers, *self.workers]))
@@ -91,7 +91,7 @@ class Efficiency(IntervalBlock):
         for name, distance in distances.items():
             if not distance <= AGREEMENT:
                 result.warnings.append(
-                    say(
+                    _(
                         "The runtime {runtime} is not timed: its logits differ from torch's by {distance}.",
                         runtime=name,
                         distance=f"{distance:.2g}",
@@ -131,9 +131,9 @@ class Efficiency(IntervalBlock):
         """Give a row per number of workers: the median pass's images per second with its interval, passes' noise."""
         rows, name = [], "images_per_second"
         for workers, part in passes.groupby("workers", sort=False):
-            rates = (part["pictures"] / part["seconds"]).to_numpy()
+            rates = (part["images"] / part["seconds"]).to_numpy()
             found = self.resampled([name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
-            row: dict[str, Any] = {"workers": workers, "pictures": int(part["pictures"].sum()), "passes": len(part)}
+            row: dict[str, Any] = {"workers": workers, "images": int(part["images"].sum()), "passes": len(part)}
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
             rows.append(row | {"noise": rates.max() / rates.min() - 1})
         table = pd.DataFrame(rows).astype({f"{name}_low": float, f"{name}_high": float})
@@ -142,16 +142,16 @@ class Efficiency(IntervalBlock):
     def _metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
         """Return the metrics of each runtime's first number of threads, torch's without a prefix, and of the files."""
         noise, found = float(latency["noise"].max()), {}
-        reason = None if noise <= self.tolerance else say("the machine is too noisy for it")
+        reason = None if noise <= self.tolerance else _("the machine is too noisy for it")
         first = latency.groupby("runtime")["threads"].transform("first")
         rows = latency[(latency["network"] == "run") & (latency["threads"] == first)]
-        for _, row in rows.iterrows():
+        for __, row in rows.iterrows():
             prefix = "" if row["runtime"] == "torch" else f"{row['runtime']}/"
             for name, better in _TIMES.items():
                 found[f"{prefix}{name}/b{row['batch']}"] = _metric(row, name, "round", better, reason)
         own = end_to_end.iloc[0]
         if reason is None and not own["steady"]:
-            reason = say("passes over the same files differ too much")
+            reason = _("passes over the same files differ too much")
         found["end_to_end_images_per_second"] = _metric(own, "images_per_second", "pass", True, reason)
         rounds = int(latency["rounds"].min())
         return found | {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
@@ -160,15 +160,15 @@ class Efficiency(IntervalBlock):
         noise, allowed, doubts = latency["noise"].max(), f"{self.tolerance:.0%}", []
         if noise > self.tolerance:
             doubts.append(
-                say(
+                _(
                     "The machine is too noisy: two identical networks differ by {noise}, of {tolerance} allowed.",
                     noise=f"{noise:.0%}",
                     tolerance=allowed,
                 )
             )
-        for _, row in end_to_end[~end_to_end["steady"]].iterrows():
+        for __, row in end_to_end[~end_to_end["steady"]].iterrows():
             doubts.append(
-                say(
+                _(
                     "End to end is too noisy, workers: {workers}: passes differ by {noise}, of {tolerance} allowed.",
                     workers=row["workers"],
                     noise=f"{row['noise']:.0%}",

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from avatar_bench.evaluation.blocks.efficiency.latency import CPU
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 
@@ -30,11 +30,11 @@ def latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int) -> F
         rate = "images_per_second"
         _line(right, part, shift, rate, part[f"{rate}_low"], part[f"{rate}_high"], style)
     _files(right, end_to_end, batch_size, len(kinds))
-    left.set(title=say("Latency: median, and bar to p95"), ylabel=say("milliseconds a batch"), yscale="log")
+    left.set(title=_("Latency: median, and bar to p95"), ylabel=_("milliseconds a batch"), yscale="log")
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter(ScalarFormatter())
     left.yaxis.set_minor_locator(NullLocator())
-    right.set(title=say("Throughput, with intervals"), ylabel=say("pictures a second"), ylim=(0, None))
+    right.set(title=_("Throughput, with intervals"), ylabel=_("images a second"), ylim=(0, None))
     for axes in (left, right):
         _scales(axes, sorted({*table["batch"], batch_size}))
     handles, labels = right.get_legend_handles_labels()
@@ -46,13 +46,13 @@ def _name(row: pd.Series) -> str:
     runtime, threads = "torch" if row["runtime"] == CPU else row["runtime"], row["threads"]
     if row["device"] != "cpu":
         return (
-            say("{runtime} on the GPU, copy", runtime=runtime)
+            _("{runtime} on the GPU, copy", runtime=runtime)
             if row["network"] == "copy"
-            else say("{runtime} on the GPU", runtime=runtime)
+            else _("{runtime} on the GPU", runtime=runtime)
         )
     if row["network"] == "copy":
-        return say("{runtime}, threads: {threads}, copy", runtime=runtime, threads=threads)
-    return say("{runtime}, threads: {threads}", runtime=runtime, threads=threads)
+        return _("{runtime}, threads: {threads}, copy", runtime=runtime, threads=threads)
+    return _("{runtime}, threads: {threads}", runtime=runtime, threads=threads)
 
 
 def _line(
@@ -65,7 +65,7 @@ def _line(
 
 def _files(axes: Axes, table: pd.DataFrame, batch_size: int, used: int) -> None:
     name = "images_per_second"
-    for index, (_, row) in enumerate(table.iterrows()):
+    for index, (__, row) in enumerate(table.iterrows()):
         ends = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
         axes.errorbar(
             batch_size * 1.06 ** (index + 1),
@@ -75,12 +75,12 @@ def _files(axes: Axes, table: pd.DataFrame, batch_size: int, used: int) -> None:
             color=plots.color(used + index),
             markersize=5,
             capsize=2,
-            label=say("real files, workers: {workers}", workers=f"{row['workers']:.0f}"),
+            label=_("real files, workers: {workers}", workers=f"{row['workers']:.0f}"),
         )
 
 
 def _scales(axes: Axes, batches: list[int]) -> None:
-    axes.set(xscale="log", xlim=(batches[0] / 1.5, 1.5 * batches[-1]), xlabel=say("pictures a batch"))
+    axes.set(xscale="log", xlim=(batches[0] / 1.5, 1.5 * batches[-1]), xlabel=_("images a batch"))
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(True)

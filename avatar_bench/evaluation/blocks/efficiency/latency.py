@@ -27,7 +27,7 @@ CPU = "cpu"  # the runtime that is torch on the CPU, timed beside torch on a GPU
 FEWEST = 4  # batches timed in each pass over real files
 _FEWEST_PASSES = 3
 _PREFETCHED = 2  # batches that a worker of torch's loader has ready at most
-_TESTED = 4  # pictures on which runtimes must agree
+_TESTED = 4  # images on which runtimes must agree
 Factory = Callable[[int], Engine]
 
 
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 
 def synthetic(run: Run, count: int) -> Tensor:
-    """Give pictures of noise as the network takes them, uint8 (count, 3, S, S), on its device."""
+    """Give images of noise as the network takes them, uint8 (count, 3, S, S), on its device."""
     size, generator = run.preprocessing.size, torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator).to(run.device)
 
@@ -60,9 +60,9 @@ def build(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Factory], dict[s
     factories = {name: prepare(name, run.classifier, size) for name in runtimes}
     if run.device != "cpu":
         factories[CPU] = prepare("torch", copy.deepcopy(run.classifier).cpu(), size)
-    pictures = synthetic(run, _TESTED)
+    images = synthetic(run, _TESTED)
     logits = {
-        name: factory(torch.get_num_threads())(pictures.cpu() if device_of(run, name) == "cpu" else pictures)
+        name: factory(torch.get_num_threads())(images.cpu() if device_of(run, name) == "cpu" else images)
         for name, factory in factories.items()
     }
     distances = {}
@@ -91,10 +91,10 @@ def time_network(
     }
     first = counts["torch"][0]
     cases |= {Case("torch", batch, first, "copy"): twin(first) for batch in batches}
-    pictures = {batch: synthetic(run, batch) for batch in batches}
-    pictures_there = {batch: one.cpu() for batch, one in pictures.items()}
+    images = {batch: synthetic(run, batch) for batch in batches}
+    images_there = {batch: one.cpu() for batch, one in images.items()}
     jobs = [
-        _job(engine, (pictures_there if device_of(run, case.runtime) == "cpu" else pictures)[case.batch], case.threads)
+        _job(engine, (images_there if device_of(run, case.runtime) == "cpu" else images)[case.batch], case.threads)
         for case, engine in cases.items()
     ]
     timed = interleaved(jobs, int(turns["rounds"]), turns["seconds"], int(turns["seed"]))
@@ -105,7 +105,7 @@ def time_network(
 def time_files(
     run: Run, dataset: Dataset, workers: Sequence[int], passes: int, seconds: float, seed: int
 ) -> pd.DataFrame:
-    """Time verdicts on files of a dataset, decode included; a row per pass: workers, round, pictures, seconds.
+    """Time verdicts on files of a dataset, decode included; a row per pass: workers, round, images, seconds.
 
     A pass lasts about `seconds` or more; where that is more than twice as long, there are fewer, 3 at least. At 0
     seconds a pass is as short as it can be. The
@@ -124,17 +124,17 @@ def time_files(
         rows += [(count, turn, *_pass(run, files, count, batches[count])) for count in workers]
         if turn + 1 >= _FEWEST_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
             break
-    table = pd.DataFrame(rows, columns=["workers", "round", "pictures", "seconds"])
-    return table.astype({"workers": int, "round": int, "pictures": int})
+    table = pd.DataFrame(rows, columns=["workers", "round", "images", "seconds"])
+    return table.astype({"workers": int, "round": int, "images": int})
 
 
 def _enough(trial: tuple[float, float], seconds: float, batch_size: int) -> int:
-    pictures, took = trial
-    return max(FEWEST, math.ceil(seconds * pictures / max(took, 1e-9) / batch_size))
+    images, took = trial
+    return max(FEWEST, math.ceil(seconds * images / max(took, 1e-9) / batch_size))
 
 
 def _pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tuple[float, float]:
-    """Give how many pictures were timed, and their seconds: those of the middle of a long job.
+    """Give how many images were timed, and their seconds: those of the middle of a long job.
 
     While workers start, batches come late and then all at once; at the end nothing is decoded beside the network.
     """
@@ -144,9 +144,9 @@ def _pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tupl
     asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
     # it stops there: the last batches are to be decoded, and not to be waited for
     waits = np.array(list(islice(arrivals(timed.verdicts(asked)), first + batches)))[first:]
-    pictures, seconds = waits.sum(axis=0).tolist()
-    return pictures, seconds
+    images, seconds = waits.sum(axis=0).tolist()
+    return images, seconds
 
 
-def _job(engine: Engine, pictures: Tensor, threads: int) -> Job:
-    return Job(lambda: engine(pictures), threads)
+def _job(engine: Engine, images: Tensor, threads: int) -> Job:
+    return Job(lambda: engine(images), threads)

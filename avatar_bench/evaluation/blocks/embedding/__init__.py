@@ -16,7 +16,7 @@ from avatar_bench.audit.probes import draw
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order
 from avatar_bench.evaluation.blocks.embedding import figures
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import clusters, neighbourhoods
 from avatar_bench.results.result import Metric, Result
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating]
 METHODS = ("tsne", "pca", "umap")
-_FEWEST = 8  # pictures below which neighbourhoods mean nothing
+_FEWEST = 8  # images below which neighbourhoods mean nothing
 _SHUFFLES = 5  # maps whose points are shuffled, for the floor
 
 
@@ -36,8 +36,8 @@ class Embedding(IntervalBlock):
     """Draw the embeddings of a set as maps.
 
     `method` is tsne, pca, umap, or a list of them; `perplexity` (1 or more) of t-SNE and `neighbors` (2 or more) of
-    UMAP are lowered where there are few pictures; `trust_neighbors` (1 or more) of trustworthiness; `limit`, the most
-    pictures drawn; `named_sources`, how many of the largest sources get a colour.
+    UMAP are lowered where there are few images; `trust_neighbors` (1 or more) of trustworthiness; `limit`, the most
+    images drawn; `named_sources`, how many of the largest sources get a colour.
     """
 
     method: Any = "tsne"
@@ -65,12 +65,12 @@ class Embedding(IntervalBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give a map, its points and its trustworthiness for each method; the true class need not be known.
 
-        Raise BlockError where there are fewer than 8 pictures, GuardError where the class names are in the wrong order.
+        Raise BlockError where there are fewer than 8 images, GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         check_class_order(asked, run.allow)
         if len(asked) < _FEWEST:
-            raise BlockError(f"{dataset.name}: {len(asked)} pictures are too few for a map; {_FEWEST} are the least.")
+            raise BlockError(f"{dataset.name}: {len(asked)} images are too few for a map; {_FEWEST} are the least.")
         drawn = asked.take(draw(pd.DataFrame({"label": asked.targets}), self.limit, self.seed))
         result = Result("embedding", dataset.name, len(drawn), run.classes)
         result.warnings = self._warnings(len(asked), len(drawn))
@@ -88,7 +88,7 @@ class Embedding(IntervalBlock):
         return [self.method] if isinstance(self.method, str) else list(dict.fromkeys(self.method))
 
     def _map(self, method: str, embeddings: Floats) -> Floats:
-        """Give the place of each picture on the map, (N, 2)."""
+        """Give the place of each image on the map, (N, 2)."""
         if method == "tsne":
             return _tsne(embeddings, self._perplexity(len(embeddings)), self.seed)
         if method == "umap":
@@ -105,7 +105,8 @@ class Embedding(IntervalBlock):
         each = neighbourhoods.trustworthiness(drawn.embeddings, points, k)
         generator = np.random.default_rng(self.seed)
         noise = [
-            neighbourhoods.trustworthiness(drawn.embeddings, generator.permutation(points), k) for _ in range(_SHUFFLES)
+            neighbourhoods.trustworthiness(drawn.embeddings, generator.permutation(points), k)
+            for __ in range(_SHUFFLES)
         ]
         statistic = partial(clusters.means, values=each[:, None])
         name = "trustworthiness"
@@ -114,11 +115,11 @@ class Embedding(IntervalBlock):
     def _warnings(self, asked: int, drawn: int) -> list[str]:
         said = []
         if drawn < asked:
-            said.append(say("{drawn} of {n} pictures are drawn, the same share of each class", drawn=drawn, n=asked))
+            said.append(_("{drawn} of {n} images are drawn, the same share of each class", drawn=drawn, n=asked))
         if "tsne" in self._methods and self._perplexity(drawn) < self.perplexity:
             said.append(
-                say(
-                    "perplexity is lowered to {value}: there are only {n} pictures",
+                _(
+                    "perplexity is lowered to {value}: there are only {n} images",
                     value=f"{self._perplexity(drawn):.3g}",
                     n=drawn,
                 )

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 if TYPE_CHECKING:
@@ -21,26 +21,26 @@ _MARKERS = "s^Dv<>PX"  # each with its colour, none the circle of the classes
 
 @plots.use_style()
 def maps(points: ArrayLike, drawn: Predictions, method: str, named: int) -> Figure:
-    """Draw the places (N, 2) of pictures by true class, left, and by source, right, where the largest are named."""
+    """Draw the places (N, 2) of images by true class, left, and by source, right, where the largest are named."""
     place = np.asarray(points)
     rows = -(-max(len(drawn.classes), min(named, len(set(drawn.sources.tolist()))) + 1) // 2)
     figure = plots.new_figure(8.6, 4.7 + 0.15 * rows)
     by_class, by_source = figure.subplots(1, 2, sharex=True, sharey=True)
     _classes(by_class, place, drawn)
     _sources(by_source, place, drawn, named)
-    by_class.set_title(say("by class"))
-    by_source.set_title(say("by source"))
+    by_class.set_title(_("by class"))
+    by_source.set_title(_("by source"))
     for axes in (by_class, by_source):
-        axes.set(xticks=[], yticks=[], xlabel=say("{method}, first axis", method=_NAMES[method]))
+        axes.set(xticks=[], yticks=[], xlabel=_("{method}, first axis", method=_NAMES[method]))
         axes.set_box_aspect(1)
         axes.set_anchor("N")  # the room that a square leaves is the legend's
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2, fontsize=7, handletextpad=0.2)
-    by_class.set_ylabel(say("{method}, second axis", method=_NAMES[method]))
+    by_class.set_ylabel(_("{method}, second axis", method=_NAMES[method]))
     return figure
 
 
 def _classes(axes: Axes, place: NDArray[np.floating], drawn: Predictions) -> None:
-    _dots(axes, place[drawn.targets < 0], plots.GREY, "o", say("not known"))
+    _dots(axes, place[drawn.targets < 0], plots.GREY, "o", _("not known"))
     for index, name in enumerate(plots.shorten(drawn.classes)):
         _dots(axes, place[drawn.targets == index], plots.color(index), "o", name)
 
@@ -54,7 +54,7 @@ def _sources(axes: Axes, place: NDArray[np.floating], drawn: Predictions, named:
         marker = _MARKERS[(index + index // len(plots.PALETTE)) % len(_MARKERS)]
         _dots(axes, place[drawn.sources == name], plots.color(index), marker, shown[index])
     others = int(len(names) - len(largest))
-    _dots(axes, place[rest], "#BBBBBB", ".", say("{n} others", n=others) if others else say("not known"))
+    _dots(axes, place[rest], "#BBBBBB", ".", _("{n} others", n=others) if others else _("not known"))
 
 
 def _dots(axes: Axes, place: NDArray[np.floating], colour: str, marker: str, name: str) -> None:

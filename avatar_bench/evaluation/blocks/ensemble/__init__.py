@@ -13,7 +13,7 @@ from avatar_bench.evaluation import ensemble_figures as figures
 from avatar_bench.evaluation.block import IntervalCompareBlock, known, recipes, together
 from avatar_bench.evaluation.blocks.ensemble import strategy_tables as tables
 from avatar_bench.evaluation.blocks.ensemble.weight_fitting import Cooked, HeldOut, Recipe, cook, fit, held_out
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, classification, stats
 from avatar_bench.metrics.averaging import STRATEGIES, Mix, average, best_member
 from avatar_bench.results.result import Metric, Result
@@ -28,12 +28,12 @@ Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 SINGLE, SOUP = "single", "soup"
 _KINDS = ("accuracy", "macro_f1", "gain", "gain_macro_f1", "ece", "nll")
-_FEW = 100  # held-out pictures below which weights and choices are little more than chance
+_FEW = 100  # held-out images below which weights and choices are little more than chance
 
 
 @dataclass(kw_only=True)
 class Ensemble(IntervalCompareBlock):
-    """Average runs, and hold each average against the single run that the held-out pictures choose.
+    """Average runs, and hold each average against the single run that the held-out images choose.
 
     Without `soup` weights are not averaged, so that no network is run.
     """
@@ -43,8 +43,8 @@ class Ensemble(IntervalCompareBlock):
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give the accuracy, gain and calibration of each strategy, each run's contribution, and what is to be saved.
 
-        Raise BlockError where the runs cannot be compared or hold out too few pictures in common, GuardError where
-        the class names of one are in the wrong order or the set holds pictures that weights are fitted on.
+        Raise BlockError where the runs cannot be compared or hold out too few images in common, GuardError where
+        the class names of one are in the wrong order or the set holds images that weights are fitted on.
         """
         held = held_out(runs, datasets)
         fitted = fit(held)  # before the set is looked at
@@ -79,7 +79,7 @@ class Ensemble(IntervalCompareBlock):
         for kind in _KINDS[1:]:
             found |= self._of_kind(kind, {name: entries[name] for name in names})
         if SOUP not in entries:
-            why = say("there are not two runs of one architecture and origin") if self.soup else say("not asked for")
+            why = _("there are not two runs of one architecture and origin") if self.soup else _("not asked for")
             nothing = Metric(None, 0, higher_is_better=None, reason=why)
             found |= {f"{kind}/{SOUP}": nothing for kind in _KINDS}
         return found
@@ -87,7 +87,7 @@ class Ensemble(IntervalCompareBlock):
     def _of_kind(self, kind: str, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
         groups = entries[SINGLE].groups
         if kind == "ece":
-            reason = say("no interval: put the ensemble through the block calibration")
+            reason = _("no interval: put the ensemble through the block calibration")
             return {
                 f"ece/{name}": Metric(tables.ece(one), len(one), higher_is_better=False, reason=reason)
                 for name, one in entries.items()
@@ -115,18 +115,18 @@ class Ensemble(IntervalCompareBlock):
         said = []
         gains = [metric for name, metric in metrics.items() if name.startswith("gain/") and metric.value is not None]
         if not any(metric.low is not None and metric.low > 0 for metric in gains):
-            told = say("No ensemble is shown to be better than {name}, the single run chosen on val.", name=single)
+            told = _("No ensemble is shown to be better than {name}, the single run chosen on val.", name=single)
             said.append(told)
         if len(held) < _FEW:
-            told = say(
-                "Weights, temperatures and the choice of the single run rest on only {n} held-out pictures.",
+            told = _(
+                "Weights, temperatures and the choice of the single run rest on only {n} held-out images.",
                 n=len(held),
             )
             said.append(told)
         if soup is not None and len(soup.kept) == 1:
-            told = say(
+            told = _(
                 "The soup is {name} alone: each other of the {n} runs of {backbone} lowers its accuracy on the "
-                "held-out pictures.",
+                "held-out images.",
                 name=runs[soup.kept[0]].label,
                 n=len(soup.candidates),
                 backbone=runs[soup.kept[0]].card.backbone,

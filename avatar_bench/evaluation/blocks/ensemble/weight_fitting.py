@@ -1,4 +1,4 @@
-"""What the block ensemble fits on held-out pictures alone: the strategies and the soup."""
+"""What the block ensemble fits on held-out images alone: the strategies and the soup."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Hold the pictures that are of the calibration half for every run, and what each run says of them."""
+    """Hold the images that are of the calibration half for every run, and what each run says of them."""
 
     dataset: Dataset
     predictions: list[Predictions]
@@ -38,7 +38,7 @@ class HeldOut:
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """Give the class (N,) of each picture."""
+        """Give the class (N,) of each image."""
         return self.predictions[0].targets
 
     def __len__(self) -> int:
@@ -61,10 +61,10 @@ class Cooked(NamedTuple):
 
 
 def held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOut:
-    """Give the pictures that every run holds out for calibration and none has learned from.
+    """Give the images that every run holds out for calibration and none has learned from.
 
     Raise BlockError where a run does not know its own, or they are fewer than 20 or lack a class; GuardError where a
-    set that is judged shares pictures with them.
+    set that is judged shares images with them.
     """
     asked = [run.calibration(dataset) for run, dataset in zip(runs, datasets, strict=True)]
     images = [run.images for run in runs]
@@ -95,7 +95,7 @@ def fit(held: HeldOut) -> dict[str, Recipe]:
 def cook(runs: Sequence[Run], held: HeldOut) -> Cooked | None:
     """Give the greedy soup of the runs of one network and one origin, the most that there are; None of fewer than two.
 
-    Of networks with equally many runs, the one with the best run on the held-out pictures is taken. Its runs come in
+    Of networks with equally many runs, the one with the best run on the held-out images is taken. Its runs come in
     the order of their accuracy there, and each stays if the soup's does not fall.
     """
     right = [float(predictions.correct.mean()) for predictions in held.predictions]

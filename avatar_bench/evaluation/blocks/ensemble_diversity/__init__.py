@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.evaluation import ensemble_figures as figures
 from avatar_bench.evaluation.block import IntervalCompareBlock, recipes, together
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import agreement, stats
 from avatar_bench.results.result import Metric, Result
 
@@ -62,7 +62,7 @@ class EnsembleDiversity(IntervalCompareBlock):
             "q_statistic": False,
             "error_correlation": False,
         }
-        reason = say("no pair has it: it takes two runs that are both right and both wrong somewhere")
+        reason = _("no pair has it: it takes two runs that are both right and both wrong somewhere")
         found = self.resampled(agreement.MEASURES, statistic, first.groups, better, reason=reason)
         correlations = np.array([_of_probabilities(judged, pair) for pair in places])
         return found | {"probability_correlation": self._of_all(correlations, len(first))}
@@ -70,7 +70,7 @@ class EnsembleDiversity(IntervalCompareBlock):
     @staticmethod
     def _of_all(values: Floats, n: int) -> Metric:
         if np.isnan(values).all():
-            return Metric(None, n, higher_is_better=False, reason=say("all runs give the same probability throughout"))
+            return Metric(None, n, higher_is_better=False, reason=_("all runs give the same probability throughout"))
         return Metric(float(np.nanmean(values)), n, higher_is_better=False)
 
 
@@ -99,15 +99,15 @@ def _pairs(judged: Sequence[Predictions], places: Sequence[Pair], labels: Sequen
         values = _measured(judged, (a, b))(np.ones(len(judged[0])))
         right, other = judged[a].correct, judged[b].correct
         row: dict[str, object] = {"a": labels[a], "b": labels[b], "n": len(right)}
-        row |= {"both_right": int((right & other).sum()), "only_a_right": int((right & ~other).sum())}
-        row |= {"only_b_right": int((other & ~right).sum()), "both_wrong": int((~right & ~other).sum())}
+        row |= {"both_right": int((right & other).sum()), "only_a_correct": int((right & ~other).sum())}
+        row |= {"only_b_correct": int((other & ~right).sum()), "both_wrong": int((~right & ~other).sum())}
         row |= dict(zip(agreement.MEASURES, values.tolist(), strict=True))
         rows.append(row | {"probability_correlation": _of_probabilities(judged, (a, b))})
     return pd.DataFrame(rows)
 
 
 def _answers(judged: Sequence[Predictions], labels: Sequence[str]) -> pd.DataFrame:
-    """Give each run's answer and its probability of the true class, a row a picture and run."""
+    """Give each run's answer and its probability of the true class, a row an image and run."""
     frames = []
     for label, one in zip(labels, judged, strict=True):
         names = np.array(one.classes)
@@ -120,9 +120,9 @@ def _answers(judged: Sequence[Predictions], labels: Sequence[str]) -> pd.DataFra
 def _draw(table: pd.DataFrame, judged: Sequence[Predictions], numbers: dict[str, int]) -> dict[str, Figure]:
     labels = list(numbers)
     words = {
-        "kappa": (say("Cohen's kappa of the answers"), True),
-        "error_correlation": (say("correlation of the errors"), True),
-        "double_fault": (say("share of pictures that both have wrong"), False),
+        "kappa": (_("Cohen's kappa of the answers"), True),
+        "error_correlation": (_("correlation of the errors"), True),
+        "double_fault": (_("share of images that both have wrong"), False),
     }
     drawn = {
         name: figures.pairs(_square(table, name, labels), labels, label, signed)
@@ -145,7 +145,7 @@ def _undefined(table: pd.DataFrame) -> list[str]:
     for name in agreement.MEASURES:
         missing = int(table[name].isna().sum())
         if 0 < missing < len(table):
-            told = say(
+            told = _(
                 "{n} of {all} pairs have no {name}, and its mean leaves them out.", n=missing, all=len(table), name=name
             )
             said.append(told)

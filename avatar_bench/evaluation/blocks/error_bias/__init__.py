@@ -20,10 +20,10 @@ from avatar_bench.evaluation.blocks.error_bias.bias_tables import (
     accuracy_of_rest,
     confusion_table,
     cut_by,
+    images_table,
     ood_table,
-    pictures_table,
 )
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import error_bias as chance
 from avatar_bench.metrics import stats
 from avatar_bench.results.result import Metric, Result
@@ -45,7 +45,7 @@ CONFIDENCE: dict[str, bool | None] = {  # higher is better
 class ErrorBias(IntervalBlock):
     """Judge where a run's errors lie: accuracy by source, generator, size, format and JPEG quality.
 
-    A slice of fewer than `minimum` pictures, or one that holds all of its class, is listed, but neither tested nor
+    A slice of fewer than `minimum` images, or one that holds all of its class, is listed, but neither tested nor
     called the weakest.
     """
 
@@ -56,9 +56,9 @@ class ErrorBias(IntervalBlock):
         self.require("minimum", self.minimum >= 1, "1 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give the bias and confidence of the answers, and the accuracy of each slice, of pictures of known class.
+        """Give the bias and confidence of the answers, and the accuracy of each slice, of images of known class.
 
-        Raise BlockError where no picture's class is known, GuardError where the class names are in the wrong order.
+        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = known(asked, dataset)
@@ -77,7 +77,7 @@ class ErrorBias(IntervalBlock):
         result.tables = {
             "slices": table,
             "confusion_by_slice": confusion_table(predictions, parts),
-            "pictures": pictures_table(predictions, kinds),
+            "images": images_table(predictions, kinds),
             "ood_predictions": ood_table(beside),
         }
         result.figures = {
@@ -112,7 +112,7 @@ class ErrorBias(IntervalBlock):
             return np.column_stack([mean[:, :1], spread[:, :1], mean[:, 1:]])
 
         floors = dict.fromkeys(("mean_confidence_right", "mean_confidence_wrong"), float(sure.mean()))
-        reason = say("the set has no such answer")
+        reason = _("the set has no such answer")
         return self.resampled(list(CONFIDENCE), statistic, predictions.groups, CONFIDENCE, floors, reason)
 
     def _slices(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
@@ -123,18 +123,18 @@ class ErrorBias(IntervalBlock):
         if len(tested):
             level = 1 - (1 - self.level) / len(tested)
             about = predictions.correct, predictions.targets, predictions.groups
-            members = np.stack([parts[row].pictures for row in tested], axis=1)
+            members = np.stack([parts[row].images for row in tested], axis=1)
             seen, dealt = chance.accuracies(*about, members, self.resamples, self.seed)
             table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t(seen, dealt))
             table.loc[tested, ["low_joint", "high_joint"]] = [
                 stats.share_interval(own.correct, own.groups, self.resamples, level, self.seed)[:2]
-                for own in (predictions.take(parts[row].pictures) for row in tested)
+                for own in (predictions.take(parts[row].images) for row in tested)
             ]
             floor = float(dealt.min(axis=1).mean())
         return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
 
     def _row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
-        own = predictions.take(each.pictures)
+        own = predictions.take(each.images)
         share = self.share(own.correct, own.groups)
         wrong = own.predicted[~own.correct]
         return {
@@ -148,7 +148,7 @@ class ErrorBias(IntervalBlock):
     def _worst(self, table: pd.DataFrame, floor: float) -> Metric:
         tested = table[table["p"].notna()]
         if tested.empty:
-            reason = say("no slice of {n} pictures has others of its class beside it", n=self.minimum)
+            reason = _("no slice of {n} images has others of its class beside it", n=self.minimum)
             return Metric(None, 0, reason=reason)
         # with all intervals right at once, the lowest accuracy lies between the lowest of their ends
         value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
@@ -159,7 +159,7 @@ class ErrorBias(IntervalBlock):
         said = left_out(asked - result.n, asked)
         unbias, worst = result.metrics["unbias"], result.metrics["worst_slice"]
         if unbias.value is not None:
-            told = say(
+            told = _(
                 "unbias is {value}: a network that guesses gets {chance}, so that a high one is no merit of itself.",
                 value=f"{unbias.value:.3f}",
                 chance=f"{unbias.floor:.3f}",
@@ -175,15 +175,15 @@ class ErrorBias(IntervalBlock):
         found = int((tested["p_adjusted"] < 1 - self.level).sum())
         if not found:
             return []
-        weakest = say(
+        weakest = _(
             "The weakest of {n} slices is {name}: {accuracy}; by chance the weakest would have {floor}.",
             n=len(tested),
             name=figures.label(tested.iloc[0]),
             accuracy=f"{worst.value:.1%}",
             floor=f"{worst.floor:.1%}",
         )
-        differing = say(
-            "{found} of {n} slices differ from the other pictures of their class by more than chance.",
+        differing = _(
+            "{found} of {n} slices differ from the other images of their class by more than chance.",
             found=found,
             n=len(tested),
         )
@@ -201,5 +201,5 @@ def _beside(run: Run) -> tuple[dict[str, Predictions], str]:
     try:
         found = reading.read(run)
     except BlockError as error:
-        return {}, say("a set cannot be read: {why}", why=error.lines[0])
-    return {name: predictions for name, (_, predictions) in found.items()}, say("the run has no out-of-domain set")
+        return {}, _("a set cannot be read: {why}", why=error.lines[0])
+    return {name: predictions for name, (__, predictions) in found.items()}, _("the run has no out-of-domain set")

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 RIGHT, WRONG = plots.GREY, plots.color(4)
@@ -29,7 +29,7 @@ _DIAMOND: dict[str, Any] = {
 
 @plots.use_style()
 def bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw which classes the pictures of each source are taken for, from the table of confusions by slice.
+    """Draw which classes the images of each source are taken for, from the table of confusions by slice.
 
     The rows are sources by true class, whose cell is framed; the classes themselves where no source is known.
     """
@@ -45,8 +45,8 @@ def bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     slices = plots.shorten(shown["slice"].astype(str), 24)
     names = [f"{name} (n = {n})" for name, n in zip(slices, shown["n"], strict=True)]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
-    axes.set(xlabel=say("predicted class"))
-    axes.set_ylabel(say("source, by true class (framed)") if by_source else say("class (true class framed)"))
+    axes.set(xlabel=_("predicted class"))
+    axes.set_ylabel(_("source, by true class (framed)") if by_source else _("class (true class framed)"))
     axes.spines[:].set_visible(False)
     targets = [list(classes).index(target) for target in shown["target"]]
     for (row, column), part in np.ndenumerate(share):
@@ -58,7 +58,7 @@ def bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
         )
         axes.add_patch(frame)
         tick.set_color(plots.color(target))
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
 
@@ -69,8 +69,8 @@ def confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classes: in
     axes = figure.subplots()
     edges = np.linspace(1 / classes, 1, _BINS + 1)
     kinds = (
-        (right, RIGHT, {"alpha": 0.6}, say("right (n = {n})", n=int(right.sum()))),
-        (~right, WRONG, {"histtype": "step", "linewidth": 1.6}, say("wrong (n = {n})", n=int((~right).sum()))),
+        (right, RIGHT, {"alpha": 0.6}, _("right (n = {n})", n=int(right.sum()))),
+        (~right, WRONG, {"histtype": "step", "linewidth": 1.6}, _("wrong (n = {n})", n=int((~right).sum()))),
     )
     for rows, colour, how, name in kinds:
         if rows.any():
@@ -78,7 +78,7 @@ def confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classes: in
             weights = [1 / len(values)] * len(values)
             axes.hist(values, bins=edges.tolist(), weights=weights, color=colour, label=name, **how)  # type: ignore[arg-type]
             axes.axvline(float(values.mean()), color=colour, linestyle="--", linewidth=1.2)
-    axes.set(xlabel=say("confidence (%; dashed: mean)"), ylabel=say("share of the answers of a kind (%)"))
+    axes.set(xlabel=_("confidence (%; dashed: mean)"), ylabel=_("share of the answers of a kind (%)"))
     axes.set_xlim(edges[0], 1)
     plots.percent_axis(axes.xaxis)
     plots.percent_axis(axes.yaxis)
@@ -100,8 +100,8 @@ def weakest(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure
     for row, (n, p) in enumerate(zip(shown["n"], shown["p_adjusted"], strict=True)):
         axes.text(1.015, row, f"{n}{' *' if p < alpha else ''}", va="center", fontsize=8, color="#404040")
     axes.annotate("n", (1.015, 1), (0, 3), axes.get_xaxis_transform(), "offset points", fontsize=8, color="#404040")
-    axes.set_yticks(rows, plots.shorten((label(slice_) for _, slice_ in shown.iterrows()), 40), fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=say("share of the slice's pictures recognised (%)"))
+    axes.set_yticks(rows, plots.shorten((label(slice_) for __, slice_ in shown.iterrows()), 40), fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=_("share of the slice's images recognised (%)"))
     plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     kinds = [name for name in (*classes, "") if name in set(shown["target"])]
@@ -117,11 +117,11 @@ def label(row: pd.Series) -> str:
 
 def _kind(by: str) -> str:
     words = {
-        "source": say("source"),
-        "generator": say("generator"),
-        "size": say("size"),
-        "format": say("format"),
-        "jpeg_quality": say("JPEG quality"),
+        "source": _("source"),
+        "generator": _("generator"),
+        "size": _("size"),
+        "format": _("format"),
+        "jpeg_quality": _("JPEG quality"),
     }
     return words[by]
 
@@ -131,10 +131,10 @@ def _colour(target: str, classes: Sequence[str]) -> str:
 
 
 def _legend(kinds: Sequence[str], classes: Sequence[str]) -> list[Patch | Line2D]:
-    names = {name: shown or say("all classes") for name, shown in zip(kinds, plots.shorten(kinds), strict=True)}
-    star = Line2D([], [], marker="*", linestyle="", color="#404040", label=say("differs by more than chance"))
+    names = {name: shown or _("all classes") for name, shown in zip(kinds, plots.shorten(kinds), strict=True)}
+    star = Line2D([], [], marker="*", linestyle="", color="#404040", label=_("differs by more than chance"))
     return [
         *(Patch(color=_colour(name, classes), alpha=0.75, label=shown) for name, shown in names.items()),
-        Line2D([], [], label=say("the rest of the class"), **_DIAMOND),
+        Line2D([], [], label=_("the rest of the class"), **_DIAMOND),
         star,
     ]

@@ -1,4 +1,4 @@
-"""gradcam_wall: the Grad-CAM maps of several runs of the same pictures, to be looked at side by side."""
+"""gradcam_wall: the Grad-CAM maps of several runs of the same images, to be looked at side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from avatar_bench.evaluation import activation_figures as figures
 from avatar_bench.evaluation import class_activation as maps
 from avatar_bench.evaluation.block import CompareBlock, together
 from avatar_bench.files.paths import folder_name
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
 from avatar_bench.results.result import Metric, Result
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class GradCamWall(CompareBlock):
-    """Set the maps of runs of the same pictures side by side.
+    """Set the maps of runs of the same images side by side.
 
     `images` of each class are drawn by `seed` for the collage of the class, the first `wall` of them stand in the wall
     of all classes; `of` says whose map is drawn: that of each run's own "prediction", or of the "target", the truth.
@@ -63,7 +63,7 @@ class GradCamWall(CompareBlock):
         result.warnings = said
         if len(panels) > figures.MOST_RUNS:
             result.warnings.append(
-                say("{n} of {all} runs are drawn; the table has them all", n=figures.MOST_RUNS, all=len(panels))
+                _("{n} of {all} runs are drawn; the table has them all", n=figures.MOST_RUNS, all=len(panels))
             )
         by_class = {k: np.flatnonzero(one.targets == k) for k in range(len(one.classes))}
         result.figures["wall"] = _draw(panels, np.concatenate([own[: self.wall] for own in by_class.values()]), self.of)
@@ -74,7 +74,7 @@ class GradCamWall(CompareBlock):
 
 
 def _unanimous(panels: Sequence[Panel]) -> Metric:
-    """Give the share of the pictures that all runs take for the same class."""
+    """Give the share of the images that all runs take for the same class."""
     said = np.stack([panel.predictions.predicted for panel in panels])
     hits = (said == said[0]).all(axis=0)
     ends = stats.share_interval(hits, panels[0].predictions.groups)
@@ -82,7 +82,7 @@ def _unanimous(panels: Sequence[Panel]) -> Metric:
 
 
 def _verdicts(panel: Panel) -> pd.DataFrame:
-    """Give what a run says of each picture: path, target, run, prediction, confidence, correct."""
+    """Give what a run says of each image: path, target, run, prediction, confidence, correct."""
     one, names = panel.predictions, np.array(panel.predictions.classes)
     return pd.DataFrame(
         {
@@ -99,4 +99,4 @@ def _verdicts(panel: Panel) -> pd.DataFrame:
 def _draw(panels: Sequence[Panel], rows: NDArray[np.intp], of: str) -> Figure:
     titles = [panels[0].predictions.classes[k] for k in panels[0].predictions.targets[rows]]
     shown = [panel.take(rows) for panel in panels[: figures.MOST_RUNS]]
-    return figures.wall(shown, titles, figures.over, of, say("picture, and its true class"))
+    return figures.wall(shown, titles, figures.over, of, _("image, and its true class"))

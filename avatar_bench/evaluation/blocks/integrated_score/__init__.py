@@ -18,7 +18,7 @@ from avatar_bench.evaluation.blocks.integrated_score import score_warnings as wa
 from avatar_bench.evaluation.blocks.integrated_score.score_inputs import QUALITIES, Quality, Reading, read
 from avatar_bench.evaluation.blocks.integrated_score.score_resamples import resampled, seed_means, units_of
 from avatar_bench.evaluation.model_scatter import Looks
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import integrated_score
 from avatar_bench.results.predictions import strings
 from avatar_bench.results.result import Metric, Result
@@ -183,9 +183,7 @@ class IntegratedScore(IntervalCompareBlock):
             low, high = sorted(self._ends(key, classes))
             cut = [model.name for model in models if not np.isnan(v := model.values[index]) and not low <= v <= high]
             if cut:
-                told = say(
-                    "{quality} lies outside its range and is cut off: {names}.", quality=key, names=", ".join(cut)
-                )
+                told = _("{quality} lies outside its range and is cut off: {names}.", quality=key, names=", ".join(cut))
                 said.append(told)
         return said
 

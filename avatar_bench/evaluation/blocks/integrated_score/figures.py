@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from avatar_bench.evaluation.model_scatter import Looks, log_axis
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 _INK = "#404040"
@@ -47,12 +47,12 @@ def profile(table: pd.DataFrame, qualities: Sequence[str], looks: Looks, scale: 
     words = _words()
     left.set_xticks(range(len(qualities)), [words[key] for key in qualities], rotation=35, ha="right")
     names = plots.shorten(table["run"], 30)
-    left.set_yticks(rows, [_ranked(row, name) for (_, row), name in zip(table.iterrows(), names, strict=True)])
-    left.set_title(say("Qualities, 0 (worst) to 1") if scale == "fixed" else say("Qualities, 0 and 1: of these models"))
+    left.set_yticks(rows, [_ranked(row, name) for (__, row), name in zip(table.iterrows(), names, strict=True)])
+    left.set_title(_("Qualities, 0 (worst) to 1") if scale == "fixed" else _("Qualities, 0 and 1: of these models"))
     left.spines[:].set_visible(False)
-    for row, (_, about) in enumerate(table.iterrows()):
+    for row, (__, about) in enumerate(table.iterrows()):
         _score(right, row, about, looks)
-    right.set(title=say("Score"), xlim=(0, 1), xlabel=say("weighted mean, with interval"))
+    right.set(title=_("Score"), xlim=(0, 1), xlabel=_("weighted mean, with interval"))
     right.tick_params(left=False)
     right.grid(axis="x")
     return figure
@@ -60,10 +60,10 @@ def profile(table: pd.DataFrame, qualities: Sequence[str], looks: Looks, scale: 
 
 @plots.use_style()
 def rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Draw how often each model has each rank, by resample of the pictures and by random weights of the qualities."""
+    """Draw how often each model has each rank, by resample of the images and by random weights of the qualities."""
     n = len(names)
     figure = plots.new_figure(max(7.2, 3.6 + 0.8 * n), max(2.6, 1.8 + 0.34 * n))
-    kinds = {"resamples": say("Pictures drawn again"), "weightings": say("Weights drawn at random")}
+    kinds = {"resamples": _("Images drawn again"), "weightings": _("Weights drawn at random")}
     for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), kinds.items(), strict=True):
         share = table.pivot(index="run", columns="rank", values=kind).loc[list(names)].to_numpy()
         image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
@@ -73,9 +73,9 @@ def rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
                 axes.text(column, row, f"{100 * part:.0f}", ha="center", va="center", color=ink, fontsize=7.5)
         axes.set_xticks(range(n), [str(rank) for rank in range(1, n + 1)])
         axes.set_yticks(range(n), plots.shorten(names, 28))
-        axes.set(title=title, xlabel=say("rank"))
+        axes.set(title=title, xlabel=_("rank"))
         axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=figure.axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of draws (%)"))
+    figure.colorbar(image, ax=figure.axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of draws (%)"))
     return figure
 
 
@@ -93,9 +93,9 @@ def pareto(models: pd.DataFrame, costs: Sequence[str], looks: Looks) -> Figure:
         axes.set_xlabel(_axis(key))
         log_axis(axes, "x", models[key])
         axes.grid(True)
-    panels[0].set_ylabel(say("accuracy (%)"))
+    panels[0].set_ylabel(_("accuracy (%)"))
     plots.percent_axis(panels[0].yaxis)
-    front = Line2D([], [], label=say("Pareto front: none better in both"), **_FRONT)
+    front = Line2D([], [], label=_("Pareto front: none better in both"), **_FRONT)
     looks.legend(figure, [str(name) for name in models.index], [front])
     return figure
 
@@ -108,7 +108,7 @@ def _point(axes: Axes, row: pd.Series, key: str, name: str, looks: Looks) -> Non
 
 def _score(axes: Axes, row: int, about: pd.Series, looks: Looks) -> None:
     if not about["complete"]:
-        axes.text(0.02, row, say("not ranked"), va="center", fontsize=8, color=_INK)
+        axes.text(0.02, row, _("not ranked"), va="center", fontsize=8, color=_INK)
         return
     look = looks.of(str(about["run"]))
     axes.hlines(row, about["score_low"], about["score_high"], color=look["color"], linewidth=2)
@@ -123,15 +123,15 @@ def _ranked(about: pd.Series, name: str) -> str:
 
 def _words() -> dict[str, str]:
     return {
-        "accuracy": say("accuracy"),
-        "robustness": say("robustness"),
-        "calibration": say("calibration"),
-        "ood": say("out of domain"),
-        "separation": say("separation"),
-        "speed": say("speed"),
-        "size": say("size"),
+        "accuracy": _("accuracy"),
+        "robustness": _("robustness"),
+        "calibration": _("calibration"),
+        "ood": _("out of domain"),
+        "separation": _("separation"),
+        "speed": _("speed"),
+        "size": _("size"),
     }
 
 
 def _axis(key: str) -> str:
-    return say("pictures a second, one at a time") if key == "speed" else say("parameters (millions)")
+    return _("images a second, one at a time") if key == "speed" else _("parameters (millions)")

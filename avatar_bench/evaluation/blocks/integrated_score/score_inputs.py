@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, clusters, detection
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ QUALITIES = {
 
 @dataclass(frozen=True)
 class Sample:
-    """Hold what a figure is resampled from: each picture's set and group, (N,), and what maps weights (B, N) to (B,).
+    """Hold what a figure is resampled from: each image's set and group, (N,), and what maps weights (B, N) to (B,).
 
     Where it is `centred`, resamples lie off the figure on one side (an error that never falls below 0 grows by being
     drawn again), and are moved back to it.
@@ -78,18 +78,18 @@ class Reading:
 
 
 def read(run: Run, name: str, qualities: Collection[str], score: str) -> Reading:
-    """Read the figures of a run on a set; `score` is that of the out-of-domain pictures."""
+    """Read the figures of a run on a set; `score` is that of the out-of-domain images."""
     reading = Reading()
     saved = {quality.block: run.saved(quality.block, name) for quality in QUALITIES.values()}
     for key in QUALITIES:
         result, pattern = saved[QUALITIES[key].block], QUALITIES[key].metric.format(score=score)
         if result is None:
-            reading.missing[key] = say("no usable Result of {block}", block=QUALITIES[key].block)
+            reading.missing[key] = _("no usable Result of {block}", block=QUALITIES[key].block)
             continue
         found = {metric: about for metric, about in result.metrics.items() if fnmatchcase(metric, pattern)}
         lacking = [about.reason or "" for about in found.values() if about.value is None]
         if lacking or not found:
-            reading.missing[key] = lacking[0] if lacking else say("its Result holds no {metric}", metric=pattern)
+            reading.missing[key] = lacking[0] if lacking else _("its Result holds no {metric}", metric=pattern)
             continue
         _put(reading, key, found, result)
         if key in qualities and key in _SAMPLERS:
@@ -104,12 +104,12 @@ def _put(reading: Reading, key: str, found: dict[str, Metric], result: Result) -
     reading.basis[key] = "" if key == "size" else _basis(key, found, result)
     if key == "speed":
         reading.noisy = next((about.reason for about in found.values() if about.reason), "")
-    if QUALITIES[key].block != "efficiency":  # which reads no picture's class
+    if QUALITIES[key].block != "efficiency":  # which reads no image's class
         reading.fingerprints.add(str(result.provenance.get("data_fingerprint", "")))
 
 
 def _basis(key: str, found: dict[str, Metric], result: Result) -> str:
-    """Give a text that is the same for figures that can be compared: the pictures, the options, the machine."""
+    """Give a text that is the same for figures that can be compared: the images, the options, the machine."""
     about = result.provenance
     options = {name: value for name, value in about.get("options", {}).items() if name not in _INTERVALS}
     if key == "speed":
@@ -133,7 +133,7 @@ def _sample(reading: Reading, key: str, saved: dict[str, Result | None], score: 
         reading.samples[key] = sample
     else:
         del reading.values[key]
-        reading.missing[key] = say("the tables and the metrics of its Result do not agree")
+        reading.missing[key] = _("the tables and the metrics of its Result do not agree")
 
 
 def _accuracy(result: Result, score: str) -> Sample:
@@ -145,8 +145,8 @@ def _robustness(result: Result, score: str) -> Sample:
     table = result.tables["predictions"]
     variation = table["variation"].astype(str)
     kept = table[variation.str.endswith("/3") & ~variation.str.startswith("delivery/")]
-    pictures = kept.groupby("path", sort=False).agg(correct=("correct", "mean"), group=("group", "first"))
-    return Sample(_units(result.set, pictures["group"]), _mean_of(pictures["correct"].to_numpy(dtype=float)))
+    images = kept.groupby("path", sort=False).agg(correct=("correct", "mean"), group=("group", "first"))
+    return Sample(_units(result.set, images["group"]), _mean_of(images["correct"].to_numpy(dtype=float)))
 
 
 def _calibration(result: Result, score: str) -> Sample:
@@ -172,16 +172,16 @@ def _ood(result: Result, score: str) -> Sample:
 
 
 def _separation(result: Result, score: str) -> Sample:
-    table = result.tables["pictures"]
+    table = result.tables["images"]
     each = table[["silhouette_cosine"]].to_numpy(dtype=float)
     return Sample(_units(result.set, table["group"]), lambda weights: clusters.means(weights, each)[:, 0])
 
 
-# what has no entry rests on no pictures, and is held fixed
+# what has no entry rests on no images, and is held fixed
 _SAMPLERS: dict[str, tuple[str, Callable[[Result, str], Sample]]] = {
     "accuracy": ("blind_test", _accuracy),
     "robustness": ("robustness", _robustness),
-    "calibration": ("blind_test", _calibration),  # which holds the same answers to the same pictures
+    "calibration": ("blind_test", _calibration),  # which holds the same answers to the same images
     "ood": ("out_of_domain", _ood),
     "separation": ("clusters", _separation),
 }

@@ -1,4 +1,4 @@
-"""Resamples of the qualities of several runs at once: the same pictures and seeds for all."""
+"""Resamples of the qualities of several runs at once: the same images and seeds for all."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _CHUNK_ELEMENTS = 4_000_000  # weights held at once: 32 MB
 
 
 def resampled(readings: Sequence[Reading], qualities: Sequence[str], resamples: int, seed: int) -> Floats:
-    """Give each run's qualities, (B, R, Q), when groups are drawn with replacement, within each set of pictures.
+    """Give each run's qualities, (B, R, Q), when groups are drawn with replacement, within each set of images.
 
-    All runs get the same draw, so that they are compared in pairs. A quality without pictures stays as it is, one
+    All runs get the same draw, so that they are compared in pairs. A quality without images stays as it is, one
     that is missing NaN.
     """
     found = np.stack([np.full((resamples, len(qualities)), _values(one, qualities)) for one in readings], axis=1)

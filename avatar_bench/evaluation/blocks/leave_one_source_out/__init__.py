@@ -18,12 +18,12 @@ from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import
     Cells,
     cells_of,
     held_out,
+    images,
     in_domain,
-    pictures,
     side_by_side,
 )
 from avatar_bench.evaluation.seeds import Recipes, about_seeds
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import paired, stats
 from avatar_bench.results.result import Metric, Result
 
@@ -40,7 +40,7 @@ _NO_WORST = (np.nan, np.nan, np.nan, "", "", 0, "")
 class LeaveOneSourceOut(IntervalCompareBlock):
     """Compare runs that each left out a source or generator, judged on it alone.
 
-    `minimum` is the number of pictures below which a source is listed, and has no part in mean and worst.
+    `minimum` is the number of images below which a source is listed, and has no part in mean and worst.
     """
 
     minimum: int = 20
@@ -52,7 +52,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give the recall of each source by runs that were trained without it, and by recipe its mean and worst.
 
-        Raise BlockError where no run left a source out, or none is judged on pictures of what it left out.
+        Raise BlockError where no run left a source out, or none is judged on images of what it left out.
         """
         kept = [place for place, run in enumerate(runs) if held_out(run)]
         if not kept:
@@ -63,7 +63,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
         cells = cells_of(used, sets)
         if not cells:
-            raise BlockError(f"{sets[0].name} holds no picture of what the runs left out: judge them on split=test.")
+            raise BlockError(f"{sets[0].name} holds no image of what the runs left out: judge them on split=test.")
         classes = used[0].classes
         judged = {cell: side_by_side(cell, members) for cell, members in cells.items()}
         drawn = {cell: recipes.draw(self) for cell, recipes in judged.items()}
@@ -71,7 +71,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
         summary = self._summary(matrix, drawn, in_domain(used))
-        result.tables = {"matrix": matrix, "summary": summary, "pictures": pictures(cells)}
+        result.tables = {"matrix": matrix, "summary": summary, "images": images(cells)}
         result.metrics = self._metrics(matrix, summary)
         result.figures = {"recall": figures.recall(matrix, classes), "taken_for": figures.taken_for(matrix, classes)}
         result.warnings = _left_out(len(runs) - len(kept), len(runs)) + self._warnings(matrix, cells)
@@ -85,7 +85,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         for cell, recipes in judged.items():
             metric = recipes.accuracies(self, drawn[cell])[cell.recipe]
             n = recipes.right.shape[1]
-            taken = [np.bincount(one.predicted, minlength=len(classes)) / n for _, one in cells[cell]]
+            taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in cells[cell]]
             ends = (metric.value, metric.low, metric.high, metric.interval)
             rows.append((*cell, len(taken), n, recipes.units, *ends, n >= self.minimum, *np.mean(taken, axis=0)))
         columns = ["recipe", "source", "target", "seeds", "n", "groups", "recall", "low", "high", "interval", "counted"]
@@ -112,8 +112,8 @@ class LeaveOneSourceOut(IntervalCompareBlock):
     def _metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
         counted = matrix[matrix["counted"]]
         found = {}
-        few = say("no source has {n} pictures", n=self.minimum)
-        for _, row in summary.iterrows():
+        few = _("no source has {n} images", n=self.minimum)
+        for __, row in summary.iterrows():
             ends = (row["mean"], row["mean_low"], row["mean_high"])
             how = "bootstrap by source and group"
             found[f"mean/{row['recipe']}"] = between(*ends, int(row["sources"]), how, reason=few)
@@ -127,19 +127,19 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         said = []
         if small := sorted(set(matrix.loc[~matrix["counted"], "source"])):
             names = ", ".join(small)
-            told = say("Fewer than {n} pictures, and so not in mean and worst: {names}.", n=self.minimum, names=names)
+            told = _("Fewer than {n} images, and so not in mean and worst: {names}.", n=self.minimum, names=names)
             said.append(told)
         for recipe, own in matrix.groupby("recipe", sort=False):
             if missing := sorted(set(matrix["source"]) - set(own["source"])):
-                told = say(
+                told = _(
                     "No run of {recipe} left these out, as those of others did: {names}.",
                     recipe=recipe,
                     names=", ".join(missing),
                 )
                 said.append(told)
-        seeds = {cell.recipe: [run.seed for run, _ in members] for cell, members in cells.items()}
+        seeds = {cell.recipe: [run.seed for run, __ in members] for cell, members in cells.items()}
         return said + about_seeds(seeds)
 
 
 def _left_out(n: int, runs: int) -> list[str]:
-    return [say("Left out, as they held no source out: {n} of {all} runs.", n=n, all=runs)] if n else []
+    return [_("Left out, as they held no source out: {n} of {all} runs.", n=n, all=runs)] if n else []

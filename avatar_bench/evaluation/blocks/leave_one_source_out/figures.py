@@ -11,17 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
-Key = tuple[str, str]  # a source, and the class of its pictures
+Key = tuple[str, str]  # a source, and the class of its images
 
 
 @plots.use_style()
 def recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw the recall of each source with its interval, a mark a recipe; by class, the least recognised first.
 
-    Hollow marks are of sources with too few pictures to count; dashed lines are the recipes' means.
+    Hollow marks are of sources with too few images to count; dashed lines are the recipes' means.
     """
     sources = _sources(matrix, classes)
     recipes = list(dict.fromkeys(matrix["recipe"]))
@@ -41,10 +41,10 @@ def recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
         if sources[row][1] != sources[row - 1][1]:
             axes.axhline(row - 0.5, color=plots.GREY, linewidth=0.6)
     axes.set(xlim=(-0.01, 1.01), ylim=(len(sources) - 0.4, -0.6))
-    axes.set_xlabel(say("share of the source's pictures recognised without having seen the source (%)"))
+    axes.set_xlabel(_("share of the source's images recognised without having seen the source (%)"))
     plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    figure.legend(loc="outside lower center", title=say("dashed: mean; hollow: too few pictures to count"))
+    figure.legend(loc="outside lower center", title=_("dashed: mean; hollow: too few images to count"))
     return figure
 
 
@@ -59,20 +59,20 @@ def taken_for(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten(classes, 16))
-    axes.set(xlabel=say("predicted class"))
+    axes.set(xlabel=_("predicted class"))
     axes.spines[:].set_visible(False)
     axes.set_yticks(range(len(sources)), _row_names(matrix, sources), fontsize=8)
-    axes.set_ylabel(say("source, by true class (framed)"))
-    for (_, target), tick in zip(sources, axes.get_yticklabels(), strict=True):
+    axes.set_ylabel(_("source, by true class (framed)"))
+    for (__, target), tick in zip(sources, axes.get_yticklabels(), strict=True):
         tick.set_color(plots.color(list(classes).index(target)))
     for (row, column), part in np.ndenumerate(share):
         ink = "white" if part > 0.55 else "black"
         axes.text(column, row, _percent(part), ha="center", va="center", color=ink, fontsize=7)
-    for row, (_, target) in enumerate(sources):
+    for row, (__, target) in enumerate(sources):
         place = list(classes).index(target)
         frame = Rectangle((place - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=plots.color(place))
         axes.add_patch(frame)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
 

@@ -21,7 +21,7 @@ _OPTION = "data.split.held_out"
 
 
 class Cell(NamedTuple):
-    """Name what is judged at once: the pictures of one class of one source, by the runs of a recipe without it."""
+    """Name what is judged at once: the images of one class of one source, by the runs of a recipe without it."""
 
     recipe: str
     source: str
@@ -39,9 +39,9 @@ def held_out(run: Run) -> tuple[str, list[str]] | None:
 
 
 def cells_of(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
-    """Give what each run says of each class of each source that it left out, pictures and classes in one order.
+    """Give what each run says of each class of each source that it left out, images and classes in one order.
 
-    Raises BlockError where runs know different classes, or those of one cell are judged on different pictures.
+    Raises BlockError where runs know different classes, or those of one cell are judged on different images.
     """
     found: Cells = {}
     for recipe, places in families(runs, _OPTION).items():
@@ -69,8 +69,8 @@ def in_domain(runs: Sequence[Run]) -> dict[str, float]:
     return {recipe: float(np.mean(each)) if each else np.nan for recipe, each in known.items()}
 
 
-def pictures(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) -> pd.DataFrame:
-    """Give a row for each picture and run, from which every figure of the block can be computed."""
+def images(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) -> pd.DataFrame:
+    """Give a row for each image and run, from which every figure of the block can be computed."""
     parts = []
     for cell, members in cells.items():
         for run, one in members:
@@ -102,6 +102,6 @@ def _check(cell: Cell, members: Sequence[tuple[Run, Predictions]]) -> None:
     for run, others in members:
         if not np.array_equal(others.paths, predictions.paths):
             raise BlockError(
-                f"{run.label} is judged on other pictures of {cell.source} than {first.label}.",
+                f"{run.label} is judged on other images of {cell.source} than {first.label}.",
                 "Compare runs that were trained on one data set.",
             )

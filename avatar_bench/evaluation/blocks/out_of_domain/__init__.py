@@ -1,4 +1,4 @@
-"""out_of_domain: what a run says of pictures that are none of its classes, and how well it tells them apart."""
+"""out_of_domain: what a run says of images that are none of its classes, and how well it tells them apart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from avatar_bench.evaluation.blocks.out_of_domain import figures
 from avatar_bench.evaluation.blocks.out_of_domain import ood_confidence as confidence
 from avatar_bench.evaluation.blocks.out_of_domain import ood_warnings as warnings
 from avatar_bench.evaluation.ood_sets import Set, scores_table, sets_table
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import detection, plots
 from avatar_bench.results.result import Metric, Result
 
@@ -45,11 +45,11 @@ NEAR = ("animal_faces", "icons")
 
 @dataclass(kw_only=True)
 class OutOfDomain(IntervalBlock):
-    """Judge a run on its out-of-domain sets, against the pictures of the set that is judged.
+    """Judge a run on its out-of-domain sets, against the images of the set that is judged.
 
-    `labels` gives the true class of sets whose pictures bear none: they are in the domain, if shifted, and get an
+    `labels` gives the true class of sets whose images bear none: they are in the domain, if shifted, and get an
     accuracy. `near` names those of the others that are near to the domain. `scores` are computed, `k` is the neighbour
-    that knn measures to, `gallery` the number of pictures shown.
+    that knn measures to, `gallery` the number of images shown.
     """
 
     labels: dict[str, str] = field(default_factory=lambda: dict(LABELS))
@@ -204,7 +204,7 @@ class OutOfDomain(IntervalBlock):
         return drawn
 
     def _gallery(self, sets: Sequence[Set]) -> Figure:
-        """Draw the most confident answers to pictures of no class, or the errors where there is no such set."""
+        """Draw the most confident answers to images of no class, or the errors where there is no such set."""
         asked = [each for each in sets if each.kind != "shifted"] or [each for each in sets if each.unusual.any()]
         images, titles = [], []
         for each, number in zip(asked, _dealt(self.gallery, len(asked)), strict=True):
@@ -213,7 +213,7 @@ class OutOfDomain(IntervalBlock):
             for row in rows[np.argsort(-confidence[rows], kind="stable")][:number].tolist():
                 images.append(each.dataset.image(row))
                 name = each.predictions.classes[each.predictions.predicted[row]]
-                titles.append("\n".join([each.name, say("predicted:"), name, f"{confidence[row]:.1%}"]))
+                titles.append("\n".join([each.name, _("predicted:"), name, f"{confidence[row]:.1%}"]))
         return plots.gallery(images, titles)
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation.ood_sets import kind_words, score_words
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric
 
@@ -34,14 +34,14 @@ def shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten(classes, 18))
     axes.set_yticks(range(len(table)), _set_names(table), fontsize=8)
-    axes.set(xlabel=say("predicted class"))
+    axes.set(xlabel=_("predicted class"))
     axes.spines[:].set_visible(False)
     for (row, column), part in np.ndenumerate(share):
         ink = "white" if part > 0.68 else "black"
         about = metrics.get(f"share/{table['set'].iat[row]}/{classes[column]}")
         axes.text(column, row, f"{part:.0%}{_ends(about)}", ha="center", va="center", color=ink, fontsize=7.5)
     axes.axhline(0.5, color="white", linewidth=3)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
 
@@ -68,14 +68,14 @@ def confidences(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[str])
     names = _set_names(sets)
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.set_ylim(len(names) - 0.5, -0.5)
-    left.set(xlabel=say("mean confidence (%)"), xlim=(None, 101))
-    right.set(xlabel=say("std. deviation (points)"), xlim=(0, None))
+    left.set(xlabel=_("mean confidence (%)"), xlim=(None, 101))
+    right.set(xlabel=_("std. deviation (points)"), xlim=(0, None))
     handles = [
-        Line2D([], [], marker="s", color="black", markersize=4, label=say("all images")),
-        Line2D([], [], marker="x", color="black", linestyle="", label=say("accuracy, where classes are known")),
+        Line2D([], [], marker="s", color="black", markersize=4, label=_("all images")),
+        Line2D([], [], marker="x", color="black", linestyle="", label=_("accuracy, where classes are known")),
     ]
     for index, name in enumerate(classes):
-        label = say("predicted as {name}", name=plots.short(name, 18))
+        label = _("predicted as {name}", name=plots.short(name, 18))
         handles.append(Line2D([], [], marker="o", color=plots.color(index), markersize=4, label=label))
     for axes in (left, right):
         axes.grid(axis="x")
@@ -105,7 +105,7 @@ def aurocs(metrics: Mapping[str, Metric], table: pd.DataFrame, sets: Sequence[st
     ends = [metrics[f"auroc/{name}/{score}"].low for name in sets for score in scores]
     low = min(0.45, *(end - 0.05 for end in ends if end is not None))
     grid[0, 0].set(ylim=(len(scores) - 0.5, -0.5), xlim=(low, 1.02))
-    figure.supxlabel(say("AUROC, out of domain against in domain (dashed: chance)"), fontsize=9)
+    figure.supxlabel(_("AUROC, out of domain against in domain (dashed: chance)"), fontsize=9)
     return figure
 
 
@@ -123,17 +123,17 @@ def histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) 
         edges = (np.geomspace if wide else np.linspace)(low, high if high > low else low + 1, _BINS + 1)
         for axes, name in zip(line, shown, strict=True):
             beside = table[(table["set"] == name) & (table["kind"] != "in_domain")]
-            _distribution(axes, domain[score], edges, color=INSIDE, alpha=0.6, label=say("in domain"))
-            _distribution(axes, beside[score], edges, color=OUTSIDE, histtype="step", label=say("out of domain"))
+            _distribution(axes, domain[score], edges, color=INSIDE, alpha=0.6, label=_("in domain"))
+            _distribution(axes, beside[score], edges, color=OUTSIDE, histtype="step", label=_("out of domain"))
             if wide:
                 _logarithmic(axes)
         line[0].set_ylabel(score_words()[score])
         line[0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes, name in zip(grid[0], shown, strict=True):
         axes.set_title(plots.short(name, 20))
-    left_out = say("{n} of {all} sets", n=len(shown), all=len(sets)) if len(sets) > len(shown) else ""
-    figure.supylabel(say("share of the set's images (%)"), fontsize=9)
-    figure.supxlabel(say("score; the higher, the more out of domain"), fontsize=9)
+    left_out = _("{n} of {all} sets", n=len(shown), all=len(sets)) if len(sets) > len(shown) else ""
+    figure.supylabel(_("share of the set's images (%)"), fontsize=9)
+    figure.supxlabel(_("score; the higher, the more out of domain"), fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, title=left_out)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
 
 if TYPE_CHECKING:
@@ -53,6 +53,6 @@ def _of_set(intervals: Intervals, kind: str, predictions: Predictions) -> dict[t
     keys = ["/".join(name) for name in names]
     low_is_good = kind in ("near", "far")  # elsewhere it is good where it is as high as the accuracy
     better = {key: False if low_is_good and key.startswith(FIGURES[0]) else None for key in keys}
-    reason = say("too few images are predicted as this class")
+    reason = _("too few images are predicted as this class")
     found = intervals.resampled(keys, statistic, predictions.groups, better, reason=reason)
     return dict(zip(names, found.values(), strict=True))

@@ -11,7 +11,7 @@ from avatar_bench.evaluation.block import CompareBlock
 from avatar_bench.evaluation.blocks.overview import figures
 from avatar_bench.evaluation.blocks.overview import overview_tables as tables
 from avatar_bench.evaluation.model_scatter import Looks
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class Overview(CompareBlock):
                 result.tables[chart] = table
                 result.figures[chart] = figures.DRAW[chart](table, looks)
             else:
-                result.warnings.append(say("The chart {chart} is left out: no run has what it draws.", chart=chart))
+                result.warnings.append(_("The chart {chart} is left out: no run has what it draws.", chart=chart))
         return result
 
 
 def _accuracy(results: tables.Saved) -> Metric:
     found = results["blind_test"]
     if found is None or "accuracy" not in found.metrics:
-        return Metric(None, 0, reason=say("no usable Result of {block}", block="blind_test"))
+        return Metric(None, 0, reason=_("no usable Result of {block}", block="blind_test"))
     return found.metrics["accuracy"]
 
 
@@ -80,13 +80,13 @@ def _warnings(result: Result) -> list[str]:
     table, lacking = result.tables["runs"], result.tables["missing"]
     apart = table.groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
     if len(apart := apart[apart.index != ""]) > 1:
-        said.append(say("The runs were not judged on the same pictures: {groups}.", groups=" | ".join(apart)))
+        said.append(_("The runs were not judged on the same images: {groups}.", groups=" | ".join(apart)))
     mixed = table.loc[table["data_fingerprint"].str.contains("|", regex=False), "run"]
     if len(mixed):
-        said.append(say("Results of one run rest on different pictures: {names}.", names=", ".join(mixed)))
+        said.append(_("Results of one run rest on different images: {names}.", names=", ".join(mixed)))
     networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to take apart or time
     absent = lacking[(lacking["metric"] == "") & lacking["run"].isin(networks)]
     for name, rows in absent.groupby("run", sort=False):
         blocks = ", ".join(rows["block"])
-        said.append(say("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
+        said.append(_("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
     return said

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from avatar_bench.evaluation.block import corruption_words
 from avatar_bench.evaluation.model_scatter import Looks, log_axis
 from avatar_bench.evaluation.ood_sets import kind_words
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 _MOST_SETS = 8  # side by side that can still be read
@@ -28,12 +28,12 @@ _FEW = 6  # models whose names fit below a narrow figure
 def by_class(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw the recall, precision and F1 of each class, with intervals."""
     classes = ["", *dict.fromkeys(table.loc[table["class"] != "", "class"])]
-    words = {name: plots.short(name, 18) or say("all classes") for name in classes}
+    words = {name: plots.short(name, 18) or _("all classes") for name in classes}
     figure = _figure_of_dots(10.2, len(classes), looks)
     titles = {
-        "recall": say("Recall; all classes: accuracy (%)"),
-        "precision": say("Precision; all classes: mean (%)"),
-        "f1": say("F1; all classes: mean (%)"),
+        "recall": _("Recall; all classes: accuracy (%)"),
+        "precision": _("Precision; all classes: mean (%)"),
+        "f1": _("F1; all classes: mean (%)"),
     }
     for axes, (kind, title) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
         part = table[table["kind"] == kind]
@@ -46,16 +46,16 @@ def by_class(table: pd.DataFrame, looks: Looks) -> Figure:
 @plots.use_style()
 def robustness(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw accuracy as it is, under each corruption and in the mean of these, with intervals; chance is marked."""
-    words = {"clean": say("clean"), **corruption_words(), "robustness": say("mean of the five")}
+    words = {"clean": _("clean"), **corruption_words(), "robustness": _("mean of the five")}
     words = {name: word for name, word in words.items() if name in set(table["metric"])}
     figure = _figure_of_dots(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
     axes = figure.subplots()
     _dots(axes, table.assign(of=table["metric"]), words, looks)
-    axes.set_xlabel(say("accuracy at severity 3 (%)"))
+    axes.set_xlabel(_("accuracy at severity 3 (%)"))
     chance = table["floor"].dropna().unique()
     if len(chance) == 1:
         axes.axvline(chance[0], color="black", linestyle="--", linewidth=1)
-        axes.annotate(say("chance"), (chance[0], 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
+        axes.annotate(_("chance"), (chance[0], 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
     looks.legend(figure, list(table["run"]))
     return figure
 
@@ -66,7 +66,7 @@ def robustness_bias(table: pd.DataFrame, looks: Looks) -> Figure:
     width = 5.6 if len(looks.models) <= _FEW else 8.4
     figure = plots.new_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
-    for _, row in table.iterrows():
+    for __, row in table.iterrows():
         look = looks.of(str(row["run"]))
         axes.hlines(row["robustness"], row["unbias_low"], row["unbias_high"], color=look["color"], linewidth=1.1)
         axes.vlines(row["unbias"], row["robustness_low"], row["robustness_high"], color=look["color"], linewidth=1.1)
@@ -74,10 +74,10 @@ def robustness_bias(table: pd.DataFrame, looks: Looks) -> Figure:
     right, top = table["unbias_floor"].min(), table["robustness_floor"].min()
     axes.axvline(right, color="black", linestyle="--", linewidth=1)
     axes.axhline(top, color="black", linestyle="--", linewidth=1)
-    axes.annotate(say("chance"), (right, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
-    axes.annotate(say("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
-    axes.set_xlabel(say("1 − largest share of a class over all images of no class (%)"))
-    axes.set_ylabel(fill(say("mean accuracy under corruption (%)"), _LINE))
+    axes.annotate(_("chance"), (right, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
+    axes.annotate(_("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
+    axes.set_xlabel(_("1 − largest share of a class over all images of no class (%)"))
+    axes.set_ylabel(fill(_("mean accuracy under corruption (%)"), _LINE))
     for axis in (axes.xaxis, axes.yaxis):
         plots.percent_axis(axis)
     axes.grid(True)
@@ -91,13 +91,13 @@ def calibration(table: pd.DataFrame, looks: Looks) -> Figure:
     width = 5.6 if len(looks.models) <= _FEW else 8.4
     figure = plots.new_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
-    for _, row in table.iterrows():
+    for __, row in table.iterrows():
         look = looks.of(str(row["run"]))
         axes.hlines(row["ece"], row["accuracy_low"], row["accuracy_high"], color=look["color"], linewidth=1.1)
         axes.vlines(row["accuracy"], row["ece_low"], row["ece_high"], color=look["color"], linewidth=1.1)
         axes.plot(row["accuracy"], row["ece"], markersize=7, **look)
         axes.plot(row["accuracy"], row["ece_floor"], "_", color=look["color"], markersize=13, markeredgewidth=2)
-    axes.set(xlabel=say("accuracy (%)"), ylabel=fill(say("ECE in 15 bins (%; dash: by chance alone)"), _LINE))
+    axes.set(xlabel=_("accuracy (%)"), ylabel=fill(_("ECE in 15 bins (%; dash: by chance alone)"), _LINE))
     axes.set_ylim(0, None)
     for axis in (axes.xaxis, axes.yaxis):
         plots.percent_axis(axis)
@@ -115,12 +115,12 @@ def confidence(table: pd.DataFrame, looks: Looks) -> Figure:
     for row, label in enumerate(labels):
         own = table[table["run"] == label]
         axes.plot(own["value"], [row] * len(own), color=plots.GREY, linewidth=0.8, zorder=1)
-        for _, about in own.iterrows():
+        for __, about in own.iterrows():
             wrong = about["metric"] == "mean_confidence_wrong"
             _mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
     axes.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    figure.supxlabel(say("mean confidence (%; filled: right answers, hollow: wrong)"), fontsize=9)
+    figure.supxlabel(_("mean confidence (%; filled: right answers, hollow: wrong)"), fontsize=9)
     plots.percent_axis(axes.xaxis)
     axes.grid(axis="x")
     return figure
@@ -140,14 +140,14 @@ def ood_confidence(table: pd.DataFrame, looks: Looks) -> Figure:
         for row, label in enumerate(labels):
             both = pd.concat([part[part["run"] == label] for part in (inside, table[table["set"] == name])])
             axes.plot(both["value"], [row] * len(both), color=plots.GREY, linewidth=0.8, zorder=1)
-            for _, about in both.iterrows():
+            for __, about in both.iterrows():
                 _mark(axes, row, about, looks, markerfacecolor=None if about["kind"] == "in_domain" else "white")
         axes.set_title(f"{plots.short(name, 22)}\n{kind_words(kinds[name])}", fontsize=8.5)
         plots.percent_axis(axes.xaxis)
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     panels[0].set_ylim(len(labels) - 0.4, -0.6)
-    figure.supxlabel(say("mean confidence (%; filled: the set judged, hollow: the set named above)"), fontsize=9)
+    figure.supxlabel(_("mean confidence (%; filled: the set judged, hollow: the set named above)"), fontsize=9)
     return figure
 
 
@@ -160,20 +160,20 @@ def ood_shares(table: pd.DataFrame, looks: Looks) -> Figure:
         for name in list(kinds)[:_MOST_SETS]
     }
     table = table.rename(columns={"share": "value"})
-    return _heatmap(table, panels, looks, say("share of answers (%)"), "Blues", (0, 1))
+    return _heatmap(table, panels, looks, _("share of answers (%)"), "Blues", (0, 1))
 
 
 @plots.use_style()
 def bias(table: pd.DataFrame, looks: Looks) -> Figure:
-    """Draw how much more often each class is predicted than it is there, by run, a panel a kind of pictures."""
+    """Draw how much more often each class is predicted than it is there, by run, a panel a kind of images."""
     words = {
-        "domain": say("pictures of the set"),
-        "ood": say("pictures of no class"),
-        "corrupted": say("corrupted pictures"),
+        "domain": _("images of the set"),
+        "ood": _("images of no class"),
+        "corrupted": _("corrupted images"),
     }
     panels = {word: table["on"] == kind for kind, word in words.items() if (table["on"] == kind).any()}
     most = max(0.05, float(table["excess"].abs().max()))
-    label = say("predicted too often (points)")
+    label = _("predicted too often (points)")
     return _heatmap(table.rename(columns={"excess": "value"}), panels, looks, label, "PuOr_r", (-most, most))
 
 
@@ -183,14 +183,14 @@ def architectures(table: pd.DataFrame, looks: Looks) -> Figure:
     table = table.drop_duplicates("recipe").set_index("run")  # runs that differ in seed alone are one network
     labels = list(table.index)
     heads = {
-        "core_block": say("core block"),
-        "squeeze_excitation": say("squeeze-excitation"),
-        "depthwise": say("depthwise convolution"),
-        "attention": say("attention"),
-        "patch": say("patches"),
-        "normalisation": say("normalisation"),
-        "activation": say("activation"),
-        "pretraining": say("pretraining"),
+        "core_block": _("core block"),
+        "squeeze_excitation": _("squeeze-excitation"),
+        "depthwise": _("depthwise convolution"),
+        "attention": _("attention"),
+        "patch": _("patches"),
+        "normalisation": _("normalisation"),
+        "activation": _("activation"),
+        "pretraining": _("pretraining"),
     }
     columns = {head: [_trait(name, each) for each in table[name]] for name, head in heads.items()}
     widths = [
@@ -213,7 +213,7 @@ def architectures(table: pd.DataFrame, looks: Looks) -> Figure:
     left.set(xlim=(0, 1), ylim=(len(labels) - 0.5, -0.5), xticks=[])
     left.tick_params(axis="y", length=0)
     left.spines[:].set_visible(False)
-    titles = {"params_m": say("parameters (millions)"), "macs_g": say("multiply-adds (billions)")}
+    titles = {"params_m": _("parameters (millions)"), "macs_g": _("multiply-adds (billions)")}
     for axes, (name, title) in zip(bars, titles.items(), strict=True):
         _bars(axes, table[name], looks, title)
     return figure
@@ -223,16 +223,16 @@ def architectures(table: pd.DataFrame, looks: Looks) -> Figure:
 def speed_size(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw images a second, with intervals, against parameters, multiply-adds and accuracy; hollow on a GPU."""
     titles = {
-        "params_m": say("parameters (millions)"),
-        "macs_g": say("multiply-adds (billions)"),
-        "accuracy": say("accuracy (%)"),
+        "params_m": _("parameters (millions)"),
+        "macs_g": _("multiply-adds (billions)"),
+        "accuracy": _("accuracy (%)"),
     }
     titles = {name: title for name, title in titles.items() if table[name].notna().any()}
     width = 0.8 + 3.0 * len(titles)
     figure = plots.new_figure(width, 3.4 + looks.height(width))
     panels = figure.subplots(1, len(titles), sharey=True)
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
-        for _, row in table.dropna(subset=name).iterrows():
+        for __, row in table.dropna(subset=name).iterrows():
             look, speed = looks.of(str(row["run"])), "images_per_second"
             axes.vlines(row[name], row[f"{speed}_low"], row[f"{speed}_high"], color=look["color"], linewidth=1.4)
             if name == "accuracy":
@@ -247,7 +247,7 @@ def speed_size(table: pd.DataFrame, looks: Looks) -> Figure:
     log_axis(panels[0], "y", table["images_per_second"])
     both = set(table["device"]) != {"cpu"}
     panels[0].set_ylabel(
-        say("images a second, one at a time (hollow: GPU)") if both else say("images a second, one at a time")
+        _("images a second, one at a time (hollow: GPU)") if both else _("images a second, one at a time")
     )
     looks.legend(figure, list(table["run"]))
     return figure
@@ -260,9 +260,9 @@ def costs(table: pd.DataFrame, looks: Looks) -> Figure:
     devices = [device for device in ("cpu", *sorted({*table["device"]} - {"cpu"})) if device in set(table["device"])]
     figure = plots.new_figure(10.2, 1.2 + (0.18 + 0.16 * len(devices)) * len(labels))
     times, *sizes = figure.subplots(1, 3, sharey=True)
-    title = say("milliseconds an image (hollow: GPU)") if devices != ["cpu"] else say("milliseconds an image")
+    title = _("milliseconds an image (hollow: GPU)") if devices != ["cpu"] else _("milliseconds an image")
     _bars(times, table.set_index("run")["latency_ms"], looks, title, table, devices)
-    titles = {"weights_mb": say("weights (MB)"), "peak_memory_mb": say("peak memory (MB)")}
+    titles = {"weights_mb": _("weights (MB)"), "peak_memory_mb": _("peak memory (MB)")}
     for axes, (name, title) in zip(sizes, titles.items(), strict=True):
         _bars(axes, table.drop_duplicates("run").set_index("run")[name].loc[labels], looks, title)
     times.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
@@ -274,7 +274,7 @@ def costs(table: pd.DataFrame, looks: Looks) -> Figure:
 def history(table: pd.DataFrame, looks: Looks) -> Figure:
     """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the best epoch of each run."""
     figure = plots.new_figure(8.4, 3.4 + looks.height(8.4))
-    titles = {"loss": say("Loss (nats)"), "macro_f1": say("Macro-F1 (%)")}
+    titles = {"loss": _("Loss (nats)"), "macro_f1": _("Macro-F1 (%)")}
     for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for label, part in table.groupby("run", sort=False):
             look = looks.of(str(label))
@@ -284,8 +284,8 @@ def history(table: pd.DataFrame, looks: Looks) -> Figure:
             best = part[part["best"]]
             ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "", "clip_on": False}
             axes.plot(best["step"], best[f"val/{metric}"], **look | ring)
-        lines = say("solid: val, dashed: train, ring: best epoch")
-        axes.set(title=title, xlabel=f"{say('epoch')}\n{lines}")
+        lines = _("solid: val, dashed: train, ring: best epoch")
+        axes.set(title=title, xlabel=f"{_('epoch')}\n{lines}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(True)
     axes.set_ylim(0, 1.02)
@@ -304,7 +304,7 @@ def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: Look
     n = len(looks.labels)
     offsets = (np.arange(n) - (n - 1) / 2) * min(0.28, 0.78 / max(1, n - 1))
     for place, name in enumerate(words):
-        for _, about in table[table["of"] == name].iterrows():
+        for __, about in table[table["of"] == name].iterrows():
             _mark(axes, place + float(offsets[looks.labels.index(str(about["run"]))]), about, looks)
         if place:
             axes.axhline(place - 0.5, color=plots.GREY, linewidth=0.6)
@@ -328,9 +328,9 @@ def _on(device: str) -> dict[str, Any]:
 def _trait(name: str, value: object) -> str:
     """Return a trait as a cell says it: two lines at most, a dash where there is none."""
     text = "" if name == "squeeze_excitation" and not value else str(value)
-    words = {"scratch": say("none"), "self-attention": say("self-attention")}
+    words = {"scratch": _("none"), "self-attention": _("self-attention")}
     if text.startswith(_WINDOWS):
-        text = say("windows of {size}", size=text.removeprefix(_WINDOWS))
+        text = _("windows of {size}", size=text.removeprefix(_WINDOWS))
     text = words.get(text, text.removeprefix("published "))
     parts = text.split(", ")
     return ",\n".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 and len(text) > 14 else text or "–"

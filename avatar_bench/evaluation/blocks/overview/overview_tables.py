@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs.ensembles import Combined, Soup
 
@@ -63,7 +63,7 @@ def missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataF
     for run, results in zip(runs, saved, strict=True):
         for block, patterns in MAIN.items():
             if results[block] is None:
-                rows.append((run.label, block, "", say("not there, damaged, or of another checkpoint")))
+                rows.append((run.label, block, "", _("not there, damaged, or of another checkpoint")))
             found = _matching(results[block], [pattern.format(score=score) for pattern in patterns])
             rows += [(run.label, block, name, metric.reason) for name, metric in found if metric.value is None]
     return pd.DataFrame(rows, columns=["run", "block", "metric", "reason"])
@@ -85,7 +85,7 @@ def by_class(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
 
 
 def robustness(runs: Sequence[Run], saved: Sequence[Saved], kinds: Sequence[str]) -> pd.DataFrame:
-    """Give the accuracy on clean pictures, under each corruption at severity 3, and their mean."""
+    """Give the accuracy on clean images, under each corruption at severity 3, and their mean."""
     return _long(runs, saved, "robustness", ("clean", *kinds, "robustness"))
 
 
@@ -113,7 +113,7 @@ def ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return the mean confidence in each set that out_of_domain saw, the domain first, and its standard deviation."""
     rows = []
     for run, result in _having(runs, saved, "out_of_domain"):
-        for _, about in result.tables["sets"].iterrows():
+        for __, about in result.tables["sets"].iterrows():
             row: dict[str, object] = {"run": run.label, "set": about["set"], "kind": about["kind"], "n": about["n"]}
             for column, name in {"value": "mean_confidence", "std": "std_confidence"}.items():
                 found = result.metrics.get(f"{name}/{about['set']}", _NOTHING)
@@ -154,7 +154,7 @@ def ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Give the share of each predicted class in each set that out_of_domain saw, the domain's own included."""
     rows = []
     for run, result in _having(runs, saved, "out_of_domain"):
-        for _, about in result.tables["sets"].iterrows():
+        for __, about in result.tables["sets"].iterrows():
             for name in result.classes:
                 share = result.metrics.get(f"share/{about['set']}/{name}")
                 ends = (share.low, share.high) if share else (None, None)
@@ -165,7 +165,7 @@ def ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
 def bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Give how much more often each class is predicted than it is there, 0 for a network that leans to none.
 
-    On "domain", pictures of the classes: the share predicted minus the true one. On "ood", pictures of no class: minus
+    On "domain", images of the classes: the share predicted minus the true one. On "ood", images of no class: minus
     what all classes would get alike. On "corrupted": the share that corruptions add.
     """
     rows: list[tuple[str, str, str, float | None]] = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known
 from avatar_bench.evaluation.blocks.prior_shift import figures
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import prior_shift
 from avatar_bench.results.result import Metric, Result
 
@@ -35,7 +35,7 @@ def _mixes() -> dict[str, dict[str, float] | None]:
 
 @dataclass(kw_only=True)
 class PriorShift(IntervalBlock):
-    """Judge a run as if the classes had other shares, which its pictures are weighted to.
+    """Judge a run as if the classes had other shares, which its images are weighted to.
 
     `mixes` maps a name to the share of each class, of sum 1 (None: leave that mix out); `shares`, between 0 and 1, are
     given to each class in turn, the others sharing the rest equally; `training`, the share of each class that the
@@ -58,7 +58,7 @@ class PriorShift(IntervalBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give accuracy and macro-F1 under each mix: as they are, corrected by its shares, and by estimated ones.
 
-        Raise BlockError where a class has no picture, no mix is of the run's classes, or the shares of training are
+        Raise BlockError where a class has no image, no mix is of the run's classes, or the shares of training are
         not known; GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
@@ -151,12 +151,10 @@ class PriorShift(IntervalBlock):
     def _warnings(self, mixes: dict[str, Floats], unknown: int) -> list[str]:
         said = []
         if unknown:
-            said.append(say("{n} pictures without a known class are left out", n=unknown))
+            said.append(_("{n} images without a known class are left out", n=unknown))
         left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
         if left:
-            said.append(
-                say("mixes that name other classes than the run's are left out: {names}", names=", ".join(left))
-            )
+            said.append(_("mixes that name other classes than the run's are left out: {names}", names=", ".join(left)))
         return said
 
 
@@ -168,7 +166,7 @@ def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:
     absent = sorted(set(predictions.classes) - {predictions.classes[target] for target in predictions.targets})
     if absent:
         raise BlockError(
-            f"{dataset.name} holds no picture of class {absent[0]!r}, so no weights give it a share of that class."
+            f"{dataset.name} holds no image of class {absent[0]!r}, so no weights give it a share of that class."
         )
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.prior_shift import WAYS, floor, one_frequent
 
@@ -46,8 +46,8 @@ def mixes(table: pd.DataFrame) -> Figure:
             linestyle="--",
             linewidth=1,
         )
-        axes.set_xticks(place, [_mix_words(row, named) for _, row in table.iterrows()])
-        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=say("share of each class (%)"), ylabel=title, ylim=(0, 1.02))
+        axes.set_xticks(place, [_mix_words(row, named) for __, row in table.iterrows()])
+        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=_("share of each class (%)"), ylabel=title, ylim=(0, 1.02))
         plots.percent_axis(axes.yaxis)
         axes.tick_params(labelleft=True)
         axes.grid(axis="y")
@@ -77,14 +77,14 @@ def shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[str, f
     for axes, name in zip(grid[0], shown, strict=True):
         axes.set_title(plots.short(name))
     for axes in grid[-1]:
-        axes.set_xlabel(say("share of the class (%)"))
-    share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=say("share in training"))
+        axes.set_xlabel(_("share of the class (%)"))
+    share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=_("share in training"))
     figure.legend(handles=[*_handles(lines=True), share], loc="outside lower center", ncols=3 if len(shown) > 2 else 2)
     return figure
 
 
 def _measures() -> dict[str, str]:
-    return {"accuracy": say("accuracy (%)"), "macro_f1": say("macro-F1 (%)")}
+    return {"accuracy": _("accuracy (%)"), "macro_f1": _("macro-F1 (%)")}
 
 
 def _mix_words(row: pd.Series, classes: Sequence[str]) -> str:
@@ -118,12 +118,12 @@ def _columns(table: pd.DataFrame, way: str, measure: str) -> list[Any]:
 def _handles(lines: bool) -> list[Line2D]:
     own, known, estimated = WAYS
     words = {
-        own: say("the network's own answers"),
-        known: say("corrected, shares known"),
-        estimated: say("corrected, shares estimated"),
+        own: _("the network's own answers"),
+        known: _("corrected, shares known"),
+        estimated: _("corrected, shares estimated"),
     }
     inks = {way: plots.GREY if way == own else "black" for way in WAYS}
     looks = {way: _LOOKS[way] if lines else _LOOKS[way] | {"ls": ""} for way in WAYS}
     handles = [Line2D([], [], color=inks[way], label=words[way], markersize=4, **looks[way]) for way in WAYS]
-    commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=say("always the commonest class"))
+    commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=_("always the commonest class"))
     return [*handles, commonest]

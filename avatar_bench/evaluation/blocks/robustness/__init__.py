@@ -1,4 +1,4 @@
-"""robustness: how much of its accuracy a run keeps when pictures are corrupted, or delivered as the web does."""
+"""robustness: how much of its accuracy a run keeps when images are corrupted, or delivered as the web does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from avatar_bench.data.corruptions import (
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known, left_out
 from avatar_bench.evaluation.blocks.robustness import figures
 from avatar_bench.evaluation.blocks.robustness import severity_tables as tables
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification
 from avatar_bench.metrics.robustness import bias, fragility, moves
 from avatar_bench.results.result import Metric, Result
@@ -43,7 +43,7 @@ MEANS = ("robustness", "mean_over_severities")
 
 @dataclass(kw_only=True)
 class Robustness(IntervalBlock):
-    """Judge a run on pictures that something has happened to.
+    """Judge a run on images that something has happened to.
 
     `corruptions` of data/corruptions.py at `severities` (3 among them) are applied `at` the network's "input" size or
     the "native" size; `delivery` are tiers of the same module, always at the native size.
@@ -89,7 +89,7 @@ class Robustness(IntervalBlock):
         if self.delivery:
             result.tables["delivery"] = tables.delivery(result.metrics, self.delivery, len(rows))
         result.figures = figures.draw(result)
-        result.figures |= self._pictures(run, dataset, rows, found, variations)
+        result.figures |= self._images(run, dataset, rows, found, variations)
         result.warnings = _warnings(clean, len(asked), accuracies["clean"])
         return result
 
@@ -111,7 +111,7 @@ class Robustness(IntervalBlock):
         }
 
     def _shares(self, found: Found, floor: float | None = None) -> dict[str, Metric]:
-        """Give the share of pictures that is recognised under each variation; one bootstrap serves all."""
+        """Give the share of images that is recognised under each variation; one bootstrap serves all."""
         groups = found["clean"].groups
         hits = {name: one.correct for name, one in found.items()}
         joint: dict[str, Metric] = {}
@@ -132,7 +132,7 @@ class Robustness(IntervalBlock):
         paired: Mapping[str, Metric],
         one_class: Mapping[tuple[str, str, str], Metric],
     ) -> dict[str, Metric]:
-        lacking = Metric(None, 0, reason=say("it needs all five corruptions, and a mean over severities all of these"))
+        lacking = Metric(None, 0, reason=_("it needs all five corruptions, and a mean over severities all of these"))
         return {
             "robustness": paired.get("robustness", lacking),  # first: what a command says of this block in one line
             "clean": accuracies["clean"],
@@ -148,7 +148,7 @@ class Robustness(IntervalBlock):
         }
 
     def _paired(self, found: Found) -> dict[str, Metric]:
-        """Give what sets accuracies of the same pictures against each other, and means of them."""
+        """Give what sets accuracies of the same images against each other, and means of them."""
         table = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
 
         def statistic(weights: Floats) -> Floats:
@@ -162,7 +162,7 @@ class Robustness(IntervalBlock):
             found["clean"].groups,
             higher_is_better={name: not name.startswith("drop/") for name in names},
             floors=dict.fromkeys(MEANS, 1 / len(found["clean"].classes)),
-            reason=say("no picture is recognised even when clean"),
+            reason=_("no image is recognised even when clean"),
         )
 
     def _figures(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -200,17 +200,17 @@ class Robustness(IntervalBlock):
         found_by_name = self.resampled(names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0))
         return dict(zip(keys, found_by_name.values(), strict=True))
 
-    def _pictures(
+    def _images(
         self, run: Run, dataset: Dataset, rows: NDArray[np.intp], found: Found, variations: Mapping[str, Variation]
     ) -> dict[str, Figure]:
-        """Show what was done to the picture that is misread about as often as pictures are on the mean."""
+        """Show what was done to the image that is misread about as often as images are on the mean."""
         wrong = np.mean([~found[name].correct for name in variations], axis=0)
         typical = int(np.abs(wrong - wrong.mean()).argmin())
         row = int(rows[typical])
         image, seed = dataset.image(row), seed_of(str(dataset.frame["sha256"].iat[row]))
         shown = {name: vary(one, image, run.preprocessing, seed) for name, one in variations.items()}
         verdicts = {name: one.take(np.array([typical])) for name, one in found.items()}
-        return figures.pictures({"clean": run.preprocessing(image), **shown}, verdicts)
+        return figures.examples({"clean": run.preprocessing(image), **shown}, verdicts)
 
 
 def _some_of(given: Collection[object], whole: Collection[object]) -> bool:
@@ -221,10 +221,8 @@ def _warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[str]:
     said = left_out(asked - len(clean), asked)
     counts = np.bincount(clean.targets, minlength=len(clean.classes))
     said += [
-        say("The set has no picture of class {name}.", name=n)
-        for n, k in zip(clean.classes, counts, strict=True)
-        if not k
+        _("The set has no image of class {name}.", name=n) for n, k in zip(clean.classes, counts, strict=True) if not k
     ]
     if accuracy.low is not None and accuracy.low <= 1 / len(clean.classes):
-        said.append(say("Clean accuracy may be chance, and who guesses loses nothing: the drops say little."))
+        said.append(_("Clean accuracy may be chance, and who guesses loses nothing: the drops say little."))
     return said

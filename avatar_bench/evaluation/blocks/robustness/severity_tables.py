@@ -54,7 +54,7 @@ def bias(found: Mapping[tuple[str, str, str], Metric], kinds: Sequence[str], cla
 
 
 def moved(found: Mapping[str, Predictions], kinds: Sequence[str]) -> pd.DataFrame:
-    """Count the predictions of each class's pictures, clean and when that class is transformed at severity 3."""
+    """Count the predictions of each class's images, clean and when that class is transformed at severity 3."""
     clean, rows = found["clean"], []
     for kind in kinds:
         before, after = (
@@ -68,7 +68,7 @@ def moved(found: Mapping[str, Predictions], kinds: Sequence[str]) -> pd.DataFram
 
 
 def predictions(found: Mapping[str, Predictions]) -> pd.DataFrame:
-    """Give a row a picture and variation: all that the block's figures are computed from."""
+    """Give a row an image and variation: all that the block's figures are computed from."""
     names = np.array(found["clean"].classes)
     frames = [
         pd.DataFrame(

@@ -1,4 +1,4 @@
-"""shots: how accuracy grows with the number of training pictures a class."""
+"""shots: how accuracy grows with the number of training images a class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import IntervalCompareBlock, between, left_out, together
 from avatar_bench.evaluation.blocks.shots import figures
 from avatar_bench.evaluation.seeds import Recipes, about_seeds, families, macro_f1s
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
 from avatar_bench.results.result import Metric, Result
 
@@ -28,7 +28,7 @@ _BOOTSTRAP = "bootstrap by seed and group"
 
 
 class Point(NamedTuple):
-    """Name a point of a curve: the recipe, and how many pictures a class it was trained on."""
+    """Name a point of a curve: the recipe, and how many images a class it was trained on."""
 
     recipe: str
     shots: int
@@ -39,7 +39,7 @@ class Shots(IntervalCompareBlock):
     """Compare runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the learning curve of each recipe; runs that were trained on all pictures are left out.
+        """Give the learning curve of each recipe; runs that were trained on all images are left out.
 
         Raise BlockError where there are fewer than two numbers of shots, or the runs cannot be set side by side.
         """
@@ -65,7 +65,7 @@ class Shots(IntervalCompareBlock):
         result.warnings = left_out(len(sets[0]) - len(found[0]), len(sets[0])) + about_seeds(judged.seeds_of)
         if len(kept) < len(runs):
             left = len(runs) - len(kept)
-            told = say("Left out, as not trained on a number of shots: {n} of {all} runs.", n=left, all=len(runs))
+            told = _("Left out, as not trained on a number of shots: {n} of {all} runs.", n=left, all=len(runs))
             result.warnings.append(told)
         return result
 
@@ -85,7 +85,7 @@ class Shots(IntervalCompareBlock):
         return pd.DataFrame(rows, columns=[*columns, "spread_over_seeds"])
 
     def _gains(self, curve: pd.DataFrame, drawn: Floats) -> dict[str, Metric]:
-        """Give what each doubling of the pictures adds to accuracy, of each recipe with two numbers or more."""
+        """Give what each doubling of the images adds to accuracy, of each recipe with two numbers or more."""
         found = {}
         for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
             if len(rows) > 1:
@@ -133,7 +133,7 @@ def _guessing(known: Predictions) -> tuple[float, float]:
 def _metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Metric]:
     """Give accuracy, macro-F1 and the spread over seeds of each point."""
     found = {}
-    for _, row in curve.iterrows():
+    for __, row in curve.iterrows():
         name = str(row["shots"]) if _alone(curve) else f"{row['recipe']}/{row['shots']}"
         ends = (float(row["low"]), float(row["high"]))
         found[f"accuracy/{name}"] = between(
@@ -143,7 +143,7 @@ def _metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Me
         ends = (float(row["macro_f1_low"]), float(row["macro_f1_high"]))
         found[f"macro_f1/{name}"] = between(float(row["macro_f1"]), *ends, row["groups"], method, floor=guessing[1])
         spread, why = (
-            (float(row["spread_over_seeds"]), None) if row["seeds"] > 1 else (None, say("trained with one seed"))
+            (float(row["spread_over_seeds"]), None) if row["seeds"] > 1 else (None, _("trained with one seed"))
         )
         found[f"spread_over_seeds/{name}"] = Metric(spread, row["seeds"], higher_is_better=False, reason=why)
     return found
@@ -161,7 +161,7 @@ def _alone(curve: pd.DataFrame) -> bool:
 
 
 def _answers(found: Sequence[Predictions]) -> dict[str, np.ndarray]:
-    """Give what every figure here rests on: a row a run, in the order of runs.csv, a column a picture."""
+    """Give what every figure here rests on: a row a run, in the order of runs.csv, a column an image."""
     first = found[0]
     predicted = np.stack([one.predicted for one in found])
     return {"predicted": predicted, "target": first.targets, "path": first.paths, "group": first.groups}

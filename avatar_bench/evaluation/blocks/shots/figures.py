@@ -1,4 +1,4 @@
-"""The figure of shots: learning curves over the number of pictures a class."""
+"""The figure of shots: learning curves over the number of images a class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 
@@ -30,12 +30,12 @@ def curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, float]
             axes.plot(shots, own[value], f"{plots.marker(place)}-", color=colour, markersize=5, label=shown)
             axes.vlines(shots, own[low], own[high], color=colour, linewidth=1.2)
             axes.plot(single["shots"] * aside * 1.012, single[value], ".", color=colour, markersize=3, alpha=0.6)
-    for axes, label, chance in zip((left, right), (say("accuracy (%)"), say("macro-F1 (%)")), guessing, strict=True):
+    for axes, label, chance in zip((left, right), (_("accuracy (%)"), _("macro-F1 (%)")), guessing, strict=True):
         _label(axes, label, sorted(set(table["shots"])))
         line = axes.axhline(chance, color="black", linestyle="--", linewidth=1)
     handles, labels = left.get_legend_handles_labels()
     handles += [Line2D([], [], linestyle="", marker=".", color=plots.GREY, markersize=4), line]
-    labels += [say("single seeds"), say("chance")]
+    labels += [_("single seeds"), _("chance")]
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
@@ -45,5 +45,5 @@ def _label(axes: Axes, value: str, shots: list[int]) -> None:
     axes.set_xticks(shots, [str(number) for number in shots])
     axes.xaxis.set_minor_locator(NullLocator())
     plots.percent_axis(axes.yaxis)
-    axes.set(xlabel=say("pictures a class (log scale)"), ylabel=value)
+    axes.set(xlabel=_("images a class (log scale)"), ylabel=value)
     axes.grid(True)

@@ -27,7 +27,7 @@ class Transformers(recipe_pairs.PairingBlock):
     """Compare recipes that differ in network, optimizer and start, in pairs where they differ in one of these alone.
 
     Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
-    out 0. `power` is the chance of that which `detectable` and `needed` ask for.
+    out 0. `power` is the chance of that which `detectable` and `n_required` ask for.
     """
 
     reads_results: ClassVar[bool] = True
@@ -82,7 +82,7 @@ def _metrics(
     figures_of: dict[str, dict[str, Metric]], compared: pd.DataFrame, interactions: pd.DataFrame, judged: Recipes
 ) -> dict[str, Metric]:
     found = {f"{figure}/{name}": metric for name, own in figures_of.items() for figure, metric in own.items()}
-    found["pairs_told_apart"] = Metric(float(compared["told_apart"].sum()), len(compared), higher_is_better=None)
+    found["pairs_told_apart"] = Metric(float(compared["significant"].sum()), len(compared), higher_is_better=None)
     for _, row in compared.iterrows():
         found[f"difference/{row['a']} minus {row['b']}"] = _difference(row, judged.units)
     for _, row in interactions.iterrows():

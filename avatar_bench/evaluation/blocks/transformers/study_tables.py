@@ -15,7 +15,7 @@ from avatar_bench.evaluation.block import Intervals, between
 from avatar_bench.evaluation.model_traits import FAMILY, SAM, SAM_AT_COST, SCRATCH, START, Pair, Traits
 from avatar_bench.evaluation.seeds import Recipes, macro_f1s
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.calibration import ece, equal_width
 from avatar_bench.results.result import Metric
@@ -49,9 +49,9 @@ def study(recipes: pd.DataFrame) -> pd.DataFrame:
     One without such a recipe has a `reason` beside it. Accuracies are proportions, `seconds` are those of one image.
     """
     typed, ours = _packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
-    found = [_beside(row, ours) for _, row in typed.iterrows()]
-    beside = pd.concat([own.assign(row=row) for row, (own, _) in enumerate(found)])
-    typed = typed.assign(row=range(len(typed)), reason=[reason for _, reason in found])
+    found = [_beside(row, ours) for __, row in typed.iterrows()]
+    beside = pd.concat([own.assign(row=row) for row, (own, __) in enumerate(found)])
+    typed = typed.assign(row=range(len(typed)), reason=[reason for __, reason in found])
     return typed[["row", *_TYPED, "reason", "where"]].merge(beside[["row", *_OURS]], on="row", how="left")[_STUDY]
 
 
@@ -73,9 +73,9 @@ def figures_of(
             "macro_f1": between(values[list(runs)].mean(), lows[place], highs[place], judged.units, method),
             "ece": Metric(float(np.mean([errors[run] for run in runs])), len(found[0]), higher_is_better=False),
             "train_seconds": _of_record(
-                traits.seconds, len(runs), say("the run's record does not say how long fitting took")
+                traits.seconds, len(runs), _("the run's record does not say how long fitting took")
             ),
-            "passes_per_step": _of_record(traits.passes, len(runs), say("the run's record does not say")),
+            "passes_per_step": _of_record(traits.passes, len(runs), _("the run's record does not say")),
         }
     return figures
 
@@ -84,7 +84,7 @@ def saved_figures(
     members: Mapping[str, Sequence[int]], runs: Sequence[Run], of: str
 ) -> tuple[dict[str, dict[str, Metric]], pd.DataFrame]:
     """Give the mean over its runs of each figure that blocks have saved of a recipe on a set, and what is missing."""
-    results = [{block: run.saved(block, of) for block, _, _ in READ.values()} for run in runs]
+    results = [{block: run.saved(block, of) for block, *_rest in READ.values()} for run in runs]
     found: dict[str, dict[str, Metric]] = {}
     missing = []
     for name, own in members.items():
@@ -97,7 +97,7 @@ def saved_figures(
                 if about is not None and about.value is not None:
                     values.append(about.value)
                     continue
-                why = (about.reason if about else None) or say("no usable Result of {block}", block=block)
+                why = (about.reason if about else None) or _("no usable Result of {block}", block=block)
                 missing.append((name, runs[run].label, figure, why))
             whole = len(values) == len(own)  # a mean over some seeds would be another figure than the rest of the row
             reason = None if whole else missing[-1][3]
@@ -151,16 +151,16 @@ def of_pairs(
         a, b = own[pair.a], own[pair.b]
         row: dict[str, object] = {"changed": pair.changed, "from": _said(b, pair.changed), "to": _said(a, pair.changed)}
         row |= recipe_pairs.compared(judged, drawn, pair.a, pair.b, block.level, power, alpha)
-        for name in ("epochs", "train_pictures", "image_size"):
+        for name in ("epochs", "train_images", "image_size"):
             row[name] = " | ".join(dict.fromkeys((a.settings[name], b.settings[name])))
         for side, one in (("a", a), ("b", b)):
             row |= {f"params_m_{side}": one.params / 1e6, f"macs_g_{side}": one.macs / 1e9}
         rows.append(row)
     if not rows:
-        return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "told_apart"])
-    table = recipe_pairs.told_apart(pd.DataFrame(rows), alpha)
-    least = [recipe_pairs.detectable(row, power, alpha / len(rows)) for _, row in table.iterrows()]
-    few = say("too few pictures on which the two differ")
+        return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "significant"])
+    table = recipe_pairs.significant(pd.DataFrame(rows), alpha)
+    least = [recipe_pairs.detectable(row, power, alpha / len(rows)) for __, row in table.iterrows()]
+    few = _("too few images on which the two differ")
     return table.assign(
         detectable=np.array(least, dtype=float), detectable_reason=["" if one is not None else few for one in least]
     )
@@ -209,11 +209,11 @@ def _beside(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if len(found):
         return found, ""
     if network.empty:
-        return found, say("no recipe of this network")
+        return found, _("no recipe of this network")
     if with_sam.empty:
-        return found, say("none of its recipes has SAM") if typed["sam"] else say("all of its recipes have SAM")
+        return found, _("none of its recipes has SAM") if typed["sam"] else _("all of its recipes have SAM")
     scratch = (with_sam["start"] == SCRATCH).all()
-    return found, say("its recipes began from scratch") if scratch else say("its recipes began with other weights")
+    return found, _("its recipes began from scratch") if scratch else _("its recipes began with other weights")
 
 
 def _said(traits: Traits, changed: str) -> str:
