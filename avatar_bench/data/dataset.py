@@ -131,7 +131,7 @@ def read_images(root: Path, name: str | None = None) -> Dataset:
 
 
 def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
-    """Read a CSV with at least the columns `n_required`, paths relative to it; other known ones are used, the rest ignored.
+    """Read a CSV with at least the columns `needed`, paths relative to it; other known ones are used, the rest ignored.
 
     Raise DataError on a missing file, column or image, naming the first.
     """

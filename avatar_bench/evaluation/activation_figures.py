@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL, MEAN
+from avatar_bench.evaluation.overlap_tables import ALL, MEAN
 from avatar_bench.evaluation.class_activation import Panel
 from avatar_bench.evaluation.gradcam_figures import EVIDENCE, overlay
 from avatar_bench.i18n import _

@@ -97,7 +97,7 @@ def group_of(pattern: str | None, name: str) -> str:
 
 
 def read_table(file: Path, needed: str) -> pd.DataFrame:
-    """Read a CSV that has a column `n_required`, every value a stripped string, "" where it is missing.
+    """Read a CSV that has a column `needed`, every value a stripped string, "" where it is missing.
 
     Raise DataError on a missing or unreadable file, a missing column, no rows, or an unknown split.
     """

@@ -20,7 +20,7 @@ from sklearn.metrics import jaccard_score
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import activation_figures as figures
 from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap
-from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL
+from avatar_bench.evaluation.overlap_tables import ALL
 from avatar_bench.evaluation.registry import build
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.overlap import NAMES, chance_iou

@@ -15,8 +15,8 @@ from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import activation_figures as figures
 from avatar_bench.evaluation import class_activation as maps
 from avatar_bench.evaluation.block import IntervalCompareBlock, between, together
-from avatar_bench.evaluation.blocks.cam_overlap import overlap_tables as tables
-from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL, MEAN
+from avatar_bench.evaluation import overlap_tables as tables
+from avatar_bench.evaluation.overlap_tables import ALL, MEAN
 from avatar_bench.i18n import _
 from avatar_bench.metrics.overlap import NAMES
 from avatar_bench.results.result import Metric, Result
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import Overlap
+    from avatar_bench.evaluation.overlap_tables import Overlap
     from avatar_bench.evaluation.class_activation import Panel
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
