@@ -166,16 +166,16 @@ def network() -> Callable[[str], Any]:
     import torch
     import yaml
 
-    from avatar_bench.config.catalogue import choices
-    from avatar_bench.models.backbones import create_backbone, options_for
+    from avatar_bench.config.catalogue import find_choices
+    from avatar_bench.models.backbones import create_backbone, resolve_options
 
     @cache
     def build(model: str) -> Any:
-        recipe = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))["model"]
+        recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
         options = recipe.get("options", {}) | ({"depth": 2} if "vit_base" in recipe["backbone"] else {})
         side = 56 if "patch14" in recipe["backbone"] else 64
         torch.manual_seed(0)
-        return create_backbone(recipe["backbone"], 3, options=options_for(recipe["backbone"], options, side))
+        return create_backbone(recipe["backbone"], 3, options=resolve_options(recipe["backbone"], options, side))
 
     return build
 

@@ -119,7 +119,7 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "names"), [("commands", list(catalogue.commands())), ("blocks", registry.available())]
+    ("folder", "names"), [("commands", list(catalogue.find_commands())), ("blocks", registry.list_blocks())]
 )
 def test_every_command_and_block_has_its_page(folder: str, names: list[str]) -> None:
     assert sorted(file.stem for file in (ROOT / "docs" / folder).glob("*.md")) == sorted(names)

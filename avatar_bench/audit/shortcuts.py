@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from avatar_bench.audit.assessment import Verdict
+from avatar_bench.audit.assessment import Assessment
 from avatar_bench.audit.content_credentials import HINTS, says_generated
-from avatar_bench.audit.properties import APPEARANCE, METADATA, measure, outliers
-from avatar_bench.data.dataset import Dataset, files_of
+from avatar_bench.audit.properties import APPEARANCE, METADATA, find_outliers, measure
+from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.data.duplicates import find_matches
 from avatar_bench.data.equalise import equalise_bytes
@@ -31,7 +31,7 @@ SHORTCUT_AUROC = 0.90
 NOTABLE_AUROC = 0.65
 # With fewer than 10 images the 95 % interval of a recall of .9 is wider than .4, and with fewer than 5 groups a
 # split into train, val and test leaves a part with one person or none.
-FEW_IMAGES, FEW_GROUPS = 10, 5
+MIN_IMAGES_PER_CLASS, MIN_GROUPS_PER_CLASS = 10, 5
 # A twentieth of wrong labels bounds every accuracy at about .95, which is where the better networks differ.
 MANY_CONFLICTS = 0.05
 # A tenth of the images adds little of its own; intervals that count images are then too narrow.
@@ -39,7 +39,7 @@ MANY_COPIES = 0.10
 # Blank, tiny, blurred or extreme images beyond a twentieth are a habit of a source, not an accident.
 MANY_OUTLIERS = 0.05
 # A class three times another makes accuracy lean to it; balanced figures and a sampler are then called for.
-UNEQUAL = 3.0
+MAX_CLASS_RATIO = 3.0
 
 
 def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
@@ -49,9 +49,9 @@ def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.Data
     `properties.measure` knows, with `outlier` and `generated`: a provenance hint says so), and (path, reason) of those
     that cannot be decoded.
     """
-    files = files_of(dataset)
+    files = list_files(dataset)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = pool.map(lambda file: _measure(file, resize), files)
+        jobs = pool.map(lambda file: _measure_file(file, resize), files)
         told = "images measured" + " after equalising" * (resize is not None)
         found = list(tqdm(jobs, told, len(files), leave=False, disable=None))
     usable = [index for index, values in enumerate(found) if isinstance(values, dict)]
@@ -61,7 +61,7 @@ def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.Data
     known = dataset.frame[["path", "label", "source", "generator", "group"]].iloc[usable].reset_index(drop=True)
     frame = pd.concat([known.assign(row=usable), pd.DataFrame([found[index] for index in usable])], axis=1)
     generated = [says_generated(dict(zip(HINTS, row, strict=True))) for row in frame[list(HINTS)].to_numpy(str)]
-    return frame.assign(outlier=outliers(frame), generated=generated), bad
+    return frame.assign(outlier=find_outliers(frame), generated=generated), bad
 
 
 def find_copies(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
@@ -84,28 +84,28 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name in (*METADATA, *APPEARANCE):
         for label, values in frame.groupby("label")[name]:
-            rows.append((name, label, len(values), *_spread(values)))
+            rows.append((name, label, len(values), *_summarise_values(values)))
     columns = ["property", "label", "n", "median", "low", "high", "commonest", "share"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def cross_table(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+def cross_tabulate(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """Count images by a name (rows, "" where not known, the most images first) and class (columns), and in all."""
     table = pd.crosstab(frame[column], frame["label"])
     table = table.assign(total=table.sum(axis=1)).sort_values("total", ascending=False, kind="stable")
     return table.rename_axis(columns=None).reset_index()
 
 
-def hint_counts(frame: pd.DataFrame) -> pd.DataFrame:
+def count_hints(frame: pd.DataFrame) -> pd.DataFrame:
     """Count, by class, the images that bear each provenance hint, and those that a hint states to be generated."""
     bears = (frame[list(HINTS)] != "").assign(says_generated=frame["generated"])
     table = bears.groupby(frame["label"]).sum().T.rename_axis(columns=None)
     return table.rename_axis("hint").reset_index()
 
 
-def judge(
+def assess(
     frame: pd.DataFrame, file_alone: Metric, source_alone: Metric, matches: pd.DataFrame | None = None
-) -> Verdict:
+) -> Assessment:
     """Say in words whether a set can tell classes by what its images show; the gravest reason comes first.
 
     `frame` has label, source, generator, group, outlier; `file_alone` and `source_alone` are AUROCs of probes;
@@ -114,22 +114,26 @@ def judge(
     matches = pd.DataFrame(columns=["left", "right", "conflict"]) if matches is None else matches
     counts = frame["label"].value_counts()
     if len(counts) < 2:
-        return Verdict("not asked", [_("one class") if len(counts) else _("no class is known")])
-    grave = [*_too_few(frame), *_shortcut(file_alone, SHORTCUT_AUROC), *_conflicts(matches, len(frame))]
+        return Assessment("not asked", [_("one class") if len(counts) else _("no class is known")])
+    grave = [
+        *_find_small_classes(frame),
+        *_find_shortcut(file_alone, SHORTCUT_AUROC),
+        *_find_conflicts(matches, len(frame)),
+    ]
     if grave:
-        return Verdict("no", [*grave, *_cares(frame, source_alone, matches)])
-    cares = [*_shortcut(file_alone, NOTABLE_AUROC), *_cares(frame, source_alone, matches)]
-    return Verdict("with care" if cares else "yes", cares)
+        return Assessment("no", [*grave, *_find_cautions(frame, source_alone, matches)])
+    cares = [*_find_shortcut(file_alone, NOTABLE_AUROC), *_find_cautions(frame, source_alone, matches)]
+    return Assessment("with care" if cares else "yes", cares)
 
 
-def single_sources(frame: pd.DataFrame, column: str = "source") -> list[str]:
+def find_single_source_classes(frame: pd.DataFrame, column: str = "source") -> list[str]:
     """Name the classes whose images, as far as is known, all come from one source; none where none is known."""
     known = frame[frame[column] != ""]
     kinds = known.groupby("label")[column].nunique()
     return [str(label) for label in kinds.index[kinds == 1]]
 
 
-def _measure(file: Path, resize: str | None) -> dict[str, Any] | str:
+def _measure_file(file: Path, resize: str | None) -> dict[str, Any] | str:
     try:
         data = file.read_bytes()
         if resize is not None:
@@ -141,7 +145,7 @@ def _measure(file: Path, resize: str | None) -> dict[str, Any] | str:
         return f"{file}: cannot be read: {error.strerror or error}."
 
 
-def _spread(values: pd.Series) -> Sequence[Any]:
+def _summarise_values(values: pd.Series) -> Sequence[Any]:
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
         return median, low, high, "", np.nan
@@ -149,27 +153,32 @@ def _spread(values: pd.Series) -> Sequence[Any]:
     return np.nan, np.nan, np.nan, shares.index[0], shares.iloc[0]
 
 
-def _too_few(frame: pd.DataFrame) -> list[str]:
+def _find_small_classes(frame: pd.DataFrame) -> list[str]:
     reasons = []
     for label, part in frame.groupby("label"):
         groups = part["group"].nunique()
-        if len(part) < FEW_IMAGES:
+        if len(part) < MIN_IMAGES_PER_CLASS:
             reasons.append(
                 _(
                     "class {label} has fewer than {least} images: {n}",
                     label=repr(label),
-                    least=FEW_IMAGES,
+                    least=MIN_IMAGES_PER_CLASS,
                     n=len(part),
                 )
             )
-        elif groups < FEW_GROUPS:
+        elif groups < MIN_GROUPS_PER_CLASS:
             reasons.append(
-                _("class {label} has fewer than {least} groups: {n}", label=repr(label), least=FEW_GROUPS, n=groups)
+                _(
+                    "class {label} has fewer than {least} groups: {n}",
+                    label=repr(label),
+                    least=MIN_GROUPS_PER_CLASS,
+                    n=groups,
+                )
             )
     return reasons
 
 
-def _shortcut(file_alone: Metric, threshold: float) -> list[str]:
+def _find_shortcut(file_alone: Metric, threshold: float) -> list[str]:
     value, low = file_alone.value, file_alone.low
     if value is None or (value if low is None else low) < threshold:
         return []
@@ -183,25 +192,25 @@ def _shortcut(file_alone: Metric, threshold: float) -> list[str]:
     return [text]
 
 
-def _conflicts(matches: pd.DataFrame, n: int) -> list[str]:
-    share = _involved(matches[matches["conflict"].astype(bool)]) / n
+def _find_conflicts(matches: pd.DataFrame, n: int) -> list[str]:
+    share = _count_involved(matches[matches["conflict"].astype(bool)]) / n
     if share <= MANY_CONFLICTS:
         return []
     return [_("{share} of the images have a copy of another class", share=f"{share:.0%}")]
 
 
-def _cares(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFrame) -> list[str]:
+def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFrame) -> list[str]:
     counts, n = frame["label"].value_counts(), len(frame)
-    conflicts, copies = _involved(matches[matches["conflict"].astype(bool)]), _involved(matches) / n
+    conflicts, copies = _count_involved(matches[matches["conflict"].astype(bool)]), _count_involved(matches) / n
     odd = float((frame["outlier"] != "").mean())
-    found = [_("class {label} comes from one source", label=repr(label)) for label in single_sources(frame)]
-    generators = single_sources(frame, "generator")
+    found = [_("class {label} comes from one source", label=repr(label)) for label in find_single_source_classes(frame)]
+    generators = find_single_source_classes(frame, "generator")
     found += [_("class {label} comes from one generator", label=repr(label)) for label in generators]
     if (source_alone.value or 0) >= SHORTCUT_AUROC:
         found.append(_("the source tells the class: evaluate on sources not trained on"))
     if 0 < conflicts / n <= MANY_CONFLICTS:
         found.append(_("images with a copy of another class: {n}", n=conflicts))
-    if counts.iloc[0] > UNEQUAL * counts.iloc[-1]:
+    if counts.iloc[0] > MAX_CLASS_RATIO * counts.iloc[-1]:
         (most, largest), (least, smallest) = counts.iloc[[0, -1]].items()
         found.append(
             _("there are {n} of {most} and {m} of {least}", n=largest, most=repr(most), m=smallest, least=repr(least))
@@ -213,5 +222,5 @@ def _cares(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFrame) -> 
     return found
 
 
-def _involved(matches: pd.DataFrame) -> int:
+def _count_involved(matches: pd.DataFrame) -> int:
     return len(set(matches["left"]) | set(matches["right"]))

@@ -18,49 +18,49 @@ from numpy.typing import NDArray
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.metrics.faithfulness import enlarge
+from avatar_bench.metrics.faithfulness import upsample
 from avatar_bench.results.result import Metric
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
 
-Images = NDArray[np.uint8]
-Maps = Mapping[str, NDArray[np.float32]]
+ImageArray = NDArray[np.uint8]
+MapsByName = Mapping[str, NDArray[np.float32]]
 
-EVIDENCE = "inferno"
-_SIGNED = "coolwarm"
-_VEIL = 0.55  # opacity of a map over its image
+EVIDENCE_COLORMAP = "inferno"
+_SIGNED_COLORMAP = "coolwarm"
+_MAP_OPACITY = 0.55  # opacity of a map over its image
 
 
 @plots.use_style()
-def panels(images: Images, predictions: Predictions, maps: Maps, each: int) -> Figure:
+def draw_panels(images: ImageArray, predictions: Predictions, maps: MapsByName, each: int) -> Figure:
     """Draw `each` right and wrong images (N, S, S, 3) of each class: the image, then its maps (N, h, w) over it.
 
     A right image has one map, that of its class; a wrong one that of the predicted and that of the true class. Each
     ends with its attention rollout where there is one.
     """
-    lines = [line for k in range(len(predictions.classes)) for line in _lines_of(predictions, k, each)]
-    lines = lines[: plots.MOST_BARS]
+    lines = [line for k in range(len(predictions.classes)) for line in _select_rows(predictions, k, each)]
+    lines = lines[: plots.MAX_BARS]
     more = int("rollout" in maps)
-    figure = plots.new_figure(1.52 * (5 + 2 * more), 0.55 + 1.72 * len(lines))
+    figure = plots.create_figure(1.52 * (5 + 2 * more), 0.55 + 1.72 * len(lines))
     grid = figure.subplots(len(lines), 5 + 2 * more, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
-    names = plots.shorten(predictions.classes, 20)
+    names = plots.shorten_names(predictions.classes, 20)
     for line, (right, wrong) in zip(grid, lines, strict=True):
         for row, cells in ((right, line[: 2 + more]), (wrong, line[2 + more :])):
             if row is not None:
-                _explain(cells, images[row], row, predictions, maps, names)
-    scale = ScalarMappable(Normalize(0, 1), EVIDENCE)
+                _draw_explanation(cells, images[row], row, predictions, maps, names)
+    scale = ScalarMappable(Normalize(0, 1), EVIDENCE_COLORMAP)
     label = _("evidence for the class, share of the map's largest value (%)")
     figure.colorbar(scale, ax=grid, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0))
     return figure
 
 
 @plots.use_style()
-def curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
+def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
     """Draw the mean probability of the predicted class over the share of pixels, with its interval and its area."""
-    figure = plots.new_figure(8.4, 4.0)
+    figure = plots.create_figure(8.4, 4.0)
     for axes, kind, title, label in zip(
         figure.subplots(1, 2, sharey=True),
         ("deletion", "insertion"),
@@ -72,8 +72,8 @@ def curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> 
         strict=True,
     ):
         for name, said, colour, dash in (
-            (kind, "Grad-CAM", plots.color(0), "-"),
-            (f"{kind}_rollout", _("attention rollout"), plots.color(1), "-"),
+            (kind, "Grad-CAM", plots.get_colour(0), "-"),
+            (f"{kind}_rollout", _("attention rollout"), plots.get_colour(1), "-"),
             (f"{kind}_random", _("random maps"), plots.GREY, "--"),
         ):
             if name not in metrics:
@@ -84,7 +84,7 @@ def curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> 
             axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title)
         for axis in (axes.xaxis, axes.yaxis):
-            plots.percent_axis(axis)
+            plots.format_percent_axis(axis)
         axes.grid(True)
         axes.legend(loc="best", fontsize=8)
     figure.axes[0].set_ylabel(_("mean probability of the predicted class (%)"))
@@ -92,26 +92,28 @@ def curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> 
 
 
 @plots.use_style()
-def sanity(images: Images, maps: Maps, rows: Sequence[int], table: pd.DataFrame, floor: float | None) -> Figure:
+def draw_sanity(
+    images: ImageArray, maps: MapsByName, rows: Sequence[int], table: pd.DataFrame, floor: float | None
+) -> Figure:
     """Draw how like the run's maps are to those of random weights: the mean correlation, and the maps of some images.
 
     `images` (R, S, S, 3) are those of `rows` of the maps; `floor` is the correlation with random maps.
     """
     steps = len(table)
-    figure = plots.new_figure(1.5 + 1.35 * (steps + 2), 2.7 + 1.3 * len(rows))
+    figure = plots.create_figure(1.5 + 1.35 * (steps + 2), 2.7 + 1.3 * len(rows))
     grid = figure.add_gridspec(1 + len(rows), steps + 2, height_ratios=[1.5, *[1] * len(rows)])
-    _correlations(figure.add_subplot(grid[0, 2:]), table, floor)
+    _draw_correlations(figure.add_subplot(grid[0, 2:]), table, floor)
     for line, (image, row) in enumerate(zip(images, rows, strict=True), start=1):
         cells = [figure.add_subplot(grid[line, column]) for column in range(steps + 2)]
         cells[0].imshow(image)
         for axes, shown in zip(cells[1:], [maps["trained"][row], *maps["randomised"][:, row]], strict=True):
-            overlay(axes, image, shown, _SIGNED, signed=True)
+            draw_overlay(axes, image, shown, _SIGNED_COLORMAP, signed=True)
         for axes in cells:
             axes.set_axis_off()
         if line == 1:
             for axes, title in zip(cells, [_("image"), _("trained")], strict=False):
                 axes.set_title(title, fontsize=8)
-    scale = ScalarMappable(Normalize(-1, 1), _SIGNED)
+    scale = ScalarMappable(Normalize(-1, 1), _SIGNED_COLORMAP)
     label = _("evidence against and for the class, share of the map's largest value (%)")
     label = textwrap.fill(label, round(12 * figure.get_figwidth()))
     bar: dict[str, Any] = {"location": "bottom", "aspect": 50, "shrink": 0.6, "ticks": [-1, -0.5, 0, 0.5, 1]}
@@ -119,41 +121,41 @@ def sanity(images: Images, maps: Maps, rows: Sequence[int], table: pd.DataFrame,
     return figure
 
 
-def overlaid(image: Images, shown: NDArray[np.float32]) -> Images:
+def render_overlay(image: ImageArray, shown: NDArray[np.float32]) -> ImageArray:
     """Return a map (h, w), as a share of its largest value, over a grey image (S, S, 3), 360 pixels a side at most."""
-    share = enlarge(shown[None] / (float(shown.max()) or 1.0), image.shape[0])[0]
-    colours = 255 * colormaps[EVIDENCE](share)[..., :3]
+    share = upsample(shown[None] / (float(shown.max()) or 1.0), image.shape[0])[0]
+    colours = 255 * colormaps[EVIDENCE_COLORMAP](share)[..., :3]
     grey = image.mean(axis=2, keepdims=True)
-    return plots.thumbnail((_VEIL * colours + (1 - _VEIL) * grey).round().astype(np.uint8))
+    return plots.make_thumbnail((_MAP_OPACITY * colours + (1 - _MAP_OPACITY) * grey).round().astype(np.uint8))
 
 
-def overlay(axes: Axes, image: Images, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
+def draw_overlay(axes: Axes, image: ImageArray, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
     """Lay a map (h, w), as a share of its largest value, over a grey image (S, S, 3)."""
     side = image.shape[0]
     axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     largest = float(np.abs(shown).max()) or 1.0
-    share = enlarge(shown[None] / largest, side)[0]
-    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_VEIL)
+    share = upsample(shown[None] / largest, side)[0]
+    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_MAP_OPACITY)
     if not shown.any():
         axes.text(0.5, 0.04, _("no evidence"), transform=axes.transAxes, ha="center", color="white", fontsize=7)
 
 
-def _lines_of(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
+def _select_rows(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
     """Pair the first right images of a class with its most confident errors; None where there are too few."""
     own = predictions.targets == k
     right = np.flatnonzero(own & predictions.correct)[:each].tolist()
     wrong = np.flatnonzero(own & ~predictions.correct)
     wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:each].tolist()
-    pairs = [(_nth(right, i), _nth(wrong, i)) for i in range(each)]
+    pairs = [(_get_or_none(right, i), _get_or_none(wrong, i)) for i in range(each)]
     return [pair for pair in pairs if pair != (None, None)]
 
 
-def _nth(rows: list[int], i: int) -> int | None:
+def _get_or_none(rows: list[int], i: int) -> int | None:
     return rows[i] if i < len(rows) else None
 
 
-def _explain(
-    cells: Sequence[Axes], image: Images, row: int, predictions: Predictions, maps: Maps, names: Sequence[str]
+def _draw_explanation(
+    cells: Sequence[Axes], image: ImageArray, row: int, predictions: Predictions, maps: MapsByName, names: Sequence[str]
 ) -> None:
     target, guess = names[predictions.targets[row]], names[predictions.predicted[row]]
     share = predictions.confidence[row]
@@ -162,20 +164,20 @@ def _explain(
     cells[0].set_title(f"{target}\n{said}", fontsize=7.5)
     if "rollout" in maps:
         *cells, last = cells
-        overlay(last, image, maps["rollout"][row], EVIDENCE)
+        draw_overlay(last, image, maps["rollout"][row], EVIDENCE_COLORMAP)
         last.set_title(_("attention\nrollout"), fontsize=7.5)
-    overlay(cells[1], image, maps["predicted"][row], EVIDENCE)
+    draw_overlay(cells[1], image, maps["predicted"][row], EVIDENCE_COLORMAP)
     cells[1].set_title(_("predicted:\n{name}", name=guess), fontsize=7.5)
     if len(cells) > 2:
-        overlay(cells[2], image, maps["true"][row], EVIDENCE)
+        draw_overlay(cells[2], image, maps["true"][row], EVIDENCE_COLORMAP)
         cells[2].set_title(_("true:\n{name}", name=target), fontsize=7.5)
 
 
-def _correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> None:
+def _draw_correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> None:
     """Draw the mean correlation by network, one point above each column of maps."""
     places = np.arange(len(table))
-    axes.vlines(places, table["low"], table["high"], color=plots.color(0), linewidth=1.4)
-    axes.plot(places, table["correlation"], "o", color=plots.color(0), markersize=4)
+    axes.vlines(places, table["low"], table["high"], color=plots.get_colour(0), linewidth=1.4)
+    axes.plot(places, table["correlation"], "o", color=plots.get_colour(0), markersize=4)
     if floor is not None:
         axes.axhline(floor, color="black", linestyle="--", linewidth=1, label=_("random maps"))
         axes.legend(loc="upper right", fontsize=8)

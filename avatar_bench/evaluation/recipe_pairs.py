@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)
-class PairingBlock(IntervalCompareBlock):
+class PairwiseBlock(IntervalCompareBlock):
     """Compare recipes in pairs: told apart below `alpha`, by tests that find a difference with chance `power`."""
 
     alpha: float = 0.05
@@ -31,7 +31,7 @@ class PairingBlock(IntervalCompareBlock):
         self.require("power", 0 < self.power < 1, "above 0 and below 1")
 
 
-def compared(
+def compare_pair(
     judged: Recipes, drawn: Floats, a: int, b: int, level: float, power: float, alpha: float
 ) -> dict[str, object]:
     """Compare the recipes at two places; `drawn` (B, R) are their accuracies in the same resamples.
@@ -44,11 +44,11 @@ def compared(
     groups, n = judged.groups, judged.right.shape[1]
     first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
     only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
-    gains, whole = _gains(judged, a, b)
-    sums = paired.group_sums(gains, groups)
+    gains, whole = _compute_gains(judged, a, b)
+    sums = paired.sum_by_group(gains, groups)
     difference = float(gains.sum() / (whole * n))
     single = judged.units == n and judged.sizes[a] == judged.sizes[b] == 1
-    low, high = ends(drawn[:, a] - drawn[:, b], level)
+    low, high = compute_interval(drawn[:, a] - drawn[:, b], level)
     discordance = float((gains != 0).mean())
     gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
     needed = stats.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
@@ -58,7 +58,7 @@ def compared(
         "n": n,
         "only_a_correct": only_a,
         "only_b_correct": only_b,
-        "p": paired.cluster_permutation(gains, groups),
+        "p": paired.cluster_permutation_test(gains, groups),
         "difference": difference,
         "low": low,
         "high": high,
@@ -75,7 +75,7 @@ def compared(
     }
 
 
-def significant(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
+def mark_significant(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Correct p for the number of pairs by Holm, and tell where it is below `alpha` and the interval leaves out 0."""
     table = pairs.copy()
     table.insert(list(table).index("p") + 1, "p_holm", stats.holm(table["p"]))
@@ -83,7 +83,7 @@ def significant(pairs: pd.DataFrame, alpha: float) -> pd.DataFrame:
     return table.assign(significant=(table["p_holm"] < alpha) & beyond)
 
 
-def detectable(pair: pd.Series, power: float, alpha: float) -> float | None:
+def find_detectable_difference(pair: pd.Series, power: float, alpha: float) -> float | None:
     """Give the smallest difference that is told apart on so many images of which as many gain as much.
 
     To the test of signs, a mean over seeds that gains `gain` of an image is a single run's gain times that. Where
@@ -101,13 +101,13 @@ def detectable(pair: pd.Series, power: float, alpha: float) -> float | None:
     return max(by_test, float(pair["high"] - pair["low"]) / 2 + NormalDist().inv_cdf(power) * spread)
 
 
-def ends(drawn: Floats, level: float) -> tuple[float, float]:
+def compute_interval(drawn: Floats, level: float) -> tuple[float, float]:
     """Give the interval of a difference; none where the two never differ."""
     low, high = stats.percentiles(drawn, level)
     return (float(low), float(high)) if low < high else (math.nan, math.nan)
 
 
-def _gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
+def _compute_gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
     """Give what a has right beyond b of each image (N,) in whole parts, and how many of them make one image."""
     whole = math.lcm(int(judged.sizes[a]), int(judged.sizes[b]))
     first, second = (judged.counts[place] * (whole // judged.sizes[place]) for place in (a, b))

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import pairwise_distances
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
 
 def distances(embeddings: ArrayLike, metric: str = "euclidean") -> Floats:
@@ -17,7 +17,7 @@ def distances(embeddings: ArrayLike, metric: str = "euclidean") -> Floats:
     return np.asarray(found)
 
 
-def neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLike | None = None) -> Rows:
+def find_neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLike | None = None) -> Indices:
     """Give the rows of the k nearest images of other groups, (N, k), the nearest first; -1 where there are fewer.
 
     With `within` (N,) only images of the same value count.
@@ -31,7 +31,7 @@ def neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLike | N
     return np.where(np.take_along_axis(allowed, ranked, axis=1), ranked, -1)
 
 
-def purity(near: Rows, labels: ArrayLike) -> Floats:
+def purity(near: Indices, labels: ArrayLike) -> Floats:
     """Give the share of each image's neighbours (N, k) that bear its own label, (N,); NaN without neighbours."""
     label = np.asarray(labels)
     same = (label[near] == label[:, None]) & (near >= 0)

@@ -1,7 +1,7 @@
 """The one-class test: where predictions go when the images of one class alone are transformed.
 
 With only class k transformed, the predictions of the others stay; so one pass over all images, transformed, holds the
-test of every class, and row k of `moves` is what transforming class k does.
+test of every class, and row k of `prediction_shifts` is what transforming class k does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
-def moves(before: ArrayLike, after: ArrayLike) -> Floats:
+def prediction_shifts(before: ArrayLike, after: ArrayLike) -> Floats:
     """Give what each prediction gains, of class k's images, when class k is transformed, (..., C, C), -1 to 1.
 
     `before` and `after` (..., C, C) count the same images, targets by predictions. Rows sum to 0; those of absent

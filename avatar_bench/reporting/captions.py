@@ -6,40 +6,40 @@ import re
 from collections.abc import Iterable
 
 from avatar_bench.i18n import _
-from avatar_bench.reporting.number_format import written
+from avatar_bench.reporting.number_format import format_metric
 from avatar_bench.results.result import Result
 
 
-def caption(block: str, figure: str) -> str:
+def find_caption(block: str, figure: str) -> str:
     """Say what a figure of a block shows; the figure's own name where it is not known here."""
     if block == "gradcam_wall" and (named := re.fullmatch(r"class_\d+_(.+)", figure)):
         return _("Images of the class {name}, model by model", name=named[1])
-    return _captions().get(f"{block}/{figure}", figure.replace("_", " "))
+    return _list_captions().get(f"{block}/{figure}", figure.replace("_", " "))
 
 
-def in_order(block: str, figures: Iterable[str]) -> list[str]:
+def order_figures(block: str, figures: Iterable[str]) -> list[str]:
     """Give the figures of a block in the order in which they are read, the main one first."""
-    known = list(_captions())
+    known = list(_list_captions())
     places = {figure: known.index(name) for figure in figures if (name := f"{block}/{figure}") in known}
     return sorted(figures, key=lambda figure: (places.get(figure, len(known)), figure))
 
 
-def alternative(result: Result, figure: str, owner: str) -> str:
+def describe_figure(result: Result, figure: str, owner: str) -> str:
     """Say in words what a figure shows, of whom, on which set, and the main number of its Result."""
-    what = caption(result.block, figure)
+    what = find_caption(result.block, figure)
     if owner:
         text = _("{what}, {model}, on {set}.", what=what, model=owner, set=result.set)
     else:
         text = _("{what}, all models, on {set}.", what=what, set=result.set)
     named = next(iter(result.metrics.items()), None)
-    return text if named is None else f"{text} {named[0]}: {written(named[1])}."
+    return text if named is None else f"{text} {named[0]}: {format_metric(named[1])}."
 
 
-def _captions() -> dict[str, str]:
-    return _of_runs() | _of_comparisons()
+def _list_captions() -> dict[str, str]:
+    return _list_run_captions() | _list_comparison_captions()
 
 
-def _of_runs() -> dict[str, str]:
+def _list_run_captions() -> dict[str, str]:
     return {
         "blind_test/confusion": _("Confusion matrix: a row is a true class, a column a prediction"),
         "blind_test/per_source": _("Accuracy by source, with intervals"),
@@ -84,14 +84,14 @@ def _of_runs() -> dict[str, str]:
         ),
         "run/curves": _("Loss and metrics by epoch"),
         "data_audit/aurocs": _("How well the class is told without the image"),
-        "data_audit/carriers": _("How well single properties tell the class, as stored"),
+        "data_audit/single_properties": _("How well single properties tell the class, as stored"),
         "data_audit/properties": _("How properties are spread over the classes"),
         "data_audit/confounding": _("Images by source and class"),
         "against/differences": _("Paired differences from the earlier result, with intervals"),
     }
 
 
-def _of_comparisons() -> dict[str, str]:
+def _list_comparison_captions() -> dict[str, str]:
     return {
         "significance/ranking": _("Ranking by accuracy, with intervals and ties"),
         "significance/differences": _("Differences of every two models, and which are significant"),
@@ -126,7 +126,7 @@ def _of_comparisons() -> dict[str, str]:
         "cam_overlap/pairs": _("Overlap of attention by pair of models, against the overlap of different images"),
         "cam_overlap/maps": _("Raw maps of the models on the same images"),
         "leave_one_source_out/recall": _("Share recognised of each source that was left out"),
-        "leave_one_source_out/taken_for": _("What images of each source that was left out are taken for"),
+        "leave_one_source_out/predicted_as": _("What images of each source that was left out are taken for"),
         "shots/curve": _("Accuracy and macro-F1 against images a class"),
         "transformers/differences": _("What SAM, the start and the family change, pair by pair"),
         "transformers/accuracy": _("Accuracy by recipe, family by family"),

@@ -7,35 +7,40 @@ from typing import Any
 
 from avatar_bench.i18n import _
 from avatar_bench.reporting.number_format import Cell
-from avatar_bench.reporting.page_links import Files
-from avatar_bench.reporting.saved_result import METRICS
+from avatar_bench.reporting.page_links import PageLinks
+from avatar_bench.reporting.saved_result import METRICS_FILE
 from avatar_bench.reporting.study import Study
-from avatar_bench.reporting.tables import Row, Table, column
+from avatar_bench.reporting.tables import Table, TableRow, make_column
 
 _SHORT = 12  # digits of a hash that are shown; the CSV has all
 
 
-def model_table(study: Study) -> Table:
+def build_model_table(study: Study) -> Table:
     """Give a row for each model: its checkpoint, seed, images, versions, and how many Results are of it."""
     columns = [
-        *(column(_("model")), column(_("checkpoint, SHA-256")), column(_("seed"), True)),
-        *(column(_("data fingerprints")), column(_("version")), column(_("torch")), column(_("results"), True)),
+        *(make_column(_("model")), make_column(_("checkpoint, SHA-256")), make_column(_("seed"), True)),
+        *(
+            make_column(_("data fingerprints")),
+            make_column(_("version")),
+            make_column(_("torch")),
+            make_column(_("results"), True),
+        ),
     ]
     rows = []
     for model in study.models:
         found = [saved.result.provenance for saved in model.results.values()]
-        told = [_distinct(origin.get(key) for origin in found) for key in ("data_fingerprint", "version", "torch")]
-        hashes = _hashes([model.checkpoint])
-        rows.append(Row([model.label, hashes, model.record.get("seed"), *told, len(found)], model.label))
+        told = [_join_distinct(origin.get(key) for origin in found) for key in ("data_fingerprint", "version", "torch")]
+        hashes = _make_hash_cell([model.checkpoint])
+        rows.append(TableRow([model.label, hashes, model.record.get("seed"), *told, len(found)], model.label))
     return Table("model_origins", _("What was judged"), columns, rows)
 
 
-def origin_table(study: Study, files: Files) -> Table:
+def build_result_table(study: Study, files: PageLinks) -> Table:
     """Give a row for each Result: every number of that block, set and model comes from there."""
     columns = [
-        *(column(_("model")), column(_("set")), column(_("block")), column(_("images"), True)),
-        *(column(_("checkpoint, SHA-256")), column(_("data fingerprint")), column(_("seed"), True)),
-        *(column(_("version")), column(_("torch")), column(_("code")), column(_("file"))),
+        *(make_column(_("model")), make_column(_("set")), make_column(_("block")), make_column(_("images"), True)),
+        *(make_column(_("checkpoint, SHA-256")), make_column(_("data fingerprint")), make_column(_("seed"), True)),
+        *(make_column(_("version")), make_column(_("torch")), make_column(_("code")), make_column(_("file"))),
     ]
     rows = []
     for model, saved in study.saved:
@@ -46,18 +51,18 @@ def origin_table(study: Study, files: Files) -> Table:
         seeds = origin.get("seed") if model else ", ".join(dict.fromkeys(str(one.get("seed")) for one in compared))
         cells = [
             *(model.label if model else _("comparison"), result.set, result.block, result.n),
-            *(_hashes(checkpoints), ", ".join(prints), seeds, str(origin.get("version", ""))),
+            *(_make_hash_cell(checkpoints), ", ".join(prints), seeds, str(origin.get("version", ""))),
             *(str(origin.get("torch", "")), str(origin.get("code", ""))),
-            {"text": METRICS, "href": files.link(saved.folder / METRICS)},
+            {"text": METRICS_FILE, "href": files.link(saved.folder / METRICS_FILE)},
         ]
-        rows.append(Row(cells, model.label if model else None))
+        rows.append(TableRow(cells, model.label if model else None))
     return Table("origins", _("Every result, with its checkpoint, images and version"), columns, rows)
 
 
-def _distinct(values: Iterable[Any]) -> str:
+def _join_distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
 
-def _hashes(found: list[str]) -> Cell:
+def _make_hash_cell(found: list[str]) -> Cell:
     known = [one for one in found if one]
     return {"text": ", ".join(one[:_SHORT] for one in known) or "–", "full": " ".join(known)}

@@ -33,24 +33,24 @@ BLOCKS = (
 )
 
 
-def in_order(blocks: set[str], known: tuple[str, ...]) -> list[str]:
+def order_blocks(blocks: set[str], known: tuple[str, ...]) -> list[str]:
     """Give blocks in the order of the known, those that are not (a user's own) behind."""
     return sorted(blocks, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def title(block: str) -> str:
+def find_title(block: str) -> str:
     """Say what a block asks, in a few words; the name of a block that is not known here."""
-    return _titles().get(block, block)
+    return _list_titles().get(block, block)
 
 
-def reading(block: str) -> str:
+def find_reading(block: str) -> str:
     """Say in a paragraph how the figures of a block are to be read; of an unknown block, what all have in common."""
-    return _readings().get(block) or _(
+    return _list_readings().get(block) or _(
         "A block that this report does not know: its figures stand with their intervals and directions as it gave them."
     )
 
 
-def cautions() -> list[tuple[str, str]]:
+def list_cautions() -> list[tuple[str, str]]:
     """Give what goes with every verdict: a title and a paragraph each."""
     return [
         (
@@ -72,7 +72,7 @@ def cautions() -> list[tuple[str, str]]:
     ]
 
 
-def methods() -> list[tuple[str, str]]:
+def list_methods() -> list[tuple[str, str]]:
     """Give how intervals, tests, scores and guards are made: a title and a paragraph each."""
     return [
         (
@@ -125,7 +125,7 @@ def methods() -> list[tuple[str, str]]:
     ]
 
 
-def _titles() -> dict[str, str]:
+def _list_titles() -> dict[str, str]:
     return {
         "overview": _("Overview: the models side by side"),
         "significance": _("Significance: which models differ significantly?"),
@@ -153,7 +153,7 @@ def _titles() -> dict[str, str]:
     }
 
 
-def _readings() -> dict[str, str]:
+def _list_readings() -> dict[str, str]:
     return {
         "overview": _(
             "Each chart sets the models side by side by figures that their own blocks gave, each with its own "

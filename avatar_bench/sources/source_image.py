@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Box = tuple[float, float, float]
+CropBox = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SourceImage:
     content: Path | bytes
     label: str = ""  # "": the source's own
     source: str = ""  # "": the source's own name
-    box: Box | None = None
+    box: CropBox | None = None
     group: str = ""
     shared_group: str = ""
     generator: str = ""
@@ -39,7 +39,7 @@ class SourceImage:
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
-def cut(image: NDArray[np.uint8], box: Box | None = None) -> NDArray[np.uint8]:
+def crop_square(image: NDArray[np.uint8], box: CropBox | None = None) -> NDArray[np.uint8]:
     """Give the square of an image, (H, W, 3), that `box` names, moved to lie within it; None gives the image."""
     if box is None:
         return image

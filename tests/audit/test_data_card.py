@@ -66,12 +66,15 @@ def audited(root: Path) -> Result:
         "equalised/metadata_auroc": Metric(0.51, 12, 0.45, 0.57, "bootstrap by group", higher_is_better=False),
         "source_auroc": Metric(None, 0, reason="no source is known", higher_is_better=False),
     }
-    result.tables["carriers"] = pd.DataFrame({"property": ["format", "width"], "auroc": [0.93, 0.5]})
+    result.tables["single_properties"] = pd.DataFrame({"property": ["format", "width"], "auroc": [0.93, 0.5]})
     result.tables["hints"] = pd.DataFrame({"hint": ["c2pa"], "a": [3], "b": [0]})
-    result.figures["aurocs"] = plots.interval_bars(["x"], [0.9], [0.8], [1.0], [3], label="AUROC")
+    result.figures["aurocs"] = plots.draw_interval_bars(["x"], [0.9], [0.8], [1.0], [3], label="AUROC")
     result.warnings = ["the verdict", f"first: {EVIL}"]
-    verdict = {"answer": "no", "reasons": ["the file alone tells the class", f"class '{EVIL}' comes from one source"]}
-    result.provenance = {"verdict": verdict, "equalised/verdict": {"answer": "with care", "reasons": ["one source"]}}
+    verdict = {"suitable": "no", "reasons": ["the file alone tells the class", f"class '{EVIL}' comes from one source"]}
+    result.provenance = {
+        "assessment": verdict,
+        "equalised/assessment": {"suitable": "with care", "reasons": ["one source"]},
+    }
     result.save(root / "audit")
     return result
 
@@ -170,7 +173,7 @@ def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path: Path)
 def test_the_card_speaks_russian(tmp_path: Path) -> None:
     write_set(tmp_path)
     result = audited(tmp_path)
-    result.provenance["verdict"]["reasons_in"] = {"ru": ["класс выдаёт сам файл"]}
+    result.provenance["assessment"]["reasons_in"] = {"ru": ["класс выдаёт сам файл"]}
     with use_language("ru"):
         page, markdown = (file.read_text(encoding="utf-8") for file in reversed(write_card(tmp_path, result)))
     assert '<html lang="ru">' in page
@@ -187,7 +190,9 @@ def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
     write_set(tmp_path / "set", labels=("real",))
     for name in ("blind", "sources", "quarantine"):
         (tmp_path / "set" / f"{name}.csv").unlink()
-    result = Result("data_audit", "set", 6, ("real",), provenance={"verdict": {"answer": "not asked", "reasons": []}})
+    result = Result(
+        "data_audit", "set", 6, ("real",), provenance={"assessment": {"suitable": "not asked", "reasons": []}}
+    )
     page = Page(write_card(tmp_path / "set", result)[1].read_text(encoding="utf-8"))
     assert "not asked" in page.words
     assert "No sources are stated" in page.words
@@ -209,7 +214,7 @@ def test_markdown_is_escaped_to_one_line(text: object, escaped: str) -> None:
 
 
 def test_code_in_markdown_keeps_the_spaces_around_it() -> None:
-    assert html.markdown().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
+    assert html.build_markdown_environment().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
 
 
 def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:

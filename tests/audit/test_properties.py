@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from avatar_bench.audit import properties
-from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL, measure, outliers
+from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL, find_outliers, measure
 from avatar_bench.errors import DataError
 
 AVATARS = Path(__file__).parents[3] / "shared" / "data"
@@ -151,7 +151,7 @@ def test_the_spectrum_falls_for_smooth_noise_alone() -> None:
     smooth = (ndimage.gaussian_filter(white, (1, 1, 0)) - 128) * 3 + 128
     falls = []
     for image in (white, smooth):
-        found = properties.residual(image.astype(np.uint8))
+        found = properties.measure_residual(image.astype(np.uint8))
         falls.append(float(found["spectrum_08"]) - float(found["spectrum_15"]))
     assert falls[0] < 0 < 0.5 < falls[1]
 
@@ -163,7 +163,7 @@ def test_the_spectrum_is_the_mean_power_of_rings() -> None:
     power = np.abs(np.fft.fft2(left * window)) ** 2 / (window**2).sum()
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(96), indexing="ij"))
     rings = [power[(radius >= band / 32) & (radius < (band + 1) / 32)].mean() for band in range(16)]
-    found = properties.residual(grey[..., None].repeat(3, axis=2))
+    found = properties.measure_residual(grey[..., None].repeat(3, axis=2))
     # half of the plane is read, in which the pairs of its edge weigh double
     np.testing.assert_allclose([found[name] for name in RESIDUAL[2:16]], np.log10(rings[2:]), atol=0.05)
 
@@ -173,20 +173,24 @@ def test_the_energy_of_one_dct_coefficient_lies_on_its_diagonal(u: int, v: int) 
     steps = (2 * np.arange(8) + 1) * np.pi / 16
     block = 128 + 100 * np.outer(np.cos(u * steps), np.cos(v * steps))
     image = np.tile(block.round().astype(np.uint8), (5, 6))[..., None].repeat(3, axis=2)
-    found = properties.residual(image)
+    found = properties.measure_residual(image)
     energies = [found[f"dct_{diagonal:02}"] for diagonal in range(1, 15)]
     assert int(np.argmax(energies)) + 1 == u + v
 
 
 def test_blockiness_tells_blocks_of_eight_from_noise() -> None:
     tiles = noise(10, 10).repeat(8, axis=0).repeat(8, axis=1)
-    assert float(properties.residual(tiles)["blockiness"]) > 1
-    assert abs(float(properties.residual(noise(80, 80))["blockiness"])) < 0.05
+    assert float(properties.measure_residual(tiles)["blockiness"]) > 1
+    assert abs(float(properties.measure_residual(noise(80, 80))["blockiness"])) < 0.05
 
 
 def test_blocks_are_found_in_the_crop_of_a_large_image() -> None:
     tiles = noise(70, 101).repeat(8, axis=0).repeat(8, axis=1)
-    assert float(properties.residual(tiles[3:, 5:])["blockiness"]) < 0 < float(properties.residual(tiles)["blockiness"])
+    assert (
+        float(properties.measure_residual(tiles[3:, 5:])["blockiness"])
+        < 0
+        < float(properties.measure_residual(tiles)["blockiness"])
+    )
 
 
 @pytest.mark.filterwarnings("error")
@@ -194,7 +198,7 @@ def test_blocks_are_found_in_the_crop_of_a_large_image() -> None:
 @pytest.mark.parametrize("flat", [True, False])
 def test_every_value_is_finite_whatever_the_size(size: tuple[int, int], flat: bool) -> None:
     found = measure(saved(np.full((*size, 3), 7, np.uint8) if flat else noise(*size)))
-    assert tuple(found) == properties.COLUMNS
+    assert tuple(found) == properties.PROPERTY_COLUMNS
     assert all(np.isfinite(found[name]) for name in (*APPEARANCE, *COLOUR, *RESIDUAL))
     assert {type(value) for value in found.values()} <= {int, float, str, bool}
     assert len(RESIDUAL) == 43
@@ -202,7 +206,7 @@ def test_every_value_is_finite_whatever_the_size(size: tuple[int, int], flat: bo
 
 
 def test_a_flat_image_has_no_noise() -> None:
-    found = properties.residual(np.full((40, 40, 3), 90, np.uint8))
+    found = properties.measure_residual(np.full((40, 40, 3), 90, np.uint8))
     assert {found[name] for name in RESIDUAL if name.startswith(("kurtosis", "correlation", "neighbour", "block"))} == {
         0
     }
@@ -215,11 +219,11 @@ def test_a_file_that_is_no_image_is_named() -> None:
 
 
 def test_every_property_has_its_column() -> None:
-    assert tuple(measure(saved(noise()))) == properties.COLUMNS
+    assert tuple(measure(saved(noise()))) == properties.PROPERTY_COLUMNS
 
 
 def test_no_files_have_no_outliers() -> None:
-    assert outliers(pd.DataFrame(columns=list(properties.COLUMNS))).empty
+    assert find_outliers(pd.DataFrame(columns=list(properties.PROPERTY_COLUMNS))).empty
 
 
 def test_outliers_are_named_and_ordinary_images_are_not() -> None:
@@ -230,7 +234,7 @@ def test_outliers_are_named_and_ordinary_images_are_not() -> None:
     images = [face, noise(), noise(40, 90), np.full((90, 90, 3), 250, np.uint8), noise(60, 200), noise(200, 60), soft]
     frame = pd.DataFrame([measure(saved(image)) for image in images], index=list("abcdefg"))
     expected = ["", "", "tiny", "blank", "extreme aspect", "extreme aspect", "blurred"]
-    assert outliers(frame).to_dict() == dict(zip("abcdefg", expected, strict=True))
+    assert find_outliers(frame).to_dict() == dict(zip("abcdefg", expected, strict=True))
 
 
 @pytest.mark.shared
@@ -238,5 +242,5 @@ def test_outliers_are_named_and_ordinary_images_are_not() -> None:
 def test_no_real_avatar_is_called_an_outlier() -> None:
     table = pd.read_csv(AVATARS / "avatars.csv")
     frame = pd.DataFrame([measure((AVATARS / path).read_bytes()) for path in table["path"][::20]])
-    assert set(outliers(frame)) == {""}
+    assert set(find_outliers(frame)) == {""}
     assert frame.groupby(table["label"][::20].to_numpy())["jpeg_quality"].nunique().eq(1).all()

@@ -12,7 +12,7 @@ from PIL import Image
 from avatar_bench.audit import shortcuts
 from avatar_bench.audit.content_credentials import HINTS
 from avatar_bench.audit.properties import APPEARANCE, METADATA
-from avatar_bench.audit.shortcuts import cross_table, find_copies, hint_counts, judge, measure_images, summarise
+from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import DataError
 from avatar_bench.results.result import Metric
@@ -33,7 +33,7 @@ def write_set(root: Path, formats: dict[str, tuple[str, ...]], n: int = 12) -> D
 
 
 def known(a: int = 40, b: int = 40, groups: int | None = None) -> pd.DataFrame:
-    """Give what `judge` reads of a set against which nothing speaks."""
+    """Give what `assess` reads of a set against which nothing speaks."""
     n = a + b
     frame = pd.DataFrame({"label": ["a"] * a + ["b"] * b, "source": np.array(["x", "y"])[np.arange(n) % 2]})
     group = np.arange(n) if groups is None else np.arange(n) % groups
@@ -99,7 +99,7 @@ def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path:
 
 def test_the_cross_table_counts_every_image_once() -> None:
     frame = pd.DataFrame({"source": ["x", "x", "y", ""], "label": ["a", "b", "a", "a"]})
-    table = cross_table(frame, "source")
+    table = cross_tabulate(frame, "source")
     assert table.columns.tolist() == ["source", "a", "b", "total"]
     assert table.iloc[0].tolist() == ["x", 1, 1, 2]
     assert table["total"].sum() == 4
@@ -108,14 +108,14 @@ def test_the_cross_table_counts_every_image_once() -> None:
 def test_hints_are_counted_by_class() -> None:
     frame = pd.DataFrame({name: ["", "", ""] for name in HINTS}).assign(label=["a", "a", "b"], generated=False)
     frame.loc[0, ["png_text", "generated"]] = ["parameters", True]
-    table = hint_counts(frame).set_index("hint")
+    table = count_hints(frame).set_index("hint")
     assert table.loc["png_text"].tolist() == [1, 0]
     assert table.loc["says_generated"].tolist() == [1, 0]
     assert table.loc["c2pa"].tolist() == [0, 0]
 
 
 def test_a_set_against_which_nothing_speaks_gets_a_yes() -> None:
-    assert judge(known(), NOTHING, NOTHING) == shortcuts.Verdict("yes", [])
+    assert assess(known(), NOTHING, NOTHING) == shortcuts.Verdict("yes", [])
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_a_set_against_which_nothing_speaks_gets_a_yes() -> None:
     ],
 )
 def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, answer: str) -> None:
-    verdict = judge(known(), auroc, NOTHING)
-    assert verdict.answer == answer
+    verdict = assess(known(), auroc, NOTHING)
+    assert verdict.suitable == answer
     assert any("the file alone" in reason for reason in verdict.reasons) == (answer != "yes")
 
 
@@ -153,8 +153,8 @@ def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, answer: str) -> 
     ],
 )
 def test_the_verdict_names_what_is_wrong_with_a_set(frame: pd.DataFrame, answer: str, told: str) -> None:
-    verdict = judge(frame, NOTHING, NOTHING)
-    assert verdict.answer == answer
+    verdict = assess(frame, NOTHING, NOTHING)
+    assert verdict.suitable == answer
     assert told in "; ".join(verdict.reasons)
     assert bool(verdict.reasons) == (answer != "yes")
 
@@ -170,17 +170,17 @@ def test_the_verdict_names_what_is_wrong_with_a_set(frame: pd.DataFrame, answer:
     ],
 )
 def test_copies_and_label_conflicts_are_weighed(matches: pd.DataFrame, answer: str) -> None:
-    assert judge(known(), NOTHING, NOTHING, matches).answer == answer
+    assert assess(known(), NOTHING, NOTHING, matches).suitable == answer
 
 
 def test_a_source_that_tells_the_class_asks_for_care() -> None:
-    verdict = judge(known(), NOTHING, Metric(1.0, 9, reason="no interval"))
-    assert verdict.answer == "with care"
+    verdict = assess(known(), NOTHING, Metric(1.0, 9, reason="no interval"))
+    assert verdict.suitable == "with care"
     assert "the source tells the class" in verdict.reasons[0]
 
 
 def test_the_gravest_reason_comes_first_and_the_others_follow() -> None:
-    verdict = judge(known().assign(source="x"), Metric(1.0, 9, reason="no interval"), NOTHING)
-    assert verdict.answer == "no"
+    verdict = assess(known().assign(source="x"), Metric(1.0, 9, reason="no interval"), NOTHING)
+    assert verdict.suitable == "no"
     assert "the file alone" in verdict.reasons[0]
     assert len(verdict.reasons) == 3

@@ -93,7 +93,7 @@ def test_a_significantly_worse_run_ends_with_seven_once_all_is_written(
     assert "42 images in common" in last
     assert f"against {good}: significantly worse" in out
     assert (found(poor).metrics["blind_test/accuracy"].high or 0) < 0
-    assert Result.load_whole(poor / "evaluation" / "blind" / "against")
+    assert Result.load_if_complete(poor / "evaluation" / "blind" / "against")
 
 
 @pytest.mark.parametrize("place", ["evaluation/blind/blind_test", "evaluation/blind/blind_test/metrics.json", ""])

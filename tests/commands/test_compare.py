@@ -15,7 +15,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import CompareBlock
 from avatar_bench.results.result import Result
 
-COMPARING = [name for name in registry.available() if isinstance(registry.build(name), CompareBlock)]
+COMPARING = [name for name in registry.list_blocks() if isinstance(registry.build_block(name), CompareBlock)]
 CLASSES = ("drawing", "generated", "real")
 METRICS = {
     "overview": [],
@@ -31,7 +31,7 @@ METRICS = {
         for name in CLASSES
     ],
     "gradcam_wall": [],
-    "transformers": ["pairs_told_apart"],
+    "transformers": ["significant_pairs"],
 }
 TABLES = {
     "significance": ["pairs.csv"],
@@ -40,7 +40,7 @@ TABLES = {
 }
 ENSEMBLES = ("soft_vote", "accuracy_ece", "greedy", "scaled_vote")
 ASKED = ["blind_test", "calibration", *METRICS]
-QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(registry.build(name), "resamples")]
+QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(registry.build_block(name), "resamples")]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def compared(many: Path, words: list[str]) -> Path:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_each_comparison_writes_what_the_contract_names(name: str, compared: Path) -> None:
-    found = Result.load_whole(compared / name)
+    found = Result.load_if_complete(compared / name)
     assert found is not None
     assert [metric for metric in METRICS[name] if metric not in found.metrics] == []
     assert [file for file in TABLES.get(name, []) if not (compared / name / file).is_file()] == []
@@ -82,7 +82,7 @@ def test_the_ensembles_are_judged_like_runs(many: Path, compared: Path) -> None:
         folder = many / "ensembles" / strategy
         judged = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
         assert judged.value == pytest.approx(Result.load(compared / "ensemble").metrics[f"accuracy/{strategy}"].value)
-        assert Result.load_whole(folder / "evaluation" / "test" / "calibration")
+        assert Result.load_if_complete(folder / "evaluation" / "test" / "calibration")
 
 
 def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compared: Path) -> None:

@@ -358,7 +358,7 @@ def test_a_half_written_result_is_none(run_copy: Path, images: Path, tmp_path: P
     assert evaluate(run_copy, "data=manifest", f"data.manifest={first}") == 0
     place = run_copy / "evaluation" / "images"
     (place / "blind_test").rename(place / ".blind_test.abc.part")
-    assert Run.open(run_copy).digests("images") == {}
+    assert Run.open(run_copy).hash_results("images") == {}
     assert evaluate(run_copy, "data=manifest", f"data.manifest={other}") == 0
 
 
@@ -545,7 +545,7 @@ def test_data_is_audited_without_a_run(
     found = Result.load(tmp_path / "runs" / "evaluation" / "all" / "data_audit")
     assert found.n == 192
     assert found.provenance["allow"] == ["shortcut"]
-    assert {"verdict", "data_fingerprint", "version"} <= found.provenance.keys()
+    assert {"assessment", "data_fingerprint", "version"} <= found.provenance.keys()
     assert not {"run", "checkpoint_sha256"} & found.provenance.keys()
 
 
@@ -558,7 +558,7 @@ def test_an_audit_that_says_no_is_saved_and_then_fails(
     assert "told cannot say what tells its classes apart: the file alone" in lines[-3]
     assert "allow=[shortcut]" in lines[-1]
     folder = tmp_path / "out" / "evaluation" / "told" / "data_audit"
-    assert Result.load(folder).provenance["verdict"]["answer"] == "no"
+    assert Result.load(folder).provenance["assessment"]["suitable"] == "no"
     assert main([*words, f"out={tmp_path / 'out'}", "allow=[shortcut]"]) == 0
     assert Result.load(folder).provenance["allow"] == ["shortcut"]
 
@@ -704,7 +704,7 @@ def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(
     assert main(["evaluate", f"ckpt={run_copy}", words, "data.workers=0"]) == 3
     out, err = capsys.readouterr()
     place = run_copy / "evaluation" / "test"
-    assert Result.load_whole(place / "architecture")
+    assert Result.load_if_complete(place / "architecture")
     assert out.splitlines()[-1] == f"results: 1 written, 3 left out, in {place}"
     lines = err.splitlines()
     assert len(lines) == 2  # a line for each reason
@@ -805,7 +805,7 @@ def test_block_all_takes_in_the_blocks_of_users(
     monkeypatch.setattr(
         "avatar_bench.commands.evaluate.Judge.__call__", lambda judge, name, block, saving: named.append(name)
     )
-    monkeypatch.setattr("avatar_bench.commands.evaluate._guard_verdicts", lambda *_: None)
+    monkeypatch.setattr("avatar_bench.commands.evaluate._refuse_failed_audits", lambda *_: None)
     named: list[str] = []
     assert main([*words, "block=all"]) == 0
     assert {"constant", "blind_test", "architecture"} <= set(named)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from avatar_bench.cli.app import main
-from avatar_bench.models.checkpoint import read_checkpoint, verify
+from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.training import job
 from avatar_bench.training.module import Learner
 
@@ -49,7 +49,7 @@ def whole(run: Path) -> None:
     """Hold that every file with a final name in a run folder can be read."""
     for file in run.rglob("*"):
         if file.suffix == ".ckpt":
-            verify(file)
+            verify_checkpoint(file)
             read_checkpoint(file)
         elif file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
@@ -277,7 +277,7 @@ def test_a_disk_too_small_is_found_before_the_work(small: list[str], small_disk:
 def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(
     small: list[str], small_disk: Path, fork: Fork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_check_room", lambda *given: None)  # in the way on so small a disk
+    monkeypatch.setattr(job, "_check_disk_space", lambda *given: None)  # in the way on so small a disk
     run, filling = small_disk / "run", small_disk / "filling"
     shutil.rmtree(run, ignore_errors=True)
     child = fork(*words(small, run, "epochs=200", "data.limit=96", "callbacks.save_minutes=0"))

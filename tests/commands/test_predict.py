@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from avatar_bench.cli.app import main
-from avatar_bench.commands.predict import input_files
+from avatar_bench.commands.predict import find_input_files
 from avatar_bench.files.csv_io import read_csv
 
 COLUMNS = ["path", "status", "reason", "prediction", "confidence", "prob_drawing", "prob_generated", "prob_real"]
@@ -122,7 +122,7 @@ def test_a_run_under_python_gives_what_the_command_gives(
     import avatar_bench
 
     predict(folder, tmp_path / "out.csv")
-    files = input_files(str(folder))
+    files = find_input_files(str(folder))
     table = avatar_bench.load(tiny_run).predict(files)
     assert list(table) == COLUMNS
     assert table["path"].tolist() == files
@@ -243,7 +243,7 @@ def test_hidden_files_are_left_out_of_folders_and_deep_ones_are_not(tmp_path: Pa
     for name in (".hidden/a.png", ".b.png", "x/y/z/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert input_files(str(tmp_path)) == [str(tmp_path / "x/y/z/c.png")]
+    assert find_input_files(str(tmp_path)) == [str(tmp_path / "x/y/z/c.png")]
 
 
 def test_a_file_that_is_missing_from_a_list_costs_its_row(
@@ -281,7 +281,7 @@ def test_update_adds_new_files_to_parquet_too(predict: Callable[..., int], folde
     assert predict(folder / "real", tmp_path / "out.parquet") == 0
     assert predict(folder, tmp_path / "out.parquet", "update=true") == 3
     paths = pd.read_parquet(tmp_path / "out.parquet")["path"]
-    assert sorted(paths) == sorted(input_files(str(folder)))
+    assert sorted(paths) == sorted(find_input_files(str(folder)))
 
 
 def test_update_refuses_the_output_of_another_kind_of_run(

@@ -18,7 +18,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.inference.resume import missing
+from avatar_bench.inference.resume import find_remaining
 
 LINES = 900
 WAIT = 120  # seconds, for a machine that has much else to do
@@ -263,14 +263,14 @@ def test_a_second_process_is_kept_from_an_output_and_a_dead_one_lets_go(
 
 def test_what_is_missing_begins_with_the_batch_that_was_cut() -> None:
     files = [f"{number}" for number in range(10)]
-    assert missing(files, files, [], 4) == (files, 0)
-    assert missing(files, files, files[:6], 4) == (files[4:], 2)
-    assert missing(files, files, files[:8], 4) == (files[8:], 0)
-    assert missing(files, files, files, 4) == ([], 0)
-    assert missing(files, files, [*files, "x"], 4) == ([], 0)
+    assert find_remaining(files, files, [], 4) == (files, 0)
+    assert find_remaining(files, files, files[:6], 4) == (files[4:], 2)
+    assert find_remaining(files, files, files[:8], 4) == (files[8:], 0)
+    assert find_remaining(files, files, files, 4) == ([], 0)
+    assert find_remaining(files, files, [*files, "x"], 4) == ([], 0)
 
 
 def test_a_file_that_is_named_twice_has_two_rows() -> None:
     files = ["a", "b", "a", "c", "a"]
-    assert missing(files, files, ["b", "a"], 4) == (["a", "c", "a"], 0)
-    assert missing(files, files, ["a", "b", "a"], 3) == (["c", "a"], 0)
+    assert find_remaining(files, files, ["b", "a"], 4) == (["a", "c", "a"], 0)
+    assert find_remaining(files, files, ["a", "b", "a"], 3) == (["c", "a"], 0)

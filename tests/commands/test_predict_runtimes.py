@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.inference.runtimes.engines import missing
-from avatar_bench.runs.ensembles import save
+from avatar_bench.inference.runtimes.engines import find_missing_package
+from avatar_bench.runs.ensembles import save_ensemble
 from avatar_bench.runs.run import Run
 
-if missing("onnx") or missing("openvino"):
+if find_missing_package("onnx") or find_missing_package("openvino"):
     pytest.skip("the extras export and openvino are not installed", allow_module_level=True)
 
 PROBABILITIES = ["prob_drawing", "prob_generated", "prob_real"]
@@ -97,7 +97,7 @@ def test_an_ensemble_and_a_soup_answer_by_their_members_engines(tiny_run: Path, 
     for kind in ("soup", "ensemble"):
         said = {"kind": kind, "members": [member, member], "temperature": 1.5, "classes": list(run.classes)[::-1]}
         said |= {"classes": list(run.classes)} if kind == "soup" else {}
-        folder = save(tmp_path / kind, said)
+        folder = save_ensemble(tmp_path / kind, said)
         plain = verdicts(folder, images, tmp_path / "torch.csv", "precision=32")
         assert apart(verdicts(folder, images, tmp_path / "o.csv", "runtime=openvino", "precision=32"), plain) < 1e-4
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from avatar_bench.cli.app import main
 from avatar_bench.config import schema
-from avatar_bench.config.catalogue import conf_folder
+from avatar_bench.config.catalogue import find_conf_folder
 from avatar_bench.sources.build import WORK, demo_root
 from avatar_bench.sources.readers import check_source
 
@@ -77,7 +77,7 @@ def tiny(tmp_path, monkeypatch):
 
 def composed(command, *overrides):
     schema.register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         return OmegaConf.to_container(compose(command, list(overrides)))
 
 
@@ -115,7 +115,7 @@ def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
     assert main(["prepare", "data=tiny", "lang=ru", *QUICK]) == 0
     assert "можно ли по этим данным" in capsys.readouterr().err
     assert "Что в наборе" in (demo_root() / "card.html").read_text(encoding="utf-8")
-    verdict = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["verdict"]
+    verdict = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
     assert (verdict["reasons"], verdict["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
     assert main(["prepare", "data=tiny", *QUICK]) == 0
     assert "What it holds" in (demo_root() / "card.html").read_text(encoding="utf-8")
@@ -164,7 +164,7 @@ def test_the_demo_brings_its_sources_along(command):
     assert set(data["ood_sources"]) == {"things", "icons", "textures"}
 
 
-@pytest.mark.parametrize("name", [file.stem for file in sorted((conf_folder() / "source").glob("*.yaml"))])
+@pytest.mark.parametrize("name", [file.stem for file in sorted((find_conf_folder() / "source").glob("*.yaml"))])
 def test_each_source_says_what_it_is_and_pins_what_it_downloads(name):
     source = composed("prepare", f"source={name}")["source"][name]
     assert {"kind", "label", "licence", "author", "generator", "homepage"} <= source.keys()
@@ -201,7 +201,7 @@ def test_class_folders_become_a_data_set_with_split_audit_and_card(prepared, ima
     assert (prepared / "card.md").read_text().count("drawing") > 1
     audit = json.loads((prepared / "audit" / "metrics.json").read_text())
     assert audit["metrics"]["metadata_auroc"]["n"] > 0
-    assert audit["provenance"]["verdict"]["answer"] in ("yes", "with care")
+    assert audit["provenance"]["assessment"]["suitable"] in ("yes", "with care")
     for name in ("sources.csv", "quarantine.csv", "duplicates.csv", "recipe.json"):
         assert (prepared / name).is_file()
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from avatar_bench.cli.app import main
 from avatar_bench.config.schema import PretrainConfig
 from avatar_bench.data.dataset import read_manifest
-from avatar_bench.data.leakage import split_apart
+from avatar_bench.data.leakage import split_without_leakage
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.models import pretrained_backbone, weight_formats
@@ -161,8 +161,8 @@ def test_rows_without_a_label_are_learned_from_unless_they_belong_to_what_is_kep
     table["path"] = [str(images / path) for path in table["path"]]
     labelled = table[table["group"].str.extract(r"(\d+)$").astype(int)[0] % 2 == 0]
     labelled.to_csv(tmp_path / "labelled.csv", index=False)
-    sides = split_apart(read_manifest(tmp_path / "labelled.csv"), SplitPlan(folds=4), (), [])
-    test, val = sides.part("test").frame, sides.part("val").frame
+    sides = split_without_leakage(read_manifest(tmp_path / "labelled.csv"), SplitPlan(folds=4), (), [])
+    test, val = sides.select_split("test").frame, sides.select_split("val").frame
     Image.open(test["path"].iat[0]).convert("RGB").save(tmp_path / "copy.jpg", quality=85)
     Image.open(images / read_csv(images / "blind.csv")["path"].iat[0]).save(tmp_path / "mate.png")
     strays = pd.DataFrame({"path": ["copy.jpg", "mate.png"], "source": "", "group": ["", val["group"].iat[0]]})
@@ -171,8 +171,8 @@ def test_rows_without_a_label_are_learned_from_unless_they_belong_to_what_is_kep
     assert main(words(images, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", "epochs=1")) == 0
     assert "144 of 194 images of half are learned from, 96 of them without a label;" in capsys.readouterr().err
     seen = set(read_csv(tmp_path / "run" / "images.csv")["path"])
-    assert seen == {*half.loc[half["label"] == "", "path"], *sides.part("train").frame["path"]}
-    kept_out = {"test": len(test) + 1, "val": len(val) + 1, "calibration": len(sides.part("calibration"))}
+    assert seen == {*half.loc[half["label"] == "", "path"], *sides.select_split("train").frame["path"]}
+    kept_out = {"test": len(test) + 1, "val": len(val) + 1, "calibration": len(sides.select_split("calibration"))}
     said = record(tmp_path / "run")
     assert said["images"] == {"learned_from": 144, "kept_out": kept_out, "unlabelled": 96}
     assert said["metrics"]["probe/n"] == len(val) + kept_out["calibration"]

@@ -27,7 +27,7 @@ from avatar_bench.cli import cluster_jobs
 from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
 from avatar_bench.errors import DivergedError
-from avatar_bench.training.callbacks import History
+from avatar_bench.training.callbacks import MetricsHistory
 
 BACKBONE = "test_resnet.r160_in1k"
 WAIT = 500  # seconds, for a machine that has much else to do
@@ -74,14 +74,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def cut(monkeypatch: pytest.MonkeyPatch, seed: int, epoch: int, error: BaseException) -> None:
     """Let the job of one seed be cut off at the end of an epoch, before its checkpoint is written."""
-    whole = History.on_train_epoch_end
+    whole = MetricsHistory.on_train_epoch_end
 
-    def stop(self: History, trainer: Any, pl_module: Any) -> None:
+    def stop(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
         if pl_module.card.seed == seed and self.first_epoch + trainer.current_epoch == epoch:
             raise error
         whole(self, trainer, pl_module)
 
-    monkeypatch.setattr(History, "on_train_epoch_end", stop)
+    monkeypatch.setattr(MetricsHistory, "on_train_epoch_end", stop)
 
 
 def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(
@@ -376,13 +376,13 @@ def test_the_state_of_a_slurm_job_needs_no_accounting(
 ) -> None:
     answer = SimpleNamespace(returncode=code, stdout=out, stderr=err)
     monkeypatch.setattr(cluster_jobs.subprocess, "run", lambda *words, **options: answer)
-    assert cluster_jobs._state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
+    assert cluster_jobs._query_state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
 
 
 def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_jobs, "LINGER", 0.0)
+    monkeypatch.setattr(cluster_jobs, "GRACE_SECONDS", 0.0)
     paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stdout=tmp_path / "log.out")
-    [told] = cluster_jobs._Waited(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
+    [told] = cluster_jobs._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
     assert told.status == JobStatus.FAILED
     assert "was killed or died" in str(told._return_value)
 

@@ -21,11 +21,11 @@ import yaml
 from PIL import Image
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.catalogue import choices
-from avatar_bench.data.dataset import KEPT, STORED
+from avatar_bench.config.catalogue import find_choices
+from avatar_bench.data.dataset import ENCODING_COLUMNS, RUN_COLUMNS
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
-from avatar_bench.training.callbacks import History
+from avatar_bench.training.callbacks import MetricsHistory
 from avatar_bench.training.module import Learner
 from tests.data.near_copies import paint, save_near_copies
 
@@ -49,14 +49,14 @@ def weights(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseException) -> None:
     """Let training be cut off at the end of an epoch, before its checkpoint is written."""
-    whole = History.on_train_epoch_end
+    whole = MetricsHistory.on_train_epoch_end
 
-    def cut(self: History, trainer: Any, pl_module: Any) -> None:
+    def cut(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
         if self.first_epoch + trainer.current_epoch == epoch:
             raise error
         whole(self, trainer, pl_module)
 
-    monkeypatch.setattr(History, "on_train_epoch_end", cut)
+    monkeypatch.setattr(MetricsHistory, "on_train_epoch_end", cut)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,18 @@ def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> N
         *("epoch", "stage", "train/loss", "train/accuracy", "train/macro_f1"),
         *("val/loss", "val/accuracy", "val/macro_f1", "lr"),
     ]
-    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", *KEPT, *STORED]
+    columns = [
+        "path",
+        "label",
+        "source",
+        "group",
+        "split",
+        "generator",
+        "sha256",
+        "phash",
+        *RUN_COLUMNS,
+        *ENCODING_COLUMNS,
+    ]
     assert list(pd.read_csv(tiny_run / "split.csv")) == columns
 
 
@@ -204,13 +215,13 @@ def test_a_classifier_that_learns_alone_sees_each_view_of_a_image_once_and_learn
         return forward(self, images)
 
     monkeypatch.setattr(Classifier, "forward", counted)
-    varied = ("data.augment.flip=.5", "data.augment.noise=.1", f"data.views={views}") if views > 1 else ()
+    varied = ("data.augment.flip=.5", "data.augment.noise=.1", f"data.augmented_copies={views}") if views > 1 else ()
     words = ("mode=frozen", "epochs=5", "mode.balance=sampler", *varied)
     once = train(tmp_path / "once", *words)
     counts = pd.read_csv(once / "split.csv")["split"].value_counts()
     assert sum(passes) == views * counts["train"] + counts["val"] + counts["calibration"]  # this for the temperature
     assert record(once)["stages"][0]["cached_views"] == views
-    monkeypatch.setattr(Learner, "learns_from_embeddings", property(lambda self: False))
+    monkeypatch.setattr(Learner, "is_trained_on_embeddings", property(lambda self: False))
     anew = train(tmp_path / "anew", *words)
     pd.testing.assert_frame_equal(history(once), history(anew), rtol=1e-4)
     for name, tensor in weights(once).items():
@@ -419,7 +430,7 @@ def test_every_recipe_of_nine_models_runs(small: list[str], tmp_path: Path) -> N
     command = ["train", "sweep=nine_models", *words, "trainer=debug", "data.limit=40", f"out={tmp_path / 'nine'}"]
     assert main(command) == 0
     records = {file.parent.name: record(file.parent) for file in (tmp_path / "nine").glob("*/run.json")}
-    assert records.keys() == set(choices("experiment"))
+    assert records.keys() == set(find_choices("experiment"))
     assert {one["status"] for one in records.values()} == {"finished"}
     assert {name: len(one["stages"]) for name, one in records.items() if name.startswith("convnext")} == {
         "convnext_tiny_stage1": 1,
@@ -428,7 +439,7 @@ def test_every_recipe_of_nine_models_runs(small: list[str], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", choices("experiment"))
+@pytest.mark.parametrize("name", find_choices("experiment"))
 def test_every_recipe_runs_with_its_own_network(name: str, images: Path, tmp_path: Path) -> None:
     words = [f"experiment={name}", "model.weights=none", "data=folder", f"data.root={images / 'all'}"]
     assert main(["train", *words, "data.limit=60", "trainer=debug", f"out={tmp_path / 'run'}"]) == 0
@@ -509,7 +520,10 @@ def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
 ) -> None:
     shutil.copytree(images, tmp_path / "data")
     (tmp_path / "data" / "audit").mkdir()
-    verdicts = {"verdict": {"answer": "no", "reasons": ["files tell"]}, "equalised/verdict": {"answer": "yes"}}
+    verdicts = {
+        "assessment": {"suitable": "no", "reasons": ["files tell"]},
+        "equalised/assessment": {"suitable": "yes"},
+    }
     (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": verdicts}))
     words = [f"data.manifest={tmp_path / 'data' / 'all.csv'}", "trainer=debug"]
     train(tmp_path / "run", *words, code=3)

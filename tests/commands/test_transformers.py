@@ -13,18 +13,18 @@ import pytest
 import yaml
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.catalogue import choices
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.models.classifier import Classifier
 from tests.commands.test_all_blocks import METRICS, QUICK
 
 CONVOLUTIONAL = ("convnext_", "efficientnet", "mobilenet", "resnet", "timm")
-MODELS = [name for name in choices("model") if not name.startswith(CONVOLUTIONAL)]
+MODELS = [name for name in find_choices("model") if not name.startswith(CONVOLUTIONAL)]
 GAINS = ("deletion_gain_rollout", "insertion_gain_rollout")
 
 
 def words_for(model: str, small: list[str], *more: str) -> list[str]:
     """Give the options of a small training of a model without weights, a plain ViT of which is cut to two blocks."""
-    recipe = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))["model"]
+    recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
     side = 56 if "patch14" in recipe["backbone"] else 64
     kept = [word for word in small if not word.startswith(("model", "data.image_size"))]
     cut = ["+model.options.depth=2"] if recipe["backbone"].startswith("vit") else []

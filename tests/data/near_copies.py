@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from avatar_bench.data.fingerprints import TURNS
+from avatar_bench.data.fingerprints import ORIENTATIONS
 
 
 def paint(seed: int) -> Image.Image:
@@ -20,5 +20,5 @@ def save_near_copies(root: Path) -> None:
     """Save for each of sixty images in a/ and b/ one with a share of another, turned, by name before it or after."""
     for seed in range(60):
         image = np.asarray(Image.blend(paint(seed), paint(seed + 1000), 0.1 + 0.01 * (seed % 20)))
-        turned = np.ascontiguousarray(list(TURNS.values())[seed % 8](image))
+        turned = np.ascontiguousarray(list(ORIENTATIONS.values())[seed % 8](image))
         Image.fromarray(turned).save(root / "ab"[seed % 2] / f"{'-z'[seed // 2 % 2]}{seed:02}.png")

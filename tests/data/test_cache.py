@@ -26,7 +26,7 @@ GIB = 2**30
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / caches.FOLDER
+    return tmp_path / "cache" / caches.PREPARED_FOLDER
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_more_than_the_limit_or_the_disk_holds_is_not_begun(
     reason = cache.reserve(files, 11 * cache.image_bytes)
     assert "its limit" in str(reason)
     free = shutil.disk_usage(root.parents[1]).free
-    monkeypatch.setattr(caches, "SPARE", free)
+    monkeypatch.setattr(caches, "MIN_FREE_BYTES", free)
     reason = cache.reserve(files, GIB)
     assert "free" in str(reason)
 

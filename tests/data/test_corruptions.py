@@ -15,9 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
-from avatar_bench.data.corruptions import KINDS, PLACES, SEVERITIES, TIERS, Corruption, Delivery, seed_of, vary
+from avatar_bench.data.corruptions import (
+    CORRUPTION_KINDS,
+    DELIVERY_TIERS,
+    RESOLUTIONS,
+    SEVERITIES,
+    Corruption,
+    Delivery,
+    apply_variation,
+    derive_seed,
+)
 from avatar_bench.data.decoding import decode
-from avatar_bench.data.equalise import to_square
+from avatar_bench.data.equalise import resize_to_square
 
 Pixels = NDArray[np.uint8]
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "blind"
@@ -49,7 +58,7 @@ def distances(sample: Pixels, kind: str) -> NDArray[np.float64]:
     return np.array([np.abs(one.astype(float) - sample).mean() for one in corrupted])
 
 
-@pytest.mark.parametrize(("kind", "name"), list(product(KINDS, IMAGES)))
+@pytest.mark.parametrize(("kind", "name"), list(product(CORRUPTION_KINDS, IMAGES)))
 def test_each_severity_is_farther_from_the_clean_image(kind: str, name: str) -> None:
     found = distances(IMAGES[name], kind)
     assert found[0] > 0
@@ -58,10 +67,10 @@ def test_each_severity_is_farther_from_the_clean_image(kind: str, name: str) -> 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/blind is missing")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CORRUPTION_KINDS)
 def test_each_severity_is_farther_from_real_images_too(kind: str) -> None:
     files = [file for folder in sorted(SHARED.iterdir()) for file in sorted(folder.iterdir())[::20]]
-    found = np.array([distances(to_square(decode(file), 224, "squash"), kind) for file in files])
+    found = np.array([distances(resize_to_square(decode(file), 224, "squash"), kind) for file in files])
     assert len(files) >= 12
     assert (np.diff(found, axis=1) > 0).all()
 
@@ -152,7 +161,7 @@ def test_jpeg_of_severity_3_is_quality_30_with_halved_colour(name: str) -> None:
     assert np.abs(Corruption("jpeg", 3)(IMAGES[name], 0) - expected).max() <= 2
 
 
-@pytest.mark.parametrize(("kind", "severity"), list(product(KINDS, SEVERITIES)))
+@pytest.mark.parametrize(("kind", "severity"), list(product(CORRUPTION_KINDS, SEVERITIES)))
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (3, 2), (17, 41)])
 def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(
     kind: str, severity: int, shape: tuple[int, int]
@@ -165,7 +174,10 @@ def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(
 
 
 def test_variations_are_picklable_and_their_keys_tell_them_all_apart() -> None:
-    every = [*(Corruption(*one) for one in product(KINDS, SEVERITIES, PLACES)), *map(Delivery, TIERS)]
+    every = [
+        *(Corruption(*one) for one in product(CORRUPTION_KINDS, SEVERITIES, RESOLUTIONS)),
+        *map(Delivery, DELIVERY_TIERS),
+    ]
     assert len({variation.key for variation in every}) == len(every) == 57
     assert [pickle.loads(pickle.dumps(variation)) for variation in every] == every
 
@@ -210,7 +222,7 @@ def test_the_other_tiers_change_the_image_a_little_and_its_size_hardly(tier: str
     found = Delivery(tier)(sample, 0)
     assert np.abs(np.array(found.shape) - sample.shape).max() <= 4
     same = found if tier != "double_jpeg" else np.pad(found, ((4, 0), (4, 0), (0, 0)))
-    inner = to_square(same, 96, "squash").astype(float)[8:, 8:] - to_square(sample, 96, "squash")[8:, 8:]
+    inner = resize_to_square(same, 96, "squash").astype(float)[8:, 8:] - resize_to_square(sample, 96, "squash")[8:, 8:]
     assert 0.5 < np.abs(inner).mean() < 20
 
 
@@ -221,7 +233,7 @@ def test_webp_is_that_of_pillow_and_takes_sides_longer_than_the_format_holds() -
     assert Delivery("webp")(np.zeros((1, 20_000, 3), np.uint8), 0).shape == (1, 16_383, 3)
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", DELIVERY_TIERS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (3, 2), (17, 41)])
 def test_every_tier_takes_images_of_any_shape(tier: str, shape: tuple[int, int]) -> None:
     found = Delivery(tier)(np.full((*shape, 3), 90, np.uint8), 0)
@@ -231,17 +243,17 @@ def test_every_tier_takes_images_of_any_shape(tier: str, shape: tuple[int, int])
 
 
 def test_a_seed_depends_on_the_hash_alone() -> None:
-    assert seed_of("00000010" + "f" * 56) == 16
-    assert seed_of("f" * 64) != seed_of("e" * 64)
+    assert derive_seed("00000010" + "f" * 56) == 16
+    assert derive_seed("f" * 64) != derive_seed("e" * 64)
 
 
 def test_a_variation_comes_before_or_after_preprocessing_as_it_says() -> None:
     sample = IMAGES["grainy"]
 
     def prepare(image: Pixels) -> Pixels:
-        return to_square(image, 32, "squash")
+        return resize_to_square(image, 32, "squash")
 
     native, inner = Corruption("blur", 5, "native"), Corruption("blur", 5, "input")
-    assert np.array_equal(vary(native, sample, prepare, 0), prepare(native(sample, 0)))
-    assert np.array_equal(vary(inner, sample, prepare, 0), inner(prepare(sample), 0))
-    assert vary(Delivery("thumbnail_64"), sample, prepare, 0).shape == (32, 32, 3)
+    assert np.array_equal(apply_variation(native, sample, prepare, 0), prepare(native(sample, 0)))
+    assert np.array_equal(apply_variation(inner, sample, prepare, 0), inner(prepare(sample), 0))
+    assert apply_variation(Delivery("thumbnail_64"), sample, prepare, 0).shape == (32, 32, 3)

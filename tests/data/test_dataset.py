@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from avatar_bench.data.dataset import (
-    COLUMNS,
+    DATASET_COLUMNS,
     hash_files,
     read_dataset,
     read_folder,
@@ -40,7 +40,7 @@ def test_class_folders_give_labels_and_the_folders_below_sources(root: Path) -> 
     dataset = read_folder(root)
     assert dataset.name == "data"
     assert dataset.classes == ("a", "b")
-    assert list(dataset.frame.columns) == list(COLUMNS)
+    assert list(dataset.frame.columns) == list(DATASET_COLUMNS)
     found = dataset.frame.set_index("path")[["label", "source", "split"]]
     assert found.to_dict("index") == {
         "a/4.png": {"label": "a", "source": "", "split": ""},
@@ -261,11 +261,11 @@ def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(ro
 def test_take_and_part_keep_the_order_and_leave_the_whole_alone(root: Path) -> None:
     dataset = read_folder(root)
     dataset.frame["split"] = ["test", "train", "test", "train"]
-    part = dataset.part("train")
+    part = dataset.select_split("train")
     assert part.name == "train"
     assert part.frame["path"].tolist() == ["b/3.webp", "b/x/y/2.JPG"]
     assert part.file(0) == root / "b" / "3.webp"
-    assert len(dataset.part("val")) == 0
+    assert len(dataset.select_split("val")) == 0
     part.frame["label"] = "z"
     assert dataset.classes == ("a", "b")
 

@@ -360,13 +360,13 @@ def test_flipped_bits_give_pixels_or_a_reason_and_nothing_else(sample: Pixels) -
 def test_limits_hold_to_the_pixel_and_byte(sample: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(save(sample, "PNG"))
-    monkeypatch.setattr(module, "MAX_PIXELS", 24 * 40)
-    monkeypatch.setattr(module, "MAX_BYTES", file.stat().st_size)
+    monkeypatch.setattr(module, "MAX_IMAGE_PIXELS", 24 * 40)
+    monkeypatch.setattr(module, "MAX_IMAGE_BYTES", file.stat().st_size)
     assert decode(file).shape == sample.shape
-    monkeypatch.setattr(module, "MAX_PIXELS", 24 * 40 - 1)
+    monkeypatch.setattr(module, "MAX_IMAGE_PIXELS", 24 * 40 - 1)
     with pytest.raises(DataError, match=r"million pixels \(40 x 24\)"):
         decode(file)
-    monkeypatch.setattr(module, "MAX_BYTES", file.stat().st_size - 1)
+    monkeypatch.setattr(module, "MAX_IMAGE_BYTES", file.stat().st_size - 1)
     with pytest.raises(DataError, match="larger than"):
         decode(file)
 
@@ -454,6 +454,6 @@ def test_a_lack_of_memory_is_no_fault_of_the_file(sample: Pixels, monkeypatch: p
     def lack(*given: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("avatar_bench.data.decoding._rgb", lack)
+    monkeypatch.setattr("avatar_bench.data.decoding._to_rgb", lack)
     with pytest.raises(MemoryError):
         decode_bytes(save(sample, "PNG"), "a.png")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avatar_bench.console.terminal import printable
+from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.errors import DataError
@@ -84,7 +84,7 @@ def result(make: Callable[[], Result]) -> Result | DataError:
     except DataError as error:
         found = error
     assert 1 <= len(found.lines) <= 3
-    assert all(len(line) < 1000 and printable(line) == line for line in found.lines)
+    assert all(len(line) < 1000 and escape_control_characters(line) == line for line in found.lines)
     return found
 
 

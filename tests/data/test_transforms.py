@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from avatar_bench.data.equalise import RESIZES
+from avatar_bench.data.equalise import RESIZE_MODES
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError
 
@@ -34,7 +34,7 @@ def sample() -> Pixels:
     return np.asarray(cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("resize", RESIZE_MODES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 224), (223, 225), (1000, 400)])
 def test_any_shape_comes_out_at_the_size_of_the_network(resize: str, shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), (10, 120, 240), np.uint8)
@@ -46,7 +46,7 @@ def test_any_shape_comes_out_at_the_size_of_the_network(resize: str, shape: tupl
     assert (content == (10, 120, 240)).all()  # one colour stays one colour
 
 
-@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("resize", RESIZE_MODES)
 def test_an_image_of_the_right_size_is_left_alone(sample: Pixels, resize: str) -> None:
     assert np.array_equal(preprocessing(64, resize)(sample), sample)
 
@@ -94,7 +94,7 @@ def test_pad_centres_the_whole_image_on_white(shape: tuple[int, int], rows: slic
     assert np.array_equal(padded, expected)
 
 
-@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("resize", RESIZE_MODES)
 def test_preprocessing_survives_json(resize: str) -> None:
     before = preprocessing(224, resize)
     after = Preprocessing.from_dict(json.loads(json.dumps(before.to_dict())))

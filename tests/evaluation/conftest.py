@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from avatar_bench.errors import BlockError
-from avatar_bench.results.predictions import Predictions, strings
+from avatar_bench.results.predictions import Predictions, to_string_array
 
 CLASSES = ("drawing", "generated", "real")
 
@@ -22,11 +22,11 @@ def make(targets: Any, logits: Any, **fields: Any) -> Predictions:
     classes = fields.pop("classes", CLASSES)
     plain = {
         "embeddings": np.zeros((n, 2), np.float32),
-        "paths": strings(f"{i}.png" for i in range(n)),
-        "groups": strings(f"g{i}" for i in range(n)),
-        "sources": strings(f"s{target}{i % 4}" for i, target in enumerate(targets)),
+        "paths": to_string_array(f"{i}.png" for i in range(n)),
+        "groups": to_string_array(f"g{i}" for i in range(n)),
+        "sources": to_string_array(f"s{target}{i % 4}" for i, target in enumerate(targets)),
     }
-    given = {key: strings(value) if isinstance(value, list) else value for key, value in fields.items()}
+    given = {key: to_string_array(value) if isinstance(value, list) else value for key, value in fields.items()}
     return Predictions(classes, np.asarray(logits, np.float32), targets=np.asarray(targets, np.int64), **plain | given)
 
 

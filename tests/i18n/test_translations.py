@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from jinja2 import Environment, nodes
 
-from avatar_bench.i18n import _, catalogue, languages, translate, use_language
+from avatar_bench.i18n import _, list_languages, load_catalogue, translate, use_language
 
 PACKAGE = Path(__file__).parents[2] / "avatar_bench"
-OTHERS = languages()[1:]
+OTHERS = list_languages()[1:]
 
 
 def said() -> dict[str, str]:
@@ -53,19 +53,19 @@ def test_russian_is_there() -> None:
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_catalogue_has_every_text_and_no_other(language: str) -> None:
-    words, texts = catalogue(language), said()
+    words, texts = load_catalogue(language), said()
     assert {text: place for text, place in texts.items() if text not in words} == {}
     assert sorted(set(words) - set(texts)) == []
 
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_translation_has_the_places_of_the_english(language: str) -> None:
-    assert [text for text, words in catalogue(language).items() if places(text) != places(words)] == []
+    assert [text for text, words in load_catalogue(language).items() if places(text) != places(words)] == []
 
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_translation_is_one(language: str) -> None:
-    letters = [words for words in catalogue(language).values() if any(letter.isalpha() for letter in words)]
+    letters = [words for words in load_catalogue(language).values() if any(letter.isalpha() for letter in words)]
     cyrillic = [words for words in letters if any("а" <= letter <= "я" for letter in words.lower())]
     assert len(cyrillic) > 0.9 * len(letters)  # names such as EXIF stay
 
@@ -104,5 +104,5 @@ def test_values_of_a_saved_text_are_translated_and_names_are_not() -> None:
 
 
 def test_accuracy_has_one_word_in_russian_which_precision_does_not_share() -> None:
-    words = catalogue("ru")
+    words = load_catalogue("ru")
     assert [text for text, said in words.items() if "точност" in said.lower() and "precision" not in text.lower()] == []

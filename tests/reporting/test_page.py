@@ -203,7 +203,7 @@ def test_guards_that_were_passed_are_said(runs: Path, make: SimpleNamespace) -> 
 
 
 def test_a_verdict_of_the_audit_is_said_with_both_cautions(runs: Path, make: SimpleNamespace) -> None:
-    verdict = {"answer": "no", "reasons": ["the file alone tells the class"]}
+    verdict = {"suitable": "no", "reasons": ["the file alone tells the class"]}
     make.result(runs / "good", "data_audit", "test", {"metadata_auroc": make.accuracy(0.9)}, verdict=verdict)
     page = written(runs)
     assert "The audit of the data says: no. the file alone tells the class" in page.words

@@ -11,12 +11,12 @@ import pytest
 from scipy.special import softmax
 
 from avatar_bench.errors import CheckpointError, DivergedError
-from avatar_bench.results.predictions import Predictions, strings
+from avatar_bench.results.predictions import Predictions, to_string_array
 
 
 def given(logits: Any, targets: Any, **options: Any) -> Predictions:
     logits = np.asarray(logits, dtype=np.float32)
-    names = strings(f"фото {row}, (x).png" for row in range(len(logits)))
+    names = to_string_array(f"фото {row}, (x).png" for row in range(len(logits)))
     return Predictions(
         classes=options.pop("classes", ("a", "b, c", "д")),
         logits=logits,
@@ -24,7 +24,7 @@ def given(logits: Any, targets: Any, **options: Any) -> Predictions:
         targets=np.asarray(targets, dtype=np.int64),
         paths=names,
         groups=names,
-        sources=strings([""] * len(logits)),
+        sources=to_string_array([""] * len(logits)),
         **options,
     )
 

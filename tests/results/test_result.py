@@ -16,8 +16,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avatar_bench.metrics.plots import confusion_matrix
-from avatar_bench.reporting.saved_result import Saved, read_saved
+from avatar_bench.metrics.plots import draw_confusion_matrix
+from avatar_bench.reporting.saved_result import SavedResult, read_saved
 from avatar_bench.results.result import Metric, Result
 
 matplotlib.use("Agg")
@@ -74,17 +74,17 @@ def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path: Path
     folder = made.save(tmp_path / "blind_test")
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "overlays" / "0001_я.png")), image)
     saved = read_saved(folder)
-    assert isinstance(saved, Saved)
+    assert isinstance(saved, SavedResult)
     assert saved.figures == ["curve"]
     assert saved.image_folders == {"overlays": 1}
-    assert Result.load_whole(folder) is not None
+    assert Result.load_if_complete(folder) is not None
     (folder / "overlays" / "0001_я.png").unlink()
-    assert Result.load_whole(folder) is None
+    assert Result.load_if_complete(folder) is None
 
 
 def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_path: Path) -> None:
     def drawn() -> Figure:
-        return confusion_matrix([[2, 1], [0, 9]], ["a class", "another one"])
+        return draw_confusion_matrix([[2, 1], [0, 9]], ["a class", "another one"])
 
     drawn().savefig(tmp_path / "plain.png")
     once, again = (
@@ -156,7 +156,7 @@ def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(write, range(6)))
-    assert Result.load_whole(tmp_path / "test" / "block") is not None
+    assert Result.load_if_complete(tmp_path / "test" / "block") is not None
     assert [file.name for file in (tmp_path / "test").iterdir()] == ["block"]
 
 
@@ -199,6 +199,6 @@ def test_a_result_of_another_schema_is_not_read(tmp_path: Path) -> None:
     folder = result().save(tmp_path / "blind_test")
     file = folder / "metrics.json"
     file.write_text(file.read_text().replace('"schema": 1', '"schema": 99'))
-    assert Result.load_whole(folder) is None
+    assert Result.load_if_complete(folder) is None
     with pytest.raises(ValueError, match="schema 99"):
         Result.load(folder)

@@ -18,10 +18,10 @@ from avatar_bench.data import loaders
 from avatar_bench.data.corruptions import Corruption
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.dataset import read_manifest
-from avatar_bench.runs.ensembles import Ensemble, Soup, describe, open_run, save
+from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
 from avatar_bench.metrics.detection import energy
-from avatar_bench.metrics.averaging import Mix
+from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.runs.run import Run
 
@@ -38,9 +38,9 @@ def write(
 ) -> Path:
     """Save an ensemble of runs, of equal weights and temperatures of 1 where none are given."""
     size = len(runs)
-    mix = Mix(*(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size)))
+    mix = AveragingWeights(*(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size)))
     opened = [open_run(run) for run in runs]
-    return save(folder, describe(kind, opened, mix, t, opened[0].classes))
+    return save_ensemble(folder, describe_ensemble(kind, opened, mix, t, opened[0].classes))
 
 
 def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(runs: list[Path], tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(runs: lis
     np.testing.assert_allclose(found.probabilities, sum(parts), atol=1e-6)
     assert (found.predicted == sum(parts).argmax(axis=1)).all()
     assert ensemble.name == "ensembles/a"
-    assert type(ensemble) is Ensemble
+    assert type(ensemble) is EnsembleRun
 
 
 def test_the_energy_is_the_weighted_mean_of_the_members_energies_before_temperatures(
@@ -115,7 +115,7 @@ def test_predictions_are_kept_in_the_ensembles_folder(
     ensemble = open_run(folder)
     ensemble.predictions(ensemble.dataset("test"))
     assert len(list((folder / "predictions").glob("*.npz"))) == 1
-    monkeypatch.setattr(Ensemble, "_compute", None)
+    monkeypatch.setattr(EnsembleRun, "_compute", None)
     assert len(open_run(folder).predictions(ensemble.dataset("test"))) == len(ensemble.dataset("test"))
 
 
@@ -199,13 +199,13 @@ def test_a_soup_is_the_network_of_mean_weights(runs: list[Path], tmp_path: Path)
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
     predictions = soup.predictions(soup.dataset("test"))
     assert predictions.temperature == soup.temperature == 1.1
-    assert type(soup) is Soup
+    assert type(soup) is WeightSoup
     assert predictions.embeddings.shape == Run.open(runs[0]).predictions(soup.dataset("test")).embeddings.shape
 
 
 def test_a_soup_of_one_run_is_that_run(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
-    soup, dataset = Soup.of([run]), run.dataset("test")
+    soup, dataset = WeightSoup.of([run]), run.dataset("test")
     np.testing.assert_allclose(soup.predictions(dataset).logits, run.predictions(dataset).logits, atol=1e-5)
 
 

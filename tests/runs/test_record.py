@@ -15,7 +15,7 @@ import pytest
 from avatar_bench.runs import record as records
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError
-from avatar_bench.runs.record import find_runs, read_record, read_records, table
+from avatar_bench.runs.record import find_runs, read_record, read_records, format_table
 
 
 def write(folder: Path, text: str) -> None:
@@ -53,7 +53,7 @@ def test_a_name_comes_from_the_record_else_from_the_config(tmp_path: Path) -> No
 
 
 def test_a_table_is_laid_out_in_columns() -> None:
-    assert table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
+    assert format_table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_record_that_no_run_of_ours_writes_is_refused(text: str, tmp_path: Pat
 
 
 def test_a_record_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "LARGEST", 10)
+    monkeypatch.setattr(records, "MAX_JSON_BYTES", 10)
     (tmp_path / "run.json").write_text('{"name": "long"}')
     with pytest.raises(CheckpointError, match="larger than 10 bytes"):
         read_record(tmp_path)

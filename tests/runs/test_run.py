@@ -19,11 +19,11 @@ from PIL import Image
 import avatar_bench
 from avatar_bench.cli.app import main
 from avatar_bench.data.duplicates import Match
-from avatar_bench.data.leakage import shared_images
+from avatar_bench.data.leakage import find_shared_images
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.models.model_card import Card
-from avatar_bench.runs.record import find_runs, newest_run, read_record, write_record
+from avatar_bench.runs.record import find_runs, find_newest_run, read_record, write_record
 from avatar_bench.runs.run import Run
 
 
@@ -126,7 +126,7 @@ def test_labels_and_overlaps_are_guarded(tiny_run: Path, images: Path) -> None:
 def test_near_duplicates_of_training_images_are_guarded(tiny_run: Path, tmp_path: Path) -> None:
     run = Run.open(tiny_run)
     assert run.images is not None
-    seen = run.images.part("train")
+    seen = run.images.select_split("train")
     (tmp_path / "others").mkdir()
     Image.fromarray(seen.image(0)[:, ::-1]).save(tmp_path / "others" / "mirrored.png")
     (tmp_path / "others.csv").write_text("path,label\nothers/mirrored.png,real\n")
@@ -146,9 +146,9 @@ def test_a_set_is_compared_with_the_training_images_once(
 
     def compare(train: Dataset, dataset: Dataset) -> list[Match]:
         compared.append(len(dataset))
-        return shared_images(train, dataset)
+        return find_shared_images(train, dataset)
 
-    monkeypatch.setattr("avatar_bench.data.leakage.shared_images", compare)
+    monkeypatch.setattr("avatar_bench.data.leakage.find_shared_images", compare)
     for _ in range(3):
         run.predictions(read_manifest(images / "blind.csv"))
     assert compared == [len(read_manifest(images / "blind.csv"))]
@@ -303,10 +303,10 @@ def test_runs_are_found_at_any_depth_the_newest_last(tmp_path: Path, tiny_run: P
         if name != "bare":
             shutil.copy(best(tiny_run), best(tmp_path / name))
     assert [run.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)] == ["c/old", "a/b/new", "bare"]
-    assert newest_run(tmp_path).name == "new"
+    assert find_newest_run(tmp_path).name == "new"
     assert find_runs(tmp_path / "nowhere") == []
     with pytest.raises(CheckpointError):
-        newest_run(tmp_path / "bare")
+        find_newest_run(tmp_path / "bare")
 
 
 def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, imag
 def test_what_is_fitted_is_never_judged_by_the_same_images(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
     fitted = run.calibration(run.dataset("test"))
-    own = run.images.part("calibration").frame
+    own = run.images.select_split("calibration").frame
     assert list(fitted.paths) == list(own["path"])
     with pytest.raises(GuardError, match="fitted on"):
         run.calibration(run.dataset("calibration"))

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from avatar_bench.config.schema import ImagesConfig
-from avatar_bench.sources.dataset_kinds import further_sets
+from avatar_bench.sources.dataset_kinds import list_further_sets
 
 
 def test_the_demo_brings_its_sets_along_and_the_users_own_take_their_place(tmp_path: Path) -> None:
     options = ImagesConfig(kind="demo", ood_sources={"things": ["a"], "icons": ["b"]}, ood={"icons": "mine"})
-    assert further_sets(options, tmp_path) == {
+    assert list_further_sets(options, tmp_path) == {
         "blind": tmp_path / "blind.csv",
         "things": tmp_path / "ood_things.csv",
         "icons": Path("mine"),
     }
     options.blind = "other.csv"
-    assert further_sets(options, tmp_path)["blind"] == Path("other.csv")
+    assert list_further_sets(options, tmp_path)["blind"] == Path("other.csv")
 
 
 def test_other_data_has_the_sets_that_are_named_alone(tmp_path: Path) -> None:
@@ -24,5 +24,5 @@ def test_other_data_has_the_sets_that_are_named_alone(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "notes.txt").touch()
     options = ImagesConfig(kind="manifest", ood_sources={"things": ["a"]}, ood_root=str(tmp_path), ood={"obj": "mine"})
-    assert further_sets(options, tmp_path) == {"obj": Path("mine"), "simpsons": tmp_path / "simpsons"}
-    assert further_sets(ImagesConfig(kind="folder"), tmp_path) == {}
+    assert list_further_sets(options, tmp_path) == {"obj": Path("mine"), "simpsons": tmp_path / "simpsons"}
+    assert list_further_sets(ImagesConfig(kind="folder"), tmp_path) == {}

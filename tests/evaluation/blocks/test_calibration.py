@@ -18,7 +18,7 @@ from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.functional import classification as tm
 
 from avatar_bench.cli.app import main
-from avatar_bench.data.corruptions import KINDS
+from avatar_bench.data.corruptions import CORRUPTION_KINDS
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.calibration import Calibration, error_tables
@@ -208,8 +208,8 @@ def test_conformal_sets_are_those_of_mapie_overall_by_class_and_under_shift(save
 def test_the_table_of_shift_is_recomputed_from_the_saved_logits(saved):
     folder, said = saved
     rows, arrays = pd.read_csv(folder / "shift.csv").set_index("set"), np.load(folder / "shift.npz")
-    assert list(rows.index) == ["test", *KINDS, "blind"]
-    for name in (*KINDS, "blind"):
+    assert list(rows.index) == ["test", *CORRUPTION_KINDS, "blind"]
+    for name in (*CORRUPTION_KINDS, "blind"):
         logits, targets = arrays[f"logits_{name}"].astype(float), arrays[f"targets_{name}"]
         probabilities = softmax(logits / said["metrics"]["temperature"]["value"], axis=1)
         expected = by_libraries(probabilities, targets)
@@ -390,7 +390,7 @@ def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale,
     groups = [f"g{i // images}" for i in range(n)]
     for rows in np.arange(60 * n).reshape(60, n):
         judged = make_predictions(targets[rows], logits[rows], groups=groups)
-        found = error_tables.errors(block, judged, "", error_tables.error_floors(block, judged))
+        found = error_tables.compute_errors(block, judged, "", error_tables.tabulate_floors(block, judged))
         low, value, high = np.array([(found[kind].low, found[kind].value, found[kind].high) for kind in ECE_KINDS]).T
         held.append((low - 1e-3 <= truth) & (truth <= high + 1e-3))
         assert ((low >= 0) & (low <= value) & (value <= high) & (high <= 1)).all()
@@ -411,7 +411,7 @@ def test_floors_are_higher_where_the_images_of_a_group_agree(make_predictions):
     block, apart = Calibration(resamples=500), make_predictions(targets, logits)
     together = replace(apart, groups=np.repeat(apart.groups[:75], 4))
     alone = make_predictions(targets[::4], logits[::4])
-    floors = [error_tables.error_floors(block, part)["floor"] for part in (apart, together, alone)]
+    floors = [error_tables.tabulate_floors(block, part)["floor"] for part in (apart, together, alone)]
     assert (floors[1] > 1.5 * floors[0]).all()
     np.testing.assert_allclose(floors[1][[0, 1, 3]], floors[2][[0, 1, 3]], rtol=0.08)  # the copies tell nothing new
 
@@ -423,7 +423,7 @@ def test_shift_names_the_corruptions_in_the_language_asked_for(evaluate, overcon
     labels = [label.get_text() for label in result.figures["shift"].axes[0].get_yticklabels()]
     assert [label.split(" (")[0] for label in labels] == ["test", "шум", "размытие", "яркость", "поворот", "JPEG"]
     assert any(line.startswith("шум: ") for line in result.warnings)
-    assert result.tables["shift"]["set"].tolist() == ["test", *KINDS]
+    assert result.tables["shift"]["set"].tolist() == ["test", *CORRUPTION_KINDS]
 
 
 def test_ticks_are_at_whole_percentages(evaluate, overconfident):
@@ -441,7 +441,7 @@ def test_the_command_judges_a_run_and_refuses_the_images_that_the_sets_are_fitte
     words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100"]
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
     [file] = (tmp_path / "test").rglob("shift.csv")
-    assert pd.read_csv(file)["set"].tolist()[:6] == ["test", *KINDS]
+    assert pd.read_csv(file)["set"].tolist()[:6] == ["test", *CORRUPTION_KINDS]
     assert main([*words, "split=calibration", f"out={tmp_path / 'calibration'}"]) == 3
     assert "fitted" in capsys.readouterr().err
 
@@ -458,7 +458,7 @@ def test_two_evaluations_agree(evaluate, oracle):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.calibration\n")
-    assert registry.build("calibration", OmegaConf.to_container(OmegaConf.load(YAML))) == Calibration()
+    assert registry.build_block("calibration", OmegaConf.to_container(OmegaConf.load(YAML))) == Calibration()
 
 
 @pytest.mark.parametrize(
@@ -472,7 +472,7 @@ def test_the_yaml_states_the_defaults_of_the_block():
 )
 def test_a_wrong_option_is_told(option, value, expected):
     with pytest.raises(ConfigError, match=rf"block.calibration.{option}={value}.*{expected}"):
-        registry.build("calibration", {option: value})
+        registry.build_block("calibration", {option: value})
 
 
 class Given(np.random.RandomState):

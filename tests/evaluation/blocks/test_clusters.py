@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.clusters import METRICS, SOURCE, Clusters
+from avatar_bench.evaluation.blocks.clusters import CLUSTER_METRICS, SOURCE_METRICS, Clusters
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "clusters.yaml"
 
@@ -53,7 +53,7 @@ def by_source(make_predictions, n=240, spread=3.0, **fields):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.clusters\n")
-    assert registry.build("clusters", OmegaConf.to_container(OmegaConf.load(YAML))) == Clusters()
+    assert registry.build_block("clusters", OmegaConf.to_container(OmegaConf.load(YAML))) == Clusters()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_silhouettes_and_indices_equal_sklearn_on_what_is_saved(saved):
         "calinski_harabasz": sk.calinski_harabasz_score(x, labels),
     }
     assert {name: said[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert list(said) == [*METRICS, *SOURCE]
+    assert list(said) == [*CLUSTER_METRICS, *SOURCE_METRICS]
 
 
 def test_the_separation_ratio_equals_scipy_on_what_is_saved(saved):
@@ -160,7 +160,7 @@ def test_saved_distances_are_means_over_pairs(saved, folder):
 
 def test_every_figure_lies_in_its_interval_and_above_its_floor_where_classes_part(judge, oracle):
     result = judge(oracle("noisy"), training=oracle("noisy", seed=1))
-    for name in METRICS:
+    for name in CLUSTER_METRICS:
         metric = result.metrics[name]
         assert metric.low <= metric.value <= metric.high, name
         assert (metric.floor < metric.low) == metric.higher_is_better, name
@@ -198,7 +198,7 @@ def test_a_shortcut_by_source_is_told_and_none_where_there_is_none(judge, make_p
 @pytest.mark.parametrize("sources", [[""] * 240, ["one"] * 240])
 def test_sources_that_cannot_be_compared_give_null_with_a_reason(judge, make_predictions, sources):
     result = judge(by_source(make_predictions, sources=sources))
-    for name in SOURCE:
+    for name in SOURCE_METRICS:
         assert result.metrics[name].value is None
         assert "source" in result.metrics[name].reason
     assert "source_distances" not in result.tables or sources[0]

@@ -34,7 +34,7 @@ def judge(fake_run, dataset_of):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.embedding\n")
-    assert registry.build("embedding", OmegaConf.to_container(OmegaConf.load(YAML))) == Embedding()
+    assert registry.build_block("embedding", OmegaConf.to_container(OmegaConf.load(YAML))) == Embedding()
 
 
 def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(judge, oracle, tmp_path):

@@ -79,7 +79,7 @@ def test_every_pair_is_recomputed_from_the_saved_answers(saved):
         }
         row = table.loc[(a, b)]
         assert row[list(expected)].to_dict() == pytest.approx(expected, abs=1e-6)
-        counts = row[["only_b_correct", "only_a_correct", "both_wrong", "both_right"]].tolist()
+        counts = row[["only_b_correct", "only_a_correct", "both_incorrect", "both_correct"]].tolist()
         assert counts == [sum(~right & other), sum(right & ~other), sum(~right & ~other), sum(right & other)]
         assert row["n"] == 240
 
@@ -154,21 +154,23 @@ def test_nine_runs_are_drawn_in_both_languages(compare, noisy):
 def test_seeds_of_one_recipe_are_told_apart_in_the_chart_of_kappa():
     labels = [f"mobilenetv3_small few_shot 10 shots of each · seed {seed}" for seed in (1, 2, 3)]
     table = pd.DataFrame([(*pair, 0.5) for pair in combinations(labels, 2)], columns=["a", "b", "kappa"])
-    figure = figures.kappa_error(table, dict.fromkeys(labels, 0.7), dict.fromkeys(labels, 0))
+    figure = figures.draw_kappa_error(table, dict.fromkeys(labels, 0.7), dict.fromkeys(labels, 0))
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [name.split()[0] for name in legend] == ["1", "2", "3"]
     assert len({name.split(maxsplit=1)[1] for name in legend}) == 3
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["1–2", "1–3", "2–3"]
-    alone = figures.kappa_error(table, dict.fromkeys(labels, 0.7), {label: i for i, label in enumerate(labels)})
+    alone = figures.draw_kappa_error(table, dict.fromkeys(labels, 0.7), {label: i for i, label in enumerate(labels)})
     assert not alone.axes[0].texts  # their colours tell them apart
 
 
 def test_rows_of_a_matrix_of_similar_names_differ():
     labels = [f"mobilenetv3_small few_shot 10 shots · seed {seed} of a long sweep" for seed in range(1, 10)]
-    figure = figures.pairs(np.eye(9), labels, "kappa", True)
+    figure = figures.draw_pairs(np.eye(9), labels, "kappa", True)
     assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 8
 
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.ensemble_diversity\n")
-    assert registry.build("ensemble_diversity", OmegaConf.to_container(OmegaConf.load(YAML))) == EnsembleDiversity()
+    assert (
+        registry.build_block("ensemble_diversity", OmegaConf.to_container(OmegaConf.load(YAML))) == EnsembleDiversity()
+    )

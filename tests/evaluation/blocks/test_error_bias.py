@@ -17,7 +17,7 @@ from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.error_bias import ErrorBias, figures
-from avatar_bench.i18n import catalogue, use_language
+from avatar_bench.i18n import load_catalogue, use_language
 from avatar_bench.metrics import stats
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "error_bias.yaml"
@@ -72,11 +72,11 @@ def test_confidence_can_be_recomputed_from_the_saved_images(saved):
     expected = {
         "mean_confidence": table["confidence"].mean(),
         "std_confidence": table["confidence"].std(ddof=0),
-        "mean_confidence_right": table.loc[right, "confidence"].mean(),
-        "mean_confidence_wrong": table.loc[~right, "confidence"].mean(),
+        "mean_confidence_correct": table.loc[right, "confidence"].mean(),
+        "mean_confidence_incorrect": table.loc[~right, "confidence"].mean(),
     }
     assert {name: said["metrics"][name]["value"] for name in expected} == pytest.approx(expected, abs=1e-9)
-    assert said["metrics"]["mean_confidence_wrong"]["floor"] == pytest.approx(expected["mean_confidence"])
+    assert said["metrics"]["mean_confidence_incorrect"]["floor"] == pytest.approx(expected["mean_confidence"])
     assert all(said["metrics"][name]["low"] < value < said["metrics"][name]["high"] for name, value in expected.items())
 
 
@@ -102,7 +102,7 @@ def test_every_slice_can_be_recomputed_from_the_saved_images(saved):
         assert (row.n, row.groups) == (own.sum(), images.loc[own, "group"].nunique())
         assert row.accuracy == pytest.approx(correct[own].mean(), abs=1e-9)
         assert row.mean_confidence == pytest.approx(images.loc[own, "confidence"].mean())
-        interval = stats.share_interval(correct[own], images.loc[own, "group"], 200)
+        interval = stats.proportion_interval(correct[own], images.loc[own, "group"], 200)
         assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
         wrong = images.loc[own & ~correct, "prediction"].value_counts()
         assert row.most_common_error == "" if wrong.empty else wrong[row.most_common_error] == wrong.max()
@@ -169,7 +169,7 @@ def test_a_perfect_oracle_errs_nowhere(oracle, judge):
     assert result.metrics["worst_slice"].value == result.metrics["mean_confidence"].value == 1
     assert result.metrics["worst_slice"].floor == 1
     assert result.metrics["std_confidence"].value == 0
-    assert result.metrics["mean_confidence_wrong"].value is None
+    assert result.metrics["mean_confidence_incorrect"].value is None
     assert result.metrics["unbias"].value == pytest.approx(2 / 3)
     assert result.tables["slices"]["p_adjusted"].min() == 1
     assert set(result.tables["slices"]["most_common_error"]) == {""}
@@ -233,13 +233,13 @@ def test_the_figures_speak_of_slices_in_the_language_asked_for(oracle, judge):
         figure = judge(oracle("noisy")).figures["weakest_slices"]
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert names
-    assert all(name.startswith(catalogue("ru").get("source", "source")) for name in names)
+    assert all(name.startswith(load_catalogue("ru").get("source", "source")) for name in names)
 
 
 def test_a_slice_of_a_range_bears_the_same_sign_in_each_language(oracle, judge):
     with use_language("ru"):
         row = pd.Series(
-            {"by": "size", "slice": image_slices.ranges([64], image_slices.SIDES, " px")[0], "target": "real"}
+            {"by": "size", "slice": image_slices.name_ranges([64], image_slices.SIDE_EDGES, " px")[0], "target": "real"}
         )
         assert figures.label(row) == "размер < 128 px (real)"
 
@@ -289,7 +289,7 @@ def test_a_slice_that_holds_all_of_its_class_has_nothing_to_be_compared_with(ora
 def test_one_image_or_one_class_and_no_sources_are_enough(n, make_predictions, judge, tmp_path):
     given = make_predictions([2] * n, [[5.0, 0, 0]] * n, sources=[""] * n)
     result = judge(given)
-    assert result.metrics["mean_confidence_right"].value is None
+    assert result.metrics["mean_confidence_correct"].value is None
     assert result.metrics["worst_slice"].value is None
     result.save(tmp_path / "error_bias")
 
@@ -301,12 +301,12 @@ def test_a_set_without_known_classes_is_refused(make_predictions, judge):
 
 def test_a_wrong_option_is_said():
     with pytest.raises(ConfigError, match=r"block\.error_bias\.minimum=0: expected 1 or more"):
-        registry.build("error_bias", {"minimum": 0})
+        registry.build_block("error_bias", {"minimum": 0})
 
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.error_bias\n")
-    assert registry.build("error_bias", OmegaConf.to_container(OmegaConf.load(YAML))) == ErrorBias()
+    assert registry.build_block("error_bias", OmegaConf.to_container(OmegaConf.load(YAML))) == ErrorBias()
 
 
 def test_the_command_judges_a_trained_run(tiny_run, tmp_path):

@@ -61,7 +61,7 @@ def test_figures_of_seeds_of_similar_recipes_are_whole(
     ]
     sets = [dataset_of(run.predictions(dataset_of(answered(0)))) for run in runs]
     with use_language(language):
-        whole(registry.build(block, {"resamples": 100}).compare(runs, sets), inside)
+        whole(registry.build_block(block, {"resamples": 100}).compare(runs, sets), inside)
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -74,4 +74,4 @@ def test_figures_of_one_run_are_whole(block, temperature, language, fake_run, da
     run = fake_run(judged, calibration=answered(9))
     options = {} if block == "embedding" else {"resamples": 100}
     with use_language(language):
-        whole(registry.build(block, options).evaluate(run, dataset_of(judged, **stored)), inside)
+        whole(registry.build_block(block, options).evaluate(run, dataset_of(judged, **stored)), inside)

@@ -24,13 +24,13 @@ from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import gradcam_figures as figures
 from avatar_bench.evaluation.blocks.gradcam import GradCam
-from avatar_bench.evaluation.faithfulness_tables import CURVES, GAINS, SANITY
-from avatar_bench.evaluation.registry import build
+from avatar_bench.evaluation.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
+from avatar_bench.evaluation.registry import build_block
 from avatar_bench.i18n import use_language
 from avatar_bench.models import attribution, backbones
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
-from avatar_bench.results.predictions import strings
+from avatar_bench.results.predictions import to_string_array
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
@@ -84,8 +84,8 @@ def test_every_metric_can_be_recomputed_from_what_is_saved(saved):
     folder, said = saved
     curves, sanity = arrays(folder, "curves"), arrays(folder, "sanity")
     shares = np.linspace(0, 1, 5)
-    areas = {name: np.array([auc(shares, curve) for curve in curves[name]]) for name in CURVES}
-    expected = {name: areas[name].mean() for name in CURVES}
+    areas = {name: np.array([auc(shares, curve) for curve in curves[name]]) for name in CURVE_NAMES}
+    expected = {name: areas[name].mean() for name in CURVE_NAMES}
     expected["deletion_gain"] = (areas["deletion_random"] - areas["deletion"]).mean()
     expected["insertion_gain"] = (areas["insertion"] - areas["insertion_random"]).mean()
 
@@ -93,12 +93,12 @@ def test_every_metric_can_be_recomputed_from_what_is_saved(saved):
         pairs = zip(sanity["trained"], others, strict=True)
         return np.mean([abs(spearmanr(one.ravel(), other.ravel()).statistic) for one, other in pairs])
 
-    expected[SANITY] = likeness(sanity["randomised"][-1])
+    expected[SANITY_METRIC] = likeness(sanity["randomised"][-1])
     assert {name: metric["value"] for name, metric in said.items()} == pytest.approx(expected, abs=1e-6)
-    assert said[SANITY]["floor"] == pytest.approx(likeness(sanity["chance"]), abs=1e-6)
+    assert said[SANITY_METRIC]["floor"] == pytest.approx(likeness(sanity["chance"]), abs=1e-6)
     assert said["deletion"]["floor"] == said["deletion_random"]["value"]
     assert said["insertion"]["floor"] == said["insertion_random"]["value"]
-    assert [said[name]["floor"] for name in GAINS] == [0, 0]
+    assert [said[name]["floor"] for name in FAITHFULNESS_GAINS] == [0, 0]
 
 
 def test_the_table_of_images_holds_each_one_s_figures(saved):
@@ -115,7 +115,7 @@ def test_the_table_of_images_holds_each_one_s_figures(saved):
 
 def test_every_metric_knows_its_direction_and_lies_in_its_interval(saved):
     better = {"deletion": False, "insertion": True, "deletion_random": None, "insertion_random": None}
-    better |= {"deletion_gain": True, "insertion_gain": True, SANITY: False}
+    better |= {"deletion_gain": True, "insertion_gain": True, SANITY_METRIC: False}
     assert {name: metric["higher_is_better"] for name, metric in saved[1].items()} == better
     assert all(metric["low"] <= metric["value"] <= metric["high"] for metric in saved[1].values())
 
@@ -126,9 +126,9 @@ def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_ru
     dataset = run.dataset("test")
     rows = [dataset.frame["path"].tolist().index(path) for path in maps["paths"]]
     images = run.inputs(dataset, rows)
-    layer = attribution.spatial_layer(run.classifier, images)
+    layer = attribution.find_spatial_layer(run.classifier, images)
     for name, classes in (("predicted", maps["predictions"]), ("true", maps["targets"])):
-        expected = attribution.grad_cam(run.classifier, layer, images, classes)
+        expected = attribution.compute_grad_cam(run.classifier, layer, images, classes)
         np.testing.assert_allclose(maps[name], expected, rtol=1e-3, atol=1e-6 * expected.max())
         assert maps[name].dtype == np.float32
     assert table["path"].tolist() == maps["paths"].tolist()
@@ -139,7 +139,7 @@ def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_ru
 def test_curves_start_and_end_where_the_network_s_verdict_says(saved):
     table, curves = pd.read_csv(saved[0] / "images.csv"), arrays(saved[0], "curves")
     confidence = table.loc[table["drawn"], "confidence"]
-    for name in CURVES:
+    for name in CURVE_NAMES:
         np.testing.assert_allclose(curves[name][:, 0 if "deletion" in name else -1], confidence, rtol=1e-4)
     for kind, end in (("deletion", -1), ("insertion", 0)):
         np.testing.assert_allclose(curves[kind][:, end], curves[f"{kind}_random"][:, end], rtol=1e-5)
@@ -148,7 +148,7 @@ def test_curves_start_and_end_where_the_network_s_verdict_says(saved):
 def test_saved_curves_and_correlations_are_means_of_the_arrays(saved):
     folder, _ = saved
     table, curves = pd.read_csv(folder / "curves.csv"), arrays(folder, "curves")
-    for name in CURVES:
+    for name in CURVE_NAMES:
         one = table[table["curve"] == name]
         np.testing.assert_allclose(one["probability"], curves[name].mean(axis=0), atol=1e-6)
         np.testing.assert_allclose(one["share"], np.linspace(0, 1, 5))
@@ -181,7 +181,9 @@ def test_each_image_has_an_overlay_that_the_table_names(saved):
 def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(judge, oracle):
     predictions = oracle("noisy")
     paths = [f"a folder/$(rm) ünï/../{'x' * 200} {i % 2}.png" for i in range(len(predictions))]
-    result = judge(replace(predictions, paths=strings(paths)), overlays=4, inputs=torch.full((240, 3, 400, 400), 90))
+    result = judge(
+        replace(predictions, paths=to_string_array(paths)), overlays=4, inputs=torch.full((240, 3, 400, 400), 90)
+    )
     assert [bool(file) for file in result.tables["images"]["overlay"][:6]] == [True] * 4 + [False] * 2
     assert len(result.images) == 4
     assert all(re.fullmatch(r"overlays/000\d_x{40}", name) for name in result.images)
@@ -192,10 +194,10 @@ def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(judge, o
 def test_an_overlay_is_the_grey_image_under_the_colours_of_its_map():
     image, shown = np.full((64, 64, 3), (30, 60, 90), np.uint8), np.zeros((2, 2), np.float32)
     dark = 0.55 * 255 * np.array(colormaps["inferno"](0.0)[:3]) + 0.45 * 60
-    np.testing.assert_allclose(figures.overlaid(image, shown), np.broadcast_to(dark, (64, 64, 3)), atol=1)
+    np.testing.assert_allclose(figures.render_overlay(image, shown), np.broadcast_to(dark, (64, 64, 3)), atol=1)
     shown[0, 0] = 0.2  # the largest value has the brightest colour, whatever it is
     bright = 0.55 * 255 * np.array(colormaps["inferno"](1.0)[:3]) + 0.45 * 60
-    np.testing.assert_allclose(figures.overlaid(image, shown)[0, 0], bright, atol=1)
+    np.testing.assert_allclose(figures.render_overlay(image, shown)[0, 0], bright, atol=1)
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -204,7 +206,7 @@ def test_the_figure_of_random_weights_is_drawn_whole_for_few_of_them(inside, net
     maps = np.random.default_rng(0).normal(size=(networks + 1, 2, 3, 3)).astype(np.float32)
     table = pd.DataFrame({"groups_randomised": np.arange(networks) + 10, "groups": 17, "correlation": 0.3})
     with use_language(language):
-        figure = figures.sanity(
+        figure = figures.draw_sanity(
             np.zeros((2, 8, 8, 3), np.uint8),
             {"trained": maps[0], "randomised": maps[1:]},
             [0, 1],
@@ -218,7 +220,7 @@ def test_the_figure_of_random_weights_is_drawn_whole_for_few_of_them(inside, net
 def test_the_curves_are_drawn_whole(inside, saved, language):
     result = Result.load(saved[0])
     with use_language(language):
-        assert inside(figures.curves(result.tables["curves"], result.metrics, 0.95))
+        assert inside(figures.draw_curves(result.tables["curves"], result.metrics, 0.95))
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])
@@ -297,7 +299,7 @@ def test_a_set_without_classes_and_a_network_without_maps_are_refused(judge, mak
 )
 def test_a_wrong_option_is_told_by_name(option, value, expected):
     with pytest.raises(ConfigError, match=rf"block\.gradcam\.{option}={value}: expected {expected}"):
-        build("gradcam", {option: value})
+        build_block("gradcam", {option: value})
 
 
 class RedFinder(nn.Module):
@@ -344,9 +346,11 @@ def test_a_network_that_sees_red_points_at_what_is_red(judge, make_predictions, 
     rows = [int(path.split(".")[0]) for path in result.tables["images"]["path"]]
     peaks = [np.unravel_index(shown.argmax(), shown.shape) for shown in result.arrays["maps"]["predicted"]]
     np.testing.assert_array_equal(peaks, cells[rows])
-    for name in GAINS:
+    for name in FAITHFULNESS_GAINS:
         assert result.metrics[name].low > 0
-    assert result.metrics[SANITY].value == pytest.approx(1)  # its "random" weights are the same: maps do not change
+    assert result.metrics[SANITY_METRIC].value == pytest.approx(
+        1
+    )  # its "random" weights are the same: maps do not change
     assert result.warnings == []
 
 
@@ -363,9 +367,9 @@ def test_empty_maps_that_are_no_better_than_random_ones_are_told(judge, make_pre
     monkeypatch.setattr(backbones, "create_backbone", lambda *args, **kwargs: see_nothing())
     result = judge(make_predictions(np.zeros(6), np.tile([4.0, 0, 0], (6, 1))), network=network)
     assert result.warnings[0] == "6 of 6 maps are empty: no cell speaks for the class"
-    assert [line.split(":")[0] for line in result.warnings[1:]] == list(GAINS)
-    assert result.metrics[SANITY].value is None
-    assert "constant" in result.metrics[SANITY].reason
+    assert [line.split(":")[0] for line in result.warnings[1:]] == list(FAITHFULNESS_GAINS)
+    assert result.metrics[SANITY_METRIC].value is None
+    assert "constant" in result.metrics[SANITY_METRIC].reason
 
 
 def test_many_images_are_ranked_in_parts(judge, oracle):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.blocks.gradcam_wall import GradCamWall
-from avatar_bench.evaluation.registry import build
+from avatar_bench.evaluation.registry import build_block
 from avatar_bench.models import attribution
 from avatar_bench.runs.run import Run
 
@@ -107,8 +107,8 @@ def test_the_saved_maps_are_those_of_the_class_that_was_asked_for(judge, make_pr
         maps = judge(wrong, wrong, networks=networks, of=of, images=2, wall=1, allow={"permutation"}).arrays["maps"]
         np.testing.assert_array_equal(maps["shown"], [classes, classes])
         for number, network in enumerate(networks):
-            layer = attribution.spatial_layer(network, noise(6))
-            expected = attribution.grad_cam(network, layer, noise(6), classes)
+            layer = attribution.find_spatial_layer(network, noise(6))
+            expected = attribution.compute_grad_cam(network, layer, noise(6), classes)
             np.testing.assert_allclose(maps[f"maps_{number}"], expected, rtol=1e-5)
 
 
@@ -194,7 +194,7 @@ def test_two_trained_runs_go_through(tiny_run, tmp_path):
 )
 def test_a_wrong_option_is_told_by_name(option, value, expected):
     with pytest.raises(ConfigError, match=rf"block\.gradcam_wall\.{option}={value}: expected {expected}"):
-        build("gradcam_wall", {option: value})
+        build_block("gradcam_wall", {option: value})
 
 
 def test_the_yaml_states_every_option_and_its_default():

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import answers
+from avatar_bench.evaluation.block import tabulate_predictions
 from avatar_bench.evaluation.blocks import integrated_score
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.evaluation.blocks.calibration import Calibration
@@ -68,7 +68,7 @@ def results(seed=0, right=0.8, speed=100.0, size=5.0, shift=1.0, **changes):
     )
     cosine = pd.DataFrame({"group": groups, "silhouette_cosine": rng.uniform(0, 0.4, N)})
     mine = varied[varied["variation"].str.fullmatch(r"(\w+)/3")]
-    edges = calibration.equal_width(15)
+    edges = calibration.equal_width_edges(15)
     inside = scores[scores["kind"] == "in_domain"]["energy"]
 
     def auroc(name):
@@ -356,7 +356,7 @@ def test_intervals_tighten_with_more_images_drawn_alike():
     flipped.loc[flipped.index[flipped["correct"]][0], "correct"] = False
     near = saved | {"blind_test": replace(saved["blind_test"], tables={"predictions": flipped})}
     near = with_metric(near, "blind_test", "accuracy", value=float(flipped["correct"].mean()))
-    edges = calibration.equal_width(15)
+    edges = calibration.equal_width_edges(15)
     error = float(calibration.ece(flipped["confidence"].to_numpy(), flipped["correct"].to_numpy(), edges))
     near = with_metric(near, "calibration", "scaled/ece_15", value=error)
     drawn = compare(run_of(saved, "a"), run_of(near, "b")).arrays["resamples"]["scores"]
@@ -459,7 +459,7 @@ def test_options_that_make_no_sense_are_refused(options, told):
 
 
 def test_weights_of_the_command_line_are_put_into_the_rest():
-    block = registry.build("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
+    block = registry.build_block("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
     assert block.qualities == tuple(key for key in QUALITIES if key != "speed")
     assert block.ranges["size"] == [100, 1]
     assert block.reads_results
@@ -482,7 +482,7 @@ def test_it_reads_what_the_blocks_themselves_save(oracle, fake_run, dataset_of, 
     result = compare(run_of(made, "true"), run_of(results(1), "other"))
     row = result.tables["scores"].set_index("run").loc["true"]
     assert row["complete"], row["missing"]
-    assert made["blind_test"].tables["predictions"].shape[0] == len(answers(inside))
+    assert made["blind_test"].tables["predictions"].shape[0] == len(tabulate_predictions(inside))
     assert result.tables["qualities"].set_index("quality")["resampled"].to_dict() == {
         **dict.fromkeys(QUALITIES, True),
         "speed": False,

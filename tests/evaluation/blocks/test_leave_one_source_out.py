@@ -73,8 +73,8 @@ def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(compare
     matrix = result.tables["matrix"].set_index("source")
     assert dict(matrix["recall"]) == pytest.approx({"studio": 0.8, "ink": 0.9, "gan": 0.25})
     assert (matrix.loc["gan", "low"], matrix.loc["gan", "high"]) == stats.wilson(10, 40)
-    assert matrix.loc["gan", "taken_for_real"] == 0.75
-    assert matrix.loc["studio", "taken_for_drawing"] == pytest.approx(0.2)
+    assert matrix.loc["gan", "predicted_as_real"] == 0.75
+    assert matrix.loc["studio", "predicted_as_drawing"] == pytest.approx(0.2)
     assert set(matrix["target"]) == set(CLASSES)
     mean, worst = result.metrics["mean/net frozen"], result.metrics["worst/net frozen"]
     assert mean.value == pytest.approx((0.8 + 0.9 + 0.25) / 3)
@@ -137,7 +137,7 @@ def test_only_images_of_what_was_held_out_are_judged(compare, left_out):
 def test_a_source_that_no_run_recognises_is_a_finding_and_not_an_alarm(compare, left_out):
     result = compare(left_out("studio", "real", share(100, 0)))
     assert result.metrics["worst/net frozen"].value == 0
-    assert result.tables["matrix"].loc[0, "taken_for_drawing"] == 1
+    assert result.tables["matrix"].loc[0, "predicted_as_drawing"] == 1
 
 
 def test_a_perfect_run_recognises_all(compare, left_out):
@@ -155,10 +155,10 @@ def test_a_uniform_run_recognises_a_third(compare, left_out):
 
 def test_the_classes_of_runs_are_matched_by_name(compare, left_out):
     first, (run, dataset) = left_out("studio", "real", share(50, 40)), left_out("ink", "drawing", share(50, 30))
-    turned = run.predictions(dataset).in_order(CLASSES[::-1])
+    turned = run.predictions(dataset).reorder(CLASSES[::-1])
     run.classes, run.predictions = turned.classes, lambda dataset: turned
     matrix = compare(first, (run, dataset)).tables["matrix"].set_index("source")
-    assert (matrix.loc["ink", "recall"], matrix.loc["ink", "taken_for_generated"]) == pytest.approx((0.6, 0.4))
+    assert (matrix.loc["ink", "recall"], matrix.loc["ink", "predicted_as_generated"]) == pytest.approx((0.6, 0.4))
 
 
 def test_other_runs_are_left_out_and_counted(compare, left_out, fake_run, dataset_of, oracle):
@@ -218,7 +218,10 @@ def test_an_option_out_of_range_is_named():
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.leave_one_source_out\n")
-    assert registry.build("leave_one_source_out", OmegaConf.to_container(OmegaConf.load(YAML))) == LeaveOneSourceOut()
+    assert (
+        registry.build_block("leave_one_source_out", OmegaConf.to_container(OmegaConf.load(YAML)))
+        == LeaveOneSourceOut()
+    )
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def noisy(make_predictions, n=240, **fields):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.prior_shift\n")
-    assert registry.build("prior_shift", OmegaConf.to_container(OmegaConf.load(YAML))) == PriorShift()
+    assert registry.build_block("prior_shift", OmegaConf.to_container(OmegaConf.load(YAML))) == PriorShift()
 
 
 def test_every_metric_can_be_recomputed_from_the_saved_tables(judge, make_predictions, tmp_path):
@@ -104,8 +104,8 @@ def test_mixes_csv_gives_each_class_in_turn_each_share(judge, make_predictions):
         prior = [getattr(row, f"share_{name}") for name in CLASSES]
         always = np.full(3, np.argmax(prior))
         expected = sk.f1_score(range(3), always, sample_weight=prior, average="macro")
-        assert row.commonest_macro_f1 == pytest.approx(expected)
-        assert row.commonest_accuracy == pytest.approx(sk.accuracy_score(range(3), always, sample_weight=prior))
+        assert row.majority_macro_f1 == pytest.approx(expected)
+        assert row.majority_accuracy == pytest.approx(sk.accuracy_score(range(3), always, sample_weight=prior))
     assert set(result.figures) == {"mixes", "shares"}
     assert set(judge(noisy(make_predictions), shares=[]).figures) == {"mixes"}
 

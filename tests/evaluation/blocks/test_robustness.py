@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from avatar_bench.cli.app import main
-from avatar_bench.data.corruptions import KINDS, SEVERITIES, TIERS, Corruption
+from avatar_bench.data.corruptions import CORRUPTION_KINDS, DELIVERY_TIERS, SEVERITIES, Corruption
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
@@ -65,7 +65,13 @@ def test_the_figures_count_images_where_the_metrics_count_groups(judge, shaky) -
 
 def test_a_perfect_oracle_loses_nothing(judge, oracle) -> None:
     result = judge(oracle("perfect"))
-    for name in ("robustness", "clean", "mean_over_severities", *KINDS, *(f"delivery/{tier}" for tier in TIERS)):
+    for name in (
+        "robustness",
+        "clean",
+        "mean_over_severities",
+        *CORRUPTION_KINDS,
+        *(f"delivery/{tier}" for tier in DELIVERY_TIERS),
+    ):
         assert result.metrics[name].value == 1.0, name
         assert result.metrics[name].floor == pytest.approx(1 / 3)
     assert all(metric.value == 1.0 for name, metric in result.metrics.items() if name.startswith("relative/"))
@@ -77,7 +83,7 @@ def test_a_perfect_oracle_loses_nothing(judge, oracle) -> None:
 
 def test_a_uniform_oracle_scores_chance_and_is_said_to_have_nothing_to_lose(judge, oracle) -> None:
     result = judge(oracle("uniform"), lambda variation: oracle("uniform", seed=len(variation.key)))
-    for name in ("robustness", "clean", "mean_over_severities", *KINDS):
+    for name in ("robustness", "clean", "mean_over_severities", *CORRUPTION_KINDS):
         assert result.metrics[name].low < 1 / 3 < result.metrics[name].high, name
     assert any("chance" in warning for warning in result.warnings)
 
@@ -90,9 +96,9 @@ def test_each_wrong_order_of_the_classes_raises_the_alarm(judge, oracle, order) 
 
 
 def test_the_metrics_are_those_of_the_contract(judge, shaky) -> None:
-    tiers = [f"delivery/{tier}" for tier in TIERS]
-    kept = [*KINDS, "robustness", *tiers]
-    expected = ["robustness", "clean", *KINDS, "mean_over_severities", *tiers]
+    tiers = [f"delivery/{tier}" for tier in DELIVERY_TIERS]
+    kept = [*CORRUPTION_KINDS, "robustness", *tiers]
+    expected = ["robustness", "clean", *CORRUPTION_KINDS, "mean_over_severities", *tiers]
     expected += [f"{what}/{name}" for what in ("drop", "relative") for name in kept]
     expected += [f"{what}/{name}" for what in ("bias", "fragility") for name in CLASSES]
     result = judge(*shaky)
@@ -113,23 +119,23 @@ def test_every_figure_can_be_recomputed_from_the_saved_tables(judge, shaky, tmp_
     accuracy = {name: sk.accuracy_score(part["target"], part["prediction"]) for name, part in table.items()}
 
     assert value["clean"] == pytest.approx(accuracy["clean"], abs=1e-9)
-    for kind in KINDS:
+    for kind in CORRUPTION_KINDS:
         assert value[kind] == pytest.approx(accuracy[f"{kind}/3"], abs=1e-9)
-    kept = {kind: accuracy[f"{kind}/3"] for kind in KINDS}
+    kept = {kind: accuracy[f"{kind}/3"] for kind in CORRUPTION_KINDS}
     kept |= {"robustness": np.mean(list(kept.values()))} | {
-        f"delivery/{tier}": accuracy[f"delivery/{tier}"] for tier in TIERS
+        f"delivery/{tier}": accuracy[f"delivery/{tier}"] for tier in DELIVERY_TIERS
     }
     for name, share in kept.items():
         assert value[f"drop/{name}"] == pytest.approx(accuracy["clean"] - share, abs=1e-9)
         assert value[f"relative/{name}"] == pytest.approx(share / accuracy["clean"], abs=1e-9)
     assert value["robustness"] == pytest.approx(kept["robustness"], abs=1e-9)
-    every = [accuracy[f"{kind}/{k}"] for kind in KINDS for k in SEVERITIES]
+    every = [accuracy[f"{kind}/{k}"] for kind in CORRUPTION_KINDS for k in SEVERITIES]
     assert value["mean_over_severities"] == pytest.approx(np.mean(every), abs=1e-9)
-    for tier in TIERS:
+    for tier in DELIVERY_TIERS:
         assert value[f"delivery/{tier}"] == pytest.approx(accuracy[f"delivery/{tier}"], abs=1e-9)
 
     found = {name: ([], []) for name in CLASSES}
-    for kind in KINDS:
+    for kind in CORRUPTION_KINDS:
         clean, corrupted = table["clean"], table[f"{kind}/3"]
         gains = []
         for k in CLASSES:  # one class alone is transformed: its rows are the corrupted ones
@@ -157,7 +163,7 @@ def test_the_tables_say_what_the_predictions_say(judge, shaky) -> None:
     severities = result.tables["severities"]
     assert list(severities.columns[:7]) == ["corruption", "severity", "parameter", "accuracy", "low", "high", "n"]
     assert severities["severity"].tolist() == [0, *SEVERITIES * 5]
-    assert severities["corruption"].tolist() == ["clean", *np.repeat(KINDS, 5)]
+    assert severities["corruption"].tolist() == ["clean", *np.repeat(CORRUPTION_KINDS, 5)]
     names = ["clean", *(f"{row.corruption}/{row.severity}" for row in severities[1:].itertuples())]
     assert severities["accuracy"].tolist() == pytest.approx(share[names].tolist())
     assert (severities["low"] <= severities["accuracy"]).all()
@@ -169,7 +175,9 @@ def test_the_tables_say_what_the_predictions_say(judge, shaky) -> None:
         assert row.recall == pytest.approx(recalls[row.variation, row[2]])
         assert (row.n, row.groups) == (40, 20)
     delivery = result.tables["delivery"].set_index("tier")
-    assert delivery["drop"].tolist() == pytest.approx([share["clean"] - share[f"delivery/{tier}"] for tier in TIERS])
+    assert delivery["drop"].tolist() == pytest.approx(
+        [share["clean"] - share[f"delivery/{tier}"] for tier in DELIVERY_TIERS]
+    )
     counts = result.tables["one_class"]
     clean, dark = (rows[rows["variation"] == name] for name in ("clean", "brightness/3"))
     for row in counts[counts["corruption"] == "brightness"].itertuples():
@@ -179,7 +187,7 @@ def test_the_tables_say_what_the_predictions_say(judge, shaky) -> None:
 
 def test_groups_of_one_image_have_wilson_intervals(judge, oracle) -> None:
     result = judge(oracle("noisy"), lambda variation: oracle("noisy", seed=len(variation.key)))
-    for name in ("clean", *KINDS, *(f"delivery/{tier}" for tier in TIERS)):
+    for name in ("clean", *CORRUPTION_KINDS, *(f"delivery/{tier}" for tier in DELIVERY_TIERS)):
         metric = result.metrics[name]
         expected = binomtest(round(metric.value * 240), 240).proportion_ci(method="wilson")
         assert (metric.low, metric.high) == pytest.approx(tuple(expected))
@@ -278,19 +286,24 @@ def test_one_image_is_enough_and_none_of_known_class_is_refused(judge, make_pred
 )
 def test_a_wrong_option_is_said(option, value, expected) -> None:
     with pytest.raises(ConfigError, match=rf"block\.robustness\.{option}=.*{expected}"):
-        registry.build("robustness", {option: value})
+        registry.build_block("robustness", {option: value})
 
 
 def test_the_yaml_states_the_defaults_of_the_block() -> None:
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.robustness\n")
-    assert registry.build("robustness", OmegaConf.to_container(OmegaConf.load(YAML))) == Robustness()
+    assert registry.build_block("robustness", OmegaConf.to_container(OmegaConf.load(YAML))) == Robustness()
 
 
 def test_workers_and_orders_change_no_digit(run_copy) -> None:
     """The prediction of each image under each variation, by 0, 1 and 4 workers, in any order of either."""
     found = []
     options = {"severities": [3, 5], "delivery": ["hard"], "resamples": 100}
-    orders = [(0, 1, options), (1, 1, options), (4, 1, options), (1, -1, options | {"corruptions": [*KINDS][::-1]})]
+    orders = [
+        (0, 1, options),
+        (1, 1, options),
+        (4, 1, options),
+        (1, -1, options | {"corruptions": [*CORRUPTION_KINDS][::-1]}),
+    ]
     for workers, step, chosen in orders:
         run = Run.open(run_copy, accelerator="cpu", workers=workers, batch_size=4)
         dataset = run.dataset("test")

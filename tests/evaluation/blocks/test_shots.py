@@ -181,7 +181,7 @@ def test_an_option_out_of_range_is_named():
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.shots\n")
-    assert registry.build("shots", OmegaConf.to_container(OmegaConf.load(YAML)) or {}) == Shots()
+    assert registry.build_block("shots", OmegaConf.to_container(OmegaConf.load(YAML)) or {}) == Shots()
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_two_copies_of_one_model_are_tied(compare, oracle):
     assert list(ranking["rank"]) == list(ranking["rank_low"]) == list(ranking["rank_high"]) == [1, 1]
     assert list(ranking["letters"]) == ["a", "a"]
     assert ranking["tied_with_best"].all()
-    assert result.metrics["pairs_told_apart"].value == 0
+    assert result.metrics["significant_pairs"].value == 0
     assert result.metrics["n_required"].value is None
     assert "equally often" in result.metrics["n_required"].reason
 
@@ -167,7 +167,7 @@ def test_equal_recipes_are_told_apart_at_most_as_often_as_alpha(compare, answers
     for _ in range(40):
         hard = rng.beta(3, 1, 90)
         result = compare({name: answers(rng.random(90) < hard) for name in "abc"}, resamples=100)
-        told += result.metrics["pairs_told_apart"].value > 0
+        told += result.metrics["significant_pairs"].value > 0
     assert told <= 4  # of 40: 2 are expected at most
 
 
@@ -193,12 +193,12 @@ def tries(gain, seeds, number, spread=0.0, block=None):
         }
         recipes = judged(right)
         drawn = recipes.draw(block) if block else np.zeros((2, 2))
-        found.append(recipe_pairs.compared(recipes, drawn, 0, 1, 0.95, 0.8, 0.05))
+        found.append(recipe_pairs.compare_pair(recipes, drawn, 0, 1, 0.95, 0.8, 0.05))
     return pd.DataFrame(found)
 
 
 def stated(pairs):
-    return np.mean([recipe_pairs.detectable(row, 0.8, 0.05) for _, row in pairs.iterrows()])
+    return np.mean([recipe_pairs.find_detectable_difference(row, 0.8, 0.05) for _, row in pairs.iterrows()])
 
 
 @pytest.mark.parametrize("seeds", [1, 5])
@@ -256,7 +256,7 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
     by_interval = (pair["high"] - pair["low"]) / 2 + norm.isf(0.2) * gain * np.sqrt(discordance / n)
     expected = max(gain * stats.detectable_difference(n, discordance), by_interval)
     assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
-    assert metrics["pairs_told_apart"].value == tables["pairs"]["significant"].sum()
+    assert metrics["significant_pairs"].value == tables["pairs"]["significant"].sum()
     assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()
 
 
@@ -281,7 +281,7 @@ def test_an_option_out_of_range_is_named(option, value):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.significance\n")
-    assert registry.build("significance", OmegaConf.to_container(OmegaConf.load(YAML))) == Significance()
+    assert registry.build_block("significance", OmegaConf.to_container(OmegaConf.load(YAML))) == Significance()
 
 
 def test_nine_networks_that_guess_are_said_to_be_no_better_than_guessing(compare, oracle):

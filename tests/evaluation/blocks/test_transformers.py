@@ -15,13 +15,13 @@ from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.evaluation.blocks.transformers import Transformers, figures
-from avatar_bench.evaluation.blocks.transformers.study_tables import history, study
-from avatar_bench.evaluation.blocks.transformers.study_warnings import about_families
-from avatar_bench.evaluation.model_traits import Pair, Start
+from avatar_bench.evaluation.blocks.transformers.study_tables import build_study_table, read_history
+from avatar_bench.evaluation.blocks.transformers.study_warnings import warn_about_families
+from avatar_bench.evaluation.model_traits import RecipePair, StartingWeights
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import calibration_errors
 from avatar_bench.models.inspection import FAMILIES
-from avatar_bench.models.profiling import macs
+from avatar_bench.models.profiling import count_macs
 from avatar_bench.results.result import Metric, Result
 
 SAM = {"name": "sam", "base": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
@@ -302,7 +302,7 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
     pairs = result.tables["pairs"]
     assert not pairs["significant"].any()
     for _, row in pairs.iterrows():
-        assert row["detectable"] == recipe_pairs.detectable(row, 0.8, 0.05 / 2)
+        assert row["detectable"] == recipe_pairs.find_detectable_difference(row, 0.8, 0.05 / 2)
         assert abs(row["difference"]) < row["detectable"]
         assert (row["detectable_reason"], row["n_required_reason"]) == ("", "")
     said = " ".join(result.warnings)
@@ -323,12 +323,12 @@ def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much
     for side in "ab":
         net, size = nets[pair[side]], NETS[pair[side]][1]
         assert pair[f"params_m_{side}"] == sum(p.numel() for p in net.parameters()) / 1e6
-        assert pair[f"macs_g_{side}"] == macs(net, size) / 1e9
+        assert pair[f"macs_g_{side}"] == count_macs(net, size) / 1e9
     sizes = sorted(pair[["params_m_a", "params_m_b"]])
     assert any("more than twofold" in warning for warning in result.warnings) == (sizes[1] > 2 * sizes[0])
-    own = [SimpleNamespace(params=count, start=Start("scratch")) for count in (86e6, 6e6, 12e6)]
-    found = [Pair(0, 1, "family"), Pair(2, 1, "family"), Pair(0, 2, "start")]
-    (said,) = about_families(["large", "small", "twice"], own, found)
+    own = [SimpleNamespace(params=count, start=StartingWeights("scratch")) for count in (86e6, 6e6, 12e6)]
+    found = [RecipePair(0, 1, "family"), RecipePair(2, 1, "family"), RecipePair(0, 2, "start")]
+    (said,) = warn_about_families(["large", "small", "twice"], own, found)
     assert said.endswith("large (86.0 M) − small (6.0 M).")
 
 
@@ -482,7 +482,7 @@ def test_recipes_of_one_network_and_start_are_told_apart_by_their_names(compare,
 
 def test_recipes_are_grouped_by_family_the_best_first():
     table = pd.DataFrame({"family": ["transformer", "convolutional", "convolutional"], "accuracy": [0.9, 0.5, 0.6]})
-    assert figures.grouped(table)["accuracy"].tolist() == [0.6, 0.5, 0.9]
+    assert figures.sort_by_family(table)["accuracy"].tolist() == [0.6, 0.5, 0.9]
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -495,7 +495,7 @@ def test_the_numbers_in_the_chart_of_cost_can_be_read_where_recipes_are_equal(eq
     rows = rows.assign(train_seconds=[*[100.0] * equal, *(100 + 50 * others)])
     rows.loc[1, "train_seconds"] = np.nan  # its number, that of the other chart, is left out
     with use_language(language):
-        figure = figures.cost(rows)
+        figure = figures.draw_cost(rows)
     figure.canvas.draw()
     axes = figure.axes[0]
     texts = [text for text in axes.texts if text.get_text()]
@@ -509,7 +509,7 @@ def test_the_numbers_in_the_chart_of_cost_can_be_read_where_recipes_are_equal(eq
 
 
 def test_every_published_figure_bears_its_source():
-    table = history()
+    table = read_history()
     assert len(table) > 15
     assert table.notna().all(axis=None)
     assert table["year"].is_monotonic_increasing
@@ -541,7 +541,7 @@ def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
     recipes = pd.DataFrame(
         [(name, *made) for name, made in RECIPES.items()], columns=["recipe", "architecture", "trained_with", "sam"]
     ).assign(accuracy=0.6, accuracy_low=0.5, accuracy_high=0.7, params_m=9.0, latency_ms=20.0, n=240)
-    table = study(recipes.assign(start=np.where(recipes["trained_with"] == "", "scratch", "published")))
+    table = build_study_table(recipes.assign(start=np.where(recipes["trained_with"] == "", "scratch", "published")))
     beside = table.groupby(["block", "network"], sort=False)["recipe"].agg(lambda own: sorted(own.dropna())).to_dict()
     assert beside == {
         (22, "ResNet-50"): [],
@@ -571,8 +571,8 @@ def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(com
     unnamed, avatars = drawn.figures["study"].axes
     table = drawn.tables["study"]
     (top1,), (typed, measured) = ([line.get_xdata() for line in axes.lines] for axes in (unnamed, avatars))
-    np.testing.assert_array_equal(top1, table["typed_accuracy"].where(table["block"] == 22))
-    np.testing.assert_array_equal(typed, table["typed_accuracy"].where(table["block"] == 23))
+    np.testing.assert_array_equal(top1, table["reported_accuracy"].where(table["block"] == 22))
+    np.testing.assert_array_equal(typed, table["reported_accuracy"].where(table["block"] == 23))
     labels = [tick.get_text() for tick in unnamed.get_yticklabels()]
     assert labels[:2] == ["ResNet-50, its block 22\nthree", "EfficientNet-B0, its block 22\nno recipe of this network"]
     row = table.set_index("recipe").loc["three"]

@@ -9,8 +9,8 @@ import pytest
 
 from avatar_bench.errors import DataError
 from avatar_bench.sources.readers import archive
-from avatar_bench.sources.readers.archive import KIND
-from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.archive import ARCHIVE_READER
+from avatar_bench.sources.readers.reader import SourceJob
 
 FILES = {"set/real/a.jpg": b"a", "set/drawing/b.svg": b"b", "README": b"hello"}
 
@@ -41,8 +41,8 @@ def special(path, **fields):
 
 
 def read(tmp_path, file, done=(), **options):
-    job = Job("packed", {"kind": "archive", "label": "", "file": str(file), **options}, tmp_path / "place", done)
-    return list(KIND.read(job)), job.quarantine
+    job = SourceJob("packed", {"kind": "archive", "label": "", "file": str(file), **options}, tmp_path / "place", done)
+    return list(ARCHIVE_READER.read(job)), job.quarantine
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_two_members_of_one_name_are_refused(tmp_path):
 
 
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "SMALL", 2**20)
+    monkeypatch.setattr(archive, "ALWAYS_ALLOWED_BYTES", 2**20)
     bomb = zipped(tmp_path / "bomb.zip", {"real/a.jpg": bytes(2**22)}, compression=zipfile.ZIP_DEFLATED)
-    assert bomb.stat().st_size * archive.RATIO < 2**22
+    assert bomb.stat().st_size * archive.MAX_RATIO < 2**22
     with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
         read(tmp_path, bomb)
     assert list((tmp_path / "place").iterdir()) == []

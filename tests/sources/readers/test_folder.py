@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.folder import KIND, _unusable
-from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.folder import FOLDER_READER, _explain_unusable
+from avatar_bench.sources.readers.reader import SourceJob
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
@@ -22,8 +22,8 @@ def plant(root, *names):
 
 
 def read(tmp_path, done=(), **options):
-    job = Job("own", {"kind": "folder", "label": "", **options}, tmp_path / "place", done)
-    return list(KIND.read(job)), job.quarantine
+    job = SourceJob("own", {"kind": "folder", "label": "", **options}, tmp_path / "place", done)
+    return list(FOLDER_READER.read(job)), job.quarantine
 
 
 def test_class_folders_give_class_and_source_in_the_order_of_paths(tmp_path):
@@ -131,7 +131,7 @@ def test_rules_read_the_class_or_name_what_they_cannot_decide(tmp_path):
 )
 def test_a_rule_that_makes_no_sense_is_refused_before_anything_is_read(rule, told):
     with pytest.raises(ConfigError, match=told):
-        KIND.check("own", {"root": "x", "label": "", "rules": [rule]})
+        FOLDER_READER.check("own", {"root": "x", "label": "", "rules": [rule]})
 
 
 def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
@@ -185,13 +185,13 @@ def test_a_missing_folder_is_an_error(tmp_path):
 def test_the_state_changes_with_any_file_and_with_the_manifest(tmp_path):
     plant(tmp_path, "set/real/a.jpg", "m.csv")
     source = {"root": str(tmp_path / "set"), "manifest": str(tmp_path / "m.csv"), "label": ""}
-    states = [KIND.state(source), KIND.state(source)]
+    states = [FOLDER_READER.state(source), FOLDER_READER.state(source)]
     plant(tmp_path, "set/real/b.jpg")
-    states.append(KIND.state(source))
+    states.append(FOLDER_READER.state(source))
     os.utime(tmp_path / "set" / "real" / "a.jpg", ns=(1, 1))
-    states.append(KIND.state(source))
+    states.append(FOLDER_READER.state(source))
     (tmp_path / "m.csv").write_text("longer than before")
-    states.append(KIND.state(source))
+    states.append(FOLDER_READER.state(source))
     assert states[0] == states[1]
     assert len(set(states)) == 4
 
@@ -214,4 +214,4 @@ def test_links_that_lead_in_a_circle_are_put_aside(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.png").symlink_to("b.png")
     (tmp_path / "real" / "b.png").symlink_to("a.png")
-    assert _unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a link to nothing"
+    assert _explain_unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a link to nothing"

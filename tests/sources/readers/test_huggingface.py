@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.huggingface import KIND
-from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.huggingface import HUGGINGFACE_READER
+from avatar_bench.sources.readers.reader import SourceJob
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,8 +25,10 @@ def shard(path, images, labels=None, names=None, **columns):
 
 
 def read(tmp_path, done=(), **options):
-    job = Job("hub", {"kind": "huggingface", "label": "", "label_column": "label", **options}, tmp_path / "place", done)
-    return list(KIND.read(job)), job.quarantine
+    job = SourceJob(
+        "hub", {"kind": "huggingface", "label": "", "label_column": "label", **options}, tmp_path / "place", done
+    )
+    return list(HUGGINGFACE_READER.read(job)), job.quarantine
 
 
 def test_shards_are_read_by_name_with_the_classes_of_their_metadata(tmp_path):
@@ -138,12 +140,12 @@ def test_offline_it_says_in_three_lines_what_else_can_be_done(tmp_path, monkeypa
 )
 def test_what_would_not_be_reproducible_or_has_no_class_is_refused(options, told):
     with pytest.raises(ConfigError, match=told):
-        KIND.check("hub", options)
+        HUGGINGFACE_READER.check("hub", options)
 
 
 def test_the_state_changes_with_the_shards(tmp_path):
     shard(tmp_path / "a.parquet", [PNG], ["real"])
-    before = KIND.state({"root": str(tmp_path)})
+    before = HUGGINGFACE_READER.state({"root": str(tmp_path)})
     shard(tmp_path / "b.parquet", [PNG], ["real"])
-    assert KIND.state({"root": str(tmp_path)}) != before
-    assert KIND.state({"repo": "a/b", "revision": "c"}) == ""
+    assert HUGGINGFACE_READER.state({"root": str(tmp_path)}) != before
+    assert HUGGINGFACE_READER.state({"repo": "a/b", "revision": "c"}) == ""

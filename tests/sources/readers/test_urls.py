@@ -19,8 +19,8 @@ import pytest
 from avatar_bench import __version__
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.readers import archive, download
-from avatar_bench.sources.readers.reader import Job
-from avatar_bench.sources.readers.urls import KIND, expand
+from avatar_bench.sources.readers.reader import SourceJob
+from avatar_bench.sources.readers.urls import URL_READER, expand_pattern
 
 BODY = bytes(range(256)) * 40
 
@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "BACKOFF", 0.02)
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.02)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -143,12 +143,12 @@ def server(monkeypatch):
 
 def job(tmp_path, done=(), **options):
     known = {"kind": "urls", "label": "real", "homepage": "https://example.org", "pause": 0, "timeout": 5, **options}
-    return Job("web", known, tmp_path / "place", done)
+    return SourceJob("web", known, tmp_path / "place", done)
 
 
 def read(tmp_path, done=(), **options):
     made = job(tmp_path, done, **options)
-    return list(KIND.read(made)), made.quarantine
+    return list(URL_READER.read(made)), made.quarantine
 
 
 def refusal(tmp_path, url, **options):
@@ -169,8 +169,8 @@ def refusal(tmp_path, url, **options):
     ],
 )
 def test_braces_stand_for_several_names(pattern, names):
-    assert expand(pattern)[: len(names)] == names
-    assert len(expand("{female,male}/512/{0..99}.jpg")) == 200
+    assert expand_pattern(pattern)[: len(names)] == names
+    assert len(expand_pattern("{female,male}/512/{0..99}.jpg")) == 200
 
 
 def test_images_come_in_the_order_of_their_names_however_the_downloads_end(tmp_path, server):
@@ -311,14 +311,14 @@ def test_requests_keep_their_distance(tmp_path, server):
 
 
 def test_a_host_that_cannot_be_reached_is_told_once_and_not_asked_for_every_image(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "BACKOFF", 0.05)
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.05)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
     made = job(tmp_path, base=f"http://127.0.0.1:{port}", names=["{0..199}.jpg"], parallel=2, retries=2)
     with pytest.raises(DataError, match=r"nothing could be downloaded.*\n.*Connection refused"):
-        list(KIND.read(made))
+        list(URL_READER.read(made))
     assert len(made.quarantine) == 200
     assert time.monotonic() - start < 3
 
@@ -350,10 +350,10 @@ def test_a_list_that_cannot_be_read_is_an_error(tmp_path):
 
 def test_the_state_is_that_of_the_list(tmp_path):
     (tmp_path / "list").write_text("http://a/1")
-    before = KIND.state({"list": str(tmp_path / "list")})
+    before = URL_READER.state({"list": str(tmp_path / "list")})
     (tmp_path / "list").write_text("http://a/2")
-    assert before != KIND.state({"list": str(tmp_path / "list")})
-    assert KIND.state({"urls": ["http://a/1"]}) == ""
+    assert before != URL_READER.state({"list": str(tmp_path / "list")})
+    assert URL_READER.state({"urls": ["http://a/1"]}) == ""
 
 
 def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
@@ -363,10 +363,10 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
     server.content = buffer.getvalue()
     source = {"kind": "archive", "label": "", "url": f"{server.base}/content/set.zip"}
     source["sha256"] = hashlib.sha256(server.content).hexdigest()
-    (image,) = archive.KIND.read(Job("packed", source, tmp_path))
+    (image,) = archive.ARCHIVE_READER.read(SourceJob("packed", source, tmp_path))
     assert (image.name, image.label, image.read()) == ("real/a.jpg", "real", b"a")
     with pytest.raises(DataError, match="could not be downloaded: its sha256 is"):
-        list(archive.KIND.read(Job("packed", {**source, "sha256": "0" * 64}, tmp_path)))
+        list(archive.ARCHIVE_READER.read(SourceJob("packed", {**source, "sha256": "0" * 64}, tmp_path)))
 
 
 def test_boxes_and_groups_come_from_the_names(tmp_path, server):
@@ -386,7 +386,7 @@ def test_boxes_and_groups_come_from_the_names(tmp_path, server):
 )
 def test_options_that_do_not_fit_are_refused(options, told):
     with pytest.raises(ConfigError, match=told):
-        KIND.check("web", options)
+        URL_READER.check("web", options)
 
 
 def test_ctrl_c_ends_it_promptly_though_the_server_hangs(tmp_path, server):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.training.ssl.methods import DINO, MAE, MethodOptions, SimCLR, create_method, shape_options
+from avatar_bench.training.ssl.methods import DINO, MAE, MethodOptions, SimCLR, choose_shape_options, create_method
 
 VIT = {"img_size": 64, "num_classes": 0}
 
@@ -61,9 +61,9 @@ def test_the_teacher_is_an_average_of_the_student_and_learns_nothing_itself() ->
     before, step = next(method.backbone.parameters()).clone(), 0.5
     with torch.no_grad():
         next(method.student.parameters()).add_(step)
-    method.follow(0.0)
+    method.update_teacher(0.0)
     assert torch.allclose(next(method.backbone.parameters()), before + 0.25 * step, atol=1e-6)
-    method.follow(1.0)  # at the end it stands still
+    method.update_teacher(1.0)  # at the end it stands still
     assert torch.allclose(next(method.backbone.parameters()), before + 0.25 * step, atol=1e-6)
 
 
@@ -79,7 +79,7 @@ def test_what_the_teacher_says_does_not_depend_on_chance() -> None:
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "test_vit"])
 def test_vision_transformers_of_one_size_take_small_views_too(name: str) -> None:
     options = MethodOptions("dino", temperature=0.04, projection=8, momentum=0.9, local_views=1)
-    net = timm.create_model(name, num_classes=0, img_size=64, depth=1, **shape_options(options, name))
+    net = timm.create_model(name, num_classes=0, img_size=64, depth=1, **choose_shape_options(options, name))
     method = create_method(net, 64, options)
     assert torch.isfinite(method([torch.rand(2, 3, side, side) for side in (64, 64, 32)]))
 

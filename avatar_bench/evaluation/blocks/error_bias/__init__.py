@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import ood_sets as reading
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known, left_out
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.error_bias import figures
 from avatar_bench.evaluation.blocks.error_bias.bias_tables import (
     Slice,
-    accuracy_of_rest,
-    confusion_table,
-    cut_by,
-    images_table,
-    ood_table,
+    build_confusion_table,
+    build_images_table,
+    build_ood_table,
+    compute_rest_accuracy,
+    cut_slices,
 )
 from avatar_bench.i18n import _
 from avatar_bench.metrics import error_bias as chance
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-CONFIDENCE: dict[str, bool | None] = {  # higher is better
+CONFIDENCE_METRICS: dict[str, bool | None] = {  # higher is better
     "mean_confidence": None,
     "std_confidence": None,
-    "mean_confidence_right": True,
-    "mean_confidence_wrong": False,
+    "mean_confidence_correct": True,
+    "mean_confidence_incorrect": False,
 }
 
 
@@ -61,12 +61,12 @@ class ErrorBias(IntervalBlock):
         Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
-        rows = known(asked, dataset)
+        rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
-        beside, why = _beside(run)
-        kinds = image_slices.describe(dataset).iloc[rows].reset_index(drop=True)
-        parts = list(cut_by(predictions, kinds))
+        beside, why = _read_ood_predictions(run)
+        kinds = image_slices.assign_slices(dataset).iloc[rows].reset_index(drop=True)
+        parts = list(cut_slices(predictions, kinds))
         table, floor = self._slices(predictions, parts)
         result = Result("error_bias", dataset.name, len(rows), predictions.classes)
         result.metrics = {
@@ -76,17 +76,19 @@ class ErrorBias(IntervalBlock):
         }
         result.tables = {
             "slices": table,
-            "confusion_by_slice": confusion_table(predictions, parts),
-            "images": images_table(predictions, kinds),
-            "ood_predictions": ood_table(beside),
+            "confusion_by_slice": build_confusion_table(predictions, parts),
+            "images": build_images_table(predictions, kinds),
+            "ood_predictions": build_ood_table(beside),
         }
         result.figures = {
-            "bias_map": figures.bias_map(result.tables["confusion_by_slice"], predictions.classes),
-            "confidence": figures.confidence(predictions.confidence, predictions.correct, len(predictions.classes)),
+            "bias_map": figures.draw_bias_map(result.tables["confusion_by_slice"], predictions.classes),
+            "confidence": figures.draw_confidence(
+                predictions.confidence, predictions.correct, len(predictions.classes)
+            ),
         }
         if table["p"].notna().any():
             tested = table[table["p"].notna()]
-            result.figures["weakest_slices"] = figures.weakest(tested, predictions.classes, 1 - self.level)
+            result.figures["weakest_slices"] = figures.draw_weakest_slices(tested, predictions.classes, 1 - self.level)
         result.warnings = self._warnings(result, len(asked))
         return result
 
@@ -101,19 +103,21 @@ class ErrorBias(IntervalBlock):
             shares = weights @ chosen / weights.sum(axis=1, keepdims=True)
             return np.asarray(1 - shares.max(axis=1, keepdims=True))
 
-        return self.resampled(["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
+        return self.bootstrap(["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
 
     def _confidence(self, predictions: Predictions) -> dict[str, Metric]:
         sure, right = predictions.confidence, predictions.correct
         parts = np.column_stack([np.ones(len(sure)), right, ~right])
 
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            mean, spread = stats.moments(weights, sure, parts)
+            mean, spread = stats.weighted_moments(weights, sure, parts)
             return np.column_stack([mean[:, :1], spread[:, :1], mean[:, 1:]])
 
-        floors = dict.fromkeys(("mean_confidence_right", "mean_confidence_wrong"), float(sure.mean()))
+        floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
         reason = _("the set has no such answer")
-        return self.resampled(list(CONFIDENCE), statistic, predictions.groups, CONFIDENCE, floors, reason)
+        return self.bootstrap(
+            list(CONFIDENCE_METRICS), statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason
+        )
 
     def _slices(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
         """Give the table of slices, the weakest first, and the accuracy that the weakest would have by chance."""
@@ -124,10 +128,10 @@ class ErrorBias(IntervalBlock):
             level = 1 - (1 - self.level) / len(tested)
             about = predictions.correct, predictions.targets, predictions.groups
             members = np.stack([parts[row].images for row in tested], axis=1)
-            seen, dealt = chance.accuracies(*about, members, self.resamples, self.seed)
-            table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t(seen, dealt))
+            seen, dealt = chance.slice_accuracies(*about, members, self.resamples, self.seed)
+            table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t_p_values(seen, dealt))
             table.loc[tested, ["low_joint", "high_joint"]] = [
-                stats.share_interval(own.correct, own.groups, self.resamples, level, self.seed)[:2]
+                stats.proportion_interval(own.correct, own.groups, self.resamples, level, self.seed)[:2]
                 for own in (predictions.take(parts[row].images) for row in tested)
             ]
             floor = float(dealt.min(axis=1).mean())
@@ -140,7 +144,7 @@ class ErrorBias(IntervalBlock):
         return {
             **dict(zip(_COLUMNS, (*each[:3], len(own), share.n, share.value, share.low, share.high), strict=False)),
             **dict.fromkeys(("low_joint", "high_joint", "p", "p_adjusted"), np.nan),
-            "rest": accuracy_of_rest(predictions, each),
+            "rest": compute_rest_accuracy(predictions, each),
             "mean_confidence": own.confidence.mean(),
             "most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
         }
@@ -156,7 +160,7 @@ class ErrorBias(IntervalBlock):
         return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices", floor=floor)
 
     def _warnings(self, result: Result, asked: int) -> list[str]:
-        said = left_out(asked - result.n, asked)
+        said = warn_unlabelled(asked - result.n, asked)
         unbias, worst = result.metrics["unbias"], result.metrics["worst_slice"]
         if unbias.value is not None:
             told = _(
@@ -196,10 +200,10 @@ _COLUMNS = [
 ]
 
 
-def _beside(run: Run) -> tuple[dict[str, Predictions], str]:
+def _read_ood_predictions(run: Run) -> tuple[dict[str, Predictions], str]:
     """Give the Predictions of the out-of-domain sets, or none and why."""
     try:
-        found = reading.read(run)
+        found = reading.read_ood_sets(run)
     except BlockError as error:
         return {}, _("a set cannot be read: {why}", why=error.lines[0])
     return {name: predictions for name, (__, predictions) in found.items()}, _("the run has no out-of-domain set")

@@ -25,7 +25,7 @@ class Slice(NamedTuple):
     others: NDArray[np.bool_]
 
 
-def cut_by(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
+def cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
     """Cut the images by each column: each slice by true class, and whole where it holds more than one."""
     for by in kinds:
         values = kinds[by].to_numpy(str)
@@ -39,7 +39,7 @@ def cut_by(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
                 yield Slice(str(by), name, predictions.classes[index], inside & own, ~inside & own)
 
 
-def accuracy_of_rest(predictions: Predictions, each: Slice) -> float:
+def compute_rest_accuracy(predictions: Predictions, each: Slice) -> float:
     """Give the accuracy of the other images, at the slice's own mix of classes; NaN where a class has none."""
     classes = len(predictions.classes)
     mix = np.bincount(predictions.targets[each.images], minlength=classes)
@@ -48,7 +48,7 @@ def accuracy_of_rest(predictions: Predictions, each: Slice) -> float:
     return float(recall[mix > 0] @ mix[mix > 0] / mix.sum())
 
 
-def confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
+def build_confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
     """Count the predictions of each slice by true class; the rows `by` "class" are of all images."""
     names = predictions.classes
     whole = [
@@ -63,7 +63,7 @@ def confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.DataFram
     return pd.DataFrame(rows, columns=["by", "slice", "target", "n", *(f"predicted_{name}" for name in names)])
 
 
-def images_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.DataFrame:
+def build_images_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.DataFrame:
     """Give a row an image, with the slices that it is in."""
     names = np.array(predictions.classes)
     table = {
@@ -77,7 +77,7 @@ def images_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(table), kinds], axis=1)
 
 
-def ood_table(beside: Mapping[str, Predictions]) -> pd.DataFrame:
+def build_ood_table(beside: Mapping[str, Predictions]) -> pd.DataFrame:
     """Give a row for each image of the sets `beside` the domain."""
     columns = ["set", "path", "group", "prediction", "confidence"]
     parts = [

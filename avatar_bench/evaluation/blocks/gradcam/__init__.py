@@ -11,12 +11,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.selection import stratified_rows
+from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.evaluation import faithfulness_tables as tables
 from avatar_bench.evaluation import gradcam_figures as figures
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known
-from avatar_bench.evaluation.faithfulness_tables import GAINS, ROLLOUT, SANITY, Arrays, endings
-from avatar_bench.files.paths import folder_name
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows
+from avatar_bench.evaluation.faithfulness_tables import (
+    FAITHFULNESS_GAINS,
+    ROLLOUT_SUFFIX,
+    SANITY_METRIC,
+    MapArrays,
+    list_suffixes,
+)
+from avatar_bench.files.paths import make_folder_name
 from avatar_bench.i18n import _
 from avatar_bench.metrics import faithfulness as numbers
 from avatar_bench.metrics import stats
@@ -32,8 +38,8 @@ if TYPE_CHECKING:
     from avatar_bench.results.result import Metric
     from avatar_bench.runs.run import Run
 
-_BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(GAINS, True), SANITY: False}
-_BETTER |= {f"{name}{ROLLOUT}": better for name, better in _BETTER.items() if name != SANITY}
+_BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(FAITHFULNESS_GAINS, True), SANITY_METRIC: False}
+_BETTER |= {f"{name}{ROLLOUT_SUFFIX}": better for name, better in _BETTER.items() if name != SANITY_METRIC}
 _FILLS = ("mean", "blur")
 _AT_ONCE = 64  # images whose pixels are ranked at once: 100 MB at 224 px
 _MOST_SHOWN = 6  # images in the figure of random weights
@@ -76,28 +82,30 @@ class GradCam(IntervalBlock):
         are in the wrong order.
         """
         asked = run.predictions(dataset)
-        rows = known(asked, dataset)
+        rows = labelled_rows(asked, dataset)
         check_class_order(asked, run.allow)
-        drawn = rows[stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
+        drawn = rows[draw_stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
         every = np.concatenate([drawn, self._errors(asked, drawn)])
         predictions, inputs, n = asked.take(every), run.inputs(dataset, every), len(drawn)
-        layer = attribution.spatial_layer(run.classifier, inputs)
+        layer = attribution.find_spatial_layer(run.classifier, inputs)
         maps = _maps(run, layer, inputs, predictions)
-        judged = {"": maps["predicted"][:n]} | ({ROLLOUT: maps["rollout"][:n]} if "rollout" in maps else {})
+        judged = {"": maps["predicted"][:n]} | ({ROLLOUT_SUFFIX: maps["rollout"][:n]} if "rollout" in maps else {})
         curves = self._curves(run, inputs[:n], judged, predictions.predicted[:n])
         sanity = self._sanity(run, layer, inputs[:n], predictions.predicted[:n])
         result = Result("gradcam", dataset.name, n, run.classes)
         result.provenance = {"layer": layer.name, "map_size": list(layer.size)}
-        result.arrays = {"maps": tables.describe(maps, predictions, n), "curves": curves, "sanity": sanity}
-        images, groups = tables.images(predictions, curves, sanity), predictions.groups[:n]
+        result.arrays = {"maps": tables.collect_arrays(maps, predictions, n), "curves": curves, "sanity": sanity}
+        images, groups = tables.tabulate_images(predictions, curves, sanity), predictions.groups[:n]
 
         def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            return stats.bootstrap_interval(tables.means(values), groups, self.resamples, self.level, self.seed)
+            return stats.bootstrap_interval(
+                tables.build_mean_statistic(values), groups, self.resamples, self.level, self.seed
+            )
 
         result.tables = {
             "images": images,
-            "curves": tables.curves(curves, interval),
-            "sanity": tables.sanity(sanity, interval),
+            "curves": tables.tabulate_curves(curves, interval),
+            "sanity": tables.tabulate_sanity(sanity, interval),
         }
         result.metrics = self._metrics(images[:n], curves, sanity, groups)
         result.warnings = _warnings(layer, maps["predicted"][:n], result.metrics)
@@ -111,7 +119,7 @@ class GradCam(IntervalBlock):
         targets = predictions.targets[wrong]
         return np.concatenate([wrong[targets == k][: self.gallery] for k in range(len(predictions.classes))])
 
-    def _curves(self, run: Run, images: Tensor, maps: Arrays, classes: NDArray[np.int64]) -> Arrays:
+    def _curves(self, run: Run, images: Tensor, maps: MapArrays, classes: NDArray[np.int64]) -> MapArrays:
         """Give the probability of the predicted class by step, (n, steps + 1), for each of CURVES and of further maps.
 
         Maps go by what ends the names of their curves.
@@ -131,24 +139,24 @@ class GradCam(IntervalBlock):
         maps: Mapping[str, NDArray[np.floating]],
         classes: NDArray[np.int64],
         rng: np.random.Generator,
-    ) -> Arrays:
-        empty, blurred = (attribution.void(images, kind) for kind in (self.deletion_to, self.insertion_from))
+    ) -> MapArrays:
+        empty, blurred = (attribution.make_baseline(images, kind) for kind in (self.deletion_to, self.insertion_from))
         found = {}
         for ending, shown in maps.items():
-            ranks = numbers.removal_order(shown, images.shape[-1], rng)
+            ranks = numbers.rank_pixels(shown, images.shape[-1], rng)
             for kind, start, end in (("deletion", images, empty), ("insertion", blurred, images)):
-                found[f"{kind}{ending}"] = attribution.fade(
+                found[f"{kind}{ending}"] = attribution.compute_replacement_curves(
                     run.classifier, start, end, ranks, classes, self.steps, run.batch_size
                 )
         return found
 
-    def _sanity(self, run: Run, layer: SpatialLayer, images: Tensor, classes: NDArray[np.int64]) -> Arrays:
+    def _sanity(self, run: Run, layer: SpatialLayer, images: Tensor, classes: NDArray[np.int64]) -> MapArrays:
         """Give unrectified maps (n, h, w) of the run, (K, n, h, w) of K networks with random weights, and of chance."""
         size = run.batch_size
-        trained = attribution.grad_cam(run.classifier, layer, images, classes, size, rectify=False)
-        networks = attribution.cascade(run.classifier, self.seed, self.random_weights)
+        trained = attribution.compute_grad_cam(run.classifier, layer, images, classes, size, rectify=False)
+        networks = attribution.randomise_layers(run.classifier, self.seed, self.random_weights)
         found = [
-            (drawn, of, attribution.grad_cam(network, layer, images, classes, size, rectify=False))
+            (drawn, of, attribution.compute_grad_cam(network, layer, images, classes, size, rectify=False))
             for drawn, of, network in networks
         ]
         chance = np.random.default_rng(self.seed).random(trained.shape).astype(np.float32)
@@ -161,23 +169,23 @@ class GradCam(IntervalBlock):
         }
 
     def _metrics(
-        self, images: pd.DataFrame, curves: Arrays, sanity: Arrays, groups: NDArray[np.str_]
+        self, images: pd.DataFrame, curves: MapArrays, sanity: MapArrays, groups: NDArray[np.str_]
     ) -> dict[str, Metric]:
-        kinds = endings(curves)
-        names = [*curves, *(f"{gain}{ending}" for ending in kinds for gain in GAINS), SANITY]
+        kinds = list_suffixes(curves)
+        names = [*curves, *(f"{gain}{ending}" for ending in kinds for gain in FAITHFULNESS_GAINS), SANITY_METRIC]
         values = images[names].to_numpy(dtype=np.float64)
         floors = {
             f"{kind}{ending}": float(images[f"{kind}_random"].mean())
             for kind in ("deletion", "insertion")
             for ending in kinds
         }
-        floors |= {f"{gain}{ending}": 0.0 for ending in kinds for gain in GAINS}
+        floors |= {f"{gain}{ending}": 0.0 for ending in kinds for gain in FAITHFULNESS_GAINS}
         chance = np.abs(numbers.rank_correlation(sanity["trained"], sanity["chance"]))
         if not np.isnan(chance).all():
-            floors[SANITY] = float(np.nanmean(chance))
-        return self.resampled(
+            floors[SANITY_METRIC] = float(np.nanmean(chance))
+        return self.bootstrap(
             names,
-            tables.means(values),
+            tables.build_mean_statistic(values),
             groups,
             {name: _BETTER.get(name) for name in names},
             floors,
@@ -189,36 +197,36 @@ class GradCam(IntervalBlock):
         result: Result,
         inputs: Tensor,
         predictions: Predictions,
-        maps: Arrays,
-        sanity: Arrays,
+        maps: MapArrays,
+        sanity: MapArrays,
     ) -> None:
         images = inputs.permute(0, 2, 3, 1).numpy()
-        result.figures["curves"] = figures.curves(result.tables["curves"], result.metrics, self.level)
+        result.figures["curves"] = figures.draw_curves(result.tables["curves"], result.metrics, self.level)
         right = np.flatnonzero(predictions.correct[: result.n])
         first = [next(iter(right[predictions.targets[right] == k]), None) for k in range(len(predictions.classes))]
         shown = [row for row in first if row is not None][:_MOST_SHOWN] or [0]
-        floor = result.metrics[SANITY].floor
-        result.figures["sanity"] = figures.sanity(images[shown], sanity, shown, result.tables["sanity"], floor)
+        floor = result.metrics[SANITY_METRIC].floor
+        result.figures["sanity"] = figures.draw_sanity(images[shown], sanity, shown, result.tables["sanity"], floor)
         if self.gallery:
-            result.figures["panels"] = figures.panels(images, predictions, maps, self.gallery)
+            result.figures["panels"] = figures.draw_panels(images, predictions, maps, self.gallery)
         for row in range(len(images))[: self.overlays]:
-            name = f"overlays/{row + 1:04d}_{folder_name(PurePath(predictions.paths[row]).stem)[:_MOST_LETTERS]}"
-            result.images[name] = figures.overlaid(images[row], maps["predicted"][row])
+            name = f"overlays/{row + 1:04d}_{make_folder_name(PurePath(predictions.paths[row]).stem)[:_MOST_LETTERS]}"
+            result.images[name] = figures.render_overlay(images[row], maps["predicted"][row])
         files = [f"{name}.png" for name in result.images]
         result.tables["images"]["overlay"] = files + [""] * (len(images) - len(files))
 
 
-def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> Arrays:
+def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
     """Give the map of the predicted and of the true class of each image, and its attention rollout where it has one.
 
     The first two are one where the run is right.
     """
-    predicted = attribution.grad_cam(run.classifier, layer, inputs, predictions.predicted, run.batch_size)
+    predicted = attribution.compute_grad_cam(run.classifier, layer, inputs, predictions.predicted, run.batch_size)
     true, wrong = predicted.copy(), np.flatnonzero(~predictions.correct)
     if len(wrong):
         targets = predictions.targets[wrong]
-        true[wrong] = attribution.grad_cam(run.classifier, layer, inputs[wrong], targets, run.batch_size)
-    rollout = attribution.attention_rollout(run.classifier, inputs, run.batch_size)
+        true[wrong] = attribution.compute_grad_cam(run.classifier, layer, inputs[wrong], targets, run.batch_size)
+    rollout = attribution.compute_attention_rollout(run.classifier, inputs, run.batch_size)
     return {"predicted": predicted, "true": true} | ({} if rollout is None else {"rollout": rollout})
 
 
@@ -229,7 +237,7 @@ def _warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict[str,
     empty = int((maps.max(axis=(1, 2)) == 0).sum())
     if empty:
         said.append(_("{n} of {total} maps are empty: no cell speaks for the class", n=empty, total=len(maps)))
-    for name in (name for name in metrics if name.removesuffix(ROLLOUT) in GAINS):
+    for name in (name for name in metrics if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS):
         low = metrics[name].low
         if low is None or low <= 0:
             said.append(_("{name}: the maps are not shown to be better than random ones", name=name))

@@ -11,18 +11,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import IntervalCompareBlock, between
+from avatar_bench.evaluation.block import IntervalCompareBlock, metric_with_interval
 from avatar_bench.evaluation.blocks.leave_one_source_out import figures
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import (
     Cell,
     Cells,
-    cells_of,
-    held_out,
-    images,
-    in_domain,
-    side_by_side,
+    average_in_domain_accuracy,
+    build_images_table,
+    build_recipes,
+    group_cells,
+    read_held_out,
 )
-from avatar_bench.evaluation.seeds import Recipes, about_seeds
+from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
 from avatar_bench.i18n import _
 from avatar_bench.metrics import paired, stats
 from avatar_bench.results.result import Metric, Result
@@ -54,26 +54,29 @@ class LeaveOneSourceOut(IntervalCompareBlock):
 
         Raise BlockError where no run left a source out, or none is judged on images of what it left out.
         """
-        kept = [place for place, run in enumerate(runs) if held_out(run)]
+        kept = [place for place, run in enumerate(runs) if read_held_out(run)]
         if not kept:
             raise BlockError(
                 f"None of the {len(runs)} runs left a source or generator out.",
                 "Train some with: avatar-bench train sweep=leave_one_source_out",
             )
         used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
-        cells = cells_of(used, sets)
+        cells = group_cells(used, sets)
         if not cells:
             raise BlockError(f"{sets[0].name} holds no image of what the runs left out: judge them on split=test.")
         classes = used[0].classes
-        judged = {cell: side_by_side(cell, members) for cell, members in cells.items()}
+        judged = {cell: build_recipes(cell, members) for cell, members in cells.items()}
         drawn = {cell: recipes.draw(self) for cell, recipes in judged.items()}
         matrix = self._matrix(cells, judged, drawn, classes)
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
-        summary = self._summary(matrix, drawn, in_domain(used))
-        result.tables = {"matrix": matrix, "summary": summary, "images": images(cells)}
+        summary = self._summary(matrix, drawn, average_in_domain_accuracy(used))
+        result.tables = {"matrix": matrix, "summary": summary, "images": build_images_table(cells)}
         result.metrics = self._metrics(matrix, summary)
-        result.figures = {"recall": figures.recall(matrix, classes), "taken_for": figures.taken_for(matrix, classes)}
+        result.figures = {
+            "recall": figures.draw_recall(matrix, classes),
+            "predicted_as": figures.draw_predictions(matrix, classes),
+        }
         result.warnings = _left_out(len(runs) - len(kept), len(runs)) + self._warnings(matrix, cells)
         return result
 
@@ -89,7 +92,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
             ends = (metric.value, metric.low, metric.high, metric.interval)
             rows.append((*cell, len(taken), n, recipes.units, *ends, n >= self.minimum, *np.mean(taken, axis=0)))
         columns = ["recipe", "source", "target", "seeds", "n", "groups", "recall", "low", "high", "interval", "counted"]
-        return pd.DataFrame(rows, columns=[*columns, *(f"taken_for_{name}" for name in classes)])
+        return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
 
     def _summary(self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], beside: Mapping[str, float]) -> pd.DataFrame:
         """Give a row a recipe: mean and worst over the sources that count, beside the accuracy in the domain."""
@@ -105,7 +108,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         return pd.DataFrame(rows, columns=["recipe", "sources", *means, *worsts, "in_domain"])
 
     def _mean(self, counted: pd.DataFrame, drawn: Floats) -> tuple[float, float, float]:
-        low, high = stats.percentiles(paired.mean_over_units(drawn, self.seed), self.level)
+        low, high = stats.percentiles(paired.resample_units(drawn, self.seed), self.level)
         value = float(counted["recall"].mean())
         return (value, float(low), float(high)) if low < high else (value, np.nan, np.nan)
 
@@ -116,10 +119,10 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         for __, row in summary.iterrows():
             ends = (row["mean"], row["mean_low"], row["mean_high"])
             how = "bootstrap by source and group"
-            found[f"mean/{row['recipe']}"] = between(*ends, int(row["sources"]), how, reason=few)
+            found[f"mean/{row['recipe']}"] = metric_with_interval(*ends, int(row["sources"]), how, reason=few)
             ends = (row["worst"], row["worst_low"], row["worst_high"])
             how = row["worst_interval"]
-            found[f"worst/{row['recipe']}"] = between(*ends, int(row["worst_groups"]), how, reason=few)
+            found[f"worst/{row['recipe']}"] = metric_with_interval(*ends, int(row["worst_groups"]), how, reason=few)
         sources = Metric(float(counted["source"].nunique()), len(matrix), higher_is_better=None)
         return found | {"sources": sources}
 
@@ -138,7 +141,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
                 )
                 said.append(told)
         seeds = {cell.recipe: [run.seed for run, __ in members] for cell, members in cells.items()}
-        return said + about_seeds(seeds)
+        return said + warn_about_seeds(seeds)
 
 
 def _left_out(n: int, runs: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from avatar_bench.evaluation.ood_sets import Set
+from avatar_bench.evaluation.ood_sets import OutOfDomainSet
 from avatar_bench.i18n import _
 
 if TYPE_CHECKING:
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 _FEW = 30  # images of a set below which its figures are little more than anecdotes
 
 
-def unfitted() -> str:
+def explain_missing_embeddings() -> str:
     """Say why a score that is fitted on training images is not there."""
     return _("the run's training images are not known, and this score is fitted on them")
 
 
-def without_logits() -> str:
+def explain_missing_logits() -> str:
     """Say why a score that is made of logits is not there."""
     return _("only probabilities are known, and this score is made of logits")
 
 
-def of_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]:
+def warn_about_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]:
     """Tell which scores are `missing`, each with why, and that a covariance had to be shrunk, by a weight above 0."""
     said = []
     for why in dict.fromkeys(missing.values()):
@@ -39,12 +39,12 @@ def of_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]:
     return said
 
 
-def of_sets(training: Predictions | None, sets: Sequence[Set]) -> list[str]:
+def warn_about_sets(training: Predictions | None, sets: Sequence[OutOfDomainSet]) -> list[str]:
     """Tell of sets that are small, known in part, or of sources that the images of training share."""
     return [line for each in sets for line in _of_set(training, each)]
 
 
-def _of_set(training: Predictions | None, each: Set) -> list[str]:
+def _of_set(training: Predictions | None, each: OutOfDomainSet) -> list[str]:
     said = []
     n, known = len(each.predictions), int((each.predictions.targets >= 0).sum())
     if n < _FEW:

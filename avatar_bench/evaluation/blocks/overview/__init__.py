@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from avatar_bench.data.corruptions import KINDS
+from avatar_bench.data.corruptions import CORRUPTION_KINDS
 from avatar_bench.evaluation.block import CompareBlock
 from avatar_bench.evaluation.blocks.overview import figures
 from avatar_bench.evaluation.blocks.overview import overview_tables as tables
-from avatar_bench.evaluation.model_scatter import Looks
+from avatar_bench.evaluation.model_scatter import RunStyles
 from avatar_bench.i18n import _
 from avatar_bench.results.result import Metric, Result
 
@@ -36,29 +36,29 @@ class Overview(CompareBlock):
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give the table of main figures, what is missing, and each chart that a run has Results for."""
         name = datasets[0].name
-        saved = [{block: run.saved(block, name) for block in tables.MAIN} for run in runs]
+        saved = [{block: run.saved(block, name) for block in tables.MAIN_METRICS} for run in runs]
         result = Result("overview", name, len(datasets[0]), tuple(runs[0].classes))
         result.metrics = {f"accuracy/{run.label}": _accuracy(one) for run, one in zip(runs, saved, strict=True)}
         result.tables = {
-            "runs": tables.of_runs(runs, saved, self.ood_score),
-            "missing": tables.missing(runs, saved, self.ood_score),
+            "runs": tables.build_runs_table(runs, saved, self.ood_score),
+            "missing": tables.list_missing(runs, saved, self.ood_score),
         }
         result.warnings = _warnings(result)
         charts = {
-            "by_class": tables.by_class(runs, saved),
-            "robustness": tables.robustness(runs, saved, KINDS),
-            "robustness_bias": tables.robustness_bias(runs, saved),
-            "calibration": tables.calibration(runs, saved),
-            "confidence": tables.confidence(runs, saved),
-            "ood_confidence": tables.ood_confidence(runs, saved),
-            "ood_shares": tables.ood_shares(runs, saved),
-            "bias": tables.bias(runs, saved),
-            "architectures": tables.architectures(runs, saved),
-            "speed_size": tables.speed_size(runs, saved),
-            "costs": tables.costs(runs, saved),
-            "history": tables.history(runs),
+            "by_class": tables.tabulate_classes(runs, saved),
+            "robustness": tables.tabulate_robustness(runs, saved, CORRUPTION_KINDS),
+            "robustness_bias": tables.tabulate_robustness_bias(runs, saved),
+            "calibration": tables.tabulate_calibration(runs, saved),
+            "confidence": tables.tabulate_confidence(runs, saved),
+            "ood_confidence": tables.tabulate_ood_confidence(runs, saved),
+            "ood_shares": tables.tabulate_ood_shares(runs, saved),
+            "bias": tables.tabulate_bias(runs, saved),
+            "architectures": tables.tabulate_architectures(runs, saved),
+            "speed_size": tables.tabulate_speed_size(runs, saved),
+            "costs": tables.tabulate_costs(runs, saved),
+            "history": tables.tabulate_history(runs),
         }
-        looks = Looks(runs)
+        looks = RunStyles(runs)
         for chart, table in charts.items():
             if len(table):
                 result.tables[chart] = table

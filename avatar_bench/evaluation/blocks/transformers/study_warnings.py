@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from avatar_bench.evaluation.model_traits import FAMILY, Pair, Traits
+from avatar_bench.evaluation.model_traits import FAMILY, RecipePair, Traits
 from avatar_bench.i18n import _
 
 _ENOUGH_SEEDS = 5  # of a recipe, for a difference of differences; see the simulations in significance's page
 
 
-def about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
+def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
     """Say in what the recipes differ that they are not compared by, what budget they had, and where they trained."""
     said = []
     differing = list(dict.fromkeys(settings.loc[settings["differs"], "setting"]))
@@ -47,7 +47,7 @@ def about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
     return [*said, told]
 
 
-def about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[Pair]) -> list[str]:
+def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[RecipePair]) -> list[str]:
     """Say which pairs of two networks may differ in what their weights were trained with, or differ much in size."""
     families = [(names[pair.a], own[pair.a], names[pair.b], own[pair.b]) for pair in found if pair.changed == FAMILY]
     unknown = [
@@ -76,7 +76,7 @@ def about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[
     return said
 
 
-def about_pairs(compared: pd.DataFrame) -> list[str]:
+def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
     """Say what the pairs cannot show."""
     if not len(compared):
         return [
@@ -108,7 +108,7 @@ def about_pairs(compared: pd.DataFrame) -> list[str]:
     return told
 
 
-def about_interactions(interactions: pd.DataFrame) -> list[str]:
+def warn_about_interactions(interactions: pd.DataFrame) -> list[str]:
     """Say on how few seeds a difference of differences rests."""
     if not len(interactions) or interactions["fewest_seeds"].min() >= _ENOUGH_SEEDS:
         return []
