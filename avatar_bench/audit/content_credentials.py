@@ -27,7 +27,7 @@ HINTS = (
 )
 MAX_HINT_LENGTH = 80  # characters kept of a value
 MAX_PNG_TEXT = 2**16  # bytes unpacked of a text, whose packed form may promise a thousand times as many
-MAX_PNG_CHUNKS = 2**16
+MAX_CREDENTIAL_CHUNKS = 2**16
 
 # The description box that opens a store of manifests (C2PA 2.1, 11.1.4), the same within every container
 _C2PA = b"jumdc2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x00\x38\x9bq"
@@ -147,7 +147,7 @@ def _unpack(text: bytes) -> bytes:
 def _read_png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Give kind and content of each chunk that is neither header nor pixels, as far as the file goes."""
     start = len(_PNG) if data.startswith(_PNG) else len(data)
-    for _ in range(MAX_PNG_CHUNKS):
+    for _ in range(MAX_CREDENTIAL_CHUNKS):
         if start + 8 > len(data):
             return
         length, kind = struct.unpack_from(">I4s", data, start)

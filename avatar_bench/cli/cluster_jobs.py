@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 
 from avatar_bench.cli.task import JobError
 
-POLL_SECONDS, GRACE_SECONDS = (
+POLL_SECONDS, CLUSTER_GRACE_SECONDS = (
     5.0,
     15.0,
 )  # seconds between two questions to SLURM; that a slow disk may take to show a result
@@ -87,7 +87,7 @@ def _wait_for_end(job: Any) -> str:
         if over_since is None and now - asked >= POLL_SECONDS:
             asked, state = now, _query_state(job)
             over_since = now if state in ENDED_STATES else None
-        if over_since is not None and now - over_since >= GRACE_SECONDS:
+        if over_since is not None and now - over_since >= CLUSTER_GRACE_SECONDS:
             break
         time.sleep(1)
     return state

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MAX_CLASSES = 1000  # at most
-MAX_NAME_LENGTH = 200  # of a name, in characters
+MAX_CARD_TEXT_LENGTH = 200  # of a name, in characters
 MAX_IMAGE_SIDE = 4096  # of an input image, in pixels, and the largest number in an option
 MAX_LIST_ITEMS = 16  # of an option that is a list
 # options of timm's networks that shape one and load nothing
@@ -47,7 +47,7 @@ def find_class_fault(classes: Sequence[str]) -> str:
     return (
         ""
         if odd is None
-        else f"a class is called {_shorten(odd)}; expected 1 to {MAX_NAME_LENGTH} printable characters"
+        else f"a class is called {_shorten(odd)}; expected 1 to {MAX_CARD_TEXT_LENGTH} printable characters"
     )
 
 
@@ -66,7 +66,7 @@ def find_ancestor_fault(value: Any) -> str:
     return "" if _are_ancestors(value) else f"its ancestors are {_shorten(value)}; expected a few steps of plain values"
 
 
-def _is_text(value: Any, length: int = MAX_NAME_LENGTH) -> bool:
+def _is_text(value: Any, length: int = MAX_CARD_TEXT_LENGTH) -> bool:
     return type(value) is str and len(value) <= length
 
 
@@ -121,7 +121,7 @@ _STEP: dict[str, Callable[[Any], bool]] = {  # of an ancestor
     "images": lambda value: _is_integer(value, 0, 2**31),
     "allow": lambda value: _is_names(value) and len(value) <= 100,
 }
-_TEXT: CardRule = (_is_text, f"a text of {MAX_NAME_LENGTH} characters at most")
+_TEXT: CardRule = (_is_text, f"a text of {MAX_CARD_TEXT_LENGTH} characters at most")
 _CARD: dict[str, CardRule] = {
     "classes": (_is_names, "a list of strings"),
     "backbone": (lambda value: _is_text(value) and bool(re.fullmatch(r"[\w.]+", value, re.ASCII)), "a name of timm's"),

@@ -22,7 +22,7 @@ from avatar_bench.files.checkpoint_container import MAX_CONTAINER_BYTES, MAX_CON
 MAX_PICKLE_BYTES = 8 * 1024**2  # bytes, of the description of the tensors
 MAX_PLAIN_VALUES = 1_000_000  # in all; one that several others hold counts each time
 MAX_VALUE_DEPTH = 40  # of values within values
-MAX_HEADER_BYTES = 16 * 1024**2  # bytes, of a .safetensors file
+MAX_SAFETENSORS_HEADER_BYTES = 16 * 1024**2  # bytes, of a .safetensors file
 _GLOBALS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
@@ -51,8 +51,8 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if file.stat().st_size > MAX_CONTAINER_BYTES:
         raise ValueError(f"it is larger than {MAX_CONTAINER_BYTES:,} bytes")
     with file.open("rb") as stream:
-        if int.from_bytes(stream.read(8), "little") > MAX_HEADER_BYTES:
-            raise ValueError(f"its header is larger than {MAX_HEADER_BYTES:,} bytes")
+        if int.from_bytes(stream.read(8), "little") > MAX_SAFETENSORS_HEADER_BYTES:
+            raise ValueError(f"its header is larger than {MAX_SAFETENSORS_HEADER_BYTES:,} bytes")
     with safe_open(str(file), framework="pt", device="cpu") as content:
         names = list(content.keys())
         if len(names) > MAX_CONTAINER_RECORDS:

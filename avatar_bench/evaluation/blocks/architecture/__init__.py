@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 MAX_CHANNELS = 4  # of each layer whose feature maps are shown
-MAX_CLASSES = 6  # of which an image is shown
+MAX_SHOWN_CLASSES = 6  # of which an image is shown
 
 
 @dataclass(kw_only=True)
@@ -53,7 +53,7 @@ class Architecture(RunBlock):
             result.arrays["filters"] = {"layer": np.array(name), "weights": weights}
             result.figures["filters"] = figures.draw_filters(weights, name)
         labels = dataset.frame["label"].to_numpy()
-        rows = [int(np.flatnonzero(labels == each)[0]) for each in run.classes if each in labels][:MAX_CLASSES]
+        rows = [int(np.flatnonzero(labels == each)[0]) for each in run.classes if each in labels][:MAX_SHOWN_CLASSES]
         if not rows:
             result.warnings.append(_("No feature maps are shown: no image of a known class is at hand."))
             return
