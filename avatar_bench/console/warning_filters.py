@@ -1,4 +1,4 @@
-"""Silence: the hints of Lightning and torch that no user of ours needs."""
+"""Filters for warnings of Lightning and torch that users cannot act on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 
 def suppress_framework_warnings() -> None:
-    """Silence Lightning's hints about its other products and about settings that are on purpose."""
+    """Suppress Lightning's advertisements and its hints about intentional settings."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for text in (

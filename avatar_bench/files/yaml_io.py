@@ -1,4 +1,4 @@
-"""Files of YAML, read only where they are small, shallow and do not multiply themselves."""
+"""Reading of YAML files within limits on size, depth and alias expansion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(file: Path) -> Any:
-    """Read a file of YAML as plain values; raise ConfigError, naming it, where checked_text does."""
+    """Read a YAML file as plain values; raise ConfigError with its name if `read_checked_text` does."""
     text = read_checked_text(file)
     try:
         return yaml.load(text, _Loader)
@@ -29,7 +29,7 @@ def read_yaml(file: Path) -> Any:
 
 
 def read_checked_text(file: Path) -> str:
-    """Give the text of a file of YAML that keeps the limits, and raise ConfigError, naming it, on any other."""
+    """Return the text of a YAML file within the limits; raise ConfigError with its name for any other."""
     try:
         found = file.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -46,7 +46,7 @@ def read_checked_text(file: Path) -> str:
 
 
 def _check_events(file: Path, text: str) -> None:
-    """Count nodes and characters in one pass over the parser's events, which holds no more than the open ones."""
+    """Count nodes and characters in one pass over the parser's events, keeping only the open ones."""
     anchors: dict[str | None, tuple[int, int] | None] = {}  # None: still open
     stack: list[list[Any]] = [[None, 0, 0]]  # anchor, nodes, characters
     for event in yaml.parse(text, _Loader):

@@ -1,4 +1,4 @@
-"""Data sets built from a recipe of sources: read once, kept by content, and gone on with after an interruption."""
+"""Resumable building of a dataset from a recipe of sources."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ THREADS = min(8, os.cpu_count() or 1)  # that read, decode and hash
 
 @dataclass(frozen=True)
 class DatasetRecipe:
-    """Say what a data set is built from and how.
+    """Sources of a dataset and how to combine them.
 
-    `sources` maps names to the yaml of conf/source; those named in `blind` make its blind set, those in `ood` the
-    out-of-domain set of each name. `equalise` is "jpeg", or None to keep files as they are. `against` maps names to
-    folders or manifests of images that it must not hold.
+    `sources` maps names to the yaml of conf/source; those in `blind` form its external test set, those in `ood` the
+    out-of-domain set of each name. `equalise` is "jpeg", or None to keep files unchanged. `against` maps names to
+    folders or manifests whose images the dataset must not contain.
     """
 
     sources: Mapping[str, Source]
@@ -68,7 +68,7 @@ class DatasetRecipe:
     ood: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Give the recipe as JSON holds it; data sets of earlier versions know no `ood`."""
+        """Return the recipe as JSON values; `ood` is omitted if empty, for datasets of earlier versions."""
         said = {key: value for key, value in asdict(self).items() if key != "ood" or value}
         return dict(json.loads(json.dumps(said, sort_keys=True, default=str)))
 
@@ -79,15 +79,15 @@ class DatasetRecipe:
 
 
 def demo_root() -> Path:
-    """Give the folder of the demo data set, in the cache."""
+    """Return the folder of the demo dataset, in the cache."""
     return cache_root() / "demo"
 
 
 def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
-    """Build the demo that `data` (conf/data/demo.yaml) describes, if need be.
+    """Build the demo that `data` (conf/data/demo.yaml) describes, if necessary.
 
-    `manifest.csv` and `blind.csv` lie in the `out` of the Summary. A demo in the cache that is of an earlier recipe
-    is built anew. Raise as `build_dataset` does.
+    `manifest.csv` and `blind.csv` are in the `out` of the summary. A cached demo of an earlier recipe is rebuilt. Raise
+    the errors of `build_dataset`.
     """
     own = data.get("prepare") or {}
     recipe = DatasetRecipe(
@@ -103,12 +103,12 @@ def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
 
 
 def build_dataset(recipe: DatasetRecipe, out: Path, *, update: bool = False, afresh: bool = False) -> DatasetSummary:
-    """Read every source that is new, and write the data set `out`: images/, manifest.csv, blind.csv and what they lack.
+    """Read every new source and write the dataset `out`: images/, manifest.csv, blind.csv and missing tables.
 
-    A finished data set of the same recipe and the same sources is left as it is. One that was interrupted is gone on
-    with. `update` takes in what has changed, and moves no image to another side of the split; `afresh` may (the
-    demo in the cache). Raise ConfigError for a recipe that makes no sense, DataError for a source that cannot be had
-    or gives nothing, OutputError for an `out` that cannot be written, or holds something else.
+    A finished dataset of the same recipe and sources is left unchanged, and an interrupted one is resumed. `update`
+    adds what has changed, and moves no image to another side of the split; `afresh` may (the demo in the cache). Raise
+    ConfigError for an invalid recipe, DataError for a source that is unavailable or empty, OutputError for an `out`
+    that cannot be written or holds something else.
     """
     _check_recipe(recipe, out)
     states = _collect_states(recipe)
@@ -144,7 +144,7 @@ def _check_recipe(recipe: DatasetRecipe, out: Path) -> None:
 
 
 def _collect_states(recipe: DatasetRecipe) -> dict[str, str]:
-    """Give what tells whether a source, or a set that must be kept apart, is still what it was."""
+    """Return the state of each source and of each set to keep apart, to detect changes."""
     for name, path in recipe.against.items():
         if not Path(path).exists():
             raise DataError(f"against.{name}: {path} does not exist.", "Expected a folder or a manifest.")
@@ -161,7 +161,7 @@ def _check_out(out: Path) -> None:
 
 
 def _is_done(out: Path, wanted: Mapping[str, Any], update: bool) -> bool:
-    """Say whether nothing is to be done; an update tries again what a server refused."""
+    """Return whether nothing is left to do; an update retries what a server refused."""
     if read_recipe(out) != wanted or not has_all_images(out):
         return False
     return not (update and any(_was_refused(out, *item) for item in wanted["recipe"]["sources"].items()))
@@ -176,7 +176,7 @@ def _journal_file(out: Path, name: str) -> Path:
 
 
 def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
-    """Refuse to change a finished data set without being told to, and ever to move its images."""
+    """Raise OutputError for a change to a finished dataset without `update`, or one that would move its images."""
     found = read_recipe(out)
     if found is None or found == wanted or afresh:
         return
@@ -205,7 +205,7 @@ def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afres
 def _assemble(
     out: Path, recipe: DatasetRecipe, states: Mapping[str, str], earlier: Sides, update: bool
 ) -> CurationResult:
-    """Read what is not stored yet, and decide what makes the data set."""
+    """Read the sources that are not stored yet, and select the images of the dataset."""
     download_packages(list(recipe.sources.values()))
     journals = {name: _store_source(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
     stored = _tabulate(recipe, journals)
@@ -265,7 +265,7 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
 
 
 def _map_in_order(function: Callable[[Any], Any], items: Iterable[Any], ahead: int = 64) -> Iterator[Any]:
-    """Apply a function in threads, a few items ahead of what is asked for, and give the results in order."""
+    """Apply a function in threads, a few items ahead of the consumer, and yield the results in order."""
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Any] = deque()
         for item in items:
@@ -281,7 +281,7 @@ def _list_refused(journal: SourceJournal) -> list[tuple[str, str]]:
 
 
 def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> pd.DataFrame:
-    """Lay the stored images of all sources into one table, those to train on first."""
+    """Collect the stored images of all sources in one table, training sources first."""
     rows = []
     for name in sorted(recipe.sources, key=lambda name: name in recipe.kept_out):
         source = recipe.sources[name]
@@ -324,7 +324,7 @@ def _read_other_set(name: str, path: Path) -> OtherSet:
 
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Let one process at a time build in a folder; the others wait, and say so."""
+    """Lock a folder for building by one process at a time; the others print a message and wait."""
     (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
     waiting = f"another process is building {out}: waiting for it"
     with shared_lock(out / WORK_FOLDER / "lock", lambda: print_line(waiting, file=sys.stderr)):

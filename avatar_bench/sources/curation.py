@@ -1,4 +1,4 @@
-"""Curation: which stored images make a data set, in which groups and on which side of its split."""
+"""Curation: the selection of stored images, their groups and their split."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ DUPLICATE_COLUMNS = (
 
 @dataclass(frozen=True)
 class CurationRules:
-    """Say how a data set is put together from what is stored.
+    """Rules for building a dataset from the stored images.
 
-    `blind` names the sources, as in the recipe or as the images state them, that are kept out for a blind set, `ood`
-    those of each out-of-domain set.
-    `per_class` and `per_source` are the most images that are taken; None: all.
+    `blind` lists the sources, as named in the recipe or by the images, that form the external test set; `ood` those of
+    each out-of-domain set. `per_class` and `per_source` are maximum numbers of images; None means no limit.
     """
 
     blind: tuple[str, ...] = ()
@@ -39,9 +38,9 @@ class CurationRules:
 
 @dataclass
 class CurationResult:
-    """Hold the rows that stay, those that cannot with the reason, every match that was found, and what to say of it.
+    """Accepted rows, refused ones with the reason, every match found, and notes for the user.
 
-    Of exact copies the first stays, and the others stand in `duplicates` alone.
+    Of exact copies the first is accepted; the others appear only in `duplicates`.
     """
 
     frame: pd.DataFrame
@@ -57,11 +56,11 @@ def curate(
     others: Sequence[OtherSet] = (),
     earlier: Sides | None = None,
 ) -> CurationResult:
-    """Leave out copies, label conflicts and what a cap is over, join near-duplicates into groups, and split.
+    """Drop copies, label conflicts and images above a limit, join near-duplicates into groups, and split.
 
-    `stored` has a row an image: path, label, source, recipe_source, origin, group, split ("" where not stated),
-    sha256, origin_sha256, pixels, phashes. `earlier` gives the sides of the images that an update may
-    not move, those included that have gone since. Raise ConfigError and GuardError as `splits.assign` does.
+    `stored` has one row per image: path, label, source, recipe_source, origin, group, split ("" if not stated), sha256,
+    origin_sha256, pixels, phashes. `earlier` maps the images that an update may not move, including deleted ones, to
+    their sides. Raise ConfigError and GuardError as `splits.assign_splits` does.
     """
     earlier = earlier or {}
     stored = _rank(stored, rules, earlier)
@@ -90,10 +89,10 @@ def curate(
 
 
 def _rank(stored: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.DataFrame:
-    """Put first what stays of several copies: old images before new, what is trained on before what is kept out.
+    """Sort so that the accepted copy comes first: old images before new ones, training images before held-out ones.
 
-    An image is `blind` where it is kept out of training, and `ood` names the out-of-domain set that it belongs to, ""
-    where it is none of these. It is `known` where it has been on this side before.
+    `blind` marks images that are held out of training, and `ood` names their out-of-domain set, "" if none. `known`
+    marks images that were on this side before.
     """
     sets = {source: name for name, sources in rules.ood.items() for source in sources}
     named = zip(stored["source"], stored["recipe_source"], strict=True)
@@ -108,13 +107,13 @@ def _rank(stored: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.Data
 
 
 def _reorder_opener(stored: pd.DataFrame, image: Opener) -> Opener:
-    """Give what opens the images in the order of `stored`."""
+    """Return a function that opens images in the order of `stored`."""
     places = stored["place"].tolist()
     return lambda row: image(places[row])
 
 
 def _cap(kept: pd.DataFrame, rules: CurationRules) -> pd.DataFrame:
-    """Take so many images of each source, then of each class, those that were there before first."""
+    """Limit the images of each source, then of each class; images of earlier builds come first."""
     order = kept.assign(_draw=[_draw_key(digest, rules.plan.seed) for digest in kept["sha256"]])
     for column, most in (("source", rules.per_source), ("label", rules.per_class)):
         if most is not None:
@@ -124,12 +123,12 @@ def _cap(kept: pd.DataFrame, rules: CurationRules) -> pd.DataFrame:
 
 
 def _draw_key(sha256: str, seed: int) -> str:
-    """Give what orders images at random, and each always at its place."""
+    """Return a key that sorts images in random order, reproducibly for each image."""
     return hashlib.sha256(f"{seed}/{sha256}".encode()).hexdigest()
 
 
 def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: CurationResult) -> pd.DataFrame:
-    """Give the split and fold of each row that is not kept out; what can stand on no side is refused."""
+    """Assign split and fold to each training row; rows that fit on no side are refused."""
     frame = frame.reset_index(drop=True).assign(fold="")
     frame.loc[frame["blind"], "split"] = ""
     rows = frame[~frame["blind"]]
@@ -176,7 +175,7 @@ def _tabulate_duplicates(
 
 
 def _write_notes(curated: CurationResult, stored: pd.DataFrame, kept: pd.DataFrame, capped: pd.DataFrame) -> list[str]:
-    """Say in words what was found and done."""
+    """Return notes on the duplicates, conflicts, empty sets and limits."""
     table, notes = curated.duplicates, []
     for kind, count in table["kind"].value_counts(sort=False).items():
         notes.append(f"duplicates ({kind}): {count}; see duplicates.csv")

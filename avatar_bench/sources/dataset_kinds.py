@@ -16,7 +16,7 @@ _DEMO_OPTIONS = ("root", "sources", "blind_sources", "ood_sources", "prepare")  
 
 
 class DataOptions(Protocol):
-    """The options of conf/data that say which images are meant."""
+    """Options of conf/data that specify the images."""
 
     kind: str
     name: str | None
@@ -32,7 +32,7 @@ class DataOptions(Protocol):
 
 
 def open_dataset(options: DataOptions) -> Dataset:
-    """Read the images that the options name, whole; the demo is built on first use."""
+    """Read all images that the options specify; the demo is built on first use."""
     if options.kind == "folder" and options.root:
         return read_folder(Path(options.root), options.name)
     if options.kind == "manifest" and options.manifest:
@@ -49,9 +49,9 @@ def open_dataset(options: DataOptions) -> Dataset:
 
 
 def open_images(options: DataOptions) -> Dataset:
-    """Read what `open_dataset` reads, and images of no known class: a manifest without labels, or a plain folder.
+    """Read as `open_dataset` does, and also unlabelled images: a manifest without labels, or a plain folder.
 
-    A folder is plain where images lie directly in it, or it holds no folders; what lies below belongs to it.
+    A folder is plain if it holds images directly, or no folders; everything below belongs to it.
     """
     if options.kind == "folder" and options.root and is_image_folder(Path(options.root)):
         return read_images(Path(options.root), options.name)
@@ -69,14 +69,14 @@ def open_further_set(path: Path, name: str) -> Dataset:
 
 
 def make_ood_path(root: Path, name: str) -> Path:
-    """Return where a data set keeps the manifest of an out-of-domain set: beside the others, as paths are relative."""
+    """Return the path of an out-of-domain manifest: beside the others, because paths are relative."""
     return root / f"{OOD_PREFIX}{name}.csv"
 
 
 def list_further_sets(options: DataOptions, root: Path | None = None) -> dict[str, Path]:
-    """Return the sets beside the data set at `root`: the demo's own, and those that the options name; "blind" is one.
+    """Return the sets beside the dataset at `root`, by name: the demo's own and those in the options, with "blind".
 
-    Raise DataError where data.ood_root cannot be read, ConfigError where a folder in it cannot name a set.
+    Raise DataError if data.ood_root cannot be read, ConfigError if a folder in it is no valid set name.
     """
     found: dict[str, Path] = {}
     if options.kind == "demo" and root is not None:

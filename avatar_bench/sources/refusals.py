@@ -1,4 +1,4 @@
-"""Refusals: which stored images cannot be in a data set, for the sake of which others."""
+"""Rules that refuse stored images because of copies, conflicts or sides of the split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Opener = Callable[[int], NDArray[np.uint8]]  # gives the decoded image of a row
 
 @dataclass(frozen=True)
 class OtherSet:
-    """Hold the fingerprints of a set that the data set must share no image with."""
+    """Fingerprints of a set that must share no image with the dataset."""
 
     name: str
     paths: Sequence[str]
@@ -33,7 +33,7 @@ class OtherSet:
 
 
 def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int], dict[int, str]]:
-    """Give the rows that repeat an earlier one, and those whose copy bears another label, with the reason."""
+    """Return the rows that repeat an earlier one, and those whose copy has another label, with the reason."""
     pairs = _stack_pairs([match for match in matches if match.kind in EXACT_KINDS])
     names = join_groups([str(row) for row in range(len(stored))], pairs)
     clusters: dict[str, list[int]] = {}
@@ -52,7 +52,7 @@ def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int
 def find_in_other_sets(
     stored: pd.DataFrame, prints: list[Fingerprint], image: Opener, others: Sequence[OtherSet]
 ) -> dict[int, tuple[OtherSet, Match]]:
-    """Give the rows that one of the other sets holds too, each with the first match."""
+    """Return the rows that are in one of the other sets too, each with the first match."""
     found: dict[int, tuple[OtherSet, Match]] = {}
     for other in others:
         mine = (list(stored["origin_sha256"]), prints, image)
@@ -62,14 +62,17 @@ def find_in_other_sets(
 
 
 def find_moved_rows(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
-    """Give the rows that were kept out of training once, and now would be trained on, or the other way round."""
+    """Return the rows that were held out of training before and no longer are, or the other way round."""
     rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
     told = {False: "was kept out of training before", True: "was in the data to train on before"}
     return {row: told[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
 
 
 def find_mixed_groups(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
-    """Give the rows that go where a group holds images kept out and others: those kept out, unless they are old."""
+    """Return the rows to refuse in groups that mix held-out and training images.
+
+    The side of the group's oldest image wins; among new images alone, training wins.
+    """
     staying = joined.drop(index=list(out))
     mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
     refused: dict[int, str] = {}
@@ -83,10 +86,10 @@ def find_mixed_groups(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
 
 
 def find_bridging_rows(joined: pd.DataFrame, earlier: Sides, out: Set[int], among_new: bool) -> dict[int, str]:
-    """Give the rows that go where a group would join images that stand on two sides of the split already.
+    """Return the rows to refuse in groups that would join images on two sides of the split.
 
-    `among_new`: the new ones, which join them. Else those that were away when the others came, or the other way round:
-    all that are not on the side of the first.
+    `among_new`: the new rows, which join them. Otherwise all rows on another side than the first, such as images that
+    were missing when the others were added.
     """
     staying = joined.drop(index=list(out))
     sides = collect_sides(staying, earlier)
@@ -100,7 +103,7 @@ def find_bridging_rows(joined: pd.DataFrame, earlier: Sides, out: Set[int], amon
 
 
 def collect_sides(rows: pd.DataFrame, earlier: Sides) -> dict[str, list[Side]]:
-    """Give the sides on which the images of each group, or others of a group that they state, have stood so far."""
+    """Return the sides of each group so far: those of its images and of the groups that they state."""
     sides: dict[str, list[Side]] = {}
     for sha256, stated, group in zip(rows["origin_sha256"], rows["stated_group"], rows["group"], strict=True):
         for key in (sha256, GROUP_PREFIX + stated):
@@ -120,12 +123,12 @@ def restore_fingerprints(stored: pd.DataFrame) -> list[Fingerprint]:
 
 
 def format_origin(stored: pd.DataFrame, row: int) -> str:
-    """Give what an image was called where it was found."""
+    """Return an image's name in its source."""
     return f"{stored['recipe_source'].iat[row]}: {stored['origin'].iat[row]}"
 
 
 def _find_label_conflicts(stored: pd.DataFrame, rows: Sequence[int], label: Sequence[str]) -> dict[int, str]:
-    """Give why the rows of one image go, where their labels contradict each other."""
+    """Return why the rows of one image are refused if their labels contradict each other."""
     others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
     return {
         row: f"label conflict: {label[row]!r} here, and {label[other]!r} as {format_origin(stored, other)}"

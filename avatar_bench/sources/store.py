@@ -1,4 +1,4 @@
-"""The store of a data set: images by content hash, and a journal of each source that survives an interruption."""
+"""Content-addressed image store of a dataset, with a journal per source that survives interruptions."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ EXTENSIONS = {
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Say what is done to the images of one source on their way into the store.
+    """Processing of one source's images before they are stored.
 
-    `equalise`: "jpeg", or None to keep each file as it is. `rasterise`: whether SVG is drawn, or refused.
+    `equalise`: "jpeg", or None to keep each file unchanged. `rasterise`: whether SVG is rendered; otherwise it is
+    refused.
     """
 
     source: str
@@ -54,10 +55,9 @@ class StoreOptions:
 
 
 def store_image(source_image: SourceImage, making: StoreOptions, folder: Path) -> dict[str, Any]:
-    """Bring one image into `folder`/images/<label>/<source>/ and give its row, or a row with the `reason` it cannot.
+    """Store one image in `folder`/images/<label>/<source>/ and return its row, or a row with the `reason` of failure.
 
-    A file that is kept as it is becomes a hard link where that is possible, else a copy. Raise OSError where the
-    folder cannot be written.
+    An unchanged file is hard-linked if possible, else copied. Raise OSError if the folder cannot be written.
     """
     try:
         found = _read_content(source_image)
@@ -93,9 +93,9 @@ def store_image(source_image: SourceImage, making: StoreOptions, folder: Path) -
 
 @dataclass
 class SourceJournal:
-    """Hold what has been stored of one source; each row is on disk before the next is begun.
+    """Record of the stored images of one source; each row is on disk before the next image starts.
 
-    `digest` is of the source as it was read; a journal of another digest, or of images that are gone, is begun anew.
+    `digest` identifies the state of the source; a journal with another digest, or with missing images, is restarted.
     """
 
     file: Path
@@ -106,9 +106,9 @@ class SourceJournal:
 
     @classmethod
     def open(cls, file: Path, digest: str, folder: Path, again: bool = False) -> SourceJournal:
-        """Read what an earlier run has left in the store `folder`, up to a last line that was cut short.
+        """Read the journal of an earlier run in the store `folder`, up to a truncated last line.
 
-        With `again` a complete journal is gone on with, as if its source had not been read to the end.
+        With `again`, a complete journal is continued as if its source had not been read to the end.
         """
         journal = cls(file, digest)
         entries = list(_read_lines(file))
@@ -127,23 +127,23 @@ class SourceJournal:
 
     @staticmethod
     def has_refused(file: Path) -> bool:
-        """Say whether a complete journal holds images that its reader could not get."""
+        """Return whether a complete journal lists images that its reader could not get."""
         *_, last = [{}, *_read_lines(file)]
         return bool(last.get("refused"))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Put down one image."""
+        """Append one image."""
         self.rows.append(row)
         _write_entry(self.file, row, "a")
 
     def close(self, refused: list[tuple[str, str]]) -> None:
-        """Put down that the source is read to its end, and what its reader refused."""
+        """Mark the source as complete, with the images that its reader refused."""
         self.refused, self.complete = list(refused), True
         _write_entry(self.file, {"complete": True, "refused": refused}, "a")
 
 
 def prune_images(folder: Path, wanted: set[str]) -> int:
-    """Delete the images of the store whose paths are not wanted; give how many."""
+    """Delete the stored images whose paths are not wanted; return their number."""
     gone = [
         file
         for file in (folder / "images").rglob("*")
@@ -171,7 +171,7 @@ def _format_reason(error: Exception) -> str:
 
 
 def _convert(source_image: SourceImage, found: bytes, making: StoreOptions) -> tuple[bytes, NDArray[np.uint8]]:
-    """Give what is stored of an image, and its pixels; `found` itself where it is stored as it is."""
+    """Return the bytes to store and their pixels; `found` itself if it is stored unchanged."""
     data = found
     if making.rasterise and source_image.name.lower().endswith(".svg"):
         data = _encode_png(rasterise(found.decode("utf-8")))
@@ -190,12 +190,12 @@ def _encode_png(image: Image.Image) -> bytes:
 
 
 def _make_folder_name(name: str) -> str:
-    """Give a folder name that holds no separator, space or sign that a shell or Hydra reads."""
+    """Return a folder name without separators, spaces and characters special to shells or Hydra."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
 
 
 def _save(data: bytes, original: Path | None, target: Path) -> None:
-    """Put an image in its place, whole or not at all."""
+    """Save an image atomically."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

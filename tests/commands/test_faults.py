@@ -204,7 +204,7 @@ def test_a_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
     ):
         assert main(again) == 3
         told = capsys.readouterr().err.splitlines()
-        assert any(str(Path(name)) in text and "not the image that it was" in text for text in told), told
+        assert any(str(Path(name)) in text and "has changed: its SHA-256" in text for text in told), told
     assert not (tmp_path / "other").exists()
 
 

@@ -14,7 +14,7 @@ AVATARS = Path(__file__).parents[3] / "shared" / "data" / "avatars.csv"
 
 
 def rows(*sources: tuple[str, str, int, int]) -> pd.DataFrame:
-    """Give rows of (label, source, number of groups, size of a group)."""
+    """Return rows of (label, source, number of groups, size of a group)."""
     named = [
         (label, source, f"{source}:{group}")
         for label, source, groups, size in sources

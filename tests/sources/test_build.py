@@ -76,7 +76,7 @@ def source(distribution, label, archive="wheel", **more):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """Let pip find packages in this folder alone, and keep its downloads below the test's own folder."""
+    """Restrict pip to packages in this folder, and keep its downloads below the test's own folder."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name in ("face-a", "face-b"):
