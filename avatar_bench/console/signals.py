@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 TERMINATION_SIGNALS = tuple(SIGNAL_NAMES)
-GRACE_SECONDS = 20  # seconds that a step may take after the signal; then the command ends where the last one was saved
+GRACE_SECONDS = 20  # for the current step; after that, the command stops at the last saved step
 
 
 @contextmanager
@@ -48,9 +48,9 @@ class StopRequest:
         if self.asked is not None:
             self.end()
         self.asked = number
-        told = f"{SIGNAL_NAMES[signal.Signals(number)]}: ends once this step is saved; again: at once\n"
+        message = f"{SIGNAL_NAMES[signal.Signals(number)]}: stopping once this step is saved; repeat to stop at once\n"
         with suppress(OSError):
-            os.write(2, told.encode())  # print may be at work where the signal came
+            os.write(2, message.encode())  # not print, which the signal may have interrupted
         signal.alarm(GRACE_SECONDS)
 
     def end(self) -> NoReturn:

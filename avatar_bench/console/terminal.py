@@ -8,7 +8,7 @@ import sys
 from typing import TextIO
 
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-# control characters (C0, DEL, C1), marks that turn the direction of text, separators of lines, halves of surrogates
+# control characters (C0, DEL, C1), bidirectional marks, line separators, lone surrogates
 _CONTROL_CHARACTERS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -42,6 +42,6 @@ def escape_unencodable_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return _SHORT_ESCAPES.get(found[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+def _escape(character: re.Match[str]) -> str:
+    code = ord(character[0])
+    return _SHORT_ESCAPES.get(character[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")

@@ -45,9 +45,8 @@ class ManagedLoader(DataLoader[Any]):
             _shut_down(batches)
 
 
-atexit.register(
-    ManagedLoader.end
-)  # after the imports of torch and multiprocessing, hence before what they do at the end
+# Registered after the imports of torch and multiprocessing, so it runs before their own exit handlers
+atexit.register(ManagedLoader.end)
 
 
 @contextmanager

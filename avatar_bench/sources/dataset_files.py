@@ -24,9 +24,7 @@ MANIFEST_COLUMNS = (
 )
 WORK_FOLDER = ".prepare"  # journals, downloads, sides and the lock
 SIDES_FILE = f"{WORK_FOLDER}/sides.csv"
-DESCRIPTION_COLUMNS = DESCRIPTION_KEYS[
-    1:
-]  # what a source says of itself, but for the label, which its images may state
+DESCRIPTION_COLUMNS = DESCRIPTION_KEYS[1:]  # without the label, which images may state themselves
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,12 @@ class DatasetSummary:
     built: bool
 
     def __str__(self) -> str:
-        said = "wrote" if self.built else "already complete:"
+        prefix = "wrote" if self.built else "already complete:"
         parts = [f"{_format_counts(self.counts)}; blind set: {_format_counts(self.blind) or 'none'}"]
         parts += [f"out of domain: {_format_counts(self.ood)}"] * bool(self.ood)
         parts += [f"{self.quarantined} in quarantine"] * bool(self.quarantined)
         parts += [f"exact copies left out: {self.copies}"] * bool(self.copies)
-        return f"{said} {self.out}: {'; '.join(parts)}"
+        return f"{prefix} {self.out}: {'; '.join(parts)}"
 
 
 def read_recipe(out: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from avatar_bench.sources.drawn_patterns import draw_icon, draw_texture
 from avatar_bench.sources.source_image import SourceImage
 
 PATTERN_DRAWERS = {"icons": draw_icon, "textures": draw_texture}
-RASTER_WIDTH = 256  # pixels of a rasterised drawing, the most that any image keeps
+RASTER_WIDTH = 256  # pixels, the largest size of an equalised image
 
 
 def draw_avatars(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterator[SourceImage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 PATTERN_SIDE = 256
-ICONS = {  # in a square of 24
+ICONS = {  # SVG paths on a 24 x 24 grid
     "house": "M3 11 12 3l9 8v10h-6v-6H9v6H3Z",
     "heart": "M12 21C3 15 2 10 4 7c2-3 6-3 8 1 2-4 6-4 8-1 2 3 1 8-8 14Z",
     "star": "M12 2l3 7 7 .5-5.5 4.5 2 7L12 17l-6.5 4 2-7L2 9.5 9 9Z",

@@ -13,11 +13,11 @@ from avatar_bench.data.duplicates import Match, find_matches_between, join_group
 from avatar_bench.data.fingerprints import Fingerprint
 
 EXACT_KINDS = ("bytes", "pixels")
-BLIND_SIDE = "blind"  # the side of an image that is kept out of training: in the blind set, or an out-of-domain set
-GROUP_PREFIX = "group "  # before the name of a group that a source states, among the keys of Sides
-Side = tuple[str, int]  # split or BLIND, and fold or -1
-Sides = Mapping[str, Side]  # by the SHA-256 of the file found, or by GROUP and the name
-Opener = Callable[[int], NDArray[np.uint8]]  # gives the decoded image of a row
+BLIND_SIDE = "blind"  # side of images held out of training: the external test set and the out-of-domain sets
+GROUP_PREFIX = "group "  # of the keys of Sides for groups stated by a source
+Side = tuple[str, int]  # split or BLIND_SIDE, and fold or -1
+Sides = Mapping[str, Side]  # by the SHA-256 of the original file, or by GROUP_PREFIX and the group
+Opener = Callable[[int], NDArray[np.uint8]]  # returns the decoded image of a row
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ def find_in_other_sets(
     stored: pd.DataFrame, prints: list[Fingerprint], image: Opener, others: Sequence[OtherSet]
 ) -> dict[int, tuple[OtherSet, Match]]:
     """Return the rows that are in one of the other sets too, each with the first match."""
-    found: dict[int, tuple[OtherSet, Match]] = {}
+    matches: dict[int, tuple[OtherSet, Match]] = {}
     for other in others:
-        mine = (list(stored["origin_sha256"]), prints, image)
-        for match in find_matches_between(mine, (list(other.sha256s), list(other.fingerprints), other.image)):
-            found.setdefault(match.left, (other, match))
-    return found
+        own = (list(stored["origin_sha256"]), prints, image)
+        for match in find_matches_between(own, (list(other.sha256s), list(other.fingerprints), other.image)):
+            matches.setdefault(match.left, (other, match))
+    return matches
 
 
 def find_moved_rows(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
     """Return the rows that were held out of training before and no longer are, or the other way round."""
     rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
-    told = {False: "was kept out of training before", True: "was in the data to train on before"}
-    return {row: told[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
+    reasons = {False: "was held out of training before", True: "was in the training data before"}
+    return {row: reasons[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
 
 
 def find_mixed_groups(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
@@ -77,11 +77,11 @@ def find_mixed_groups(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
     mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
     refused: dict[int, str] = {}
     for _, rows in mixed.groupby("group", sort=False):
-        blind_stays = bool(rows["blind"].iloc[0])  # the oldest comes first
+        blind_stays = bool(rows["blind"].iloc[0])  # the oldest row comes first
         stays = format_origin(joined, int(rows.index[0]))
-        where = "is kept out of training" if blind_stays else "is in the data to train on"
-        told = f"belongs with {stays}, which {where}: a near-duplicate, or of one group"
-        refused |= dict.fromkeys(rows.index[rows["blind"] != blind_stays].tolist(), told)
+        where = "is held out of training" if blind_stays else "is in the training data"
+        reason = f"is a near-duplicate or in a group of {stays}, which {where}"
+        refused |= dict.fromkeys(rows.index[rows["blind"] != blind_stays].tolist(), reason)
     return refused
 
 
@@ -93,12 +93,12 @@ def find_bridging_rows(joined: pd.DataFrame, earlier: Sides, out: Set[int], amon
     """
     staying = joined.drop(index=list(out))
     sides = collect_sides(staying, earlier)
-    torn = staying[staying["group"].isin({group for group, found in sides.items() if len(found) > 1})]
+    joining = staying[staying["group"].isin({group for group, found in sides.items() if len(found) > 1})]
     if among_new:
-        rows = torn.index[~torn["known"]]
+        rows = joining.index[~joining["known"]]
     else:
-        own = torn["origin_sha256"].map(lambda key: earlier.get(key))
-        rows = torn.index[own != own.groupby(torn["group"]).transform("first")]
+        own = joining["origin_sha256"].map(lambda key: earlier.get(key))
+        rows = joining.index[own != own.groupby(joining["group"]).transform("first")]
     return {int(row): "a near-duplicate of images on two sides of the split" for row in rows}
 
 

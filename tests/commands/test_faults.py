@@ -119,7 +119,7 @@ def test_a_signal_saves_the_step_and_ends_the_run(
     assert child.end() == code
     assert time.monotonic() - begun < 30
     assert "Traceback" not in child.said
-    assert "ends once this step is saved" in child.said
+    assert "stopping once this step is saved" in child.said
     assert record(run)["status"] == "interrupted"
     assert not (run / "run.lock").exists()
     whole(run)

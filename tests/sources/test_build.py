@@ -155,7 +155,7 @@ def test_a_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path)
     assert (summary.counts, summary.blind, summary.quarantined) == ({"real": 3}, {"real": 1}, 1)
     left_out = pd.read_csv(tmp_path / "out" / "quarantine.csv")
     assert left_out["file"][0] == "copy: face_copy/copy.png"
-    assert left_out["reason"][0].startswith("belongs with a: face_a/0.png")
+    assert left_out["reason"][0].startswith("is a near-duplicate or in a group of a: face_a/0.png")
     assert list(pd.read_csv(tmp_path / "out" / "blind.csv")["origin"]) == ["face_copy/own.png"]
 
 
