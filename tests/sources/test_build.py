@@ -18,7 +18,7 @@ from avatar_bench.data.dataset import read_dataset
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.files import package_files
-from avatar_bench.sources.build import WORK, DatasetRecipe, build_dataset, demo_root, ensure_demo
+from avatar_bench.sources.build import WORK_FOLDER, DatasetRecipe, build_dataset, demo_root, ensure_demo
 from avatar_bench.sources.dataset_files import MANIFEST_COLUMNS
 
 BACKEND = """
@@ -138,7 +138,7 @@ def test_a_package_that_cannot_be_had_is_named_and_leaves_nothing(index, tmp_pat
     with pytest.raises(DataError, match=r"face-none==1\.0") as caught:
         build_dataset(DatasetRecipe({"n": source("face-none", "real")}), tmp_path / "out")
     assert len(caught.value.lines) <= 3
-    assert [file.name for file in (tmp_path / "out").iterdir()] == [WORK]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [WORK_FOLDER]
 
 
 def test_an_archive_of_another_hash_is_refused(index, tmp_path):
@@ -190,7 +190,7 @@ def test_images_of_one_name_in_two_folders_are_both_kept(index, tmp_path):
 def test_a_folder_of_something_else_is_not_touched(index, tmp_path, two):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="something else"):
+    with pytest.raises(OutputError, match="something other"):
         build_dataset(DatasetRecipe(two), tmp_path / "out", update=True)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
 
@@ -241,7 +241,7 @@ def test_an_update_may_not_turn_what_was_trained_on_into_a_blind_set(index, tmp_
 def test_a_build_that_fails_leaves_the_data_set_as_it_was(index, tmp_path, two):
     build_dataset(DatasetRecipe(two), tmp_path / "out")
     before = {file: (tmp_path / "out" / file).read_bytes() for file in ("recipe.json", "manifest.csv")}
-    with pytest.raises(DataError, match=r"source\.a gave no image"):
+    with pytest.raises(DataError, match=r"source\.a yielded no usable image"):
         build_dataset(
             DatasetRecipe({"a": source("face-a", "real", files={"*.bmp": None})}), tmp_path / "out", update=True
         )
