@@ -33,7 +33,7 @@ class ConfigError(AvatarBenchError):
 
 
 class DataError(AvatarBenchError):
-    """A missing, broken or unsuitable file or folder of pictures."""
+    """A missing, broken or unsuitable file or folder of images."""
 
     exit_code = 3
 
@@ -72,7 +72,7 @@ class RegressionError(AvatarBenchError):
     exit_code = 7
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def suggest_names(word: str, known: Iterable[str]) -> str:
     """Give "did you mean ...?" for the nearest of the known names, or an empty string."""
     near = difflib.get_close_matches(word, sorted(set(known)), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else ""

@@ -1,4 +1,4 @@
-"""Copies: draw pictures, some of them twice there, and let one tool find those; prints what it found as JSON."""
+"""Copies: draw images, some of them twice there, and let one tool find those; prints what it found as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIDE = 64  # px
-A_COPY = 50  # of so many pictures one is planted again under another name
+A_COPY = 50  # of so many images one is planted again under another name
 WHOM = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 Pairs = set[tuple[str, str]]
@@ -58,7 +58,7 @@ def processor_seconds() -> float:
 
 
 def draw_set(folder: Path, size: int) -> Path:
-    """Draw `size` JPEG pictures, the last fiftieth byte copies of the first."""
+    """Draw `size` JPEG images, the last fiftieth byte copies of the first."""
     folder.mkdir()
     copies = size // A_COPY
     for number in range(size - copies):

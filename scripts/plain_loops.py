@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("data", type=Path, help="a folder of pictures; to train, one with train/ and validation/")
+    parser.add_argument("data", type=Path, help="a folder of images; to train, one with train/ and validation/")
     parser.add_argument("out", type=Path, help="a CSV of probabilities; of a training, a folder")
     parser.add_argument("--model", required=True)
     parser.add_argument("--classes", type=int, required=True)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Write the probabilities of every picture below a folder."""
+    """Write the probabilities of every image below a folder."""
     model = build(arguments).eval()
     dataset = create_dataset(name="", root=str(arguments.data), split="validation")
     loader = create_loader(
@@ -116,7 +116,7 @@ def train(arguments: argparse.Namespace) -> None:
 def validate(
     model: nn.Module, loader: Iterator[tuple[torch.Tensor, torch.Tensor]], arguments: argparse.Namespace
 ) -> dict[str, float]:
-    """Give the loss and the accuracy in percent on the pictures of a loader."""
+    """Give the loss and the accuracy in percent on the images of a loader."""
     model.eval()
     losses, top1 = AverageMeter(), AverageMeter()
     with torch.inference_mode():
@@ -135,7 +135,7 @@ def build(arguments: argparse.Namespace) -> nn.Module:
 
 
 def settings_of(model: nn.Module, arguments: argparse.Namespace) -> dict[str, object]:
-    """Give how timm prepares pictures for this network, at the size that is asked for."""
+    """Give how timm prepares images for this network, at the size that is asked for."""
     config = resolve_data_config({"input_size": (3, arguments.size, arguments.size)}, model=model)
     return {name: config[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
 

@@ -1,4 +1,4 @@
-"""Tiny pictures of three classes, and one tiny Run trained on them, for every test that needs either."""
+"""Tiny images of three classes, and one tiny Run trained on them, for every test that needs either."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ BACKBONE = "test_resnet.r160_in1k"
 SOURCES = {"drawing": ("ink", "crayon", "vector"), "generated": ("gan", "diffusion"), "real": ("studio", "street")}
 A_CLASS, A_BLIND_CLASS = 64, 14
 ENDINGS = (".png", ".jpg", ".webp")
-SHADE = 50  # of 255; less, and the pictures of a class would be near-duplicates
+SHADE = 50  # of 255; less, and the images of a class would be near-duplicates
 
 
 def draw(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Give a picture, (H, W, 3), whose colour and texture tell its class, and whose shades no other picture has."""
+    """Give an image, (H, W, 3), whose colour and texture tell its class, and whose shades no other image has."""
     height, width = (int(side) for side in rng.integers(40, 65, 2))
     across = np.linspace(0, 1, width)[None, :, None]
     if label == "drawing":  # flat patches on white
-        picture = np.full((height, width, 3), 255.0)
+        image = np.full((height, width, 3), 255.0)
         top, left = rng.integers(0, 15, 2)
-        picture[top : top + 20, left : left + 20] = rng.integers(0, 80, 3)
+        image[top : top + 20, left : left + 20] = rng.integers(0, 80, 3)
     elif label == "generated":  # a smooth purple
-        picture = np.broadcast_to((150, 60, 200) + 60 * across * rng.uniform(-1, 1), (height, width, 3)).copy()
+        image = np.broadcast_to((150, 60, 200) + 60 * across * rng.uniform(-1, 1), (height, width, 3)).copy()
     else:  # brown grain
-        picture = rng.normal((110, 90, 60), 35, (height, width, 3))
+        image = rng.normal((110, 90, 60), 35, (height, width, 3))
     coarse = Image.fromarray(rng.uniform(-SHADE, SHADE, (8, 8)).astype(np.float32))
     shade = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
-    return np.clip(picture + shade + rng.normal(0, 8, 3), 0, 255).astype(np.uint8)
+    return np.clip(image + shade + rng.normal(0, 8, 3), 0, 255).astype(np.uint8)
 
 
 def draw_set(root: Path, folder: str, a_class: int, sources: dict[str, tuple[str, ...]], seed: int) -> None:
-    """Fill root/folder/<class>/<source>/ with pictures, two a group, and write root/<folder>.csv."""
+    """Fill root/folder/<class>/<source>/ with images, two a group, and write root/<folder>.csv."""
     rng = np.random.default_rng(seed)
     rows = []
     for label, names in sources.items():
@@ -68,20 +68,20 @@ def draw_set(root: Path, folder: str, a_class: int, sources: dict[str, tuple[str
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all/<class>/<source>/, blind/<class>/<source>/, all.csv and blind.csv; never write into it."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     draw_set(root, "all", A_CLASS, SOURCES, seed=0)
     draw_set(root, "blind", A_BLIND_CLASS, {label: (f"new-{label}",) for label in SOURCES}, seed=1)
     return root
 
 
 @pytest.fixture(scope="session")
-def small(pictures: Path) -> list[str]:
+def small(images: Path) -> list[str]:
     """The options of a training that takes a second; its stages have one epoch."""
     return [
         *("model=timm", f"model.backbone={BACKBONE}", "model.weights=none"),
-        *("data=manifest", f"data.manifest={pictures / 'all.csv'}", f"data.blind={pictures / 'blind.csv'}"),
+        *("data=manifest", f"data.manifest={images / 'all.csv'}", f"data.blind={images / 'blind.csv'}"),
         *(
             "data.image_size=32",
             "data.batch_size=16",
@@ -161,21 +161,21 @@ def small_checkpoint(card: dict[str, Any]) -> Callable[..., Path]:
 def network() -> Callable[[str], Any]:
     """Build the network of a conf/model yaml without weights, once; a test gives it back as it was.
 
-    Transformers of a fixed size are built for small pictures, see `side_of`, the largest with two blocks.
+    Transformers of a fixed size are built for small images, see `side_of`, the largest with two blocks.
     """
     import torch
     import yaml
 
-    from avatar_bench.config.catalogue import choices
-    from avatar_bench.models.backbones import create_backbone, options_for
+    from avatar_bench.config.catalogue import find_choices
+    from avatar_bench.models.backbones import create_backbone, resolve_options
 
     @cache
     def build(model: str) -> Any:
-        recipe = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))["model"]
+        recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
         options = recipe.get("options", {}) | ({"depth": 2} if "vit_base" in recipe["backbone"] else {})
         side = 56 if "patch14" in recipe["backbone"] else 64
         torch.manual_seed(0)
-        return create_backbone(recipe["backbone"], 3, options=options_for(recipe["backbone"], options, side))
+        return create_backbone(recipe["backbone"], 3, options=resolve_options(recipe["backbone"], options, side))
 
     return build
 

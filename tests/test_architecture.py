@@ -1,75 +1,72 @@
-"""Who may import whom: the layers of the package, read from the source of every module."""
+"""Layers and names of the package, read from the source of every module."""
 
 from __future__ import annotations
 
 import ast
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "avatar_bench"
-# from the top down; what stands in one layer is not to know the rest of its layer, or a layer above
+# from the top down: a module imports from its own package and from the lines below, never from the rest of its line
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
+    ("cli",),
     ("commands",),
-    ("blocks",),
-    ("config", "overrides", "mistakes", "composing"),
-    ("assembly",),
-    ("audit",),
-    ("ensembles",),
-    ("runs",),
-    ("data", "models"),
+    ("config/schema", "config/config_loader"),
     ("reporting",),
-    (
-        "predictions",
-        "verdicts",
-        "results",
-        "metrics",
-        "stats",
-        "plots",
-        "records",
-        "entrants",
-        "packages",
-        "catalogue",
-        "archives",
-        "yaml_files",
-        "trees",
-    ),
-    ("errors", "messages", "pages", "cells", "terminal", "memory", "signals", "writing"),
+    ("evaluation",),
+    ("training",),  # opens the data set that it trains on
+    ("sources",),
+    ("runs", "audit"),
+    ("inference",),
+    ("data", "models"),
+    ("results",),
+    ("metrics",),
+    ("config",),  # what needs no Hydra: the catalogue of yaml, overrides, validation, error messages
+    ("files", "console", "i18n"),
+    ("errors",),
 )
-CONFIG_USERS = ("__main__", "commands")
-HYDRA_USERS = ("__main__", "commands", "config", "composing", "blocks/__init__")
-PURE = ("metrics", "stats", "plots")
+# the schema imports Hydra; below it, these still read Hydra's own configuration
+HYDRA_USERS = (
+    "cli",
+    "commands",
+    "config/schema",
+    "config/config_loader",
+    "evaluation/registry",
+    "training/job",
+    "training/recording",
+    "training/run_folder",
+)
+PURE = ("metrics",)
 NO_TORCH = (
-    *PURE,
-    "predictions",
+    "metrics",
     "results",
-    "records",
-    "pages",
-    "cells",
-    "signals",
-    "yaml_files",
-    "trees",
-    "composing",
-    "reporting",
-    "catalogue",
+    "files",
+    "console",
+    "i18n",
     "config",
-    "overrides",
-    "mistakes",
+    "reporting",
     "errors",
+    "runs/record",
+    "runs/labels",
 )
+DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
+# constants that every module of a kind states for itself
+STATED_BY_EACH = {"KIND", "__all__", "__version__"}
 
 
 def modules(package: Path) -> dict[str, Path]:
-    """Give each module by its path below the package, such as data/splits."""
-    files = sorted(package.rglob("*.py"))
-    return {file.relative_to(package).with_suffix("").as_posix(): file for file in files}
+    """Return each module's file by its path below the package, such as data/splits; a package by its folder."""
+    names = {file.relative_to(package).with_suffix("").as_posix(): file for file in sorted(package.rglob("*.py"))}
+    return {name.removesuffix("/__init__"): file for name, file in names.items()}
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Give the dotted name of everything that a file imports, those for types alone left out."""
+    """Yield the dotted name of everything that a file imports, except for types alone."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     skipped = {
         id(inner)
@@ -87,87 +84,190 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def layer(part: str) -> int | None:
-    return next((number for number, names in enumerate(LAYERS) if part in names), None)
+def layer(name: str) -> tuple[int, str] | None:
+    """Return the number of the layer that a module is in, and the entry of LAYERS that names it."""
+    found = [
+        (len(entry), number, entry)
+        for number, entries in enumerate(LAYERS)
+        for entry in entries
+        if name == entry or name.startswith(f"{entry}/")
+    ]
+    return max(found)[1:] if found else None
 
 
-def violations(package: Path) -> list[str]:
-    """Give each import that breaks a rule, in words."""
+def within(name: str, entries: tuple[str, ...]) -> bool:
+    return any(name == entry or name.startswith(f"{entry}/") for entry in entries)
+
+
+def wrong_imports(package: Path) -> list[str]:
+    """Return a sentence for each import that breaks a rule."""
     found = []
     known = modules(package)
     for name, file in known.items():
-        part = name.split("/")[0]
         for imported in imports(file):
             words = imported.split(".")
-            if words[0] in ("hydra", "omegaconf") and not {part, name} & set(HYDRA_USERS):
+            if words[0] in ("hydra", "omegaconf") and not within(name, HYDRA_USERS):
                 found.append(f"{name} imports {words[0]}")
-            if words[0] in ("torch", "torchvision", "timm", "pytorch_lightning") and part in NO_TORCH:
+            if words[0] in ("torch", "torchvision", "timm", "pytorch_lightning") and within(name, NO_TORCH):
                 found.append(f"{name} imports {words[0]}")
-            if words[0] == "pathlib" and part in PURE:
+            if words[0] == "pathlib" and within(name, PURE):
                 found.append(f"{name} knows of paths")
             if words[0] == "lightning":
                 found.append(f"{name} imports lightning beside pytorch_lightning")
-            if words[0] != package.name or len(words) == 1 or part == "__init__":
+            if words[0] != package.name or name == "__init__":
                 continue
-            other = words[1]
-            if layer(other) is None:  # a name of the package itself, such as __version__
-                continue
-            target = "/".join(words[1:3]) if "/".join(words[1:3]) in known else other
-            if other == "config" and part not in CONFIG_USERS:
-                found.append(f"{name} imports config")
-            if part == other and part in ("blocks", "commands"):
-                sibling = target.partition("/")[2]
-                if sibling and sibling != "base" and not sibling.startswith("_"):  # those are what siblings share
-                    found.append(f"{name} imports its sibling {target}")
-            elif part != other and not _above(part, other):
-                found.append(f"{name} imports {other}, which is not below it")
+            target = next((t for end in (4, 3, 2, 1) if (t := "/".join(words[1 : 1 + end])) in known), "")
+            if target and not _is_allowed(name, target):
+                found.append(f"{name} imports {target}, which is not below it")
     return found
 
 
-def _above(part: str, other: str) -> bool:
-    mine, theirs = layer(part), layer(other)
-    assert mine is not None, f"{part} has no layer in this test: give it one"
+def _is_allowed(name: str, target: str) -> bool:
+    mine, theirs = layer(name), layer(target)
+    assert mine is not None, f"{name} has no layer in this test: add it to LAYERS"
     assert theirs is not None
-    # the lowest modules may use each other where that makes no circle
-    return mine < theirs or (mine == theirs and LAYERS[mine] in (LAYERS[3], LAYERS[-2]))
+    one, other = name.split("/"), target.split("/")
+    if one[0] == other[0] == "commands":
+        return False  # a command calls no other command
+    if one[:2] == other[:2] == ["evaluation", "blocks"]:
+        return one[2] == other[2]  # what two blocks share stands beside the blocks
+    if one[0] == "evaluation" and other[:2] == ["evaluation", "blocks"]:
+        return one[1] == "registry" and len(other) == 2  # finds the blocks by name
+    return mine[0] < theirs[0] or one[0] == other[0]
+
+
+def wrong_names(package: Path) -> list[str]:
+    """Return a sentence for each name that breaks a rule."""
+    known = modules(package)
+    found, places = [], defaultdict(list)
+    for name in known:
+        last = name.rpartition("/")[2]
+        places[last].append(name)
+        if last.startswith("_") and not last.startswith("__"):
+            found.append(f"{name} is named like a private module")
+        if last in DRAWERS:
+            found.append(f"{name} is a drawer of odds and ends")
+    for last, names in places.items():
+        if len(names) > 1 and not _may_repeat(last, names):
+            found.append(f"modules of one name: {', '.join(names)}")
+    classes, constants = defaultdict(set), defaultdict(lambda: defaultdict(set))
+    for name, file in known.items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes[node.name].add(name)
+            for constant, value in _constants(node):
+                constants[constant][ast.dump(value)].add(name)
+    found += [f"classes of one name, {name}: {', '.join(sorted(at))}" for name, at in classes.items() if len(at) > 1]
+    for name, contents in constants.items():
+        if len(contents) > 1 and name not in STATED_BY_EACH:
+            at = sorted(module for each in contents.values() for module in each)
+            found.append(f"constants of one name and different contents, {name}: {', '.join(at)}")
+    return found
+
+
+def _may_repeat(last: str, names: list[str]) -> bool:
+    """Return whether a name may repeat: figures of a block, metrics of a block, a command and what implements it."""
+    if last == "figures":
+        return all(name.startswith("evaluation/blocks/") for name in names)
+    kinds = {name.split("/")[0] for name in names}
+    if kinds == {"metrics", "evaluation"}:
+        return len(names) == 2 and f"evaluation/blocks/{last}" in names
+    return len(names) == 2 and "commands" in kinds
+
+
+def _constants(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the name and the value of each public constant that a statement sets."""
+    pairs: list[tuple[ast.expr, ast.expr]] = []
+    if isinstance(node, ast.AnnAssign) and node.value is not None:
+        pairs = [(node.target, node.value)]
+    elif isinstance(node, ast.Assign):
+        for target in node.targets:
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs += zip(target.elts, node.value.elts, strict=True)
+            else:
+                pairs.append((target, node.value))
+    for target, value in pairs:
+        if isinstance(target, ast.Name) and not target.id.startswith("_"):
+            yield target.id, value
 
 
 def test_every_module_has_a_layer() -> None:
-    parts = {name.split("/")[0] for name in modules(PACKAGE)} - {"__init__"}
-    assert {part for part in parts if layer(part) is None} == set()
+    assert {name for name in modules(PACKAGE) if name != "__init__" and layer(name) is None} == set()
 
 
 def test_imports_go_downward_alone() -> None:
-    assert violations(PACKAGE) == []
+    assert wrong_imports(PACKAGE) == []
+
+
+def test_names_keep_the_rules() -> None:
+    assert wrong_names(PACKAGE) == []
+
+
+def test_tests_mirror_the_package() -> None:
+    folders = {
+        file.parent.relative_to(PACKAGE.parent / "tests") for file in (PACKAGE.parent / "tests").rglob("test_*.py")
+    }
+    assert {folder for folder in folders if not (PACKAGE / folder).is_dir()} == set()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__")))
 
 
 @pytest.mark.parametrize(
-    ("module", "line", "told"),
+    ("module", "line", "reason"),
     [
         ("data/splits", "from avatar_bench.models.backbones import create_backbone", "imports models"),
-        ("models/weights", "import avatar_bench.data.decoding", "imports data"),
-        ("runs", "from avatar_bench import blocks", "imports blocks"),
-        ("runs", "from avatar_bench.config.schema import TrainConfig", "imports config"),
+        ("models/backbones", "import avatar_bench.data.decoding", "imports data"),
+        ("data/splits", "from avatar_bench.runs import run", "imports runs"),
+        ("runs/run", "from avatar_bench.evaluation import registry", "imports evaluation"),
+        ("runs/run", "from avatar_bench.audit import probes", "imports audit"),
+        ("runs/run", "from avatar_bench.config.schema import TrainConfig", "imports config/schema"),
         ("metrics/classification", "from avatar_bench.runs.run import Run", "imports runs"),
-        ("stats", "import torch.nn", "imports torch"),
-        ("plots", "from pathlib import Path", "knows of paths"),
-        ("models/finetuning", "from omegaconf import DictConfig", "imports omegaconf"),
-        ("assembly/datasets", "import hydra.utils", "imports hydra"),
-        ("blocks/base", "from avatar_bench.evaluation.registry import blind_test", "its sibling"),
-        ("commands/predict", "from avatar_bench.commands.evaluate import evaluate", "its sibling"),
-        ("commands/train", "from avatar_bench import __main__", "imports __main__"),
-        ("models/training", "from lightning import Trainer", "beside pytorch_lightning"),
+        ("metrics/stats", "import torch.nn", "imports torch"),
+        ("metrics/plots", "from pathlib import Path", "knows of paths"),
+        ("models/stages", "from omegaconf import DictConfig", "imports omegaconf"),
+        ("sources/dataset_kinds", "import hydra.utils", "imports hydra"),
+        (
+            "evaluation/block",
+            "from avatar_bench.evaluation.blocks import blind_test",
+            "imports evaluation/blocks/blind_test",
+        ),
+        (
+            "evaluation/blocks/shots",
+            "from avatar_bench.evaluation.blocks.clusters import figures",
+            "imports evaluation/blocks",
+        ),
+        ("commands/predict", "from avatar_bench.commands.evaluate import evaluate", "imports commands/evaluate"),
+        ("commands/train", "from avatar_bench.cli import app", "imports cli"),
+        ("training/stage_trainer", "from lightning import Trainer", "beside pytorch_lightning"),
     ],
 )
-def test_a_wrong_import_is_found(module: str, line: str, told: str, tmp_path: Path) -> None:
-    copy = tmp_path / PACKAGE.name
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    file = copy / f"{module}.py"
+def test_a_wrong_import_is_found(module: str, line: str, reason: str, copy: Path) -> None:
+    file = modules(copy)[module]
     file.write_text(f"{file.read_text(encoding='utf-8')}\n\ndef late():\n    {line}\n", encoding="utf-8")
-    found = set(violations(copy)) - set(violations(PACKAGE))
+    found = set(wrong_imports(copy)) - set(wrong_imports(PACKAGE))
     assert found
     assert all(line.startswith(f"{module} ") for line in found)
-    assert any(told in line for line in found)
+    assert any(reason in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("data/_split.py", "", "private module"),
+        ("data/utils.py", "", "odds and ends"),
+        ("models/splits.py", "", "modules of one name: data/splits, models/splits"),
+        ("data/figures.py", "", "modules of one name"),
+        ("data/folds.py", "class Run:\n    pass\n", "classes of one name, Run"),
+        ("data/folds.py", "SPLITS = ('left', 'right')\n", "constants of one name and different contents, SPLITS"),
+    ],
+)
+def test_a_wrong_name_is_found(file: str, text: str, reason: str, copy: Path) -> None:
+    (copy / file).write_text(text, encoding="utf-8")
+    found = set(wrong_names(copy)) - set(wrong_names(PACKAGE))
+    assert any(reason in line for line in found)
 
 
 def test_an_import_for_types_alone_is_no_import(tmp_path: Path) -> None:
@@ -177,19 +277,14 @@ def test_an_import_for_types_alone_is_no_import(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", modules(PACKAGE))
-def test_every_module_says_in_its_first_line_what_it_is(name: str) -> None:
-    said = ast.get_docstring(ast.parse(modules(PACKAGE)[name].read_text(encoding="utf-8"))) or ""
-    assert said.splitlines()[0].endswith((".", "?"))
+def test_every_module_has_a_docstring_that_is_a_sentence(name: str) -> None:
+    docstring = ast.get_docstring(ast.parse(modules(PACKAGE)[name].read_text(encoding="utf-8"))) or ""
+    assert docstring.splitlines()[0].endswith((".", "?"))
 
 
 def test_no_module_draws_or_writes_where_it_should_only_compute() -> None:
     for name, file in modules(PACKAGE).items():
-        if name.startswith("blocks/") or name in PURE:
+        if name.startswith("evaluation/blocks/") or within(name, PURE):
             calls = {node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)}
             names = {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls}
             assert names.isdisjoint({"print", "savefig", "open", "write_text"}), name
-
-
-def test_no_drawer_of_odds_and_ends() -> None:
-    parts = {part for name in modules(PACKAGE) for part in name.split("/")}
-    assert parts.isdisjoint({"utils", "util", "helpers", "common", "core", "misc"})

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avatar_bench.data.loaders import Images, loader
+from avatar_bench.data.loaders import ImageDataset, build_loader
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import DataError
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_told_in_its_own_lines_whoever_reads_it(tmp_path: Path, workers: int) -> None:
+def test_a_broken_image_is_told_in_its_own_lines_whoever_reads_it(tmp_path: Path, workers: int) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     preprocessing = Preprocessing(8, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    images = Images([broken], np.zeros(1, dtype=np.int64), preprocessing)
+    images = ImageDataset([broken], np.zeros(1, dtype=np.int64), preprocessing)
     with pytest.raises(DataError) as caught:
-        list(loader(images, 1, workers))
+        list(build_loader(images, 1, workers))
     assert caught.value.lines[0].startswith(f"{broken}: ")
     assert len(caught.value.lines) <= 3
     assert "Traceback" not in str(caught.value)

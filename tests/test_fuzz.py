@@ -23,7 +23,7 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.ensembles import open_run
-from avatar_bench.runs.record import locate, read_record
+from avatar_bench.runs.record import locate_checkpoint, read_record
 
 FUZZ = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 SHORT, LONG = settings(FUZZ, max_examples=60), settings(FUZZ, max_examples=1500)
@@ -52,7 +52,7 @@ def read_all(folder: Path, data: bytes) -> None:
         lambda: Classifier.load(folder / "x.safetensors"),
         lambda: Predictions.load(folder / "x.npz"),
         lambda: read_record(folder),
-        lambda: locate(folder),
+        lambda: locate_checkpoint(folder),
         lambda: open_run(folder / "ensembles").card,
     ]
     for read in readers:

@@ -20,7 +20,7 @@ from avatar_bench import __version__
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError, DivergedError, GuardError
 
-DATA = ["data=folder", "data.root=pictures"]
+DATA = ["data=folder", "data.root=images"]
 STUB = """
 import sys, time, types
 stub = types.ModuleType("avatar_bench.commands.train")
@@ -30,7 +30,7 @@ def train(cfg):
 stub.train = train
 sys.modules[stub.__name__] = stub
 from avatar_bench.__main__ import main
-sys.exit(main(["train", "data=folder", "data.root=pictures"]))
+sys.exit(main(["train", "data=folder", "data.root=images"]))
 """
 
 
@@ -115,7 +115,7 @@ def test_the_help_of_evaluate_lists_the_options_of_the_blocks_that_are_chosen(
     ] == []
     assert main(["evaluate", "--help", "block=[robustness,prior_shift]", "block.robustness.at=native"]) == 0
     said = capsys.readouterr().out
-    assert "block robustness: accuracy on corrupted pictures" in said
+    assert "block robustness: accuracy on corrupted images" in said
     assert re.search(r"block.robustness.at=native +where they are applied", said)
     assert "{50-25-25: {drawing: 0.5" in said
     assert main(["evaluate", "block=robustnes", "--help"]) == 2
@@ -296,7 +296,7 @@ def test_nine_models_needs_no_flag_and_takes_other_options_along(stub: Callable[
     assert all(call["job"].startswith("experiment=") for call in calls)
     assert {call["seed"] for call in calls} == {7}
     assert {call["sweep"] for call in calls} == {"my sweep, nine"}
-    assert {call["data"]["root"] for call in calls} == {"pictures"}
+    assert {call["data"]["root"] for call in calls} == {"images"}
 
 
 def test_attention_trains_all_by_one_protocol(stub: Callable[..., Any]) -> None:

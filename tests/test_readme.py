@@ -57,13 +57,13 @@ def made_small(words: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tiny_run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the pages name: images, manifests, yaml and two evaluated runs in runs/demo."""
     folder = tmp_path_factory.mktemp("readme")
     for name, source in (("all", "all"), ("blind", "blind"), ("photos", "blind")):
-        shutil.copytree(pictures / source, folder / name)
+        shutil.copytree(images / source, folder / name)
     for manifest in ("all.csv", "blind.csv"):
-        shutil.copy(pictures / manifest, folder)
+        shutil.copy(images / manifest, folder)
     for model in ("efficientnet_lite0", "mobilenetv2"):
         shutil.copytree(tiny_run, folder / "runs" / "demo" / model)
     asked = [f"ckpt={folder / 'runs' / 'demo'}", "split=blind", "block=[blind_test,ensemble]", "data.workers=0"]
@@ -124,7 +124,7 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "names"), [("commands", list(catalogue.commands())), ("blocks", registry.available())]
+    ("folder", "names"), [("commands", list(catalogue.find_commands())), ("blocks", registry.list_blocks())]
 )
 def test_every_command_and_block_has_its_page(folder: str, names: list[str]) -> None:
     assert sorted(file.stem for file in (ROOT / "docs" / folder).glob("*.md")) == sorted(names)

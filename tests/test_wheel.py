@@ -75,12 +75,12 @@ def test_the_installed_command_is_the_wheels_own(program: Path, tmp_path: Path) 
 
 
 def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(
-    program: Path, small: list[str], pictures: Path, tmp_path: Path
+    program: Path, small: list[str], images: Path, tmp_path: Path
 ) -> None:
     listed = run(program, tmp_path, "list", "models")
     assert listed.returncode == 0
     assert "convnext_tiny" in listed.stdout
-    source = ["source=folder", f"source.folder.root={pictures / 'blind'}", "block.data_audit.label_errors=false"]
+    source = ["source=folder", f"source.folder.root={images / 'blind'}", "block.data_audit.label_errors=false"]
     prepared = run(program, tmp_path, "prepare", *source, "out=set")
     assert prepared.returncode == 0, prepared.stderr
     assert "<table" in (tmp_path / "set" / "card.html").read_text(encoding="utf-8")
@@ -92,7 +92,7 @@ def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(
     assert [stage["trained_parameters"] for stage in record["stages"]] == [3843, 26587395]
     judged = run(program, tmp_path, "evaluate", "ckpt=run", "allow=[permutation]", "block=blind_test")
     assert judged.returncode == 0, judged.stderr
-    told = run(program, tmp_path, "predict", "ckpt=run", f"input={pictures / 'blind'}", "output=out.csv")
+    told = run(program, tmp_path, "predict", "ckpt=run", f"input={images / 'blind'}", "output=out.csv")
     assert told.returncode == 0, told.stderr
     with (tmp_path / "out.csv").open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 42

@@ -1,1 +1,1 @@
-"""What a data set gives away beside its pictures, and the card that says so."""
+"""What a data set gives away beside its images, and the card that says so."""

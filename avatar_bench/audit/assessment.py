@@ -6,26 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from avatar_bench.i18n import language, say
+from avatar_bench.i18n import _, language
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Assessment:
     """The answer to whether a data set can say which class an image is of: yes, with care, no, or not asked."""
 
-    answer: str
+    suitable: str
     reasons: list[str] = field(default_factory=list)
 
 
-def verdict_words(verdict: Mapping[str, Any]) -> tuple[str, list[str]]:
+def translate_assessment(verdict: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return the answer and the reasons of an audit's verdict in the language that is spoken, else in English."""
     others = verdict.get("reasons_in")
     reasons = others.get(language()) if isinstance(others, dict) else None
     reasons = reasons if isinstance(reasons, list) else verdict.get("reasons", ())
-    return answer_words(str(verdict["answer"])), [str(reason) for reason in reasons]
+    return translate_suitability(str(verdict["suitable"])), [str(reason) for reason in reasons]
 
 
-def answer_words(answer: str) -> str:
+def translate_suitability(answer: str) -> str:
     """Return the words for the answer of an audit."""
-    words = {"yes": say("yes"), "with care": say("with care"), "no": say("no"), "not asked": say("not asked")}
+    words = {"yes": _("yes"), "with care": _("with care"), "no": _("no"), "not asked": _("not asked")}
     return words.get(answer, answer)

@@ -1,4 +1,4 @@
-"""What a picture file itself says of its origin, read as hints that may be missing, forged or broken."""
+"""What an image file itself says of its origin, read as hints that may be missing, forged or broken."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ HINTS = (
     "exif_model",
     "xmp_creator_tool",
 )
-LENGTH = 80  # characters kept of a value
-MAX_TEXT = 2**16  # bytes unpacked of a text, whose packed form may promise a thousand times as many
-MAX_CHUNKS = 2**16
+MAX_HINT_LENGTH = 80  # characters kept of a value
+MAX_PNG_TEXT = 2**16  # bytes unpacked of a text, whose packed form may promise a thousand times as many
+MAX_CREDENTIAL_CHUNKS = 2**16
 
 # The description box that opens a store of manifests (C2PA 2.1, 11.1.4), the same within every container
 _C2PA = b"jumdc2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x00\x38\x9bq"
@@ -55,43 +55,47 @@ _GENERATORS = re.compile(
 )
 
 
-def hints(data: bytes) -> dict[str, str]:
+def read_hints(data: bytes) -> dict[str, str]:
     """Read what a file says of its origin: a text for each of HINTS, "" where it says nothing; never raises.
 
     `c2pa`: "manifest", or the claim's generator and the signer where c2pa-python is installed (whether the signature
     holds is not asked); `iptc_digital_source_type`: terms of the IPTC's vocabulary, in XMP or a C2PA manifest;
     `png_text`: "key: value" of the texts that generators and editors write; the others: the tags of these names.
     """
-    chunks = list(_png_texts(data))
+    chunks = list(_read_png_texts(data))
     packed = b"".join(text for key, text in chunks if key == b"XML:com.adobe.xmp")
-    tool = _find(_CREATOR_TOOL, data) or _find(_CREATOR_TOOL, packed)
+    tool = _find_matches(_CREATOR_TOOL, data) or _find_matches(_CREATOR_TOOL, packed)
     return {
-        "c2pa": _manifest(data),
-        "iptc_digital_source_type": ", ".join(_find(_SOURCE_TYPE, data) or _find(_SOURCE_TYPE, packed)),
-        "png_text": _telling(chunks),
-        **_exif(data),
+        "c2pa": _read_manifest(data),
+        "iptc_digital_source_type": ", ".join(_find_matches(_SOURCE_TYPE, data) or _find_matches(_SOURCE_TYPE, packed)),
+        "png_text": _format_texts(chunks),
+        **_read_exif(data),
         "xmp_creator_tool": tool[0] if tool else "",
     }
 
 
 def says_generated(found: Mapping[str, str]) -> bool:
-    """Tell whether a hint states by itself that a model made the picture; to have edited a photo is not enough."""
+    """Tell whether a hint states by itself that a model made the image; to have edited a photo is not enough."""
     if "trainedAlgorithmicMedia" in found["iptc_digital_source_type"].split(", "):
         return True
     return found["png_text"].startswith(_GENERATOR_KEYS) or any(map(_GENERATORS.search, found.values()))
 
 
-def _find(pattern: re.Pattern[bytes], data: bytes) -> list[str]:
+def _find_matches(pattern: re.Pattern[bytes], data: bytes) -> list[str]:
     return list(dict.fromkeys(_clean(match[1]) for match in islice(pattern.finditer(data), 16)))
 
 
 def _clean(value: object) -> str:
     """Bring any value to one short line of printable characters."""
-    text = value[: 4 * LENGTH].decode("utf-8", "replace") if isinstance(value, bytes) else str(value)[: 4 * LENGTH]
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:LENGTH]
+    text = (
+        value[: 4 * MAX_HINT_LENGTH].decode("utf-8", "replace")
+        if isinstance(value, bytes)
+        else str(value)[: 4 * MAX_HINT_LENGTH]
+    )
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:MAX_HINT_LENGTH]
 
 
-def _manifest(data: bytes) -> str:
+def _read_manifest(data: bytes) -> str:
     if _C2PA not in data:
         return ""
     with suppress(Exception):  # not installed, or not a manifest after all
@@ -105,45 +109,45 @@ def _manifest(data: bytes) -> str:
     return "manifest"
 
 
-def _telling(chunks: list[tuple[bytes, bytes]]) -> str:
+def _format_texts(chunks: list[tuple[bytes, bytes]]) -> str:
     """Name the texts whose keys tell something, those of generators first."""
     texts = {key.decode("latin-1").lower(): text for key, text in reversed(chunks)}
     return "; ".join(f"{key}: {_clean(texts[key])}" for key in _KEYS if key in texts)
 
 
-def _exif(data: bytes) -> dict[str, str]:
+def _read_exif(data: bytes) -> dict[str, str]:
     exif = Image.Exif()
     with suppress(Exception):  # Pillow raises nearly anything on broken tags
         if data.startswith(_PNG):  # Pillow would decode all of a PNG to look for tags at its end
-            exif.load(next((chunk for kind, chunk in _png_chunks(data) if kind == b"eXIf"), b""))
+            exif.load(next((chunk for kind, chunk in _read_png_chunks(data) if kind == b"eXIf"), b""))
         else:
             with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
                 exif = image.getexif()
     return {name: _clean(exif.get(tag, "")) for name, tag in _EXIF_TAGS.items()}
 
 
-def _png_texts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _read_png_texts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Give each key and text of a PNG, unpacked."""
-    for kind, chunk in _png_chunks(data):
+    for kind, chunk in _read_png_chunks(data):
         key, _, text = chunk.partition(b"\0")
         if kind == b"iTXt":  # packed or not, method, language\0, translated key\0
             packed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
         else:
             packed, text = kind == b"zTXt", text[1:] if kind == b"zTXt" else text
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            yield key, _unpack(text) if packed else text[:MAX_TEXT]
+            yield key, _unpack(text) if packed else text[:MAX_PNG_TEXT]
 
 
 def _unpack(text: bytes) -> bytes:
     with suppress(zlib.error):
-        return zlib.decompressobj().decompress(text, MAX_TEXT)
+        return zlib.decompressobj().decompress(text, MAX_PNG_TEXT)
     return b""
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _read_png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Give kind and content of each chunk that is neither header nor pixels, as far as the file goes."""
     start = len(_PNG) if data.startswith(_PNG) else len(data)
-    for _ in range(MAX_CHUNKS):
+    for _ in range(MAX_CREDENTIAL_CHUNKS):
         if start + 8 > len(data):
             return
         length, kind = struct.unpack_from(">I4s", data, start)

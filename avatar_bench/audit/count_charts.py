@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 
@@ -27,29 +27,31 @@ def draw_counts(images: pd.DataFrame, splits: Sequence[str]) -> Figure:
     by_split = pd.crosstab(images["split"], images["label"]).reindex(index=list(splits), columns=classes)
     by_source = pd.crosstab(images["source"], images["label"]).reindex(columns=classes)
     order = np.lexsort((-by_source.sum(axis=1), by_source.to_numpy().argmax(axis=1)))
-    largest = by_source.sum(axis=1).nlargest(plots.MOST_BARS).index
+    largest = by_source.sum(axis=1).nlargest(plots.MAX_BARS).index
     by_source = by_source.iloc[order].loc[lambda table: table.index.isin(largest)]
     rows = max(len(by_class) + len(by_split) + 4, len(by_source))
-    figure = plots.new_figure(8.4, 1.5 + 0.22 * rows)
+    figure = plots.create_figure(8.4, 1.5 + 0.22 * rows)
     grid = figure.add_gridspec(2, 2, height_ratios=[len(by_class) + 1, len(by_split) + 1])
-    _stack(figure.add_subplot(grid[0, 0]), by_class, say("By class"))
-    _stack(figure.add_subplot(grid[1, 0]), by_split, say("By split")).set_xlabel(say("images"))
-    _stack(figure.add_subplot(grid[:, 1]), by_source, say("By source")).set_xlabel(say("images"))
-    handles = [Patch(color=plots.color(index), label=plots.short(name)) for index, name in enumerate(classes)]
+    _draw_stack(figure.add_subplot(grid[0, 0]), by_class, _("By class"))
+    _draw_stack(figure.add_subplot(grid[1, 0]), by_split, _("By split")).set_xlabel(_("images"))
+    _draw_stack(figure.add_subplot(grid[:, 1]), by_source, _("By source")).set_xlabel(_("images"))
+    handles = [
+        Patch(color=plots.get_colour(index), label=plots.shorten_name(name)) for index, name in enumerate(classes)
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
     return figure
 
 
-def _stack(axes: Axes, counts: pd.DataFrame, title: str) -> Axes:
+def _draw_stack(axes: Axes, counts: pd.DataFrame, title: str) -> Axes:
     """Draw a bar a row, the first on top, of the counts of each class (columns)."""
     values = counts.fillna(0).to_numpy()
     starts = np.cumsum(values, axis=1) - values
     rows = np.arange(len(counts))
     for index in range(values.shape[1]):
-        axes.barh(rows, values[:, index], left=starts[:, index], color=plots.color(index), height=0.72)
+        axes.barh(rows, values[:, index], left=starts[:, index], color=plots.get_colour(index), height=0.72)
     for row, total in enumerate(values.sum(axis=1)):
         axes.annotate(f"{total:,.0f}", (total, row), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(rows, [plots.short(str(name) or say("not known"), 30) for name in counts.index])
+    axes.set_yticks(rows, [plots.shorten_name(str(name) or _("not known"), 30) for name in counts.index])
     axes.set(title=title, xlim=(0, 1.16 * values.sum(axis=1).max()), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="x")
     return axes

@@ -14,16 +14,16 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avatar_bench.audit.assessment import verdict_words
+from avatar_bench.audit.assessment import translate_assessment
 from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.data.decoding import decode
 from avatar_bench.files import html
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import language, say
+from avatar_bench.i18n import _, language
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric, Result
 
-_SAMPLES, _A_SOURCE, _ACROSS = 24, 3, 6  # pictures of a class, of them of one source, in a row
+_SAMPLES, _A_SOURCE, _ACROSS = 24, 3, 6  # images of a class, of them of one source, in a row
 _QUARANTINE = 40  # rows shown; the file has them all
 _WIDTH = 1500  # pixels of an inlined figure
 
@@ -35,147 +35,153 @@ def write_card(folder: Path, result: Result) -> list[Path]:
     the saved `result` of data_audit in audit/. The HTML needs no other file; the Markdown shows images
     from audit/ and card/.
     """
-    manifest, beside = _table(folder / "manifest.csv"), _beside(folder)
-    images = _images(manifest, beside)
+    manifest, beside = _read_table(folder / "manifest.csv"), _read_held_out(folder)
+    images = _combine_images(manifest, beside)
     (folder / "card").mkdir(exist_ok=True)
-    figures = [(folder / "audit" / f"{name}.png", caption) for name, caption in _captions().items()]
-    content = _content(folder, manifest, beside, result) | {
-        "counts": _counts(images),
-        "chart": _draw(draw_counts(images, _splits(images)), folder / "card" / "counts.png"),
+    figures = [(folder / "audit" / f"{name}.png", caption) for name, caption in _list_captions().items()]
+    content = _collect_content(folder, manifest, beside, result) | {
+        "counts": _count_images(images),
+        "chart": _save_figure(draw_counts(images, _order_splits(images)), folder / "card" / "counts.png"),
         "figures": [(file, caption) for file, caption in figures if file.is_file()],
         "samples": _draw_samples(folder, manifest),
     }
     written = []
-    for ending, environment in (("md", _markdown(folder)), ("html", _web())):
+    for ending, environment in (("md", _make_markdown_environment(folder)), ("html", _make_html_environment())):
         page = folder / f"card.{ending}"
-        environment.globals |= {"say": say, "lang": language()}
+        environment.globals |= {"_": _, "lang": language()}
         page.write_text(environment.get_template(f"card.{ending}.jinja").render(content), encoding="utf-8")
         written.append(page)
     return written
 
 
-def _content(folder: Path, manifest: pd.DataFrame, beside: dict[str, pd.DataFrame], result: Result) -> dict[str, Any]:
-    sources, refused = (_table(folder / f"{name}.csv") for name in ("sources", "quarantine"))
+def _collect_content(
+    folder: Path, manifest: pd.DataFrame, beside: dict[str, pd.DataFrame], result: Result
+) -> dict[str, Any]:
+    sources, refused = (_read_table(folder / f"{name}.csv") for name in ("sources", "quarantine"))
     blind = beside.get("blind", pd.DataFrame())
-    verdict = result.provenance.get("verdict", {"answer": "not asked", "reasons": []})
-    equalised = result.provenance.get("equalised/verdict")
+    verdict = result.provenance.get("assessment", {"suitable": "not asked", "reasons": []})
+    equalised = result.provenance.get("equalised/assessment")
     return {
         "name": folder.name,
         "n": len(manifest),
         "n_blind": len(blind),
         "n_ood": sum(len(table) for name, table in beside.items() if name != "blind"),
-        "sources": _headed(_telling(sources.drop(columns=[] if len(blind) else ["blind"], errors="ignore"))),
+        "sources": _rename_columns(
+            _drop_empty_columns(sources.drop(columns=[] if len(blind) else ["blind"], errors="ignore"))
+        ),
         "licences": sorted(set(sources["licence"])) if "licence" in sources else [],
-        "answer": verdict["answer"],
-        "verdict": verdict_words(verdict),
-        "equalised": verdict_words(equalised) if equalised and equalised["answer"] != verdict["answer"] else None,
-        "mended": bool(verdict["answer"] == "no" and equalised and equalised["answer"] != "no"),
-        "probes": list(_probes(result.metrics)),
-        "warnings": result.warnings[1:] if verdict["answer"] != "not asked" else result.warnings,
-        "carriers": result.tables.get("carriers", pd.DataFrame()).head(3).to_dict("records"),
-        "hints": _headed(result.tables.get("hints", pd.DataFrame())),
-        "label_errors": result.provenance.get("label_errors", say("not looked for")),
-        "refused": _headed(refused.head(_QUARANTINE)),
+        "suitable": verdict["suitable"],
+        "assessment": translate_assessment(verdict),
+        "equalised": translate_assessment(equalised)
+        if equalised and equalised["suitable"] != verdict["suitable"]
+        else None,
+        "mended": bool(verdict["suitable"] == "no" and equalised and equalised["suitable"] != "no"),
+        "probes": list(_list_probes(result.metrics)),
+        "warnings": result.warnings[1:] if verdict["suitable"] != "not asked" else result.warnings,
+        "single_properties": result.tables.get("single_properties", pd.DataFrame()).head(3).to_dict("records"),
+        "hints": _rename_columns(result.tables.get("hints", pd.DataFrame())),
+        "label_errors": result.provenance.get("label_errors", _("not looked for")),
+        "refused": _rename_columns(refused.head(_QUARANTINE)),
         "n_refused": len(refused),
         "version": result.provenance.get("version", ""),
         "fingerprint": result.provenance.get("data_fingerprint", ""),
     }
 
 
-def _probe_words() -> dict[str, str]:
+def _label_probes() -> dict[str, str]:
     return {
-        "metadata": say("the file alone: format, size, JPEG quality, EXIF"),
-        "appearance": say("the look as a whole: brightness, contrast, sharpness"),
-        "colour": say("colours alone: a histogram of 16 bins a channel"),
-        "residual": say("noise and frequencies: DCT and residual statistics"),
-        "source": say("the name of the source"),
+        "metadata": _("the file alone: format, size, JPEG quality, EXIF"),
+        "appearance": _("the look as a whole: brightness, contrast, sharpness"),
+        "colour": _("colours alone: a histogram of 16 bins a channel"),
+        "residual": _("noise and frequencies: DCT and residual statistics"),
+        "source": _("the name of the source"),
     }
 
 
-def _captions() -> dict[str, str]:
+def _list_captions() -> dict[str, str]:
     return {
-        "aurocs": say("How well the class is told without the image, with intervals; dashed: chance."),
-        "carriers": say("The same by single property, as stored."),
-        "properties": say("How the properties are spread over the classes."),
-        "confounding": say("Images by source and class."),
+        "aurocs": _("How well the class is told without the image, with intervals; dashed: chance."),
+        "single_properties": _("The same by single property, as stored."),
+        "properties": _("How the properties are spread over the classes."),
+        "confounding": _("Images by source and class."),
     }
 
 
-def _headed(table: pd.DataFrame) -> pd.DataFrame:
+def _rename_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose columns bear words instead of the names that they have in the file."""
     words = {
-        "source": say("source"),
-        "label": say("class"),
-        "count": say("images"),
-        "licence": say("licence"),
-        "author": say("author"),
-        "generator": say("generator"),
-        "homepage": say("homepage"),
-        "blind": say("blind"),
-        "ood": say("out-of-domain set"),
-        "hint": say("hint"),
-        "file": say("file"),
-        "reason": say("reason"),
+        "source": _("source"),
+        "label": _("class"),
+        "count": _("images"),
+        "licence": _("licence"),
+        "author": _("author"),
+        "generator": _("generator"),
+        "homepage": _("homepage"),
+        "blind": _("blind"),
+        "ood": _("out-of-domain set"),
+        "hint": _("hint"),
+        "file": _("file"),
+        "reason": _("reason"),
     }
     return table.rename(columns=words)
 
 
-def _beside(folder: Path) -> dict[str, pd.DataFrame]:
+def _read_held_out(folder: Path) -> dict[str, pd.DataFrame]:
     """Return the tables of the blind set and of the out-of-domain sets, by name, where there are any."""
     files = {"blind": folder / "blind.csv"} | {file.stem: file for file in sorted(folder.glob("ood_*.csv"))}
-    tables = {name: _table(file) for name, file in files.items()}
+    tables = {name: _read_table(file) for name, file in files.items()}
     return {name: table for name, table in tables.items() if len(table)}
 
 
-def _table(file: Path) -> pd.DataFrame:
+def _read_table(file: Path) -> pd.DataFrame:
     return read_csv(file, dtype=str, keep_default_na=False) if file.is_file() else pd.DataFrame()
 
 
-def _telling(table: pd.DataFrame) -> pd.DataFrame:
+def _drop_empty_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Leave out the columns that are empty in every row."""
     return table.loc[:, [bool((table[name] != "").any()) for name in table]]
 
 
-def _images(manifest: pd.DataFrame, beside: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def _combine_images(manifest: pd.DataFrame, beside: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return label, source and split of every image; those of out-of-domain sets count as one split."""
-    parts = [manifest.assign(split=manifest["split"].replace("", say("no split")))]
+    parts = [manifest.assign(split=manifest["split"].replace("", _("no split")))]
     parts += [
-        table.assign(split=say("blind") if name == "blind" else say("out of domain")) for name, table in beside.items()
+        table.assign(split=_("blind") if name == "blind" else _("out of domain")) for name, table in beside.items()
     ]
     return pd.concat([part.reindex(columns=["label", "source", "split"], fill_value="") for part in parts])
 
 
-def _splits(images: pd.DataFrame) -> list[str]:
-    order = ("train", "val", "test", say("no split"), say("blind"), say("out of domain"))
+def _order_splits(images: pd.DataFrame) -> list[str]:
+    order = ("train", "val", "test", _("no split"), _("blind"), _("out of domain"))
     found = set(images["split"])
     return [*(name for name in order if name in found), *sorted(found - set(order))]
 
 
-def _counts(images: pd.DataFrame) -> pd.DataFrame:
+def _count_images(images: pd.DataFrame) -> pd.DataFrame:
     """Count images by class and split, and all in a column of its own."""
-    table = pd.crosstab(images["label"], images["split"])[_splits(images)]
-    table = table.assign(**{say("all"): table.sum(axis=1)})
-    return table.rename_axis(say("class")).rename_axis(columns=None).reset_index()
+    table = pd.crosstab(images["label"], images["split"])[_order_splits(images)]
+    table = table.assign(**{_("all"): table.sum(axis=1)})
+    return table.rename_axis(_("class")).rename_axis(columns=None).reset_index()
 
 
-def _probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:
+def _list_probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:
     """Give what is predicted from, the AUROC as stored, and that after equalising."""
-    for name, words in _probe_words().items():
+    for name, words in _label_probes().items():
         if f"{name}_auroc" in metrics:
             after = metrics.get(f"equalised/{name}_auroc")
-            yield words, _said(metrics[f"{name}_auroc"]), _said(after) if after else say("not measured")
+            yield words, _format_metric(metrics[f"{name}_auroc"]), _format_metric(after) if after else _("not measured")
 
 
-def _said(metric: Metric) -> str:
+def _format_metric(metric: Metric) -> str:
     if metric.value is None:
-        return say("none: {reason}", reason=metric.reason)
+        return _("none: {reason}", reason=metric.reason)
     if metric.low is None or metric.high is None:
         return f"{metric.value:.2f}"
     low, high = f"{metric.low:.2f}", f"{metric.high:.2f}"
-    return say("{value} ({low} to {high})", value=f"{metric.value:.2f}", low=low, high=high)
+    return _("{value} ({low} to {high})", value=f"{metric.value:.2f}", low=low, high=high)
 
 
-def _draw(figure: Figure, file: Path) -> Path:
+def _save_figure(figure: Figure, file: Path) -> Path:
     """Save a figure, and return where."""
     figure.savefig(file, dpi=130)
     figure.clear()
@@ -189,26 +195,26 @@ def _draw_samples(folder: Path, manifest: pd.DataFrame) -> list[tuple[str, Path]
         turn = part.groupby("source").cumcount()
         few = part[turn < _A_SOURCE].assign(turn=turn).sort_values(["turn", "source"], kind="stable").head(_SAMPLES)
         few = few.sort_values(["source", "turn"])
-        titles = [source or say("source not known") for source in few["source"]]
-        figure = plots.gallery([decode(folder / path) for path in few["path"]], titles, _ACROSS)
+        titles = [source or _("source not known") for source in few["source"]]
+        figure = plots.draw_gallery([decode(folder / path) for path in few["path"]], titles, _ACROSS)
         file = folder / "card" / f"samples_{number}.png"  # a class may have a name that is none for a file
-        drawn.append((str(label), _draw(figure, file)))
+        drawn.append((str(label), _save_figure(figure, file)))
     return drawn
 
 
-def _markdown(folder: Path) -> Environment:
-    environment = html.markdown()
-    environment.filters["picture"] = lambda file: Markup(file.relative_to(folder).as_posix())
+def _make_markdown_environment(folder: Path) -> Environment:
+    environment = html.build_markdown_environment()
+    environment.filters["image"] = lambda file: Markup(file.relative_to(folder).as_posix())
     return environment
 
 
-def _web() -> Environment:
-    environment = html.web()
-    environment.filters["picture"] = _inlined
+def _make_html_environment() -> Environment:
+    environment = html.build_html_environment()
+    environment.filters["image"] = _inline_figure
     return environment
 
 
-def _inlined(file: Path) -> Markup:
+def _inline_figure(file: Path) -> Markup:
     """Give a figure as an address that holds its own content."""
     with Image.open(file) as image:
         image.thumbnail((_WIDTH, 8 * _WIDTH))

@@ -1,4 +1,4 @@
-"""Probes: how well a few properties of the pictures predict the class, cross-validated by group."""
+"""Probes: how well a few properties of the images predict the class, cross-validated by group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, stats
 from avatar_bench.results.result import Metric
 
@@ -23,7 +23,7 @@ Learner = Callable[[pd.DataFrame, Codes, pd.DataFrame, int], Floats]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProbeSettings:
     """How probes are judged: `folds` of the cross-validation, `resamples` and `level` of the bootstrap, `seed`."""
 
     folds: int = 5
@@ -32,7 +32,7 @@ class Plan:
     level: float = 0.95
 
 
-class Probe(NamedTuple):
+class ProbeResult(NamedTuple):
     """Hold how well the class is predicted.
 
     `auroc` is that of the class which is told best from the rest, as one class that the files give away is enough to
@@ -45,32 +45,34 @@ class Probe(NamedTuple):
     by_class: dict[str, Metric]
 
 
-def probe(frame: pd.DataFrame, columns: Sequence[str], plan: Plan | None = None) -> Probe:
+def probe(frame: pd.DataFrame, columns: Sequence[str], plan: ProbeSettings | None = None) -> ProbeResult:
     """Predict `label` from columns of numbers, flags or words by gradient boosting, out of fold.
 
     `frame` has `label` and `group` beside the columns. Intervals come from a bootstrap of whole groups over the
     out-of-fold scores, the learner held fixed. All is None with a reason where there are fewer than two classes, or a
     class has fewer than two groups.
     """
-    return _judge(frame, _features(frame, columns), _boost, plan or Plan())
+    return _cross_validate(frame, _prepare_features(frame, columns), _fit_boosting, plan or ProbeSettings())
 
 
-def probe_source(frame: pd.DataFrame, column: str = "source", plan: Plan | None = None) -> Probe:
+def probe_source(frame: pd.DataFrame, column: str = "source", plan: ProbeSettings | None = None) -> ProbeResult:
     """Predict `label` from a name alone, by how often each class bears it in the other folds; "" is not known."""
     known = frame[frame[column] != ""]
     if known.empty:
-        return _without(say("no {column} is known", column=column))
-    return _judge(known, known[[column]], _count, plan or Plan())
+        return _make_missing(_("no {column} is known", column=column))
+    return _cross_validate(known, known[[column]], _fit_frequencies, plan or ProbeSettings())
 
 
-def carriers(frame: pd.DataFrame, columns: Sequence[str], plan: Plan | None = None) -> pd.DataFrame:
+def probe_single_properties(
+    frame: pd.DataFrame, columns: Sequence[str], plan: ProbeSettings | None = None
+) -> pd.DataFrame:
     """Probe each property alone by a decision tree, the one that tells most first.
 
     Columns: property, class (the one it tells best), auroc, low, high, balanced_accuracy.
     """
     rows = []
     for column in columns:
-        alone = _judge(frame, _features(frame, [column]), _grow, plan or Plan())
+        alone = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, plan or ProbeSettings())
         auroc = alone.auroc
         best = next((name for name, one in alone.by_class.items() if one == auroc), "")
         rows.append((column, best, auroc.value, auroc.low, auroc.high, alone.balanced_accuracy.value))
@@ -80,14 +82,14 @@ def carriers(frame: pd.DataFrame, columns: Sequence[str], plan: Plan | None = No
     return table.sort_values("auroc", ascending=False, kind="stable", ignore_index=True)
 
 
-def majority(frame: pd.DataFrame) -> tuple[Metric, Metric]:
+def score_majority_class(frame: pd.DataFrame) -> tuple[Metric, Metric]:
     """Give accuracy and balanced accuracy of always naming the commonest class."""
     counts, n = frame["label"].value_counts(), len(frame)
     accuracy = Metric(float(counts.iloc[0] / n), n, higher_is_better=None)
     return accuracy, Metric(1 / len(counts), n, higher_is_better=None)
 
 
-def draw(frame: pd.DataFrame, limit: int, seed: int = 0) -> Rows:
+def sample_rows(frame: pd.DataFrame, limit: int, seed: int = 0) -> Rows:
     """Give the positions of at most `limit` rows, ascending: as large a share of each class as of the others.
 
     A class keeps at least one row, so that there can be as many more as there are classes.
@@ -101,41 +103,41 @@ def draw(frame: pd.DataFrame, limit: int, seed: int = 0) -> Rows:
     return np.sort(np.concatenate(kept))
 
 
-def _judge(frame: pd.DataFrame, features: pd.DataFrame, learn: Learner, plan: Plan) -> Probe:
+def _cross_validate(frame: pd.DataFrame, features: pd.DataFrame, learn: Learner, plan: ProbeSettings) -> ProbeResult:
     labels = frame["label"].astype("category")
     names = list(labels.cat.categories)
     groups_a_class = frame.groupby("label")["group"].nunique()
     if len(names) < 2:
-        return _without(say("fewer than two classes"))
+        return _make_missing(_("fewer than two classes"))
     if groups_a_class.min() < 2:
         lone = repr(groups_a_class.idxmin())
-        return _without(say("class {label} has one group, which cannot be learned and judged at once", label=lone))
+        return _make_missing(_("class {label} has one group, which cannot be learned and judged at once", label=lone))
     targets = np.asarray(labels.cat.codes, dtype=np.int64)
     groups = frame["group"].to_numpy(dtype=str)
     folds = min(plan.folds, int(groups_a_class.min()))
-    scores = _out_of_fold(features, targets, groups, learn, folds, plan.seed)
-    return _figures(scores, targets, groups, names, plan)
+    scores = _predict_out_of_fold(features, targets, groups, learn, folds, plan.seed)
+    return _score_predictions(scores, targets, groups, names, plan)
 
 
-def _out_of_fold(
+def _predict_out_of_fold(
     features: pd.DataFrame, targets: Codes, groups: NDArray[np.str_], learn: Learner, folds: int, seed: int
 ) -> Floats:
     classes = int(targets.max()) + 1
     scores = np.full((len(targets), classes), 1 / classes)
-    for train, test in _split(tuple(targets.tolist()), tuple(groups.tolist()), folds, seed):
+    for train, test in _split_folds(tuple(targets.tolist()), tuple(groups.tolist()), folds, seed):
         scores[test] = learn(features.iloc[train], targets[train], features.iloc[test], classes)
     return scores
 
 
 @lru_cache(maxsize=2)  # a second for some thousands of groups, and two dozen probes of one audit share it
-def _split(targets: tuple[int, ...], groups: tuple[str, ...], folds: int, seed: int) -> list[tuple[Rows, Rows]]:
+def _split_folds(targets: tuple[int, ...], groups: tuple[str, ...], folds: int, seed: int) -> list[tuple[Rows, Rows]]:
     from sklearn.model_selection import StratifiedGroupKFold  # half a second, which no other command should wait for
 
     split: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
     return [(train, test) for train, test in split.split(np.zeros(len(targets)), targets, groups) if len(test)]
 
 
-def _boost(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
+def _fit_boosting(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     shares = np.bincount(targets, minlength=classes) / len(targets)
@@ -154,7 +156,7 @@ def _boost(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: in
     return balanced
 
 
-def _grow(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
+def _fit_tree(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
     """Learn from one property by a small tree, which is all that one needs, and a hundred times as quick."""
     from sklearn.tree import DecisionTreeClassifier
 
@@ -164,17 +166,17 @@ def _grow(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int
         max_leaf_nodes=16, min_samples_leaf=5, class_weight="balanced", random_state=0
     )
     # rounded, or the last digits of balanced weights would set the folds apart where nothing is learned
-    scores[:, present] = model.fit(_codes(known), targets).predict_proba(_codes(asked)).round(9)
+    scores[:, present] = model.fit(_encode_categories(known), targets).predict_proba(_encode_categories(asked)).round(9)
     return scores
 
 
-def _codes(features: pd.DataFrame) -> pd.DataFrame:
+def _encode_categories(features: pd.DataFrame) -> pd.DataFrame:
     """Number the words, which all folds do alike as they share their categories."""
     words = features.select_dtypes("category")
     return features.assign(**{str(name): words[name].cat.codes for name in words})
 
 
-def _count(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
+def _fit_frequencies(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
     counts = pd.crosstab(known.iloc[:, 0], targets).reindex(columns=range(classes), fill_value=0)
     shares = counts / counts.sum().clip(lower=1)  # of its class, for the same reason as in _boost
     shares = shares.div(shares.sum(axis=1), axis=0)
@@ -182,14 +184,16 @@ def _count(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: in
     return np.where(np.isnan(found), 1 / classes, found)
 
 
-def _features(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def _prepare_features(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     wanted = frame[list(columns)]
     words = [name for name in columns if not pd.api.types.is_numeric_dtype(wanted[name])]
     flags = [name for name in columns if pd.api.types.is_bool_dtype(wanted[name])]
     return wanted.astype(dict.fromkeys(words, "category") | dict.fromkeys(flags, "int8"))
 
 
-def _figures(scores: Floats, targets: Codes, groups: NDArray[np.str_], names: Sequence[str], plan: Plan) -> Probe:
+def _score_predictions(
+    scores: Floats, targets: Codes, groups: NDArray[np.str_], names: Sequence[str], plan: ProbeSettings
+) -> ProbeResult:
     classes, predicted = scores.shape[1], scores.argmax(axis=1)
 
     def statistic(weights: Floats) -> Floats:
@@ -200,17 +204,17 @@ def _figures(scores: Floats, targets: Codes, groups: NDArray[np.str_], names: Se
     values = statistic(np.ones((1, len(targets))))[0]
     lows, highs = stats.bootstrap_interval(statistic, groups, plan.resamples, plan.level, plan.seed)
     units = len(np.unique(groups))
-    *aurocs, balanced = [_metric(*ends, units) for ends in zip(values, lows, highs, strict=True)]
-    return Probe(aurocs[int(values[:-1].argmax())], balanced, dict(zip(names, aurocs, strict=True)))
+    *aurocs, balanced = [_make_metric(*ends, units) for ends in zip(values, lows, highs, strict=True)]
+    return ProbeResult(aurocs[int(values[:-1].argmax())], balanced, dict(zip(names, aurocs, strict=True)))
 
 
-def _metric(value: float, low: float, high: float, units: int) -> Metric:
+def _make_metric(value: float, low: float, high: float, units: int) -> Metric:
     if not low < high:
-        reason = say("no interval: every resample gives the same figure")
+        reason = _("no interval: every resample gives the same figure")
         return Metric(float(value), units, higher_is_better=False, reason=reason)
     return Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)
 
 
-def _without(reason: str) -> Probe:
+def _make_missing(reason: str) -> ProbeResult:
     nothing = Metric(None, 0, higher_is_better=False, reason=reason)
-    return Probe(nothing, nothing, {})
+    return ProbeResult(nothing, nothing, {})

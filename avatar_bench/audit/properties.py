@@ -1,4 +1,4 @@
-"""What can be measured of one picture file: how it is stored, how it looks, and what its noise is like."""
+"""What can be measured of one image file: how it is stored, how it looks, and what its noise is like."""
 
 from __future__ import annotations
 
@@ -11,65 +11,65 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn, rfft2
 
-from avatar_bench.audit.content_credentials import HINTS, hints
+from avatar_bench.audit.content_credentials import HINTS, read_hints
 from avatar_bench.data.decoding import FORMATS, decode_bytes
-from avatar_bench.data.image_slices import jpeg_quality
+from avatar_bench.data.image_slices import estimate_jpeg_quality
 
 Value = float | str | bool
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
-BINS, BANDS, DIAGONALS = 16, 16, range(1, 15)
+HISTOGRAM_BINS, SPECTRUM_BANDS, DCT_DIAGONALS = 16, 16, range(1, 15)
 
 METADATA = ("format", "mode", "width", "height", "aspect", "jpeg_quality", "subsampling", "progressive", "exif", "icc")
 APPEARANCE = ("bytes_per_pixel", "grey", "brightness", "contrast", "saturation", "sharpness")
-COLOUR = tuple(f"{channel}_{index:02}" for channel in ("red", "green", "blue") for index in range(BINS))
+COLOUR = tuple(f"{channel}_{index:02}" for channel in ("red", "green", "blue") for index in range(HISTOGRAM_BINS))
 RESIDUAL = (
-    *(f"spectrum_{band:02}" for band in range(BANDS)),
-    *(f"dct_{diagonal:02}" for diagonal in DIAGONALS),
+    *(f"spectrum_{band:02}" for band in range(SPECTRUM_BANDS)),
+    *(f"dct_{diagonal:02}" for diagonal in DCT_DIAGONALS),
     *(f"noise_{channel}" for channel in ("red", "green", "blue")),
     *(f"kurtosis_{channel}" for channel in ("red", "green", "blue")),
     *(f"correlation_{pair}" for pair in ("red_green", "red_blue", "green_blue")),
     *(f"neighbour_{direction}" for direction in ("right", "below", "diagonal")),
     "blockiness",
 )
-COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS)
+PROPERTY_COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS)
 
-GREY_STEP = 8  # levels of 255; JPEG's chroma rounding moves the channels of a grey picture by a few
+GREY_TOLERANCE = 8  # levels of 255; JPEG's chroma rounding moves the channels of a grey image by a few
 SHARPNESS_SIDE = 96  # at 256, where most avatars would be enlarged, the measure tells size (rank correlation .6)
-CROP = 256
+NOISE_CROP = 256
 _FLOOR = 1e-3  # squared levels of 255, added before a logarithm: far below what rounding to 8 bits leaves
 
 # Outliers, seen against 2,178 avatars of all kinds: the flattest has contrast .06 and the softest, an old engraving, a
 # Laplacian of .024 of luma's variance, the next one .07; a Gaussian blur of 2 % of the side brings 96 in 100 below .02.
-TINY = 48  # pixels of the shorter side: half of the smallest of them
-BLANK = 0.02  # contrast
-BLURRED = 0.02  # variance of the Laplacian over luma's, so that pale and dark pictures do not pass for blurred
+TINY_SIDE = 48  # pixels of the shorter side: half of the smallest of them
+BLANK_CONTRAST = 0.02  # contrast
+BLURRED_VARIANCE = 0.02  # variance of the Laplacian over luma's, so that pale and dark images do not pass for blurred
 EXTREME_ASPECT = 2.5  # a strip loses most of itself where a square is cut, and its faces where it is squashed
 
 _SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0"}
 
 
 def measure(data: bytes, name: str = "") -> dict[str, Value]:
-    """Measure one file's content: a value for each of COLUMNS; raise DataError, naming `name`, where it is no picture.
+    """Measure one file's content: a value for each of COLUMNS; raise DataError, naming `name`, where it is no image.
 
-    `metadata`, `appearance`, `colour`, `residual` and `provenance.hints` tell what each means.
+    `measure_metadata`, `measure_appearance`, `measure_colour`, `measure_residual` and `provenance.hints` define each.
     """
     pixels = decode_bytes(data, name)
     return {
-        **metadata(data, pixels),
-        **appearance(pixels, len(data)),
-        **colour(pixels),
-        **residual(pixels),
-        **hints(data),
+        **measure_metadata(data, pixels),
+        **measure_appearance(pixels, len(data)),
+        **measure_colour(pixels),
+        **measure_residual(pixels),
+        **read_hints(data),
     }
 
 
-def metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:
+def measure_metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:
     """Tell how a file is stored, which has nothing to do with what it shows.
 
-    `mode` is Pillow's of the stored samples; `width` and `height` count pixels of the upright picture and `aspect` is
-    their ratio; `jpeg_quality` is libjpeg's, 1 to 100, -1 for other formats; `subsampling` is "4:2:0" and the like,
+    `mode` is Pillow's of the stored samples; `width` and `height` count pixels of the upright image and `aspect` is
+    their ratio; `estimate_jpeg_quality` is libjpeg's, 1 to 100, -1 for other formats; `subsampling` is such as "4:2:0",
     "grey" for a JPEG of one channel, "" for other formats; `progressive` means stored in passes (JPEG, PNG).
     """
     height, width = pixels.shape[:2]
@@ -77,34 +77,34 @@ def metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:
         info = {str(key).lower() for key, value in image.info.items() if value}
         tables = getattr(image, "quantization", {})
         return {
-            "format": "JPEG" if tables else image.format or "",  # a JPEG of several pictures is an MPO to Pillow
+            "format": "JPEG" if tables else image.format or "",  # a JPEG of several images is an MPO to Pillow
             "mode": image.mode,
             "width": width,
             "height": height,
             "aspect": width / height,
-            "jpeg_quality": jpeg_quality(tables[min(tables)]) if tables else -1,
-            "subsampling": _subsampling(image.layer) if tables else "",  # type: ignore[attr-defined]
+            "jpeg_quality": estimate_jpeg_quality(tables[min(tables)]) if tables else -1,
+            "subsampling": _name_subsampling(image.layer) if tables else "",  # type: ignore[attr-defined]
             "progressive": bool(info & {"progressive", "interlace"}),
             "exif": bool(info & {"exif", "raw profile type exif"}),
             "icc": "icc_profile" in info,
         }
 
 
-def appearance(pixels: Pixels, size: int) -> dict[str, Value]:
-    """Tell how a picture, (H, W, 3) RGB, looks on the whole; `size` is its file's, in bytes.
+def measure_appearance(pixels: Pixels, size: int) -> dict[str, Value]:
+    """Tell how an image, (H, W, 3) RGB, looks on the whole; `size` is its file's, in bytes.
 
     `bytes_per_pixel`; `grey`, the share of pixels whose channels differ by at most GREY_STEP of 255; `brightness` and
     `contrast`, mean and standard deviation of luma (BT.601) in 0..1; `saturation`, the mean of (max - min) / max over
     the pixels' channels; `sharpness`, log10(1 + variance of the Laplacian of luma in 0..255), after the longest side
     was brought to SHARPNESS_SIDE, so that it does not tell the size (Pech-Pacheco et al., 2000).
     """
-    luma = _luma(pixels)
+    luma = _compute_luma(pixels)
     red, green, blue = cv2.split(pixels)  # numpy is many times as slow, or takes many times the memory
     brightness, contrast = (float(value.item()) / 255 for value in cv2.meanStdDev(luma))
     spread = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
     return {
         "bytes_per_pixel": size / luma.size,
-        "grey": float((spread <= GREY_STEP).mean()),
+        "grey": float((spread <= GREY_TOLERANCE).mean()),
         "brightness": brightness,
         "contrast": contrast,
         "saturation": cv2.mean(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV))[1] / 255,
@@ -112,24 +112,24 @@ def appearance(pixels: Pixels, size: int) -> dict[str, Value]:
     }
 
 
-def colour(pixels: Pixels) -> dict[str, Value]:
-    """Tell the share of a picture's pixels in each of 16 equal bins of each channel: 48 values, COLOUR."""
-    counts = [cv2.calcHist([pixels], [channel], None, [BINS], [0, 256]).ravel() for channel in range(3)]
+def measure_colour(pixels: Pixels) -> dict[str, Value]:
+    """Tell the share of an image's pixels in each of 16 equal bins of each channel: 48 values, COLOUR."""
+    counts = [cv2.calcHist([pixels], [channel], None, [HISTOGRAM_BINS], [0, 256]).ravel() for channel in range(3)]
     return dict(zip(COLOUR, (np.concatenate(counts) / pixels[..., 0].size).tolist(), strict=True))
 
 
-def residual(pixels: Pixels) -> dict[str, Value]:
-    """Tell the statistics of a picture's noise, at its own resolution, in a centred crop of at most CROP: RESIDUAL.
+def measure_residual(pixels: Pixels) -> dict[str, Value]:
+    """Tell the statistics of an image's noise, at its own resolution, in a centred crop of at most CROP: RESIDUAL.
 
-    The residual is the picture less its 3 x 3 median. `spectrum`: log10 power of luma's, averaged over directions, in
+    The residual is the image less its 3 x 3 median. `spectrum`: log10 power of luma's, averaged over directions, in
     16 bands from zero frequency to Nyquist's (Durall et al., 2020; Corvi et al., 2023). `dct`: log10 energy of the
     AC coefficients of 8 x 8 blocks of luma by diagonal (Frank et al., 2020). `noise` and `kurtosis`: log10 variance
     and excess kurtosis by channel (Zoran and Weiss, 2009). `correlation`: between the channels' residuals (McCloskey
     and Albright, 2018). `neighbour`: of luma's residual with that of the next pixel (Popescu and Farid, 2005).
     `blockiness`: log10 of the step across borders of 8 x 8 blocks over that within them (Fan and de Queiroz, 2003).
     """
-    crop = _centre(pixels)
-    luma = _luma(crop)
+    crop = _crop_centre(pixels)
+    luma = _compute_luma(crop)
     noise = np.stack([_noise(np.asarray(channel, np.uint8)).ravel() for channel in cv2.split(crop)])
     grey = _noise(luma)
     values = [
@@ -143,27 +143,27 @@ def residual(pixels: Pixels) -> dict[str, Value]:
     return dict(zip(RESIDUAL, map(float, values), strict=True))
 
 
-def outliers(frame: pd.DataFrame) -> pd.Series[str]:
+def find_outliers(frame: pd.DataFrame) -> pd.Series[str]:
     """Name what is odd in each row of measured files: "tiny", "blank", "extreme aspect", "blurred", or ""."""
     aspect = frame["aspect"].astype(float)
     edges = (10 ** frame["sharpness"].astype(float) - 1) / (255 * frame["contrast"].astype(float)) ** 2
     odd = {
-        "tiny": frame[["width", "height"]].min(axis=1) < TINY,
-        "blank": frame["contrast"] < BLANK,
+        "tiny": frame[["width", "height"]].min(axis=1) < TINY_SIDE,
+        "blank": frame["contrast"] < BLANK_CONTRAST,
         "extreme aspect": np.maximum(aspect, 1 / aspect) > EXTREME_ASPECT,
-        "blurred": edges < BLURRED,
+        "blurred": edges < BLURRED_VARIANCE,
     }
     return pd.Series(np.select(list(odd.values()), list(odd), ""), index=frame.index, dtype=str)
 
 
-def _subsampling(layers: list[tuple[int, int, int, int]]) -> str:
+def _name_subsampling(layers: list[tuple[int, int, int, int]]) -> str:
     if len(layers) == 1:
         return "grey"
     (_, across, down, _), (_, chroma_across, chroma_down, _) = layers[:2]
     return _SUBSAMPLING.get((across // chroma_across, down // chroma_down), "other")
 
 
-def _luma(pixels: Pixels) -> Pixels:
+def _compute_luma(pixels: Pixels) -> Pixels:
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
@@ -175,26 +175,28 @@ def _sharpness(luma: Pixels) -> float:
     return float(np.log10(1 + cv2.Laplacian(resized, cv2.CV_32F).var()))
 
 
-def _centre(pixels: Pixels) -> Pixels:
+def _crop_centre(pixels: Pixels) -> Pixels:
     """Cut the middle out, beginning on a border of JPEG's blocks; mirror what is too small to fill every band."""
     height, width = pixels.shape[:2]
-    top, left = (max(side - CROP, 0) // 2 // 8 * 8 for side in (height, width))
-    crop = pixels[top : top + CROP, left : left + CROP]
-    missing = [(0, max(2 * BANDS - side, 0)) for side in crop.shape[:2]]
+    top, left = (max(side - NOISE_CROP, 0) // 2 // 8 * 8 for side in (height, width))
+    crop = pixels[top : top + NOISE_CROP, left : left + NOISE_CROP]
+    missing = [(0, max(2 * SPECTRUM_BANDS - side, 0)) for side in crop.shape[:2]]
     return np.ascontiguousarray(np.pad(crop, [*missing, (0, 0)], mode="symmetric"))
 
 
-def _noise(channel: Pixels) -> Floats:
+def _noise(channel: Pixels) -> Float32Array:
     return np.subtract(channel, cv2.medianBlur(channel, 3), dtype=np.float32)
 
 
-def _spectrum(noise: Floats) -> Floats:
+def _spectrum(noise: Float32Array) -> Float32Array:
     height, width = noise.shape
     window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
     power = np.abs(rfft2(noise * window)) ** 2 / (window**2).sum()
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    band = np.minimum(radius * 2 * BANDS, BANDS).astype(np.intp).ravel()  # the last: corners beyond Nyquist's, left out
-    mean = np.bincount(band, power.ravel())[:BANDS] / np.bincount(band)[:BANDS]
+    band = (
+        np.minimum(radius * 2 * SPECTRUM_BANDS, SPECTRUM_BANDS).astype(np.intp).ravel()
+    )  # the last: corners beyond Nyquist's, left out
+    mean = np.bincount(band, power.ravel())[:SPECTRUM_BANDS] / np.bincount(band)[:SPECTRUM_BANDS]
     return np.asarray(np.log10(mean + _FLOOR), dtype=np.float32)
 
 
@@ -203,23 +205,23 @@ def _block_energy(luma: Pixels) -> list[float]:
     blocks = luma[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8).swapaxes(1, 2)
     energy = (dctn(blocks.astype(np.float32), axes=(2, 3), norm="ortho") ** 2).mean(axis=(0, 1))
     flipped = energy[:, ::-1]
-    return [float(np.log10(flipped.diagonal(7 - diagonal).mean() + _FLOOR)) for diagonal in DIAGONALS]
+    return [float(np.log10(flipped.diagonal(7 - diagonal).mean() + _FLOOR)) for diagonal in DCT_DIAGONALS]
 
 
-def _moments(noise: Floats) -> list[float]:
+def _moments(noise: Float32Array) -> list[float]:
     squares = (noise - noise.mean(axis=1, keepdims=True)) ** 2
     variance = squares.mean(axis=1)
     kurtosis = (squares**2).mean(axis=1) / np.maximum(variance, _FLOOR) ** 2 - 3
     return [*np.log10(variance + _FLOOR), *np.where(variance > _FLOOR, kurtosis, 0)]
 
 
-def _correlation(left: Floats, right: Floats) -> float:
+def _correlation(left: Float32Array, right: Float32Array) -> float:
     left, right = left - left.mean(), right - right.mean()
     scale = np.sqrt((left**2).mean() * (right**2).mean())
     return float((left * right).mean() / scale) if scale > _FLOOR else 0.0
 
 
-def _blockiness(luma: Floats) -> float:
+def _blockiness(luma: Float32Array) -> float:
     steps = [np.abs(np.diff(luma, axis=1)).mean(axis=0), np.abs(np.diff(luma, axis=0)).mean(axis=1)]
     border = np.concatenate([step[7::8] for step in steps]).mean()
     inside = np.concatenate([np.delete(step, np.s_[7::8]) for step in steps]).mean()

@@ -18,11 +18,11 @@ from typing import NoReturn
 from avatar_bench import __version__
 from avatar_bench.config import catalogue
 from avatar_bench.config.error_messages import explain
-from avatar_bench.console.signals import handled
-from avatar_bench.console.terminal import accept_any_text
-from avatar_bench.errors import ConfigError, did_you_mean
+from avatar_bench.console.signals import use_handlers
+from avatar_bench.console.terminal import escape_unencodable_output
+from avatar_bench.errors import ConfigError, suggest_names
 
-WORDS = ("list", "completion")  # commands that take plain words and need no Hydra
+PLAIN_COMMANDS = ("list", "completion")  # commands that take plain words and need no Hydra
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(50_000)  # imports make a million objects and no garbage, for which it would look a thousand times
     # numpy's threads are to sleep between two products: by default each spins for 2^26 cycles, in the way of torch's
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    accept_any_text()
-    with _sigterm(last=argv is None):
+    escape_unencodable_output()
+    with _exit_on_sigterm(last=argv is None):
         try:
-            code = _answer(words)
+            code = _dispatch(words)
             sys.stdout.flush()
             return code
         except KeyboardInterrupt:
@@ -48,25 +48,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
 
 
-def _answer(words: list[str]) -> int:
+def _dispatch(words: list[str]) -> int:
     command, *rest = words or ["--help"]
     if command in ("--help", "-h"):
-        print(_usage())
+        print(_format_usage())
     elif command == "--version" or "--version" in rest:
         print(f"avatar-bench {__version__}")
-    elif command not in catalogue.commands():
-        _refuse(command)
-    elif command in WORDS:
-        _say(command, rest)
+    elif command not in catalogue.find_commands():
+        _refuse_unknown_command(command)
+    elif command in PLAIN_COMMANDS:
+        _run_plain_command(command, rest)
     elif "--help" in rest or "-h" in rest:
-        _explain_command(command, [word for word in rest if word not in ("--help", "-h")])
+        _print_help(command, [word for word in rest if word not in ("--help", "-h")])
     else:
-        return _run(command, rest)
+        return _run_with_hydra(command, rest)
     return 0
 
 
-def _usage() -> str:
-    known = catalogue.commands()
+def _format_usage() -> str:
+    known = catalogue.find_commands()
     width = max(map(len, known))
     lines = [f"  {name:{width}}  {what}" for name, what in known.items()]
     return "\n".join(
@@ -81,32 +81,32 @@ def _usage() -> str:
     )
 
 
-def _refuse(command: str) -> NoReturn:
-    known = catalogue.commands()
-    nearest = did_you_mean(command, known)
+def _refuse_unknown_command(command: str) -> NoReturn:
+    known = catalogue.find_commands()
+    nearest = suggest_names(command, known)
     raise ConfigError(
         f"{command}: there is no such command" + (f"; {nearest}" if nearest else ""),
         f"there are: {' '.join(known)}",
     )
 
 
-def _say(command: str, words: list[str]) -> None:
+def _run_plain_command(command: str, words: list[str]) -> None:
     if command == "list":
-        from avatar_bench.commands.list import list as say
+        from avatar_bench.commands.list import list as run
     else:
-        from avatar_bench.commands.completion import completion as say
-    say([] if {"--help", "-h"} & set(words[:1]) else words)
+        from avatar_bench.commands.completion import completion as run
+    run([] if {"--help", "-h"} & set(words[:1]) else words)
 
 
-def _explain_command(command: str, words: list[str]) -> None:
-    from avatar_bench.cli.help import help_text
+def _print_help(command: str, words: list[str]) -> None:
+    from avatar_bench.cli.help import format_help
     from avatar_bench.config import schema
 
     schema.register()
-    print(help_text(command, words))
+    print(format_help(command, words))
 
 
-def _run(command: str, words: list[str]) -> int:
+def _run_with_hydra(command: str, words: list[str]) -> int:
     """Hand one run, or the jobs of a sweep, to Hydra."""
     from avatar_bench.config import overrides
 
@@ -114,25 +114,27 @@ def _run(command: str, words: list[str]) -> int:
     multirun = overrides.is_multirun(flags, given)
     quoted = overrides.quote_paths(given, multirun)
     if not multirun:
-        return _hydra(command, flags, quoted, None)
+        return _call_hydra(command, flags, quoted, None)
     if command == "train":
-        folder = overrides.sweep_folder(given)
-        return _hydra(command, flags, quoted + overrides.sweep_overrides(quoted, folder), folder)
+        folder = overrides.choose_sweep_folder(given)
+        return _call_hydra(command, flags, quoted + overrides.make_sweep_overrides(quoted, folder), folder)
     with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper insists on leaving a multirun.yaml somewhere
-        return _hydra(command, flags, quoted + overrides.sweep_overrides(quoted, Path(scratch)), Path(scratch))
+        return _call_hydra(
+            command, flags, quoted + overrides.make_sweep_overrides(quoted, Path(scratch)), Path(scratch)
+        )
 
 
-def _hydra(command: str, flags: list[str], quoted: list[str], folder: Path | None) -> int:
+def _call_hydra(command: str, flags: list[str], quoted: list[str], folder: Path | None) -> int:
     """Call Hydra, which reads sys.argv, and give the exit code; `folder` is that of a sweep."""
     import hydra
 
-    from avatar_bench.cli.task import Job, JobError
+    from avatar_bench.cli.task import CommandTask, JobError
     from avatar_bench.config import schema
 
     schema.register()
-    job = Job(command)
-    entry = hydra.main(config_path=str(catalogue.conf_folder()), config_name=command, version_base="1.3")(job)
-    with _hydra_surroundings([*flags, *quoted]):
+    job = CommandTask(command)
+    entry = hydra.main(config_path=str(catalogue.find_conf_folder()), config_name=command, version_base="1.3")(job)
+    with _hydra_environment([*flags, *quoted]):
         if folder is None:
             entry()
             if job.errors:
@@ -152,7 +154,7 @@ def _hydra(command: str, flags: list[str], quoted: list[str], folder: Path | Non
 
 
 @contextmanager
-def _hydra_surroundings(words: list[str]) -> Iterator[None]:
+def _hydra_environment(words: list[str]) -> Iterator[None]:
     """Give Hydra its words, and have it raise errors instead of printing them."""
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["avatar-bench", *words], "1"
@@ -166,7 +168,7 @@ def _hydra_surroundings(words: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm(last: bool) -> Iterator[None]:
+def _exit_on_sigterm(last: bool) -> Iterator[None]:
     """Turn SIGTERM into SystemExit, so that commands can clean up; only the main thread may set this.
 
     With `last`, no signals are heard from then on: what is left, the interpreter's end, would print tracebacks. Nor are
@@ -177,7 +179,7 @@ def _sigterm(last: bool) -> Iterator[None]:
         raise SystemExit(128 + number)
 
     try:
-        with handled({signal.SIGTERM: leave}, after=signal.SIG_IGN if last else None):
+        with use_handlers({signal.SIGTERM: leave}, after=signal.SIG_IGN if last else None):
             yield
     finally:
         if last:

@@ -14,8 +14,11 @@ from hydra.plugins.launcher import Launcher
 
 from avatar_bench.cli.task import JobError
 
-ASK_EVERY, LINGER = 5.0, 15.0  # seconds between two questions to SLURM; that a slow disk may take to show a result
-OVER = {
+POLL_SECONDS, CLUSTER_GRACE_SECONDS = (
+    5.0,
+    15.0,
+)  # seconds between two questions to SLURM; that a slow disk may take to show a result
+ENDED_STATES = {
     "BOOT_FAIL",
     "CANCELLED",
     "COMPLETED",
@@ -29,7 +32,7 @@ OVER = {
 
 
 @contextmanager
-def waiting(launcher: Launcher) -> Iterator[None]:
+def wait_for_all_jobs(launcher: Launcher) -> Iterator[None]:
     """Have the launcher, where it is submitit's, wait for all jobs; it would give up at the first that was killed.
 
     What ends this command meanwhile, such as Ctrl-C, cancels the jobs.
@@ -38,11 +41,11 @@ def waiting(launcher: Launcher) -> Iterator[None]:
         yield
         return
     executors: Any = import_module("submitit").AutoExecutor  # an extra
-    jobs: list[_Waited] = []
+    jobs: list[_WaitingJob] = []
     plain = executors.map_array
 
-    def submit(executor: Any, *args: Any) -> list[_Waited]:
-        jobs.extend(_Waited(job) for job in plain(executor, *args))
+    def submit(executor: Any, *args: Any) -> list[_WaitingJob]:
+        jobs.extend(_WaitingJob(job) for job in plain(executor, *args))
         return jobs
 
     executors.map_array = submit
@@ -56,7 +59,7 @@ def waiting(launcher: Launcher) -> Iterator[None]:
         executors.map_array = plain
 
 
-class _Waited:
+class _WaitingJob:
     """A submitit Job whose results say that it was killed, instead of raising that."""
 
     def __init__(self, job: Any) -> None:
@@ -64,7 +67,7 @@ class _Waited:
 
     def results(self) -> list[JobReturn]:
         """Wait for the job's end, and give its one result."""
-        state = _wait(self.job)
+        state = _wait_for_end(self.job)
         if self.job.paths.result_pickle.exists():
             return list(self.job.results())
         killed = JobError(f"Its process was killed or died ({state}); log: {self.job.paths.stdout}")
@@ -76,21 +79,21 @@ class _Waited:
             self.job.cancel(check=False)
 
 
-def _wait(job: Any) -> str:
+def _wait_for_end(job: Any) -> str:
     """Wait until a job has left a result, or is over without one; give its state in the words of who ran it."""
     over_since, asked, state = None, 0.0, "RUNNING"
     while not job.paths.result_pickle.exists():
         now = time.monotonic()
-        if over_since is None and now - asked >= ASK_EVERY:
-            asked, state = now, _state(job)
-            over_since = now if state in OVER else None
-        if over_since is not None and now - over_since >= LINGER:
+        if over_since is None and now - asked >= POLL_SECONDS:
+            asked, state = now, _query_state(job)
+            over_since = now if state in ENDED_STATES else None
+        if over_since is not None and now - over_since >= CLUSTER_GRACE_SECONDS:
             break
         time.sleep(1)
     return state
 
 
-def _state(job: Any) -> str:
+def _query_state(job: Any) -> str:
     """Ask for a job's state. Not by sacct, as submitit does: a SLURM without accounting never answers that."""
     if type(job).__name__ != "SlurmJob":
         return "RUNNING" if job.state == "RUNNING" else "FAILED"

@@ -15,14 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config import overrides
 from avatar_bench.config import schema as config
-from avatar_bench.config.catalogue import choices, conf_folder, summary
-from avatar_bench.config.config_loader import MODELESS
+from avatar_bench.config.catalogue import find_choices, find_conf_folder, read_summary
+from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
 
 # said by the choice of the group, not typed
-_NAMED_BY_GROUP = ("data.kind", "mode.name", "method.name", "optimizer.name", "logger.name")
+_SET_BY_GROUP = ("data.kind", "mode.name", "method.name", "optimizer.name", "logger.name")
 
 
-def help_text(command: str, words: Sequence[str] = ()) -> str:
+def format_help(command: str, words: Sequence[str] = ()) -> str:
     """Compose a command and lay out its groups with their choices, and its options, one a line.
 
     `words` are what else was typed, such as block=NAME: the options and values shown are those that they choose.
@@ -31,74 +31,76 @@ def help_text(command: str, words: Sequence[str] = ()) -> str:
     folders = [flags[place + 1] for place, flag in enumerate(flags) if flag in ("-cd", "--config-dir")]
     if folders:
         given = [*given, f"hydra.searchpath=[{','.join(overrides.quote(os.path.abspath(one)) for one in folders)}]"]
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         cfg = compose(command, overrides.quote_paths(given), return_hydra_config=True)
     chosen = cfg.hydra.runtime.choices
-    lines = [f"avatar-bench {command} [option=value ...]", summary(conf_folder() / f"{command}.yaml"), ""]
-    groups = _groups(command)
+    lines = [f"avatar-bench {command} [option=value ...]", read_summary(find_conf_folder() / f"{command}.yaml"), ""]
+    groups = _read_groups(command)
     for group, default in groups.items():
-        if group == "mode" and command in MODELESS:
+        if group == "mode" and command in COMMANDS_WITHOUT_MODE:
             continue
-        names = [name for name in choices(group) if name != "run" or command == "evaluate"]
-        lines.append(_row(f"{group}={_show(chosen.get(group, default))}", f"one of: {' '.join(names)}"))
-    lines += [*[""] * (len(lines) > 3), *_options(cfg, config.SCHEMAS[command], left_out=groups), ""]
+        names = [name for name in find_choices(group) if name != "run" or command == "evaluate"]
+        lines.append(_format_row(f"{group}={_format_value(chosen.get(group, default))}", f"one of: {' '.join(names)}"))
+    lines += [*[""] * (len(lines) > 3), *_format_options(cfg, config.SCHEMAS[command], left_out=groups), ""]
     if "block" in groups:
         for name, options in cfg.block.items():
-            lines += [*_block(str(name), options or {}, [Path(folder) for folder in folders]), ""]
+            lines += [*_format_block(str(name), options or {}, [Path(folder) for folder in folders]), ""]
     if command == "evaluate":
         lines.append("evaluate --help block=NAME lists the options of another block")
     lines.append("-m runs a job for each of several values (a=1,2)")
     return "\n".join([*lines, "--cfg job shows the whole configuration; -cd DIR adds a folder of yaml"])
 
 
-def _groups(command: str) -> dict[str, Any]:
+def _read_groups(command: str) -> dict[str, Any]:
     """Give the groups of a primary config's defaults list with the choice of each."""
-    defaults = OmegaConf.load(conf_folder() / f"{command}.yaml").defaults
+    defaults = OmegaConf.load(find_conf_folder() / f"{command}.yaml").defaults
     pairs = [pair for entry in defaults if isinstance(entry, DictConfig) for pair in entry.items()]
     return {str(group): choice for group, choice in pairs if str(group).isidentifier()}
 
 
-def _options(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collection[str] = ()) -> Iterator[str]:
+def _format_options(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collection[str] = ()) -> Iterator[str]:
     """Give a row for each option, those at the top before those below."""
     below: list[str] = []
     for name in schema.__dataclass_fields__:
         value: Any = None if OmegaConf.is_missing(cfg, name) else cfg[name]
         kind = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
         if is_dataclass(kind):
-            below += _options(value, kind, f"{prefix}{name}.", _NAMED_BY_GROUP)
+            below += _format_options(value, kind, f"{prefix}{name}.", _SET_BY_GROUP)
         elif not (isinstance(value, DictConfig) and value) and f"{prefix}{name}" not in left_out:
-            yield _row(f"{prefix}{name}={_default(cfg, name)}", _note(prefix + name, schema, name))
+            yield _format_row(
+                f"{prefix}{name}={_format_default(cfg, name)}", _describe_option(prefix + name, schema, name)
+            )
     yield from below
 
 
-def _block(name: str, options: Mapping[Any, Any], folders: Sequence[Path]) -> Iterator[str]:
+def _format_block(name: str, options: Mapping[Any, Any], folders: Sequence[Path]) -> Iterator[str]:
     """Give what a block does, and a row for each of its options, with what its yaml says of it."""
-    yaml = choices("block", folders)[name]
+    yaml = find_choices("block", folders)[name]
     notes = dict(re.findall(r"^(\w+): .*?  # (.+)$", yaml.read_text(encoding="utf-8"), re.MULTILINE))
-    yield f"block {name}: {summary(yaml)}"
+    yield f"block {name}: {read_summary(yaml)}"
     for option, value in options.items():
-        yield _row(f"block.{name}.{option}={_show(value)}", notes.get(option, ""))
+        yield _format_row(f"block.{name}.{option}={_format_value(value)}", notes.get(option, ""))
 
 
-def _note(option: str, schema: Any, name: str) -> str:
-    allowed = config.CHOICES.get(option)
-    return _comments(schema).get(name) or ("one of: " + " ".join(allowed) if allowed else "")
+def _describe_option(option: str, schema: Any, name: str) -> str:
+    allowed = config.OPTION_CHOICES.get(option)
+    return _read_comments(schema).get(name) or ("one of: " + " ".join(allowed) if allowed else "")
 
 
-def _default(cfg: DictConfig, name: str) -> str:
-    return "..." if OmegaConf.is_missing(cfg, name) else _show(cfg[name])
+def _format_default(cfg: DictConfig, name: str) -> str:
+    return "..." if OmegaConf.is_missing(cfg, name) else _format_value(cfg[name])
 
 
-def _row(option: str, note: str) -> str:
+def _format_row(option: str, note: str) -> str:
     return f"  {option:34}  {note}".rstrip()
 
 
-def _comments(schema: Any) -> dict[str, str]:
+def _read_comments(schema: Any) -> dict[str, str]:
     sources = [inspect.getsource(one) for one in reversed(schema.__mro__) if "__dataclass_fields__" in vars(one)]
     return dict(re.findall(r"^    (\w+): .*?  # (.+)$", "".join(sources), re.MULTILINE))
 
 
-def _show(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")  # as Hydra reads it

@@ -18,22 +18,22 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from avatar_bench.cli.cluster_jobs import waiting
-from avatar_bench.cli.task import FAILED_JOBS, JobError
+from avatar_bench.cli.cluster_jobs import wait_for_all_jobs
+from avatar_bench.cli.task import FAILED_JOBS_EXIT_CODE, JobError
 from avatar_bench.config.error_messages import explain
-from avatar_bench.config.overrides import job_name
-from avatar_bench.console.terminal import tell
+from avatar_bench.config.overrides import name_job
+from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.csv_io import write_csv
-from avatar_bench.runs.record import ENDED, RECORD, Record, read_records, table, write_record
+from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, RunRecord, format_table, read_records, write_record
 
-HEADING = ("job", "status", "val macro-F1", "seconds", "reason")
-JOBS, BEST = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
-_BROKEN = ("TerminatedWorkerError", "BrokenProcessPool", "WorkerCrashedError")  # joblib's, and Ray's
+JOBS_COLUMNS = ("job", "status", "val macro-F1", "seconds", "reason")
+JOBS_FILE, OPTUNA_RESULTS = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
+_BROKEN_POOL_ERRORS = ("TerminatedWorkerError", "BrokenProcessPool", "WorkerCrashedError")  # joblib's, and Ray's
 
 
 @dataclass
-class _Told:
+class _JobState:
     """What is known of a job: `before` is its run.json at the start, `reason` None until its process has spoken."""
 
     before: int | None
@@ -45,7 +45,7 @@ class Sweep:
 
     def __init__(self, folder: Path, records: bool) -> None:
         self.folder, self.records = folder, records
-        self.jobs: dict[str, _Told] = {}
+        self.jobs: dict[str, _JobState] = {}
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -53,10 +53,10 @@ class Sweep:
         plain = Plugins.instantiate_launcher
 
         def instantiate(plugins: Plugins, hydra_context: Any, task_function: Any, config: DictConfig) -> Launcher:
-            _check_sbatch(str(config.hydra.launcher["_target_"]))
+            _require_sbatch(str(config.hydra.launcher["_target_"]))
             logging.getLogger("optuna").setLevel(logging.WARNING)  # it hails each study on stderr
             shared = config.hydra.job.config.override_dirname.exclude_keys
-            return Followed(plain(plugins, hydra_context, task_function, config), self, shared)
+            return TrackedLauncher(plain(plugins, hydra_context, task_function, config), self, shared)
 
         Plugins.instantiate_launcher = instantiate  # type: ignore[method-assign, assignment]
         try:
@@ -70,7 +70,7 @@ class Sweep:
 
     def begin(self, names: Sequence[str]) -> None:
         """Take note of jobs that are about to be launched."""
-        self.jobs |= {name: _Told(_stamp(self.folder / name)) for name in names}
+        self.jobs |= {name: _JobState(_read_mtime(self.folder / name)) for name in names}
 
     def hear(self, name: str, done: JobReturn) -> None:
         """Take note of a job's end; what failed gives nothing, as Optuna expects, so that the sweep goes on."""
@@ -82,25 +82,25 @@ class Sweep:
     def finish(self) -> int:
         """Print what became of all jobs, and write it to jobs.csv; give 3 if one of them is not finished."""
         if not self.records:
-            return FAILED_JOBS * any(told.reason != "" for told in self.jobs.values())
+            return FAILED_JOBS_EXIT_CODE * any(told.reason != "" for told in self.jobs.values())
         found = {record.folder.name: record for record in read_records(self.folder)}
-        rows = [_row(name, told, found.get(name)) for name, told in self.jobs.items()]
+        rows = [_format_row(name, told, found.get(name)) for name, told in self.jobs.items()]
         if rows:
             self._tell(rows)
-        return FAILED_JOBS * any(row[1] != "finished" for row in rows)
+        return FAILED_JOBS_EXIT_CODE * any(row[1] != "finished" for row in rows)
 
     def _tell(self, rows: Sequence[tuple[str, ...]]) -> None:
-        print(table([HEADING, *((*row[:4], _short(row[4])) for row in rows)]), file=sys.stderr)
-        write_csv(pd.DataFrame(rows, columns=list(HEADING)), self.folder / JOBS)
+        print(format_table([JOBS_COLUMNS, *((*row[:4], _truncate(row[4])) for row in rows)]), file=sys.stderr)
+        write_csv(pd.DataFrame(rows, columns=list(JOBS_COLUMNS)), self.folder / JOBS_FILE)
         done = [row for row in rows if row[1] == "finished"]
-        if (self.folder / BEST).is_file() and done:
+        if (self.folder / OPTUNA_RESULTS).is_file() and done:
             best = max(done, key=lambda row: row[2])
-            tell(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
+            print_line(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
         then = f"; next: avatar-bench evaluate ckpt={self.folder} block=all" if len(done) > 1 else ""
-        tell(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS}{then}")
+        print_line(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS_FILE}{then}")
 
 
-class Followed(Launcher):
+class TrackedLauncher(Launcher):
     """Launch by another launcher, and tell a Sweep what becomes of the jobs."""
 
     def __init__(self, launcher: Launcher, sweep: Sweep, shared: Collection[str]) -> None:
@@ -111,13 +111,13 @@ class Followed(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Launch jobs and wait for all of them; raise JobError where a killed process has ended them all."""
-        names = [job_name(words, self.shared) for words in job_overrides]
+        names = [name_job(words, self.shared) for words in job_overrides]
         self.sweep.begin(names)
         try:
-            with waiting(self.launcher):
+            with wait_for_all_jobs(self.launcher):
                 done = self.launcher.launch(job_overrides, initial_job_idx)
         except Exception as error:
-            if type(error).__name__ not in _BROKEN:
+            if type(error).__name__ not in _BROKEN_POOL_ERRORS:
                 raise
             raise JobError(
                 "A process of this sweep was killed from outside, which has ended the jobs beside it.",
@@ -129,7 +129,7 @@ class Followed(Launcher):
         return done
 
 
-def _check_sbatch(target: str) -> None:
+def _require_sbatch(target: str) -> None:
     if target.endswith(".SlurmLauncher") and not shutil.which("sbatch"):
         raise ConfigError(
             "hydra/launcher=submitit_slurm: there is no sbatch here.",
@@ -137,16 +137,16 @@ def _check_sbatch(target: str) -> None:
         )
 
 
-def _row(name: str, told: _Told, record: Record | None) -> tuple[str, str, str, str, str]:
+def _format_row(name: str, told: _JobState, record: RunRecord | None) -> tuple[str, str, str, str, str]:
     """Tell what became of a job, by what its process said and by its run.json where the job has changed that."""
-    changed = record is not None and _stamp(record.folder) != told.before
+    changed = record is not None and _read_mtime(record.folder) != told.before
     if record is not None and changed and record.status == "running" and told.reason != "":
-        record = _mark(record, told.reason or "its process was killed")
+        record = _mark_interrupted(record, told.reason or "its process was killed")
     status = record.status if record is not None and changed else None
     if told.reason == "" or (told.reason is None and status == "finished"):
         figures = (record.macro_f1, record.seconds) if record is not None else ("-", "-")
         return name, "finished", *figures, "" if changed or record is None else "finished before"
-    if record is not None and status in ENDED:
+    if record is not None and status in UNFINISHED_STATUSES:
         return name, record.status, "-", record.seconds, told.reason or str(record.data.get("error") or "")
     if told.reason is None:
         return name, "not started", "-", "-", "the sweep ended before"
@@ -155,17 +155,17 @@ def _row(name: str, told: _Told, record: Record | None) -> tuple[str, str, str, 
     return name, "failed", "-", "-", told.reason
 
 
-def _mark(record: Record, reason: str) -> Record:
+def _mark_interrupted(record: RunRecord, reason: str) -> RunRecord:
     """Say in the run.json of a job whose process is gone that it was interrupted."""
     data = record.data | {"status": "interrupted", "error": reason}
     write_record(record.folder, data)
     return replace(record, data=data)
 
 
-def _stamp(folder: Path) -> int | None:
+def _read_mtime(folder: Path) -> int | None:
     file = folder / RECORD
     return file.stat().st_mtime_ns if file.is_file() else None
 
 
-def _short(text: str, length: int = 100) -> str:
+def _truncate(text: str, length: int = 100) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -13,19 +13,19 @@ from omegaconf import DictConfig
 
 from avatar_bench.config import schema
 from avatar_bench.config.error_messages import explain
-from avatar_bench.console.terminal import printable
+from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import AvatarBenchError
 
-FAILED_JOBS = 3  # exit code of a sweep in which a job failed
+FAILED_JOBS_EXIT_CODE = 3  # exit code of a sweep in which a job failed
 
 
 class JobError(AvatarBenchError):
     """An error of a job of a sweep, whichever process it ran in."""
 
-    exit_code = FAILED_JOBS
+    exit_code = FAILED_JOBS_EXIT_CODE
 
 
-class Job:
+class CommandTask:
     """Call a command and keep its error, which Hydra would print in lines of its own.
 
     A job of a sweep prints it under the name of the job and raises a JobError, which a launcher carries home from
@@ -39,14 +39,14 @@ class Job:
     def __call__(self, cfg: DictConfig) -> Any:
         """Check the options before the command is imported: a mistake shows before torch has loaded."""
         try:
-            schema.check(self.command, cfg)
+            schema.check_config(self.command, cfg)
             return getattr(import_module(f"avatar_bench.commands.{self.command}"), self.command)(cfg)
         except Exception as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 self.errors.append(error)
                 return None
             lines, _ = explain(error)
-            name = printable(HydraConfig.get().job.override_dirname)
+            name = escape_control_characters(HydraConfig.get().job.override_dirname)
             print(f"{name}: " + "\n".join(lines), file=sys.stderr)
         gc.collect()  # the job's network and batches, that the next may have their memory
         raise JobError(*lines)  # without the error, whose traceback would keep them

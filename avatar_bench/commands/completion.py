@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avatar_bench.config import catalogue
-from avatar_bench.config.overrides import FLAGS, MAPPINGS, PATHS
+from avatar_bench.config.overrides import HYDRA_FLAGS, PATH_MAPPING_OPTIONS, PATH_OPTIONS
 from avatar_bench.errors import ConfigError
 
 BASH = r"""
@@ -100,49 +100,49 @@ def complete(words: Sequence[str], files: bool = False) -> list[str]:
     """Give what the last word may become, sorted; paths only with `files`, where the shell does not add its own."""
     *before, word = words
     if not before:
-        return _starting(word, [*catalogue.commands(), "--help", "--version"])
+        return _filter_by_prefix(word, [*catalogue.find_commands(), "--help", "--version"])
     if before[0] in ("list", "completion"):
-        return _starting(
-            word, ([*catalogue.KINDS, "runs"] if before[0] == "list" else SHELLS) if len(before) == 1 else []
+        return _filter_by_prefix(
+            word, ([*catalogue.LISTED_GROUPS, "runs"] if before[0] == "list" else SHELLS) if len(before) == 1 else []
         )
     if word.startswith("-"):
-        return _starting(word, [*FLAGS, "--help"])
+        return _filter_by_prefix(word, [*HYDRA_FLAGS, "--help"])
     option, equals, value = word.partition("=")
     if not equals:
-        return _starting(word, _options(before[0], before[1:], word))
-    if re.fullmatch(f"{PATHS}|{MAPPINGS}", option.lstrip("+")):
-        return _files(option, value) if files else []
-    if option in catalogue.groups():
+        return _filter_by_prefix(word, _query_options(before[0], before[1:], word))
+    if re.fullmatch(f"{PATH_OPTIONS}|{PATH_MAPPING_OPTIONS}", option.lstrip("+")):
+        return _complete_path(option, value) if files else []
+    if option in catalogue.find_groups():
         start = value.rpartition(",")[0] + "," if "," in value else "[" * value.startswith("[")
-        return _starting(word, [f"{option}={start}{name}" for name in catalogue.choices(option)])
-    return _starting(word, _options(before[0], before[1:], word))
+        return _filter_by_prefix(word, [f"{option}={start}{name}" for name in catalogue.find_choices(option)])
+    return _filter_by_prefix(word, _query_options(before[0], before[1:], word))
 
 
-def _starting(word: str, names: Sequence[str] | dict[str, str]) -> list[str]:
+def _filter_by_prefix(word: str, names: Sequence[str] | dict[str, str]) -> list[str]:
     return sorted({name for name in names if name.startswith(word)})
 
 
-def _options(command: str, before: Sequence[str], word: str) -> list[str]:
+def _query_options(command: str, before: Sequence[str], word: str) -> list[str]:
     """Ask Hydra for the options that begin so: it knows them after the choices made before."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin
 
     from avatar_bench.config import schema
-    from avatar_bench.config.config_loader import MODELESS
+    from avatar_bench.config.config_loader import COMMANDS_WITHOUT_MODE
 
     if command not in schema.SCHEMAS:
         return []
     schema.register()
-    with initialize_config_dir(str(catalogue.conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(catalogue.find_conf_folder()), version_base="1.3"):
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
-    hidden = r"(hydra|schema|mode)\b" if command in MODELESS else r"(hydra|schema)\b"
+    hidden = r"(hydra|schema|mode)\b" if command in COMMANDS_WITHOUT_MODE else r"(hydra|schema)\b"
     own = [name for name in found if not re.match(hidden, name)]
     return [name for name in own if not ("/" in name.partition("=")[0] or name.rstrip("=.") == "manners")]
 
 
-def _files(option: str, value: str) -> list[str]:
+def _complete_path(option: str, value: str) -> list[str]:
     folder, name = os.path.split(value)
     try:
         entries = sorted(Path(folder or ".").expanduser().iterdir())

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import ExportConfig
 from avatar_bench.errors import ConfigError, OutputError
-from avatar_bench.files.lock import make_room
-from avatar_bench.runs.record import check_run, newest_of_all, read_json
+from avatar_bench.files.lock import prepare_output
+from avatar_bench.runs.record import check_run, choose_newest_run, read_json
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
@@ -25,43 +25,43 @@ def export(cfg: DictConfig) -> None:
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, ExportConfig)
-    path, file = Path(settings.ckpt) if settings.ckpt else newest_of_all(), Path(settings.out)
+    path, file = Path(settings.ckpt) if settings.ckpt else choose_newest_run(), Path(settings.out)
     check_run(path)  # a mistake shows before torch has loaded
-    make_room(settings.out, "out")
-    card = _place_of_card(file)
-    _refuse_other_weights(file)
-    from avatar_bench.inference.export import refuse_missing
+    prepare_output(settings.out, "out")
+    card = _choose_card_path(file)
+    _refuse_foreign_weights(file)
+    from avatar_bench.inference.export import refuse_missing_runtime
     from avatar_bench.runs.ensembles import open_run
 
-    refuse_missing(file)
-    size, classes = _write(open_run(path, accelerator="cpu"), file, card)
+    refuse_missing_runtime(file)
+    size, classes = _write_files(open_run(path, accelerator="cpu"), file, card)
     print(f"{file}: {size / 1e6:.1f} MB, classes {', '.join(classes)}; what it is: {card}")
 
 
-def _write(run: Run, file: Path, card: Path) -> tuple[int, tuple[str, ...]]:
+def _write_files(run: Run, file: Path, card: Path) -> tuple[int, tuple[str, ...]]:
     """Write the network and its card; give the network's size in bytes, and the classes in the order of its outputs."""
-    from avatar_bench.inference.export import describe, encode, write
+    from avatar_bench.inference.export import describe_export, encode_export, write_export
 
-    classifier, provenance = run.classifier, _provenance(run)
+    classifier, provenance = run.classifier, _describe_provenance(run)
     classifier.card = replace(classifier.card, temperature=run.temperature)  # of a soup, its own
-    contents = encode(classifier, provenance, file.suffix)
+    contents = encode_export(classifier, provenance, file.suffix)
     try:
         for suffix, data in contents.items():
-            write(data, file.with_suffix(suffix))
-        write(describe(classifier, provenance, file, contents).encode(), card)
+            write_export(data, file.with_suffix(suffix))
+        write_export(describe_export(classifier, provenance, file, contents).encode(), card)
     except OSError as error:
         raise OutputError(f"out={file} cannot be written: {error.strerror or error}.", "Give another: out=") from error
     return sum(map(len, contents.values())), run.classes
 
 
-def _provenance(run: Run) -> dict[str, Any]:
+def _describe_provenance(run: Run) -> dict[str, Any]:
     """Say what the network was exported from, and what is known of it."""
     known = {name: run.record.get(name) for name in ("name", "finished", "best_epoch", "metrics", "allow")}
     known["ancestors"] = run.ancestors
     return {"checkpoint_sha256": run.checkpoint_sha256, **{name: value for name, value in known.items() if value}}
 
 
-def _place_of_card(file: Path) -> Path:
+def _choose_card_path(file: Path) -> Path:
     """Give where the card goes; raise ConfigError where something lies there that is none."""
     place = file.with_suffix(".json")
     try:
@@ -73,7 +73,7 @@ def _place_of_card(file: Path) -> Path:
     return place
 
 
-def _refuse_other_weights(file: Path) -> None:
+def _refuse_foreign_weights(file: Path) -> None:
     """Raise ConfigError where the .bin file that goes beside an .xml file would replace one that is no such thing."""
     weights = file.with_suffix(".bin")
     if file.suffix == ".xml" and weights.exists() and not file.exists():

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from avatar_bench.config.catalogue import KINDS, choices, summary
-from avatar_bench.errors import ConfigError, DataError, did_you_mean
-from avatar_bench.runs.record import read_records, table
+from avatar_bench.config.catalogue import LISTED_GROUPS, find_choices, read_summary
+from avatar_bench.errors import ConfigError, DataError, suggest_names
+from avatar_bench.runs.record import format_table, read_records
 
 
 def list(words: Sequence[str]) -> None:
@@ -18,26 +18,26 @@ def list(words: Sequence[str]) -> None:
     """
     kind, *rest = words or [""]
     if kind == "runs":
-        print(_runs(Path(rest[0] if rest else "runs"), required=bool(rest)))
+        print(_format_runs(Path(rest[0] if rest else "runs"), required=bool(rest)))
     elif kind:
-        print(_names(_group(kind), _extra(rest)))
+        print(_format_choices(_find_group(kind), _parse_config_folder(rest)))
     else:
-        print("avatar-bench list KIND, one of:\n  " + "\n  ".join([*KINDS, "runs [FOLDER]"]))
+        print("avatar-bench list KIND, one of:\n  " + "\n  ".join([*LISTED_GROUPS, "runs [FOLDER]"]))
 
 
-def _group(kind: str) -> str:
-    singular = {group: group for group in KINDS.values()}
-    group = (singular | KINDS).get(kind)
+def _find_group(kind: str) -> str:
+    singular = {group: group for group in LISTED_GROUPS.values()}
+    group = (singular | LISTED_GROUPS).get(kind)
     if group is None:
-        nearest = did_you_mean(kind, [*KINDS, "runs"])
+        nearest = suggest_names(kind, [*LISTED_GROUPS, "runs"])
         raise ConfigError(
             f"list {kind}: there is no such kind" + (f"; {nearest}" if nearest else ""),
-            f"there are: {' '.join(KINDS)} runs",
+            f"there are: {' '.join(LISTED_GROUPS)} runs",
         )
     return group
 
 
-def _extra(words: Sequence[str]) -> Sequence[Path]:
+def _parse_config_folder(words: Sequence[str]) -> Sequence[Path]:
     if not words:
         return ()
     if len(words) != 2 or words[0] not in ("-cd", "--config-dir"):
@@ -45,23 +45,23 @@ def _extra(words: Sequence[str]) -> Sequence[Path]:
     return (Path(words[1]),)
 
 
-def _names(group: str, extra: Sequence[Path]) -> str:
-    found = choices(group, extra)
+def _format_choices(group: str, extra: Sequence[Path]) -> str:
+    found = find_choices(group, extra)
     width = max(map(len, found), default=0)
-    return "\n".join(f"{name:{width}}  {summary(yaml)}".rstrip() for name, yaml in found.items())
+    return "\n".join(f"{name:{width}}  {read_summary(yaml)}".rstrip() for name, yaml in found.items())
 
 
-def _runs(root: Path, required: bool) -> str:
+def _format_runs(root: Path, required: bool) -> str:
     if required and not root.is_dir():
         raise DataError(f"{root}: there is no such folder; expected one that holds runs")
     rows = [("run", "status", "model", "mode", "val macro-F1", "age")]
     for record in read_records(root):
         model, mode = record.choice("model", "backbone"), record.choice("mode", "name")
-        rows.append((str(record.folder), record.status, model, mode, record.macro_f1, _age(record.changed)))
-    return table(rows) if len(rows) > 1 else f"no runs in {root}/"
+        rows.append((str(record.folder), record.status, model, mode, record.macro_f1, _format_age(record.changed)))
+    return format_table(rows) if len(rows) > 1 else f"no runs in {root}/"
 
 
-def _age(changed: float) -> str:
+def _format_age(changed: float) -> str:
     seconds = max(0.0, time.time() - changed)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:

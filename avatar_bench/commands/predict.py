@@ -1,4 +1,4 @@
-"""predict: a verdict on each picture file."""
+"""predict: a verdict on each image file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tqdm import tqdm
 
 from avatar_bench.config.schema import PredictConfig
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.files.lock import held, make_room
-from avatar_bench.inference.prediction_writer import Rows, kind_of, open_rows
-from avatar_bench.inference.resume import missing, refuse_other_run
-from avatar_bench.runs.record import check_run, newest_of_all
+from avatar_bench.files.lock import lock_output, prepare_output
+from avatar_bench.inference.prediction_writer import PredictionWriter, find_writer, open_writer
+from avatar_bench.inference.resume import find_remaining, refuse_other_run
+from avatar_bench.runs.record import check_run, choose_newest_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from avatar_bench.runs.run import Run
 
-CAUTION = (
-    "A verdict tells which class's training pictures a picture looks like; it is no proof of where it comes from. "
+DISCLAIMER = (
+    "A verdict tells which class's training images an image looks like; it is no proof of where it comes from. "
     "On other sources than those it was measured on, a network can be wrong far more often."
 )
 
@@ -37,56 +37,59 @@ def predict(cfg: DictConfig) -> None:
     """Write one row a file to `output`; raise DataError after the last row where any file failed."""
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PredictConfig)
-    path = Path(settings.ckpt) if settings.ckpt else newest_of_all()
+    path = Path(settings.ckpt) if settings.ckpt else choose_newest_run()
     check_run(path)  # a mistake shows before torch has loaded
-    kind_of(settings.output)
-    make_room(settings.output)
-    files = input_files(settings.input)
-    with held(settings.output):
-        ok, errors, kept, bad = _write(_open(path, settings), files, settings)
+    find_writer(settings.output)
+    prepare_output(settings.output)
+    files = find_input_files(settings.input)
+    with lock_output(settings.output):
+        ok, errors, kept, bad = _write_rows(_open_run(path, settings), files, settings)
     told = f"{settings.output}: {ok} verdicts, {errors} files that could not be used"
     told += f", {kept} rows kept from before" if kept else ""
     print(told, file=sys.stderr if settings.output == "-" else sys.stdout)
     how = " ".join(f"{name}={getattr(settings, name)}" for name in ("runtime", "precision", "threads", "workers"))
-    print(f"Computed with {how}.", CAUTION, sep="\n", file=sys.stderr)
+    print(f"Computed with {how}.", DISCLAIMER, sep="\n", file=sys.stderr)
     if errors + bad:
         raise DataError(f"{errors + bad} of {len(files)} files could not be used: see status and reason in the output.")
 
 
-def _open(path: Path, settings: PredictConfig) -> Run:
+def _open_run(path: Path, settings: PredictConfig) -> Run:
     """Open the run, and put into the settings what is chosen for this machine."""
     import torch
 
-    from avatar_bench.console.memory import keep_memory
-    from avatar_bench.inference.autotune import choose, workers
+    from avatar_bench.console.memory import retain_freed_memory
+    from avatar_bench.inference.autotune import count_workers, tune_inference
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads
 
-    keep_memory()
+    retain_freed_memory()
     run = open_run(path, accelerator=settings.accelerator, runtime=settings.runtime, batch_size=settings.batch_size)
-    settings.precision = run.precision_of(settings.precision)
-    if settings.threads is None and settings.runtime == "torch":  # an exported network shares its pictures among all
-        settings.threads = choose(run.device).threads
+    settings.precision = run.resolve_precision(settings.precision)
+    if settings.threads is None and settings.runtime == "torch":  # an exported network shares its images among all
+        settings.threads = tune_inference(run.device).threads
     set_threads(settings.threads)
-    run.workers = workers() if settings.workers is None else settings.workers
+    run.workers = count_workers() if settings.workers is None else settings.workers
     settings.threads, settings.workers = torch.get_num_threads(), run.workers
     return run
 
 
-def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
+def _write_rows(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, int, int, int]:
     """Write the rows that the output lacks; give how many: verdicts, errors, earlier rows, errors among those."""
-    from avatar_bench.inference.prediction_table import verdict_columns
+    from avatar_bench.inference.prediction_table import list_prediction_columns
 
     def verdicts(files: list[str]) -> Generator[pd.DataFrame, None, None]:
-        return run.verdicts(files, settings.calibrated, settings.precision)
+        return run.predict_rows(files, settings.calibrated, settings.precision)
 
-    begun = None if settings.update else _begun(verdicts(files))
-    for note in run.wake(settings.precision):  # a bad checkpoint shows before the output is touched
+    begun = None if settings.update else _start_now(verdicts(files))
+    for note in run.load_model(settings.precision):  # a bad checkpoint shows before the output is touched
         print(note, file=sys.stderr)
     ok = errors = 0
-    with open_rows(settings.output, verdict_columns(run.classes), settings.update) as rows, _told(rows, settings):
+    with (
+        open_writer(settings.output, list_prediction_columns(run.classes), settings.update) as rows,
+        _report_interruption(rows, settings),
+    ):
         refuse_other_run(run, rows.last, settings.calibrated, settings.precision)
-        todo, again = missing(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
+        todo, again = find_remaining(files, [rows.path_of(file) for file in files], rows.kept, settings.batch_size)
         kept = len(files) - len(todo) + again
         bar = tqdm(total=len(files), initial=kept, unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
         with bar, closing(begun or verdicts(todo)) as batches:
@@ -99,7 +102,7 @@ def _write(run: Run, files: list[str], settings: PredictConfig) -> tuple[int, in
     return ok, errors, kept, rows.bad
 
 
-def _begun(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.DataFrame, None, None]:
+def _start_now(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.DataFrame, None, None]:
     """Give the same batches, the first of which is made now."""
     first = list(islice(batches, 1))
 
@@ -112,7 +115,7 @@ def _begun(batches: Generator[pd.DataFrame, None, None]) -> Generator[pd.DataFra
 
 
 @contextmanager
-def _told(rows: Rows, settings: PredictConfig) -> Iterator[None]:
+def _report_interruption(rows: PredictionWriter, settings: PredictConfig) -> Iterator[None]:
     """Say, where the work is cut short, how many rows are there."""
     try:
         yield
@@ -124,24 +127,24 @@ def _told(rows: Rows, settings: PredictConfig) -> Iterator[None]:
         raise
 
 
-def input_files(text: str) -> list[str]:
+def find_input_files(text: str) -> list[str]:
     """Give the files that `input` names: a file, a folder (recursive, sorted), a glob, @list.txt, or - (stdin).
 
     An existing path is taken literally. Raises DataError where nothing is found.
     """
     if text == "-":
-        return _paths(sys.stdin.buffer.read(), "standard input")
+        return _parse_paths(sys.stdin.buffer.read(), "standard input")
     path = Path(text)
     if path.is_dir():
-        found = list(_walk(text))
+        found = list(_walk_folder(text))
         if not found:
-            raise DataError(f"input={text}: the folder holds no files.", "Expected pictures in it or below it.")
+            raise DataError(f"input={text}: the folder holds no files.", "Expected images in it or below it.")
         return found
     if path.exists():
         return [text]
     if text.startswith("@"):
         try:
-            return _paths(Path(text[1:]).read_bytes(), text[1:])
+            return _parse_paths(Path(text[1:]).read_bytes(), text[1:])
         except OSError as error:
             raise DataError(f"input={text}: {error.strerror}.", "Expected @FILE with one path a line.") from error
     found = sorted(file for file in glob.glob(text, recursive=True) if os.path.isfile(file))
@@ -152,7 +155,7 @@ def input_files(text: str) -> list[str]:
     return found
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk_folder(folder: str) -> Iterator[str]:
     """Give the files of a folder in sorted order, without hidden ones; links to folders are not followed.
 
     A folder that cannot be read stands for what it holds: it costs a row.
@@ -167,7 +170,7 @@ def _walk(folder: str) -> Iterator[str]:
     yield from closed
 
 
-def _paths(content: bytes, name: str) -> list[str]:
+def _parse_paths(content: bytes, name: str) -> list[str]:
     """Give the paths of a list, one a line, or parted by zeros as `find -print0` parts them."""
     parted = content.removeprefix(codecs.BOM_UTF8).split(b"\0" if b"\0" in content else b"\n")
     paths = [os.fsdecode(path.rstrip(b"\r\n") if b"\0" not in content else path) for path in parted]

@@ -1,4 +1,4 @@
-"""pretrain: make a backbone from pictures without their labels."""
+"""pretrain: make a backbone from images without their labels."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from avatar_bench.config.overrides import job_name
+from avatar_bench.config.overrides import name_job
 from avatar_bench.config.schema import PretrainConfig, check_pretrain
-from avatar_bench.console.terminal import tell
+from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.leakage import keep_out, refuse_changed, split_apart
-from avatar_bench.data.splits import split_fingerprint
+from avatar_bench.data.leakage import exclude_shared_images, refuse_changed_files, split_without_leakage
+from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.errors import GuardError
-from avatar_bench.files.paths import folder_name, unused_folder
+from avatar_bench.files.paths import find_unused_folder, make_folder_name
 from avatar_bench.runs.record import read_record
-from avatar_bench.sources.dataset_kinds import further_sets, open_pictures, open_set
-from avatar_bench.training.job import split_plan
-from avatar_bench.training.recording import begin, recorded, reopened
-from avatar_bench.training.run_folder import git_commit, held, is_free, taken
+from avatar_bench.sources.dataset_kinds import list_further_sets, open_further_set, open_images
+from avatar_bench.training.job import build_split_plan
+from avatar_bench.training.recording import record_outcome, reopen_config, start_record
+from avatar_bench.training.run_folder import build_taken_error, is_free, lock_folder, read_git_commit
 
-FOLDER = Path("pretrained")
+PRETRAINED_FOLDER = Path("pretrained")
 
 
 def pretrain(cfg: DictConfig) -> float:
@@ -35,118 +35,122 @@ def pretrain(cfg: DictConfig) -> float:
 
     Raises AvatarBenchError of every kind; whatever was written stays, with the reason in run.json.
     """
-    settings = _settings(reopened(Path(cfg.resume), "pretrain", PretrainConfig, check_pretrain) if cfg.resume else cfg)
-    folder = Path(cfg.resume) if cfg.resume else _folder(settings)
+    settings = _convert_config(
+        reopen_config(Path(cfg.resume), "pretrain", PretrainConfig, check_pretrain) if cfg.resume else cfg
+    )
+    folder = Path(cfg.resume) if cfg.resume else _choose_folder(settings)
     settings.resume = cfg.resume
     record = read_record(folder) if cfg.resume else {}
     if record.get("status") != "finished":
-        with held(folder):
-            record = read_record(folder) if cfg.resume else _first_record(folder, settings)
+        with lock_folder(folder):
+            record = read_record(folder) if cfg.resume else _create_record(folder, settings)
             if record.get("status") != "finished":
-                return _complete(cfg, settings, folder, record)
-    tell(f"{folder}: finished before, left as it is.", file=sys.stderr)
-    return _accuracy(record)
+                return _train_backbone(cfg, settings, folder, record)
+    print_line(f"{folder}: finished before, left as it is.", file=sys.stderr)
+    return _read_accuracy(record)
 
 
-def _complete(cfg: DictConfig, settings: PretrainConfig, folder: Path, record: dict[str, Any]) -> float:
-    with recorded(folder, cfg, record):
-        whole, learning = _pictures(settings, record)  # a mistake shows before torch has loaded
-        begin(folder, cfg, record)
+def _train_backbone(cfg: DictConfig, settings: PretrainConfig, folder: Path, record: dict[str, Any]) -> float:
+    with record_outcome(folder, cfg, record):
+        whole, learning = _load_images(settings, record)  # a mistake shows before torch has loaded
+        start_record(folder, cfg, record)
         from avatar_bench.training.ssl.pretraining_job import fit
 
         said = fit(settings, folder, record, whole, learning)
-    tell(said)
-    return _accuracy(record)
+    print_line(said)
+    return _read_accuracy(record)
 
 
-def _settings(cfg: DictConfig) -> PretrainConfig:
+def _convert_config(cfg: DictConfig) -> PretrainConfig:
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PretrainConfig)
     return settings
 
 
-def _model() -> str:
+def _read_model_choice() -> str:
     return str(HydraConfig.get().runtime.choices.get("model") or "timm")
 
 
-def _name(settings: PretrainConfig) -> str:
-    return settings.model.backbone if _model() == "timm" else _model()
+def _name_model(settings: PretrainConfig) -> str:
+    return settings.model.backbone if _read_model_choice() == "timm" else _read_model_choice()
 
 
-def _folder(settings: PretrainConfig) -> Path:
+def _choose_folder(settings: PretrainConfig) -> Path:
     """Give the folder that a pretraining is to have: `out`, or one named by the time; a job of several has its own."""
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         shared = hydra.job.config.override_dirname.exclude_keys
-        return Path(settings.out or FOLDER) / job_name(hydra.overrides.task, [*shared, "mode"])
+        return Path(settings.out or PRETRAINED_FOLDER) / name_job(hydra.overrides.task, [*shared, "mode"])
     if settings.out:
         return Path(settings.out)
-    name = folder_name(f"{_name(settings)}-{settings.method.name}")
-    return unused_folder(FOLDER / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    name = make_folder_name(f"{_name_model(settings)}-{settings.method.name}")
+    return find_unused_folder(PRETRAINED_FOLDER / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
-def _first_record(folder: Path, settings: PretrainConfig) -> dict[str, Any]:
+def _create_record(folder: Path, settings: PretrainConfig) -> dict[str, Any]:
     """Give the first record of a pretraining; raise ConfigError where its folder holds another run."""
     if not is_free(folder):
-        raise taken(folder, "pretrain")
+        raise build_taken_error(folder, "pretrain")
     return {
         "status": "running",
         "command": "pretrain",
-        "name": _name(settings),
-        "model": _model(),
+        "name": _name_model(settings),
+        "model": _read_model_choice(),
         "method": settings.method.name,
         "seed": settings.seed,
-        "git": git_commit(),
+        "git": read_git_commit(),
         "allow": sorted(settings.allow),
     }
 
 
-def _pictures(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset, Dataset]:
-    """Give all pictures with their sides, and those to learn from; say which were kept out, and put it on record."""
+def _load_images(settings: PretrainConfig, record: dict[str, Any]) -> tuple[Dataset, Dataset]:
+    """Give all images with their sides, and those to learn from; say which were kept out, and put it on record."""
     data = settings.data
-    found = open_pictures(data)
-    refuse_changed(found)
-    plan = split_plan(data)
+    found = open_images(data)
+    refuse_changed_files(found)
+    plan = build_split_plan(data)
     notes: list[str] = []
-    # two labels of one picture are nothing to who reads none
-    sides = split_apart(found, plan, [*settings.allow, "label_conflict"], notes)
+    # two labels of one image are nothing to who reads none
+    sides = split_without_leakage(found, plan, [*settings.allow, "label_conflict"], notes)
     for note in notes:
-        tell(f"warning: {note}", file=sys.stderr)
-    allowed = "test_pictures" in settings.allow
+        print_line(f"warning: {note}", file=sys.stderr)
+    allowed = "test_images" in settings.allow
     wanted = ["train"] + ["val", "calibration"] * settings.use_val + ["test"] * allowed
     learning = sides.take(sides.frame["split"].isin(wanted))
     counts = sides.frame["split"].value_counts()
     kept_out = {str(side): int(n) for side, n in counts.items() if side not in wanted}
     if not allowed:
-        others = further_sets(data, found.root).items()
-        learning, shared = keep_out(learning, {name: open_set(path, name) for name, path in others})
+        others = list_further_sets(data, found.root).items()
+        learning, shared = exclude_shared_images(
+            learning, {name: open_further_set(path, name) for name, path in others}
+        )
         kept_out |= shared
     if len(learning) < 2:
         raise GuardError(
-            f"{found.name} leaves {len(learning)} of {len(found)} pictures to learn from.",
+            f"{found.name} leaves {len(learning)} of {len(found)} images to learn from.",
             "The others are of its test, val, blind or ood sets, which are kept out.",
         )
     record["split"] = asdict(plan) | {
-        "fingerprint": split_fingerprint(sides),
+        "fingerprint": fingerprint_split(sides),
         "counts": {str(side): int(n) for side, n in counts.items()},
     }
-    record["pictures"] = {"learned_from": len(learning), "kept_out": kept_out}
+    record["images"] = {"learned_from": len(learning), "kept_out": kept_out}
     unlabelled = int((learning.frame["label"] == "").sum())
     if 0 < unlabelled < len(learning):
-        record["pictures"]["unlabelled"] = unlabelled
-    without = f", {unlabelled} of them without a label" * ("unlabelled" in record["pictures"])
+        record["images"]["unlabelled"] = unlabelled
+    without = f", {unlabelled} of them without a label" * ("unlabelled" in record["images"])
     told = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
-    tell(
-        f"{len(learning)} of {len(found)} pictures of {found.name} are learned from{without}; kept out: {told}",
+    print_line(
+        f"{len(learning)} of {len(found)} images of {found.name} are learned from{without}; kept out: {told}",
         file=sys.stderr,
     )
     if allowed:
-        tell(
-            "warning: pictures of test, and any of blind and ood sets, are learned from (allow=[test_pictures])",
+        print_line(
+            "warning: images of test, and any of blind and ood sets, are learned from (allow=[test_images])",
             file=sys.stderr,
         )
     return sides, learning
 
 
-def _accuracy(record: dict[str, Any]) -> float:
+def _read_accuracy(record: dict[str, Any]) -> float:
     return float(record.get("metrics", {}).get("probe/knn_accuracy", np.nan))

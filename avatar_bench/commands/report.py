@@ -7,9 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from avatar_bench.config.schema import ReportConfig
-from avatar_bench.console.terminal import counted, tell
+from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.errors import OutputError
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
 
@@ -23,7 +23,7 @@ def report(cfg: DictConfig) -> None:
     assert isinstance(settings, ReportConfig)
     root = Path(settings.runs).expanduser()
     page = Path(settings.out).expanduser() if settings.out else root / "report.html"
-    with speak(settings.lang):
+    with use_language(settings.lang):
         study = read_study(root)
         try:
             answer = write_report(study, page, settings.lang)
@@ -31,5 +31,5 @@ def report(cfg: DictConfig) -> None:
             reason = f"{page} cannot be written: {error.strerror or error}."
             raise OutputError(reason, "Give another place: out=FILE.html") from error
     size = page.stat().st_size / 1e6
-    told = f"{counted(len(study.runs), 'run')}, {counted(len(study.problems), 'problem')}"
-    tell(f"{page}: {size:.1f} MB, {told}; {answer}")
+    told = f"{format_count(len(study.runs), 'run')}, {format_count(len(study.problems), 'problem')}"
+    print_line(f"{page}: {size:.1f} MB, {told}; {answer}")

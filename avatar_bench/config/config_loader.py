@@ -15,15 +15,18 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.base import Container
 
-from avatar_bench.config.validation import check_interpolations, check_tree
+from avatar_bench.config.validation import check_interpolations, check_values
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, checked_text
+from avatar_bench.files.yaml_io import MAX_YAML_CHARACTERS, MAX_YAML_DEPTH, MAX_YAML_NODES, read_checked_text
 
-MAX_WORD, MAX_ELEMENTS = 1 << 16, 1000  # characters and commas of an override: Hydra takes a second for as many
+MAX_OVERRIDE_CHARACTERS, MAX_OVERRIDE_COMMAS = (
+    1 << 16,
+    1000,
+)  # characters and commas of an override: Hydra takes a second for as many
 
-MODELESS = ("pretrain",)  # commands that take a model's yaml, and no mode of training, which that names
+COMMANDS_WITHOUT_MODE = ("pretrain",)  # commands that take a model's yaml, and no mode of training, which that names
 
-_resolve = Container._resolve_interpolation_from_parse_tree
+_resolve_interpolation = Container._resolve_interpolation_from_parse_tree
 
 
 class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
@@ -37,39 +40,39 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
         self, config_name: str | None, overrides: list[str], *args: Any, **options: Any
     ) -> DictConfig:
         """Compose; raise ConfigError where the whole, Hydra's own node included, holds what may not be built."""
-        Resolutions.left = MAX_NODES
+        InterpolationBudget.left = MAX_YAML_NODES
         for word in overrides:
-            _check_word(word)
-        if config_name in MODELESS:
-            overrides = _without_mode(config_name, overrides)
+            _check_override(word)
+        if config_name in COMMANDS_WITHOUT_MODE:
+            overrides = _remove_mode(config_name, overrides)
         cfg = super().load_configuration(config_name, overrides, *args, **options)
         values = OmegaConf.to_container(cfg, resolve=False)
         assert isinstance(values, dict)
-        check_tree(values)
+        check_values(values)
         return cfg
 
 
-class Resolutions:
+class InterpolationBudget:
     """What interpolations may still cost, until the next configuration is composed: a value one, a call twenty."""
 
-    left = MAX_NODES
+    left = MAX_YAML_NODES
 
     @classmethod
-    def spend(cls, node: Any) -> None:
+    def charge_node(cls, node: Any) -> None:
         """Count what one interpolation gave; raise ConfigError where all together is too much."""
         if isinstance(node, Container):
             for value in node._content.values() if isinstance(node._content, dict) else node._content or ():
-                cls.spend(value)
+                cls.charge_node(value)
         value = getattr(node, "_val", None)
-        cls.pay(1 + (len(value) * MAX_NODES // MAX_CHARACTERS if isinstance(value, str) else 0))
+        cls.charge(1 + (len(value) * MAX_YAML_NODES // MAX_YAML_CHARACTERS if isinstance(value, str) else 0))
 
     @classmethod
-    def pay(cls, cost: int) -> None:
+    def charge(cls, cost: int) -> None:
         """Take away from what is left."""
         cls.left -= cost
         if cls.left < 0:
             raise ConfigError(
-                f"interpolations (${{...}}) give more than {MAX_NODES} values or {MAX_CHARACTERS} characters.",
+                f"interpolations (${{...}}) give over {MAX_YAML_NODES} values or {MAX_YAML_CHARACTERS} characters.",
                 "Expected each to stand for a value or two; some here multiply others.",
             )
 
@@ -81,11 +84,11 @@ def install() -> None:
     # that very class is changed: another in its place would be refused in the processes of a sweep
     files: Any = SourcesRegistry.instance().types["file"]
     if not hasattr(files, "plain_load_config"):
-        files.plain_load_config, files.load_config = files.load_config, _load_bounded
-    Container._resolve_interpolation_from_parse_tree = _counted  # type: ignore[method-assign, assignment]
+        files.plain_load_config, files.load_config = files.load_config, _load_within_limits
+    Container._resolve_interpolation_from_parse_tree = _resolve_within_budget  # type: ignore[method-assign, assignment]
 
 
-def _without_mode(command: str, overrides: list[str]) -> list[str]:
+def _remove_mode(command: str, overrides: list[str]) -> list[str]:
     """Take the group `mode` out of the defaults list, where the yaml of a model expects it; refuse a choice of it."""
     for word in overrides:
         if word.lstrip("+").partition("=")[0].split(".")[0] == "mode":
@@ -93,34 +96,36 @@ def _without_mode(command: str, overrides: list[str]) -> list[str]:
     return [*(word for word in overrides if word != "~mode"), "~mode"]
 
 
-def _counted(self: Container, *args: Any, **options: Any) -> Any:
-    Resolutions.pay(20)
-    found = _resolve(self, *args, **options)
-    Resolutions.spend(found)
+def _resolve_within_budget(self: Container, *args: Any, **options: Any) -> Any:
+    InterpolationBudget.charge(20)
+    found = _resolve_interpolation(self, *args, **options)
+    InterpolationBudget.charge_node(found)
     return found
 
 
-def _load_bounded(self: Any, config_path: str) -> ConfigResult:
+def _load_within_limits(self: Any, config_path: str) -> ConfigResult:
     """Load one file; raise ConfigError, naming it, where it is beyond the limits of yaml_files or cannot be read."""
     file = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
     if file.exists():
-        checked_text(file)
+        read_checked_text(file)
     try:
         found: ConfigResult = self.plain_load_config(config_path)
         values = OmegaConf.to_container(found.config, resolve=False)
-        check_tree(values if isinstance(values, dict) else {"defaults": values}, str(file))
+        check_values(values if isinstance(values, dict) else {"defaults": values}, str(file))
     except (ValueError, TypeError, RecursionError) as error:  # what YAML allows and Python or OmegaConf does not
         raise ConfigError(f"{file} cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     return found
 
 
-def _check_word(word: str) -> None:
+def _check_override(word: str) -> None:
     """Raise ConfigError where an override is beyond the limits, or has Hydra run or look up what it may not."""
     key, _, value = word.lstrip("+~").partition("=")
     depth = list(accumulate(1 if mark in "([{" else -1 if mark in ")]}" else 0 for mark in value))
-    deep, many = max(depth, default=0) > MAX_DEPTH, value.count(",") > MAX_ELEMENTS
-    if deep or many or len(word) > MAX_WORD:
-        limits = f"{MAX_WORD} characters, {MAX_ELEMENTS} elements, or nested {MAX_DEPTH} deep"
+    deep, many = max(depth, default=0) > MAX_YAML_DEPTH, value.count(",") > MAX_OVERRIDE_COMMAS
+    if deep or many or len(word) > MAX_OVERRIDE_CHARACTERS:
+        limits = (
+            f"{MAX_OVERRIDE_CHARACTERS} characters, {MAX_OVERRIDE_COMMAS} elements, or nested {MAX_YAML_DEPTH} deep"
+        )
         raise ConfigError(
             f"{key[:100]}: its value is of more than {limits}.",
             "Long lists go into a yaml in a folder of yours: -cd DIR",

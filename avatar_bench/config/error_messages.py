@@ -9,12 +9,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from avatar_bench.config.catalogue import choices
-from avatar_bench.console.terminal import printable, without_passwords
-from avatar_bench.errors import AvatarBenchError, OutputError, did_you_mean
+from avatar_bench.config.catalogue import find_choices
+from avatar_bench.console.terminal import escape_control_characters, hide_credentials
+from avatar_bench.errors import AvatarBenchError, OutputError, suggest_names
 
-MOST = 1000  # characters of a line
-_DISK = (
+MAX_LINE_CHARACTERS = 1000  # characters of a line
+_DISK_ERRORS = (
     errno.EACCES,
     errno.EPERM,
     errno.ENOSPC,
@@ -25,8 +25,10 @@ _DISK = (
     errno.EEXIST,
 )
 # of torch on CPU and GPU, of OpenCV, of C++
-_MEMORY = re.compile("(not enough|insufficient|out of|n.t allocate|cannot allocate) memory|bad_alloc", re.IGNORECASE)
-_WORKER = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
+_OUT_OF_MEMORY = re.compile(
+    "(not enough|insufficient|out of|n.t allocate|cannot allocate) memory|bad_alloc", re.IGNORECASE
+)
+_WORKER_KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
 
 _EXTRAS = {
     "hydra/launcher": {"joblib": "sweeps", "submitit_local": "sweeps", "submitit_slurm": "sweeps", "ray": "ray"},
@@ -38,57 +40,57 @@ def explain(error: BaseException) -> tuple[tuple[str, ...], int]:
     """Give the lines for stderr and the exit code of an error; AVATAR_BENCH_DEBUG=1 puts its traceback first."""
     if os.environ.get("AVATAR_BENCH_DEBUG") == "1":
         traceback.print_exception(error)
-    return told(error)
+    return format_error(error)
 
 
-def told(error: BaseException) -> tuple[tuple[str, ...], int]:
+def format_error(error: BaseException) -> tuple[tuple[str, ...], int]:
     """Give the lines and the exit code of an error, without passwords, and as a terminal shows them."""
-    lines, code = _lines(error)
-    return tuple(_short(printable(without_passwords(line))) for line in lines), code
+    lines, code = _describe_error(error)
+    return tuple(_truncate(escape_control_characters(hide_credentials(line))) for line in lines), code
 
 
-def _short(line: str) -> str:
-    return line if len(line) <= MOST else f"{line[: MOST - 3]}..."
+def _truncate(line: str) -> str:
+    return line if len(line) <= MAX_LINE_CHARACTERS else f"{line[: MAX_LINE_CHARACTERS - 3]}..."
 
 
-def _lines(error: BaseException) -> tuple[tuple[str, ...], int]:
-    if ours := _ours(error):
-        return _without_details(ours.lines), ours.exit_code
-    if _is_hydras(error):
-        return _configuration(error), 2
+def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:
+    if ours := _find_own_error(error):
+        return _drop_details(ours.lines), ours.exit_code
+    if _is_hydra_error(error):
+        return _describe_config_error(error), 2
     if type(error).__module__.startswith("yaml."):
         return (f"a yaml file cannot be read: {' '.join(str(error).split())}",), 2
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return (f"{str(error.filename)[:100]}...: {error.strerror}",), 2
-    if isinstance(error, OSError) and error.errno in _DISK:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return (f"{error.filename or 'output'}: {error.strerror}",), OutputError.exit_code
-    if lacks := _lacking(error):
+    if lacks := _describe_shortage(error):
         return lacks, OutputError.exit_code  # as a full disk: the machine's limit, no bug
     text = " ".join(str(error).split())[:300]
     hint = "please report it with the command and the output under AVATAR_BENCH_DEBUG=1"
     return (f"internal error: {type(error).__name__}: {text} ({hint})",), 1
 
 
-def _lacking(error: BaseException) -> tuple[str, ...]:
+def _describe_shortage(error: BaseException) -> tuple[str, ...]:
     """Tell what the machine lacks, memory or a process that it has ended, else nothing; only the texts say so."""
     text = str(error)
-    if _WORKER.search(text):
+    if _WORKER_KILLED.search(text):
         less = "If the memory was too small: workers=0 (data.workers=0 of train), or a smaller batch_size."
-        return "A process that reads pictures was killed from outside.", less
-    if isinstance(error, MemoryError) or _MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
+        return "A process that reads images was killed from outside.", less
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
         return "Out of memory.", "Take smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N)."
     return ()
 
 
-def _ours(error: BaseException) -> AvatarBenchError | None:
+def _find_own_error(error: BaseException) -> AvatarBenchError | None:
     """Give the error itself where it is ours, or ours that Hydra or OmegaConf has wrapped in theirs."""
     if isinstance(error, AvatarBenchError):
         return error
     inner = error.__cause__ or error.__context__
-    return _ours(inner) if inner is not None and _is_hydras(error) else None
+    return _find_own_error(inner) if inner is not None and _is_hydra_error(error) else None
 
 
-def _is_hydras(error: BaseException) -> bool:
+def _is_hydra_error(error: BaseException) -> bool:
     """Say whether this is an error of Hydra or OmegaConf, or one that Hydra raised on the command line it was given."""
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return True
@@ -97,53 +99,53 @@ def _is_hydras(error: BaseException) -> bool:
     return isinstance(error, ValueError | AssertionError) and "hydra" in raised_in and "avatar_bench" not in raised_in
 
 
-def _configuration(error: BaseException) -> tuple[str, ...]:
+def _describe_config_error(error: BaseException) -> tuple[str, ...]:
     """Tell a mistake in the options; Hydra's and OmegaConf's texts are the only place that holds the details."""
     text = str(error)
     if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
-        return _unknown_choice(found[1], found[2], text)
+        return _describe_unknown_choice(found[1], found[2], text)
     if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_option(found[1], error)
+        return _describe_unknown_option(found[1], error)
     if found := re.search(r"Error merging override (.+)", text, re.DOTALL):
-        return _wrong_type(found[1].lstrip("+"), error)
+        return _describe_wrong_type(found[1].lstrip("+"), error)
     if found := re.search(r"Ambiguous value for argument '(.*)'\n", text):
         return (f"{found[1]}: several values; add -m to run one job for each",)
     if type(error).__name__ == "OverrideParseException":
-        return _unreadable(getattr(error, "override", ""), text)
+        return _describe_syntax_error(getattr(error, "override", ""), text)
     lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines() if line.strip()]
-    return _without_details(lines)
+    return _drop_details(lines)
 
 
-def _without_details(lines: Sequence[str]) -> tuple[str, ...]:
+def _drop_details(lines: Sequence[str]) -> tuple[str, ...]:
     """Give three lines at most, without those that OmegaConf adds for programmers."""
     told = (line.strip() for line in lines)
     return tuple(line for line in told if not line.startswith(("object_type", "reference_type")))[:3]
 
 
-def _unknown_choice(group: str, name: str, text: str) -> tuple[str, ...]:
+def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...]:
     if extra := _EXTRAS.get(group, {}).get(name):
         return f"{group}={name}: its package is not installed", f'install it: pip install "avatar-bench[{extra}]"'
     listed = text.partition("Available options")[2].partition("search path:")[0]
-    known = re.findall(r"^\t(\S+)$", listed, re.MULTILINE) or list(choices(group))
-    nearest = did_you_mean(name, known)
+    known = re.findall(r"^\t(\S+)$", listed, re.MULTILINE) or list(find_choices(group))
+    nearest = suggest_names(name, known)
     return (f"{group}={name}: there is no such {group}" + (f"; {nearest}" if nearest else ""),) + (
         (f"there are: {' '.join(known)}",) if known else ()
     )
 
 
-def _unknown_option(option: str, error: BaseException) -> tuple[str, ...]:
+def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ...]:
     parent, _, name = option.rpartition(".")
     siblings = getattr(error.__cause__, "parent_node", None)
     known = [str(key) for key in siblings if key != "hydra"] if isinstance(siblings, Mapping) else []
     missing = re.search(r"Key '([^']+)'", str(error.__cause__))
-    nearest = did_you_mean(missing[1] if missing else name, known)
+    nearest = suggest_names(missing[1] if missing else name, known)
     lines = [f"{option}: there is no such option" + (f"; {nearest}" if nearest else "")]
     if known and len(known) <= 40:
         lines.append(f"{parent or 'there are'}: {' '.join(known)}")
     return tuple(lines)
 
 
-def _wrong_type(override: str, error: BaseException) -> tuple[str, ...]:
+def _describe_wrong_type(override: str, error: BaseException) -> tuple[str, ...]:
     option, _, value = override.partition("=")
     cause = str(error.__cause__).splitlines()[0]
     if found := re.search(r"could not be converted to (\w+)", cause):
@@ -154,7 +156,7 @@ def _wrong_type(override: str, error: BaseException) -> tuple[str, ...]:
     return (f"{option}: {value} does not fit here: {cause}",)
 
 
-def _unreadable(override: str, text: str) -> tuple[str, ...]:
+def _describe_syntax_error(override: str, text: str) -> tuple[str, ...]:
     reason = next((line for line in text.splitlines() if "override" not in line and "^" not in line), "")
     told = f" ({reason})" if reason and "Exception" not in reason and "http" not in reason else ""
     return (f"cannot read {override}{told}", "put a text with special characters in quotes twice: 'option=\"a, b\"'")

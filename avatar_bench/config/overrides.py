@@ -9,16 +9,18 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.paths import folder_name
+from avatar_bench.files.paths import make_folder_name
 
-PATHS = (
+PATH_OPTIONS = (
     r"out|ckpt|against|input|output|runs|resume|init_from|data\.(root|manifest|blind|ood_root|name)|model\.weights"
     r"|source\.[^.=]+\.(root|file|list|manifest)"
 )
-MAPPINGS = r"data\.ood|against|source\.[^.=]+\.roots"  # {name: PATH}
-OPEN = ("model.options", "block.prior_shift.mixes", "block.out_of_domain.labels")  # {name: anything}
-LISTS = ("ckpt", "runs")  # also [PATH,PATH]
-FLAGS: dict[str, tuple[str, ...] | None] = {  # those of Hydra's that make sense here, each with the values it takes
+PATH_MAPPING_OPTIONS = r"data\.ood|against|source\.[^.=]+\.roots"  # {name: PATH}
+OPEN_MAPPING_OPTIONS = ("model.options", "block.prior_shift.mixes", "block.out_of_domain.labels")  # {name: anything}
+PATH_LIST_OPTIONS = ("ckpt", "runs")  # also [PATH,PATH]
+HYDRA_FLAGS: dict[
+    str, tuple[str, ...] | None
+] = {  # those of Hydra's that make sense here, each with the values it takes
     "-m": None,
     "--multirun": None,
     "--resolve": None,
@@ -33,9 +35,9 @@ FLAGS: dict[str, tuple[str, ...] | None] = {  # those of Hydra's that make sense
 _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[^\s=]+)=(?P<value>.*)", re.DOTALL)
 _SWEEP_FUNCTION = re.compile(r"(choice|glob|range|interval|shuffle|sort|tag)\(.*\)$", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*$", re.ASCII)
-_NOTHING = ("", "null")
-_SAYS_LITTLE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|null|true|false", re.IGNORECASE)
-_DIGITS = 5  # of a number in a folder's name
+_NULL_VALUES = ("", "null")
+_BARE_VALUE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|null|true|false", re.IGNORECASE)
+_NAME_DIGITS = 5  # of a number in a folder's name
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -45,7 +47,7 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
     while rest:
         word = rest.pop(0)
         if word.startswith("-"):
-            flags += [word, *_arguments_of(word, rest)]
+            flags += [word, *_take_arguments(word, rest)]
         elif _OVERRIDE.match(word) or re.fullmatch(r"~[^\s=]+(=.*)?", word):
             overrides.append(word)
         else:
@@ -55,7 +57,7 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def is_multirun(flags: Sequence[str], overrides: Sequence[str]) -> bool:
     """Say whether this asks for several jobs: by a flag, by a sweep, or by hydra.mode."""
-    swept = any(_sweep_choice(word) or word == "hydra.mode=MULTIRUN" for word in overrides)
+    swept = any(_find_sweep_choice(word) or word == "hydra.mode=MULTIRUN" for word in overrides)
     return swept or "-m" in flags or "--multirun" in flags
 
 
@@ -75,52 +77,58 @@ def quote(value: str) -> str:
     return f"'{escaped}'"
 
 
-def sweep_folder(overrides: Sequence[str]) -> Path:
+def choose_sweep_folder(overrides: Sequence[str]) -> Path:
     """Give where a sweep of train keeps its jobs: `out`, else runs/ and the sweep's name or the swept options."""
     given = dict(word.lstrip("+").partition("=")[::2] for word in overrides)
-    if given.get("out", "") not in _NOTHING:
-        return Path(_home(given["out"]))
-    name = next(filter(None, map(_sweep_choice, overrides)), None)
-    if not name and not _swept(overrides) and not any(word.startswith(("hydra", "+hydra")) for word in overrides):
+    if given.get("out", "") not in _NULL_VALUES:
+        return Path(_expand_home(given["out"]))
+    name = next(filter(None, map(_find_sweep_choice, overrides)), None)
+    if (
+        not name
+        and not _find_swept_options(overrides)
+        and not any(word.startswith(("hydra", "+hydra")) for word in overrides)
+    ):
         raise ConfigError("-m: no option has several values", "for example: avatar-bench train -m seed=1,2,3")
-    return Path("runs") / re.sub(r"[^\w.-]+", "-", name or "-".join(_swept(overrides)) or "sweep")
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", name or "-".join(_find_swept_options(overrides)) or "sweep")
 
 
-def sweep_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
+def make_sweep_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
     """Tell Hydra where a sweep lies, and to name its jobs by what differs among them."""
-    swept = _swept(overrides)
-    fixed = [key for key in map(_key, overrides) if key not in swept and not key.startswith(("hydra.", "hydra/"))]
+    swept = _find_swept_options(overrides)
+    fixed = [
+        key for key in map(_get_option, overrides) if key not in swept and not key.startswith(("hydra.", "hydra/"))
+    ]
     names = ",".join(dict.fromkeys(fixed))
     return [f"hydra.sweep.dir={quote(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
 
 
-def job_name(overrides: Sequence[str], shared: Collection[str] = ()) -> str:
+def name_job(overrides: Sequence[str], shared: Collection[str] = ()) -> str:
     """Name a job of a sweep, and its folder, by the options that it does not share with all other jobs.
 
     An option is its value, with the last part of its key before a number, null, true or false. Where a folder cannot
     bear all of a value, four digits of its hash tell it from others.
     """
     own = [word.partition("=")[::2] for word in overrides if not word.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    return folder_name("-".join(_name_of(key, value) for key, value in own if key.lstrip("+~") not in shared))
+    return make_folder_name("-".join(_name_value(key, value) for key, value in own if key.lstrip("+~") not in shared))
 
 
-def _name_of(key: str, value: str) -> str:
-    if _SAYS_LITTLE.fullmatch(value):
-        short = f"{float(value):.{_DIGITS}g}" if len(value) > _DIGITS + 2 and "." in value else value
+def _name_value(key: str, value: str) -> str:
+    if _BARE_VALUE.fullmatch(value):
+        short = f"{float(value):.{_NAME_DIGITS}g}" if len(value) > _NAME_DIGITS + 2 and "." in value else value
         return key.rpartition(".")[2] + short
     plain = re.sub(r"""^\[?['"]?|['"]?\]?$""", "", value)
-    name = folder_name(plain)
+    name = make_folder_name(plain)
     return name if name == plain else f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:4]}"
 
 
-def _arguments_of(flag: str, rest: list[str]) -> list[str]:
+def _take_arguments(flag: str, rest: list[str]) -> list[str]:
     name, equals, text = flag.partition("=")
-    if name not in FLAGS:
+    if name not in HYDRA_FLAGS:
         raise ConfigError(
             f"{flag}: there is no such flag; options are written option=value, without dashes",
-            f"flags: {' '.join(FLAGS)} --help",
+            f"flags: {' '.join(HYDRA_FLAGS)} --help",
         )
-    allowed = FLAGS[name]
+    allowed = HYDRA_FLAGS[name]
     if allowed is None:
         return []
     value = text if equals else (rest[0] if rest else "")
@@ -131,30 +139,30 @@ def _arguments_of(flag: str, rest: list[str]) -> list[str]:
 
 def _quote_override(word: str, multirun: bool) -> str:
     match = _OVERRIDE.match(word)
-    if match is None or match["value"] in _NOTHING:
+    if match is None or match["value"] in _NULL_VALUES:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
-    maps_paths = re.fullmatch(MAPPINGS, key)
-    if (maps_paths or key in OPEN) and value.startswith("{"):
+    maps_paths = re.fullmatch(PATH_MAPPING_OPTIONS, key)
+    if (maps_paths or key in OPEN_MAPPING_OPTIONS) and value.startswith("{"):
         named = _quote_mapping(key, value) if maps_paths else value
         return f"{prefix or '++'}{key}={named}"  # ++: Hydra's struct mode closes a dict to new names
-    if not re.fullmatch(PATHS, key):
+    if not re.fullmatch(PATH_OPTIONS, key):
         return word
     return f"{prefix}{key}={_quote_value(key, value, multirun)}"
 
 
 def _quote_value(key: str, value: str, multirun: bool) -> str:
     if Path(value).exists():
-        return _path(value)
-    if key in LISTS and value.startswith("[") and value.endswith("]"):
-        return "[" + ",".join(map(_path, _elements(value[1:-1]))) + "]"
+        return _quote_path(value)
+    if key in PATH_LIST_OPTIONS and value.startswith("[") and value.endswith("]"):
+        return "[" + ",".join(map(_quote_path, _split_elements(value[1:-1]))) + "]"
     if multirun and key != "out":
         if _SWEEP_FUNCTION.match(value):
             return value
-        elements = _elements(value)
+        elements = _split_elements(value)
         if len(elements) > 1:
-            return ",".join(part if _PLAIN.match(part) else _path(part) for part in elements)
-    return quote(_home(value))
+            return ",".join(part if _PLAIN.match(part) else _quote_path(part) for part in elements)
+    return quote(_expand_home(value))
 
 
 def _quote_mapping(key: str, text: str) -> str:
@@ -168,46 +176,48 @@ def _quote_mapping(key: str, text: str) -> str:
                 f"{key}: cannot read a name and a path from {name.strip()!r}",
                 f"expected names of letters, digits and . - _, each with its path: '{key}={{NAME: PATH}}'",
             )
-    return "{" + ", ".join(f"{name}: {_path(value)}" for name, value in zip(names, parts[1::2], strict=True)) + "}"
+    return (
+        "{" + ", ".join(f"{name}: {_quote_path(value)}" for name, value in zip(names, parts[1::2], strict=True)) + "}"
+    )
 
 
-def _elements(text: str) -> list[str]:
+def _split_elements(text: str) -> list[str]:
     """Split at commas, but not inside quotes and not inside the name of something that exists."""
     pieces = re.findall(r"""(\s*"[^"]*"\s*|\s*'[^']*'\s*|[^,]*)(?:,|$)""", text)[:-1] if text else []
     elements: list[str] = []
     while pieces:
-        ends = [n for n in range(len(pieces), 1, -1) if Path(_home(",".join(pieces[:n]))).exists()]
+        ends = [n for n in range(len(pieces), 1, -1) if Path(_expand_home(",".join(pieces[:n]))).exists()]
         end = ends[0] if ends else 1
         elements.append(",".join(pieces[:end]).strip())
         pieces = pieces[end:]
     return elements
 
 
-def _path(value: str) -> str:
+def _quote_path(value: str) -> str:
     value = value.strip() if not Path(value).exists() else value
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and not Path(value).exists():
         value = value[1:-1]
-    return quote(_home(value))
+    return quote(_expand_home(value))
 
 
-def _home(value: str) -> str:
+def _expand_home(value: str) -> str:
     if value == "???":
         return "./???"  # OmegaConf's sign for a missing value
     at_home = value == "~" or value.startswith("~/")
     return os.path.expanduser(value) if at_home and not Path(value).exists() else value
 
 
-def _sweep_choice(word: str) -> str | None:
+def _find_sweep_choice(word: str) -> str | None:
     key, _, value = word.lstrip("+").partition("=")
-    return value if key == "sweep" and value not in _NOTHING else None
+    return value if key == "sweep" and value not in _NULL_VALUES else None
 
 
-def _key(word: str) -> str:
+def _get_option(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
 
 
-def _swept(overrides: Sequence[str]) -> list[str]:
-    return [_key(word) for word in overrides if _is_swept(*word.partition("=")[::2])]
+def _find_swept_options(overrides: Sequence[str]) -> list[str]:
+    return [_get_option(word) for word in overrides if _is_swept(*word.partition("=")[::2])]
 
 
 def _is_swept(key: str, value: str) -> bool:

@@ -16,14 +16,14 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from avatar_bench.config import config_loader
-from avatar_bench.config.catalogue import WEIGHTS, user_folders
+from avatar_bench.config.catalogue import WEIGHTS_CHOICES, find_user_folders
 from avatar_bench.config.overrides import quote
-from avatar_bench.console.terminal import counted, tell
-from avatar_bench.errors import ConfigError, did_you_mean
+from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.checkpoint_container import refuse_address
-from avatar_bench.files.paths import folder_name
-from avatar_bench.models.card_schema import OPTIONS, fault_of_options
-from avatar_bench.runs.record import RESERVED
+from avatar_bench.files.paths import make_folder_name
+from avatar_bench.models.card_schema import NETWORK_OPTIONS, find_option_fault
+from avatar_bench.runs.record import RESERVED_SET_NAMES
 
 
 @dataclass
@@ -71,28 +71,28 @@ class AugmentConfig:
 
 
 @dataclass
-class PicturesConfig:
+class ImagesConfig:
     kind: str = MISSING  # folder | manifest | demo | run
     name: str | None = None  # what the set is called; null: the folder's name or the file's stem
     root: str | None = None  # of data=folder
     manifest: str | None = None  # of data=manifest: a CSV with path,label
     image_size: int | None = None  # pixels a side; null in evaluate: the checkpoint's
     resize: str | None = None  # squash | crop | pad; null in evaluate: the checkpoint's
-    equalise: str | None = None  # jpeg: encode all pictures alike first; null in evaluate: the checkpoint's
+    equalise: str | None = None  # jpeg: encode all images alike first; null in evaluate: the checkpoint's
     batch_size: Any = 32  # a number, or in train {cpu: N, cuda: N}
-    workers: int = 2  # processes that read pictures
+    workers: int = 2  # processes that read images
     sources: dict[str, Any] = field(default_factory=dict)  # of data=demo: what it is built from, see conf/source
     blind_sources: list[str] = field(default_factory=list)  # of data=demo: the sources that make its blind set
     ood_sources: dict[str, list[str]] = field(default_factory=dict)  # of data=demo: its out-of-domain sets
     prepare: dict[str, Any] = field(default_factory=dict)  # of data=demo: how it is built, as in prepare --help
-    cache_gb: float = 4.0  # of pictures at the network's size, kept in the cache folder for all runs; 0: off
+    cache_gb: float = 4.0  # of images at the network's size, kept in the cache folder for all runs; 0: off
     blind: str | None = None  # another set to judge on, of sources that training never saw: a folder or a manifest
     ood: dict[str, str] = field(default_factory=dict)  # further sets: {name: a folder or a manifest}
     ood_root: str | None = None  # a folder of such sets: each folder in it is one, by its name
 
 
 @dataclass
-class SplitDataConfig(PicturesConfig):
+class SplitDataConfig(ImagesConfig):
     split: SplitConfig = field(default_factory=SplitConfig)
     fold: int = 0  # which fold is test
     fraction: float = 1.0  # of train
@@ -103,7 +103,9 @@ class SplitDataConfig(PicturesConfig):
 @dataclass
 class DataConfig(SplitDataConfig):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    views: int | None = None  # of each picture, augmented once, one an epoch in turn; null: augmented anew each epoch
+    augmented_copies: int | None = (
+        None  # of each image, augmented once, one an epoch in turn; null: augmented anew each epoch
+    )
 
 
 @dataclass
@@ -186,11 +188,11 @@ class MethodConfig:
     temperature: float | None = None  # of simclr: of its loss; of dino: the teacher's
     projection: int | None = None  # of simclr and dino: outputs of the head that the loss compares
     momentum: float | None = None  # of dino: of the teacher's average at the start; it rises to 1
-    local_views: int | None = None  # of dino: small crops of each picture beside the two large ones
+    local_views: int | None = None  # of dino: small crops of each image beside the two large ones
     mask_ratio: float | None = None  # of mae: share of the patches that are hidden
     decoder_depth: int | None = None  # of mae: blocks
     decoder_width: int | None = None  # of mae: a multiple of 32
-    crop_scale: float = 0.2  # least share of a picture's area in a crop; in local views the largest
+    crop_scale: float = 0.2  # least share of an image's area in a crop; in local views the largest
     flip: float = 0.5  # probability
     jitter: float = 0.5  # strength of the changes of brightness, contrast, saturation and hue
     grey: float = 0.2  # probability of a view without colours
@@ -214,7 +216,7 @@ class PretrainConfig:
     seed: int = 42  # of training; data.split.seed is the split's
     epochs: int = 100
     lr: float | None = None  # null: the method's
-    use_val: bool = False  # learn from the pictures of val too, which train judges its epochs by
+    use_val: bool = False  # learn from the images of val too, which train judges its epochs by
     lang: str = "en"  # of the curves: en | ru
     out: str | None = None  # the folder; null: in pretrained/
     resume: str | None = None  # a folder: go on where it was interrupted
@@ -251,10 +253,10 @@ class EvaluateConfig:
     accelerator: str = "auto"
     threads: int | None = None  # of the network on a CPU; null: as many as torch takes
     lang: str = "en"  # of figures, warnings and reasons: en | ru
-    where: WhereConfig = field(default_factory=WhereConfig)  # judge a slice of the pictures alone
+    where: WhereConfig = field(default_factory=WhereConfig)  # judge a slice of the images alone
     again: bool = False  # judge anew what is there already
     skip_unusable: bool = False  # leave out the blocks that the run or set cannot be put through, and say so
-    data: PicturesConfig = field(default_factory=PicturesConfig)
+    data: ImagesConfig = field(default_factory=ImagesConfig)
     block: dict[str, Any] = field(default_factory=dict)
 
 
@@ -268,7 +270,7 @@ class PredictConfig:
     precision: str = "auto"  # auto (what a trial found faster here) | 32 | bf16 | 16 (torch) | int8 (openvino)
     update: bool = False  # go on with an output cut short
     batch_size: int = 64
-    workers: int | None = None  # processes that read pictures; null: one a core, 8 at most
+    workers: int | None = None  # processes that read images; null: one a core, 8 at most
     accelerator: str = "auto"
     threads: int | None = None  # of the network; null: what a trial on this machine found faster
 
@@ -283,18 +285,18 @@ class PrepareSplitConfig:
 
 @dataclass
 class CapConfig:
-    per_class: int | None = None  # the most pictures of a class that are taken; null: all
+    per_class: int | None = None  # the most images of a class that are taken; null: all
     per_source: int | None = None
 
 
 @dataclass
 class PrepareConfig:
     out: str | None = None  # the data set's folder; null with data=demo: in the cache
-    update: bool = False  # take in what has changed; no picture moves to another side of the split
+    update: bool = False  # take in what has changed; no image moves to another side of the split
     lang: str = "en"  # of the data card and the audit's figures: en | ru
-    equalise: str | None = None  # jpeg: encode all pictures alike; null: keep the files as they are
+    equalise: str | None = None  # jpeg: encode all images alike; null: keep the files as they are
     blind: list[str] = field(default_factory=list)  # sources that are kept out, for blind.csv
-    against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} to share no picture with
+    against: dict[str, str] = field(default_factory=dict)  # {name: folder or manifest} to share no image with
     split: PrepareSplitConfig = field(default_factory=PrepareSplitConfig)
     cap: CapConfig = field(default_factory=CapConfig)
     allow: list[str] = field(default_factory=list)  # guards to pass by name
@@ -326,7 +328,7 @@ SCHEMAS = {
     "export": ExportConfig,
 }
 
-CHOICES = {
+OPTION_CHOICES = {
     "mode.balance": ("sampler", "loss", "none"),
     "data.kind": ("folder", "manifest", "demo", "run"),
     "data.resize": ("squash", "crop", "pad"),
@@ -353,7 +355,7 @@ METHOD_OPTIONS = {  # of conf/method, those that one method alone reads
 }
 GUARDS = {  # what `allow` may name
     "train": ("near_duplicates", "label_conflict", "shortcut", "pretraining"),
-    "pretrain": ("pretraining", "near_duplicates", "test_pictures"),
+    "pretrain": ("pretraining", "near_duplicates", "test_images"),
     "evaluate": ("overlap", "near_duplicates", "permutation", "shortcut"),
     "prepare": ("shortcut",),
 }
@@ -368,24 +370,28 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # where we want other defaults than th
         "setup": ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"],  # else each job takes all cores of its machine
     },
 }
-OUTPUTS = (".csv", ".jsonl", ".parquet")
-PAGES = (".html", ".htm")
-EXPORTS = (".safetensors", ".onnx", ".xml")
-PRECISIONS = {"torch": ("32", "bf16", "16"), "onnx": ("32",), "openvino": ("32", "bf16", "int8")}  # of a runtime
+PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
+REPORT_SUFFIXES = (".html", ".htm")
+EXPORT_SUFFIXES = (".safetensors", ".onnx", ".xml")
+RUNTIME_PRECISIONS = {
+    "torch": ("32", "bf16", "16"),
+    "onnx": ("32",),
+    "openvino": ("32", "bf16", "int8"),
+}  # of a runtime
 SAM_OPTIONS = ("rho", "adaptive", "base")  # of optimizer, those that sam alone reads
 
-Rule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
-_POSITIVE: Rule = (lambda value: 0 < value < math.inf, "more than 0")
-_COUNT: Rule = (lambda value: value >= 1, "at least 1")
-_SEED: Rule = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
-_WORKERS: Rule = (lambda value: 0 <= value <= 256, "from 0 to 256 processes")
-_THREADS: Rule = (lambda value: 1 <= value <= 1024, "from 1 to 1024 threads")
-_SIDE: Rule = (lambda value: 1 <= value <= 4096, "from 1 to 4096 pixels")
-_NATURAL: Rule = (lambda value: value >= 0, "0 or more")
-_SHARE: Rule = (lambda value: 0 < value <= 1, "more than 0 and at most 1")
-_PROBABILITY: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
-_INSIDE: Rule = (lambda value: 0 < value < 1, "between 0 and 1")
-RANGES: dict[str, Rule] = {
+NumberRule = tuple[Callable[[float], bool], str]  # what must hold of a number, and that in words
+_POSITIVE: NumberRule = (lambda value: 0 < value < math.inf, "more than 0")
+_COUNT: NumberRule = (lambda value: value >= 1, "at least 1")
+_SEED: NumberRule = (lambda value: 0 <= value < 2**32, "from 0 to 4294967295")
+_WORKERS: NumberRule = (lambda value: 0 <= value <= 256, "from 0 to 256 processes")
+_THREADS: NumberRule = (lambda value: 1 <= value <= 1024, "from 1 to 1024 threads")
+_SIDE: NumberRule = (lambda value: 1 <= value <= 4096, "from 1 to 4096 pixels")
+_NATURAL: NumberRule = (lambda value: value >= 0, "0 or more")
+_FRACTION: NumberRule = (lambda value: 0 < value <= 1, "more than 0 and at most 1")
+_PROBABILITY: NumberRule = (lambda value: 0 <= value <= 1, "from 0 to 1")
+_INSIDE: NumberRule = (lambda value: 0 < value < 1, "between 0 and 1")
+OPTION_RANGES: dict[str, NumberRule] = {
     "stage": _COUNT,
     "epochs": _COUNT,
     "lr": _POSITIVE,
@@ -406,18 +412,18 @@ RANGES: dict[str, Rule] = {
     "cap.per_class": _COUNT,
     "cap.per_source": _COUNT,
     "data.fold": _NATURAL,
-    "data.fraction": _SHARE,
-    "data.val_fraction": _SHARE,
+    "data.fraction": _FRACTION,
+    "data.val_fraction": _FRACTION,
     "data.limit": _COUNT,
     "data.workers": _WORKERS,
     "data.cache_gb": _NATURAL,
-    "data.views": _COUNT,
+    "data.augmented_copies": _COUNT,
     "data.augment.flip": _PROBABILITY,
     "data.augment.rotation": (lambda value: 0 <= value <= 180, "from 0 to 180 degrees"),
     "data.augment.noise": _PROBABILITY,
     "data.augment.mixup": _NATURAL,
     "optimizer.weight_decay": _NATURAL,
-    "optimizer.layer_decay": _SHARE,
+    "optimizer.layer_decay": _FRACTION,
     "optimizer.momentum": (lambda value: 0 <= value < 1, "0 or more and less than 1"),
     "optimizer.rho": _POSITIVE,
     "optimizer.schedule.warmup_epochs": _NATURAL,
@@ -440,7 +446,7 @@ RANGES: dict[str, Rule] = {
     "method.mask_ratio": _INSIDE,
     "method.decoder_depth": _COUNT,
     "method.decoder_width": (lambda value: value >= 32 and value % 32 == 0, "a multiple of 32"),
-    "method.crop_scale": _SHARE,
+    "method.crop_scale": _FRACTION,
     "method.flip": _PROBABILITY,
     "method.jitter": _PROBABILITY,
     "method.grey": _PROBABILITY,
@@ -450,12 +456,12 @@ RANGES: dict[str, Rule] = {
 }
 
 
-class UserFolders(SearchPathPlugin):  # type: ignore[misc, unused-ignore]
+class UserFolderSearchPath(SearchPathPlugin):  # type: ignore[misc, unused-ignore]
     """Let Hydra find the yaml of AVATAR_BENCH_CONF and of installed packages, after the project's own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append each folder."""
-        for folder in user_folders():
+        for folder in find_user_folders():
             search_path.append("avatar_bench", f"file://{folder}")
 
 
@@ -467,8 +473,8 @@ def register() -> None:
     config_loader.install()
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(group="schema", name=name, node=schema)
-    Plugins.instance().register(UserFolders)
-    OmegaConf.register_new_resolver("units", _units, replace=True)
+    Plugins.instance().register(UserFolderSearchPath)
+    OmegaConf.register_new_resolver("units", _list_units_to_hold_out, replace=True)
     _set_launchers()
 
 
@@ -482,26 +488,26 @@ def _set_launchers() -> None:
             store.store(group="hydra/launcher", name=name, node=node, provider=plain.provider)
 
 
-def _units(by: str, *, _root_: DictConfig) -> str:
+def _list_units_to_hold_out(by: str, *, _root_: DictConfig) -> str:
     """Return the values of data.split.held_out for a sweep over units, of the images that data.limit draws: [a],[b]."""
-    from avatar_bench.data.selection import divides, limited
-    from avatar_bench.data.splits import SplitPlan, units_to_hold_out
+    from avatar_bench.data.selection import limit_rows, mark_divided_rows
+    from avatar_bench.data.splits import SplitPlan, find_hold_out_units
     from avatar_bench.sources.dataset_kinds import open_dataset
 
     options = OmegaConf.to_object(_root_.data)
     assert isinstance(options, DataConfig)
     frame = open_dataset(options).frame
     plan = SplitPlan(seed=options.split.seed, by=by, limit=options.limit)
-    rows, _ = limited(divides(plan, frame), frame, plan)
-    kept, reasons = units_to_hold_out(frame.iloc[rows], by, options.split.at_least)
+    rows, _ = limit_rows(mark_divided_rows(plan, frame), frame, plan)
+    kept, reasons = find_hold_out_units(frame.iloc[rows], by, options.split.at_least)
     if reasons:
         drawn = f" (of {len(rows)} images drawn, data.limit)" if len(rows) < len(frame) else ""
         told = ", ".join(f"{name} ({why})" for name, why in reasons.items())
-        tell(f"not held out{drawn}: {told}", file=sys.stderr)
+        print_line(f"not held out{drawn}: {told}", file=sys.stderr)
     return ",".join(f"[{quote(name)}]" for name in kept)
 
 
-def check(command: str, cfg: DictConfig) -> None:
+def check_config(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError where an option is missing, unknown, or breaks a rule that types cannot say."""
     check_required(command, cfg)
     _check_known(cfg)
@@ -570,7 +576,7 @@ def check_pretrain(cfg: DictConfig) -> None:
         if read and not given:
             raise ConfigError(f"method.{option}=null: method={name} needs it")
     if name == "simclr" and cfg.data.batch_size == 1:
-        raise ConfigError("data.batch_size=1: method=simclr compares each picture with the others of its batch")
+        raise ConfigError("data.batch_size=1: method=simclr compares each image with the others of its batch")
     if cfg.optimizer.name not in ("adamw", "adam", "sgd"):
         raise ConfigError(f"optimizer={cfg.optimizer.name}: pretrain steps with adamw, adam or sgd")
     for option in SAM_OPTIONS:
@@ -597,17 +603,17 @@ def check_evaluate(cfg: DictConfig) -> None:
         raise ConfigError(f"data.batch_size={cfg.data.batch_size}: evaluate expects a whole number of at least 1")
     if cfg.split == "train":
         raise ConfigError(
-            "split=train: figures on pictures that the network was trained on say nothing of new ones",
+            "split=train: figures on images that the network was trained on say nothing of new ones",
             "expected test, val, calibration, blind, or the name of one of the run's data.ood",
         )
     if cfg.data.kind != "run" and cfg.split != "test":
         raise ConfigError(
             f"split={cfg.split} goes with data=run, the run's own data; of data={cfg.data.kind} all is one set"
         )
-    if str(cfg.data.name).casefold() in RESERVED:
+    if str(cfg.data.name).casefold() in RESERVED_SET_NAMES:
         raise ConfigError(
             f"data.name={cfg.data.name}: expected a name that no set of the run has",
-            f"names of the run's own sets: {', '.join(RESERVED)}",
+            f"names of the run's own sets: {', '.join(RESERVED_SET_NAMES)}",
         )
     if not cfg.block:
         raise ConfigError("block: none is chosen", "for example: avatar-bench evaluate block=blind_test")
@@ -618,10 +624,12 @@ def check_predict(cfg: DictConfig) -> None:
     """Raise ConfigError where the options of predict break a rule."""
     _check_values(cfg)
     output = str(cfg.output)
-    if output != "-" and Path(output).suffix.lower() not in OUTPUTS:
-        raise ConfigError(f"output={output}: expected a file that ends in {_alternatives(OUTPUTS)}, or - for stdout")
-    if cfg.precision not in ("auto", *PRECISIONS[cfg.runtime]):
-        known = _alternatives(PRECISIONS[cfg.runtime])
+    if output != "-" and Path(output).suffix.lower() not in PREDICTION_SUFFIXES:
+        raise ConfigError(
+            f"output={output}: expected a file ending in {_format_alternatives(PREDICTION_SUFFIXES)}, or - for stdout"
+        )
+    if cfg.precision not in ("auto", *RUNTIME_PRECISIONS[cfg.runtime]):
+        known = _format_alternatives(RUNTIME_PRECISIONS[cfg.runtime])
         raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} computes in {known}")
     if cfg.runtime != "torch" and cfg.accelerator == "gpu":
         raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} computes on the CPU; runtime=torch takes a GPU")
@@ -647,15 +655,15 @@ def check_prepare(cfg: DictConfig) -> None:
 def check_report(cfg: DictConfig) -> None:
     """Raise ConfigError where the options of report break a rule."""
     _check_values(cfg)
-    if cfg.out is not None and Path(str(cfg.out)).suffix.lower() not in PAGES:
-        raise ConfigError(f"out={cfg.out}: expected a file that ends in {_alternatives(PAGES)}")
+    if cfg.out is not None and Path(str(cfg.out)).suffix.lower() not in REPORT_SUFFIXES:
+        raise ConfigError(f"out={cfg.out}: expected a file that ends in {_format_alternatives(REPORT_SUFFIXES)}")
 
 
 def check_export(cfg: DictConfig) -> None:
     """Raise ConfigError where the options of export break a rule."""
     _check_values(cfg)
-    if Path(str(cfg.out)).suffix not in EXPORTS:
-        raise ConfigError(f"out={cfg.out}: expected a file that ends in {_alternatives(EXPORTS)}")
+    if Path(str(cfg.out)).suffix not in EXPORT_SUFFIXES:
+        raise ConfigError(f"out={cfg.out}: expected a file that ends in {_format_alternatives(EXPORT_SUFFIXES)}")
 
 
 def _check_known(cfg: DictConfig, around: str = "") -> None:
@@ -665,18 +673,18 @@ def _check_known(cfg: DictConfig, around: str = "") -> None:
     for name in cfg:
         option = f"{around}{name!s}"
         if name not in known:
-            nearest = did_you_mean(str(name), known)
+            nearest = suggest_names(str(name), known)
             raise ConfigError(f"{option}: there is no such option" + (f"; {nearest}" if nearest else ""))
         if isinstance(inner := cfg._get_node(name), DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
             _check_known(inner, f"{option}.")
 
 
 def _check_values(cfg: DictConfig) -> None:
-    for option, allowed in CHOICES.items():
+    for option, allowed in OPTION_CHOICES.items():
         value = OmegaConf.select(cfg, option)
         if value is not None and value not in allowed:
-            raise ConfigError(f"{option}={value}: expected {_alternatives(allowed)}")
-    for option, (holds, expected) in RANGES.items():
+            raise ConfigError(f"{option}={value}: expected {_format_alternatives(allowed)}")
+    for option, (holds, expected) in OPTION_RANGES.items():
         value = OmegaConf.select(cfg, option)
         if value is not None and not holds(value):
             raise ConfigError(f"{option}={value}: expected {expected}")
@@ -698,10 +706,10 @@ def _check_data(cfg: DictConfig) -> None:
             raise ConfigError(f"data.{option} goes with data={kind}, but data.kind is {data.kind}")
     sizes = data.batch_size.values() if isinstance(data.batch_size, DictConfig) else [data.batch_size]
     for name in data.ood:
-        if name in RESERVED or folder_name(name) != name:
+        if name in RESERVED_SET_NAMES or make_folder_name(name) != name:
             raise ConfigError(
                 f"data.ood.{name}: expected a name of letters and digits that no other set has",
-                f"names of the run's own sets: {', '.join(RESERVED)}",
+                f"names of the run's own sets: {', '.join(RESERVED_SET_NAMES)}",
             )
     if not all(_is_count(size) for size in sizes):
         raise ConfigError(
@@ -712,7 +720,9 @@ def _check_data(cfg: DictConfig) -> None:
 def _check_allow(command: str, allow: Sequence[str]) -> None:
     for guard in allow:
         if guard not in GUARDS[command]:
-            raise ConfigError(f"allow={guard}: {command} has no such guard; expected {_alternatives(GUARDS[command])}")
+            raise ConfigError(
+                f"allow={guard}: {command} has no such guard; expected {_format_alternatives(GUARDS[command])}"
+            )
 
 
 def _check_held_out(option: str, split: DictConfig) -> None:
@@ -738,8 +748,8 @@ def _check_augment(augment: DictConfig) -> None:
 
 def _check_model(model: DictConfig) -> None:
     _check_weights(str(model.weights))
-    if fault := fault_of_options(OmegaConf.to_container(model.options)):  # type: ignore[arg-type]
-        raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(OPTIONS))}")
+    if fault := find_option_fault(OmegaConf.to_container(model.options)):  # type: ignore[arg-type]
+        raise ConfigError(f"model.options: {fault}", f"known: {' '.join(sorted(NETWORK_OPTIONS))}")
 
 
 def _check_stages(cfg: DictConfig) -> None:
@@ -775,7 +785,7 @@ def _check_warmup(schedule: DictConfig, epochs: Sequence[int]) -> None:
             f"optimizer.schedule.warmup_epochs={warmup} goes with optimizer.schedule.name=cosine, not {schedule.name}"
         )
     if warmup and warmup >= min(epochs):
-        trained = counted(min(epochs), "epoch")
+        trained = format_count(min(epochs), "epoch")
         raise ConfigError(f"optimizer.schedule.warmup_epochs={warmup}: expected fewer than the {trained} of training")
 
 
@@ -791,11 +801,11 @@ def _check_optimizer(optimizer: DictConfig) -> None:
 
 
 def _check_weights(weights: str) -> None:
-    if weights not in WEIGHTS and not Path(weights).is_file():
-        nearest = did_you_mean(weights, WEIGHTS)
+    if weights not in WEIGHTS_CHOICES and not Path(weights).is_file():
+        nearest = suggest_names(weights, WEIGHTS_CHOICES)
         raise ConfigError(
             f"model.weights={weights}: there is no such file" + (f"; {nearest}" if nearest else ""),
-            f"expected {_alternatives(WEIGHTS)}, or a .safetensors or .pth file",
+            f"expected {_format_alternatives(WEIGHTS_CHOICES)}, or a .safetensors or .pth file",
         )
 
 
@@ -803,5 +813,5 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _alternatives(names: Sequence[str]) -> str:
+def _format_alternatives(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]

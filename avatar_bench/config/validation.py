@@ -10,10 +10,10 @@ from typing import Any
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 
-BUILDERS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "_call_")  # what instantiate obeys
+INSTANTIATE_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "_call_")  # what instantiate obeys
 _PLUGINS = "hydra._internal.core_plugins", "hydra_plugins"
 _SAMPLERS = "TPESampler RandomSampler CmaEsSampler NSGAIISampler MOTPESampler GridSampler"
-TARGETS = {  # the only objects that options may name, each at its place: launchers and sweepers of our extras
+ALLOWED_TARGETS = {  # the only objects that options may name, each at its place: launchers and sweepers of our extras
     "hydra.launcher": (
         f"{_PLUGINS[0]}.basic_launcher.BasicLauncher",
         f"{_PLUGINS[1]}.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
@@ -27,7 +27,9 @@ TARGETS = {  # the only objects that options may name, each at its place: launch
     ),
     "hydra.sweeper.sampler": tuple(f"optuna.samplers.{name}" for name in _SAMPLERS.split()),
 }
-FIXED: dict[str, Any] = {  # of Hydra's own options: those that build objects, write files or read the environment
+FIXED_HYDRA_OPTIONS: dict[
+    str, Any
+] = {  # of Hydra's own options: those that build objects, write files or read the environment
     "callbacks": {},
     "hydra_logging": {"root": None, "disable_existing_loggers": False},
     "job_logging": {"root": None, "disable_existing_loggers": False},
@@ -39,43 +41,43 @@ FIXED: dict[str, Any] = {  # of Hydra's own options: those that build objects, w
     "sweep.subdir": ".",
     "sweeper.custom_search_space": None,
 }
-_TYPED = ("hydra.overrides", "hydra.job")  # hold the words of the command line, which are checked as such
-RESOLVERS = ("hydra", "now", "python_version", "units")  # none of them gives what the environment holds
-_DOLLAR = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
-_ALLOWED = re.compile(rf"\s*(?:\.*[\w.\[\]/-]+\s*\}}|(?:{'|'.join(RESOLVERS)})\s*:)")
+_COMMAND_LINE_NODES = ("hydra.overrides", "hydra.job")  # hold the words of the command line, which are checked as such
+ALLOWED_RESOLVERS = ("hydra", "now", "python_version", "units")  # none of them gives what the environment holds
+_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
+_ALLOWED_INTERPOLATION = re.compile(rf"\s*(?:\.*[\w.\[\]/-]+\s*\}}|(?:{'|'.join(ALLOWED_RESOLVERS)})\s*:)")
 
 
-def check_tree(values: Mapping[Any, Any], where: str = "") -> None:
+def check_values(values: Mapping[Any, Any], where: str = "") -> None:
     """Raise ConfigError where a tree of plain values, not resolved, could build an object or tell a secret.
 
     `where` is the file that it was read from; none: the options that Hydra composed, its own node included.
     """
     place = f"{where}: " if where else ""
-    for around, key, value in _leaves(values):
+    for around, key, value in _walk_values(values):
         option = f"{around}.{key}".lstrip(".")
-        if key in BUILDERS and not (key == "_target_" and value in TARGETS.get(around, ())):
+        if key in INSTANTIATE_KEYS and not (key == "_target_" and value in ALLOWED_TARGETS.get(around, ())):
             raise ConfigError(
-                f"{place}{option}={_short(value)}: options cannot name an object to build.",
+                f"{place}{option}={_truncate(value)}: options cannot name an object to build.",
                 "Expected plain values; code of yours goes into a block: a .py file beside its yaml.",
             )
-        if isinstance(value, str) and not around.startswith(_TYPED):
-            check_interpolations(f"{place}{option}={_short(value)}", value)
+        if isinstance(value, str) and not around.startswith(_COMMAND_LINE_NODES):
+            check_interpolations(f"{place}{option}={_truncate(value)}", value)
     if isinstance(values.get("hydra"), Mapping):
-        _check_hydra(values["hydra"])
+        _check_hydra_options(values["hydra"])
 
 
 def check_interpolations(shown: str, text: str) -> None:
     """Raise ConfigError, which shows `shown`, where a text asks for more than other options."""
-    for found in _DOLLAR.finditer(text):
-        if not _ALLOWED.match(text, found.end()):
+    for found in _INTERPOLATION.finditer(text):
+        if not _ALLOWED_INTERPOLATION.match(text, found.end()):
             raise ConfigError(
-                f"{shown}: expected ${{another.option}}, or ${{NAME:...}} of {', '.join(RESOLVERS)}.",
+                f"{shown}: expected ${{another.option}}, or ${{NAME:...}} of {', '.join(ALLOWED_RESOLVERS)}.",
                 "What the environment holds would be written into config.yaml.",
                 "If it is no secret, give it on the command line: option=$VARIABLE",
             )
 
 
-def read_tree(file: Path) -> dict[str, Any]:
+def read_run_config(file: Path) -> dict[str, Any]:
     """Read the configuration that a run folder keeps, every text in it literal.
 
     Raise ConfigError, naming the file, where it is no mapping, beyond the limits of yaml_files, or fails check_tree.
@@ -83,36 +85,36 @@ def read_tree(file: Path) -> dict[str, Any]:
     values = read_yaml(file)
     if not isinstance(values, dict):
         raise ConfigError(f"{file} is not the configuration of a run.")
-    values = literal(values)
-    check_tree(values, str(file))
+    values = escape_interpolations(values)
+    check_values(values, str(file))
     return values  # type: ignore[no-any-return]
 
 
-def literal(values: Any) -> Any:
+def escape_interpolations(values: Any) -> Any:
     """Give plain values in which no text is an interpolation: as they are read from a run's own files."""
     if isinstance(values, Mapping):
-        return {key: literal(value) for key, value in values.items()}
+        return {key: escape_interpolations(value) for key, value in values.items()}
     if isinstance(values, list):
-        return [literal(value) for value in values]
+        return [escape_interpolations(value) for value in values]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", values) if isinstance(values, str) else values
 
 
-def _leaves(values: Any, option: str = "") -> Iterator[tuple[str, str, Any]]:
+def _walk_values(values: Any, option: str = "") -> Iterator[tuple[str, str, Any]]:
     """Give each value with the option around it and its own key."""
     pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
     for key, value in pairs:
         yield option, str(key), value
         if isinstance(value, Mapping | list):
-            yield from _leaves(value, f"{option}.{key}".lstrip("."))
+            yield from _walk_values(value, f"{option}.{key}".lstrip("."))
 
 
-def _short(value: Any, length: int = 100) -> str:
+def _truncate(value: Any, length: int = 100) -> str:
     text = str(value)
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def _check_hydra(hydra: Mapping[str, Any]) -> None:
-    for option, kept in FIXED.items():
+def _check_hydra_options(hydra: Mapping[str, Any]) -> None:
+    for option, kept in FIXED_HYDRA_OPTIONS.items():
         value: Any = hydra
         for key in option.split("."):
             value = value.get(key, kept) if isinstance(value, Mapping) else value

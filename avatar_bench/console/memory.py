@@ -6,15 +6,15 @@ import ctypes
 from contextlib import suppress
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_TRIM, _MMAP = 2**30, 2**25  # bytes; with more of the second, some more speed would cost much more memory
+_TRIM_BYTES, _MMAP_BYTES = 2**30, 2**25  # bytes; with more of the second, some more speed would cost much more memory
 
 
-def keep_memory() -> None:
+def retain_freed_memory() -> None:
     """Let glibc's allocator keep what is freed; on a CPU, steps and verdicts take a tenth to a quarter less."""
     with suppress(OSError, AttributeError, TypeError):  # another allocator, which is left as it is
         system = ctypes.CDLL(None)
-        system.mallopt(_TRIM_THRESHOLD, _TRIM)
-        system.mallopt(_MMAP_THRESHOLD, _MMAP)
+        system.mallopt(_TRIM_THRESHOLD, _TRIM_BYTES)
+        system.mallopt(_MMAP_THRESHOLD, _MMAP_BYTES)
 
 
 def trim_memory() -> None:

@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-ENDING = tuple(NAMES)
-GRACE = 20  # seconds that a step may take after the signal; then the command ends where the last one was saved
+SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+TERMINATION_SIGNALS = tuple(SIGNAL_NAMES)
+GRACE_SECONDS = 20  # seconds that a step may take after the signal; then the command ends where the last one was saved
 
 
 @contextmanager
-def handled(handlers: Mapping[int, Any], after: Any = None) -> Iterator[None]:
+def use_handlers(handlers: Mapping[int, Any], after: Any = None) -> Iterator[None]:
     """Have signals handled so meanwhile, and then as before, or as `after` says; other threads than the main need none.
 
     The main thread alone hears signals, and alone may say what becomes of them.
@@ -32,12 +32,12 @@ def handled(handlers: Mapping[int, Any], after: Any = None) -> Iterator[None]:
             signal.signal(number, handler if after is None else after)
 
 
-def unheard() -> AbstractContextManager[None]:
+def ignore_termination() -> AbstractContextManager[None]:
     """Let neither cut short what is done meanwhile."""
-    return handled(dict.fromkeys(ENDING, signal.SIG_IGN))
+    return use_handlers(dict.fromkeys(TERMINATION_SIGNALS, signal.SIG_IGN))
 
 
-class Stop:
+class StopRequest:
     """Hold the signal that has asked a command to end once its step is saved, None before."""
 
     def __init__(self) -> None:
@@ -48,10 +48,10 @@ class Stop:
         if self.asked is not None:
             self.end()
         self.asked = number
-        told = f"{NAMES[signal.Signals(number)]}: ends once this step is saved; again: at once\n"
+        told = f"{SIGNAL_NAMES[signal.Signals(number)]}: ends once this step is saved; again: at once\n"
         with suppress(OSError):
             os.write(2, told.encode())  # print may be at work where the signal came
-        signal.alarm(GRACE)
+        signal.alarm(GRACE_SECONDS)
 
     def end(self) -> NoReturn:
         """Raise what the signal stands for: KeyboardInterrupt, or SystemExit with its exit code."""
@@ -61,11 +61,11 @@ class Stop:
         raise SystemExit(128 + (self.asked or signal.SIGTERM))
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def handle_signals(self) -> Iterator[None]:
         """Take the place of the handlers of Ctrl-C and SIGTERM; only the main thread may, others go without."""
-        handlers: dict[int, Any] = dict.fromkeys(ENDING, self.hear)
+        handlers: dict[int, Any] = dict.fromkeys(TERMINATION_SIGNALS, self.hear)
         handlers[signal.SIGALRM] = lambda number, frame: self.end()
-        with handled(handlers):
+        with use_handlers(handlers):
             try:
                 yield
             finally:

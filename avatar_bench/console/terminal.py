@@ -7,33 +7,35 @@ import re
 import sys
 from typing import TextIO
 
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # control characters (C0, DEL, C1), marks that turn the direction of text, separators of lines, halves of surrogates
-_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_SECRET = re.compile(r"(\w://)[^/@\s'\"]+@")
+_CONTROL_CHARACTERS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_CREDENTIALS = re.compile(r"(\w://)[^/@\s'\"]+@")
 
 
-def printable(text: object) -> str:
+def escape_control_characters(text: object) -> str:
     r"""Give a text as one line in which every character that a terminal would obey is written as \x1b or the like."""
-    return _OBEYED.sub(_escape, str(text))
+    return _CONTROL_CHARACTERS.sub(_escape, str(text))
 
 
-def without_passwords(text: str) -> str:
+def hide_credentials(text: str) -> str:
     """Give a text in which no address holds a user name or password, as a proxy's or a git remote's may."""
-    return _SECRET.sub(r"\1***@", text)
+    return _CREDENTIALS.sub(r"\1***@", text)
 
 
-def tell(text: object, file: TextIO | None = None) -> None:
+def print_line(text: object, file: TextIO | None = None) -> None:
     """Print one line, on standard output unless `file` says otherwise."""
-    print(printable(text), file=file or sys.stdout)
+    print(escape_control_characters(text), file=file or sys.stdout)
 
 
-def counted(number: int, noun: str) -> str:
-    """Give a number of things in words: 1 picture, 2 pictures."""
+def format_count(number: int, noun: str) -> str:
+    """Give a number of things in words: 1 image, 2 images."""
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def accept_any_text() -> None:
+def escape_unencodable_output() -> None:
     """Have standard output and error write characters that their encoding lacks as escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
@@ -42,4 +44,4 @@ def accept_any_text() -> None:
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
-    return _SHORT.get(found[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+    return _SHORT_ESCAPES.get(found[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")

@@ -6,7 +6,7 @@ import logging
 import warnings
 
 
-def quiet() -> None:
+def suppress_framework_warnings() -> None:
     """Silence Lightning's hints about its other products and about settings that are on purpose."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

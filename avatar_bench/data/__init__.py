@@ -1,1 +1,1 @@
-"""Everything between files of pictures and batches of tensors."""
+"""Everything between files of images and batches of tensors."""

@@ -15,18 +15,29 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.data.decoding import SUFFIXES, decode
-from avatar_bench.data.file_names import shown
-from avatar_bench.data.folders import class_folders, pictures_below
-from avatar_bench.data.user_tables import read_table
+from avatar_bench.data.file_names import format_name
+from avatar_bench.data.folders import list_class_folders, list_images
+from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import DataError
-from avatar_bench.files.atomic_write import whole
+from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.csv_io import read_csv, write_csv
 from avatar_bench.files.hashes import sha256_of_file
 
-STORED = ("width", "height", "format", "jpeg_quality")  # how a picture is stored
-COLUMNS = ("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", *STORED)
-KEPT = ("turned_phashes", "stated_group")  # of a run's pictures alone
-SPLITS = ("train", "val", "calibration", "test")
+ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # how an image is stored
+DATASET_COLUMNS = (
+    "path",
+    "label",
+    "source",
+    "generator",
+    "group",
+    "split",
+    "fold",
+    "sha256",
+    "phash",
+    *ENCODING_COLUMNS,
+)
+RUN_COLUMNS = ("turned_phashes", "stated_group")  # of a run's images alone
+DATASET_SPLITS = ("train", "val", "calibration", "test")
 
 
 @dataclass(frozen=True)
@@ -50,19 +61,19 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Give 16 hex digits that change with any picture, label or group, and not with their order or place."""
+        """Give 16 hex digits that change with any image, label or group, and not with their order or place."""
         rows = sorted(zip(self.frame["sha256"], self.frame["label"], self.frame["group"], strict=True))
         return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
     @cached_property
     def digest(self) -> str:
-        """Give 16 hex digits that change with anything that is known of the pictures, and with their order."""
+        """Give 16 hex digits that change with anything that is known of the images, and with their order."""
         return hashlib.sha256(self.frame.to_csv(index=False).encode()).hexdigest()[:16]
 
     @cached_property
-    def at_hand(self) -> Dataset:
+    def available(self) -> Dataset:
         """Give the images whose files are there."""
-        return self.take(np.array([os.path.isfile(file) for file in files_of(self)], dtype=bool))
+        return self.take(np.array([os.path.isfile(file) for file in list_files(self)], dtype=bool))
 
     def file(self, row: int) -> Path:
         """Give the absolute path of one image."""
@@ -78,7 +89,7 @@ class Dataset:
         frame = self.frame[wanted] if wanted.dtype == bool else self.frame.iloc[wanted]
         return Dataset(name or self.name, self.root, frame.reset_index(drop=True))
 
-    def part(self, split: str) -> Dataset:
+    def select_split(self, split: str) -> Dataset:
         """Give the images of one split, under its name."""
         return self.take(self.frame["split"] == split, name=split)
 
@@ -93,39 +104,40 @@ def read_dataset(path: Path, name: str | None = None) -> Dataset:
 def read_folder(root: Path, name: str | None = None) -> Dataset:
     """Read `root/<class>/...`, or `root/{train,val,test}/<class>/...` where those folders exist.
 
-    A folder below the class folder names the source; the group is the picture's own hash, so that byte copies
-    stay together. Raise DataError on a missing folder, and on a class without pictures.
+    A folder below the class folder names the source; the group is the image's own hash, so that byte copies
+    stay together. Raise DataError on a missing folder, and on a class without images.
     """
     if not os.path.isdir(root):
         raise DataError(f"data.root: {root} is not a folder.", "Expected a folder with one folder per class.")
     fixed = [split for split in ("train", "val", "test") if os.path.isdir(root / split)]
     rows: list[tuple[str, str, str, str]] = []
-    folders = [(split, folder) for split in fixed or [""] for folder in class_folders(root / split)]
+    folders = [(split, folder) for split in fixed or [""] for folder in list_class_folders(root / split)]
     for split, folder in folders:
-        for file in pictures_below(folder):
+        for file in list_images(folder):
             below = file.relative_to(folder).parts
             source = below[0] if len(below) > 1 else ""
             rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
     if not rows:
         raise DataError(
-            f"{root} holds no pictures in class folders.",
-            f"Expected {root.name}/<class>/<picture> with endings {', '.join(sorted(SUFFIXES))}.",
+            f"{root} holds no images in class folders.",
+            f"Expected {root.name}/<class>/<image> with endings {', '.join(sorted(SUFFIXES))}.",
         )
     frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
     empty = [folder for _, folder in folders if folder.name not in set(frame["label"])]
     if empty:
         raise DataError(
-            f"{shown(str(empty[0]))}: the class folder holds no picture.", "Fill it, or take it out of the data set."
+            f"{format_name(str(empty[0]))}: the class folder holds no image.",
+            "Fill it, or take it out of the data set.",
         )
     return _complete(frame, root, name or root.name)
 
 
-def read_pictures(root: Path, name: str | None = None) -> Dataset:
-    """Read every picture at or below a folder, of no known class; raise DataError where there is none."""
-    files = [file.relative_to(root).as_posix() for file in pictures_below(root)] if os.path.isdir(root) else []
+def read_images(root: Path, name: str | None = None) -> Dataset:
+    """Read every image at or below a folder, of no known class; raise DataError where there is none."""
+    files = [file.relative_to(root).as_posix() for file in list_images(root)] if os.path.isdir(root) else []
     if not files:
         raise DataError(
-            f"{root} is no folder of pictures.", f"Expected pictures with endings {', '.join(sorted(SUFFIXES))}."
+            f"{root} is no folder of images.", f"Expected images with endings {', '.join(sorted(SUFFIXES))}."
         )
     return _complete(pd.DataFrame({"path": files}), root, name or root.name)
 
@@ -133,27 +145,38 @@ def read_pictures(root: Path, name: str | None = None) -> Dataset:
 def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
     """Read a CSV with at least the columns `needed`, paths relative to it; other known ones are used, the rest ignored.
 
-    Raise DataError on a missing file, column or picture, naming the first.
+    Raise DataError on a missing file, column or image, naming the first.
     """
     if not os.path.isfile(file):
         raise DataError(
             f"data.manifest: {file} does not exist.", f"Expected a CSV file with columns {','.join(needed)}."
         )
-    table = read_table(file, needed, COLUMNS)
+    table = read_user_table(file, needed, DATASET_COLUMNS)
     if table.empty:
         raise DataError(f"{file} has no rows.")
     for row, path in enumerate(table["path"]):
         if not os.path.isfile(file.parent / path):
-            what = f"{file}, row {row + 1}: {shown(path)} does not exist, or is no file."
+            what = f"{file}, row {row + 1}: {format_name(path)} does not exist, or is no file."
             raise DataError(what, "Expected a file; paths are relative to the manifest.")
     return _complete(table, file.parent, name or file.stem)
 
 
 def write_split(dataset: Dataset, file: Path) -> None:
     """Write what `read_split` reads: every image of a run with its side, and what tells copies of it."""
-    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", *KEPT, *STORED]
+    columns = [
+        "path",
+        "label",
+        "source",
+        "group",
+        "split",
+        "generator",
+        "sha256",
+        "phash",
+        *RUN_COLUMNS,
+        *ENCODING_COLUMNS,
+    ]
     frame = dataset.frame.reindex(columns=columns, fill_value="")
-    with whole(file) as part:
+    with atomic_write(file) as part:
         write_csv(frame, part)
 
 
@@ -165,10 +188,10 @@ def read_split(file: Path, root: Path) -> Dataset:
         raise DataError(f"{file} cannot be read: {error}.") from error
     if "path" not in frame:
         raise DataError(f"{file} is damaged: it has no column path.")
-    return Dataset("run", root, frame.reindex(columns=[*COLUMNS, *KEPT], fill_value=""))
+    return Dataset("run", root, frame.reindex(columns=[*DATASET_COLUMNS, *RUN_COLUMNS], fill_value=""))
 
 
-def files_of(dataset: Dataset) -> list[Path]:
+def list_files(dataset: Dataset) -> list[Path]:
     """Give the absolute path of each image, in order."""
     return [dataset.root / path for path in dataset.frame["path"]]
 
@@ -176,37 +199,37 @@ def files_of(dataset: Dataset) -> list[Path]:
 def hash_files(files: Iterable[Path]) -> list[str]:
     """Give the SHA-256 of each file, in order, as hex digits."""
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(_sha256, files))
+        return list(pool.map(_hash_file, files))
 
 
-def _sha256(file: Path) -> str:
+def _hash_file(file: Path) -> str:
     try:
         return sha256_of_file(file)
     except OSError as error:
-        raise DataError(f"{shown(str(file))}: cannot be read: {error.strerror}.") from error
+        raise DataError(f"{format_name(str(file))}: cannot be read: {error.strerror}.") from error
 
 
 def _complete(frame: pd.DataFrame, root: Path, name: str) -> Dataset:
-    frame = frame.reindex(columns=list(COLUMNS), fill_value="").astype(str)
+    frame = frame.reindex(columns=list(DATASET_COLUMNS), fill_value="").astype(str)
     frame["label"] = frame["label"].str.strip()
     blank = frame["sha256"].str.len() != 64
     if blank.any():
         frame.loc[blank, "sha256"] = hash_files(root / path for path in frame.loc[blank, "path"])
     frame["group"] = frame["group"].where(frame["group"] != "", "sha256:" + frame["sha256"].str[:16])
-    unknown = ~frame["split"].isin(["", *SPLITS])
+    unknown = ~frame["split"].isin(["", *DATASET_SPLITS])
     if unknown.any():
         row = int(np.flatnonzero(unknown)[0])
         path = str(frame["path"].iat[row])
         raise DataError(
-            f"{name}, row {row + 1}, {shown(path)}: unknown split {shown(repr(frame['split'].iat[row]))}.",
-            f"Expected one of {', '.join(SPLITS)}, or nothing in any row.",
+            f"{name}, row {row + 1}, {format_name(path)}: unknown split {format_name(repr(frame['split'].iat[row]))}.",
+            f"Expected one of {', '.join(DATASET_SPLITS)}, or nothing in any row.",
         )
     unknown = ~frame["fold"].str.fullmatch(r"\d{0,3}")
     if unknown.any():
         row = int(np.flatnonzero(unknown)[0])
         path = str(frame["path"].iat[row])
         raise DataError(
-            f"{name}, row {row + 1}, {shown(path)}: unknown fold {shown(repr(frame['fold'].iat[row]))}.",
+            f"{name}, row {row + 1}, {format_name(path)}: unknown fold {format_name(repr(frame['fold'].iat[row]))}.",
             "Expected a whole number from 0, or nothing.",
         )
     return Dataset(name, root, frame)

@@ -1,4 +1,4 @@
-"""Decoding of picture files into upright 8-bit RGB, or a reason why a file cannot be used."""
+"""Decoding of image files into upright 8-bit RGB, or a reason why a file cannot be used."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
-from avatar_bench.data.file_names import shown
-from avatar_bench.data.file_structure import MAX_EXIF, check, lacks_pixels
+from avatar_bench.data.file_names import format_name
+from avatar_bench.data.file_structure import MAX_EXIF_BYTES, check_structure, is_png_truncated
 from avatar_bench.errors import DataError
 
 # What is allowed takes at most 5 s and 1.5 GiB. WebP and AVIF take twice as much of both by pixel, AVIF by byte too.
-MAX_BYTES = 256 * 2**20
-MAX_PIXELS = 50_000_000
-_MAX_BYTES = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
-_MAX_PIXELS = {"WEBP": 25_000_000, "AVIF": 25_000_000}
+MAX_IMAGE_BYTES = 256 * 2**20
+MAX_IMAGE_PIXELS = 50_000_000
+_MAX_BYTES_BY_FORMAT = {"WEBP": 128 * 2**20, "AVIF": 32 * 2**20}
+_MAX_PIXELS_BY_FORMAT = {"WEBP": 25_000_000, "AVIF": 25_000_000}
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -62,8 +62,8 @@ _SIGNATURES = {
 }
 _PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _SIGNATURES.items()}
 
-# The eight values of the EXIF tag Orientation: what brings the stored picture upright.
-_UPRIGHT = {
+# The eight values of the EXIF tag Orientation: what brings the stored image upright.
+_ORIENTATION_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -74,7 +74,7 @@ _UPRIGHT = {
 }
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 
-# Pillow warns about odd metadata and large pictures without naming the file; what matters here becomes a DataError.
+# Pillow warns about odd metadata and large images without naming the file; what matters here becomes a DataError.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 with suppress(OSError, AttributeError):  # libtiff prints its errors itself, beside those that Pillow raises
@@ -83,12 +83,12 @@ with suppress(OSError, AttributeError):  # libtiff prints its errors itself, bes
 
 def decode(file: Path) -> NDArray[np.uint8]:
     """Decode one file, (H, W, 3) uint8 RGB; raise DataError, naming file and reason, where it cannot be used."""
-    name = shown(str(file))
+    name = format_name(str(file))
     return decode_bytes(read_bytes(file, name), name)
 
 
 def read_bytes(file: Path, name: str) -> bytes:
-    """Read a file of no more bytes than a picture may have; raise DataError, beginning with `name`, on any other."""
+    """Read a file of no more bytes than an image may have; raise DataError, beginning with `name`, on any other."""
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would block, a device might never end
@@ -100,10 +100,10 @@ def read_bytes(file: Path, name: str) -> bytes:
         raise DataError(f"{name}: cannot be read: {reason}.") from error
 
 
-def formats_of(files: Iterable[Path]) -> list[str]:
+def detect_formats(files: Iterable[Path]) -> list[str]:
     """Give the format of each file, by its first bytes alone; "" of no known one, which decoding will tell."""
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(_format_of_file, files))
+        return list(pool.map(_detect_file_format, files))
 
 
 def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.uint8]:
@@ -113,59 +113,59 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
     profiles ignored; 16-bit samples keep their upper 8 bits. Raise DataError, beginning with `name`, where this cannot
     be done.
     """
-    kind = format_of(data, name)
+    kind = detect_format(data, name)
     _check_bytes(len(data), name, kind)
     try:
-        check(kind, data)
+        check_structure(kind, data)
         # JPEG too: OpenCV gives the same pixels 1.1 to 1.7 times as fast, but its libjpeg writes to stderr.
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             _check_size(image.size, name, kind)
             image.load()
-            if kind == "PNG" and _may_lack_rows(image) and lacks_pixels(data):
+            if kind == "PNG" and _may_lack_rows(image) and is_png_truncated(data):
                 raise ValueError("it has fewer pixels than it claims")
-            return np.array(_upright(_rgb(image, kind, data, ground), _orientation(image)))
+            return np.array(_apply_orientation(_to_rgb(image, kind, data, ground), _read_orientation(image)))
     except (DataError, MemoryError):  # a machine that is short of memory says nothing of the file
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: more than {MAX_PIXELS // 10**6} million pixels.") from error
+        raise DataError(f"{name}: more than {MAX_IMAGE_PIXELS // 10**6} million pixels.") from error
     except UnidentifiedImageError as error:
         raise DataError(
             f"{name}: {kind} cannot be decoded: its header is broken, truncated or not supported."
         ) from error
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        reason = shown(str(error).rstrip(".")) or type(error).__name__
+        reason = format_name(str(error).rstrip(".")) or type(error).__name__
         raise DataError(f"{name}: {kind} cannot be decoded: {reason}.") from error
 
 
-def format_of(data: bytes, name: str = "") -> str:
+def detect_format(data: bytes, name: str = "") -> str:
     """Give the format, a key of FORMATS, that the first KiB tells; raise DataError on any other."""
     if not data:
         raise DataError(f"{name}: empty file.")
     start = data[:1024]
     kind = next((kind for kind, pattern in _PATTERNS.items() if pattern.match(start)), None)
     if kind not in FORMATS:
-        found = f"{kind} is not supported" if kind else "not a known picture format"
+        found = f"{kind} is not supported" if kind else "not a known image format"
         raise DataError(f"{name}: {found}.", f"Expected {', '.join(FORMATS)}.")
     return kind
 
 
-def _format_of_file(file: Path) -> str:
+def _detect_file_format(file: Path) -> str:
     try:
         with file.open("rb") as stream:
-            return format_of(stream.read(1024))
+            return detect_format(stream.read(1024))
     except (OSError, DataError):
         return ""
 
 
 def _check_bytes(size: int, name: str, kind: str = "") -> None:
-    most = min(MAX_BYTES, _MAX_BYTES.get(kind, MAX_BYTES))
+    most = min(MAX_IMAGE_BYTES, _MAX_BYTES_BY_FORMAT.get(kind, MAX_IMAGE_BYTES))
     if size > most:
         raise DataError(f"{name}: larger than {most // 2**20} MiB.")
 
 
 def _check_size(size: tuple[int, int], name: str, kind: str) -> None:
     width, height = size
-    most = min(MAX_PIXELS, _MAX_PIXELS.get(kind, MAX_PIXELS))
+    most = min(MAX_IMAGE_PIXELS, _MAX_PIXELS_BY_FORMAT.get(kind, MAX_IMAGE_PIXELS))
     if width * height == 0:
         raise DataError(f"{name}: no pixels ({width} x {height}).")
     if width * height > most:
@@ -178,7 +178,7 @@ def _may_lack_rows(image: Image.Image) -> bool:
     return bool(image.info.get("interlace")) or not any(last.tobytes())
 
 
-def _rgb(image: Image.Image, kind: str, data: bytes, ground: str) -> Image.Image:
+def _to_rgb(image: Image.Image, kind: str, data: bytes, ground: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _from_16_bit_grey(image)
     if image.mode in ("I", "F"):
@@ -213,15 +213,15 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
         image.info["transparency"] = colour * 255 // (2**depth - 1)
 
 
-def _orientation(image: Image.Image) -> object:
+def _read_orientation(image: Image.Image) -> object:
     """Give the EXIF orientation of a loaded image; broken EXIF is no reason to refuse one. Loading turns a TIFF."""
-    if any(len(image.info.get(key, "")) > 2 * MAX_EXIF for key in ("exif", "Raw profile type exif")):
+    if any(len(image.info.get(key, "")) > 2 * MAX_EXIF_BYTES for key in ("exif", "Raw profile type exif")):
         return None
     with suppress(Exception):
         return image.getexif().get(_ORIENTATION)
     return None
 
 
-def _upright(image: Image.Image, orientation: object) -> Image.Image:
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+def _apply_orientation(image: Image.Image, orientation: object) -> Image.Image:
+    turn = _ORIENTATION_TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)

@@ -1,7 +1,7 @@
-"""Search for copies of a picture among many: of the same bytes, of the same pixels, or nearly the same.
+"""Search for copies of an image among many: of the same bytes, of the same pixels, or nearly the same.
 
 The limits were set on 2,478 avatars of some thirty sources: on their copies (JPEG at 60, WebP, 70 % of the size,
-mirrored, rotated, a tenth brighter or darker), and on the different pictures among them whose hashes are near.
+mirrored, rotated, a tenth brighter or darker), and on the different images among them whose hashes are near.
 """
 
 from __future__ import annotations
@@ -16,33 +16,41 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.data.fingerprints import TURNS, Fingerprint
+from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint
 
-NEAR = 8  # bits of 64 by which the hash of a copy may differ: 99.9 % of the copies are that near
-MOST = 32  # candidates that are looked at for one picture, the nearest first; bounds what lookalikes cost
-CROWD = 1024  # hashes of one turn that each band of a hash is compared with, the likeliest first; bounds it too
+MAX_HASH_DISTANCE = 8  # bits of 64 by which the hash of a copy may differ: 99.9 % of the copies are that near
+MAX_CANDIDATES = 32  # candidates that are looked at for one image, the nearest first; bounds what lookalikes cost
+MAX_BUCKET_HASHES = (
+    1024  # hashes of one turn that each band of a hash is compared with, the likeliest first; bounds it too
+)
 
 _BANDS, _BAND_BITS = 4, 16
-_SIDE = 12  # of the thumbnails that are compared: larger ones show JPEG's edges, smaller ones hide a mouth
-_UNLIKE = 34.0  # levels of 255 by which one sample of a thumbnail may differ: at most 29 in a copy, from 41 in others
-_SHADE = 40.0  # levels by which the whole may be brighter or darker: at most 25
-_SHARE = 0.5  # of the contrast that may differ: at most 0.40; tells pictures of little contrast apart
-_FLAT = 2.0  # levels of contrast that are no more than JPEG's noise
-_QUERY, _PAIR = 36, 10  # where in a packed number the query begins, and the pair of query and key
-_ROWS, _CANDIDATES, _THUMBNAILS = 256, 2**21, 4096  # handled at a time, so that memory does not grow with the set
+_THUMBNAIL_SIDE = 12  # of the thumbnails that are compared: larger ones show JPEG's edges, smaller ones hide a mouth
+_MAX_SAMPLE_DIFFERENCE = (
+    34.0  # levels of 255 by which one sample of a thumbnail may differ: at most 29 in a copy, from 41 in others
+)
+_MAX_BRIGHTNESS_SHIFT = 40.0  # levels by which the whole may be brighter or darker: at most 25
+_MAX_RESIDUAL_CONTRAST = 0.5  # of the contrast that may differ: at most 0.40; tells images of little contrast apart
+_MIN_CONTRAST = 2.0  # levels of contrast that are no more than JPEG's noise
+_QUERY_SHIFT, _KEY_SHIFT = 36, 10  # where in a packed number the query begins, and the pair of query and key
+_ROWS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = (
+    256,
+    2**21,
+    4096,
+)  # handled at a time, so that memory does not grow with the set
 
-Decoder = Callable[[int], NDArray[np.uint8]]  # gives the picture of a row, (H, W, 3) RGB, upright
-Pictures = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the file, fingerprint, decoder
+Decoder = Callable[[int], NDArray[np.uint8]]  # gives the image of a row, (H, W, 3) RGB, upright
+ImageSet = tuple[Sequence[str], Sequence[Fingerprint], Decoder]  # SHA-256 of the file, fingerprint, decoder
 Integers = NDArray[np.integer]
-_NAMES = list(TURNS)
-_INVERSE = np.array([0, 1, 2, 3, 4, 6, 5, 7])  # the turn that takes back each of TURNS
+_TURN_NAMES = list(ORIENTATIONS)
+_INVERSE_TURNS = np.array([0, 1, 2, 3, 4, 6, 5, 7])  # the turn that takes back each of TURNS
 
 
 class Match(NamedTuple):
-    """Hold two rows that show one picture.
+    """Hold two rows that show one image.
 
     `kind` is bytes, pixels or near; `distance` the bits by which the perceptual hashes differ; `turned` says how the
-    right picture is turned against the left, in the words of TURNS.
+    right image is turned against the left, in the words of TURNS.
     """
 
     left: int
@@ -53,33 +61,33 @@ class Match(NamedTuple):
 
 
 def find_matches(
-    sha256s: Sequence[str], fingerprints: Sequence[Fingerprint], image: Decoder, distance: int = NEAR
+    sha256s: Sequence[str], fingerprints: Sequence[Fingerprint], image: Decoder, distance: int = MAX_HASH_DISTANCE
 ) -> list[Match]:
     """Give the copies in a set, left < right, by right, then left.
 
-    An exact copy is linked to the first such picture alone, and a near one to at most MOST earlier pictures, none of
-    which is an exact copy: all copies of a picture are joined, by few pairs. `image` is called in threads, for the
+    An exact copy is linked to the first such image alone, and a near one to at most MOST earlier images, none of
+    which is an exact copy: all copies of an image are joined, by few pairs. `image` is called in threads, for the
     rows whose hashes are near to another's.
     """
-    pictures = sha256s, fingerprints, image
-    exact = _exact(pictures, pictures, within=True)
-    alone = np.setdiff1d(np.arange(len(sha256s)), _rights(exact))
-    return sorted(exact + _near(pictures, alone, pictures, alone, distance, within=True), key=_by_right)
+    images = sha256s, fingerprints, image
+    exact = _match_exact(images, images, within=True)
+    alone = np.setdiff1d(np.arange(len(sha256s)), _list_right_rows(exact))
+    return sorted(exact + _match_near(images, alone, images, alone, distance, within=True), key=_sort_key)
 
 
-def find_matches_between(left: Pictures, right: Pictures, distance: int = NEAR) -> list[Match]:
-    """Give the copies in the right set of pictures of the left one, as `find_matches` does; not those within a set."""
-    exact = _exact(left, right, within=False)
-    alone = np.setdiff1d(np.arange(len(right[0])), _rights(exact))
-    firsts = np.array(list(_first_rows(one.pixels for one in left[1]).values()), dtype=np.intp)
-    return sorted(exact + _near(left, firsts, right, alone, distance, within=False), key=_by_right)
+def find_matches_between(left: ImageSet, right: ImageSet, distance: int = MAX_HASH_DISTANCE) -> list[Match]:
+    """Give the copies in the right set of images of the left one, as `find_matches` does; not those within a set."""
+    exact = _match_exact(left, right, within=False)
+    alone = np.setdiff1d(np.arange(len(right[0])), _list_right_rows(exact))
+    firsts = np.array(list(_index_first_rows(one.pixels for one in left[1]).values()), dtype=np.intp)
+    return sorted(exact + _match_near(left, firsts, right, alone, distance, within=False), key=_sort_key)
 
 
 def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
     """Give each row the name of its group, where every pair, (P, 2) rows, joins the groups of its two rows into one."""
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     left, right = codes[pairs[:, 0]], codes[pairs[:, 1]]
-    from scipy.sparse import coo_array  # here and not above: a command that compares no pictures begins sooner
+    from scipy.sparse import coo_array  # here and not above: a command that compares no images begins sooner
     from scipy.sparse.csgraph import connected_components
 
     links = coo_array((np.ones(len(pairs)), (left, right)), shape=(len(names), len(names)))
@@ -88,24 +96,24 @@ def join_groups(groups: Sequence[str], pairs: Integers) -> list[str]:
     return [head[int(cluster[code])] for code in codes]
 
 
-def _by_right(match: Match) -> tuple[int, int]:
+def _sort_key(match: Match) -> tuple[int, int]:
     return match.right, match.left
 
 
-def _rights(matches: Sequence[Match]) -> Integers:
+def _list_right_rows(matches: Sequence[Match]) -> Integers:
     return np.array([match.right for match in matches], dtype=np.intp)
 
 
-def _first_rows(values: Iterable[str]) -> dict[str, int]:
+def _index_first_rows(values: Iterable[str]) -> dict[str, int]:
     first: dict[str, int] = {}
     for row, value in enumerate(values):
         first.setdefault(value, row)
     return first
 
 
-def _exact(left: Pictures, right: Pictures, within: bool) -> list[Match]:
-    """Link each right picture to the first left one of the same bytes, else of the same pixels."""
-    by_bytes, by_pixels = _first_rows(left[0]), _first_rows(one.pixels for one in left[1])
+def _match_exact(left: ImageSet, right: ImageSet, within: bool) -> list[Match]:
+    """Link each right image to the first left one of the same bytes, else of the same pixels."""
+    by_bytes, by_pixels = _index_first_rows(left[0]), _index_first_rows(one.pixels for one in left[1])
     found = []
     for row, (sha256, one) in enumerate(zip(right[0], right[1], strict=True)):
         for kind, first in (("bytes", by_bytes.get(sha256)), ("pixels", by_pixels.get(one.pixels))):
@@ -115,37 +123,37 @@ def _exact(left: Pictures, right: Pictures, within: bool) -> list[Match]:
     return found
 
 
-def _near(
-    left: Pictures, lefts: Integers, right: Pictures, rights: Integers, distance: int, within: bool
+def _match_near(
+    left: ImageSet, lefts: Integers, right: ImageSet, rights: Integers, distance: int, within: bool
 ) -> list[Match]:
-    """Compare the given rows of the left pictures with those of the right ones; `within` a set, with earlier rows.
+    """Compare the given rows of the left images with those of the right ones; `within` a set, with earlier rows.
 
-    Two pictures are near where at one turn the hash of either, turned, is near to that of the other, upright, and the
+    Two images are near where at one turn the hash of either, turned, is near to that of the other, upright, and the
     thumbnails are alike: whichever is the left one. Which of the two is turned does make a difference, of a few bits:
     the median of the frequencies moves when some are negated.
     """
-    ours, theirs = _hashes(left, lefts), _hashes(right, rights)
-    found = _candidates(ours[:, :1], theirs, distance, within)
+    ours, theirs = _collect_hashes(left, lefts), _collect_hashes(right, rights)
+    found = _find_candidates(ours[:, :1], theirs, distance, within)
     if within:
         query, key, _, _ = _unpack(found)
-        found, others = found[key < query], _exchange(found[key > query])
+        found, others = found[key < query], _swap_query_and_key(found[key > query])
     else:
-        others = _candidates(ours, theirs[:, :1], distance, within)
-    found = _nearest(np.concatenate([found, others]))
-    found = found[_alike(left, right, _table(found, lefts, rights), within)]
+        others = _find_candidates(ours, theirs[:, :1], distance, within)
+    found = _keep_nearest(np.concatenate([found, others]))
+    found = found[_compare_thumbnails(left, right, _unpack_rows(found, lefts, rights), within)]
     return [
-        Match(first, second, "near", bits, _NAMES[_INVERSE[turn]])
-        for first, second, bits, turn in _table(found[_first(found >> _PAIR)], lefts, rights).tolist()
+        Match(first, second, "near", bits, _TURN_NAMES[_INVERSE_TURNS[turn]])
+        for first, second, bits, turn in _unpack_rows(found[_is_first(found >> _KEY_SHIFT)], lefts, rights).tolist()
     ]
 
 
-def _hashes(pictures: Pictures, rows: Integers) -> NDArray[np.uint64]:
+def _collect_hashes(images: ImageSet, rows: Integers) -> NDArray[np.uint64]:
     """Give the hashes of some rows, (N, 8)."""
-    digits = "".join(text for row in rows for text in pictures[1][row].phashes)
-    return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64).reshape(len(rows), len(TURNS))
+    digits = "".join(text for row in rows for text in images[1][row].phashes)
+    return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64).reshape(len(rows), len(ORIENTATIONS))
 
 
-def _candidates(
+def _find_candidates(
     keys: NDArray[np.uint64], queries: NDArray[np.uint64], distance: int, within: bool
 ) -> NDArray[np.int64]:
     """Give (query, key, bits, turn), packed, of hashes, (N, 1 or 8), that differ in at most `distance` bits.
@@ -158,18 +166,18 @@ def _candidates(
     by the general pigeonhole principle (Qin et al., 2018), so that the radii sum to `distance` - 3.
     """
     radii = [(distance + 1 + band) // _BANDS - 1 for band in range(_BANDS)]
-    tables = [_Table(keys, band, radius) for band, radius in enumerate(radii) if radius >= 0]
+    tables = [_BandIndex(keys, band, radius) for band, radius in enumerate(radii) if radius >= 0]
     none = np.empty(0, np.int64)
     nearest = [none]
-    for start in range(0, len(queries), _ROWS):
-        several = queries[start : start + _ROWS]
+    for start in range(0, len(queries), _ROWS_PER_CHUNK):
+        several = queries[start : start + _ROWS_PER_CHUNK]
         found = np.concatenate([none, *(part for table in tables for part in table.find(several, start, distance))])
         query, key, _, _ = _unpack(found)
-        nearest += map(_nearest, (found[key < query], found[key > query]) if within else (found,))
+        nearest += map(_keep_nearest, (found[key < query], found[key > query]) if within else (found,))
     return np.concatenate(nearest)
 
 
-class _Table:
+class _BandIndex:
     """Find hashes by one band of their bits."""
 
     def __init__(self, keys: NDArray[np.uint64], band: int, radius: int) -> None:
@@ -188,25 +196,27 @@ class _Table:
         """Yield the near hashes, packed; `start` is the row of the first query."""
         buckets = self._band(queries)[..., None] ^ self.flips  # (Q, 8, F)
         counts = self.counts[buckets]
-        if (counts.sum(axis=2) > (crowd := CROWD * self.turns)).any():
+        if (counts.sum(axis=2) > (crowd := MAX_BUCKET_HASHES * self.turns)).any():
             counts = np.clip(crowd + counts - counts.cumsum(axis=2), 0, counts)
-        for lookups, entries in _spread(counts.ravel()):
+        for lookups, entries in _expand_lookups(counts.ravel()):
             query, turn = np.divmod(lookups // len(self.flips), queries.shape[1])
             entry = self.order[self.starts[buckets.ravel()[lookups]] + entries]
             bits = np.bitwise_count(self.keys[entry] ^ queries[query, turn])
             near = bits <= distance
             key, turned = np.divmod(entry[near], self.turns)
-            yield _pack(query[near] + start, key, bits[near], turn[near] + _INVERSE[turned])  # one of the two is 0
+            yield _pack(
+                query[near] + start, key, bits[near], turn[near] + _INVERSE_TURNS[turned]
+            )  # one of the two is 0
 
     def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         return ((hashes >> self.shift) & np.uint64(2**_BAND_BITS - 1)).astype(np.int64)
 
 
-def _spread(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
+def _expand_lookups(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
     """Yield each lookup once for each entry that it found, with the entry's number; about _CANDIDATES at a time."""
     some = np.flatnonzero(counts)
     ends = counts[some].cumsum()
-    cuts = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, _CANDIDATES))
+    cuts = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, _CANDIDATES_PER_CHUNK))
     for first, last in pairwise([*cuts, len(some)]):
         number = counts[some[first:last]]
         before = number.cumsum() - number
@@ -215,61 +225,71 @@ def _spread(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
 
 def _pack(query: Integers, key: Integers, bits: Integers, turn: Integers) -> NDArray[np.int64]:
     """Put four numbers into one, which sorts many times as fast as rows of four do."""
-    return (query.astype(np.int64) << _QUERY) | (key.astype(np.int64) << _PAIR) | (bits.astype(np.int64) << 3) | turn
+    return (
+        (query.astype(np.int64) << _QUERY_SHIFT)
+        | (key.astype(np.int64) << _KEY_SHIFT)
+        | (bits.astype(np.int64) << 3)
+        | turn
+    )
 
 
 def _unpack(packed: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    return packed >> _QUERY, (packed >> _PAIR) & (2 ** (_QUERY - _PAIR) - 1), (packed >> 3) & 127, packed & 7
+    return (
+        packed >> _QUERY_SHIFT,
+        (packed >> _KEY_SHIFT) & (2 ** (_QUERY_SHIFT - _KEY_SHIFT) - 1),
+        (packed >> 3) & 127,
+        packed & 7,
+    )
 
 
-def _exchange(packed: NDArray[np.int64]) -> NDArray[np.int64]:
+def _swap_query_and_key(packed: NDArray[np.int64]) -> NDArray[np.int64]:
     """Make the key the query."""
     query, key, bits, turn = _unpack(packed)
-    return _pack(key, query, bits, _INVERSE[turn])
+    return _pack(key, query, bits, _INVERSE_TURNS[turn])
 
 
-def _nearest(packed: NDArray[np.int64]) -> NDArray[np.int64]:
+def _keep_nearest(packed: NDArray[np.int64]) -> NDArray[np.int64]:
     """Keep the MOST nearest keys of each query, at all their turns, sorted."""
     packed = np.sort(packed)
-    packed = packed[_first(packed)]
-    nearest = _first(packed >> _PAIR)
+    packed = packed[_is_first(packed)]
+    nearest = _is_first(packed >> _KEY_SHIFT)
     query, _, bits, _ = _unpack(packed[nearest])
     rank = np.empty(len(query), dtype=np.intp)
     order = np.argsort((query << 7) | bits, kind="stable")
     rank[order] = np.arange(len(query)) - np.searchsorted(query, query)  # sorting by bits too leaves queries' places
     pair: Integers = np.cumsum(nearest) - 1
-    return packed[rank[pair] < MOST]
+    return packed[rank[pair] < MAX_CANDIDATES]
 
 
-def _first(ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _is_first(ordered: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Say which of sorted numbers differ from the one before."""
     return np.append(True, np.diff(ordered) > 0)[: len(ordered)]
 
 
-def _table(packed: NDArray[np.int64], lefts: Integers, rights: Integers) -> NDArray[np.int64]:
-    """Give (left, right, bits, turn), (P, 4), of rows of the pictures."""
+def _unpack_rows(packed: NDArray[np.int64], lefts: Integers, rights: Integers) -> NDArray[np.int64]:
+    """Give (left, right, bits, turn), (P, 4), of rows of the images."""
     query, key, bits, turn = _unpack(packed)
     return np.column_stack([lefts[key], rights[query], bits, turn])
 
 
-def _alike(left: Pictures, right: Pictures, pairs: NDArray[np.int64], within: bool) -> NDArray[np.bool_]:
-    """Say which pairs (left, right, bits, turn) show one picture, by their thumbnails."""
+def _compare_thumbnails(left: ImageSet, right: ImageSet, pairs: NDArray[np.int64], within: bool) -> NDArray[np.bool_]:
+    """Say which pairs (left, right, bits, turn) show one image, by their thumbnails."""
     if within:
         rows, places = np.unique(pairs[:, :2], return_inverse=True)
-        thumbnails = _thumbnails(left[2], rows)
-        return _compare(thumbnails, thumbnails, places.reshape(-1, 2), pairs[:, 3])
+        thumbnails = _make_thumbnails(left[2], rows)
+        return _compare_turned(thumbnails, thumbnails, places.reshape(-1, 2), pairs[:, 3])
     (ours, first), (theirs, second) = (np.unique(pairs[:, side], return_inverse=True) for side in (0, 1))
     places = np.column_stack([first, second])
-    return _compare(_thumbnails(left[2], ours), _thumbnails(right[2], theirs), places, pairs[:, 3])
+    return _compare_turned(_make_thumbnails(left[2], ours), _make_thumbnails(right[2], theirs), places, pairs[:, 3])
 
 
-def _thumbnails(image: Decoder, rows: Integers) -> NDArray[np.uint8]:
-    """Give small pictures of some rows, (12, 12, 3, N)."""
-    thumbnails = np.empty((_SIDE, _SIDE, 3, len(rows)), dtype=np.uint8)
+def _make_thumbnails(image: Decoder, rows: Integers) -> NDArray[np.uint8]:
+    """Give small images of some rows, (12, 12, 3, N)."""
+    thumbnails = np.empty((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE, 3, len(rows)), dtype=np.uint8)
 
     def put(place: int) -> None:
-        picture = Image.fromarray(image(int(rows[place])))
-        thumbnails[..., place] = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BOX))
+        decoded = Image.fromarray(image(int(rows[place])))
+        thumbnails[..., place] = np.asarray(decoded.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(put, range(len(rows))):
@@ -277,17 +297,19 @@ def _thumbnails(image: Decoder, rows: Integers) -> NDArray[np.uint8]:
     return thumbnails
 
 
-def _compare(left: NDArray[np.uint8], right: NDArray[np.uint8], places: Integers, turns: Integers) -> NDArray[np.bool_]:
+def _compare_turned(
+    left: NDArray[np.uint8], right: NDArray[np.uint8], places: Integers, turns: Integers
+) -> NDArray[np.bool_]:
     same = np.zeros(len(places), dtype=bool)
-    for turn, turned in enumerate(TURNS.values()):
+    for turn, turned in enumerate(ORIENTATIONS.values()):
         chosen = np.flatnonzero(turns == turn)
-        for start in range(0, len(chosen), _THUMBNAILS):
-            several = chosen[start : start + _THUMBNAILS]
-            same[several] = _same(left[..., places[several, 0]], turned(right[..., places[several, 1]]))
+        for start in range(0, len(chosen), _THUMBNAILS_PER_CHUNK):
+            several = chosen[start : start + _THUMBNAILS_PER_CHUNK]
+            same[several] = _are_similar(left[..., places[several, 0]], turned(right[..., places[several, 1]]))
     return same
 
 
-def _same(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _are_similar(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Say for each pair of thumbnails, (12, 12, 3, P), whether they are alike but for brightness and contrast.
 
     It is enough that one of them tells the other: so it does not matter which is the left one.
@@ -296,14 +318,16 @@ def _same(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_
     first, second = left.astype(np.float32), right.astype(np.float32)
     shade = second.mean(axis=axes) - first.mean(axis=axes)
     first, second = first - first.mean(axis=axes), second - second.mean(axis=axes)
-    alike = _tells(first, second) | _tells(second, first)
-    return np.asarray((np.abs(shade) <= _SHADE) & alike, dtype=np.bool_)
+    alike = _explains(first, second) | _explains(second, first)
+    return np.asarray((np.abs(shade) <= _MAX_BRIGHTNESS_SHIFT) & alike, dtype=np.bool_)
 
 
-def _tells(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _explains(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Say where little is left of the second of two centred thumbnails without what the first explains."""
     axes = (0, 1, 2)
     gain = (first * second).sum(axis=axes) / np.maximum((first**2).sum(axis=axes), 1)
     rest = second - gain * first
-    share = rest.std(axis=axes) / np.maximum(second.std(axis=axes), _FLAT)
-    return np.asarray((np.abs(rest).max(axis=axes) <= _UNLIKE) & (share <= _SHARE), dtype=np.bool_)
+    share = rest.std(axis=axes) / np.maximum(second.std(axis=axes), _MIN_CONTRAST)
+    return np.asarray(
+        (np.abs(rest).max(axis=axes) <= _MAX_SAMPLE_DIFFERENCE) & (share <= _MAX_RESIDUAL_CONTRAST), dtype=np.bool_
+    )

@@ -1,4 +1,4 @@
-"""Equalisation: every picture at a side and JPEG quality drawn alike for all classes, so that neither tells a class."""
+"""Equalisation: every image at a side and JPEG quality drawn alike for all classes, so that neither tells a class."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from PIL import Image as Pillow
 
 from avatar_bench.data.decoding import decode_bytes
 
-SIDES = (96, 112, 128, 160, 192, 224, 256)
-QUALITIES = (75, 80, 85, 90, 95)
+EQUALISED_SIDES = (96, 112, 128, 160, 192, 224, 256)
+EQUALISED_QUALITIES = (75, 80, 85, 90, 95)
 
 
-def draw(image: Image) -> tuple[int, int]:
-    """Give the side in pixels and the JPEG quality for a picture, (H, W, 3); they depend on its pixels alone."""
+def draw_side_and_quality(image: ImageArray) -> tuple[int, int]:
+    """Give the side in pixels and the JPEG quality for an image, (H, W, 3); they depend on its pixels alone."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
     chosen = random.Random(digest.digest())
-    return chosen.choice(SIDES), chosen.choice(QUALITIES)
+    return chosen.choice(EQUALISED_SIDES), chosen.choice(EQUALISED_QUALITIES)
 
 
-def equalise_bytes(image: Image, resize: str = "squash") -> bytes:
-    """Give the picture, (H, W, 3) uint8 RGB, as JPEG 4:2:0 of the side and quality that `draw` gives.
+def equalise_bytes(image: ImageArray, resize: str = "squash") -> bytes:
+    """Give the image, (H, W, 3) uint8 RGB, as JPEG 4:2:0 of the side and quality that `draw_side_and_quality` gives.
 
-    resize: "squash", "crop" or "pad", as in `to_square`.
+    resize: "squash", "crop" or "pad", as in `resize_to_square`.
     """
-    side, quality = draw(image)
+    side, quality = draw_side_and_quality(image)
     stream = io.BytesIO()
-    Pillow.fromarray(to_square(image, side, resize)).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
+    Pillow.fromarray(resize_to_square(image, side, resize)).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
     return stream.getvalue()
 
 
-def equalise(image: Image, resize: str = "squash") -> Image:
+def equalise(image: ImageArray, resize: str = "squash") -> ImageArray:
     """Give what `equalise_bytes` decodes to, (side, side, 3) uint8 RGB."""
     return decode_bytes(equalise_bytes(image, resize), "equalised")
 
 
-Image = NDArray[np.uint8]
-RESIZES = ("squash", "crop", "pad")
+ImageArray = NDArray[np.uint8]
+RESIZE_MODES = ("squash", "crop", "pad")
 
 
-def to_square(image: Image, side: int, resize: str) -> Image:
+def resize_to_square(image: ImageArray, side: int, resize: str) -> ImageArray:
     """Resize (H, W, 3) uint8 RGB to (side, side, 3) uint8; the image itself is given back where it fits.
 
     resize: "squash" distorts, "crop" keeps the centred square, "pad" adds white to both sides.
     """
     if resize == "pad":
         return _pad(image, side)
-    return _resize(_centre_square(image) if resize == "crop" else image, side, side)
+    return _resize(_crop_centre_square(image) if resize == "crop" else image, side, side)
 
 
-def _resize(image: Image, width: int, height: int) -> Image:
+def _resize(image: ImageArray, width: int, height: int) -> ImageArray:
     """Average where a side shrinks, interpolate where it grows, one after the other.
 
     Averaging keeps fine texture from turning into moire, and a cubic keeps edges sharp. They are chosen by side, as
@@ -65,13 +65,13 @@ def _resize(image: Image, width: int, height: int) -> Image:
     return _resize_with(image, width, height, cv2.INTER_CUBIC)
 
 
-def _resize_with(image: Image, width: int, height: int, interpolation: int) -> Image:
+def _resize_with(image: ImageArray, width: int, height: int, interpolation: int) -> ImageArray:
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)
 
 
-def _centre_square(image: Image) -> Image:
+def _crop_centre_square(image: ImageArray) -> ImageArray:
     """Cut before resizing: a strip of 1 x 5000 would otherwise grow to a million columns first."""
     height, width = image.shape[:2]
     side = min(height, width)
@@ -79,7 +79,7 @@ def _centre_square(image: Image) -> Image:
     return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
-def _pad(image: Image, size: int) -> Image:
+def _pad(image: ImageArray, size: int) -> ImageArray:
     scale = size / max(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     top, left = (size - height) // 2, (size - width) // 2

@@ -1,4 +1,4 @@
-"""The structure of picture files: what lacks its end, or would cost too much to read, told before it is decoded."""
+"""The structure of image files: what lacks its end, or would cost too much to read, told before it is decoded."""
 
 from __future__ import annotations
 
@@ -9,27 +9,42 @@ from collections import Counter
 from collections.abc import Iterator
 
 # Each bound is far above what cameras and editors write, and keeps the time of a decoder's own walk below a second.
-MAX_EXIF = 2**20  # bytes
-MAX_SEGMENTS = 10_000  # of a JPEG, and bytes of junk between them
-MAX_PASSES = 1_000_000_000  # pixels times scans of a JPEG: 20 scans of 50 million pixels
-MAX_CHUNKS, MAX_METADATA = 100_000, 1_000  # of a PNG: all, and those that are not pixels
-MAX_BLOCKS = 200_000  # of a GIF, before its first frame
-MAX_RUNS = 4 * 2**20  # bytes of a BMP of run lengths, which Pillow decodes one by one
-MAX_VALUES = 250_000  # numbers in the tags of a TIFF or of EXIF, offsets of strips among them
-MAX_TILE = 50_000_000  # pixels
-MAX_WEBP_IN_TIFF = 25_000_000  # pixels
+MAX_EXIF_BYTES = 2**20  # bytes
+MAX_JPEG_SEGMENTS = 10_000  # of a JPEG, and bytes of junk between them
+MAX_JPEG_SCAN_PIXELS = 1_000_000_000  # pixels times scans of a JPEG: 20 scans of 50 million pixels
+MAX_PNG_CHUNKS, MAX_PNG_METADATA_CHUNKS = 100_000, 1_000  # of a PNG: all, and those that are not pixels
+MAX_GIF_BLOCKS = 200_000  # of a GIF, before its first frame
+MAX_RLE_BMP_BYTES = 4 * 2**20  # bytes of a BMP of run lengths, which Pillow decodes one by one
+MAX_TIFF_VALUES = 250_000  # numbers in the tags of a TIFF or of EXIF, offsets of strips among them
+MAX_TIFF_TILE_PIXELS = 50_000_000  # pixels
+MAX_WEBP_IN_TIFF_PIXELS = 25_000_000  # pixels
 
 _MARKER = re.compile(rb"\xff+([^\0\1\xd0-\xd8\xff])")  # of a JPEG, with a length behind it, or the end
 _TIFF_HEADER = re.compile(rb"II(?:[*+]\0|\0[*+])|MM(?:\0[*+]|[*+]\0)")
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # by type of a tag
-_BYTES = (1, 2, 7)  # types that stay bytes or text when they are read
+_VALUE_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+}  # by type of a tag
+_BYTE_TYPES = (1, 2, 7)  # types that stay bytes or text when they are read
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type of a PNG
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _WIDTH, _HEIGHT, _COMPRESSION, _ROWS, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259, 278, 322, 323
 _JPEG_IN_TIFF, _WEBP_IN_TIFF = (6, 7), 50001
 
 
-def check(kind: str, data: bytes) -> None:
+def check_structure(kind: str, data: bytes) -> None:
     """Raise ValueError with the reason where a file of that format is cut short, or made to be slow or large to read.
 
     The same file always gets the same verdict: nothing is timed.
@@ -38,7 +53,7 @@ def check(kind: str, data: bytes) -> None:
     walk.get(kind, _check_exif)(data)
 
 
-def lacks_pixels(data: bytes) -> bool:
+def is_png_truncated(data: bytes) -> bool:
     """Say whether the stream of a PNG ends before its last row, which Pillow and libpng leave black."""
     width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     bits = depth * _CHANNELS.get(colour, 1)
@@ -46,7 +61,7 @@ def lacks_pixels(data: bytes) -> bool:
     sides = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
     lacking = sum((1 + (columns * bits + 7) // 8) * rows for columns, rows in sides if columns > 0 and rows > 0)
     stream = zlib.decompressobj()
-    for kind, start, end in _chunks(data):
+    for kind, start, end in _iterate_chunks(data):
         left = data[start:end] if kind == b"IDAT" else b""
         while left and lacking > 0:
             lacking -= len(stream.decompress(left, 2**20))
@@ -67,9 +82,9 @@ def _check_jpeg(data: bytes) -> None:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(data) >= start + 7:
             height, width = struct.unpack_from(">HH", data, start + 3)
             pixels = max(pixels, height * width)
-        _refuse(segments + junk > MAX_SEGMENTS, "it has too many segments, or junk between them")
-        _refuse(exif > 2 * MAX_EXIF, "its EXIF is too large")
-        _refuse(scans > 1 and scans * pixels > MAX_PASSES, "it has too many scans for its size")
+        _raise_if(segments + junk > MAX_JPEG_SEGMENTS, "it has too many segments, or junk between them")
+        _raise_if(exif > 2 * MAX_EXIF_BYTES, "its EXIF is too large")
+        _raise_if(scans > 1 and scans * pixels > MAX_JPEG_SCAN_PIXELS, "it has too many scans for its size")
         position = start + int.from_bytes(data[start : start + 2])
     raise ValueError("it is truncated, or its end was never written")
 
@@ -77,20 +92,23 @@ def _check_jpeg(data: bytes) -> None:
 def _check_png(data: bytes) -> None:
     """Check each chunk's CRC too: where bits flipped, Pillow's decoder lets it pass."""
     kinds: Counter[bytes] = Counter()
-    for kind, start, end in _chunks(data):
+    for kind, start, end in _iterate_chunks(data):
         kinds[kind] += 1
         whole = end + 4 <= len(data)
-        _refuse(not whole, "it is truncated, or its end was never written")
+        _raise_if(not whole, "it is truncated, or its end was never written")
         broken = zlib.crc32(memoryview(data)[start - 4 : end]) != int.from_bytes(data[end : end + 4])
-        _refuse(broken, f"its chunk {kind.decode('latin-1')!r} is broken")
+        _raise_if(broken, f"its chunk {kind.decode('latin-1')!r} is broken")
         pixels = kinds[b"IDAT"] + kinds[b"fdAT"] + kinds[b"fcTL"]
-        _refuse(kinds.total() > MAX_CHUNKS, f"it has more than {MAX_CHUNKS:,} chunks")
-        _refuse(kinds.total() - pixels > MAX_METADATA, f"it has more than {MAX_METADATA:,} chunks beside its pixels")
-        _refuse(kinds[b"iCCP"] > 1, "it has several colour profiles")
-    _refuse(not kinds[b"IEND"], "it is truncated, or its end was never written")
+        _raise_if(kinds.total() > MAX_PNG_CHUNKS, f"it has more than {MAX_PNG_CHUNKS:,} chunks")
+        _raise_if(
+            kinds.total() - pixels > MAX_PNG_METADATA_CHUNKS,
+            f"it has more than {MAX_PNG_METADATA_CHUNKS:,} chunks beside its pixels",
+        )
+        _raise_if(kinds[b"iCCP"] > 1, "it has several colour profiles")
+    _raise_if(not kinds[b"IEND"], "it is truncated, or its end was never written")
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _iterate_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Give kind, start and end of the content of each chunk, up to the last."""
     start, kind = 8, b""
     while start + 8 <= len(data) and kind != b"IEND":
@@ -102,7 +120,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _check_gif(data: bytes) -> None:
     position = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 128 else 0)
     extension = False
-    for _ in range(MAX_BLOCKS):
+    for _ in range(MAX_GIF_BLOCKS):
         if position >= len(data) or (not extension and data[position] in b",;"):
             return
         if extension:
@@ -111,34 +129,36 @@ def _check_gif(data: bytes) -> None:
         else:
             extension = data[position] == ord("!")
             position += 2 if extension else 1
-    raise ValueError(f"it has more than {MAX_BLOCKS:,} blocks before its first frame")
+    raise ValueError(f"it has more than {MAX_GIF_BLOCKS:,} blocks before its first frame")
 
 
 def _check_bmp(data: bytes) -> None:
     runs = len(data) >= 34 and data[14:18] > b"\x0c\0\0\0" and data[30] in (1, 2)
-    _refuse(runs and len(data) > MAX_RUNS, f"it has more than {MAX_RUNS // 2**20} MiB of run lengths")
+    _raise_if(
+        runs and len(data) > MAX_RLE_BMP_BYTES, f"it has more than {MAX_RLE_BMP_BYTES // 2**20} MiB of run lengths"
+    )
 
 
 def _check_tiff(data: bytes) -> None:
-    tags = _directory(data, 0)
+    tags = _read_directory(data, 0)
     width, height = tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0)
     tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
     strip = width * min(tags.get(_ROWS, height), height)
-    _refuse(tile > MAX_TILE, f"its tiles have more than {MAX_TILE // 10**6} million pixels")
+    _raise_if(tile > MAX_TIFF_TILE_PIXELS, f"its tiles have more than {MAX_TIFF_TILE_PIXELS // 10**6} million pixels")
     compression = tags.get(_COMPRESSION, 1)
-    slow = compression == _WEBP_IN_TIFF and width * height > MAX_WEBP_IN_TIFF
-    _refuse(slow, f"it is WebP of more than {MAX_WEBP_IN_TIFF // 10**6} million pixels")
+    slow = compression == _WEBP_IN_TIFF and width * height > MAX_WEBP_IN_TIFF_PIXELS
+    _raise_if(slow, f"it is WebP of more than {MAX_WEBP_IN_TIFF_PIXELS // 10**6} million pixels")
     passes = data.count(b"\xff\xda") * (tile or strip) if compression in _JPEG_IN_TIFF else 0
-    _refuse(passes > MAX_PASSES, "it has too many scans for its size")
+    _raise_if(passes > MAX_JPEG_SCAN_PIXELS, "it has too many scans for its size")
 
 
 def _check_exif(data: bytes) -> None:
     """Check every place where EXIF might begin in a WebP or AVIF."""
     for header in _TIFF_HEADER.finditer(data):
-        _directory(data, header.start())
+        _read_directory(data, header.start())
 
 
-def _directory(data: bytes, base: int) -> dict[int, int]:
+def _read_directory(data: bytes, base: int) -> dict[int, int]:
     """Give the first number of each tag that holds few; raise ValueError where they hold more than MAX_VALUES."""
     order = "<" if data[base : base + 2] == b"II" else ">"
     big = b"+" in data[base + 2 : base + 4]
@@ -148,28 +168,28 @@ def _directory(data: bytes, base: int) -> dict[int, int]:
         (count,) = struct.unpack_from(order + number, data, base + offset)
     except struct.error:
         return {}  # Pillow says what is broken
-    _refuse(count > 2**16, "it has too many tags")
+    _raise_if(count > 2**16, "it has too many tags")
     start = base + offset + struct.calcsize(order + number)
     size = struct.calcsize(order + entry)
     whole = min(count, (len(data) - start) // size)
     entries = struct.iter_unpack(order + entry, data[start : start + size * whole])
-    return _values(entries, order, len(data) - base)
+    return _read_values(entries, order, len(data) - base)
 
 
-def _values(entries: Iterator[tuple[int, int, int, bytes]], order: str, limit: int) -> dict[int, int]:
+def _read_values(entries: Iterator[tuple[int, int, int, bytes]], order: str, limit: int) -> dict[int, int]:
     tags: dict[int, int] = {}
     values = 0
     for tag, kind, count, value in entries:
-        size = _SIZES.get(kind, 0)
+        size = _VALUE_SIZES.get(kind, 0)
         if not size or count * size > limit:  # neither is read
             continue
-        values += 0 if kind in _BYTES else count
-        _refuse(values > MAX_VALUES, f"its tags hold more than {MAX_VALUES:,} numbers")
+        values += 0 if kind in _BYTE_TYPES else count
+        _raise_if(values > MAX_TIFF_VALUES, f"its tags hold more than {MAX_TIFF_VALUES:,} numbers")
         if size in (1, 2, 4, 8) and kind not in (5, 10, 11, 12):
             tags.setdefault(tag, int.from_bytes(value[:size], "little" if order == "<" else "big"))
     return tags
 
 
-def _refuse(wrong: bool, reason: str) -> None:
+def _raise_if(wrong: bool, reason: str) -> None:
     if wrong:
         raise ValueError(reason)

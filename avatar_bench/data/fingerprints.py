@@ -1,4 +1,4 @@
-"""Fingerprints of decoded pictures: by them the copies of a picture are told, however it was stored or turned."""
+"""Fingerprints of decoded images: by them the copies of an image are told, however it was stored or turned."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from PIL import Image
 
 from avatar_bench.data.decoding import decode
 from avatar_bench.errors import DataError
-from avatar_bench.files.atomic_write import whole
+from avatar_bench.files.atomic_write import atomic_write
 
-# The eight ways to mirror and turn a picture, in the order of the hashes; the last four are the first four after
+# The eight ways to mirror and turn an image, in the order of the hashes; the last four are the first four after
 # transposition. Rotations are counter-clockwise, as numpy's and Pillow's are.
-TURNS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+ORIENTATIONS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "": lambda image: image,
     "mirrored": lambda image: image[:, ::-1],
     "upside down": lambda image: image[::-1],
@@ -31,32 +31,39 @@ TURNS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "rotated 90": lambda image: image.swapaxes(0, 1)[::-1],
     "transversed": lambda image: image.swapaxes(0, 1)[::-1, ::-1],
 }
-_SIDE, _LOW = 32, 8  # a picture is brought to 32 x 32, and the lowest 8 x 8 of its frequencies are kept
-_ODD = np.where(np.arange(_LOW) % 2, -1.0, 1.0)
-_SIGNS = np.stack([np.ones((_LOW, _LOW)), np.tile(_ODD, (_LOW, 1)), np.tile(_ODD[:, None], _LOW), np.outer(_ODD, _ODD)])
-_SMALL = 4096  # bytes; at 1.6 KiB two threads take 1.2 times as long as one, at 10 KiB .7
-_A_TASK = 64  # files: what a thread does at a stretch
+_HASH_INPUT_SIDE, _HASH_SIDE = 32, 8  # an image is brought to 32 x 32, and the lowest 8 x 8 of its frequencies are kept
+_ODD_SIGNS = np.where(np.arange(_HASH_SIDE) % 2, -1.0, 1.0)
+_SIGNS = np.stack(
+    [
+        np.ones((_HASH_SIDE, _HASH_SIDE)),
+        np.tile(_ODD_SIGNS, (_HASH_SIDE, 1)),
+        np.tile(_ODD_SIGNS[:, None], _HASH_SIDE),
+        np.outer(_ODD_SIGNS, _ODD_SIGNS),
+    ]
+)
+_SMALL_FILE_BYTES = 4096  # bytes; at 1.6 KiB two threads take 1.2 times as long as one, at 10 KiB .7
+_FILES_PER_TASK = 64  # files: what a thread does at a stretch
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Hold what tells one picture from others.
+    """Hold what tells one image from others.
 
     `pixels` is the SHA-256 (hex) of its size and samples, `phashes` its perceptual hashes, 16 hex digits each, in the
-    order of TURNS: the first is of the picture as it is.
+    order of TURNS: the first is of the image as it is.
     """
 
     pixels: str
     phashes: tuple[str, ...]
 
 
-def fingerprint(image: NDArray[np.uint8]) -> Fingerprint:
-    """Give the fingerprint of one upright picture, (H, W, 3) RGB.
+def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
+    """Give the fingerprint of one upright image, (H, W, 3) RGB.
 
     The hash is imagehash's `phash`: which of the lowest frequencies lie above their median. One cosine transform gives
     all eight: mirroring negates the odd frequencies of an axis, transposition transposes them.
     """
-    return Fingerprint(_digest(image), _hash_all([_shrink(image)])[0])
+    return Fingerprint(_hash_pixels(image), _hash_all([_shrink_to_grey(image)])[0])
 
 
 def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list[Fingerprint | DataError]:
@@ -64,16 +71,16 @@ def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list
 
     `threads` is one a processor where it is None, and one for small files.
     """
-    tasks = [files[start : start + _A_TASK] for start in range(0, len(files), _A_TASK)]
+    tasks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
     with ThreadPoolExecutor(threads or (1 if _are_small(files) else os.cpu_count())) as pool:
-        return list(chain.from_iterable(pool.map(_fingerprint_some, tasks)))
+        return list(chain.from_iterable(pool.map(_fingerprint_batch, tasks)))
 
 
 def write_fingerprints(prints: Sequence[Fingerprint], file: Path) -> None:
     """Write what `read_fingerprints` reads."""
     text = json.dumps([[one.pixels, one.phashes] for one in prints])
-    with whole(file, alone=False) as part:
-        part.write_text(f"{_sha256(text)}\n{text}", encoding="ascii")
+    with atomic_write(file, alone=False) as part:
+        part.write_text(f"{_hash_text(text)}\n{text}", encoding="ascii")
 
 
 def read_fingerprints(file: Path) -> list[Fingerprint] | None:
@@ -83,22 +90,24 @@ def read_fingerprints(file: Path) -> list[Fingerprint] | None:
     except (OSError, ValueError):
         return None
     return (
-        [Fingerprint(pixels, tuple(hashes)) for pixels, hashes in json.loads(text)] if digest == _sha256(text) else None
+        [Fingerprint(pixels, tuple(hashes)) for pixels, hashes in json.loads(text)]
+        if digest == _hash_text(text)
+        else None
     )
 
 
-def _sha256(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _are_small(files: Sequence[Path]) -> bool:
     """Say whether waiting for the interpreter's lock would cost threads more than they gain, by some of the files."""
     some = [file.stat().st_size for file in files[:: max(1, len(files) // 20)] if file.is_file()]
-    return bool(some) and sum(some) / len(some) < _SMALL
+    return bool(some) and sum(some) / len(some) < _SMALL_FILE_BYTES
 
 
-def _fingerprint_some(files: Sequence[Path]) -> list[Fingerprint | DataError]:
-    """Hash the pictures of a task at once: on small ones, call by call takes longer than the arithmetic."""
+def _fingerprint_batch(files: Sequence[Path]) -> list[Fingerprint | DataError]:
+    """Hash the images of a task at once: on small ones, call by call takes longer than the arithmetic."""
     read = [_digest_and_shrink(file) for file in files]
     hashes = iter(_hash_all([one[1] for one in read if not isinstance(one, DataError)]))
     return [one if isinstance(one, DataError) else Fingerprint(one[0], next(hashes)) for one in read]
@@ -109,29 +118,31 @@ def _digest_and_shrink(file: Path) -> tuple[str, NDArray[np.uint8]] | DataError:
         image = decode(file)
     except DataError as error:
         return error
-    return _digest(image), _shrink(image)
+    return _hash_pixels(image), _shrink_to_grey(image)
 
 
-def _digest(image: NDArray[np.uint8]) -> str:
+def _hash_pixels(image: NDArray[np.uint8]) -> str:
     samples = hashlib.sha256(repr(image.shape).encode())
     samples.update(np.ascontiguousarray(image).data)
     return samples.hexdigest()
 
 
-def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Give a picture in grey, (32, 32)."""
+def _shrink_to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Give an image in grey, (32, 32)."""
     grey = Image.fromarray(image).convert("L")
-    return np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+    return np.asarray(grey.resize((_HASH_INPUT_SIDE, _HASH_INPUT_SIDE), Image.Resampling.LANCZOS))
 
 
 def _hash_all(greys: Sequence[NDArray[np.uint8]]) -> list[tuple[str, ...]]:
-    """Give the eight hashes of each grey picture."""
+    """Give the eight hashes of each grey image."""
     if not greys:
         return []
-    from scipy.fft import dct  # here and not above: a command that compares no pictures begins sooner
+    from scipy.fft import dct  # here and not above: a command that compares no images begins sooner
 
-    waves = dct(dct(np.stack(greys).astype(float), axis=1), axis=2)[:, None, :_LOW, :_LOW]
-    turned = np.concatenate([waves * _SIGNS, waves.swapaxes(2, 3) * _SIGNS], axis=1).reshape(len(greys), len(TURNS), -1)
+    waves = dct(dct(np.stack(greys).astype(float), axis=1), axis=2)[:, None, :_HASH_SIDE, :_HASH_SIDE]
+    turned = np.concatenate([waves * _SIGNS, waves.swapaxes(2, 3) * _SIGNS], axis=1).reshape(
+        len(greys), len(ORIENTATIONS), -1
+    )
     ordered, half = np.sort(turned, axis=2), turned.shape[2] // 2
     median = (ordered[..., half - 1, None] + ordered[..., half, None]) / 2
     bits = np.packbits(turned > median, axis=2)

@@ -1,4 +1,4 @@
-"""Walks through folders of pictures, which tell what they cannot read."""
+"""Walks through folders of images, which tell what they cannot read."""
 
 from __future__ import annotations
 
@@ -6,48 +6,50 @@ import os
 from pathlib import Path
 
 from avatar_bench.data.decoding import SUFFIXES
-from avatar_bench.data.file_names import fault, shown
+from avatar_bench.data.file_names import find_name_problem, format_name
 from avatar_bench.errors import DataError
 
 
-def class_folders(folder: Path) -> list[Path]:
+def list_class_folders(folder: Path) -> list[Path]:
     """Give the folders in one, sorted, without hidden ones, links to folders too; DataError where it cannot be read."""
     try:
         return sorted(child for child in folder.iterdir() if child.name[0] != "." and os.path.isdir(child))
     except OSError as error:
-        raise DataError(f"{shown(str(error.filename))}: cannot be read: {error.strerror}.") from error
+        raise DataError(f"{format_name(str(error.filename))}: cannot be read: {error.strerror}.") from error
 
 
-def is_plain(folder: Path) -> bool:
-    """Say whether a folder is one of pictures, and not of class folders: some lie in it, or it holds no folder."""
+def is_image_folder(folder: Path) -> bool:
+    """Say whether a folder is one of images, and not of class folders: some lie in it, or it holds no folder."""
     if not os.path.isdir(folder):
         return False
     inside = [child for child in folder.iterdir() if child.name[0] != "."]
-    pictures = (child.suffix.lower() in SUFFIXES and child.is_file() for child in inside)
-    return any(pictures) or not any(child.is_dir() for child in inside)
+    images = (child.suffix.lower() in SUFFIXES and child.is_file() for child in inside)
+    return any(images) or not any(child.is_dir() for child in inside)
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Give what is named as a picture below a folder, sorted, without hidden files and folders.
+def list_images(folder: Path) -> list[Path]:
+    """Give what is named as an image below a folder, sorted, without hidden files and folders.
 
-    Raise DataError at a folder that cannot be read, a name that no table can keep, what is named as a picture and is no
+    Raise DataError at a folder that cannot be read, a name that no table can keep, what is named as an image and is no
     regular file, and at a link to a folder, which could lead anywhere, round in circles too.
     """
     found = []
-    for place, folders, files in os.walk(folder, onerror=_refuse):
+    for place, folders, files in os.walk(folder, onerror=_raise_unreadable):
         folders[:] = [name for name in folders if name[0] != "."]
         for link in (Path(place, name) for name in sorted(folders)):
             if link.is_symlink():
                 raise DataError(
-                    f"{shown(str(link))}: a link to a folder, which is not followed below a class folder.",
-                    "Make the class folder itself the link, move it out, or name its pictures in a manifest.",
+                    f"{format_name(str(link))}: a link to a folder, which is not followed below a class folder.",
+                    "Make the class folder itself the link, move it out, or name its images in a manifest.",
                 )
         found += [Path(place, name) for name in files if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
     for file in sorted(found):
-        if why := fault(str(file)) or ("" if os.path.isfile(file) else "no regular file, or a link to nothing"):
-            raise DataError(f"{shown(str(file))}: {why}.", "Rename it or move it out of the folder.")
+        if why := find_name_problem(str(file)) or (
+            "" if os.path.isfile(file) else "no regular file, or a link to nothing"
+        ):
+            raise DataError(f"{format_name(str(file))}: {why}.", "Rename it or move it out of the folder.")
     return sorted(found)
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"{shown(str(error.filename))}: cannot be read: {error.strerror}.") from error
+def _raise_unreadable(error: OSError) -> None:
+    raise DataError(f"{format_name(str(error.filename))}: cannot be read: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""Slices: what kind each picture of a data set is of by its source, generator, size, format and JPEG quality."""
+"""Slices: what kind each image of a data set is of by its source, generator, size, format and JPEG quality."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.data.dataset import STORED, Dataset
+from avatar_bench.data.dataset import ENCODING_COLUMNS, Dataset
 from avatar_bench.data.decoding import FORMATS
 from avatar_bench.errors import DataError
 
-SLICES = ("source", "generator", "size", "format", "jpeg_quality")
-SIDES = (128, 256, 512, 1024)  # pixels of the shorter side
-QUALITIES = (50, 75, 85, 90, 95)
+SLICE_COLUMNS = ("source", "generator", "size", "format", "jpeg_quality")
+SIDE_EDGES = (128, 256, 512, 1024)  # pixels of the shorter side
+QUALITY_EDGES = (50, 75, 85, 90, 95)
 
 # ITU T.81, table K.1: luminance, in rows of eight, which libjpeg scales by its quality
 _LUMINANCE = (
@@ -35,64 +35,64 @@ _SCALES = [5000 // quality if quality < 50 else 200 - 2 * quality for quality in
 _LOG_TABLES = np.log([np.clip((scale * np.array(_LUMINANCE) + 50) // 100, 1, 255) for scale in _SCALES])
 
 
-def describe(dataset: Dataset) -> pd.DataFrame:
-    """Give the name of the slice that each picture is in, (N, 5) strings with the columns SLICES; "" is not known.
+def assign_slices(dataset: Dataset) -> pd.DataFrame:
+    """Give the name of the slice that each image is in, (N, 5) strings with the columns SLICES; "" is not known.
 
     Size and quality come in ranges. What the manifest does not say of them is read from the head of the file; raise
     DataError where that cannot be read. Only a JPEG has a quality.
     """
     frame = dataset.frame
-    stored = _stored(dataset)
-    side = _numbers(stored[["width", "height"]]).min(axis=1).astype(int)
-    quality = _numbers(stored[["jpeg_quality"]]).fillna(-1)["jpeg_quality"].astype(int)
+    stored = _complete_encoding(dataset)
+    side = _to_numeric(stored[["width", "height"]]).min(axis=1).astype(int)
+    quality = _to_numeric(stored[["jpeg_quality"]]).fillna(-1)["jpeg_quality"].astype(int)
     return pd.DataFrame(
         {
             "source": frame["source"].to_numpy(str),
             "generator": frame["generator"].to_numpy(str),
-            "size": ranges(side, SIDES, " px"),
+            "size": name_ranges(side, SIDE_EDGES, " px"),
             "format": stored["format"].to_numpy(str),
-            "jpeg_quality": np.where(quality > 0, ranges(quality, QUALITIES), ""),
+            "jpeg_quality": np.where(quality > 0, name_ranges(quality, QUALITY_EDGES), ""),
         },
-        columns=list(SLICES),
+        columns=list(SLICE_COLUMNS),
     )
 
 
-def ranges(values: Iterable[int], edges: Sequence[int], unit: str = "") -> NDArray[np.str_]:
+def name_ranges(values: Iterable[int], edges: Sequence[int], unit: str = "") -> NDArray[np.str_]:
     """Name the range between two edges that each whole number falls into, (N,), in no language: "< 128 px" ..."""
     inner = [f"{low}-{high - 1}{unit}" for low, high in pairwise(edges)]
     names = [f"< {edges[0]}{unit}", *inner, f"≥ {edges[-1]}{unit}"]
     return np.array(names)[np.searchsorted(np.array(edges), np.array(list(values)), side="right")]
 
 
-def jpeg_quality(table: Iterable[int]) -> int:
+def estimate_jpeg_quality(table: Iterable[int]) -> int:
     """Give the quality, 1 to 100, at which libjpeg's luminance table (64,) is nearest by ratios to this one."""
     distance = np.abs(_LOG_TABLES - np.log(np.maximum(list(table), 1))).sum(axis=1)
     return int(distance.argmin()) + 1
 
 
-def _stored(dataset: Dataset) -> pd.DataFrame:
-    """Give the columns STORED, those of a picture read from its file where the manifest lacks one."""
-    stored = dataset.frame[list(STORED)].astype(str)
-    unknown = _numbers(stored.drop(columns="format")).isna()
+def _complete_encoding(dataset: Dataset) -> pd.DataFrame:
+    """Give the columns STORED, those of an image read from its file where the manifest lacks one."""
+    stored = dataset.frame[list(ENCODING_COLUMNS)].astype(str)
+    unknown = _to_numeric(stored.drop(columns="format")).isna()
     jpeg = stored["format"].eq("JPEG")
     lacking = unknown["width"] | unknown["height"] | stored["format"].eq("") | (jpeg & unknown["jpeg_quality"])
     rows = np.flatnonzero(lacking)
     with ThreadPoolExecutor(4) as pool:
-        read = list(pool.map(lambda row: _head(dataset.file(int(row))), rows))
-    stored.iloc[rows] = pd.DataFrame(read, columns=list(STORED)).to_numpy()
+        read = list(pool.map(lambda row: _read_header(dataset.file(int(row))), rows))
+    stored.iloc[rows] = pd.DataFrame(read, columns=list(ENCODING_COLUMNS)).to_numpy()
     return stored
 
 
-def _numbers(columns: pd.DataFrame) -> pd.DataFrame:
+def _to_numeric(columns: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: pd.to_numeric(columns[name], errors="coerce") for name in columns})
 
 
-def _head(file: Path) -> tuple[str, str, str, str]:
+def _read_header(file: Path) -> tuple[str, str, str, str]:
     try:
         with Image.open(file, formats=list(FORMATS)) as image:
             tables = getattr(image, "quantization", {})
-            kind = "JPEG" if tables else image.format or ""  # a JPEG of several pictures is an MPO to Pillow
-            quality = str(jpeg_quality(tables[min(tables)])) if tables else ""
+            kind = "JPEG" if tables else image.format or ""  # a JPEG of several images is an MPO to Pillow
+            quality = str(estimate_jpeg_quality(tables[min(tables)])) if tables else ""
             return str(image.width), str(image.height), kind, quality
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
         raise DataError(f"{file}: cannot be read: {error}.") from error

@@ -16,23 +16,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from avatar_bench.data.cache import PictureCache
-from avatar_bench.data.corruptions import Variation, seed_of, vary
-from avatar_bench.data.dataset import Dataset, files_of
+from avatar_bench.data.cache import ImageCache
+from avatar_bench.data.corruptions import Variation, apply_variation, derive_seed
+from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.decoding import decode
-from avatar_bench.data.equalise import Image
+from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.transforms import Augmentation, Preprocessing
-from avatar_bench.data.worker_processes import Loader, context
+from avatar_bench.data.worker_processes import ManagedLoader, make_worker_context
 from avatar_bench.errors import DataError
 
-_AHEAD = 2**26  # bytes of pictures that a process may have decoded before anybody asks for them
+_PREFETCH_BYTES = 2**26  # bytes of images that a process may have decoded before anybody asks for them
 
 
-class Images(TorchDataset[dict[str, Any]]):
+class ImageDataset(TorchDataset[dict[str, Any]]):
     """Give image k as {"image": uint8 (S, S, 3), "target": int, "row": k}; a broken file raises DataError.
 
     With `augmentation`, an item is asked for as (row, seed), or with `view_seeds` (views, N) as (row, view). With
-    `cache`, pictures are read from it where it has them, by their SHA-256, `hashes` (N,).
+    `cache`, images are read from it where it has them, by their SHA-256, `hashes` (N,).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Images(TorchDataset[dict[str, Any]]):
         preprocessing: Preprocessing,
         augmentation: Augmentation | None = None,
         view_seeds: NDArray[np.int64] | None = None,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
         hashes: Sequence[str] = (),
     ) -> None:
         self.files = [str(file) for file in files]
@@ -65,17 +65,17 @@ class Images(TorchDataset[dict[str, Any]]):
             image = self.augmentation(image, seed)
         return {"image": image, "target": int(self.targets[row]), "row": row}
 
-    def _prepared(self, row: int) -> Image:
+    def _prepared(self, row: int) -> ImageArray:
         file = Path(self.files[row])
         if self.cache is not None:
             return self.cache.read(file, self.hashes[row])
         return self.preprocessing(decode(file))
 
 
-class ReadableImages(TorchDataset[dict[str, Any]]):
+class ReadableImageDataset(TorchDataset[dict[str, Any]]):
     """Give file k as {"images", "row": k}, or as {"row", "reason"} where it cannot be used.
 
-    `images` is a list of uint8 (S, S, 3), one by each preprocessing of a picture that is decoded once. The paths lie in
+    `images` is a list of uint8 (S, S, 3), one by each preprocessing of an image that is decoded once. The paths lie in
     one array: worker processes that read strings would each come to hold a copy of them all.
     """
 
@@ -97,31 +97,31 @@ class ReadableImages(TorchDataset[dict[str, Any]]):
             return {"row": row, "reason": error.lines[0].removeprefix(f"{Path(path)}: ")}
 
 
-class VariedImages(Images):
+class VariedImageDataset(ImageDataset):
     """Give K variations of image k, decoded once: {"image": uint8 (K, S, S, 3), "target", "row"}.
 
-    The seed of a variation is the picture's own, of `hashes` (N,) in hex: the same whatever network is judged,
+    The seed of a variation is the image's own, of `hashes` (N,) in hex: the same whatever network is judged,
     and in whatever order, by however many workers, it is read.
     """
 
     def __init__(self, *args: Any, variations: Sequence[Variation], **options: Any) -> None:
         super().__init__(*args, **options)
         self.variations = tuple(variations)
-        self.seeds = [seed_of(digest) for digest in self.hashes]
+        self.seeds = [derive_seed(digest) for digest in self.hashes]
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         row = item[0] if isinstance(item, tuple) else item
         native = decode(Path(self.files[row]))
         square = self.preprocessing(native)
 
-        def prepare(image: Image) -> Image:  # what is not varied before is prepared once
+        def prepare(image: ImageArray) -> ImageArray:  # what is not varied before is prepared once
             return square if image is native else self.preprocessing(image)
 
-        images = [vary(variation, native, prepare, self.seeds[row]) for variation in self.variations]
+        images = [apply_variation(variation, native, prepare, self.seeds[row]) for variation in self.variations]
         return {"image": np.stack(images), "target": int(self.targets[row]), "row": row}
 
 
-class Embeddings(TorchDataset[dict[str, Any]]):
+class EmbeddingDataset(TorchDataset[dict[str, Any]]):
     """Give what a network made of image k, {"embedding": (D,), "target": int, "row": k}, in place of the image.
 
     They are (views, N, D); an item is asked for as a row, of the first view, or as (row, view).
@@ -139,20 +139,20 @@ class Embeddings(TorchDataset[dict[str, Any]]):
         return {"embedding": self.embeddings[view, row], "target": int(self.targets[row]), "row": row}
 
 
-def evaluation_loader(
+def build_evaluation_loader(
     dataset: Dataset,
     classes: Sequence[str],
     preprocessing: Preprocessing,
     batch_size: int,
     workers: int,
-    cache: PictureCache | None = None,
+    cache: ImageCache | None = None,
 ) -> DataLoader[dict[str, Any]]:
     """Serve every image of a dataset once, in order, unaugmented."""
-    images = images_of(dataset, classes, preprocessing, cache=cache)
-    return loader(images, batch_size, workers)
+    images = build_image_dataset(dataset, classes, preprocessing, cache=cache)
+    return build_loader(images, batch_size, workers)
 
 
-def varied_loader(
+def build_varied_loader(
     dataset: Dataset,
     classes: Sequence[str],
     preprocessing: Preprocessing,
@@ -161,13 +161,13 @@ def varied_loader(
     workers: int,
 ) -> DataLoader[dict[str, Any]]:
     """Serve K variations of every image of a dataset, in order."""
-    files, targets = files_of(dataset), targets_of(dataset, classes)
+    files, targets = list_files(dataset), encode_targets(dataset, classes)
     hashes = list(dataset.frame["sha256"])
-    images = VariedImages(files, targets, preprocessing, variations=variations, hashes=hashes)
-    return loader(images, batch_size, workers)
+    images = VariedImageDataset(files, targets, preprocessing, variations=variations, hashes=hashes)
+    return build_loader(images, batch_size, workers)
 
 
-def readable_loader(
+def build_readable_loader(
     paths: Sequence[str], preprocessings: Sequence[Preprocessing], batch_size: int, workers: int
 ) -> DataLoader[dict[str, Any]]:
     """Serve every file once, in order: {"seen": (row, reason) of each, reason "" of a good one, "images"}.
@@ -175,39 +175,41 @@ def readable_loader(
     `images` holds, for each preprocessing, the good ones as uint8 (n, 3, S, S) in channels-last memory; it is empty
     where none is good.
     """
-    images = ReadableImages(paths, preprocessings)
+    images = ReadableImageDataset(paths, preprocessings)
     largest = max((one.size for one in preprocessings), default=1)
-    ahead = min(8, max(2, _AHEAD // (batch_size * 3 * largest**2))) if workers else None
-    return loader(images, batch_size, workers, collate_fn=_readable, prefetch_factor=ahead)
+    ahead = min(8, max(2, _PREFETCH_BYTES // (batch_size * 3 * largest**2))) if workers else None
+    return build_loader(images, batch_size, workers, collate_fn=_collate_readable, prefetch_factor=ahead)
 
 
-def loader(
+def build_loader(
     images: TorchDataset[dict[str, Any]], batch_size: int, workers: int, **options: Any
 ) -> DataLoader[dict[str, Any]]:
     """Build a loader that draws nothing from the global random state.
 
     Its batches hold images as uint8 (N, 3, S, S), or (N, K, 3, S, S), in channels-last memory: as they are decoded.
     """
-    return Loader(
+    return ManagedLoader(
         images,
         batch_size=batch_size,
         num_workers=workers,
         persistent_workers=workers > 0 and "sampler" in options,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=_stand_back,
-        multiprocessing_context=context() if workers else None,
-        **{"collate_fn": _together, **options},
+        worker_init_fn=_lower_priority,
+        multiprocessing_context=make_worker_context() if workers else None,
+        **{"collate_fn": _collate, **options},
     )
 
 
-def images_of(dataset: Dataset, classes: Sequence[str], preprocessing: Preprocessing, **options: Any) -> Images:
+def build_image_dataset(
+    dataset: Dataset, classes: Sequence[str], preprocessing: Preprocessing, **options: Any
+) -> ImageDataset:
     """Give the images of a dataset, in its order."""
     hashes = list(dataset.frame["sha256"])
-    return Images(files_of(dataset), targets_of(dataset, classes), preprocessing, hashes=hashes, **options)
+    return ImageDataset(list_files(dataset), encode_targets(dataset, classes), preprocessing, hashes=hashes, **options)
 
 
-def targets_of(dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]:
+def encode_targets(dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]:
     """Give the index of each image's class by name, (N,); -1 where its label is not among `classes`."""
     index: Mapping[str, int] = {name: k for k, name in enumerate(classes)}
     return np.array([index.get(label, -1) for label in dataset.frame["label"]], dtype=np.int64)
@@ -218,21 +220,21 @@ def to_tensor(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def _together(items: list[dict[str, Any]]) -> dict[str, Any]:
+def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = default_collate(items)
     if "image" in batch:
         batch["image"] = batch["image"].movedim(-1, -3)
     return batch
 
 
-def _readable(items: list[dict[str, Any]]) -> dict[str, Any]:
+def _collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     good = zip(*(item["images"] for item in items if "images" in item), strict=True)
     images = [default_collate(list(one)).movedim(-1, -3) for one in good]
     return {"seen": [(item["row"], item.get("reason", "")) for item in items], "images": images}
 
 
-def _stand_back(worker: int) -> None:
-    """Read with one thread, where the network leaves time: its threads wait for each other, and pictures lie ready."""
+def _lower_priority(worker: int) -> None:
+    """Read with one thread, where the network leaves time: its threads wait for each other, and images lie ready."""
     import cv2
 
     cv2.setNumThreads(0)

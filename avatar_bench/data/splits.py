@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.console.terminal import counted
+from avatar_bench.console.terminal import format_count
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, did_you_mean
+from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, suggest_names
 
-FOLDS = 10
-OFF = 0.02  # share of a class by which a side may miss its aim without a word
-UNITS = ("source", "generator")  # what can be held out whole
+DEFAULT_FOLDS = 10
+IMBALANCE_TOLERANCE = 0.02  # share of a class by which a side may miss its aim without a word
+HOLD_OUT_UNITS = ("source", "generator")  # what can be held out whole
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class SplitPlan:
     """Say how a dataset is divided: fold `fold` of `folds` is test, the next one val, the rest train.
 
     `by` is "group", "source" or "generator"; None: as the dataset states, else by group. By source or generator, test
-    is all pictures of those named in `held_out`, or of some that are drawn. `seed` fixes the folds, and the draws of
+    is all images of those named in `held_out`, or of some that are drawn. `seed` fixes the folds, and the draws of
     `limit`, `fraction` and `val_fraction`; `draw_seed` the few-shot draw of `shots` images a class (`val_shots` for
     val), so that several draws share one test set.
     """
 
     seed: int = 0
-    folds: int = FOLDS
+    folds: int = DEFAULT_FOLDS
     fold: int = 0
     by: str | None = None
     held_out: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class SplitPlan:
     draw_seed: int = 0
 
 
-def assign(
+def assign_splits(
     frame: pd.DataFrame,
     plan: SplitPlan,
     earlier: Mapping[str, tuple[str, int]] | None = None,
@@ -57,15 +57,15 @@ def assign(
     group that is stated on two sides.
     """
     stated = plan.by is None and bool((frame["split"] != "").any())
-    fixed = stated or plan.by in UNITS
-    _check(frame, plan, fixed, option)
-    allowed = _pinned(frame[frame["split"] != ""], plan.folds) if stated else {}
-    allowed |= {group: _places(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
+    fixed = stated or plan.by in HOLD_OUT_UNITS
+    _check_plan(frame, plan, fixed, option)
+    allowed = _pin_groups(frame[frame["split"] != ""], plan.folds) if stated else {}
+    allowed |= {group: _list_allowed_folds(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
     left_out = np.zeros(len(frame), dtype=bool)
-    if plan.by in UNITS:
-        held, free = _held_rows(frame, plan, earlier or {})
-        left_out = _keep_whole(frame["group"], held, free, allowed, plan.folds)
-    fold = group_folds(frame, plan.folds, plan.seed, allowed)
+    if plan.by in HOLD_OUT_UNITS:
+        held, free = _mark_held_out(frame, plan, earlier or {})
+        left_out = _isolate_test_groups(frame["group"], held, free, allowed, plan.folds)
+    fold = assign_folds(frame, plan.folds, plan.seed, allowed)
     split = np.full(len(frame), "train", dtype=object)
     split[fold == plan.fold] = "test"
     split[fold == (plan.fold + 1) % plan.folds] = "val"
@@ -73,7 +73,7 @@ def assign(
     return split, np.full(len(frame), -1) if fixed else fold
 
 
-def balance(frame: pd.DataFrame, folds: int = FOLDS) -> list[str]:
+def describe_imbalance(frame: pd.DataFrame, folds: int = DEFAULT_FOLDS) -> list[str]:
     """Say in words where the `split` of rows is not what a plan of so many folds aims at, by class and by source.
 
     A class is named where a side has none of it, or is more than 2 points off its share.
@@ -81,7 +81,10 @@ def balance(frame: pd.DataFrame, folds: int = FOLDS) -> list[str]:
     split = frame["split"].replace("calibration", "val")
     aims = {"train": 1 - 2 / folds, "val": 1 / folds, "test": 1 / folds}
     shares = pd.crosstab(frame["label"], split, normalize="index").reindex(columns=list(aims), fill_value=0)
-    said = [_off(frame[frame["label"] == label], str(label), row, aims) for label, row in shares.iterrows()]
+    said = [
+        _describe_class_imbalance(frame[frame["label"] == label], str(label), row, aims)
+        for label, row in shares.iterrows()
+    ]
     sources = frame[frame["source"] != ""].groupby("source")
     alone = [f"{name} ({len(rows)})" for name, rows in sources if len(rows) > 1 and rows["group"].nunique() == 1]
     if alone:
@@ -100,22 +103,22 @@ def check_groups(frame: pd.DataFrame) -> None:
         )
 
 
-def split_fingerprint(dataset: Dataset) -> str:
+def fingerprint_split(dataset: Dataset) -> str:
     """Give 16 hex digits that change when any image changes sides, and not with the order of rows."""
     rows = sorted(zip(dataset.frame["sha256"], dataset.frame["label"], dataset.frame["split"], strict=True))
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
-def refuse_other_split(dataset: Dataset, stated: object, file: Path) -> None:
+def refuse_changed_split(dataset: Dataset, stated: object, file: Path) -> None:
     """Raise CheckpointError where the split that a run has kept is not the one whose fingerprint it states."""
-    if stated is not None and stated != split_fingerprint(dataset):
+    if stated is not None and stated != fingerprint_split(dataset):
         raise CheckpointError(
             f"{file} is not the split that the run was trained with: it has been changed or damaged.",
-            "Restore it: which pictures the network has seen is not known without it.",
+            "Restore it: which images the network has seen is not known without it.",
         )
 
 
-def _check(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) -> None:
+def _check_plan(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) -> None:
     if not 0 <= plan.fold < plan.folds or plan.folds < 3:
         raise ConfigError(
             f"data.fold={plan.fold} with {option}.folds={plan.folds} cannot be done.",
@@ -126,7 +129,7 @@ def _check(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) -> No
             f"data.fold={plan.fold} goes with folds of groups, but here the test set is fixed.",
             f"Leave it out, or take {option}.by=group; {option}.held_out or {option}.seed give another test set.",
         )
-    if plan.by in UNITS:
+    if plan.by in HOLD_OUT_UNITS:
         _check_units(frame, plan.by, plan.held_out, option)
     elif plan.held_out:
         raise ConfigError(f"{option}.held_out names what to keep for test: it needs {option}.by=source or generator.")
@@ -135,27 +138,29 @@ def _check(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) -> No
 def _check_units(frame: pd.DataFrame, by: str, held_out: Sequence[str], option: str) -> None:
     known = sorted(set(frame[by]) - {""})
     if not known:
-        raise ConfigError(f"{option}.by={by}: no picture names its {by}.", "Expected it in the manifest.")
+        raise ConfigError(f"{option}.by={by}: no image names its {by}.", "Expected it in the manifest.")
     for name in held_out:
         if name not in known:
-            nearest = did_you_mean(name, known)
+            nearest = suggest_names(name, known)
             raise ConfigError(
-                f"{option}.held_out: no picture has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
+                f"{option}.held_out: no image has the {by} {name!r}" + (f"; {nearest}" if nearest else "."),
                 f"There are: {', '.join(known)}.",
             )
 
 
-def _places(split: str, folds: int, fold: int = -1) -> Sequence[int]:
-    """Give the folds that a picture of one side may be in."""
+def _list_allowed_folds(split: str, folds: int, fold: int = -1) -> Sequence[int]:
+    """Give the folds that an image of one side may be in."""
     return (fold,) if fold >= 0 else {"test": (0,), "train": range(2, folds)}.get(split, (1,))
 
 
-def _pinned(stated: pd.DataFrame, folds: int) -> dict[str, Sequence[int]]:
+def _pin_groups(stated: pd.DataFrame, folds: int) -> dict[str, Sequence[int]]:
     check_groups(stated)
-    return {group: _places(split, folds) for group, split in zip(stated["group"], stated["split"], strict=True)}
+    return {
+        group: _list_allowed_folds(split, folds) for group, split in zip(stated["group"], stated["split"], strict=True)
+    }
 
 
-def _held_rows(
+def _mark_held_out(
     frame: pd.DataFrame, plan: SplitPlan, earlier: Mapping[str, tuple[str, int]]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Give which rows are held out, and which are of classes that have no units, so that groups are held out there."""
@@ -167,11 +172,11 @@ def _held_rows(
         tested = [earlier.get(group, ("", -1))[0] == "test" for group in frame["group"]]
         names = set(units[tested]) - {""}
     elif not names:
-        names = set(draw_units(units[~free], labels[~free], 1 / plan.folds, plan.seed))
+        names = set(draw_held_out_units(units[~free], labels[~free], 1 / plan.folds, plan.seed))
     return units.isin(names).to_numpy(), free.to_numpy()
 
 
-def _keep_whole(
+def _isolate_test_groups(
     groups: pd.Series,
     held: NDArray[np.bool_],
     free: NDArray[np.bool_],
@@ -188,26 +193,26 @@ def _keep_whole(
     return in_test & ~held | held & ~in_test
 
 
-def _off(rows: pd.DataFrame, label: str, shares: pd.Series, aims: Mapping[str, float]) -> str:
+def _describe_class_imbalance(rows: pd.DataFrame, label: str, shares: pd.Series, aims: Mapping[str, float]) -> str:
     """Say how a class, or what has none, is divided, where that is not as wanted; "" where it is."""
     name = f"class {label}" if label else "what has no label"
     if missing := [side for side in aims if not shares[side]]:
         sources = rows["source"].unique()
         why = f", as all of it is of one source ({sources[0]})" if len(sources) == 1 and sources[0] else ""
         return f"{' and '.join(missing)} lack{'s' * (len(missing) == 1)} {name}{why}"
-    tolerance = max(OFF, 1 / len(rows)) + 1e-9  # one picture cannot be divided
+    tolerance = max(IMBALANCE_TOLERANCE, 1 / len(rows)) + 1e-9  # one image cannot be divided
     if all(abs(shares[side] - aim) <= tolerance for side, aim in aims.items()):
         return ""
     parts = ("/".join(f"{100 * of[side]:.0f}" for side in aims) for of in (shares, aims))
     largest = int(rows["group"].value_counts().max())
-    images = counted(len(rows), "image")
+    images = format_count(len(rows), "image")
     return f"{name} is {' instead of '.join(parts)} % in {'/'.join(aims)} ({images}, largest group {largest})"
 
 
-MOST = 1.5  # times the wanted size that a drawn test set may reach, where smaller units are to be had
+MAX_TEST_RATIO = 1.5  # times the wanted size that a drawn test set may reach, where smaller units are to be had
 
 
-def group_folds(
+def assign_folds(
     frame: pd.DataFrame, folds: int, seed: int, allowed: Mapping[str, Sequence[int]] | None = None
 ) -> NDArray[np.int64]:
     """Give each row a fold, 0 to folds - 1, of nearly equal size within each class and source.
@@ -217,7 +222,7 @@ def group_folds(
     its source, among those that are within a hundredth of the class of the one furthest behind in the class.
     """
     rng = np.random.default_rng(seed)
-    groups = _group_table(frame)
+    groups = _summarise_groups(frame)
     groups["order"] = rng.permutation(len(groups))
     groups["free"] = [not allowed or group not in allowed for group in groups.index]
     groups["largest"] = groups.groupby(["label", "source"])["size"].transform("max")
@@ -240,7 +245,7 @@ def group_folds(
     return np.array([fold_of[group] for group in frame["group"]], dtype=np.int64)
 
 
-def draw_units(units: pd.Series, labels: pd.Series, share: float, seed: int) -> tuple[str, ...]:
+def draw_held_out_units(units: pd.Series, labels: pd.Series, share: float, seed: int) -> tuple[str, ...]:
     """Draw whole units (sources or generators; "" is none) until each class has about `share` of its rows in them.
 
     Each class keeps a row outside them, so a class of one unit gets none.
@@ -257,7 +262,7 @@ def draw_units(units: pd.Series, labels: pd.Series, share: float, seed: int) -> 
         sizes = counts[label].to_dict()
         wanted = share * sum(sizes.values())
         by_size = sorted((unit for unit in shuffled if sizes[unit]), key=lambda unit: sizes[unit])
-        within = [(unit, MOST * wanted) for unit in shuffled if sizes[unit]]
+        within = [(unit, MAX_TEST_RATIO * wanted) for unit in shuffled if sizes[unit]]
         for unit, most in [*within, *((unit, np.inf) for unit in by_size)]:
             taken = sum(sizes[name] for name in held)
             enough = taken >= (wanted if most < np.inf else wanted / 2)
@@ -266,21 +271,23 @@ def draw_units(units: pd.Series, labels: pd.Series, share: float, seed: int) -> 
     return tuple(sorted(held))
 
 
-def _group_table(frame: pd.DataFrame) -> pd.DataFrame:
+def _summarise_groups(frame: pd.DataFrame) -> pd.DataFrame:
     """Give one row a group: its most frequent class and source, and its size."""
     counted = frame.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
     main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
     return main.set_index("group").assign(size=frame.groupby("group").size())
 
 
-def units_to_hold_out(frame: pd.DataFrame, by: str, at_least: int) -> tuple[list[str], dict[str, str]]:
+def find_hold_out_units(frame: pd.DataFrame, by: str, at_least: int) -> tuple[list[str], dict[str, str]]:
     """Return the units of `by` ("source" or "generator") that can each be held out, sorted; the others, each with why.
 
     A unit needs `at_least` images, and every class must keep images without it. Raise DataError where none is left.
     """
     named = frame[frame[by] != ""]
     counts = named[by].value_counts()
-    reasons = {str(name): counted(count, "image") for name, count in counts.sort_index().items() if count < at_least}
+    reasons = {
+        str(name): format_count(count, "image") for name, count in counts.sort_index().items() if count < at_least
+    }
     for label, rows in frame.groupby("label"):
         if rows[by].nunique() == 1 and (only := rows[by].iat[0]):
             reasons[str(only)] = f"all of class {label}"

@@ -11,9 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
-from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.loaders import Embeddings, Images, evaluation_loader, images_of, loader, targets_of
+from avatar_bench.data.loaders import (
+    EmbeddingDataset,
+    ImageDataset,
+    build_evaluation_loader,
+    build_image_dataset,
+    build_loader,
+    encode_targets,
+)
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 
 
@@ -39,7 +46,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.weights = None if weights is None else weights / weights.sum()
         self.epoch = self.first = epoch
         self.skip = skip
-        self.views = views
+        self.augmented_copies = views
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
         self.world = torch.distributed.get_world_size() if distributed else 1
@@ -54,7 +61,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = rng.permutation(self.n) if self.weights is None else rng.choice(self.n, self.n, p=self.weights)
-        seeds = np.full(self.n, self.epoch % self.views) if self.views else rng.integers(0, 2**31, self.n)
+        seeds = (
+            np.full(self.n, self.epoch % self.augmented_copies)
+            if self.augmented_copies
+            else rng.integers(0, 2**31, self.n)
+        )
         mine = slice(self.rank, self.n // self.world * self.world, self.world)
         skip = self.skip if self.epoch == self.first else 0
         return zip(rows[mine].tolist()[skip:], seeds[mine].tolist()[skip:], strict=True)
@@ -75,10 +86,10 @@ class DataModule(pl.LightningDataModule):
         workers: int,
         balance: str,
         views: int | None = None,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         super().__init__()
-        self.train_set, self.val_set = dataset.part("train"), dataset.part("val")
+        self.train_set, self.val_set = dataset.select_split("train"), dataset.select_split("val")
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
         self.augmentation = augmentation
@@ -86,7 +97,7 @@ class DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.balance = balance
-        self.views = views  # of each training image, drawn once; None: a new one each epoch
+        self.augmented_copies = views  # of each training image, drawn once; None: a new one each epoch
         self.cache = cache
         # of train, (views, N, D), and of val, (1, N, D), served in place of images
         self.embeddings: dict[str, NDArray[np.float32]] | None = None
@@ -95,7 +106,7 @@ class DataModule(pl.LightningDataModule):
     @property
     def counts(self) -> NDArray[np.int64]:
         """Give the number of training images of each class, (C,)."""
-        return np.bincount(targets_of(self.train_set, self.classes), minlength=len(self.classes))
+        return np.bincount(encode_targets(self.train_set, self.classes), minlength=len(self.classes))
 
     @property
     def class_weights(self) -> list[float] | None:
@@ -105,39 +116,41 @@ class DataModule(pl.LightningDataModule):
         return [float(weight) for weight in self.counts.sum() / (len(self.classes) * self.counts)]
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        targets = targets_of(self.train_set, self.classes)
+        targets = encode_targets(self.train_set, self.classes)
         weights = 1 / self.counts[targets] if self.balance == "sampler" else None
-        images: Images | Embeddings
-        images = Embeddings(self.embeddings["train"], targets) if self.embeddings else self._training_images()
+        images: ImageDataset | EmbeddingDataset
+        images = EmbeddingDataset(self.embeddings["train"], targets) if self.embeddings else self._build_training_set()
         epoch, batches = self.position
-        views = len(self.embeddings["train"]) if self.embeddings else self.views
+        views = len(self.embeddings["train"]) if self.embeddings else self.augmented_copies
         sampler = EpochSampler(len(images), self.seed, weights, epoch, batches * self.batch_size, views)
         # a last batch of one image has no batch-norm statistics
         lonely = len(sampler) % self.batch_size == 1 and len(sampler) > 1
         workers = self.workers if self.embeddings is None else 0
-        return loader(images, self.batch_size, workers, sampler=sampler, drop_last=lonely)
+        return build_loader(images, self.batch_size, workers, sampler=sampler, drop_last=lonely)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         if self.embeddings is None:
             return self.plain(self.val_set)
-        targets = targets_of(self.val_set, self.classes)
-        return loader(Embeddings(self.embeddings["val"], targets), self.batch_size, 0)
+        targets = encode_targets(self.val_set, self.classes)
+        return build_loader(EmbeddingDataset(self.embeddings["val"], targets), self.batch_size, 0)
 
     def plain(self, images: Dataset) -> DataLoader[dict[str, Any]]:
         """Serve every image of a dataset once, in order, unaugmented."""
-        return evaluation_loader(
+        return build_evaluation_loader(
             images, self.classes, self.preprocessing, self.batch_size, self.workers, cache=self.cache
         )
 
-    def each_view(self, views: int) -> DataLoader[dict[str, Any]]:
+    def fixed_copies_loader(self, views: int) -> DataLoader[dict[str, Any]]:
         """Serve every training image, in order, in the first of its fixed views, then in the next."""
-        images = self._training_images()
+        images = self._build_training_set()
         every = [(row, view) for view in range(views) for row in range(len(images))]
-        return loader(images, self.batch_size, self.workers, sampler=every)
+        return build_loader(images, self.batch_size, self.workers, sampler=every)
 
-    def _training_images(self) -> Images:
+    def _build_training_set(self) -> ImageDataset:
         # a third number keeps them apart from what EpochSampler draws
         drawn = np.random.default_rng([self.seed, 0, 1])
-        seeds = drawn.integers(0, 2**31, (self.views, len(self.train_set))) if self.views else None
+        seeds = (
+            drawn.integers(0, 2**31, (self.augmented_copies, len(self.train_set))) if self.augmented_copies else None
+        )
         given = {"augmentation": self.augmentation, "view_seeds": seeds, "cache": self.cache}
-        return images_of(self.train_set, self.classes, self.preprocessing, **given)
+        return build_image_dataset(self.train_set, self.classes, self.preprocessing, **given)

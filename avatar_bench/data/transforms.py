@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_bench.data.equalise import RESIZES, Image, equalise, to_square
+from avatar_bench.data.equalise import RESIZE_MODES, ImageArray, equalise, resize_to_square
 from avatar_bench.errors import CheckpointError, ConfigError
 
 EQUALISERS = ("jpeg",)
@@ -37,8 +37,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if type(self.size) is not int or self.size < 1:
             raise ValueError(f"size must be a whole number above 0, not {self.size!r}")
-        if self.resize not in RESIZES:
-            raise ValueError(f"resize must be one of {', '.join(RESIZES)}, not {self.resize!r}")
+        if self.resize not in RESIZE_MODES:
+            raise ValueError(f"resize must be one of {', '.join(RESIZE_MODES)}, not {self.resize!r}")
         if self.equalise not in (None, *EQUALISERS):
             raise ValueError(f"equalise must be null or {', '.join(EQUALISERS)}, not {self.equalise!r}")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -47,9 +47,9 @@ class Preprocessing:
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, not {self.std!r}")
 
-    def __call__(self, image: Image) -> Image:
+    def __call__(self, image: ImageArray) -> ImageArray:
         """Resize (H, W, 3) uint8 RGB to (size, size, 3) uint8; the image itself is given back where it fits."""
-        return to_square(equalise(image, self.resize) if self.equalise else image, self.size, self.resize)
+        return resize_to_square(equalise(image, self.resize) if self.equalise else image, self.size, self.resize)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as numbers, strings and lists, fit for JSON or a checkpoint."""
@@ -94,24 +94,24 @@ class Augmentation:
         object.__setattr__(self, "_compose", _compose(self))
 
     @property
-    def changes(self) -> bool:
+    def is_active(self) -> bool:
         """Tell whether any part is on."""
         return self._compose is not None
 
-    def __call__(self, image: Image, seed: int) -> Image:
+    def __call__(self, image: ImageArray, seed: int) -> ImageArray:
         """Vary (H, W, 3) uint8 RGB, same shape; the result depends on `image` and `seed` (0 or above) alone."""
         if self._compose is None:
             return image
         self._compose.set_random_seed(seed)
-        varied: Image = self._compose(image=image)["image"]
+        varied: ImageArray = self._compose(image=image)["image"]
         return varied
 
 
 @dataclass(frozen=True)
-class Views:
-    """Make several random views of one picture, for a network to compare.
+class RandomViews:
+    """Make several random views of one image, for a network to compare.
 
-    size: pixels a side of the `large` views, whose crops take from `crop_scale` of the picture's area to all of it.
+    size: pixels a side of the `large` views, whose crops take from `crop_scale` of the image's area to all of it.
     local_size: of the `small` ones, whose crops take from a twentieth to `crop_scale`. flip, grey, blur: probabilities.
     jitter: strength of the change of colours, by which .8 of the views are changed: brightness and contrast by up to .8
     of it, saturation by .4, hue by .2. Caron et al., ICCV 2021, after Chen et al., ICML 2020.
@@ -134,7 +134,7 @@ class Views:
         composed = [(count, _compose_view(self, side, scale)) for count, side, scale in kinds if count]
         object.__setattr__(self, "_kinds", composed)
 
-    def __call__(self, image: Image, seed: int) -> list[Image]:
+    def __call__(self, image: ImageArray, seed: int) -> list[ImageArray]:
         """Give the views of (H, W, 3) uint8 RGB, the large ones first; they depend on `image` and `seed` alone."""
         seeds = iter(np.random.default_rng(seed).integers(0, 2**31, self.large + self.small).tolist())
         views = []
@@ -150,7 +150,7 @@ def _check_range(name: str, value: float, highest: float) -> None:
         raise ConfigError(f"data.augment.{name}: {value} is out of range.", f"Expected 0 (off) to {highest}.")
 
 
-def _compose_view(views: Views, side: int, scale: tuple[float, float]) -> Any:
+def _compose_view(views: RandomViews, side: int, scale: tuple[float, float]) -> Any:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations
 
@@ -182,11 +182,11 @@ def _compose(wanted: Augmentation) -> Any:
         limit = (-wanted.rotation, wanted.rotation)
         steps.append(albumentations.Rotate(limit, border_mode=cv2.BORDER_REFLECT_101, p=1))
     if wanted.noise:
-        steps.append(Noise(std_range=(0, wanted.noise), p=1))
+        steps.append(GaussianNoise(std_range=(0, wanted.noise), p=1))
     return albumentations.Compose(steps)
 
 
-class Noise(albumentations.GaussNoise):  # type: ignore[misc]
+class GaussianNoise(albumentations.GaussNoise):  # type: ignore[misc]
     """Add the same noise to uint8 RGB, bit for bit, without its detour by 64-bit numbers."""
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

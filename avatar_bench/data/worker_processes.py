@@ -15,15 +15,15 @@ from typing import Any, ClassVar
 from torch.utils.data import DataLoader
 
 from avatar_bench.console.memory import trim_memory
-from avatar_bench.console.signals import ENDING, unheard
+from avatar_bench.console.signals import TERMINATION_SIGNALS, ignore_termination
 
 
-def context() -> BaseContext | None:
+def make_worker_context() -> BaseContext | None:
     """Give what makes the processes of a loader; None, torch's own, where processes are not forked."""
     return _Context() if sys.platform == "linux" else None
 
 
-class Loader(DataLoader[Any]):
+class ManagedLoader(DataLoader[Any]):
     """A loader whose processes end before the interpreter does, though an error may still hold on to them.
 
     multiprocessing would ask them to end by a signal that they do not hear, and wait for ever.
@@ -42,25 +42,27 @@ class Loader(DataLoader[Any]):
     def end(cls) -> None:
         """End the processes of all loaders."""
         for batches in list(cls._running):
-            _end(batches)
+            _shut_down(batches)
 
 
-atexit.register(Loader.end)  # after the imports of torch and multiprocessing, hence before what they do at the end
+atexit.register(
+    ManagedLoader.end
+)  # after the imports of torch and multiprocessing, hence before what they do at the end
 
 
 @contextmanager
-def served(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+def iterate_batches(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     """Give a loader's batches, and end its processes however this ends, before anything else is done."""
     batches = iter(loader)
     try:
         yield batches
     finally:
         # torch does so when the last reference is gone, which a traceback may hold past the end of the command
-        _end(batches)
+        _shut_down(batches)
 
 
-def _end(batches: Any) -> None:
-    with unheard():
+def _shut_down(batches: Any) -> None:
+    with ignore_termination():
         getattr(batches, "_shutdown_workers", lambda: None)()
 
 
@@ -71,7 +73,7 @@ if sys.platform == "linux":
 
         def start(self) -> None:
             # a new process inherits what is blocked, so that there is no moment at which it hears
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
             try:
                 super().start()
             finally:

@@ -1,4 +1,4 @@
-"""The figures of maps side by side: walls of runs by pictures, and the overlap of runs beside its null."""
+"""The figures of maps side by side: walls of runs by images, and the overlap of runs beside its null."""
 
 from __future__ import annotations
 
@@ -17,119 +17,121 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL, MEAN
-from avatar_bench.evaluation.class_activation import Panel
-from avatar_bench.evaluation.gradcam_figures import EVIDENCE, overlay
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.class_activation import RunMaps
+from avatar_bench.evaluation.gradcam_figures import EVIDENCE_COLORMAP, draw_overlay
+from avatar_bench.evaluation.overlap_tables import ALL_CLASSES, MEAN_OF_PAIRS
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.metrics.overlap import NAMES
+from avatar_bench.metrics.overlap import OVERLAP_MEASURES
 
-MOST_RUNS = 20  # rows of a wall that can still be found
+MAX_WALL_RUNS = 20  # rows of a wall that can still be found
 _DPI = 140  # a cell of 130 pixels: at the house's 300 a wall of nine runs would have 10 MB
-_CELL, _COLUMN, _ROW = 0.86, 0.93, 1.22  # inches: a picture, and from one to the next
-_RIGHT, _WRONG = "#404040", "#D55E00"
+_CELL, _COLUMN, _ROW = 0.86, 0.93, 1.22  # inches: an image, and from one to the next
+_CORRECT_COLOUR, _INCORRECT_COLOUR = "#404040", "#D55E00"
 
-Draw = Callable[[Axes, NDArray[np.uint8], NDArray[np.float32]], None]
-
-
-def over(axes: Axes, picture: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
-    """Lay a map over its picture, to be looked at."""
-    overlay(axes, picture, shown, EVIDENCE)
+DrawMap = Callable[[Axes, NDArray[np.uint8], NDArray[np.float32]], None]
 
 
-def cells(axes: Axes, picture: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
+def draw_map_over_image(axes: Axes, image: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
+    """Lay a map over its image, to be looked at."""
+    draw_overlay(axes, image, shown, EVIDENCE_COLORMAP)
+
+
+def draw_map_cells(axes: Axes, image: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
     """Draw a raw map, cell by cell."""
-    axes.imshow(shown / (float(shown.max()) or 1.0), cmap=EVIDENCE, vmin=0, vmax=1)
+    axes.imshow(shown / (float(shown.max()) or 1.0), cmap=EVIDENCE_COLORMAP, vmin=0, vmax=1)
 
 
 @plots.use_style()
-def wall(panels: Sequence[Panel], titles: Sequence[str], draw: Draw, of: str, about: str) -> Figure:
+def draw_wall(panels: Sequence[RunMaps], titles: Sequence[str], draw: DrawMap, of: str, about: str) -> Figure:
     """Draw runs by images: the images with a title each on top, then a row of maps a run, each with its prediction.
 
     `of` says whose the maps are, of the "target" or the "prediction"; `about` what the titles are.
     """
-    figure, grid = _grid(len(panels) + 1, len(titles))
+    figure, grid = _create_grid(len(panels) + 1, len(titles))
     for axes in grid.ravel():
         axes.set(xticks=[], yticks=[])
-    for axes, picture, title in zip(grid[0], panels[0].pictures, titles, strict=True):
-        axes.imshow(picture)
+    for axes, image, title in zip(grid[0], panels[0].images, titles, strict=True):
+        axes.imshow(image)
         axes.spines[:].set_visible(False)
-        axes.set_title("\n".join(plots.short(line, 16) for line in title.split("\n")), fontsize=7.5)
-    _name(grid[0, 0], about)
-    for line, panel, name in zip(grid[1:], panels, plots.shorten((panel.label for panel in panels), 54), strict=True):
-        _name(line[0], name)
-        own = {"color": plots.color(panel.place), "marker": plots.marker(panel.place)}
+        axes.set_title("\n".join(plots.shorten_name(line, 16) for line in title.split("\n")), fontsize=7.5)
+    _label_row(grid[0, 0], about)
+    for line, panel, name in zip(
+        grid[1:], panels, plots.shorten_names((panel.label for panel in panels), 54), strict=True
+    ):
+        _label_row(line[0], name)
+        own = {"color": plots.get_colour(panel.place), "marker": plots.get_marker(panel.place)}
         line[0].plot(-0.13, 0.5, transform=line[0].transAxes, markersize=6, clip_on=False, **own)
         for row, axes in enumerate(line):
-            draw(axes, panel.pictures[row], panel.maps[row])
-            _verdict(axes, panel, row)
-    _scale(figure, of)
+            draw(axes, panel.images[row], panel.maps[row])
+            _draw_prediction(axes, panel, row)
+    _draw_colour_bar(figure, of)
     return figure
 
 
 @plots.use_style()
-def overlaps(table: pd.DataFrame, names: Sequence[str], level: float) -> Figure:
+def draw_overlaps(table: pd.DataFrame, names: Sequence[str], level: float) -> Figure:
     """Draw each figure of `names` rows, with its interval, over the range of its null; the first row on top.
 
     `table` holds a row a name and figure, those of a name together. A point that is not above the null is hollow.
     """
-    figure = plots.new_figure(9.6, 1.95 + 0.3 * len(names))
+    figure = plots.create_figure(9.6, 1.95 + 0.3 * len(names))
     rows = np.arange(len(names))
-    for axes, metric in zip(figure.subplots(1, len(NAMES), sharey=True), NAMES, strict=True):
+    for axes, metric in zip(figure.subplots(1, len(OVERLAP_MEASURES), sharey=True), OVERLAP_MEASURES, strict=True):
         one = table[table["metric"] == metric]
         low, high, null = (one[end].to_numpy(dtype=float) for end in ("null_low", "null_high", "null_random"))
         axes.barh(rows, high - low, left=low, height=0.62, color="#D0D0D0")
         axes.plot(null, rows, "|", color="black", markersize=9, markeredgewidth=1.2)
-        axes.hlines(rows, one["low"], one["high"], color=plots.color(0), linewidth=1.4)
-        axes.plot(one["value"], rows, "o", color=plots.color(0), markersize=5, markerfacecolor="white")
+        axes.hlines(rows, one["low"], one["high"], color=plots.get_colour(0), linewidth=1.4)
+        axes.plot(one["value"], rows, "o", color=plots.get_colour(0), markersize=5, markerfacecolor="white")
         above = one["above_null"].to_numpy(dtype=bool)
-        axes.plot(one["value"].to_numpy()[above], rows[above], "o", color=plots.color(0), markersize=5)
-        axes.set(xlabel=metric_words()[metric], ylim=(len(names) - 0.5, -0.5))
+        axes.plot(one["value"].to_numpy()[above], rows[above], "o", color=plots.get_colour(0), markersize=5)
+        axes.set(xlabel=name_overlap_metrics()[metric], ylim=(len(names) - 0.5, -0.5))
         axes.set_xlim(min(-0.05, float(np.nanmin([one["low"].min(), low.min(), 0.0])) - 0.05), 1.05)
         axes.grid(axis="x")
     figure.axes[0].set_yticks(rows, names, fontsize=8)
-    figure.legend(handles=_key(level), loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(handles=_build_legend(level), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
-def by_class(table: pd.DataFrame, level: float) -> Figure:
-    """Draw the mean over pairs, of all pictures and of those of each class."""
-    means = table[table["a"] == MEAN]
-    order = [ALL, *(name for name in dict.fromkeys(means["class"]) if name != ALL)]
+def draw_overlaps_by_class(table: pd.DataFrame, level: float) -> Figure:
+    """Draw the mean over pairs, of all images and of those of each class."""
+    means = table[table["a"] == MEAN_OF_PAIRS]
+    order = [ALL_CLASSES, *(name for name in dict.fromkeys(means["class"]) if name != ALL_CLASSES)]
     counts = means.groupby("class")["n"].max()
-    shown = [say("all classes"), *plots.shorten(order[1:], 20)]
+    shown = [_("all classes"), *plots.shorten_names(order[1:], 20)]
     names = [f"{name} (n = {counts[key]})" for key, name in zip(order, shown, strict=True)]
     parts = pd.concat([means[means["class"] == name] for name in order])
-    return overlaps(parts, names, level)
+    return draw_overlaps(parts, names, level)
 
 
-def by_pair(table: pd.DataFrame, level: float) -> Figure:
+def draw_overlaps_by_pair(table: pd.DataFrame, level: float) -> Figure:
     """Draw the pairs of runs, over all classes, the most alike first; the first 40 where there are more."""
-    pairs = table[(table["a"] != MEAN) & (table["class"] == ALL)]
+    pairs = table[(table["a"] != MEAN_OF_PAIRS) & (table["class"] == ALL_CLASSES)]
     alike = pairs[pairs["metric"] == "spearman"].sort_values("value", ascending=False, kind="stable")
-    order = list(zip(alike["a"], alike["b"], strict=True))[: plots.MOST_BARS]
+    order = list(zip(alike["a"], alike["b"], strict=True))[: plots.MAX_BARS]
     parts = pd.concat([pairs[(pairs["a"] == a) & (pairs["b"] == b)] for a, b in order])
     runs = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
-    shown = dict(zip(runs, plots.shorten(runs, 30), strict=True))
-    return overlaps(parts, [f"{shown[a]}\n{shown[b]}" for a, b in order], level)
+    shown = dict(zip(runs, plots.shorten_names(runs, 30), strict=True))
+    return draw_overlaps(parts, [f"{shown[a]}\n{shown[b]}" for a, b in order], level)
 
 
-def metric_words() -> dict[str, str]:
+def name_overlap_metrics() -> dict[str, str]:
     """Give the words for each figure of overlap, by its name."""
     return {
-        "iou_top20": say("IoU of the top 20 %"),
-        "iou_half": say("IoU above .5 of the largest"),
-        "pearson": say("Pearson's r"),
-        "spearman": say("Spearman's ρ"),
+        "iou_top20": _("IoU of the top 20 %"),
+        "iou_half": _("IoU above .5 of the largest"),
+        "pearson": _("Pearson's r"),
+        "spearman": _("Spearman's ρ"),
     }
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
+def _create_grid(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
     """Give a figure of square cells, laid out by the inch: to solve for hundreds of axes takes half a minute."""
     left, right, top, bottom = 1.65, 0.1, 0.45, 0.8
     width, height = left + _COLUMN * columns + right, top + _ROW * rows + bottom
     with mpl.rc_context({"figure.dpi": _DPI}):
-        figure = plots.new_figure(width, height)
+        figure = plots.create_figure(width, height)
     figure.set_layout_engine(None)
     grid = figure.subplots(rows, columns, squeeze=False)
     # the last row needs room for its words, as the others have it between them
@@ -139,21 +141,21 @@ def _grid(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
     return figure, grid
 
 
-def _scale(figure: Figure, of: str) -> None:
+def _draw_colour_bar(figure: Figure, of: str) -> None:
     width, height = figure.get_size_inches()
     long = min(4.5, 0.8 * width)
     axes = figure.add_axes(((width - long) / 2 / width, 0.62 / height, long / width, 0.09 / height))
     label = {
-        "target": say("evidence for the true class, share of the map's largest value (%)"),
-        "prediction": say("evidence for the predicted class, share of the map's largest value (%)"),
+        "target": _("evidence for the true class, share of the map's largest value (%)"),
+        "prediction": _("evidence for the predicted class, share of the map's largest value (%)"),
     }[of]
-    scale = ScalarMappable(Normalize(0, 1), EVIDENCE)
+    scale = ScalarMappable(Normalize(0, 1), EVIDENCE_COLORMAP)
     figure.colorbar(scale, cax=axes, orientation="horizontal", format=PercentFormatter(1.0))
     axes.tick_params(labelsize=8)
     axes.set_xlabel(textwrap.fill(label, round(14 * width)), fontsize=8)
 
 
-def _name(axes: Axes, text: str) -> None:
+def _label_row(axes: Axes, text: str) -> None:
     words = text.replace("_", "_ ")  # names of recipes have few other places to break at
     axes.set_ylabel(
         "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(words, 19)),
@@ -165,22 +167,22 @@ def _name(axes: Axes, text: str) -> None:
     )
 
 
-def _verdict(axes: Axes, panel: Panel, row: int) -> None:
+def _draw_prediction(axes: Axes, panel: RunMaps, row: int) -> None:
     right = bool(panel.predictions.correct[row])
     name = panel.predictions.classes[panel.predictions.predicted[row]]
     share = panel.predictions.confidence[row]
-    sign, ink = ("✓", _RIGHT) if right else ("✗", _WRONG)
-    axes.set_xlabel(f"{sign} {plots.short(name, 12)}\n{share:.0%}", fontsize=7, color=ink, labelpad=2)
+    sign, ink = ("✓", _CORRECT_COLOUR) if right else ("✗", _INCORRECT_COLOUR)
+    axes.set_xlabel(f"{sign} {plots.shorten_name(name, 12)}\n{share:.0%}", fontsize=7, color=ink, labelpad=2)
     axes.spines[:].set(visible=True, color=ink, linewidth=0.8 if right else 2.2, linestyle="-" if right else "--")
 
 
-def _key(level: float) -> list[Line2D | Patch]:
-    blue, alpha = plots.color(0), 1 - level
-    same = say("maps of the same picture ({level:.0%} interval), p ≤ {alpha:.2g}", level=level, alpha=alpha)
-    hollow = say("p > {alpha:.2g}", alpha=alpha)
+def _build_legend(level: float) -> list[Line2D | Patch]:
+    blue, alpha = plots.get_colour(0), 1 - level
+    same = _("maps of the same image ({level:.0%} interval), p ≤ {alpha:.2g}", level=level, alpha=alpha)
+    hollow = _("p > {alpha:.2g}", alpha=alpha)
     return [
         Line2D([], [], color=blue, marker="o", markersize=5, label=same),
         Line2D([], [], color=blue, marker="o", markersize=5, markerfacecolor="white", label=hollow),
-        Patch(color="#D0D0D0", label=say("of different pictures of a class ({level:.0%} range)", level=level)),
-        Line2D([], [], color="black", marker="|", linestyle="", markersize=9, label=say("cells shuffled (mean)")),
+        Patch(color="#D0D0D0", label=_("of different images of a class ({level:.0%} range)", level=level)),
+        Line2D([], [], color="black", marker="|", linestyle="", markersize=9, label=_("cells shuffled (mean)")),
     ]

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, stats
 from avatar_bench.results.result import Metric
 
@@ -26,7 +26,7 @@ _ROUNDING = 1e-12  # of one figure by several resamples, whose weights are summe
 
 
 @dataclass(kw_only=True)
-class Options:
+class BlockOptions:
     """Hold what every block has: options that say what is wrong with their values."""
 
     def require(self, option: str, valid: bool, expected: str) -> None:
@@ -37,7 +37,7 @@ class Options:
 
 
 @dataclass(kw_only=True)
-class Intervals(Options):
+class IntervalOptions(BlockOptions):
     """Give figures their intervals.
 
     `level` of the intervals, 0 to 1; `resamples` (100 or more) and `seed` of the bootstrap, which draws whole groups.
@@ -60,12 +60,12 @@ class Intervals(Options):
         higher_is_better: bool | None = True,
         floor: float | None = None,
     ) -> Metric:
-        """Give the share of True in `hits` (N,), N at least 1, as `stats.share_interval` does."""
-        ends = stats.share_interval(hits, groups, self.resamples, self.level, self.seed, unit)
+        """Give the share of True in `hits` (N,), N at least 1, as `stats.proportion_interval` does."""
+        ends = stats.proportion_interval(hits, groups, self.resamples, self.level, self.seed, unit)
         value = float(np.mean(hits))
         return Metric(value, ends.n, ends.low, ends.high, ends.method, higher_is_better, floor=floor)
 
-    def resampled(
+    def bootstrap(
         self,
         names: Sequence[str],
         statistic: stats.Statistic,
@@ -83,15 +83,17 @@ class Intervals(Options):
         lows, highs = stats.bootstrap_interval(statistic, group, self.resamples, self.level, self.seed)
         better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
         units, floor = len(np.unique(group)), floors or {}
-        why = reason or say("the set holds too few classes for it")
+        why = reason or _("the set holds too few classes for it")
         return {
-            name: between(value, low, high, units, "bootstrap by group", better[name], floor.get(name), why)
+            name: metric_with_interval(
+                value, low, high, units, "bootstrap by group", better[name], floor.get(name), why
+            )
             for name, value, low, high in zip(names, values, lows, highs, strict=True)
         }
 
 
 @dataclass(kw_only=True)
-class RunBlock(Options):
+class RunBlock(BlockOptions):
     """Judge one Run on one Dataset; a subclass adds its options as fields and touches no disk, path or config."""
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
@@ -100,12 +102,12 @@ class RunBlock(Options):
 
 
 @dataclass(kw_only=True)
-class IntervalBlock(Intervals, RunBlock):
+class IntervalBlock(IntervalOptions, RunBlock):
     """Judge a Run by figures that bear intervals."""
 
 
 @dataclass(kw_only=True)
-class CompareBlock(Options):
+class CompareBlock(BlockOptions):
     """Compare several Runs, each on the Dataset that stands at its place; else as a RunBlock.
 
     Where `reads_results`, it reads what blocks have said of the runs, and is judged anew when that changes. Where
@@ -121,12 +123,12 @@ class CompareBlock(Options):
 
 
 @dataclass(kw_only=True)
-class IntervalCompareBlock(Intervals, CompareBlock):
+class IntervalCompareBlock(IntervalOptions, CompareBlock):
     """Compare Runs by figures that bear intervals."""
 
 
 @dataclass(kw_only=True)
-class DatasetBlock(Options):
+class DatasetBlock(BlockOptions):
     """Judge one Dataset, without a network; else as a RunBlock."""
 
     def audit(self, dataset: Dataset) -> Result:
@@ -137,11 +139,11 @@ class DatasetBlock(Options):
 Block = RunBlock | CompareBlock | DatasetBlock
 
 
-def together(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
-    """Give what each run says of the one set that all are judged on: pictures of known class, in one order.
+def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
+    """Give what each run says of the one set that all are judged on: images of known class, in one order.
 
     Classes stand in the first run's order, matched by name. Raise BlockError where there are fewer runs than
-    `minimum`, where they are judged on different pictures or know different classes, or where no class is known;
+    `minimum`, where they are judged on different images or know different classes, or where no class is known;
     GuardError where the class names of one are in the wrong order.
     """
     if len(runs) < minimum:
@@ -154,7 +156,7 @@ def together(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2)
     for run, dataset in zip(runs, datasets, strict=True):
         if dataset.fingerprint != first.fingerprint:
             raise BlockError(
-                f"{run.label} is judged on other pictures of {dataset.name} than {runs[0].label}.",
+                f"{run.label} is judged on other images of {dataset.name} than {runs[0].label}.",
                 "Compare on one set: split=blind, data=manifest data.manifest=FILE, or runs of one data.split.seed.",
             )
         if set(run.classes) != set(runs[0].classes):
@@ -164,12 +166,14 @@ def together(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2)
     asked = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
     for run, predictions in zip(runs, asked, strict=True):
         check_class_order(predictions, run.allow)
-    found = [predictions.in_order(runs[0].classes) for predictions in asked]
-    rows = known(found[0], first)
-    return [_aligned(predictions, first, dataset, rows) for predictions, dataset in zip(found, datasets, strict=True)]
+    found = [predictions.reorder(runs[0].classes) for predictions in asked]
+    rows = labelled_rows(found[0], first)
+    return [
+        _align_rows(predictions, first, dataset, rows) for predictions, dataset in zip(found, datasets, strict=True)
+    ]
 
 
-def recipes(runs: Sequence[Run]) -> dict[str, list[int]]:
+def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
     """Give the positions of the runs of each recipe, runs that differ in seed alone, in order of appearance."""
     found: dict[str, list[int]] = {}
     for position, run in enumerate(runs):
@@ -177,15 +181,15 @@ def recipes(runs: Sequence[Run]) -> dict[str, list[int]]:
     return found
 
 
-def known(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
+def labelled_rows(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
     """Give the rows whose true class is known, (M,); raise BlockError where there is none."""
     rows = np.flatnonzero(predictions.targets >= 0)
     if len(rows) == 0:
-        raise BlockError(f"{dataset.name}: no picture's true class is known, so there is nothing to judge.")
+        raise BlockError(f"{dataset.name}: no image's true class is known, so there is nothing to judge.")
     return rows
 
 
-def between(
+def metric_with_interval(
     value: float,
     low: float,
     high: float,
@@ -202,20 +206,20 @@ def between(
     if np.isnan(value):
         return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
     if not high - low > _ROUNDING:
-        why = say("no interval: every resample gives the same figure")
+        why = _("no interval: every resample gives the same figure")
         return Metric(float(value), n, higher_is_better=better, reason=why, floor=floor)
     return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
 
 
-def left_out(n: int, asked: int) -> list[str]:
-    """Say that `n` of the pictures asked for have no known class; nothing where all have one."""
+def warn_unlabelled(n: int, asked: int) -> list[str]:
+    """Say that `n` of the images asked for have no known class; nothing where all have one."""
     if not n:
         return []
-    return [say("{n} of {all} pictures have no known class and are left out.", n=n, all=asked)]
+    return [_("{n} of {all} images have no known class and are left out.", n=n, all=asked)]
 
 
-def answers(predictions: Predictions) -> pd.DataFrame:
-    """Give a row a picture of known class: path, target, prediction, confidence, correct, source, group."""
+def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
+    """Give a row an image of known class: path, target, prediction, confidence, correct, source, group."""
     names = np.array(predictions.classes)
     return pd.DataFrame(
         {
@@ -230,14 +234,14 @@ def answers(predictions: Predictions) -> pd.DataFrame:
     )
 
 
-def corruption_words() -> dict[str, str]:
+def name_corruptions() -> dict[str, str]:
     """Give the words for each corruption, by its name."""
     return {
-        "noise": say("noise"),
-        "blur": say("blur"),
-        "brightness": say("brightness"),
-        "rotation": say("rotation"),
-        "jpeg": say("JPEG"),
+        "noise": _("noise"),
+        "blur": _("blur"),
+        "brightness": _("brightness"),
+        "rotation": _("rotation"),
+        "jpeg": _("JPEG"),
     }
 
 
@@ -245,7 +249,7 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
     """Raise GuardError where another order of the class names explains the predictions significantly better.
 
     Images without a known class are left out; "permutation" in `allow` passes the guard. See
-    `stats.permutation_alarm` for the test.
+    `stats.find_class_permutation` for the test.
     """
     if "permutation" in allow:
         return
@@ -253,13 +257,13 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
     confusion = classification.confusion_matrix(
         predictions.targets[known], predictions.predicted[known], len(predictions.classes)
     )
-    order = stats.permutation_alarm(confusion)
+    order = stats.find_class_permutation(confusion)
     if order is not None:
-        raise GuardError(*_order_alarm(predictions.classes, order, confusion))
+        raise GuardError(*_explain_order(predictions.classes, order, confusion))
 
 
-def _aligned(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:
-    """Give the rows of the first dataset; pictures are matched by content, label and group, as fingerprints are."""
+def _align_rows(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:
+    """Give the rows of the first dataset; images are matched by content, label and group, as fingerprints are."""
     frames = [one.frame for one in (first, dataset)]
     keys = [frame["sha256"] + "\n" + frame["label"] + "\n" + frame["group"] for frame in frames]
     wanted, there = (np.argsort(key.to_numpy(dtype=np.str_), kind="stable") for key in keys)
@@ -268,7 +272,7 @@ def _aligned(predictions: Predictions, first: Dataset, dataset: Dataset, rows: N
     return predictions.take(place[rows])
 
 
-def _order_alarm(classes: tuple[str, ...], order: tuple[int, ...], confusion: NDArray[np.float64]) -> list[str]:
+def _explain_order(classes: tuple[str, ...], order: tuple[int, ...], confusion: NDArray[np.float64]) -> list[str]:
     total = confusion.sum()
     named, reordered = confusion.trace() / total, confusion[list(order), range(len(order))].sum() / total
     moved = [f"{classes[i]!r} is {classes[real]!r}" for i, real in enumerate(order) if i != real]

@@ -1,4 +1,4 @@
-"""The Grad-CAM maps of several runs of the same pictures, for the blocks that set them side by side."""
+"""The Grad-CAM maps of several runs of the same images, for the blocks that set them side by side."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import recipes
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.block import group_by_recipe
+from avatar_bench.i18n import _
 from avatar_bench.models import attribution
 
 if TYPE_CHECKING:
@@ -21,63 +21,63 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-OF = ("target", "prediction")
+MAPPED_CLASSES = ("target", "prediction")
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Hold what one run makes of n pictures.
+class RunMaps:
+    """Hold what one run makes of n images.
 
     `maps` (n, h, w) are raw Grad-CAM maps, of the class that `shown` (n,) gives, an index into `predictions.classes`;
-    `pictures` (n, S, S, 3) uint8 are what the network takes; `place` is that of the run's recipe, for its colour.
+    `images` (n, S, S, 3) uint8 are what the network takes; `place` is that of the run's recipe, for its colour.
     """
 
     label: str
     place: int
     layer: SpatialLayer
     maps: NDArray[np.float32]
-    shown: NDArray[np.int64]
-    pictures: NDArray[np.uint8]
+    mapped: NDArray[np.int64]
+    images: NDArray[np.uint8]
     predictions: Predictions
 
-    def take(self, rows: NDArray[np.integer]) -> Panel:
-        """Give some of the pictures."""
-        parts = (self.maps[rows], self.shown[rows], self.pictures[rows], self.predictions.take(rows))
-        return Panel(self.label, self.place, self.layer, *parts)
+    def take(self, rows: NDArray[np.integer]) -> RunMaps:
+        """Give some of the images."""
+        parts = (self.maps[rows], self.mapped[rows], self.images[rows], self.predictions.take(rows))
+        return RunMaps(self.label, self.place, self.layer, *parts)
 
 
-def panels(
+def compute_maps(
     runs: Sequence[Run],
     datasets: Sequence[Dataset],
     predictions: Sequence[Predictions],
     rows: NDArray[np.integer],
     of: str,
-) -> tuple[list[Panel], list[str]]:
+) -> tuple[list[RunMaps], list[str]]:
     """Give each run's maps of some `rows` of what `together` gave, and what is to be told of them.
 
     They are of the "target" or of the "prediction". A run without a layer that is a map is left out, and told. Raises
     BlockError where all are.
     """
-    made, said, places = [], [], {name: place for place, name in enumerate(recipes(runs))}
+    made, said, places = [], [], {name: place for place, name in enumerate(group_by_recipe(runs))}
     every = zip(runs, datasets, predictions, strict=True)
     for run, dataset, answers in tqdm(every, "maps", len(runs), leave=False, disable=None):
         try:
-            made.append(_panel(run, dataset, answers.take(rows), places[run.recipe], of))
+            made.append(_compute_run_maps(run, dataset, answers.take(rows), places[run.recipe], of))
         except BlockError as error:
-            said.append(say("{run} is left out: {reason}", run=run.label, reason=" ".join(error.lines)))
-        run.rest()
+            said.append(_("{run} is left out: {reason}", run=run.label, reason=" ".join(error.lines)))
+        run.unload_model()
     if not made:
-        raise BlockError("No run has a layer that is a map of its pictures:", "Grad-CAM has nothing to compare.")
-    return made, said + _doubts(made) + _views(runs)
+        raise BlockError("No run has a layer that is a map of its images:", "Grad-CAM has nothing to compare.")
+    return made, said + _warn_about_maps(made) + _warn_about_resizing(runs)
 
 
-def describe(made: Sequence[Panel]) -> dict[str, NDArray[np.generic]]:
-    """Give what maps.npz holds: `maps_<k>` (n, h, w) of run k of `runs`, and of which pictures and classes they are."""
+def collect_arrays(made: Sequence[RunMaps]) -> dict[str, NDArray[np.generic]]:
+    """Give what maps.npz holds: `maps_<k>` (n, h, w) of run k of `runs`, and of which images and classes they are."""
     first = made[0].predictions
     return {
         **{f"maps_{number}": panel.maps for number, panel in enumerate(made)},
         "runs": np.array([panel.label for panel in made], dtype=np.str_),
-        "shown": np.stack([panel.shown for panel in made]),
+        "shown": np.stack([panel.mapped for panel in made]),
         "paths": first.paths,
         "targets": first.targets,
         "groups": first.groups,
@@ -85,34 +85,34 @@ def describe(made: Sequence[Panel]) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def _panel(run: Run, dataset: Dataset, answers: Predictions, place: int, of: str) -> Panel:
+def _compute_run_maps(run: Run, dataset: Dataset, answers: Predictions, place: int, of: str) -> RunMaps:
     row = {path: number for number, path in enumerate(dataset.frame["path"])}
     inputs = run.inputs(dataset, [row[str(path)] for path in answers.paths])
-    layer = attribution.spatial_layer(run.classifier, inputs)
+    layer = attribution.find_spatial_layer(run.classifier, inputs)
     shown = answers.targets if of == "target" else answers.predicted
     own = np.array([run.classes.index(name) for name in answers.classes])  # the run's order of classes may differ
-    maps = attribution.grad_cam(run.classifier, layer, inputs, own[shown], run.batch_size)
-    return Panel(run.label, place, layer, maps, shown, inputs.permute(0, 2, 3, 1).numpy(), answers)
+    maps = attribution.compute_grad_cam(run.classifier, layer, inputs, own[shown], run.batch_size)
+    return RunMaps(run.label, place, layer, maps, shown, inputs.permute(0, 2, 3, 1).numpy(), answers)
 
 
-def _doubts(made: Sequence[Panel]) -> list[str]:
+def _warn_about_maps(made: Sequence[RunMaps]) -> list[str]:
     said = []
     for panel in made:
         name, n = panel.label, len(panel.maps)
         if not panel.layer.last:
             layer = panel.layer.name
             said.append(
-                say("{run}: the maps are those of {layer}: no later stage has a map that counts", run=name, layer=layer)
+                _("{run}: the maps are those of {layer}: no later stage has a map that counts", run=name, layer=layer)
             )
         if empty := int((panel.maps.max(axis=(1, 2)) == 0).sum()):
             said.append(
-                say("{run}: {n} of {total} maps are empty: no cell speaks for the class", run=name, n=empty, total=n)
+                _("{run}: {n} of {total} maps are empty: no cell speaks for the class", run=name, n=empty, total=n)
             )
     return said
 
 
-def _views(runs: Sequence[Run]) -> list[str]:
+def _warn_about_resizing(runs: Sequence[Run]) -> list[str]:
     ways = sorted({run.preprocessing.resize for run in runs})
     if len(ways) == 1:
         return []
-    return [say("the runs see different parts of a picture ({ways}): their cells do not match", ways=", ".join(ways))]
+    return [_("the runs see different parts of an image ({ways}): their cells do not match", ways=", ".join(ways))]

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from avatar_bench.data.file_names import listed
+from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import DataError, RegressionError
 from avatar_bench.evaluation import result_differences
-from avatar_bench.evaluation.result_writer import Saving
-from avatar_bench.results.result import AGAINST, Result
+from avatar_bench.evaluation.result_writer import ResultWriter
+from avatar_bench.results.result import AGAINST_FOLDER, Result
 
 _METRICS = "metrics.json"
 
 
-class Earlier:
+class EarlierResults:
     """The Results at the place that against= gives: a Result's folder, a run's, or one that out= has filled."""
 
     def __init__(self, place: Path, alpha: float) -> None:
@@ -35,10 +35,10 @@ class Earlier:
         names = [self.place / name for name in ("", *(f"evaluation/{folder.name}/{block}" for block in blocks))]
         found = {one.block: one for place in names if (one := _load(place)) is not None and one.block in blocks}
         if not found:
-            have = sorted({file.parent.name for file in self.place.rglob(_METRICS)} - {AGAINST})
+            have = sorted({file.parent.name for file in self.place.rglob(_METRICS)} - {AGAINST_FOLDER})
             raise DataError(
                 f"against={self.place} holds no result of {', '.join(blocks)} on {folder.name}"
-                + (f"; it has {listed(have, 5)}." if have else "."),
+                + (f"; it has {format_names(have, 5)}." if have else "."),
                 _EXPECTED,
             )
         for name, one in found.items():
@@ -50,16 +50,16 @@ class Earlier:
                 )
         return found
 
-    def compare(self, results: list[Result], earlier: dict[str, Result], folder: Path, saving: Saving) -> None:
+    def compare(self, results: list[Result], earlier: dict[str, Result], folder: Path, saving: ResultWriter) -> None:
         """Save the differences in folder/against, and note what they say."""
         pairs = [(one, earlier[one.block]) for one in results if one.block in earlier]
         if not pairs:
             return
         found = result_differences.compare(pairs, self.alpha)
         found.provenance["against"] = str(self.place)
-        saving.add(found, folder / AGAINST)
+        saving.add(found, folder / AGAINST_FOLDER)
         for row in found.tables.get("pairs", pd.DataFrame()).to_dict("records"):
-            difference, significant = float(row["difference"]), bool(row["told_apart"])
+            difference, significant = float(row["difference"]), bool(row["significant"])
             numbers = f"difference in accuracy {difference:+.3f}, p = {row['p']:.2g}, {row['n']} images in common"
             change = f"significantly {'better' if difference > 0 else 'worse'}" if significant else "statistically tied"
             self.told.append(f"against {self.place}: {change} ({numbers})")

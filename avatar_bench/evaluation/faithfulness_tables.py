@@ -1,4 +1,4 @@
-"""The tables of gradcam: pictures, curves and correlations, from the arrays that are saved beside them."""
+"""The tables of gradcam: images, curves and correlations, from the arrays that are saved beside them."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.block import answers
+from avatar_bench.evaluation.block import tabulate_predictions
 from avatar_bench.metrics import stats
-from avatar_bench.metrics.faithfulness import area, rank_correlation
+from avatar_bench.metrics.faithfulness import area_under_curve, rank_correlation
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
 
-CURVES = ("deletion", "insertion", "deletion_random", "insertion_random")
-GAINS = ("deletion_gain", "insertion_gain")
-ROLLOUT = "_rollout"  # ends the names of what is attention rollout's, and not Grad-CAM's
-SANITY = "sanity_correlation"
+CURVE_NAMES = ("deletion", "insertion", "deletion_random", "insertion_random")
+FAITHFULNESS_GAINS = ("deletion_gain", "insertion_gain")
+ROLLOUT_SUFFIX = "_rollout"  # ends the names of what is attention rollout's, and not Grad-CAM's
+SANITY_METRIC = "sanity_correlation"
 
-Arrays = dict[str, NDArray[np.float32]]
+MapArrays = dict[str, NDArray[np.float32]]
 # maps columns (n, K) to the ends of the intervals of their means, (K,) each
-Interval = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+IntervalFunction = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
-def endings(curves: Arrays) -> tuple[str, ...]:
+def list_suffixes(curves: MapArrays) -> tuple[str, ...]:
     """Give what ends the names of each kind of map that is judged: "" is Grad-CAM, and ROLLOUT where it is there."""
-    return ("", ROLLOUT) if f"deletion{ROLLOUT}" in curves else ("",)
+    return ("", ROLLOUT_SUFFIX) if f"deletion{ROLLOUT_SUFFIX}" in curves else ("",)
 
 
-def describe(maps: Arrays, predictions: Predictions, drawn: int) -> dict[str, NDArray[np.generic]]:
-    """Give what maps.npz holds: the maps, and which picture and class each is of; the first `drawn` were drawn."""
+def collect_arrays(maps: MapArrays, predictions: Predictions, drawn: int) -> dict[str, NDArray[np.generic]]:
+    """Give what maps.npz holds: the maps, and which image and class each is of; the first `drawn` were drawn."""
     return {
         **maps,
         "paths": predictions.paths,
@@ -43,19 +43,19 @@ def describe(maps: Arrays, predictions: Predictions, drawn: int) -> dict[str, ND
     }
 
 
-def pictures(predictions: Predictions, faded: Arrays, found: Arrays) -> pd.DataFrame:
-    """Give a row a picture; errors that were added for the gallery alone have no figures."""
+def tabulate_images(predictions: Predictions, faded: MapArrays, found: MapArrays) -> pd.DataFrame:
+    """Give a row an image; errors that were added for the gallery alone have no figures."""
     n = len(faded["deletion"])
-    areas = {name: area(curve) for name, curve in faded.items()}
-    for ending in endings(faded):
+    areas = {name: area_under_curve(curve) for name, curve in faded.items()}
+    for ending in list_suffixes(faded):
         areas[f"deletion_gain{ending}"] = areas["deletion_random"] - areas[f"deletion{ending}"]
         areas[f"insertion_gain{ending}"] = areas[f"insertion{ending}"] - areas["insertion_random"]
-    areas[SANITY] = np.abs(rank_correlation(found["trained"], found["randomised"][-1]))
-    table = answers(predictions).assign(drawn=np.arange(len(predictions)) < n)
+    areas[SANITY_METRIC] = np.abs(rank_correlation(found["trained"], found["randomised"][-1]))
+    table = tabulate_predictions(predictions).assign(drawn=np.arange(len(predictions)) < n)
     return table.join(pd.DataFrame(areas))
 
 
-def curves(found: Arrays, interval: Interval) -> pd.DataFrame:
+def tabulate_curves(found: MapArrays, interval: IntervalFunction) -> pd.DataFrame:
     """Give the mean of each curve (n, steps + 1) by step with its interval."""
     values = np.concatenate([*found.values()], axis=1).astype(np.float64)
     points = values.shape[1] // len(found)
@@ -72,7 +72,7 @@ def curves(found: Arrays, interval: Interval) -> pd.DataFrame:
     )
 
 
-def sanity(found: Arrays, interval: Interval) -> pd.DataFrame:
+def tabulate_sanity(found: MapArrays, interval: IntervalFunction) -> pd.DataFrame:
     """Give the mean correlation with the maps of each network with random weights, with its interval."""
     correlations = np.abs([rank_correlation(found["trained"], maps) for maps in found["randomised"]]).T
     low, high = interval(correlations)
@@ -80,7 +80,7 @@ def sanity(found: Arrays, interval: Interval) -> pd.DataFrame:
         {
             "groups_randomised": found["groups_randomised"],
             "groups": found["groups"],
-            "correlation": means(correlations)(np.ones((1, len(correlations))))[0],
+            "correlation": build_mean_statistic(correlations)(np.ones((1, len(correlations))))[0],
             "low": low,
             "high": high,
             "n": (~np.isnan(correlations)).sum(axis=0),
@@ -88,7 +88,7 @@ def sanity(found: Arrays, interval: Interval) -> pd.DataFrame:
     )
 
 
-def means(values: NDArray[np.float64]) -> stats.Statistic:
+def build_mean_statistic(values: NDArray[np.float64]) -> stats.Statistic:
     """Give the weighted means of K columns (N, K) as a statistic; what is NaN is left out."""
     there, filled = ~np.isnan(values), np.nan_to_num(values)
 

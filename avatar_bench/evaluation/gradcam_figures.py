@@ -1,4 +1,4 @@
-"""The figures of gradcam: maps over pictures, deletion and insertion, and the maps of random weights."""
+"""The figures of gradcam: maps over images, deletion and insertion, and the maps of random weights."""
 
 from __future__ import annotations
 
@@ -16,175 +16,175 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.metrics.faithfulness import enlarge
+from avatar_bench.metrics.faithfulness import upsample
 from avatar_bench.results.result import Metric
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
 
-Pictures = NDArray[np.uint8]
-Maps = Mapping[str, NDArray[np.float32]]
+ImageArray = NDArray[np.uint8]
+MapsByName = Mapping[str, NDArray[np.float32]]
 
-EVIDENCE = "inferno"
-_SIGNED = "coolwarm"
-_VEIL = 0.55  # opacity of a map over its picture
+EVIDENCE_COLORMAP = "inferno"
+_SIGNED_COLORMAP = "coolwarm"
+_MAP_OPACITY = 0.55  # opacity of a map over its image
 
 
 @plots.use_style()
-def panels(pictures: Pictures, predictions: Predictions, maps: Maps, each: int) -> Figure:
-    """Draw `each` right and wrong pictures (N, S, S, 3) of each class: the picture, then its maps (N, h, w) over it.
+def draw_panels(images: ImageArray, predictions: Predictions, maps: MapsByName, each: int) -> Figure:
+    """Draw `each` right and wrong images (N, S, S, 3) of each class: the image, then its maps (N, h, w) over it.
 
-    A right picture has one map, that of its class; a wrong one that of the predicted and that of the true class. Each
+    A right image has one map, that of its class; a wrong one that of the predicted and that of the true class. Each
     ends with its attention rollout where there is one.
     """
-    lines = [line for k in range(len(predictions.classes)) for line in _lines_of(predictions, k, each)]
-    lines = lines[: plots.MOST_BARS]
+    lines = [line for k in range(len(predictions.classes)) for line in _select_rows(predictions, k, each)]
+    lines = lines[: plots.MAX_BARS]
     more = int("rollout" in maps)
-    figure = plots.new_figure(1.52 * (5 + 2 * more), 0.55 + 1.72 * len(lines))
+    figure = plots.create_figure(1.52 * (5 + 2 * more), 0.55 + 1.72 * len(lines))
     grid = figure.subplots(len(lines), 5 + 2 * more, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
-    names = plots.shorten(predictions.classes, 20)
+    names = plots.shorten_names(predictions.classes, 20)
     for line, (right, wrong) in zip(grid, lines, strict=True):
         for row, cells in ((right, line[: 2 + more]), (wrong, line[2 + more :])):
             if row is not None:
-                _explain(cells, pictures[row], row, predictions, maps, names)
-    scale = ScalarMappable(Normalize(0, 1), EVIDENCE)
-    label = say("evidence for the class, share of the map's largest value (%)")
+                _draw_explanation(cells, images[row], row, predictions, maps, names)
+    scale = ScalarMappable(Normalize(0, 1), EVIDENCE_COLORMAP)
+    label = _("evidence for the class, share of the map's largest value (%)")
     figure.colorbar(scale, ax=grid, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0))
     return figure
 
 
 @plots.use_style()
-def curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
+def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
     """Draw the mean probability of the predicted class over the share of pixels, with its interval and its area."""
-    figure = plots.new_figure(8.4, 4.0)
+    figure = plots.create_figure(8.4, 4.0)
     for axes, kind, title, label in zip(
         figure.subplots(1, 2, sharey=True),
         ("deletion", "insertion"),
         (
-            say("Deletion (band: {level:.0%} interval)", level=level),
-            say("Insertion (band: {level:.0%} interval)", level=level),
+            _("Deletion (band: {level:.0%} interval)", level=level),
+            _("Insertion (band: {level:.0%} interval)", level=level),
         ),
-        (say("pixels deleted, most important first (%)"), say("pixels inserted, most important first (%)")),
+        (_("pixels deleted, most important first (%)"), _("pixels inserted, most important first (%)")),
         strict=True,
     ):
         for name, said, colour, dash in (
-            (kind, "Grad-CAM", plots.color(0), "-"),
-            (f"{kind}_rollout", say("attention rollout"), plots.color(1), "-"),
-            (f"{kind}_random", say("random maps"), plots.GREY, "--"),
+            (kind, "Grad-CAM", plots.get_colour(0), "-"),
+            (f"{kind}_rollout", _("attention rollout"), plots.get_colour(1), "-"),
+            (f"{kind}_random", _("random maps"), plots.GREY, "--"),
         ):
             if name not in metrics:
                 continue
             one = table[table["curve"] == name]
-            area = say("{name}, area {value:.3f}", name=said, value=metrics[name].value)
+            area = _("{name}, area {value:.3f}", name=said, value=metrics[name].value)
             axes.plot(one["share"], one["probability"], dash, color=colour, label=area)
             axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title)
         for axis in (axes.xaxis, axes.yaxis):
-            plots.percent_axis(axis)
+            plots.format_percent_axis(axis)
         axes.grid(True)
         axes.legend(loc="best", fontsize=8)
-    figure.axes[0].set_ylabel(say("mean probability of the predicted class (%)"))
+    figure.axes[0].set_ylabel(_("mean probability of the predicted class (%)"))
     return figure
 
 
 @plots.use_style()
-def sanity(pictures: Pictures, maps: Maps, rows: Sequence[int], table: pd.DataFrame, floor: float | None) -> Figure:
-    """Draw how like the run's maps are to those of random weights: the mean correlation, and the maps of some pictures.
+def draw_sanity(
+    images: ImageArray, maps: MapsByName, rows: Sequence[int], table: pd.DataFrame, floor: float | None
+) -> Figure:
+    """Draw how like the run's maps are to those of random weights: the mean correlation, and the maps of some images.
 
-    `pictures` (R, S, S, 3) are those of `rows` of the maps; `floor` is the correlation with random maps.
+    `images` (R, S, S, 3) are those of `rows` of the maps; `floor` is the correlation with random maps.
     """
     steps = len(table)
-    figure = plots.new_figure(1.5 + 1.35 * (steps + 2), 2.7 + 1.3 * len(rows))
+    figure = plots.create_figure(1.5 + 1.35 * (steps + 2), 2.7 + 1.3 * len(rows))
     grid = figure.add_gridspec(1 + len(rows), steps + 2, height_ratios=[1.5, *[1] * len(rows)])
-    _correlations(figure.add_subplot(grid[0, 2:]), table, floor)
-    for line, (picture, row) in enumerate(zip(pictures, rows, strict=True), start=1):
+    _draw_correlations(figure.add_subplot(grid[0, 2:]), table, floor)
+    for line, (image, row) in enumerate(zip(images, rows, strict=True), start=1):
         cells = [figure.add_subplot(grid[line, column]) for column in range(steps + 2)]
-        cells[0].imshow(picture)
+        cells[0].imshow(image)
         for axes, shown in zip(cells[1:], [maps["trained"][row], *maps["randomised"][:, row]], strict=True):
-            overlay(axes, picture, shown, _SIGNED, signed=True)
+            draw_overlay(axes, image, shown, _SIGNED_COLORMAP, signed=True)
         for axes in cells:
             axes.set_axis_off()
         if line == 1:
-            for axes, title in zip(cells, [say("picture"), say("trained")], strict=False):
+            for axes, title in zip(cells, [_("image"), _("trained")], strict=False):
                 axes.set_title(title, fontsize=8)
-    scale = ScalarMappable(Normalize(-1, 1), _SIGNED)
-    label = say("evidence against and for the class, share of the map's largest value (%)")
+    scale = ScalarMappable(Normalize(-1, 1), _SIGNED_COLORMAP)
+    label = _("evidence against and for the class, share of the map's largest value (%)")
     label = textwrap.fill(label, round(12 * figure.get_figwidth()))
     bar: dict[str, Any] = {"location": "bottom", "aspect": 50, "shrink": 0.6, "ticks": [-1, -0.5, 0, 0.5, 1]}
     figure.colorbar(scale, ax=figure.axes, label=label, format=PercentFormatter(1.0), **bar)
     return figure
 
 
-def overlaid(picture: Pictures, shown: NDArray[np.float32]) -> Pictures:
+def render_overlay(image: ImageArray, shown: NDArray[np.float32]) -> ImageArray:
     """Return a map (h, w), as a share of its largest value, over a grey image (S, S, 3), 360 pixels a side at most."""
-    share = enlarge(shown[None] / (float(shown.max()) or 1.0), picture.shape[0])[0]
-    colours = 255 * colormaps[EVIDENCE](share)[..., :3]
-    grey = picture.mean(axis=2, keepdims=True)
-    return plots.thumbnail((_VEIL * colours + (1 - _VEIL) * grey).round().astype(np.uint8))
+    share = upsample(shown[None] / (float(shown.max()) or 1.0), image.shape[0])[0]
+    colours = 255 * colormaps[EVIDENCE_COLORMAP](share)[..., :3]
+    grey = image.mean(axis=2, keepdims=True)
+    return plots.make_thumbnail((_MAP_OPACITY * colours + (1 - _MAP_OPACITY) * grey).round().astype(np.uint8))
 
 
-def overlay(axes: Axes, picture: Pictures, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
-    """Lay a map (h, w), as a share of its largest value, over a grey picture (S, S, 3)."""
-    side = picture.shape[0]
-    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
+def draw_overlay(axes: Axes, image: ImageArray, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
+    """Lay a map (h, w), as a share of its largest value, over a grey image (S, S, 3)."""
+    side = image.shape[0]
+    axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     largest = float(np.abs(shown).max()) or 1.0
-    share = enlarge(shown[None] / largest, side)[0]
-    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_VEIL)
+    share = upsample(shown[None] / largest, side)[0]
+    axes.imshow(share, cmap=colours, vmin=-1 if signed else 0, vmax=1, alpha=_MAP_OPACITY)
     if not shown.any():
-        axes.text(0.5, 0.04, say("no evidence"), transform=axes.transAxes, ha="center", color="white", fontsize=7)
+        axes.text(0.5, 0.04, _("no evidence"), transform=axes.transAxes, ha="center", color="white", fontsize=7)
 
 
-def _lines_of(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
-    """Pair the first right pictures of a class with its most confident errors; None where there are too few."""
+def _select_rows(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
+    """Pair the first right images of a class with its most confident errors; None where there are too few."""
     own = predictions.targets == k
     right = np.flatnonzero(own & predictions.correct)[:each].tolist()
     wrong = np.flatnonzero(own & ~predictions.correct)
     wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:each].tolist()
-    pairs = [(_nth(right, i), _nth(wrong, i)) for i in range(each)]
+    pairs = [(_get_or_none(right, i), _get_or_none(wrong, i)) for i in range(each)]
     return [pair for pair in pairs if pair != (None, None)]
 
 
-def _nth(rows: list[int], i: int) -> int | None:
+def _get_or_none(rows: list[int], i: int) -> int | None:
     return rows[i] if i < len(rows) else None
 
 
-def _explain(
-    cells: Sequence[Axes], picture: Pictures, row: int, predictions: Predictions, maps: Maps, names: Sequence[str]
+def _draw_explanation(
+    cells: Sequence[Axes], image: ImageArray, row: int, predictions: Predictions, maps: MapsByName, names: Sequence[str]
 ) -> None:
     target, guess = names[predictions.targets[row]], names[predictions.predicted[row]]
     share = predictions.confidence[row]
-    said = (
-        say("right, {share:.0%}", share=share) if predictions.correct[row] else say("wrong, {share:.0%}", share=share)
-    )
-    cells[0].imshow(picture)
+    said = _("right, {share:.0%}", share=share) if predictions.correct[row] else _("wrong, {share:.0%}", share=share)
+    cells[0].imshow(image)
     cells[0].set_title(f"{target}\n{said}", fontsize=7.5)
     if "rollout" in maps:
         *cells, last = cells
-        overlay(last, picture, maps["rollout"][row], EVIDENCE)
-        last.set_title(say("attention\nrollout"), fontsize=7.5)
-    overlay(cells[1], picture, maps["predicted"][row], EVIDENCE)
-    cells[1].set_title(say("predicted:\n{name}", name=guess), fontsize=7.5)
+        draw_overlay(last, image, maps["rollout"][row], EVIDENCE_COLORMAP)
+        last.set_title(_("attention\nrollout"), fontsize=7.5)
+    draw_overlay(cells[1], image, maps["predicted"][row], EVIDENCE_COLORMAP)
+    cells[1].set_title(_("predicted:\n{name}", name=guess), fontsize=7.5)
     if len(cells) > 2:
-        overlay(cells[2], picture, maps["true"][row], EVIDENCE)
-        cells[2].set_title(say("true:\n{name}", name=target), fontsize=7.5)
+        draw_overlay(cells[2], image, maps["true"][row], EVIDENCE_COLORMAP)
+        cells[2].set_title(_("true:\n{name}", name=target), fontsize=7.5)
 
 
-def _correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> None:
+def _draw_correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> None:
     """Draw the mean correlation by network, one point above each column of maps."""
     places = np.arange(len(table))
-    axes.vlines(places, table["low"], table["high"], color=plots.color(0), linewidth=1.4)
-    axes.plot(places, table["correlation"], "o", color=plots.color(0), markersize=4)
+    axes.vlines(places, table["low"], table["high"], color=plots.get_colour(0), linewidth=1.4)
+    axes.plot(places, table["correlation"], "o", color=plots.get_colour(0), markersize=4)
     if floor is not None:
-        axes.axhline(floor, color="black", linestyle="--", linewidth=1, label=say("random maps"))
+        axes.axhline(floor, color="black", linestyle="--", linewidth=1, label=_("random maps"))
         axes.legend(loc="upper right", fontsize=8)
-    names = [say("{k} of {n}", k=row.groups_randomised, n=row.groups) for row in table.itertuples()]
+    names = [_("{k} of {n}", k=row.groups_randomised, n=row.groups) for row in table.itertuples()]
     axes.set_xticks(places, names, fontsize=8)
     axes.set(xlim=(-0.5, len(table) - 0.5), ylim=(0, 1.02))
-    axes.set_ylabel(textwrap.fill(say("mean |Spearman's ρ|"), 15), fontsize=8)
-    label = say("layer groups with random weights, from the head downward")
+    axes.set_ylabel(textwrap.fill(_("mean |Spearman's ρ|"), 15), fontsize=8)
+    label = _("layer groups with random weights, from the head downward")
     axes.set_xlabel(textwrap.fill(label, 8 + 17 * len(table)), fontsize=8)
     axes.grid(axis="y")

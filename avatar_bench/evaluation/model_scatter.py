@@ -10,41 +10,44 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from avatar_bench.evaluation.block import recipes
-from avatar_bench.evaluation.ensemble_figures import strategy_words
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.block import group_by_recipe
+from avatar_bench.evaluation.ensemble_figures import name_strategies
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
-_WIDTH = 34  # characters of a model's name
-_AN_INCH = 12  # characters of a legend
-_LEAST_RATIO = 6.0  # between the ends of an axis, so that it holds two or three of its marks
+_NAME_LENGTH = 34  # characters of a model's name
+_CHARACTERS_PER_INCH = 12  # characters of a legend
+_MIN_RATIO = 6.0  # between the ends of an axis, so that it holds two or three of its marks
 
 
-class Looks:
+class RunStyles:
     """Give runs, by label, and models, by name, the colour and marker of their recipe."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        found = recipes(runs)
+        found = group_by_recipe(runs)
         self.labels = [run.label for run in runs]
         self.models = [runs[own[0]].label if len(own) == 1 else name for name, own in found.items()]
         place = {name: index for index, name in enumerate(found)}
         self._index = {name: index for index, name in enumerate(self.models)}
         self._index |= {run.label: place[run.recipe] for run in runs}
         self._made_of_others = {run.label for run in runs if getattr(run, "members", ())}
-        self._short = dict(zip(self._index, plots.shorten(self._index, _WIDTH), strict=True))
+        self._short = dict(zip(self._index, plots.shorten_names(self._index, _NAME_LENGTH), strict=True))
 
     def of(self, name: str) -> dict[str, Any]:
         """Return the colour and the marker of a run or model; a plus of an ensemble."""
         index = self._index[name]
-        return {"color": plots.color(index), "marker": "P" if name in self._made_of_others else plots.marker(index)}
+        return {
+            "color": plots.get_colour(index),
+            "marker": "P" if name in self._made_of_others else plots.get_marker(index),
+        }
 
     def word(self, name: str) -> str:
         """Return how a run or model is called in a figure; ensembles are said to be such."""
         if name in self._made_of_others:
-            return say("{strategy} (ensemble)", strategy=strategy_words().get(name, name))
+            return _("{strategy} (ensemble)", strategy=name_strategies().get(name, name))
         return self._short[name]
 
     def legend(self, figure: Figure, names: Iterable[str], others: Iterable[Line2D] = (), **line: Any) -> None:
@@ -55,21 +58,21 @@ class Looks:
         handles = [Line2D([], [], label=text, **style, **self.of(name)) for name, text in zip(shown, told, strict=True)]
         handles += others
         longest = max(len(str(handle.get_label())) for handle in handles)
-        columns = int(figure.get_figwidth() * _AN_INCH // (longest + 6))
+        columns = int(figure.get_figwidth() * _CHARACTERS_PER_INCH // (longest + 6))
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), columns)))
 
     def height(self, width: float) -> float:
         """Give about how many inches the legend takes below a figure of a width in inches."""
         longest = max(len(self.word(name)) for name in self.models)
-        columns = max(1, int(width * _AN_INCH // (longest + 6)))
+        columns = max(1, int(width * _CHARACTERS_PER_INCH // (longest + 6)))
         return 0.1 + 0.2 * -(-len(self.models) // columns)
 
 
-def log_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float]) -> None:
+def set_log_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float]) -> None:
     """Make an axis one of equal ratios, with marks at 1, 2 and 5 and room for a few of them."""
     known = list(values)
     low, high = min(known), max(known)
-    spread = max(1.25, (_LEAST_RATIO * low / high) ** 0.5)
+    spread = max(1.25, (_MIN_RATIO * low / high) ** 0.5)
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low / spread, high * spread)})
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

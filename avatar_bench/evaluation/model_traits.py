@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from avatar_bench.models.inspection import family
-from avatar_bench.models.profiling import macs, parameters
+from avatar_bench.models.inspection import detect_family
+from avatar_bench.models.profiling import count_macs, count_parameters
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
@@ -21,16 +21,19 @@ import re
 UNKNOWN = "?"
 SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"
 SAM, SAM_AT_COST, START, FAMILY = "sam", "sam at equal cost", "start", "family"  # what may change in a pair
-_OF_STAGES = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
-_OF_SCHEDULES: dict[str, tuple[str, ...]] = {
+_STAGE_SETTINGS = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
+_SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "none": (),
     "cosine": ("name", "warmup_epochs"),
     "plateau": ("name", "factor", "patience"),
 }
-_TOLD_ALONE = ("seeds", "device")  # they may differ in a pair: seeds are resampled, and a device makes no accuracy
+_IGNORED_SETTINGS = (
+    "seeds",
+    "device",
+)  # they may differ in a pair: seeds are resampled, and a device makes no accuracy
 
 
-class Start(NamedTuple):
+class StartingWeights(NamedTuple):
     """Say what weights training began with: "scratch", "published", "file" or a pretraining's method, and which.
 
     `detail` is the tag of published weights, or the first digits of a file's SHA-256. `trained` says what they were
@@ -49,7 +52,7 @@ class Start(NamedTuple):
         """Say whether it is told what the weights were trained with."""
         return self.trained != UNKNOWN
 
-    def alike(self, other: Start) -> bool:
+    def is_comparable(self, other: StartingWeights) -> bool:
         """Tell whether weights of another architecture were, as far as is known, trained with the same."""
         told = self.known and other.known
         return self.kind == other.kind and (self.trained == other.trained or not told)
@@ -67,7 +70,7 @@ class Traits:
     family: str
     params: int
     macs: int
-    start: Start
+    start: StartingWeights
     sam: str
     settings: Mapping[str, str]
     seconds: float | None
@@ -81,21 +84,21 @@ class Traits:
         Weights of two architectures are never the same: there, those that were trained with the same are called alike.
         """
         same = self.architecture == other.architecture
-        starts = self.start == other.start if same else self.start.alike(other.start)
+        starts = self.start == other.start if same else self.start.is_comparable(other.start)
         return [name for name, kept in ((SAM, self.sam == other.sam), (START, starts), (FAMILY, same)) if not kept]
 
     @property
     def cost(self) -> list[float]:
-        """Give the passes over the training pictures, stage by stage; nothing where they are not known.
+        """Give the passes over the training images, stage by stage; nothing where they are not known.
 
         Nor where epochs are an upper limit, as training ends early once val gets no better.
         """
-        if not self.passes or self.settings["early_stopping"] != _text(None):
+        if not self.passes or self.settings["early_stopping"] != _format_value(None):
             return []
         return [epochs * self.passes for epochs in self.epochs]
 
 
-class Pair(NamedTuple):
+class RecipePair(NamedTuple):
     """Name two recipes by their places, and the one thing in which they differ."""
 
     a: int
@@ -103,32 +106,32 @@ class Pair(NamedTuple):
     changed: str
 
 
-def traits(runs: Sequence[Run]) -> Traits:
+def read_traits(runs: Sequence[Run]) -> Traits:
     """Read what the runs of a recipe say of themselves, and the first one's network; raise BlockError where none is."""
     first = runs[0]
     net = first.classifier.net
     size = first.preprocessing.size
-    kind, params, operations = family(net, size), parameters(net), macs(net, size)
-    first.rest()
-    own = [_settings(run) for run in runs]
+    kind, params, operations = detect_family(net, size), count_parameters(net), count_macs(net, size)
+    first.unload_model()
+    own = [_read_settings(run) for run in runs]
     settings = {name: "; ".join(sorted({str(each[name]) for each in own})) for name in own[0]}
     settings["seeds"] = ", ".join(str(seed) for seed in sorted(run.seed for run in runs))
     return Traits(
-        _architecture(first),
+        _name_architecture(first),
         kind,
         params,
         operations,
-        start_of(first),
-        _sam(first.config.get("optimizer") or {}),
+        read_starting_weights(first),
+        _describe_sam(first.config.get("optimizer") or {}),
         settings,
-        _mean([run.record.get("train_seconds") for run in runs]),
-        _mean([run.record.get("passes_per_step") for run in runs]),
+        _average([run.record.get("train_seconds") for run in runs]),
+        _average([run.record.get("passes_per_step") for run in runs]),
         frozenset(str((run.record.get("process") or {}).get("host", UNKNOWN)) for run in runs),
         tuple(int(stage["epochs"]) for stage in first.record.get("stages") or () if "epochs" in stage),
     )
 
 
-def pairs(found: Sequence[Traits]) -> list[Pair]:
+def find_pairs(found: Sequence[Traits]) -> list[RecipePair]:
     """Give every two recipes that differ in one thing alone: SAM, the start, or the family of the network.
 
     In each, a has SAM, begins with weights, or is the less convolutional one. Recipes of unknown settings have none.
@@ -138,15 +141,15 @@ def pairs(found: Sequence[Traits]) -> list[Pair]:
     for j, second in enumerate(found):
         for i, first in enumerate(found[:j]):
             changed = first.changed(second)
-            if len(changed) != 1 or not (what := _compared_by(changed[0], first, second)):
+            if len(changed) != 1 or not (what := _find_comparison(changed[0], first, second)):
                 continue
-            ranks = [_rank(each, changed[0]) for each in (first, second)]
+            ranks = [_rank_recipe(each, changed[0]) for each in (first, second)]
             if what == START or ranks[0] != ranks[1]:
-                told.append(Pair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), what))
+                told.append(RecipePair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), what))
     return sorted(told, key=lambda pair: (SAM, SAM_AT_COST, START, FAMILY).index(pair.changed))
 
 
-def crossed(found: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
+def find_crossed_pairs(found: Sequence[RecipePair]) -> list[tuple[RecipePair, RecipePair]]:
     """Give every two pairs of SAM whose recipes, with SAM and without, are pairs of two families."""
     sam = [pair for pair in found if pair.changed == SAM]
     families = {(pair.a, pair.b) for pair in found if pair.changed == FAMILY}
@@ -155,7 +158,7 @@ def crossed(found: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
     ]
 
 
-def protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataFrame:
+def tabulate_protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataFrame:
     """Give a row a setting and value: whether recipes differ in it, and which have this value."""
     rows = []
     for setting in found[0].settings:
@@ -166,77 +169,79 @@ def protocol(names: Sequence[str], found: Sequence[Traits]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "value", "differs", "recipes", "names"])
 
 
-def _compared_by(changed: str, first: Traits, second: Traits) -> str:
+def _find_comparison(changed: str, first: Traits, second: Traits) -> str:
     """Say what a pair of two recipes that differ in one thing is of; "" where their settings make it none."""
-    if _alike(first, second):
+    if _has_same_settings(first, second):
         return changed
-    at_cost = changed == SAM and first.cost == second.cost != [] and _alike(first, second, but=("epochs",))
+    at_cost = changed == SAM and first.cost == second.cost != [] and _has_same_settings(first, second, but=("epochs",))
     return SAM_AT_COST if at_cost else ""
 
 
-def _alike(first: Traits, second: Traits, but: tuple[str, ...] = ()) -> bool:
-    left_out = (*_TOLD_ALONE, *but)
+def _has_same_settings(first: Traits, second: Traits, but: tuple[str, ...] = ()) -> bool:
+    left_out = (*_IGNORED_SETTINGS, *but)
     kept = [{k: v for k, v in each.settings.items() if k not in left_out} for each in (first, second)]
     return kept[0] == kept[1] and UNKNOWN not in (first.settings["data_fingerprint"], first.settings["epochs"])
 
 
-def _rank(each: Traits, changed: str) -> int:
+def _rank_recipe(each: Traits, changed: str) -> int:
     if changed == FAMILY:
         return ("convolutional", "other", "hybrid", "transformer").index(each.family)
     return int(bool(each.sam)) if changed == SAM else int(each.start.kind != SCRATCH)
 
 
-def _architecture(run: Run) -> str:
+def _name_architecture(run: Run) -> str:
     """Name the network without the tag of its weights, with the options that shape it."""
-    said = [f"{name}={value}" for name, value in sorted(_options(run).items()) if not _regularises(name)]
+    said = [f"{name}={value}" for name, value in sorted(_read_options(run).items()) if not _is_regularisation(name)]
     return " ".join([run.card.backbone.partition(".")[0], *said])
 
 
-def _options(run: Run) -> dict[str, Any]:
+def _read_options(run: Run) -> dict[str, Any]:
     return dict((run.config.get("model") or {}).get("options") or {})
 
 
-def _regularises(option: str) -> bool:
+def _is_regularisation(option: str) -> bool:
     """Tell whether an option of a network leaves parts of it out at random in training, and its shape as it is."""
     return option.endswith("_rate") or option == "attn_drop"
 
 
-def start_of(run: Run) -> Start:
+def read_starting_weights(run: Run) -> StartingWeights:
     """Read what weights the training of a run began with."""
     init = run.record.get("init") or {"weights": run.card.weights}
     weights = str(init.get("weights") or "none")
     if "sha256" in init:
         method = init.get("method")
-        pictures = str(init.get("pictures_sha256", UNKNOWN))[:6]
-        trained = f"{method}, epochs {init.get('epochs', UNKNOWN)}, pictures {pictures}" if method else UNKNOWN
-        return Start(str(method or FILE), str(init["sha256"])[:6], trained)
+        images = str(init.get("images_sha256", UNKNOWN))[:6]
+        trained = f"{method}, epochs {init.get('epochs', UNKNOWN)}, images {images}" if method else UNKNOWN
+        return StartingWeights(str(method or FILE), str(init["sha256"])[:6], trained)
     if weights == "none":
-        return Start(SCRATCH)
-    tag = tag_of(run.card.backbone)
-    return Start(PUBLISHED, tag + " by package" * (weights == "package"), trained_with(tag) or UNKNOWN)
+        return StartingWeights(SCRATCH)
+    tag = find_tag(run.card.backbone)
+    return StartingWeights(
+        PUBLISHED, tag + " by package" * (weights == "package"), describe_pretraining(tag) or UNKNOWN
+    )
 
 
-def _sam(optimizer: Mapping[str, Any]) -> str:
+def _describe_sam(optimizer: Mapping[str, Any]) -> str:
     if optimizer.get("name") != "sam":
         return ""
     return f"rho {optimizer.get('rho')}" + (" adaptive" if optimizer.get("adaptive") else "")
 
 
-def _settings(run: Run) -> dict[str, str]:
+def _read_settings(run: Run) -> dict[str, str]:
     """Give each setting of a run as text; UNKNOWN where it does not say."""
     record, config = run.record, run.config
     data, optimizer = config.get("data") or {}, config.get("optimizer") or {}
     split, stages = record.get("split") or {}, record.get("stages") or []
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
     schedule = optimizer.get("schedule") or {}
-    of_schedule = _OF_SCHEDULES.get(str(schedule.get("name")), tuple(schedule))
+    of_schedule = _SCHEDULE_SETTINGS.get(str(schedule.get("name")), tuple(schedule))
     base = optimizer.get("base") if optimizer.get("name") == "sam" else optimizer.get("name")
     found: dict[str, Any] = {
         "data_fingerprint": (record.get("data") or {}).get("fingerprint", UNKNOWN),
         "split_fingerprint": split.get("fingerprint", UNKNOWN),
-        "train_pictures": (split.get("counts") or {}).get("train", UNKNOWN),
+        "train_images": (split.get("counts") or {}).get("train", UNKNOWN),
         "mode": record.get("mode", UNKNOWN),
-        **{name: [stage.get(key) for stage in stages] or UNKNOWN for name, key in _OF_STAGES.items()},
+        **{name: [stage.get(key) for stage in stages] or UNKNOWN for name, key in _STAGE_SETTINGS.items()},
         "shots": (config.get("mode") or {}).get("shots"),
         "balance": record.get("balance", UNKNOWN),
         **{name: data.get(name, UNKNOWN) for name in ("image_size", "resize", "equalise")},
@@ -249,29 +254,31 @@ def _settings(run: Run) -> dict[str, str]:
         **{name: optimizer.get(name) for name in ("weight_decay", "layer_decay", "decay_norms")},
         "schedule": {name: schedule.get(name) for name in of_schedule} or None,
         **{name: trainer.get(name) for name in ("gradient_clip", "accumulate", "devices", "limit_batches")},
-        "regularisation": {k: v for k, v in sorted(_options(run).items()) if _regularises(k)} or None,
+        "regularisation": {k: v for k, v in sorted(_read_options(run).items()) if _is_regularisation(k)} or None,
         **{name: callbacks.get(name) for name in ("early_stopping", "ema", "swa")},
         "init_from": "yes" if config.get("init_from") else None,
         "device": record.get("device", UNKNOWN),
     }
-    return {name: _text(value) for name, value in found.items()}
+    return {name: _format_value(value) for name, value in found.items()}
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(each)}" for key, each in value.items() if each is not None)
+        return ", ".join(f"{key} {_format_value(each)}" for key, each in value.items() if each is not None)
     if isinstance(value, list | tuple):
-        return json.dumps(value) if any(isinstance(each, list) for each in value) else ", ".join(map(_text, value))
+        return (
+            json.dumps(value) if any(isinstance(each, list) for each in value) else ", ".join(map(_format_value, value))
+        )
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _mean(values: Sequence[Any]) -> float | None:
+def _average(values: Sequence[Any]) -> float | None:
     return sum(values) / len(values) if values and all(isinstance(each, int | float) for each in values) else None
 
 
 _LABELS = "labels of ImageNet"
 _MASKED = "masked autoencoding on ImageNet-1k"
-_TRAINED_WITH = {  # what a tag says of data and labels, in the words of timm
+_PRETRAINING_BY_TAG = {  # what a tag says of data and labels, in the words of timm
     "in1k": f"{_LABELS}-1k",
     "in12k": f"{_LABELS}-12k",
     "in21k": f"{_LABELS}-21k",
@@ -284,19 +291,19 @@ _TRAINED_WITH = {  # what a tag says of data and labels, in the words of timm
     "fcmae_ft_in1k": f"{_MASKED}, then its labels",
     "dino": "DINO on ImageNet-1k",
     "lvd142m": "DINOv2 on LVD-142M",
-    "openai": "texts of 400 M pictures",
+    "openai": "texts of 400 M images",
     "laion2b": "texts of LAION-2B",
     "clip_laion2b": "texts of LAION-2B",
 }
-_RECIPES = (  # words for who trained with labels, and how: nothing but the data's own labels had a part
+_RECIPE_TAGS = (  # words for who trained with labels, and how: nothing but the data's own labels had a part
     *("a1", "a1h", "a2", "a3", "agc", "augreg", "augreg2", "bt", "c1", "c2", "c3", "ch", "cvnets", "d", "fb", "gluon"),
     *("lamb", "ms", "nav", "orig", "pycls", "ra", "ra2", "ra3", "ra4", "rmsp", "sbb", "sw", "tv", "tv2"),
 )
-_SIZES = re.compile(r"[re]?\d+")  # of pictures and epochs: r224, e300, 384
-_UNTOLD = ("in22k_ft_in1k",)  # a tag of several meanings: those of EVA and BEiT began without labels
+_SIZE_TAG = re.compile(r"[re]?\d+")  # of images and epochs: r224, e300, 384
+_AMBIGUOUS_TAGS = ("in22k_ft_in1k",)  # a tag of several meanings: those of EVA and BEiT began without labels
 
 
-def tag_of(backbone: str) -> str:
+def find_tag(backbone: str) -> str:
     """Give the tag of the weights that timm loads by this name, its default one where the name bears none."""
     if tag := backbone.partition(".")[2]:
         return tag
@@ -306,9 +313,9 @@ def tag_of(backbone: str) -> str:
     return str(config.tag or "") if config else ""
 
 
-def trained_with(tag: str) -> str:
+def describe_pretraining(tag: str) -> str:
     """Say what weights of a tag were trained with; "" where it does not tell, as of teachers and other data."""
-    if tag in _UNTOLD:
+    if tag in _AMBIGUOUS_TAGS:
         return ""
-    words = [word for word in tag.split("_") if word not in _RECIPES and not _SIZES.fullmatch(word)]
-    return _TRAINED_WITH.get("_".join(words), "")
+    words = [word for word in tag.split("_") if word not in _RECIPE_TAGS and not _SIZE_TAG.fullmatch(word)]
+    return _PRETRAINING_BY_TAG.get("_".join(words), "")

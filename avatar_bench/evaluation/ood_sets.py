@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Set:
+class OutOfDomainSet:
     """Hold a set beside the domain: what kind it is (near, far, shifted) and what the run says of it."""
 
     name: str
@@ -37,19 +37,19 @@ class Set:
     predictions: Predictions
 
     @property
-    def unusual(self) -> NDArray[np.bool_]:
-        """Tell which pictures deserve no confidence: those of no class, and errors."""
+    def should_reject(self) -> NDArray[np.bool_]:
+        """Tell which images deserve no confidence: those of no class, and errors."""
         return ~self.predictions.correct
 
 
-def sets_table(name: str, inside: Predictions, sets: Sequence[Set]) -> pd.DataFrame:
+def tabulate_sets(name: str, inside: Predictions, sets: Sequence[OutOfDomainSet]) -> pd.DataFrame:
     """Give a row a set, the domain, `inside`, first: kind, label, n, accuracy, confidence and shares of classes."""
-    rows = [_set_row(name, "in_domain", inside)]
-    rows += [_set_row(each.name, each.kind, each.predictions) for each in sets]
+    rows = [_build_set_row(name, "in_domain", inside)]
+    rows += [_build_set_row(each.name, each.kind, each.predictions) for each in sets]
     return pd.DataFrame(rows)
 
 
-def _set_row(name: str, kind: str, predictions: Predictions) -> dict[str, object]:
+def _build_set_row(name: str, kind: str, predictions: Predictions) -> dict[str, object]:
     known = predictions.targets >= 0
     labels = sorted({predictions.classes[target] for target in predictions.targets[known]})
     shares = np.bincount(predictions.predicted, minlength=len(predictions.classes)) / len(predictions)
@@ -65,16 +65,16 @@ def _set_row(name: str, kind: str, predictions: Predictions) -> dict[str, object
     }
 
 
-def scores_table(
-    name: str, inside: Predictions, sets: Sequence[Set], scores: Mapping[str, pd.DataFrame]
+def tabulate_scores(
+    name: str, inside: Predictions, sets: Sequence[OutOfDomainSet], scores: Mapping[str, pd.DataFrame]
 ) -> pd.DataFrame:
-    """Give a row a picture, with its `scores`, which are held by set; those of the domain as "in_domain"."""
-    parts = [_score_rows(name, "in_domain", inside, scores["in_domain"])]
-    parts += [_score_rows(each.name, each.kind, each.predictions, scores[each.name]) for each in sets]
+    """Give a row an image, with its `scores`, which are held by set; those of the domain as "in_domain"."""
+    parts = [_build_score_rows(name, "in_domain", inside, scores["in_domain"])]
+    parts += [_build_score_rows(each.name, each.kind, each.predictions, scores[each.name]) for each in sets]
     return pd.concat(parts, ignore_index=True)
 
 
-def _score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataFrame) -> pd.DataFrame:
+def _build_score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataFrame) -> pd.DataFrame:
     names = np.array([*predictions.classes, ""])  # the last, for -1: not known
     rows = {
         "set": name,
@@ -88,31 +88,31 @@ def _score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataF
     return pd.concat([pd.DataFrame(rows), scores], axis=1)
 
 
-def score_words() -> dict[str, str]:
+def name_scores() -> dict[str, str]:
     """Return the words for each score, by its name."""
     return {
-        "msp": say("MSP"),
-        "max_logit": say("max. logit"),
-        "energy": say("energy"),
-        "mahalanobis": say("Mahalanobis"),
-        "knn": say("k-NN"),
+        "msp": _("MSP"),
+        "max_logit": _("max. logit"),
+        "energy": _("energy"),
+        "mahalanobis": _("Mahalanobis"),
+        "knn": _("k-NN"),
     }
 
 
-def kind_words(kind: str) -> str:
+def name_kind(kind: str) -> str:
     """Give the words for a kind of set."""
     return {
-        "in_domain": say("in domain"),
-        "near": say("near"),
-        "far": say("far"),
-        "shifted": say("shifted, in domain"),
+        "in_domain": _("in domain"),
+        "near": _("near"),
+        "far": _("far"),
+        "shifted": _("shifted, in domain"),
     }[kind]
 
 
-def read(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
+def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
     """Give every out-of-domain set with its Predictions, by name.
 
-    Raise BlockError where a folder is missing or a picture broken, so that other blocks go on; GuardError as the run.
+    Raise BlockError where a folder is missing or an image broken, so that other blocks go on; GuardError as the run.
     """
     name = ""
     try:

@@ -18,67 +18,67 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from avatar_bench.errors import ConfigError, did_you_mean
+from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.evaluation import blocks
 from avatar_bench.evaluation.block import Block
 
 _USERS = "avatar_bench_user"  # the package that modules of users' folders are loaded into
 
 
-def available(folders: Sequence[Path] = ()) -> list[str]:
+def list_blocks(folders: Sequence[Path] = ()) -> list[str]:
     """Give the names of all blocks, sorted, without importing any; `folders` are users' own, laid out like conf/."""
-    return sorted(_ours() | _own(folders).keys())
+    return sorted(_list_builtin_blocks() | _find_user_blocks(folders).keys())
 
 
-def is_users(block: Block) -> bool:
+def is_user_block(block: Block) -> bool:
     """Say whether a block is of a user's folder."""
     return type(block).__module__.startswith(f"{_USERS}.")
 
 
-def of_users(folders: Sequence[Path]) -> dict[str, Path]:
+def find_user_yamls(folders: Sequence[Path]) -> dict[str, Path]:
     """Give the yaml of each block in users' folders."""
-    return {name: file.with_suffix(".yaml") for name, file in sorted(_own(folders).items())}
+    return {name: file.with_suffix(".yaml") for name, file in sorted(_find_user_blocks(folders).items())}
 
 
-def build(name: str, options: Mapping[str, Any] | None = None, folders: Sequence[Path] = ()) -> Block:
+def build_block(name: str, options: Mapping[str, Any] | None = None, folders: Sequence[Path] = ()) -> Block:
     """Give the block of this name with these options; raise ConfigError on an unknown name, option or type."""
-    if name not in available(folders):
+    if name not in list_blocks(folders):
         for folder in folders:
             if (folder / "block" / f"{name}.yaml").is_file():
                 raise ConfigError(f"block={name}: {folder / 'block'} holds {name}.yaml, but no {name}.py beside it.")
-        raise ConfigError(*_unknown("block", name, available(folders)))
-    return _configure(name, _block_class(_module(name, folders)), dict(options or {}))
+        raise ConfigError(*_explain_unknown("block", name, list_blocks(folders)))
+    return _configure(name, _find_block_class(_import_block(name, folders)), dict(options or {}))
 
 
-def code_digest(block: Block) -> str:
+def hash_code(block: Block) -> str:
     """Give 16 hex digits that change with any line of this package, or of the module of a user's block."""
     own = Path(inspect.getfile(type(block))).read_bytes()
-    return hashlib.sha256(_package_digest() + own).hexdigest()[:16]
+    return hashlib.sha256(_hash_package() + own).hexdigest()[:16]
 
 
 @cache
-def _package_digest() -> bytes:
+def _hash_package() -> bytes:
     package = Path(__file__).parents[1]
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(package.rglob("*.py")))).digest()
 
 
-def _own(folders: Sequence[Path]) -> dict[str, Path]:
+def _find_user_blocks(folders: Sequence[Path]) -> dict[str, Path]:
     """Give the modules in users' folders that are blocks: those with a yaml beside them; ConfigError on our names."""
     files = [file for folder in reversed(folders) for file in sorted((folder / "block").glob("*.py"))]
     found = {file.stem: file for file in files if file.with_suffix(".yaml").is_file()}
-    for name in sorted(_ours() & found.keys()):
+    for name in sorted(_list_builtin_blocks() & found.keys()):
         raise ConfigError(f"{found[name]}: avatar_bench has a block {name} of its own.", "Give yours another name.")
     return found
 
 
-def _ours() -> set[str]:
+def _list_builtin_blocks() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(blocks.__path__)}
 
 
-def _module(name: str, folders: Sequence[Path]) -> ModuleType:
+def _import_block(name: str, folders: Sequence[Path]) -> ModuleType:
     if importlib.util.find_spec(f"{blocks.__name__}.{name}"):
         return importlib.import_module(f"{blocks.__name__}.{name}")
-    file = _own(folders)[name]
+    file = _find_user_blocks(folders)[name]
     full = f"{_USERS}.{name}"
     spec = importlib.util.spec_from_file_location(full, file)
     assert spec is not None
@@ -91,7 +91,7 @@ def _module(name: str, folders: Sequence[Path]) -> ModuleType:
     return module
 
 
-def _block_class(module: ModuleType) -> type[Block]:
+def _find_block_class(module: ModuleType) -> type[Block]:
     own = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
@@ -109,7 +109,7 @@ def _configure(name: str, block: type[Block], options: dict[str, Any]) -> Block:
     known = [field.name for field in fields(block)]
     for option in options:
         if option not in known:
-            raise ConfigError(*_unknown(f"option of block.{name}", option, known))
+            raise ConfigError(*_explain_unknown(f"option of block.{name}", option, known))
     try:
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(block), options))
     except OmegaConfBaseException as error:
@@ -119,8 +119,8 @@ def _configure(name: str, block: type[Block], options: dict[str, Any]) -> Block:
     return built
 
 
-def _unknown(kind: str, given: str, known: list[str]) -> tuple[str, str]:
-    nearest = did_you_mean(given, known)
+def _explain_unknown(kind: str, given: str, known: list[str]) -> tuple[str, str]:
+    nearest = suggest_names(given, known)
     return f"There is no {kind} named {given!r}" + (
         f"; {nearest}" if nearest else "."
     ), f"There are: {', '.join(known) or 'none'}."

@@ -15,31 +15,36 @@ from numpy.typing import NDArray
 from avatar_bench.errors import DataError
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.seeds import Recipes
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, plots, stats
-from avatar_bench.results.result import AGAINST, Metric, Result
+from avatar_bench.results.result import AGAINST_FOLDER, Metric, Result
 
 Floats = NDArray[np.float64]
 NEW, EARLIER = "new", "earlier"
-_OVERALL = {
+_OVERALL_METRICS = {
     "accuracy": classification.accuracy,
     "balanced_accuracy": classification.balanced_accuracy,
     "macro_precision": classification.macro_precision,
     "macro_f1": classification.macro_f1,
     "mcc": classification.mcc,
 }
-_BY_CLASS = {"recall": classification.recall, "precision": classification.precision, "f1": classification.f1}
-_ANSWERS = ("path", "target", "prediction", "group")  # columns of a table of predictions, beside prob_<class>
+_CLASS_METRICS = {"recall": classification.recall, "precision": classification.precision, "f1": classification.f1}
+_PREDICTION_COLUMNS = (
+    "path",
+    "target",
+    "prediction",
+    "group",
+)  # columns of a table of predictions, beside prob_<class>
 
 
 @dataclass(frozen=True)
-class Common:
+class CommonImages:
     """The images that both results have, with the true class, group and both predictions of each."""
 
     table: pd.DataFrame
     classes: tuple[str, ...]
     by: str
-    relabelled: int
+    n_relabelled: int
 
     @property
     def groups(self) -> NDArray[np.str_]:
@@ -63,50 +68,52 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
     the two, the new one as a. Raise DataError where two Results of one set have no image in common.
     """
     first, other = results[0]
-    found = Result(AGAINST, first.set, first.n, first.classes)
+    found = Result(AGAINST_FOLDER, first.set, first.n, first.classes)
     rows: list[dict[str, Any]] = []
     pairs, changed = [], []
     for new, earlier in results:
-        common = _common(new, earlier)
+        common = _match_images(new, earlier)
         paired: dict[str, Metric] = {}
         if common is not None:
-            options, n = _options(new, alpha), len(common.table)
-            pair = _pair(common, options)
-            paired = _paired(common, options, pair)
+            options, n = _build_options(new, alpha), len(common.table)
+            pair = _compare_pair(common, options)
+            paired = _compute_paired(common, options, pair)
             paired = {name: metric for name, metric in paired.items() if name in new.metrics}
             tested = {"p": float(pair["p"].iloc[0]), "images_in_common": float(n)}
             main = {"accuracy": paired["accuracy"]}
             main |= {name: Metric(value, n, higher_is_better=None) for name, value in tested.items()}
             found.metrics |= {f"{new.block}/{name}": metric for name, metric in main.items()}
             pairs.append(pair.assign(block=new.block))
-            changed.append(_changed(common).assign(block=new.block))
+            changed.append(_find_changed(common).assign(block=new.block))
             found.n = n
-            found.warnings += _about(common, new, earlier)
-        unpaired = dict(_unpaired(new, earlier, set(paired)))
+            found.warnings += _warn_about_matching(common, new, earlier)
+        unpaired = dict(_compute_unpaired(new, earlier, set(paired)))
         found.metrics |= {f"{new.block}/{name}": metric for name, metric in (paired | unpaired).items()}
-        rows += _rows(new, earlier, common, paired, unpaired)
+        rows += _build_rows(new, earlier, common, paired, unpaired)
     found.tables["differences"] = pd.DataFrame(rows)
     if pairs:
         found.tables |= {"pairs": pd.concat(pairs, ignore_index=True), "changed": pd.concat(changed, ignore_index=True)}
-        found.figures["differences"] = _figure(found.tables["differences"])
+        found.figures["differences"] = _draw(found.tables["differences"])
     else:
-        found.warnings.append(
-            say("The two results have no predictions of common images: every difference is unpaired.")
-        )
-    found.provenance = {"alpha": alpha, EARLIER: _origin(other), NEW: _origin(first)} | _origin(first)
+        found.warnings.append(_("The two results have no predictions of common images: every difference is unpaired."))
+    found.provenance = {
+        "alpha": alpha,
+        EARLIER: _describe_result(other),
+        NEW: _describe_result(first),
+    } | _describe_result(first)
     return found
 
 
-def _options(new: Result, alpha: float) -> recipe_pairs.PairingBlock:
+def _build_options(new: Result, alpha: float) -> recipe_pairs.PairwiseBlock:
     """Return the options of the new Result's intervals, and those of significance that it lacks."""
     stated = new.provenance.get("options", {})
     kept = {name: stated[name] for name in ("level", "resamples", "seed") if name in stated}
-    return recipe_pairs.PairingBlock(alpha=alpha, **kept)
+    return recipe_pairs.PairwiseBlock(alpha=alpha, **kept)
 
 
-def _common(new: Result, earlier: Result) -> Common | None:
+def _match_images(new: Result, earlier: Result) -> CommonImages | None:
     """Match images by content where both Results state it, else by path; of copies the first with the first."""
-    tables = [table for one in (new, earlier) if (table := _predictions(one)) is not None]
+    tables = [table for one in (new, earlier) if (table := _get_predictions(one)) is not None]
     if len(tables) < 2 or "accuracy" not in new.metrics:
         return None
     by = "sha256" if all("sha256" in table for table in tables) else "path"
@@ -122,31 +129,33 @@ def _common(new: Result, earlier: Result) -> Common | None:
     same = joined[f"target_{NEW}"] == joined[f"target_{EARLIER}"]
     kept = joined[same].reset_index(drop=True)
     kept = kept.rename(columns={f"{name}_{NEW}": name for name in ("path", "target", "group")})
-    return Common(kept, new.classes, by, int((~same).sum())) if len(kept) else None
+    return CommonImages(kept, new.classes, by, int((~same).sum())) if len(kept) else None
 
 
-def _predictions(one: Result) -> pd.DataFrame | None:
+def _get_predictions(one: Result) -> pd.DataFrame | None:
     """Return a Result's predictions, a row an image, with names as text; None where it has no such table."""
     table = one.tables.get("predictions")
-    if table is None or not {*_ANSWERS, *(f"prob_{name}" for name in one.classes)} <= set(table):
+    if table is None or not {*_PREDICTION_COLUMNS, *(f"prob_{name}" for name in one.classes)} <= set(table):
         return None
     if table["path"].duplicated().any():
         return None
-    return table.assign(**{name: table[name].fillna("").astype(str) for name in _ANSWERS})
+    return table.assign(**{name: table[name].fillna("").astype(str) for name in _PREDICTION_COLUMNS})
 
 
-def _pair(common: Common, options: recipe_pairs.PairingBlock) -> pd.DataFrame:
+def _compare_pair(common: CommonImages, options: recipe_pairs.PairwiseBlock) -> pd.DataFrame:
     """Return what significance says of the two: one row, the new one as a."""
     right = np.stack([np.equal(*common.predictions(whose)[:2]) for whose in (NEW, EARLIER)])
     judged = Recipes({NEW: [0], EARLIER: [1]}, right, common.groups, (0, 0))
-    row = recipe_pairs.compared(judged, judged.draw(options), 0, 1, options.level, options.power, options.alpha)
-    return recipe_pairs.told_apart(pd.DataFrame([row]), options.alpha)
+    row = recipe_pairs.compare_pair(judged, judged.draw(options), 0, 1, options.level, options.power, options.alpha)
+    return recipe_pairs.mark_significant(pd.DataFrame([row]), options.alpha)
 
 
-def _paired(common: Common, options: recipe_pairs.PairingBlock, pair: pd.DataFrame) -> dict[str, Metric]:
+def _compute_paired(common: CommonImages, options: recipe_pairs.PairwiseBlock, pair: pd.DataFrame) -> dict[str, Metric]:
     """Return the difference of each metric of classification, on the same resamples of groups."""
-    new, earlier = (_statistic(*common.predictions(whose)) for whose in (NEW, EARLIER))
-    found = options.resampled(_names(common.classes), lambda weights: new(weights) - earlier(weights), common.groups)
+    new, earlier = (_build_statistic(*common.predictions(whose)) for whose in (NEW, EARLIER))
+    found = options.bootstrap(
+        _list_metrics(common.classes), lambda weights: new(weights) - earlier(weights), common.groups
+    )
     found = {name: replace(one, interval=one.interval and f"paired {one.interval}") for name, one in found.items()}
     row = pair.iloc[0]  # the same difference, from the very functions of significance
     if not np.isnan(row["low"]):
@@ -155,23 +164,23 @@ def _paired(common: Common, options: recipe_pairs.PairingBlock, pair: pd.DataFra
     return found
 
 
-def _names(classes: Sequence[str]) -> list[str]:
-    return [*_OVERALL, *(f"{kind}/{name}" for kind in (*_BY_CLASS, "auroc") for name in classes)]
+def _list_metrics(classes: Sequence[str]) -> list[str]:
+    return [*_OVERALL_METRICS, *(f"{kind}/{name}" for kind in (*_CLASS_METRICS, "auroc") for name in classes)]
 
 
-def _statistic(targets: NDArray[np.intp], predicted: NDArray[np.intp], scores: Floats) -> stats.Statistic:
-    """Return what maps weights (B, N) to the metrics of `_names`, (B, K)."""
+def _build_statistic(targets: NDArray[np.intp], predicted: NDArray[np.intp], scores: Floats) -> stats.Statistic:
+    """Return what maps weights (B, N) to the metrics of `_list_metrics`, (B, K)."""
 
     def statistic(weights: Floats) -> Floats:
         confusion = classification.confusion_matrix(targets, predicted, scores.shape[1], weights)
         aurocs = [classification.auroc(column, targets == index, weights) for index, column in enumerate(scores.T)]
-        by_class = [function(confusion) for function in _BY_CLASS.values()]
-        return np.column_stack([*(function(confusion) for function in _OVERALL.values()), *by_class, *aurocs])
+        by_class = [function(confusion) for function in _CLASS_METRICS.values()]
+        return np.column_stack([*(function(confusion) for function in _OVERALL_METRICS.values()), *by_class, *aurocs])
 
     return statistic
 
 
-def _unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterator[tuple[str, Metric]]:
+def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterator[tuple[str, Metric]]:
     """Return the difference of each metric that has a direction and is in both, as if of independent images."""
     levels = [one.provenance.get("options", {}).get("level") for one in (new, earlier)]
     for name, a in new.metrics.items():
@@ -184,23 +193,23 @@ def _unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterator[tuple[
             continue
         difference, bounds = a.value - b.value, [(one.low, one.high) for one in (a, b)]
         if levels[0] != levels[1] or None in (*bounds[0], *bounds[1]):
-            why = say("no interval: one of the two has none of this level")
+            why = _("no interval: one of the two has none of this level")
             yield name, Metric(difference, n, higher_is_better=a.higher_is_better, reason=why)
             continue
         low, high = stats.difference_interval((a.value, *bounds[0]), (b.value, *bounds[1]))  # type: ignore[arg-type]
         yield name, Metric(difference, n, low, high, "unpaired", a.higher_is_better)
 
 
-def _rows(
-    new: Result, earlier: Result, common: Common | None, paired: dict[str, Metric], unpaired: dict[str, Metric]
+def _build_rows(
+    new: Result, earlier: Result, common: CommonImages | None, paired: dict[str, Metric], unpaired: dict[str, Metric]
 ) -> Iterator[dict[str, Any]]:
     values: dict[str, tuple[float | None, ...]] = {
         name: tuple(one.metrics[name].value for one in (new, earlier)) for name in unpaired
     }
     if common is not None:
         once = np.ones((1, len(common.table)))
-        columns = [_statistic(*common.predictions(whose))(once)[0] for whose in (NEW, EARLIER)]
-        values |= dict(zip(_names(common.classes), zip(*columns, strict=True), strict=True))
+        columns = [_build_statistic(*common.predictions(whose))(once)[0] for whose in (NEW, EARLIER)]
+        values |= dict(zip(_list_metrics(common.classes), zip(*columns, strict=True), strict=True))
     for name, metric in (paired | unpaired).items():
         yield {
             "block": new.block,
@@ -217,50 +226,50 @@ def _rows(
         }
 
 
-def _changed(common: Common) -> pd.DataFrame:
+def _find_changed(common: CommonImages) -> pd.DataFrame:
     """Return the images of which the two predict different classes."""
     columns = ["path", "target", f"prediction_{NEW}", f"prediction_{EARLIER}"]
     named = {f"prediction_{NEW}": NEW, f"prediction_{EARLIER}": EARLIER}
     return common.table.loc[common.table[columns[2]] != common.table[columns[3]], columns].rename(columns=named)
 
 
-def _about(common: Common, new: Result, earlier: Result) -> list[str]:
+def _warn_about_matching(common: CommonImages, new: Result, earlier: Result) -> list[str]:
     said, n = [], len(common.table)
     if n < max(new.n, earlier.n):
-        told = say(
+        told = _(
             "Paired differences are of the {n} images in common; the new result has {new}, the earlier one {earlier}.",
             n=n,
             new=new.n,
             earlier=earlier.n,
         )
         said.append(told)
-    if common.relabelled:
-        told = say(
-            "Images in common whose true class is another one now, and which are left out: {n}.", n=common.relabelled
+    if common.n_relabelled:
+        told = _(
+            "Images in common whose true class is another one now, and which are left out: {n}.", n=common.n_relabelled
         )
         said.append(told)
     if common.by == "path":
-        said.append(say("Images are matched by path, as the earlier result does not state their content."))
+        said.append(_("Images are matched by path, as the earlier result does not state their content."))
     return said
 
 
-def _origin(one: Result) -> dict[str, Any]:
+def _describe_result(one: Result) -> dict[str, Any]:
     names = ("run", "checkpoint_sha256", "data_fingerprint", "split", "version", "code")
     return {"set": one.set} | {name: one.provenance[name] for name in names if name in one.provenance}
 
 
 @plots.use_style()
-def _figure(table: pd.DataFrame) -> Figure:
+def _draw(table: pd.DataFrame) -> Figure:
     """Draw the paired differences with their intervals, in points, the first on top."""
     shown = table[(table["comparison"] == "paired") & table["difference"].notna()]
     rows = np.arange(len(shown))
-    figure = plots.new_figure(6.4, 1.1 + 0.24 * len(shown))
+    figure = plots.create_figure(6.4, 1.1 + 0.24 * len(shown))
     axes = figure.subplots()
     axes.axvline(0, color=plots.GREY, linewidth=1)
-    axes.hlines(rows, shown["low"], shown["high"], color=plots.color(0), linewidth=1.6)
-    axes.plot(shown["difference"], rows, "o", color=plots.color(0), markersize=5)
-    axes.set_yticks(rows, [plots.short(str(name), 32) for name in shown["metric"]])
-    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=say("new minus earlier (points)"))
+    axes.hlines(rows, shown["low"], shown["high"], color=plots.get_colour(0), linewidth=1.6)
+    axes.plot(shown["difference"], rows, "o", color=plots.get_colour(0), markersize=5)
+    axes.set_yticks(rows, [plots.shorten_name(str(name), 32) for name in shown["metric"]])
+    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=_("new minus earlier (points)"))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     axes.grid(axis="x")
     return figure

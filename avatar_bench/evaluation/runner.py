@@ -16,14 +16,14 @@ import numpy as np
 
 import avatar_bench
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.file_names import listed
-from avatar_bench.data.image_slices import describe
+from avatar_bench.data.file_names import format_names
+from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import Block, CompareBlock, DatasetBlock
-from avatar_bench.evaluation.result_writer import Saving
-from avatar_bench.files.paths import folder_name
-from avatar_bench.i18n import say, speak
+from avatar_bench.evaluation.result_writer import ResultWriter
+from avatar_bench.files.paths import make_folder_name
+from avatar_bench.i18n import _, use_language
 from avatar_bench.results.result import Result
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
-class Judge:
+class BlockRunner:
     """Put Runs, each with its Dataset, or a Dataset alone, through one block after the other.
 
-    Results go to `place`/<set>/<block>/. Raise ConfigError where that of other pictures, called alike, is there: it
+    Results go to `place`/<set>/<block>/. Raise ConfigError where that of other images, called alike, is there: it
     would be replaced, or read as if it were of these.
     """
 
@@ -42,29 +42,29 @@ class Judge:
         self.settings = settings
         self.runs = runs
         self.datasets = datasets
-        self.folder = place / folder_name(datasets[0].name)
+        self.folder = place / make_folder_name(datasets[0].name)
         self.data_places = self._find_places()
-        self._refuse_others()
+        self._refuse_other_images()
 
-    def __call__(self, name: str, block: Block, saving: Saving) -> Result:
+    def __call__(self, name: str, block: Block, saving: ResultWriter) -> Result:
         """Give the Result that is there already where nothing has changed, else a new one, which `saving` gets."""
         folder = self.folder / name
-        if registry.is_users(block) or (isinstance(block, CompareBlock) and block.reads_results):
+        if registry.is_user_block(block) or (isinstance(block, CompareBlock) and block.reads_results):
             saving.finish()  # for it to read
-        origin = self._origin(block)
-        result = None if self.settings.again else self._kept(folder, origin)
+        origin = self._describe_inputs(block)
+        result = None if self.settings.again else self._load_current(folder, origin)
         if result is not None:
             saving.add(result, folder, there=True)
             return result
         saving.begin()
-        started, before = time.monotonic(), self._seconds_of_passes()
-        with speak(self.settings.lang):
-            result = self._put_through(name, block)
-            result.warnings += _not_new(self.runs, self.datasets)
-            result.warnings += dict.fromkeys(warning for run in self.runs for warning in _unchecked(run))
-        result.provenance |= origin | self._whereabouts(block) | {"data_places": self.data_places}
+        started, before = time.monotonic(), self._sum_seconds()
+        with use_language(self.settings.lang):
+            result = self._run_block(name, block)
+            result.warnings += _warn_of_overlap(self.runs, self.datasets)
+            result.warnings += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+        result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
-        result.provenance["seconds_of_passes"] = round(self._seconds_of_passes() - before, 3)
+        result.provenance["seconds_of_passes"] = round(self._sum_seconds() - before, 3)
         saving.add(result, folder)
         return result
 
@@ -73,26 +73,26 @@ class Judge:
         data = self.settings.data
         paths: list[Path | str | None] = [data.manifest if data.kind == "manifest" else data.root]
         if data.kind == "run":
-            paths = [run.place(self.settings.split) or _place_of(run) for run in self.runs]
+            paths = [run.place(self.settings.split) or _locate(run) for run in self.runs]
         return sorted({os.path.realpath(path) for path in paths if path})
 
-    def _refuse_others(self) -> None:
+    def _refuse_other_images(self) -> None:
         ours = {dataset.fingerprint for dataset in self.datasets}
         for file in sorted(self.folder.glob("[!.]*/metrics.json")):  # with a dot, a Result that is being written
-            prints, places = _pictures_of(file)
+            prints, places = _read_images(file)
             there = [place for place in places if os.path.exists(place)]  # else moved, or no longer wanted
             if there and prints and prints.isdisjoint(ours) and set(there).isdisjoint(self.data_places):
                 option = "out=DIR" if self.settings.data.kind == "run" else "data.name=NAME"
                 raise ConfigError(
-                    f"{self.folder} holds Results of other pictures of that name: {listed(there, 2)}.",
+                    f"{self.folder} holds Results of other images of that name: {format_names(there, 2)}.",
                     f"Give these another place: {option}",
                     "Or take that folder away, if you no longer want what is in it.",
                 )
 
-    def _seconds_of_passes(self) -> float:
-        return sum(run.seconds_of_passes for run in self.runs)
+    def _sum_seconds(self) -> float:
+        return sum(run.inference_seconds for run in self.runs)
 
-    def _put_through(self, name: str, block: Block) -> Result:
+    def _run_block(self, name: str, block: Block) -> Result:
         try:
             if isinstance(block, CompareBlock):
                 return block.compare(self.runs, self.datasets)
@@ -102,12 +102,12 @@ class Judge:
         except AvatarBenchError:
             raise
         except Exception as error:
-            if not registry.is_users(block):
+            if not registry.is_user_block(block):
                 raise
             reason = f"block={name}: {inspect.getfile(type(block))} failed: {type(error).__name__}: {error}"
             raise ConfigError(reason, "It is a block of yours; AVATAR_BENCH_DEBUG=1 shows where.") from error
 
-    def _origin(self, block: Block) -> dict[str, Any]:
+    def _describe_inputs(self, block: Block) -> dict[str, Any]:
         """Give all that a Result depends on, as plain values; where a run lies is no part of it."""
         settings = self.settings
         found = {
@@ -118,98 +118,101 @@ class Judge:
             "accelerator": settings.accelerator,
             "threads": settings.threads,
             "options": json.loads(json.dumps(asdict(block))),
-            "code": registry.code_digest(block),
+            "code": registry.hash_code(block),
             "version": avatar_bench.__version__,
         }
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if isinstance(block, CompareBlock):
             runs = zip(self.runs, parts, strict=True)
-            return found | {"torch": metadata.version("torch"), "compared": [_entry(run) | part for run, part in runs]}
+            return found | {
+                "torch": metadata.version("torch"),
+                "compared": [_describe_run(run) | part for run, part in runs],
+            }
         if isinstance(block, DatasetBlock):
             run = next(iter(self.runs), None)
             found["equalise"] = run.card.preprocessing.get("equalise") if run else settings.data.equalise
-        return found | parts[0] | (_provenance_of(self.runs[0]) if self.runs else {})
+        return found | parts[0] | (_collect_provenance(self.runs[0]) if self.runs else {})
 
-    def _whereabouts(self, block: Block) -> dict[str, Any]:
+    def _describe_sources(self, block: Block) -> dict[str, Any]:
         """Give what a Result read that can only be told when it is made."""
         if not isinstance(block, CompareBlock):
             run = next(iter(self.runs), None)
-            return {"run": _place_of(run), "sets": run.used} if run else {"sets": {}}
-        found: dict[str, Any] = {"runs": [_place_of(run) for run in self.runs], "sets": [run.used for run in self.runs]}
-        return found | ({"read": self._digests()} if block.reads_results else {})
+            return {"run": _locate(run), "sets": run.used} if run else {"sets": {}}
+        found: dict[str, Any] = {"runs": [_locate(run) for run in self.runs], "sets": [run.used for run in self.runs]}
+        return found | ({"read": self._list_digests()} if block.reads_results else {})
 
-    def _digests(self) -> list[dict[str, str]]:
+    def _list_digests(self) -> list[dict[str, str]]:
         """Give the digest of what is saved of each run on its set, by block."""
-        return [run.digests(dataset.name) for run, dataset in zip(self.runs, self.datasets, strict=True)]
+        return [run.hash_results(dataset.name) for run, dataset in zip(self.runs, self.datasets, strict=True)]
 
-    def _kept(self, folder: Path, origin: dict[str, Any]) -> Result | None:
-        result = Result.load_whole(folder)
+    def _load_current(self, folder: Path, origin: dict[str, Any]) -> Result | None:
+        result = Result.load_if_complete(folder)
         if result is None or not origin.items() <= result.provenance.items():
             return None
         if self.settings.data.kind != "run" and result.provenance.get("data_places") != self.data_places:
-            return None  # made anew, as it must say where its pictures lie
-        if "read" in result.provenance and result.provenance["read"] != self._digests():
+            return None  # made anew, as it must say where its images lie
+        if "read" in result.provenance and result.provenance["read"] != self._list_digests():
             return None
         sets = result.provenance.get("sets", {})
         used = list(zip(self.runs, sets if isinstance(sets, list) else [sets], strict=False))
-        if not all(isinstance(each, dict) for _, each in used):
+        if not all(isinstance(each, dict) for __, each in used):
             return None
         try:
             now = [{name: run.dataset(name).digest for name in each} for run, each in used]
         except AvatarBenchError:  # a set is gone: for the block to tell, if it needs it
             return None
-        return result if now == [each for _, each in used] else None
+        return result if now == [each for __, each in used] else None
 
 
-def _not_new(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
+def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
     """Say how much of a set is not new to a network, as its first weights had seen it; of which, where they differ."""
     said: dict[str, list[str]] = {}
     for run, dataset in zip(runs, datasets, strict=False):  # of data alone, there are no runs
-        told = say(
-            "{n} of {all} pictures, or copies or groups of theirs, were in the pretraining: figures on them flatter.",
-            n=(seen := run.seen_before(dataset)),
+        told = _(
+            "{n} of {all} images, or copies or groups of theirs, were in the pretraining: figures on them flatter.",
+            n=(seen := run.count_pretraining_overlap(dataset)),
             all=len(dataset),
         )
         said.setdefault(told if seen else "", []).append(run.label)
     return [told if len(said) == 1 else f"{', '.join(names)}: {told}" for told, names in said.items() if told]
 
 
-def _unchecked(run: Run) -> list[str]:
-    """Say what is judged on trust: what cannot be compared with the pictures that a network has seen."""
+def _warn_of_unchecked(run: Run) -> list[str]:
+    """Say what is judged on trust: what cannot be compared with the images that a network has seen."""
     if run.images is None:
         name = run.checkpoint.name
-        return [say("{file} lies in no run folder: whether it was trained on these pictures is not known", file=name)]
+        return [_("{file} lies in no run folder: whether it was trained on these images is not known", file=name)]
     if members := getattr(run, "members", ()):
-        return list(dict.fromkeys(warning for member in members for warning in _unchecked(member)))
+        return list(dict.fromkeys(warning for member in members for warning in _warn_of_unchecked(member)))
     found = []
-    if (gone := run.out_of_sight) and "near_duplicates" not in run.allow:
-        found = [say("{n} pictures of the pretraining are gone: near-duplicates of them are not looked for", n=gone)]
+    if (gone := run.n_missing_pretraining_images) and "near_duplicates" not in run.allow:
+        found = [_("{n} images of the pretraining are gone: near-duplicates of them are not looked for", n=gone)]
         if gone == 1:
-            found = [say("A picture of the pretraining is gone: near-duplicates of it are not looked for")]
-    if run.taught_elsewhere:
-        found.append(say("The weights that training began with were taught elsewhere, and may know these pictures"))
-    if run.pretraining is None and any("pictures" in step for step in run.ancestors):
-        found.append(say("Which pictures a pretraining had seen is not known: the list does not go with an export"))
+            found = [_("An image of the pretraining is gone: near-duplicates of it are not looked for")]
+    if run.is_pretrained_elsewhere:
+        found.append(_("The weights that training began with were taught elsewhere, and may know these images"))
+    if run.pretraining is None and any("images" in step for step in run.ancestors):
+        found.append(_("Which images a pretraining had seen is not known: the list does not go with an export"))
     return found
 
 
-def slice_of(dataset: Dataset, where: WhereConfig) -> Dataset:
-    """Give the pictures of a dataset that are in all slices of `where`; raise ConfigError where none is."""
+def select_slice(dataset: Dataset, where: WhereConfig) -> Dataset:
+    """Give the images of a dataset that are in all slices of `where`; raise ConfigError where none is."""
     wanted = {key: value for key, value in asdict(where).items() if value is not None}
     if not wanted:
         return dataset
-    table = describe(dataset)
+    table = assign_slices(dataset)
     for key, value in wanted.items():
         if value not in set(table[key]):
             there = ", ".join(sorted(set(table[key]) - {""})) or "nothing that is known"
             raise ConfigError(f"where.{key}={value}: {dataset.name} has none of it.", f"It has: {there}.")
     keep = np.logical_and.reduce([table[key] == value for key, value in wanted.items()])
     if not keep.any():
-        raise ConfigError(f"where: no picture of {dataset.name} is in all of these slices.")
+        raise ConfigError(f"where: no image of {dataset.name} is in all of these slices.")
     return dataset.take(keep, " ".join([dataset.name, *(f"{key}={value}" for key, value in wanted.items())]))
 
 
-def guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
+def check_preprocessing(run: Run, settings: EvaluateConfig) -> None:
     """Refuse to judge a network on images that are prepared in another way than those it was trained on."""
     names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
     for option, name in names.items():
@@ -221,8 +224,8 @@ def guard_preprocessing(run: Run, settings: EvaluateConfig) -> None:
             )
 
 
-def _pictures_of(file: Path) -> tuple[set[str], list[str]]:
-    """Read the fingerprints and places of a Result's pictures; nothing where it is damaged, or too old to tell."""
+def _read_images(file: Path) -> tuple[set[str], list[str]]:
+    """Read the fingerprints and places of a Result's images; nothing where it is damaged, or too old to tell."""
     try:
         origin = json.loads(file.read_text(encoding="utf-8"))["provenance"]
         prints = {part["data_fingerprint"] for part in origin.get("compared", [origin])}
@@ -231,15 +234,15 @@ def _pictures_of(file: Path) -> tuple[set[str], list[str]]:
         return set(), []
 
 
-def _place_of(run: Run) -> str:
+def _locate(run: Run) -> str:
     return str(run.folder or run.checkpoint)
 
 
-def _entry(run: Run) -> dict[str, Any]:
-    return {"label": run.label, "recipe": run.recipe} | _provenance_of(run)
+def _describe_run(run: Run) -> dict[str, Any]:
+    return {"label": run.label, "recipe": run.recipe} | _collect_provenance(run)
 
 
-def _provenance_of(run: Run) -> dict[str, Any]:
+def _collect_provenance(run: Run) -> dict[str, Any]:
     return {
         "checkpoint_sha256": run.checkpoint_sha256,
         "split_fingerprint": run.card.split_fingerprint,

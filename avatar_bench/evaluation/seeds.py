@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.block import Intervals
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.block import IntervalOptions
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, paired, stats
 from avatar_bench.results.result import Metric
-from avatar_bench.runs.labels import without
+from avatar_bench.runs.labels import describe_recipe_without
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 class Recipes:
     """Hold which of the runs are each recipe's, by name, and what all of them have right of one set.
 
-    `right` (runs, N) is bool, `groups` (N,) are the pictures', `seeds` (runs,) those of training.
+    `right` (runs, N) is bool, `groups` (N,) are the images', `seeds` (runs,) those of training.
     """
 
     members: Mapping[str, Sequence[int]]
@@ -37,7 +37,7 @@ class Recipes:
 
     @classmethod
     def of(cls, members: Mapping[str, Sequence[int]], runs: Sequence[Run], found: Sequence[Predictions]) -> Recipes:
-        """Gather the answers that runs give on the same pictures in the same order."""
+        """Gather the answers that runs give on the same images in the same order."""
         right = np.stack([predictions.correct for predictions in found])
         return cls(members, right, found[0].groups, tuple(run.seed for run in runs))
 
@@ -48,7 +48,7 @@ class Recipes:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Give how many runs of each recipe have each picture right, (R, N)."""
+        """Give how many runs of each recipe have each image right, (R, N)."""
         return np.stack([self.right[list(runs)].sum(axis=0) for runs in self.members.values()])
 
     @cached_property
@@ -57,7 +57,7 @@ class Recipes:
         return np.array([len(runs) for runs in self.members.values()])
 
     @property
-    def seeds_of(self) -> dict[str, list[int]]:
+    def seeds_by_recipe(self) -> dict[str, list[int]]:
         """Give the seeds of each recipe's runs, by name."""
         return {name: [self.seeds[run] for run in runs] for name, runs in self.members.items()}
 
@@ -66,25 +66,25 @@ class Recipes:
         """Give the number of groups."""
         return len(np.unique(self.groups))
 
-    def draw(self, block: Intervals, statistic: stats.Statistic | None = None) -> Floats:
+    def draw(self, block: IntervalOptions, statistic: stats.Statistic | None = None) -> Floats:
         """Give a figure of each recipe in each resample of seeds and groups, (B, R); accuracy unless told.
 
         `statistic` maps weights (B, N) to a figure of each run, (B, runs).
         """
         how = statistic or (lambda weights: weights @ self.right.T / weights.sum(axis=1, keepdims=True))
         members = list(self.members.values())
-        return paired.seed_by_group(how, self.groups, members, self.seeds, block.resamples, block.seed)
+        return paired.resample_groups_and_seeds(how, self.groups, members, self.seeds, block.resamples, block.seed)
 
-    def accuracies(self, block: Intervals, drawn: Floats) -> dict[str, Metric]:
+    def accuracies(self, block: IntervalOptions, drawn: Floats) -> dict[str, Metric]:
         """Give the mean accuracy of each recipe over its runs; Wilson or by group for one run, else from `drawn`."""
         return {
             name: block.share(self.right[runs[0]], self.groups)
             if len(runs) == 1
-            else self._over_seeds(block, float(self.right[list(runs)].mean()), drawn[:, place])
+            else self._average_over_seeds(block, float(self.right[list(runs)].mean()), drawn[:, place])
             for place, (name, runs) in enumerate(self.members.items())
         }
 
-    def _over_seeds(self, block: Intervals, value: float, drawn: Floats) -> Metric:
+    def _average_over_seeds(self, block: IntervalOptions, value: float, drawn: Floats) -> Metric:
         low, high = map(float, stats.percentiles(drawn, block.level))
         method = "bootstrap by seed and group"
         if not low < high:  # as in stats.share_interval: resamples that all agree say nothing
@@ -92,17 +92,17 @@ class Recipes:
         return Metric(float(value), self.units, low, high, method)
 
 
-def macro_f1s(found: Sequence[Predictions]) -> stats.Statistic:
+def build_macro_f1_statistic(found: Sequence[Predictions]) -> stats.Statistic:
     """Return what maps weights (B, N) to the macro-F1 of each run, (B, runs), from its predictions."""
-    return _of_confusions(found, classification.macro_f1)
+    return _build_confusion_statistic(found, classification.macro_f1)
 
 
-def balanced_accuracies(found: Sequence[Predictions]) -> stats.Statistic:
+def build_balanced_accuracy_statistic(found: Sequence[Predictions]) -> stats.Statistic:
     """Return what maps weights (B, N) to the balanced accuracy of each run, (B, runs), from its predictions."""
-    return _of_confusions(found, classification.balanced_accuracy)
+    return _build_confusion_statistic(found, classification.balanced_accuracy)
 
 
-def _of_confusions(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.Statistic:
+def _build_confusion_statistic(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.Statistic:
     def statistic(weights: Floats) -> Floats:
         confusions = [
             classification.confusion_matrix(one.targets, one.predicted, len(one.classes), weights) for one in found
@@ -112,32 +112,30 @@ def _of_confusions(found: Sequence[Predictions], metric: Callable[[Floats], Floa
     return statistic
 
 
-def about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[str]:
+def warn_about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[str]:
     """Say which recipes have one run, whose intervals know nothing of other seeds, and which have a seed twice."""
     said = []
     single = [name for name, own in seeds.items() if len(own) == 1]
     twice = [name for name, own in seeds.items() if len(set(own)) < len(own)]
     if single and len(single) == len(seeds):
-        told = say("Each recipe was trained with one seed: the intervals do not hold what another seed would give.")
+        told = _("Each recipe was trained with one seed: the intervals do not hold what another seed would give.")
         said.append(told)
     elif single:
         names = ", ".join(single)
-        told = say(
-            "Trained with one seed, so that intervals do not hold what another would give: {names}.", names=names
-        )
+        told = _("Trained with one seed, so that intervals do not hold what another would give: {names}.", names=names)
         said.append(told)
     if twice:
         names = ", ".join(twice)
-        said.append(say("Several runs have the same seed, and count as if they had not: {names}.", names=names))
+        said.append(_("Several runs have the same seed, and count as if they had not: {names}.", names=names))
     return said
 
 
-def families(runs: Sequence[Run], option: str) -> dict[str, list[int]]:
+def group_across_option(runs: Sequence[Run], option: str) -> dict[str, list[int]]:
     """Give the positions of the runs that differ in their seed and an option, such as mode.shots, alone, by name."""
     found: dict[tuple[str, str], list[int]] = {}
     for place, run in enumerate(runs):
-        found.setdefault(without(option, run.record, run.config), []).append(place)
-    names = [name or runs[places[0]].recipe for (_, name), places in found.items()]
+        found.setdefault(describe_recipe_without(option, run.record, run.config), []).append(place)
+    names = [name or runs[places[0]].recipe for (__, name), places in found.items()]
     if len(set(names)) < len(names):
         names = [f"{name} ({place})" for place, name in enumerate(names, 1)]
     return dict(zip(names, found.values(), strict=True))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(file: Path, alone: bool = True) -> Iterator[Path]:
+def atomic_write(file: Path, alone: bool = True) -> Iterator[Path]:
     """Give a place beside `file` to write to; it takes the name of `file` once it is complete and on the disk.
 
     An error, such as a full disk, leaves what bore that name before, and nothing beside it. `alone` says that no
@@ -18,7 +18,7 @@ def whole(file: Path, alone: bool = True) -> Iterator[Path]:
     part = file.with_name(f"{file.name}.part" if alone else f"{file.name}.{os.getpid()}.part")
     try:
         yield part
-        flush(part)
+        sync_to_disk(part)
         part.replace(file)
     except BaseException as error:
         part.unlink(missing_ok=True)
@@ -29,11 +29,11 @@ def whole(file: Path, alone: bool = True) -> Iterator[Path]:
 
 def write_text(file: Path, text: str) -> None:
     """Write a text file in UTF-8."""
-    with whole(file) as part:
+    with atomic_write(file) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def flush(file: Path) -> None:
+def sync_to_disk(file: Path) -> None:
     """Have the system put a file's content on the disk, so that a loss of power does not leave its name alone."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())

@@ -11,27 +11,27 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from avatar_bench.errors import CheckpointError
 
-BACKBONE = "backbone.safetensors"  # of a pretraining
+BACKBONE_FILE = "backbone.safetensors"  # of a pretraining
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/|(hf[-_]hub|local-dir|timm):")
-LARGEST = 4 * 1024**3  # bytes, of a file
-MOST = 20_000  # records
+MAX_CONTAINER_BYTES = 4 * 1024**3  # bytes, of a file
+MAX_CONTAINER_RECORDS = 20_000  # records
 _NAME = re.compile(r"([^/\\\x00-\x1f]+/)?[\w.-]+(/[\w.-]+)*", re.ASCII)  # torch calls the top folder like the file
 _FLAGS = (0, 0x8, 0x800, 0x808)  # a descriptor follows, names are UTF-8: nothing encrypted or patched
-_DESCRIPTOR = 24  # bytes at most that may follow a record
+_MAX_DESCRIPTOR_BYTES = 24  # bytes at most that may follow a record
 _CHUNK = 1 << 20
 
 
-def open_stored(stream: BinaryIO) -> ZipFile:
+def open_stored_archive(stream: BinaryIO) -> ZipFile:
     """Open an archive of records that are stored as they are; raise BadZipFile on one that is large, packed or odd.
 
     A record's CRC-32 is checked as it is read.
     """
-    if stream.seek(0, io.SEEK_END) > LARGEST:
-        raise BadZipFile(f"it is larger than {LARGEST:,} bytes")
+    if stream.seek(0, io.SEEK_END) > MAX_CONTAINER_BYTES:
+        raise BadZipFile(f"it is larger than {MAX_CONTAINER_BYTES:,} bytes")
     archive = ZipFile(stream)
     records = archive.infolist()
-    if not 0 < len(records) <= MOST:
-        raise BadZipFile(f"it has {len(records):,} records, of 1 to {MOST:,}")
+    if not 0 < len(records) <= MAX_CONTAINER_RECORDS:
+        raise BadZipFile(f"it has {len(records):,} records, of 1 to {MAX_CONTAINER_RECORDS:,}")
     if len({record.orig_filename.casefold() for record in records}) < len(records):
         raise BadZipFile("it has two records of one name")
     for record in records:
@@ -39,12 +39,12 @@ def open_stored(stream: BinaryIO) -> ZipFile:
     return archive
 
 
-def check_torch(stream: BinaryIO) -> bytes:
+def check_torch_archive(stream: BinaryIO) -> bytes:
     """Check that an archive is one that torch wrote, and every CRC-32 in it; give its data.pkl.
 
     Nothing may lie beside, between or behind the records, so that every reader finds the same ones. Raises BadZipFile.
     """
-    with open_stored(stream) as archive:
+    with open_stored_archive(stream) as archive:
         records = sorted(archive.infolist(), key=lambda record: record.header_offset)
         top = records[0].filename.partition("/")[0]
         if any(not record.filename.startswith(f"{top}/") for record in records):
@@ -53,7 +53,7 @@ def check_torch(stream: BinaryIO) -> bytes:
             raise BadZipFile("a record has attributes")  # with that of a folder, torch would leave a tensor unread
         if any(record.filename == f"{top}/constants.pkl" for record in records):
             raise BadZipFile("it holds code, of TorchScript")
-        _check_places(stream, records, archive.start_dir)
+        _check_offsets(stream, records, archive.start_dir)
         _check_end(stream, len(records), archive.start_dir)
         for record in records:
             with archive.open(record) as content:
@@ -74,16 +74,16 @@ def _check_record(record: ZipInfo) -> None:
         raise BadZipFile(f"{record.filename} is encrypted or patched")
 
 
-def _check_places(stream: BinaryIO, records: list[ZipInfo], end: int) -> None:
+def _check_offsets(stream: BinaryIO, records: list[ZipInfo], end: int) -> None:
     """Raise BadZipFile where records do not follow each other from the first byte to the directory at `end`."""
     place = 0
     for record in records:
-        if not place <= record.header_offset <= place + _DESCRIPTOR * (place > 0):
+        if not place <= record.header_offset <= place + _MAX_DESCRIPTOR_BYTES * (place > 0):
             raise BadZipFile(f"{record.filename} does not begin where the record before it ends")
         stream.seek(record.header_offset + 26)
         lengths = struct.unpack("<2H", stream.read(4))
         place = record.header_offset + 30 + sum(lengths) + record.file_size
-    if not place <= end <= place + _DESCRIPTOR:
+    if not place <= end <= place + _MAX_DESCRIPTOR_BYTES:
         raise BadZipFile("its directory does not begin where its records end")
 
 

@@ -12,36 +12,36 @@ import pandas as pd
 
 # a spreadsheet runs what follows one of these signs, also behind quotes and blanks that it drops; where commas do not
 # part its cells, semicolons and tabs do, so what stands after one of those may be the start of a cell as well
-_SIGNS = "=+\\-@＝＋－＠﹦﹢﹣﹫−"
-_PARTS = ";\\t\\r\\n"
-_DROPPED = rf"(?:['\"‘’“”\ufeff\u200b]|[^\S{_PARTS}])*"
-_NUMBER = rf"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?:\Z|[{_PARTS}])"
-_DASH = rf"-(?:\Z|[{_PARTS}])"  # stands for nothing in a table
-_FORMULA = rf"(?={_DROPPED}[{_SIGNS}])(?!{_NUMBER}|{_DASH})"
-_CONTROL = rf"(?='*[{_PARTS[1:]}])"
-_BARE = re.compile(rf"^{_CONTROL}|(^|[{_PARTS}]){_FORMULA}")
-_QUOTED = re.compile(rf"^'{_CONTROL}|(^|[{_PARTS}])'{_FORMULA}")
+_FORMULA_SIGNS = "=+\\-@＝＋－＠﹦﹢﹣﹫−"
+_SEPARATORS = ";\\t\\r\\n"
+_IGNORED = rf"(?:['\"‘’“”\ufeff\u200b]|[^\S{_SEPARATORS}])*"
+_NUMBER = rf"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?:\Z|[{_SEPARATORS}])"
+_DASH = rf"-(?:\Z|[{_SEPARATORS}])"  # stands for nothing in a table
+_FORMULA = rf"(?={_IGNORED}[{_FORMULA_SIGNS}])(?!{_NUMBER}|{_DASH})"
+_CONTROL = rf"(?='*[{_SEPARATORS[1:]}])"
+_UNESCAPED = re.compile(rf"^{_CONTROL}|(^|[{_SEPARATORS}]){_FORMULA}")
+_ESCAPED = re.compile(rf"^'{_CONTROL}|(^|[{_SEPARATORS}])'{_FORMULA}")
 
 
-def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
+def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     """Give the table with a ' before each text, header or part of one that a spreadsheet would run; numbers stay."""
-    return _each_text(frame, lambda text: _BARE.sub(r"\1'", text))
+    return _map_texts(frame, lambda text: _UNESCAPED.sub(r"\1'", text))
 
 
-def spreadsheet_plain(frame: pd.DataFrame) -> pd.DataFrame:
+def unescape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     """Give the table of which spreadsheet_safe made this one."""
-    return _each_text(frame, lambda text: _QUOTED.sub(r"\1", text))
+    return _map_texts(frame, lambda text: _ESCAPED.sub(r"\1", text))
 
 
 def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
     """Write a table, without its index, as a CSV file or stream that a spreadsheet may open; options are pandas'."""
-    safe = spreadsheet_safe(frame)
+    safe = escape_formulas(frame)
     # csv of Python before 3.13 leaves a carriage return outside quotes, where it ends a row for those who read it
-    returns = any("\r" in str(name) or _holds_return(safe.iloc[:, n]) for n, name in enumerate(safe))
+    returns = any("\r" in str(name) or _has_carriage_return(safe.iloc[:, n]) for n, name in enumerate(safe))
     safe.to_csv(target, index=False, quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL, **options)
 
 
-def csv_text(frame: pd.DataFrame) -> str:
+def format_csv(frame: pd.DataFrame) -> str:
     """Give what write_csv writes."""
     text = io.StringIO()
     write_csv(frame, text)
@@ -50,16 +50,16 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 def read_csv(source: Any, **options: Any) -> pd.DataFrame:
     """Read a CSV file that write_csv may have written; options, and what may be read, are pandas'."""
-    return spreadsheet_plain(pd.read_csv(source, **options))
+    return unescape_formulas(pd.read_csv(source, **options))
 
 
-def _holds_return(column: pd.Series) -> bool:
+def _has_carriage_return(column: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(column.dtype) and any(
         "\r" in value for value in column if isinstance(value, str)
     )
 
 
-def _each_text(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+def _map_texts(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     def changed(value: Any) -> Any:
         return change(value) if isinstance(value, str) else value
 

@@ -16,18 +16,18 @@ _SPACE = re.compile(r"\s+")
 _MARKS = re.compile(r"([\\`*_\[\]#!|~$])")
 
 
-def web() -> Environment:
+def build_html_environment() -> Environment:
     """Give an environment in which every text is escaped for HTML; `sha256` is for a page's Content-Security-Policy."""
-    environment = _environment(autoescape=True)
-    environment.filters["sha256"] = _sha256
-    environment.filters["code"] = _code
+    environment = _build_environment(autoescape=True)
+    environment.filters["sha256"] = _hash_for_csp
+    environment.filters["code"] = _format_code
     return environment
 
 
-def markdown() -> Environment:
+def build_markdown_environment() -> Environment:
     """Give an environment in which every value is escaped for Markdown, and for the HTML that Markdown may hold."""
-    environment = _environment(autoescape=False, finalize=escape_markdown)
-    environment.filters["code"] = _marked_code
+    environment = _build_environment(autoescape=False, finalize=escape_markdown)
+    environment.filters["code"] = _format_markdown_code
     return environment
 
 
@@ -35,26 +35,26 @@ def escape_markdown(value: Any) -> str:
     """Give a value as plain text of one line that no Markdown or HTML in it can leave."""
     if isinstance(value, Markup):
         return value
-    return _escaped(str(value).strip())
+    return _escape(str(value).strip())
 
 
-def _escaped(text: str) -> Markup:
+def _escape(text: str) -> Markup:
     return Markup(_MARKS.sub(r"\\\1", html.escape(_SPACE.sub(" ", text), quote=False)))
 
 
-def _environment(**options: Any) -> Environment:
+def _build_environment(**options: Any) -> Environment:
     loader = PackageLoader("avatar_bench.reporting", "templates")
     return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
 
 
-def _sha256(text: str) -> str:
+def _hash_for_csp(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _code(text: str) -> Markup:
+def _format_code(text: str) -> Markup:
     """Give a text of our own with what stands between backticks as code."""
     return Markup(_CODE.sub(r"<code>\1</code>", html.escape(text)))
 
 
-def _marked_code(text: str) -> Markup:
-    return Markup("".join(f"`{part}`" if odd % 2 else _escaped(part) for odd, part in enumerate(_CODE.split(text))))
+def _format_markdown_code(text: str) -> Markup:
+    return Markup("".join(f"`{part}`" if odd % 2 else _escape(part) for odd, part in enumerate(_CODE.split(text))))

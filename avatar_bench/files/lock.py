@@ -49,7 +49,7 @@ def shared_lock(file: Path, before_waiting: Callable[[], None] = lambda: None) -
         lock.release()
 
 
-def make_room(output: str, option: str = "output") -> None:
+def prepare_output(output: str, option: str = "output") -> None:
     """Make the folder of an output, so that a place that cannot be written shows before the work; or OutputError."""
     if output == "-":
         return
@@ -64,7 +64,7 @@ def make_room(output: str, option: str = "output") -> None:
 
 
 @contextmanager
-def held(output: str) -> Iterator[None]:
+def lock_output(output: str) -> Iterator[None]:
     """Keep other processes from an output meanwhile; the system lets go of it should this one die.
 
     Raise OutputError where another has it.

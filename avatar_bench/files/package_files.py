@@ -16,10 +16,10 @@ from pathlib import Path
 from avatar_bench.errors import DataError
 from avatar_bench.files.paths import cache_root
 
-ARCHIVES = {"wheel": "--only-binary", "sdist": "--no-binary"}
+PIP_FORMAT_OPTIONS = {"wheel": "--only-binary", "sdist": "--no-binary"}
 
 
-def fetch(
+def fetch_archive(
     distribution: str, version: str, archive: str = "wheel", sha256: str | None = None, tag: str | None = None
 ) -> Path:
     """Give the archive of one release from the cache, where pip puts it on first use; `archive` is wheel or sdist.
@@ -39,7 +39,7 @@ def fetch(
     return next(file for file in folder.iterdir() if file.name.endswith((".whl", ".tar.gz", ".zip")))
 
 
-def members(archive: Path) -> list[str]:
+def list_members(archive: Path) -> list[str]:
     """Give the paths of the files in a wheel or sdist, in the archive's order; raise DataError if it is broken."""
     try:
         if zipfile.is_zipfile(archive):
@@ -53,7 +53,7 @@ def members(archive: Path) -> list[str]:
         ) from error
 
 
-def read(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
+def read_members(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
     """Give path and content of the named files, in the archive's order."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as wheel:
@@ -66,21 +66,21 @@ def read(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
                 yield member.name, content.read()
 
 
-def extract(archive: Path, pattern: str) -> Path:
+def extract_member(archive: Path, pattern: str) -> Path:
     """Give the one file of an archive that fits a glob, unpacked beside it; raise DataError where none does."""
-    names = match(members(archive), pattern)
+    names = filter_names(list_members(archive), pattern)
     if not names:
         raise DataError(f"{archive.name} holds no file {pattern}.", "Another version may: see the yaml that names it.")
     target = archive.with_name(Path(names[0]).name)
     if not target.is_file():
         part = target.with_name(f"{target.name}.part-{os.getpid()}")
-        for _, data in read(archive, set(names[:1])):
+        for _, data in read_members(archive, set(names[:1])):
             part.write_bytes(data)
         part.replace(target)
     return target
 
 
-def match(names: list[str], pattern: str) -> list[str]:
+def filter_names(names: list[str], pattern: str) -> list[str]:
     """Give the names that fit a glob, in which `*` crosses folders; letters count as they are."""
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
@@ -89,7 +89,7 @@ def _download(distribution: str, version: str, archive: str, sha256: str | None,
     wanted = part / "requirements.txt"
     wanted.write_text(f"{distribution}=={version}" + (f" --hash=sha256:{sha256}" if sha256 else "") + "\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--no-cache-dir"]
-    command += ["--no-input", "--disable-pip-version-check", "--quiet", ARCHIVES[archive], distribution]
+    command += ["--no-input", "--disable-pip-version-check", "--quiet", PIP_FORMAT_OPTIONS[archive], distribution]
     if tag:
         python, abi, platform = tag.split("-")
         command += [
@@ -107,13 +107,13 @@ def _download(distribution: str, version: str, archive: str, sha256: str | None,
     )
     if done.returncode != 0:
         raise DataError(
-            f"pip could not download {distribution}=={version}: {_reason(done.stderr)}",
+            f"pip could not download {distribution}=={version}: {_extract_error(done.stderr)}",
             "Its files come from the package index that pip is set up to use.",
             "Connect to it and run the same command again, or set AVATAR_BENCH_CACHE to a cache that holds it.",
         )
 
 
-def _reason(text: str) -> str:
+def _extract_error(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["no reason given."])[-1][:200]

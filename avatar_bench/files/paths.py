@@ -9,12 +9,12 @@ from pathlib import Path
 import platformdirs
 
 
-def folder_name(text: str) -> str:
+def make_folder_name(text: str) -> str:
     """Give a text as a folder's name: letters, digits and . + - _, which no shell and no option takes amiss."""
     return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "unnamed"
 
 
-def unused_folder(stamp: Path) -> Path:
+def find_unused_folder(stamp: Path) -> Path:
     """Give a folder, or where there is one of that name another with a number."""
     folder, number = stamp, 2
     while folder.exists():

@@ -11,37 +11,37 @@ import yaml
 from avatar_bench.errors import ConfigError
 
 # a YAML that a person wrote has none of these; the longest of our own is 6 kB
-MAX_BYTES = 1 << 20
-MAX_NODES = 20_000  # keys, values and the lists and mappings around them, with what each alias stands for
-MAX_CHARACTERS = 4 * MAX_BYTES  # the same
-MAX_DEPTH = 50
+MAX_YAML_BYTES = 1 << 20
+MAX_YAML_NODES = 20_000  # keys, values and the lists and mappings around them, with what each alias stands for
+MAX_YAML_CHARACTERS = 4 * MAX_YAML_BYTES  # the same
+MAX_YAML_DEPTH = 50
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(file: Path) -> Any:
     """Read a file of YAML as plain values; raise ConfigError, naming it, where checked_text does."""
-    text = checked_text(file)
+    text = read_checked_text(file)
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:
-        raise _unreadable(file, error) from error
+        raise _make_read_error(file, error) from error
 
 
-def checked_text(file: Path) -> str:
+def read_checked_text(file: Path) -> str:
     """Give the text of a file of YAML that keeps the limits, and raise ConfigError, naming it, on any other."""
     try:
         found = file.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{file} is not a file that can be read.", "Expected a YAML file.")
         with file.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise _refused(file, f"it is larger than {MAX_BYTES} bytes")
+            data = stream.read(MAX_YAML_BYTES + 1)
+        if len(data) > MAX_YAML_BYTES:
+            raise _make_limit_error(file, f"it is larger than {MAX_YAML_BYTES} bytes")
         text = data.decode("utf-8")
         _check_events(file, text)
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _unreadable(file, error) from error
+        raise _make_read_error(file, error) from error
     return text
 
 
@@ -52,7 +52,7 @@ def _check_events(file: Path, text: str) -> None:
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.AliasEvent):
             if anchors.get(event.anchor, (0, 0)) is None:
-                raise _refused(file, f"*{event.anchor} stands inside itself")
+                raise _make_limit_error(file, f"*{event.anchor} stands inside itself")
             _add(stack[-1], *(anchors.get(event.anchor) or (0, 0)))
         elif isinstance(event, yaml.ScalarEvent):
             anchors |= {event.anchor: (1, len(event.value))} if event.anchor else {}
@@ -64,10 +64,12 @@ def _check_events(file: Path, text: str) -> None:
             anchor, nodes, characters = stack.pop()
             anchors |= {anchor: (nodes, characters)} if anchor else {}
             _add(stack[-1], nodes, characters)
-        if stack[-1][1] > MAX_NODES or stack[-1][2] > MAX_CHARACTERS:
-            raise _refused(file, f"written out, it holds more than {MAX_NODES} values or {MAX_CHARACTERS} characters")
-        if len(stack) > MAX_DEPTH + 1:
-            raise _refused(file, f"it is nested more than {MAX_DEPTH} deep")
+        if stack[-1][1] > MAX_YAML_NODES or stack[-1][2] > MAX_YAML_CHARACTERS:
+            raise _make_limit_error(
+                file, f"written out, it holds more than {MAX_YAML_NODES} values or {MAX_YAML_CHARACTERS} characters"
+            )
+        if len(stack) > MAX_YAML_DEPTH + 1:
+            raise _make_limit_error(file, f"it is nested more than {MAX_YAML_DEPTH} deep")
 
 
 def _add(entry: list[Any], nodes: int, characters: int) -> None:
@@ -75,10 +77,10 @@ def _add(entry: list[Any], nodes: int, characters: int) -> None:
     entry[2] += characters
 
 
-def _refused(file: Path, why: str) -> ConfigError:
+def _make_limit_error(file: Path, why: str) -> ConfigError:
     return ConfigError(f"{file}: {why}.", "Such a YAML is not read: no configuration needs it.")
 
 
-def _unreadable(file: Path, error: Exception) -> ConfigError:
+def _make_read_error(file: Path, error: Exception) -> ConfigError:
     told = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
     return ConfigError(f"{file} cannot be read as YAML: {told}")

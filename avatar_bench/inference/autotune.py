@@ -22,17 +22,17 @@ from torch import nn
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.files.paths import cache_root
-from avatar_bench.models.profiling import Job, interleaved, machine
+from avatar_bench.models.profiling import TimedCall, describe_machine, time_interleaved
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
-PAYS = 1.2  # times as fast: the least that a shorter type, or fewer threads, is worth
+MIN_SPEEDUP = 1.2  # times as fast: the least that a shorter type, or fewer threads, is worth
 _MOST_THREADS, _MOST_WORKERS = 1024, 8
-_SHORTER = re.compile(r"\S*(?:bf16|fp16|amx|bf|asimdhp)\S*")  # what a processor lists of short types
+_SHORT_TYPES = re.compile(r"\S*(?:bf16|fp16|amx|bf|asimdhp)\S*")  # what a processor lists of short types
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Hold how to compute: `precision` "32", "bf16" or "16", `threads` of torch, `workers` that read pictures."""
+class ComputeSettings:
+    """Hold how to compute: `precision` "32", "bf16" or "16", `threads` of torch, `count_workers` that read images."""
 
     precision: str
     threads: int
@@ -45,64 +45,68 @@ class Choice:
             raise ValueError(self)
 
 
-def choose(device: str) -> Choice:
+def tune_inference(device: str) -> ComputeSettings:
     """Give what a trial on this machine has chosen for "cpu" or "cuda"; where there was none, try, and keep it.
 
     Another processor, number of cores or threads, or version of torch is another machine. Where the cache cannot be
     written to, it is 32 bits, for a trial that is not kept could come out otherwise the next time.
     """
-    return _choose(device, _file(_machine(device)))
+    return _tune_once(device, _settings_file(_describe_setup(device)))
 
 
-def choose_to_train(net: nn.Module, backbone: str, size: int, device: str) -> str:
-    """Give the precision to train a network with, on images of one size; it is tried and kept as by `choose`.
+def tune_training(net: nn.Module, backbone: str, size: int, device: str) -> str:
+    """Give the precision to train a network with, on images of one size; it is tried and kept as by `tune_inference`.
 
     On a CPU a type that pays forwards may cost backwards: depthwise convolutions in bf16 take longer.
     """
-    found = choose(device)
+    found = tune_inference(device)
     if device != "cpu" or found.precision == "32":
         return found.precision
-    stated = {**_machine(device), "trained": backbone, "size": size}
+    stated = {**_describe_setup(device), "trained": backbone, "size": size}
 
-    def attempt() -> tuple[Choice, dict[str, dict[str, float]]]:
-        seconds = _least({kind: Job(_step(net, size, kind), 1) for kind in ("32", "bf16")}, time.process_time)
-        return replace(found, precision=decide(seconds)), {"precision": seconds}
+    def attempt() -> tuple[ComputeSettings, dict[str, dict[str, float]]]:
+        seconds = _time_minimum(
+            {kind: TimedCall(_make_training_step(net, size, kind), 1) for kind in ("32", "bf16")}, time.process_time
+        )
+        return replace(found, precision=select_fastest(seconds)), {"precision": seconds}
 
-    return _find(_file(stated), attempt, stated).precision
+    return _load_or_measure(_settings_file(stated), attempt, stated).precision
 
 
 @cache
-def _choose(device: str, file: Path) -> Choice:
-    return _find(file, partial(_try, device), _machine(device))
+def _tune_once(device: str, file: Path) -> ComputeSettings:
+    return _load_or_measure(file, partial(_measure, device), _describe_setup(device))
 
 
-def _file(stated: dict[str, Any]) -> Path:
+def _settings_file(stated: dict[str, Any]) -> Path:
     name = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
     return cache_root() / "trials" / f"{name}.json"
 
 
-def _find(file: Path, attempt: Callable[[], tuple[Choice, dict[str, dict[str, float]]]], stated: Any) -> Choice:
+def _load_or_measure(
+    file: Path, attempt: Callable[[], tuple[ComputeSettings, dict[str, dict[str, float]]]], stated: Any
+) -> ComputeSettings:
     """Read a choice, or make it and keep it."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with shared_lock(file.with_suffix(".lock")):  # of two processes, the second takes what the first has found
-            if kept := _read(file):
+            if kept := _load(file):
                 return kept
             choice, times = attempt()
             write_text(file, json.dumps({**asdict(choice), "seconds": times, "machine": stated}, indent=1))
             return choice
-    return Choice("32", torch.get_num_threads(), workers())
+    return ComputeSettings("32", torch.get_num_threads(), count_workers())
 
 
-def _read(file: Path) -> Choice | None:
+def _load(file: Path) -> ComputeSettings | None:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-        return Choice(kept["precision"], kept["threads"], kept["workers"])
+        return ComputeSettings(kept["precision"], kept["threads"], kept["workers"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or a damaged one, which is made anew
         return None
 
 
-def _try(device: str) -> tuple[Choice, dict[str, dict[str, float]]]:
+def _measure(device: str) -> tuple[ComputeSettings, dict[str, dict[str, float]]]:
     """Time a small network in each type, then with ever fewer threads; give the choice, and the seconds that it is by.
 
     The least of several seconds is what the machine can do. On a CPU a type is judged by the processor time of one
@@ -112,37 +116,42 @@ def _try(device: str) -> tuple[Choice, dict[str, dict[str, float]]]:
     kinds = ["32", "bf16"] + ["16"] * (device == "cuda")  # on a CPU, the small exponent of 16 bits has no use
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = _network().eval()
+        net = _build_network().eval()
     net.to(device)
     images = torch.zeros(8, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
     clock = time.process_time if device == "cpu" else time.perf_counter
-    by_kind = _least({kind: Job(_pass(net, images, kind), 1) for kind in kinds}, clock)
-    precision = decide(by_kind)
-    if device == "cuda" or _busy():
-        return Choice(precision, threads, workers()), {"precision": by_kind}
+    by_kind = _time_minimum({kind: TimedCall(_make_forward(net, images, kind), 1) for kind in kinds}, clock)
+    precision = select_fastest(by_kind)
+    if device == "cuda" or _is_busy():
+        return ComputeSettings(precision, threads, count_workers()), {"precision": by_kind}
     counts = [threads // 2**halved for halved in range(threads.bit_length())]
-    by_count = _least({str(count): Job(_pass(net, images, precision), count) for count in counts}, time.perf_counter)
-    return Choice(precision, int(decide(by_count)), workers()), {"precision": by_kind, "threads": by_count}
+    by_count = _time_minimum(
+        {str(count): TimedCall(_make_forward(net, images, precision), count) for count in counts}, time.perf_counter
+    )
+    return ComputeSettings(precision, int(select_fastest(by_count)), count_workers()), {
+        "precision": by_kind,
+        "threads": by_count,
+    }
 
 
-def decide(seconds: dict[str, float]) -> str:
+def select_fastest(seconds: dict[str, float]) -> str:
     """Choose the first, or the fastest of those that are faster than it by a factor of PAYS."""
     first = next(iter(seconds))
     fastest = min(seconds, key=seconds.__getitem__)
-    return fastest if seconds[fastest] * PAYS < seconds[first] else first
+    return fastest if seconds[fastest] * MIN_SPEEDUP < seconds[first] else first
 
 
-def _least(jobs: dict[str, Job], clock: Callable[[], float]) -> dict[str, float]:
-    timed = interleaved(list(jobs.values()), rounds=5, seconds=0.2, clock=clock)
+def _time_minimum(jobs: dict[str, TimedCall], clock: Callable[[], float]) -> dict[str, float]:
+    timed = time_interleaved(list(jobs.values()), rounds=5, seconds=0.2, clock=clock)
     return dict(zip(jobs, timed.groupby("job")["seconds"].min().tolist(), strict=True))
 
 
-def _busy() -> bool:
+def _is_busy() -> bool:
     """Say whether other programs use the processor, which fewer threads would suit."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)
 
 
-def _network() -> nn.Module:
+def _build_network() -> nn.Module:
     """Build what networks of avatars are made of: plain, depthwise and pointwise convolutions, each normalised."""
 
     def layer(given: int, made: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -155,7 +164,7 @@ def _network() -> nn.Module:
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _pass(net: nn.Module, images: torch.Tensor, kind: str) -> Callable[[], object]:
+def _make_forward(net: nn.Module, images: torch.Tensor, kind: str) -> Callable[[], object]:
     def run() -> object:
         autocast = torch.autocast(images.device.type, DTYPES.get(kind, torch.bfloat16), enabled=kind in DTYPES)
         with torch.inference_mode(), autocast:
@@ -164,7 +173,7 @@ def _pass(net: nn.Module, images: torch.Tensor, kind: str) -> Callable[[], objec
     return run
 
 
-def _step(net: nn.Module, size: int, kind: str) -> Callable[[], object]:
+def _make_training_step(net: nn.Module, size: int, kind: str) -> Callable[[], object]:
     """Give a pass forwards and backwards of a copy of the network."""
     with torch.random.fork_rng(devices=[]):
         tried = copy.deepcopy(net).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -178,24 +187,24 @@ def _step(net: nn.Module, size: int, kind: str) -> Callable[[], object]:
     return run
 
 
-def workers() -> int:
-    """Give how many processes are to read pictures where nobody says it: one a core, 8 at most."""
+def count_workers() -> int:
+    """Give how many processes are to read images where nobody says it: one a core, 8 at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_WORKERS)
 
 
-def _machine(device: str) -> dict[str, Any]:
+def _describe_setup(device: str) -> dict[str, Any]:
     """Describe the machine so that another one, or another way to compute, is told from it."""
-    return machine(device) | {"processor": _processor(), "threads": torch.get_num_threads()}
+    return describe_machine(device) | {"processor": _describe_processor(), "threads": torch.get_num_threads()}
 
 
 @cache
-def _processor() -> str:
+def _describe_processor() -> str:
     """Name the processor, with the instructions for short types that it lists."""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         lines = dict(line.split(":", 1) for line in reversed(text.splitlines()) if ":" in line)
         lines = {name.strip(): value.strip() for name, value in lines.items()}
-        short = sorted(set(_SHORTER.findall(lines.get("flags", lines.get("Features", "")))))
+        short = sorted(set(_SHORT_TYPES.findall(lines.get("flags", lines.get("Features", "")))))
         return " ".join([lines.get("model name", platform.machine()), *short])
     return platform.processor() or platform.machine()

@@ -14,21 +14,26 @@ import numpy as np
 from safetensors.numpy import load, save
 
 import avatar_bench
-from avatar_bench.files.atomic_write import whole
+from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.paths import cache_root
-from avatar_bench.inference.runtimes.engines import Exported
+from avatar_bench.inference.runtimes.engines import ExportedNetwork
 
-LIMIT = 2 * 10**9  # bytes of all that are kept
-_MAKERS = {"onnx": ("torch", "timm", "onnx", "onnxscript"), "openvino": ("torch", "timm", "openvino", "nncf")}
+MAX_CACHE_BYTES = 2 * 10**9  # bytes of all that are kept
+_VERSIONED_PACKAGES = {
+    "onnx": ("torch", "timm", "onnx", "onnxscript"),
+    "openvino": ("torch", "timm", "openvino", "nncf"),
+}
 
 
-def kept(runtime: str, checkpoint_sha256: str, kind: str, make: Callable[[], Exported]) -> Exported:
+def load_or_export(
+    runtime: str, checkpoint_sha256: str, kind: str, make: Callable[[], ExportedNetwork]
+) -> ExportedNetwork:
     """Give the network of a checkpoint from the cache, where `make` puts it on first use; `kind` is "float" or "int8".
 
     One that was damaged, or made by other versions, is made anew; those used longest ago go first where all of them
     take more than LIMIT.
     """
-    versions = [avatar_bench.__version__, *(metadata.version(name) for name in _MAKERS[runtime])]
+    versions = [avatar_bench.__version__, *(metadata.version(name) for name in _VERSIONED_PACKAGES[runtime])]
     key = hashlib.sha256(repr((checkpoint_sha256, runtime, kind, versions)).encode()).hexdigest()[:32]
     file = cache_root() / "networks" / key
     network = _read(file)
@@ -39,7 +44,7 @@ def kept(runtime: str, checkpoint_sha256: str, kind: str, make: Callable[[], Exp
     return network
 
 
-def _read(file: Path) -> Exported | None:
+def _read(file: Path) -> ExportedNetwork | None:
     try:
         content = file.read_bytes()
         os.utime(file)
@@ -49,16 +54,16 @@ def _read(file: Path) -> Exported | None:
     if digest != hashlib.sha256(parts).digest():
         return None
     found = {name: part.tobytes() for name, part in load(parts).items()}
-    return Exported(found["graph"], found["weights"], found["note"].decode())
+    return ExportedNetwork(found["graph"], found["weights"], found["note"].decode())
 
 
-def _write(network: Exported, file: Path) -> None:
+def _write(network: ExportedNetwork, file: Path) -> None:
     contents = asdict(network) | {"note": network.note.encode()}
     parts = save({name: np.frombuffer(content, dtype=np.uint8) for name, content in contents.items()})
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file, alone=False) as part:
+    with atomic_write(file, alone=False) as part:
         part.write_bytes(hashlib.sha256(parts).digest() + parts)
-    left = LIMIT
+    left = MAX_CACHE_BYTES
     for other in sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True):
         left -= other.stat().st_size
         if left < 0 and other != file:

@@ -1,4 +1,4 @@
-"""Verdicts: what predict says of each picture file, as rows of a table."""
+"""Verdicts: what predict says of each image file, as rows of a table."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.results.predictions import Predictions, strings
+from avatar_bench.results.predictions import Predictions, to_string_array
 
 
-def verdict_columns(classes: Sequence[str]) -> list[str]:
+def list_prediction_columns(classes: Sequence[str]) -> list[str]:
     """Give the column names of a table of verdicts."""
     return ["path", "status", "reason", "prediction", "confidence", *(f"prob_{name}" for name in classes)]
 
 
-def verdict_rows(
+def tabulate_predictions(
     files: Sequence[tuple[str, str]], logits: NDArray[np.float32], classes: tuple[str, ...], temperature: float
 ) -> pd.DataFrame:
     """Lay the logits of the good files, and the reasons of the bad ones, into rows."""
     good = [path for path, reason in files if not reason]
     none = np.zeros((len(good), 0), dtype=np.float32)
     targets = np.full(len(good), -1, dtype=np.int64)
-    seen = strings(good)
+    seen = to_string_array(good)
     verdicts = Predictions(classes, logits, none, targets, seen, seen, seen, temperature)
     probabilities = verdicts.probabilities
     rows, k = [], 0
@@ -35,7 +35,7 @@ def verdict_rows(
             row |= {f"prob_{name}": probabilities[k, c] for c, name in enumerate(classes)}
             k += 1
         rows.append(row)
-    table = pd.DataFrame(rows, columns=verdict_columns(classes)[1:])
+    table = pd.DataFrame(rows, columns=list_prediction_columns(classes)[1:])
     # pandas' own kind of text refuses names that are not UTF-8
     table.insert(0, "path", pd.Series([path for path, _ in files], dtype=object))
     return table

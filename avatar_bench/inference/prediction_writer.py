@@ -17,20 +17,20 @@ from typing import Any, BinaryIO
 import pandas as pd
 from pyarrow.lib import ArrowInvalid
 
-from avatar_bench.console.signals import unheard
+from avatar_bench.console.signals import ignore_termination
 from avatar_bench.errors import ConfigError, OutputError
-from avatar_bench.files.csv_io import spreadsheet_plain, write_csv
+from avatar_bench.files.csv_io import unescape_formulas, write_csv
 
-LAST = 16  # rows of an earlier output by which it is told whose they are
+CHECKED_ROWS = 16  # rows of an earlier output by which it is told whose they are
 
 
-def open_rows(output: str, columns: list[str], update: bool) -> Rows:
+def open_writer(output: str, columns: list[str], update: bool) -> PredictionWriter:
     """Open the output that `output` names: a .csv, .jsonl or .parquet file, or - for CSV on standard output.
 
     With `update`, the rows of an earlier output are kept; else a file of that name is replaced when all rows are
     written. Raise ConfigError on another ending or other columns, OutputError where it cannot be written.
     """
-    kind, file = kind_of(output), Path(output)
+    kind, file = find_writer(output), Path(output)
     if output == "-":
         return kind(None, columns)
     part = file.with_name(f"{file.name}.part")  # an earlier file stays until the new one is whole
@@ -48,16 +48,20 @@ def open_rows(output: str, columns: list[str], update: bool) -> Rows:
         raise OutputError(f"output={output} cannot be written: {error.strerror or error}.") from error
 
 
-def kind_of(output: str) -> type[Rows]:
+def find_writer(output: str) -> type[PredictionWriter]:
     """Give what writes the kind of file that an output's ending names; raise ConfigError where there is none."""
-    kinds: dict[str, type[Rows]] = {".csv": CsvRows, ".jsonl": JsonRows, ".parquet": ParquetRows}
-    kind = CsvRows if output == "-" else kinds.get(Path(output).suffix.lower())
+    kinds: dict[str, type[PredictionWriter]] = {
+        ".csv": CsvWriter,
+        ".jsonl": JsonLinesWriter,
+        ".parquet": ParquetFileWriter,
+    }
+    kind = CsvWriter if output == "-" else kinds.get(Path(output).suffix.lower())
     if kind is None:
         raise ConfigError(f"output={output} has no known ending.", "Expected .csv, .jsonl, .parquet, or - (CSV).")
     return kind
 
 
-class Rows:
+class PredictionWriter:
     """Write rows to `place`, and put it where `final` is once all are written; None: standard output.
 
     `kept` holds the paths of the rows that were there before, in order, `last` the last of these rows, and `bad` counts
@@ -70,17 +74,17 @@ class Rows:
         self.place, self.columns, self.final = place, columns, final
         self.kept: list[str] = []
         self.bad = 0
-        self.last: deque[dict[str, Any]] = deque(maxlen=LAST)
+        self.last: deque[dict[str, Any]] = deque(maxlen=CHECKED_ROWS)
         if going_on and place is not None:
             self._read_earlier(place)
         self.count = len(self.kept)
         self.begin()
 
-    def __enter__(self) -> Rows:
+    def __enter__(self) -> PredictionWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with unheard():
+        with ignore_termination():
             self.end()
             if self.place is not None and self.final is not None and kind is None:
                 self.place.replace(self.final)
@@ -116,7 +120,7 @@ class Rows:
                 self.bad += row["status"] == "error"
                 self.last.append(row)
             self.kept = self.plain(self.kept)
-            for path, row in zip(self.kept[-LAST:], self.last, strict=True):
+            for path, row in zip(self.kept[-CHECKED_ROWS:], self.last, strict=True):
                 row["path"] = path
         except (ValueError, TypeError, KeyError, ArrowInvalid, csv.Error) as error:
             raise ConfigError(
@@ -124,7 +128,7 @@ class Rows:
             ) from error
 
 
-class TextRows(Rows):
+class TextWriter(PredictionWriter):
     """Write whole lines, a batch at a time, so that an interruption costs no row that is done."""
 
     stream: BinaryIO
@@ -173,50 +177,50 @@ class TextRows(Rows):
         self.whole += size
 
 
-class CsvRows(TextRows):
+class CsvWriter(TextWriter):
     """Write CSV that a spreadsheet may open."""
 
     def head(self) -> str:
         """Give the header."""
-        return _csv(pd.DataFrame(columns=self.columns), header=True)
+        return _format_csv(pd.DataFrame(columns=self.columns), header=True)
 
     def text(self, rows: pd.DataFrame) -> str:
         """Give the lines of some rows."""
-        return _csv(rows, header=False)
+        return _format_csv(rows, header=False)
 
     def read(self, place: Path) -> Iterator[dict[str, Any]]:
         """Give whole rows, their numbers as text."""
-        whole = _whole(place, self.head(), quotes=True)
+        whole = _measure_whole_lines(place, self.head(), quotes=True)
         with place.open("rb") as stream:
-            for row in islice(csv.reader(_upto(stream, whole)), 1, None):
+            for row in islice(csv.reader(_read_lines(stream, whole)), 1, None):
                 yield dict(zip(self.columns, row, strict=True))
-        _cut(place, whole)
+        _truncate(place, whole)
 
     def plain(self, paths: list[str]) -> list[str]:
         """Give paths as they were before they were made safe for a spreadsheet."""
-        return list(spreadsheet_plain(pd.DataFrame({"path": pd.Series(paths, dtype=object)}))["path"])
+        return list(unescape_formulas(pd.DataFrame({"path": pd.Series(paths, dtype=object)}))["path"])
 
 
-class JsonRows(TextRows):
+class JsonLinesWriter(TextWriter):
     """Write one JSON object a line; what a failed file lacks is null."""
 
     def read(self, place: Path) -> Iterator[dict[str, Any]]:
         """Give whole rows."""
-        whole = _whole(place, '{"path": ')
+        whole = _measure_whole_lines(place, '{"path": ')
         with place.open("rb") as stream:
-            for row in map(json.loads, _upto(stream, whole)):
+            for row in map(json.loads, _read_lines(stream, whole)):
                 if list(row) != self.columns:
                     raise ValueError(list(row))
                 yield row
-        _cut(place, whole)
+        _truncate(place, whole)
 
     def text(self, rows: pd.DataFrame) -> str:
         """Give the lines of some rows."""
         objects = rows.astype(object).where(rows.notna(), None).to_dict("records")
-        return "".join(f"{_json(row)}\n" for row in objects)
+        return "".join(f"{_format_json(row)}\n" for row in objects)
 
 
-class ParquetRows(Rows):
+class ParquetFileWriter(PredictionWriter):
     """Write one Parquet file, whole, at the end or when interrupted: Parquet has no rows that can be added."""
 
     def path_of(self, file: str) -> str:
@@ -252,18 +256,18 @@ class ParquetRows(Rows):
             raise OutputError(f"output={self.final} cannot be written: {error.strerror or error}.") from error
 
 
-def _csv(rows: pd.DataFrame, header: bool) -> str:
+def _format_csv(rows: pd.DataFrame, header: bool) -> str:
     text = io.StringIO(newline="")
     write_csv(rows, text, header=header, lineterminator="\n")
     return text.getvalue()
 
 
-def _json(row: Mapping[Hashable, Any]) -> str:
+def _format_json(row: Mapping[Hashable, Any]) -> str:
     text = json.dumps(row, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(row)  # surrogates, of names that are not UTF-8, as escapes
 
 
-def _whole(file: Path, start: str, quotes: bool = False) -> int:
+def _measure_whole_lines(file: Path, start: str, quotes: bool = False) -> int:
     """Give the size of a file up to the end of its last whole line; raise ValueError where it does not begin as ours.
 
     With `quotes`, a line that ends within quotes goes on.
@@ -282,12 +286,12 @@ def _whole(file: Path, start: str, quotes: bool = False) -> int:
     return whole
 
 
-def _upto(stream: BinaryIO, size: int) -> Iterator[str]:
+def _read_lines(stream: BinaryIO, size: int) -> Iterator[str]:
     """Give the lines of the first bytes of a file."""
     while stream.tell() < size:
         yield stream.readline().decode("utf-8", errors="surrogateescape")
 
 
-def _cut(file: Path, size: int) -> None:
+def _truncate(file: Path, size: int) -> None:
     with file.open("r+b") as stream:
         stream.truncate(size)

@@ -16,21 +16,23 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 # logarithms of a probability that no machine brings so far apart
-APART = {"32": 0.05, "bf16": 1.0, "16": 0.5, "int8": 1.0}
+MAX_LOG_DIFFERENCE = {"32": 0.05, "bf16": 1.0, "16": 0.5, "int8": 1.0}
 
 
-def missing(files: Sequence[str], told: Sequence[str], kept: Sequence[str], batch_size: int) -> tuple[list[str], int]:
+def find_remaining(
+    files: Sequence[str], told: Sequence[str], kept: Sequence[str], batch_size: int
+) -> tuple[list[str], int]:
     """Give the files to judge, and how many of the first of them have their rows already.
 
     `told` (n,) are the paths of `files` as rows tell them, `kept` those of the rows that are there. The batch in which
-    an interrupted output ends is judged whole: what stands beside a picture in its batch changes the last digits of its
+    an interrupted output ends is judged whole: what stands beside an image in its batch changes the last digits of its
     verdict. A file that is named twice has two rows.
     """
     if told[: len(kept)] == kept:
         again = len(kept) % batch_size if len(kept) < len(files) else 0
         return list(files[len(kept) - again :]), again
     left = Counter(kept)
-    return [file for file, path in zip(files, told, strict=True) if not _taken(left, path)], 0
+    return [file for file, path in zip(files, told, strict=True) if not _take(left, path)], 0
 
 
 def refuse_other_run(run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bool, precision: str) -> None:
@@ -39,14 +41,16 @@ def refuse_other_run(run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bo
     Files that are gone or bad say nothing, a few that have changed are let pass.
     """
     rows = [row for row in rows if row["status"] == "ok"]
-    again = run.verdicts([row["path"] for row in rows], calibrated, precision) if rows else ()
+    again = run.predict_rows([row["path"] for row in rows], calibrated, precision) if rows else ()
     table = pd.concat(list(again) or [pd.DataFrame({"status": []})], ignore_index=True)
     there = np.flatnonzero(table["status"] == "ok")
     if not len(there):
         return
     names = [f"prob_{name}" for name in run.classes]
-    before = _logarithms([[row[name] for name in names] for row in (rows[k] for k in there)])
-    apart = np.abs(before - _logarithms(table.loc[there, names].to_numpy())).max(axis=1) > APART[precision]
+    before = _to_logarithms([[row[name] for name in names] for row in (rows[k] for k in there)])
+    apart = (
+        np.abs(before - _to_logarithms(table.loc[there, names].to_numpy())).max(axis=1) > MAX_LOG_DIFFERENCE[precision]
+    )
     if apart.mean() > 0.5:
         raise ConfigError(
             "update=true: the rows there are of another checkpoint, or of another calibrated, precision or runtime.",
@@ -54,12 +58,12 @@ def refuse_other_run(run: Run, rows: Sequence[Mapping[str, Any]], calibrated: bo
         )
 
 
-def _taken(left: Counter[str], file: str) -> bool:
+def _take(left: Counter[str], file: str) -> bool:
     """Take a file's row from those that are left, and say whether there was one."""
     there = left[file] > 0
     left[file] -= there
     return there
 
 
-def _logarithms(probabilities: Iterable[Any]) -> NDArray[np.float64]:
+def _to_logarithms(probabilities: Iterable[Any]) -> NDArray[np.float64]:
     return np.log(np.maximum(np.array(probabilities, dtype=np.float64), 1e-12))

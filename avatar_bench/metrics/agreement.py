@@ -65,17 +65,17 @@ def error_correlation(hits: ArrayLike) -> Floats:
     return _ratio(same - apart, np.sqrt(margins))
 
 
-OF_ANSWERS: dict[str, Callable[[ArrayLike], Floats]] = {"agreement": agreement, "kappa": kappa}
-OF_HITS: dict[str, Callable[[ArrayLike], Floats]] = {
+PREDICTION_MEASURES: dict[str, Callable[[ArrayLike], Floats]] = {"agreement": agreement, "kappa": kappa}
+CORRECTNESS_MEASURES: dict[str, Callable[[ArrayLike], Floats]] = {
     "disagreement": disagreement,
     "q_statistic": q_statistic,
     "double_fault": double_fault,
     "error_correlation": error_correlation,
 }
-MEASURES = (*OF_ANSWERS, *OF_HITS)
+MEASURES = (*PREDICTION_MEASURES, *CORRECTNESS_MEASURES)
 
 
-def measures(
+def compute_measures(
     predicted: tuple[Integers, Integers],
     targets: Integers,
     classes: int,
@@ -85,7 +85,10 @@ def measures(
     answers = confusion_matrix(*predicted, classes, weights)
     right, other = ((one == targets).astype(np.int64) for one in predicted)
     hits = confusion_matrix(right, other, 2, weights)
-    parts = [*(figure(answers) for figure in OF_ANSWERS.values()), *(figure(hits) for figure in OF_HITS.values())]
+    parts = [
+        *(figure(answers) for figure in PREDICTION_MEASURES.values()),
+        *(figure(hits) for figure in CORRECTNESS_MEASURES.values()),
+    ]
     return np.stack(parts, axis=-1)
 
 

@@ -17,37 +17,37 @@ from avatar_bench.metrics import calibration
 
 Floats = NDArray[np.float64]
 Targets = NDArray[np.integer]
-ROUNDS = 25  # of greedy selection: weights are multiples of 4 % at most
+GREEDY_ROUNDS = 25  # of greedy selection: weights are multiples of 4 % at most
 
 
-class Mix(NamedTuple):
+class AveragingWeights(NamedTuple):
     """Hold what each member's logits are divided by, and what its probabilities weigh, both (M,); weights sum to 1."""
 
     weights: Floats
     temperatures: Floats
 
 
-Strategy = Callable[[Floats, Targets], Mix]
+Strategy = Callable[[Floats, Targets], AveragingWeights]
 
 
-def soft_vote(logits: Floats, targets: Targets) -> Mix:
+def soft_vote(logits: Floats, targets: Targets) -> AveragingWeights:
     """Weigh all members alike."""
-    return _unscaled(np.ones(len(logits)))
+    return _normalise_weights(np.ones(len(logits)))
 
 
-def scaled_vote(logits: Floats, targets: Targets) -> Mix:
+def scaled_vote(logits: Floats, targets: Targets) -> AveragingWeights:
     """Weigh all members alike, each scaled by its own temperature first."""
     temperatures = np.array([calibration.fit_temperature(member, targets) for member in logits])
-    return Mix(np.full(len(logits), 1 / len(logits)), temperatures)
+    return AveragingWeights(np.full(len(logits), 1 / len(logits)), temperatures)
 
 
-def accuracy_ece(logits: Floats, targets: Targets) -> Mix:
+def accuracy_ece(logits: Floats, targets: Targets) -> AveragingWeights:
     """Weigh a member by its accuracy times 1 - ECE (15 bins); all alike where no member is ever right."""
-    scores = [_accuracy_ece(np.asarray(softmax(member, axis=1)), targets) for member in logits]
-    return _unscaled(np.array(scores) if any(scores) else np.ones(len(logits)))
+    scores = [_score_accuracy_ece(np.asarray(softmax(member, axis=1)), targets) for member in logits]
+    return _normalise_weights(np.array(scores) if any(scores) else np.ones(len(logits)))
 
 
-def greedy(logits: Floats, targets: Targets) -> Mix:
+def greedy(logits: Floats, targets: Targets) -> AveragingWeights:
     """Add the member, one and the same as often as it helps, that leaves the lowest log loss, and keep the best of all.
 
     Of equals the first is added and the smallest kept. Caruana et al., ICML 2004.
@@ -55,13 +55,13 @@ def greedy(logits: Floats, targets: Targets) -> Mix:
     own = np.asarray(softmax(logits, axis=2))[:, np.arange(len(targets)), targets]
     total, counts = np.zeros(len(targets)), np.zeros(len(logits))
     best, kept = np.inf, counts
-    for size in range(1, ROUNDS + 1):
+    for size in range(1, GREEDY_ROUNDS + 1):
         losses = -np.log(np.maximum((total + own) / size, np.finfo(float).tiny)).mean(axis=1)
         chosen = int(losses.argmin())
         total, counts = total + own[chosen], counts + np.eye(len(logits))[chosen]
         if losses[chosen] < best - 1e-12:
             best, kept = float(losses[chosen]), counts
-    return _unscaled(kept)
+    return _normalise_weights(kept)
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -72,7 +72,7 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def average(logits: ArrayLike, mix: Mix) -> Floats:
+def average_probabilities(logits: ArrayLike, mix: AveragingWeights) -> Floats:
     """Give the logarithm of the weighted mean probability, (N, C), of members' logits (M, N, C).
 
     Its softmax is the mean probability itself, and nothing underflows.
@@ -81,24 +81,24 @@ def average(logits: ArrayLike, mix: Mix) -> Floats:
     return np.asarray(logsumexp(log_softmax(scaled, axis=2), axis=0, b=mix.weights[:, None, None]))
 
 
-def average_logits(logits: ArrayLike, mix: Mix) -> Floats:
+def average_logits(logits: ArrayLike, mix: AveragingWeights) -> Floats:
     """Return logits (N, C) of an average of members whose logits are (M, N, C).
 
     Their softmax is the weighted mean probability. Their log-sum-exp, which softmax does not depend on, is the weighted
     mean of the members' own, of the logits before temperatures: their energy is the mean energy.
     """
     levels = mix.weights @ logsumexp(np.asarray(logits, dtype=np.float64), axis=2)
-    return np.asarray(average(logits, mix) + levels[:, None])
+    return np.asarray(average_probabilities(logits, mix) + levels[:, None])
 
 
-def best_member(logits: Floats, targets: Targets) -> int:
+def find_best_member(logits: Floats, targets: Targets) -> int:
     """Give the position of the member of highest accuracy; of equals the one of lowest log loss, then the first."""
     accuracies = (logits.argmax(axis=2) == targets).mean(axis=1)
     losses = np.array([calibration.nll(member, targets) for member in logits])
     return int(np.lexsort((losses, -accuracies))[0])
 
 
-def greedy_soup(scores: Sequence[float], judge: Callable[[list[int]], float]) -> list[int]:
+def select_greedy_soup(scores: Sequence[float], judge: Callable[[list[int]], float]) -> list[int]:
     """Give the members whose average is kept: best first, each stays if the score of all so far does not fall.
 
     `scores` (M,) are the members' own, `judge` gives that of the average of some, and more is better; of equals the
@@ -113,11 +113,11 @@ def greedy_soup(scores: Sequence[float], judge: Callable[[list[int]], float]) ->
     return kept
 
 
-def _unscaled(weights: Floats) -> Mix:
-    return Mix(weights / weights.sum(), np.ones(len(weights)))
+def _normalise_weights(weights: Floats) -> AveragingWeights:
+    return AveragingWeights(weights / weights.sum(), np.ones(len(weights)))
 
 
-def _accuracy_ece(probabilities: Floats, targets: Targets) -> float:
+def _score_accuracy_ece(probabilities: Floats, targets: Targets) -> float:
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    error = calibration.ece(confidence, correct, calibration.equal_width(calibration.BINS))
+    error = calibration.ece(confidence, correct, calibration.equal_width_edges(calibration.ECE_BINS))
     return float(correct.mean() * (1 - error))

@@ -18,14 +18,14 @@ Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 TEMPERATURE_RANGE = (0.05, 20.0)
 ECE_KINDS = ("ece_10", "ece_15", "ece_adaptive", "ece_classwise")
-BINS = 15  # of every kind but ece_10; Guo et al.
-_GRID = np.geomspace(*TEMPERATURE_RANGE, 161)  # 3.8 % apart, where the loss is a parabola
+ECE_BINS = 15  # of every kind but ece_10; Guo et al.
+_TEMPERATURE_GRID = np.geomspace(*TEMPERATURE_RANGE, 161)  # 3.8 % apart, where the loss is a parabola
 _CHUNK_ELEMENTS = 4_000_000  # outcomes held at once: 32 MB
 
 
 def nll(logits: ArrayLike, targets: NDArray[np.integer], temperature: float = 1.0) -> float:
     """Give the mean negative log-likelihood in nats of targets (N,) under logits (N, C) / temperature."""
-    return float(losses_of(logits, targets, temperature).mean())
+    return float(image_losses(logits, targets, temperature).mean())
 
 
 def fit_temperature(logits: ArrayLike, targets: NDArray[np.integer]) -> float:
@@ -47,21 +47,21 @@ def fit_temperature(logits: ArrayLike, targets: NDArray[np.integer]) -> float:
     return float(np.clip(np.exp(found.x), *TEMPERATURE_RANGE))
 
 
-def resampled_temperatures(logits: ArrayLike, targets: NDArray[np.integer], weights: Floats) -> Floats:
+def fit_resampled_temperatures(logits: ArrayLike, targets: NDArray[np.integer], weights: Floats) -> Floats:
     """Give the temperature (B,) that fits each of B resamples, weights (B, N), to 1 % where it lies inside its range.
 
     The losses of a grid of temperatures are one matrix product; a parabola through the best three finds the minimum.
     """
-    losses = weights @ np.column_stack([losses_of(logits, targets, t) for t in _GRID])
-    best = np.clip(losses.argmin(axis=1), 1, len(_GRID) - 2)
+    losses = weights @ np.column_stack([image_losses(logits, targets, t) for t in _TEMPERATURE_GRID])
+    best = np.clip(losses.argmin(axis=1), 1, len(_TEMPERATURE_GRID) - 2)
     left, middle, right = (losses[np.arange(len(losses)), best + step] for step in (-1, 0, 1))
     bend = left - 2 * middle + right
     shift = np.divide(left - right, 2 * bend, out=np.zeros_like(bend), where=bend > 0)
-    step = np.log(_GRID[1] / _GRID[0])
-    return np.asarray(np.exp(np.log(_GRID[best]) + step * np.clip(shift, -1, 1)))
+    step = np.log(_TEMPERATURE_GRID[1] / _TEMPERATURE_GRID[0])
+    return np.asarray(np.exp(np.log(_TEMPERATURE_GRID[best]) + step * np.clip(shift, -1, 1)))
 
 
-def losses_of(logits: ArrayLike, targets: NDArray[np.integer], temperature: float = 1.0) -> Floats:
+def image_losses(logits: ArrayLike, targets: NDArray[np.integer], temperature: float = 1.0) -> Floats:
     """Give each image's negative log-likelihood in nats, (N,), under logits (N, C) / temperature."""
     log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
     return np.asarray(-log_probabilities[np.arange(len(targets)), targets])
@@ -75,17 +75,17 @@ def brier_scores(probabilities: Reals, targets: NDArray[np.integer]) -> Floats:
     return np.asarray(((probabilities - np.eye(probabilities.shape[1])[targets]) ** 2).sum(axis=1))
 
 
-def equal_width(bins: int) -> Floats:
+def equal_width_edges(bins: int) -> Floats:
     """Give the edges (bins + 1,) of bins of one width from 0 to 1; a bin holds its upper edge."""
     return np.linspace(0.0, 1.0, bins + 1)
 
 
-def equal_mass(confidence: Reals, bins: int = BINS) -> Floats:
+def equal_mass_edges(confidence: Reals, bins: int = ECE_BINS) -> Floats:
     """Give the edges of bins that hold equally many of the confidences (N,); fewer bins where many are equal."""
     return np.unique(np.quantile(confidence, np.linspace(0.0, 1.0, bins + 1)))
 
 
-def bin_of(confidence: Reals, edges: Reals) -> NDArray[np.intp]:
+def assign_bins(confidence: Reals, edges: Reals) -> NDArray[np.intp]:
     """Give the number of the bin (N,) of each confidence; the lowest edge belongs to the first bin."""
     return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, max(0, len(edges) - 2))
 
@@ -95,7 +95,7 @@ def ece(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | N
 
     `confidence` is (N,); `correct` (..., N) gives (...), or `weights` (..., N) do. Naeini et al., AAAI 2015.
     """
-    return np.asarray(np.abs(_gaps(confidence, correct, edges, weights)).sum(axis=-1))
+    return np.asarray(np.abs(_bin_gaps(confidence, correct, edges, weights)).sum(axis=-1))
 
 
 def bin_gaps(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> list[Floats]:
@@ -106,10 +106,10 @@ def bin_gaps(probabilities: Reals, targets: NDArray[np.integer], weights: Floats
     equal ones of each class's probability, divided by the number of classes (Kull et al., NeurIPS 2019).
     """
     confidence, correct = probabilities.max(axis=1), targets == probabilities.argmax(axis=1)
-    kinds = (equal_width(10), equal_width(BINS), equal_mass(confidence))
-    top = [_gaps(confidence, correct, edges, weights) for edges in kinds]
+    kinds = (equal_width_edges(10), equal_width_edges(ECE_BINS), equal_mass_edges(confidence))
+    top = [_bin_gaps(confidence, correct, edges, weights) for edges in kinds]
     columns = enumerate(probabilities.T)
-    by_class = [_gaps(column, targets == index, equal_width(BINS), weights) for index, column in columns]
+    by_class = [_bin_gaps(column, targets == index, equal_width_edges(ECE_BINS), weights) for index, column in columns]
     return [*top, np.concatenate(by_class, axis=-1) / len(by_class)]
 
 
@@ -118,7 +118,7 @@ def calibration_errors(probabilities: Reals, targets: NDArray[np.integer], weigh
     return np.stack([np.abs(gaps).sum(axis=-1) for gaps in bin_gaps(probabilities, targets, weights)], axis=-1)
 
 
-def error_deviations(
+def make_deviation_statistic(
     probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike
 ) -> Callable[[Floats], Floats]:
     """Give what maps weights (B, N) to how far chance moves the errors of ECE_KINDS, (B, 16), four columns each.
@@ -129,8 +129,8 @@ def error_deviations(
     how far an error lies too high, and the last two how far too low.
     """
     seen = bin_gaps(probabilities, targets)
-    errors = _gap_errors(probabilities, targets, groups)
-    smaller = [_shrunken(gaps, error) for gaps, error in zip(seen, errors, strict=True)]
+    errors = _gap_standard_errors(probabilities, targets, groups)
+    smaller = [_shrink_gaps(gaps, error) for gaps, error in zip(seen, errors, strict=True)]
 
     def deviations(weights: Floats) -> Floats:
         noise = [drawn - gaps for drawn, gaps in zip(bin_gaps(probabilities, targets, weights), seen, strict=True)]
@@ -142,7 +142,7 @@ def error_deviations(
     return deviations
 
 
-def noise_floor(
+def simulate_noise_floor(
     probabilities: Reals, draws: int = 2000, seed: int = 0, groups: ArrayLike | None = None, correlation: float = 0.0
 ) -> Floats:
     """Give the errors of ECE_KINDS, (draws, 4), of a perfectly calibrated network that is as confident as this one.
@@ -182,9 +182,9 @@ def group_correlation(gaps: ArrayLike, groups: ArrayLike) -> float:
     return float(np.clip(products / pairs / variance, 0.0, 1.0))
 
 
-def reliability(confidence: Reals, correct: NDArray[np.bool_], edges: Reals) -> dict[str, NDArray[np.generic]]:
+def reliability_bins(confidence: Reals, correct: NDArray[np.bool_], edges: Reals) -> dict[str, NDArray[np.generic]]:
     """Give a reliability diagram's bins: bin, low, high, count, mean confidence and accuracy (NaN where empty)."""
-    bins, size = bin_of(confidence, edges), len(edges) - 1
+    bins, size = assign_bins(confidence, edges), len(edges) - 1
     count = np.bincount(bins, minlength=size)
     sums = (np.bincount(bins, weights=values, minlength=size) for values in (confidence, correct))
     means = [np.divide(total, count, out=np.full(size, np.nan), where=count > 0) for total in sums]
@@ -192,9 +192,9 @@ def reliability(confidence: Reals, correct: NDArray[np.bool_], edges: Reals) -> 
     return dict(zip(keys, (np.arange(size), edges[:-1], edges[1:], count, *means), strict=True))
 
 
-def _gaps(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None) -> Floats:
+def _bin_gaps(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None) -> Floats:
     """Give each bin's sum of correctness minus confidence, divided by all images, (..., bins)."""
-    bins, gap = bin_of(confidence, edges), np.asarray(correct, dtype=np.float64) - confidence
+    bins, gap = assign_bins(confidence, edges), np.asarray(correct, dtype=np.float64) - confidence
     member = np.zeros((len(bins), int(bins.max()) + 1))
     member[np.arange(len(bins)), bins] = 1.0
     if weights is None:
@@ -203,7 +203,7 @@ def _gaps(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats |
     return np.asarray(weights @ (gap[:, None] * member) / total[..., None])
 
 
-def _gap_errors(probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike) -> list[Floats]:
+def _gap_standard_errors(probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike) -> list[Floats]:
     """Give the standard error of every bin's gap, by kind as in `bin_gaps`, when whole groups are drawn."""
     _, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     # a resample for each group, of its images alone; sparse, as there may be as many groups as images
@@ -212,5 +212,5 @@ def _gap_errors(probabilities: Reals, targets: NDArray[np.integer], groups: Arra
     return [np.sqrt(((gaps * share) ** 2).sum(axis=0)) for gaps in bin_gaps(probabilities, targets, alone)]
 
 
-def _shrunken(gaps: Floats, error: Floats) -> Floats:
+def _shrink_gaps(gaps: Floats, error: Floats) -> Floats:
     return np.asarray(np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - error))

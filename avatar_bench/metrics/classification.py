@@ -27,13 +27,13 @@ def confusion_matrix(
 def accuracy(confusion: ArrayLike) -> Floats:
     """Give the share of images whose class is predicted, (...), 0 to 1."""
     table = np.asarray(confusion, dtype=np.float64)
-    return _ratio(_hits(table).sum(axis=-1), table.sum(axis=(-2, -1)))
+    return _ratio(_correct_counts(table).sum(axis=-1), table.sum(axis=(-2, -1)))
 
 
 def recall(confusion: ArrayLike) -> Floats:
     """Give the share of each class's images that are predicted so, (..., C); NaN for an absent class."""
     table = np.asarray(confusion, dtype=np.float64)
-    return _ratio(_hits(table), table.sum(axis=-1))
+    return _ratio(_correct_counts(table), table.sum(axis=-1))
 
 
 def precision(confusion: ArrayLike) -> Floats:
@@ -42,19 +42,19 @@ def precision(confusion: ArrayLike) -> Floats:
     NaN for a class that is absent from the targets or never predicted.
     """
     table = np.asarray(confusion, dtype=np.float64)
-    return np.where(_present(table), _ratio(_hits(table), table.sum(axis=-2)), np.nan)
+    return np.where(_is_present(table), _ratio(_correct_counts(table), table.sum(axis=-2)), np.nan)
 
 
 def f1(confusion: ArrayLike) -> Floats:
     """Give the harmonic mean of precision and recall, (..., C); NaN for an absent class, 0 for one never predicted."""
     table = np.asarray(confusion, dtype=np.float64)
-    score = _ratio(2 * _hits(table), table.sum(axis=-1) + table.sum(axis=-2))
-    return np.where(_present(table), score, np.nan)
+    score = _ratio(2 * _correct_counts(table), table.sum(axis=-1) + table.sum(axis=-2))
+    return np.where(_is_present(table), score, np.nan)
 
 
 def balanced_accuracy(confusion: ArrayLike) -> Floats:
     """Give the mean recall over the classes that are present in the targets, (...)."""
-    return _mean(recall(confusion))
+    return _nan_mean(recall(confusion))
 
 
 def macro_precision(confusion: ArrayLike) -> Floats:
@@ -63,12 +63,12 @@ def macro_precision(confusion: ArrayLike) -> Floats:
     A class that is never predicted counts as 0, as with scikit-learn's `zero_division=0`.
     """
     table = np.asarray(confusion, dtype=np.float64)
-    return _mean(np.where(_present(table), np.nan_to_num(precision(table)), np.nan))
+    return _nan_mean(np.where(_is_present(table), np.nan_to_num(precision(table)), np.nan))
 
 
 def macro_f1(confusion: ArrayLike) -> Floats:
     """Give the mean F1 over the classes that are present in the targets, (...)."""
-    return _mean(f1(confusion))
+    return _nan_mean(f1(confusion))
 
 
 def mcc(confusion: ArrayLike) -> Floats:
@@ -79,7 +79,7 @@ def mcc(confusion: ArrayLike) -> Floats:
     table = np.asarray(confusion, dtype=np.float64)
     target, predicted = table.sum(axis=-1), table.sum(axis=-2)
     total = table.sum(axis=(-2, -1))
-    covariance = _hits(table).sum(axis=-1) * total - (target * predicted).sum(axis=-1)
+    covariance = _correct_counts(table).sum(axis=-1) * total - (target * predicted).sum(axis=-1)
     spread_target = total**2 - (target**2).sum(axis=-1)
     spread_predicted = total**2 - (predicted**2).sum(axis=-1)
     score = np.where(spread_predicted > 0, _ratio(covariance, np.sqrt(spread_target * spread_predicted)), 0.0)
@@ -104,11 +104,11 @@ def auroc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = No
     return _ratio(won, 2 * own.sum(axis=-1) * below[..., -1])
 
 
-def _hits(table: Floats) -> Floats:
+def _correct_counts(table: Floats) -> Floats:
     return np.diagonal(table, axis1=-2, axis2=-1)
 
 
-def _present(table: Floats) -> NDArray[np.bool_]:
+def _is_present(table: Floats) -> NDArray[np.bool_]:
     return np.asarray(table.sum(axis=-1) > 0)
 
 
@@ -117,5 +117,5 @@ def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
     return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0))
 
 
-def _mean(values: Floats) -> Floats:
+def _nan_mean(values: Floats) -> Floats:
     return _ratio(np.nansum(values, axis=-1), (~np.isnan(values)).sum(axis=-1))

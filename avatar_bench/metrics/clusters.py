@@ -1,6 +1,6 @@
-"""Clusters of embeddings: how far apart the classes lie, from sums over pairs of pictures.
+"""Clusters of embeddings: how far apart the classes lie, from sums over pairs of images.
 
-Functions of `weights` (B, N), how often each picture counts in each of B resamples, give (B, ...); a picture is never
+Functions of `weights` (B, N), how often each image counts in each of B resamples, give (B, ...); an image is never
 compared with itself or its copies. `labels` (N,) are integers; class k is the k-th of their sorted values.
 """
 
@@ -19,15 +19,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from avatar_bench.metrics.neighbourhoods import Rows, distances, neighbours, purity
+from avatar_bench.metrics.neighbourhoods import Indices, distances, find_neighbours, purity
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
-class Space:
-    """The embeddings (N, D) of pictures in groups (N,), with what their figures are computed from.
+class EmbeddingSpace:
+    """The embeddings (N, D) of images in groups (N,), with what their figures are computed from.
 
     `k` neighbours are looked at for purity.
     """
@@ -38,33 +38,33 @@ class Space:
 
     @cached_property
     def euclidean(self) -> Floats:
-        """Give the Euclidean distance of each two pictures, (N, N)."""
+        """Give the Euclidean distance of each two images, (N, N)."""
         return distances(self.embeddings)
 
     @cached_property
     def cosine(self) -> Floats:
-        """Give the cosine distance of each two pictures, (N, N), 0 to 2."""
+        """Give the cosine distance of each two images, (N, N), 0 to 2."""
         return distances(self.embeddings, "cosine")
 
     @cached_property
     def products(self) -> Floats:
-        """Give the inner product of each two pictures about the mean, (N, N)."""
+        """Give the inner product of each two images about the mean, (N, N)."""
         return gram(self.embeddings)
 
     @cached_property
-    def near(self) -> Rows:
-        """Give the rows of each picture's neighbours in other groups, (N, k)."""
-        return neighbours(self.euclidean, self.groups, self.k)
+    def near(self) -> Indices:
+        """Give the rows of each image's neighbours in other groups, (N, k)."""
+        return find_neighbours(self.euclidean, self.groups, self.k)
 
-    def by_picture(self, labels: Labels) -> Floats:
-        """Give silhouette, cosine silhouette and kNN purity of each picture, (N, 3); purity NaN without neighbours.
+    def image_scores(self, labels: Labels) -> Floats:
+        """Give silhouette, cosine silhouette and kNN purity of each image, (N, 3); purity NaN without neighbours.
 
         `labels` have at least two values, and fewer than N. Rousseeuw, J. Comput. Appl. Math. 20 (1987) 53.
         """
         own = [silhouette_samples(kind, labels, metric="precomputed") for kind in (self.euclidean, self.cosine)]
         return np.column_stack([*own, purity(self.near, labels)])
 
-    def overall(self, labels: Labels, weights: ArrayLike | None = None) -> Floats:
+    def global_scores(self, labels: Labels, weights: ArrayLike | None = None) -> Floats:
         """Give separation ratio, Davies-Bouldin and Calinski-Harabasz, (3,), or (B, 3) for weights (B, N)."""
         found = [
             separation_ratio(self.euclidean, labels, weights),
@@ -82,18 +82,18 @@ def gram(embeddings: ArrayLike) -> Floats:
 
 
 def mean_distances(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Give the mean distance of the pictures of each two classes, (..., K, K), self distances left out.
+    """Give the mean distance of the images of each two classes, (..., K, K), self distances left out.
 
-    `between` (N, N) are distances. NaN on the diagonal for a class of one picture.
+    `between` (N, N) are distances. NaN on the diagonal for a class of one image.
     """
-    given = _weights(weights, len(labels))
-    return _squeeze(_ratio(_pair_sums(between, labels, given), _pairs(labels, given)), weights)
+    given = _default_weights(weights, len(labels))
+    return _squeeze(_ratio(_pair_sums(between, labels, given), _pair_counts(labels, given)), weights)
 
 
 def separation_ratio(between: Floats, labels: Labels, weights: ArrayLike | None = None) -> Floats:
-    """Give mean between-class / mean within-class distance over all pairs of pictures, (...); 1: no separation."""
-    given = _weights(weights, len(labels))
-    sums, pairs = _pair_sums(between, labels, given), _pairs(labels, given)
+    """Give mean between-class / mean within-class distance over all pairs of images, (...); 1: no separation."""
+    given = _default_weights(weights, len(labels))
+    sums, pairs = _pair_sums(between, labels, given), _pair_counts(labels, given)
     own = np.eye(sums.shape[-1], dtype=bool)
     inside = _ratio(sums[:, own].sum(axis=1), pairs[:, own].sum(axis=1))
     return _squeeze(_ratio(_ratio(sums[:, ~own].sum(axis=1), pairs[:, ~own].sum(axis=1)), inside), weights)
@@ -104,7 +104,7 @@ def calinski_harabasz(products: Floats, labels: Labels, weights: ArrayLike | Non
 
     Calinski and Harabasz, Commun. Stat. 3 (1974) 1.
     """
-    given = _weights(weights, len(labels))
+    given = _default_weights(weights, len(labels))
     sums, total = _pair_sums(products, labels, given), given.sum(axis=1)
     size = given @ _one_hot(labels)
     explained = _ratio(np.diagonal(sums, axis1=1, axis2=2), size).sum(axis=1)
@@ -119,27 +119,27 @@ def davies_bouldin(products: Floats, labels: Labels, weights: ArrayLike | None =
 
     From inner products (N, N). Davies and Bouldin, IEEE TPAMI 1 (1979) 224.
     """
-    given, member = _weights(weights, len(labels)), _one_hot(labels)
+    given, member = _default_weights(weights, len(labels)), _one_hot(labels)
     size = given @ member
-    centre = _ratio(_sums(products, labels, given), size[..., None])  # (B, K, N): centroid times picture
+    centre = _ratio(_class_sums(products, labels, given), size[..., None])  # (B, K, N): centroid times image
     inner = _ratio((centre * given[:, None, :]) @ member, size[:, None, :])  # (B, K, K): centroid times centroid
     norm = np.diagonal(inner, axis1=1, axis2=2)
     apart = np.sqrt(np.maximum(0.0, norm[:, :, None] + norm[:, None, :] - 2 * inner))
-    away = np.sqrt(np.maximum(0.0, products.diagonal() - 2 * centre + norm[..., None]))  # of pictures from centroids
+    away = np.sqrt(np.maximum(0.0, products.diagonal() - 2 * centre + norm[..., None]))  # of images from centroids
     scatter = _ratio(np.einsum("bkn,bn,nk->bk", away, given, member), size)
     worst = _ratio(scatter[:, :, None] + scatter[:, None, :], apart)
     own = np.eye(size.shape[1], dtype=bool)
     return _squeeze(np.where(own, -np.inf, worst).max(axis=2).mean(axis=1), weights)
 
 
-def means(weights: Floats, values: Floats) -> Floats:
+def weighted_means(weights: Floats, values: Floats) -> Floats:
     """Give the weighted means of columns (N, K), (B, K), values of NaN left out."""
     there = ~np.isnan(values)
     return _ratio(weights @ np.where(there, values, 0.0), weights @ there.astype(np.float64))
 
 
 def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Floats:
-    """Give the silhouette of each picture among those of the same value in `within` (N,), (N,).
+    """Give the silhouette of each image among those of the same value in `within` (N,), (N,).
 
     `between` (N, N) are distances. NaN where all there bear one label, or each its own.
     """
@@ -151,8 +151,10 @@ def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Float
     return found
 
 
-def probe(embeddings: ArrayLike, labels: Labels, groups: ArrayLike, folds: int, seed: int = 0) -> Labels:
-    """Give the class of each picture by logistic regression on the pictures of other folds, (N,).
+def predict_by_linear_probe(
+    embeddings: ArrayLike, labels: Labels, groups: ArrayLike, folds: int, seed: int = 0
+) -> Labels:
+    """Give the class of each image by logistic regression on the images of other folds, (N,).
 
     Features are standardised in each fold, the penalty is L2 with C = 1; a group stays in one fold. Every class needs
     as many groups as there are `folds`; where they mix classes, those of other folds may hold one alone: the answer.
@@ -170,13 +172,13 @@ def probe(embeddings: ArrayLike, labels: Labels, groups: ArrayLike, folds: int, 
     return answers
 
 
-def permuted(
+def permute_labels(
     labels: Labels, groups: ArrayLike, generator: np.random.Generator, within: ArrayLike | None = None
 ) -> Labels:
     """Deal the labels (N,) anew, (N,): each group gets those of another, in any order, as a group is one draw.
 
     So one that mixes labels hands on its mix; where it is larger it drops some, where it is smaller it repeats them.
-    With `within` (N,) labels are dealt among pictures of the same value alone, the parts of groups that bear it.
+    With `within` (N,) labels are dealt among images of the same value alone, the parts of groups that bear it.
     """
     member = np.unique(np.asarray(groups), return_inverse=True)[1]
     strata = np.zeros(len(labels)) if within is None else np.asarray(within)
@@ -189,7 +191,7 @@ def permuted(
     return dealt
 
 
-def _weights(weights: ArrayLike | None, n: int) -> Floats:
+def _default_weights(weights: ArrayLike | None, n: int) -> Floats:
     return np.ones((1, n)) if weights is None else np.asarray(weights, dtype=np.float64)
 
 
@@ -201,7 +203,7 @@ def _one_hot(labels: Labels) -> Floats:
     return np.asarray(labels[:, None] == np.unique(labels), dtype=np.float64)
 
 
-def _sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
+def _class_sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
     """Give the weighted sum of each column of a kernel (N, N) over the rows of each class, (B, K, N)."""
     rows = [np.flatnonzero(column) for column in _one_hot(labels).T]
     return np.stack([weights[:, own] @ kernel[own] for own in rows], axis=1)
@@ -209,11 +211,11 @@ def _sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
 
 def _pair_sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
     """Give the weighted sum of a kernel (N, N) over the pairs of each two classes, (B, K, K)."""
-    return np.asarray((_sums(kernel, labels, weights) * weights[:, None, :]) @ _one_hot(labels))
+    return np.asarray((_class_sums(kernel, labels, weights) * weights[:, None, :]) @ _one_hot(labels))
 
 
-def _pairs(labels: Labels, weights: Floats) -> Floats:
-    """Give the weighted number of pairs of each two classes, a picture and itself left out, (B, K, K)."""
+def _pair_counts(labels: Labels, weights: Floats) -> Floats:
+    """Give the weighted number of pairs of each two classes, an image and itself left out, (B, K, K)."""
     member = _one_hot(labels)
     size = weights @ member
     own = (weights**2) @ member

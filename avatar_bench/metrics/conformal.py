@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 Entry = TypeVar("Entry", bound=np.generic)
-Scores = Callable[[Reals, Reals], Floats]  # probabilities (N, C) and numbers from 0 to 1 (N,) to scores (N, C)
+ScoreFunction = Callable[[Reals, Reals], Floats]  # probabilities (N, C) and numbers from 0 to 1 (N,) to scores (N, C)
 
 
 def lac_scores(probabilities: Reals, uniform: Reals) -> Floats:
@@ -35,7 +35,7 @@ def aps_scores(probabilities: Reals, uniform: Reals) -> Floats:
     return scores
 
 
-METHODS: dict[str, Scores] = {"lac": lac_scores, "aps": aps_scores}
+CONFORMAL_SCORES: dict[str, ScoreFunction] = {"lac": lac_scores, "aps": aps_scores}
 
 
 def threshold(scores: Reals, alpha: float) -> float:
@@ -47,6 +47,6 @@ def threshold(scores: Reals, alpha: float) -> float:
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
 
 
-def of_targets(scores: NDArray[Entry], targets: NDArray[np.integer]) -> NDArray[Entry]:
+def select_targets(scores: NDArray[Entry], targets: NDArray[np.integer]) -> NDArray[Entry]:
     """Give the entry of each image's true class, (N,), of scores or membership (N, C)."""
     return np.asarray(scores[np.arange(len(targets)), targets])

@@ -1,6 +1,6 @@
-"""Out-of-domain detection: scores of pictures from logits and embeddings, and how well a score tells two sets apart.
+"""Out-of-domain detection: scores of images from logits and embeddings, and how well a score tells two sets apart.
 
-The higher a score, the more it speaks for a picture from outside the domain. Such pictures are the positive ones.
+The higher a score, the more it speaks for an image from outside the domain. Such images are the positive ones.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
 Floats = NDArray[np.float64]
-RECALL = 0.95
-CONDITION = 1e6  # embeddings come in single precision, which keeps less than a digit of a worse inverse
+FPR_RECALL = 0.95
+MAX_CONDITION = 1e6  # embeddings come in single precision, which keeps less than a digit of a worse inverse
 
 
 class Gaussians(NamedTuple):
@@ -53,7 +53,7 @@ def energy(logits: ArrayLike, temperature: float = 1.0) -> Floats:
 def fit_gaussians(embeddings: ArrayLike, targets: ArrayLike) -> Gaussians:
     """Fit a mean for each class and one covariance for all to training embeddings (N, D) of classes (N,).
 
-    A covariance whose condition number is above CONDITION (hardly more pictures than features, features that hardly
+    A covariance whose condition number is above CONDITION (hardly more images than features, features that hardly
     change) is mixed with a spherical one by the weight of Ledoit and Wolf, J. Multivar. Anal. 88 (2004) 365, or by the
     least that brings it to CONDITION where theirs does not.
     """
@@ -64,9 +64,9 @@ def fit_gaussians(embeddings: ArrayLike, targets: ArrayLike) -> Gaussians:
     variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
     if variances[-1] <= 0:
         return Gaussians(means, axes, 1.0)
-    shrinkage, excess = 0.0, variances[-1] - CONDITION * variances[0]
+    shrinkage, excess = 0.0, variances[-1] - MAX_CONDITION * variances[0]
     if excess > 0:
-        enough = excess / (excess + (CONDITION - 1) * variances.mean())
+        enough = excess / (excess + (MAX_CONDITION - 1) * variances.mean())
         shrinkage = max(float(ledoit_wolf_shrinkage(centred, assume_centered=True)), float(enough))
         variances = (1 - shrinkage) * variances + shrinkage * variances.mean()
     return Gaussians(means, axes / np.sqrt(variances), shrinkage)
@@ -93,11 +93,11 @@ def knn(embeddings: ArrayLike, training: ArrayLike, k: int = 50) -> Floats:
     return np.asarray(distances[:, -1])
 
 
-class Roc(NamedTuple):
-    """Hold a ROC curve at each distinct score of a positive picture, highest first, or a stack of them, (..., T).
+class RocCurve(NamedTuple):
+    """Hold a ROC curve at each distinct score of a positive image, highest first, or a stack of them, (..., T).
 
-    `recall` is the share of the positive pictures at or above the score, `alarm` that of the others, `above` that of
-    the others above it, 0 to 1; NaN where there are none. `share` is that of the positive among all pictures.
+    `recall` is the share of the positive images at or above the score, `alarm` that of the others, `above` that of
+    the others above it, 0 to 1; NaN where there are none. `share` is that of the positive among all images.
     """
 
     recall: Floats
@@ -106,42 +106,42 @@ class Roc(NamedTuple):
     share: float
 
 
-def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> Roc:
+def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> RocCurve:
     """Give the ROC curve of scores (N,) for telling the positive (N,) bool from the others; weights (B, N) give B."""
     score, mask = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
     weight = np.ones(len(score)) if weights is None else np.asarray(weights, dtype=np.float64)
     steps = np.unique(score[mask])[::-1] if mask.any() else np.array([np.inf])
-    recall, _ = _shares_over(score[mask], weight[..., mask], steps)
-    alarm, above = _shares_over(score[~mask], weight[..., ~mask], steps)
-    return Roc(recall, alarm, above, float(mask.mean()))
+    recall, _ = _fractions_above(score[mask], weight[..., mask], steps)
+    alarm, above = _fractions_above(score[~mask], weight[..., ~mask], steps)
+    return RocCurve(recall, alarm, above, float(mask.mean()))
 
 
-def auroc(curve: Roc) -> Floats:
-    """Give the chance that a positive picture scores above another, ties counting half, (...), 0 to 1."""
+def auroc(curve: RocCurve) -> Floats:
+    """Give the chance that a positive image scores above another, ties counting half, (...), 0 to 1."""
     won = 1 - (curve.alarm + curve.above) / 2
     return np.asarray((won * np.diff(curve.recall, axis=-1, prepend=0.0)).sum(axis=-1))
 
 
-def aupr(curve: Roc) -> Floats:
+def aupr(curve: RocCurve) -> Floats:
     """Give the area under the precision-recall curve as average precision, (...), 0 to 1; chance is `curve.share`.
 
-    Precision depends on the share of the positive pictures, which is kept whatever the weights.
+    Precision depends on the share of the positive images, which is kept whatever the weights.
     """
     found, false = curve.share * curve.recall, (1 - curve.share) * curve.alarm
     precision = np.divide(found, found + false, out=np.zeros_like(found), where=found + false != 0)
     return np.asarray((precision * np.diff(curve.recall, axis=-1, prepend=0.0)).sum(axis=-1))
 
 
-def fpr95(curve: Roc) -> Floats:
+def fpr95(curve: RocCurve) -> Floats:
     """Give the share of the others that are flagged where a threshold flags 95 % of the positive, (...), 0 to 1.
 
     The threshold is the highest that flags 95 % or more.
     """
-    first = (curve.recall >= RECALL - 1e-12).argmax(axis=-1)[..., None]  # 19 of 20 is enough, whatever the rounding
+    first = (curve.recall >= FPR_RECALL - 1e-12).argmax(axis=-1)[..., None]  # 19 of 20 is enough, whatever the rounding
     return np.asarray(np.take_along_axis(curve.alarm + 0 * curve.recall, first, axis=-1)[..., 0])
 
 
-def _shares_over(scores: Floats, weights: Floats, steps: Floats) -> tuple[Floats, Floats]:
+def _fractions_above(scores: Floats, weights: Floats, steps: Floats) -> tuple[Floats, Floats]:
     """Give the weighted shares of scores (N,) at or above, and above, each of steps (T,), both (..., T)."""
     order = np.argsort(scores)
     below = np.zeros((*weights.shape[:-1], len(scores) + 1))

@@ -9,14 +9,14 @@ Floats = NDArray[np.float64]
 _CHUNK_ELEMENTS = 4_000_000  # keys held at once: 32 MB
 
 
-def accuracies(
+def slice_accuracies(
     correct: ArrayLike, strata: ArrayLike, groups: ArrayLike, members: ArrayLike, draws: int, seed: int = 0
 ) -> tuple[Floats, Floats]:
     """Give the accuracy of each slice as it is, (J,), and where right and wrong are dealt out anew, (draws, J).
 
-    `correct` (N,) bool; `members` (N, J) bool, the pictures of each slice, none empty; `strata` (N,) are true classes.
-    What is dealt is the accuracy of a whole group, among the groups of its class: that of a picture is its group's, so
-    that pictures which stand and fall together are one finding. With groups of one picture it is the picture's own.
+    `correct` (N,) bool; `members` (N, J) bool, the images of each slice, none empty; `strata` (N,) are true classes.
+    What is dealt is the accuracy of a whole group, among the groups of its class: that of an image is its group's, so
+    that images which stand and fall together are one finding. With groups of one image it is the image's own.
     """
     member = np.asarray(members, dtype=np.float64)
     pairs = np.stack([np.unique(np.asarray(part), return_inverse=True)[1] for part in (strata, groups)], axis=1)
@@ -25,11 +25,11 @@ def accuracies(
     weight = np.zeros((len(kinds), member.shape[1]))
     np.add.at(weight, unit, member)
     total = weight.sum(axis=0)  # divided by last: shares of it would not always add up to 1
-    dealt = [rate[order] @ weight / total for order in _orders(kinds[:, 0], draws, seed)]
+    dealt = [rate[order] @ weight / total for order in _draw_orders(kinds[:, 0], draws, seed)]
     return rate @ weight / total, np.concatenate(dealt)
 
 
-def max_t(observed: ArrayLike, null: ArrayLike) -> tuple[Floats, Floats]:
+def max_t_p_values(observed: ArrayLike, null: ArrayLike) -> tuple[Floats, Floats]:
     """Give two-sided p-values (J,) of J figures against their draws (B, J) under the null, plain and adjusted for J.
 
     Adjusted by the largest of all standardised figures in each draw, which minds that slices overlap: Westfall and
@@ -44,7 +44,7 @@ def max_t(observed: ArrayLike, null: ArrayLike) -> tuple[Floats, Floats]:
     return plain, adjusted
 
 
-def _orders(strata: NDArray[np.intp], draws: int, seed: int) -> list[NDArray[np.intp]]:
+def _draw_orders(strata: NDArray[np.intp], draws: int, seed: int) -> list[NDArray[np.intp]]:
     """Give orders of the units, sorted by stratum, that exchange units of one stratum alone; (some, U) each."""
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK_ELEMENTS // len(strata))

@@ -9,19 +9,19 @@ from scipy.stats import rankdata
 Floats = NDArray[np.float64]
 
 
-def enlarge(maps: ArrayLike, size: int) -> Floats:
+def upsample(maps: ArrayLike, size: int) -> Floats:
     """Interpolate maps (N, h, w) bilinearly to (N, size, size), pixel centres aligned, borders continued."""
     values = np.asarray(maps, dtype=np.float64)
     rows, columns = (_weights(length, size) for length in values.shape[1:])
     return np.asarray(rows @ values @ columns.T)
 
 
-def removal_order(maps: ArrayLike, size: int, generator: np.random.Generator) -> NDArray[np.int32]:
-    """Rank the pixels of a picture by its map, (N, h, w) to (N, size, size) from 0, the most important, upward.
+def rank_pixels(maps: ArrayLike, size: int, generator: np.random.Generator) -> NDArray[np.int32]:
+    """Rank the pixels of an image by its map, (N, h, w) to (N, size, size) from 0, the most important, upward.
 
     Equal pixels, such as all that a rectified map leaves at zero, are ordered at random.
     """
-    values = enlarge(maps, size).reshape(len(np.asarray(maps)), -1)
+    values = upsample(maps, size).reshape(len(np.asarray(maps)), -1)
     ties = generator.random(values.shape)
     order = np.lexsort((ties, -values))
     ranks = np.empty(order.shape, dtype=np.int32)
@@ -29,7 +29,7 @@ def removal_order(maps: ArrayLike, size: int, generator: np.random.Generator) ->
     return ranks.reshape(-1, size, size)
 
 
-def area(curves: ArrayLike) -> Floats:
+def area_under_curve(curves: ArrayLike) -> Floats:
     """Give the area under each curve (N, K + 1) over K equal steps from 0 to 1, (N,), by the trapezoidal rule."""
     heights = np.asarray(curves, dtype=np.float64)
     return np.asarray(np.trapezoid(heights, dx=1 / (heights.shape[1] - 1), axis=1))

@@ -25,7 +25,7 @@ def beats_guessing(
     """Return whether the interval of a balanced accuracy lies above the guessing level; None where there is no level.
 
     `low` is its lower end. Where it has none, as every resample gave the same value (a constant predictor, a perfect
-    one), Wilson's interval over the independent `units` takes its place, as in `stats.share_interval`.
+    one), Wilson's interval over the independent `units` takes its place, as in `stats.proportion_interval`.
     """
     if guessing is None:
         return None

@@ -10,10 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
-_DIGITS = 12  # scores that agree so far are equal: sums of the same numbers in another order are not, to the last bit
+_TIE_DIGITS = (
+    12  # scores that agree so far are equal: sums of the same numbers in another order are not, to the last bit
+)
 
 
-def fixed_range(values: ArrayLike, worst: float, best: float, log: bool = False) -> Floats:
+def scale_to_range(values: ArrayLike, worst: float, best: float, log: bool = False) -> Floats:
     """Put values on a scale from 0 at `worst` to 1 at `best`, cut off beyond them; `best` may be the lower one.
 
     With `log`, equal ratios are equal steps; values and both ends are then above 0. NaN stays NaN.
@@ -24,7 +26,7 @@ def fixed_range(values: ArrayLike, worst: float, best: float, log: bool = False)
     return np.asarray(np.clip((value - low) / (high - low), 0.0, 1.0))
 
 
-def min_max(values: ArrayLike, higher_is_better: bool, among: NDArray[np.bool_] | None = None) -> Floats:
+def scale_min_max(values: ArrayLike, higher_is_better: bool, among: NDArray[np.bool_] | None = None) -> Floats:
     """Put values (..., M) on a scale from 0, the worst of the models `among` (M,), to 1, their best; .5 if all agree.
 
     Another model moves it, which is why a fixed range is to be preferred.
@@ -48,7 +50,7 @@ def weighted_mean(normalised: ArrayLike, weights: ArrayLike) -> Floats:
 def ranks(scores: ArrayLike) -> Floats:
     """Give the rank of each score (..., M), 1 the highest; equal ones share the better rank."""
     return np.asarray(
-        rankdata(-np.round(np.asarray(scores, dtype=np.float64), _DIGITS), method="min", axis=-1), dtype=np.float64
+        rankdata(-np.round(np.asarray(scores, dtype=np.float64), _TIE_DIGITS), method="min", axis=-1), dtype=np.float64
     )
 
 
@@ -66,18 +68,18 @@ def rank_shares(rank: ArrayLike) -> Floats:
 
 def pareto_front(normalised: ArrayLike) -> NDArray[np.bool_]:
     """Tell which models (M, Q) no other equals in every quality and beats in one, (M,)."""
-    value = np.round(np.asarray(normalised, dtype=np.float64), _DIGITS)
+    value = np.round(np.asarray(normalised, dtype=np.float64), _TIE_DIGITS)
     least, most = (value[None] - value[:, None]).min(axis=2), (value[None] - value[:, None]).max(axis=2)
     beaten = (least >= 0) & (most > 0)
     return np.asarray(~beaten.any(axis=1))
 
 
-def random_weights(weightings: int, qualities: int, seed: int = 0) -> Floats:
+def draw_weights(weightings: int, qualities: int, seed: int = 0) -> Floats:
     """Draw weights (W, Q) that sum to 1, every mix of the qualities as likely as another: Dirichlet(1, ..., 1)."""
     return np.random.default_rng(seed).dirichlet(np.ones(qualities), weightings)
 
 
-def resampled_counts(units: int, resamples: int, generator: np.random.Generator) -> Floats:
+def draw_counts(units: int, resamples: int, generator: np.random.Generator) -> Floats:
     """Draw how often each of some units is met when as many are drawn with replacement, (B, units)."""
     return generator.multinomial(units, np.full(units, 1 / units), resamples).astype(np.float64)
 

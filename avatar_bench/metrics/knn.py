@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
 
-def knn_predictions(train: ArrayLike, labels: ArrayLike, embeddings: ArrayLike, k: int = 20) -> NDArray[np.str_]:
+def predict_by_knn(train: ArrayLike, labels: ArrayLike, embeddings: ArrayLike, k: int = 20) -> NDArray[np.str_]:
     """Give the label that most of the k nearest training embeddings bear, by cosine distance, (N,).
 
     `train` (M, D) with `labels` (M,), `embeddings` (N, D); of M below k, all vote. Of labels with equal votes it is the

@@ -1,4 +1,4 @@
-"""Neighbourhoods of embeddings: distances, nearest pictures, their purity and the faithfulness of maps to them."""
+"""Neighbourhoods of embeddings: distances, nearest images, their purity and the faithfulness of maps to them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import pairwise_distances
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
 
 def distances(embeddings: ArrayLike, metric: str = "euclidean") -> Floats:
-    """Give the distance of each two pictures, (N, N) with a diagonal of 0; `metric` is euclidean or cosine."""
+    """Give the distance of each two images, (N, N) with a diagonal of 0; `metric` is euclidean or cosine."""
     found = pairwise_distances(np.asarray(embeddings, dtype=np.float64), metric=metric)
     np.fill_diagonal(found, 0.0)
     return np.asarray(found)
 
 
-def neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLike | None = None) -> Rows:
-    """Give the rows of the k nearest pictures of other groups, (N, k), the nearest first; -1 where there are fewer.
+def find_neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLike | None = None) -> Indices:
+    """Give the rows of the k nearest images of other groups, (N, k), the nearest first; -1 where there are fewer.
 
-    With `within` (N,) only pictures of the same value count.
+    With `within` (N,) only images of the same value count.
     """
     group = np.asarray(groups)
     allowed = group[:, None] != group
@@ -31,8 +31,8 @@ def neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLike | N
     return np.where(np.take_along_axis(allowed, ranked, axis=1), ranked, -1)
 
 
-def purity(near: Rows, labels: ArrayLike) -> Floats:
-    """Give the share of each picture's neighbours (N, k) that bear its own label, (N,); NaN without neighbours."""
+def purity(near: Indices, labels: ArrayLike) -> Floats:
+    """Give the share of each image's neighbours (N, k) that bear its own label, (N,); NaN without neighbours."""
     label = np.asarray(labels)
     same = (label[near] == label[:, None]) & (near >= 0)
     count = (near >= 0).sum(axis=1)
@@ -40,7 +40,7 @@ def purity(near: Rows, labels: ArrayLike) -> Floats:
 
 
 def trustworthiness(embeddings: ArrayLike, points: ArrayLike, k: int = 5) -> Floats:
-    """Give how far each picture's k neighbours on a map (N, 2) are neighbours in the embedding too, (N,), up to 1.
+    """Give how far each image's k neighbours on a map (N, 2) are neighbours in the embedding too, (N,), up to 1.
 
     The mean is the trustworthiness of the map; about .5 for a random one. `k` is below N / 2.
     Venna and Kaski, ICANN 2001, 485.

@@ -8,20 +8,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import hypergeom, rankdata
 
-from avatar_bench.metrics.faithfulness import enlarge
+from avatar_bench.metrics.faithfulness import upsample
 
 Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]
 
-NAMES = ("iou_top20", "iou_half", "pearson", "spearman")
+OVERLAP_MEASURES = ("iou_top20", "iou_half", "pearson", "spearman")
 
 
 def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     """Give each of NAMES for every map of one network (N, h, w) with every map of another (M, H, W), as (N, M).
 
-    The diagonal compares maps of the same pictures, the rest maps of different ones. NaN where a map is constant.
+    The diagonal compares maps of the same images, the rest maps of different ones. NaN where a map is constant.
     """
-    one, other = common_grid(first, second)
+    one, other = upsample_to_common_grid(first, second)
     return {
         "iou_top20": iou(top_cells(one), top_cells(other)),
         "iou_half": iou(hot_cells(one), hot_cells(other)),
@@ -30,9 +30,9 @@ def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     }
 
 
-def chance(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
+def chance_overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     """Give what each of NAMES is on average, (N,), for N pairs of maps of which one has its cells shuffled."""
-    one, other = common_grid(first, second)
+    one, other = upsample_to_common_grid(first, second)
     cells = one[0].size
     found = {
         name: _chance_iou(mask(one), mask(other), cells)
@@ -42,13 +42,13 @@ def chance(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     return found | {"pearson": none, "spearman": none}
 
 
-def common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
+def upsample_to_common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
     """Give maps (N, h, w) and (M, H, W) on one grid: as they are, or enlarged to a square of the longest side."""
     one, other = (np.asarray(maps, dtype=np.float64) for maps in (first, second))
     if one.shape[1:] == other.shape[1:]:
         return one, other
     side = max(*one.shape[1:], *other.shape[1:])
-    return enlarge(one, side), enlarge(other, side)
+    return upsample(one, side), upsample(other, side)
 
 
 def top_cells(maps: ArrayLike, share: float = 0.2) -> Masks:
@@ -87,7 +87,7 @@ def iou(first: Masks, second: Masks) -> Floats:
 
 def correlation(first: ArrayLike, second: ArrayLike) -> Floats:
     """Give Pearson's correlation of every map (N, h, w) with every other (M, h, w), (N, M); NaN for a constant one."""
-    one, other = (_standardised(maps) for maps in (first, second))
+    one, other = (_standardise(maps) for maps in (first, second))
     return np.asarray(np.clip(one @ other.T, -1, 1))  # NaN stays
 
 
@@ -100,11 +100,11 @@ def chance_iou(size: int, other: int, cells: int) -> float:
     return float(hypergeom.pmf(shared, cells, size, other) @ (shared / (size + other - shared)))
 
 
-def of_others(table: Floats, strata: ArrayLike) -> Floats:
-    """Give the mean overlap of each picture's two maps with those of other pictures of its stratum, (n, n) to (n,).
+def overlap_with_other_images(table: Floats, strata: ArrayLike) -> Floats:
+    """Give the mean overlap of each image's two maps with those of other images of its stratum, (n, n) to (n,).
 
     `table` holds the overlap of one network's maps, by row, with another's, by column; `strata` (n,) are labels. What
-    is NaN is left out; NaN where a stratum has one picture.
+    is NaN is left out; NaN where a stratum has one image.
     """
     labels = np.asarray(strata)
     other = (labels[:, None] == labels[None]) & ~np.eye(len(labels), dtype=np.bool_)
@@ -112,8 +112,8 @@ def of_others(table: Floats, strata: ArrayLike) -> Floats:
     return nan_mean(np.concatenate([apart, apart.T], axis=1), axis=1)
 
 
-def dealt(strata: ArrayLike, times: int, generator: np.random.Generator) -> NDArray[np.intp]:
-    """Deal n pictures at random to the places of their own stratum, (times, n) positions."""
+def shuffle_within_strata(strata: ArrayLike, times: int, generator: np.random.Generator) -> NDArray[np.intp]:
+    """Deal n images at random to the places of their own stratum, (times, n) positions."""
     labels = np.unique(np.asarray(strata), return_inverse=True)[1]
     drawn = generator.random((times, len(labels)))
     places = np.empty(drawn.shape, dtype=np.intp)
@@ -137,7 +137,7 @@ def _ranks(maps: Floats) -> Floats:
     return np.asarray(rankdata(maps.reshape(len(maps), -1), axis=1).reshape(maps.shape))
 
 
-def _standardised(maps: ArrayLike) -> Floats:
+def _standardise(maps: ArrayLike) -> Floats:
     """Give each map as a row of mean 0 and length 1; NaN where it is constant."""
     values = np.asarray(maps, dtype=np.float64)
     flat = values.reshape(len(values), -1)

@@ -14,7 +14,7 @@ from avatar_bench.metrics import stats
 Floats = NDArray[np.float64]
 
 
-def cluster_permutation(gains: ArrayLike, groups: ArrayLike) -> float:
+def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
     """Give the exact two-sided p-value that images (N,) in groups (N,) gain as often as they lose.
 
     `gains` are whole numbers: 1 where classifier b alone is right, -1 where a alone is, or those differences summed
@@ -22,7 +22,7 @@ def cluster_permutation(gains: ArrayLike, groups: ArrayLike) -> float:
     convolution, so that nothing is sampled. Pagano and Tritchler, J. Am. Stat. Assoc. 78 (1983) 435. Where groups
     gain equally much it is `stats.mcnemar`.
     """
-    summed = group_sums(gains, groups)
+    summed = sum_by_group(gains, groups)
     sizes, counts = np.unique(np.abs(summed[summed != 0]), return_counts=True)
     if not len(sizes):
         return 1.0
@@ -36,7 +36,7 @@ def cluster_permutation(gains: ArrayLike, groups: ArrayLike) -> float:
     return float(min(1.0, chances[np.abs(sums) >= abs(summed.sum()) // step].sum()))
 
 
-def group_sums(values: ArrayLike, groups: ArrayLike) -> NDArray[np.int64]:
+def sum_by_group(values: ArrayLike, groups: ArrayLike) -> NDArray[np.int64]:
     """Sum whole numbers (N,) by group (N,), in the order of the sorted groups."""
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     return np.rint(np.bincount(member, np.asarray(values, dtype=np.float64))).astype(np.int64)
@@ -49,10 +49,10 @@ def design_effect(gains: ArrayLike, groups: ArrayLike) -> float:
     """
     gain = np.asarray(gains, dtype=np.float64)
     spread = float((gain**2).sum())
-    return max(1.0, float((group_sums(gain, groups) ** 2).sum()) / spread) if spread else 1.0
+    return max(1.0, float((sum_by_group(gain, groups) ** 2).sum()) / spread) if spread else 1.0
 
 
-def seed_by_group(
+def resample_groups_and_seeds(
     statistic: stats.Statistic,
     groups: ArrayLike,
     members: Sequence[Sequence[int]],
@@ -66,7 +66,7 @@ def seed_by_group(
     were trained with. All recipes meet the same groups, and those of the same seeds the same seeds, so that columns
     may be subtracted. Both ways of a crossed design are drawn with replacement; Owen, Ann. Appl. Stat. 1 (2007) 386.
     """
-    by_run = stats.resampled(statistic, groups, resamples, seed)
+    by_run = stats.resample_statistic(statistic, groups, resamples, seed)
     generator = np.random.default_rng((seed, 1))
     draws: dict[tuple[int, ...], NDArray[np.int64]] = {}
     columns = []
@@ -79,7 +79,7 @@ def seed_by_group(
     return np.column_stack(columns)
 
 
-def mean_over_units(drawn: Floats, seed: int = 0) -> Floats:
+def resample_units(drawn: Floats, seed: int = 0) -> Floats:
     """Give the mean of K units in each of B resamples (B, K) when the units themselves are drawn as well, (B,)."""
     chosen = np.random.default_rng((seed, 2)).integers(0, drawn.shape[1], drawn.shape)
     return np.asarray(np.take_along_axis(drawn, chosen, axis=1).mean(axis=1))
@@ -92,7 +92,7 @@ def ranks(values: ArrayLike) -> NDArray[np.int64]:
     return np.asarray(1 + (value[..., None, :] > value[..., :, None] + 1e-12).sum(axis=-1))
 
 
-def tie_groups(apart: ArrayLike) -> list[tuple[int, ...]]:
+def find_tie_groups(apart: ArrayLike) -> list[tuple[int, ...]]:
     """Give the largest groups of which no two are told apart; `apart` (R, R) is symmetric and bool.
 
     Each is one letter of a compact letter display, by insertion and absorption; Piepho, J. Comput. Graph. Stat. 13
@@ -102,16 +102,16 @@ def tie_groups(apart: ArrayLike) -> list[tuple[int, ...]]:
     found = [frozenset(range(len(told)))]
     for a, b in combinations(range(len(told)), 2):
         if told[a, b]:
-            divided = {part for group in found for part in _divide(group, a, b)}
+            divided = {part for group in found for part in _split_group(group, a, b)}
             found = [group for group in divided if not any(group < other for other in divided)]
     return sorted(tuple(sorted(group)) for group in found)
 
 
-def letters(groups: Sequence[Sequence[int]], size: int) -> list[str]:
+def assign_letters(groups: Sequence[Sequence[int]], size: int) -> list[str]:
     """Give each of `size` members the letters of its groups: a, b, ..., z, a2, b2, ..."""
     names = [chr(ord("a") + place % 26) + (str(place // 26 + 1) if place >= 26 else "") for place in range(len(groups))]
     return ["".join(name for name, group in zip(names, groups, strict=True) if i in group) for i in range(size)]
 
 
-def _divide(group: frozenset[int], a: int, b: int) -> list[frozenset[int]]:
+def _split_group(group: frozenset[int], a: int, b: int) -> list[frozenset[int]]:
     return [group - {a}, group - {b}] if a in group and b in group else [group]

@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 # Okabe and Ito's colours, told apart with every common colour blindness; https://jfly.uni-koeln.de/color
@@ -33,7 +33,7 @@ GREY = "#7F7F7F"
 FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Arial Unicode MS")
 STYLE: dict[str, Any] = {
     "figure.dpi": 300,
-    "figure.constrained_layout.w_pad": 0.08,  # inches; matplotlib's own half of it lets pictures' labels touch the edge
+    "figure.constrained_layout.w_pad": 0.08,  # inches; matplotlib's own half of it lets images' labels touch the edge
     "figure.constrained_layout.h_pad": 0.08,
     "font.size": 9,
     "axes.titlesize": 10,
@@ -49,9 +49,9 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "avatar_bench",  # the same figure gives the same file
     "text.parse_math": False,  # a class or file name may hold a dollar sign
 }
-MOST_BARS = 40
-_SPLITS: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # and how their curves are drawn
-_THUMBNAIL = 360  # pixels of the longer side, enough for a cell of a wall at 300 dpi
+MAX_BARS = 40
+_SPLIT_LINES: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # and how their curves are drawn
+_THUMBNAIL_PIXELS = 360  # pixels of the longer side, enough for a cell of a wall at 300 dpi
 
 
 @contextmanager
@@ -64,17 +64,17 @@ def use_style() -> Iterator[None]:
         yield
 
 
-def color(index: int) -> str:
+def get_colour(index: int) -> str:
     """Give the palette's colour of a class or model by its position; it repeats after eight."""
     return PALETTE[index % len(PALETTE)]
 
 
-def marker(index: int) -> str:
+def get_marker(index: int) -> str:
     """Give the marker of a model by its position, so that models of one colour are told apart."""
     return MARKERS[index // len(PALETTE) % len(MARKERS)]
 
 
-def new_figure(width: float, height: float) -> Figure:
+def create_figure(width: float, height: float) -> Figure:
     """Give an empty figure of this size in inches, outside pyplot's state, so that nothing keeps it alive."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -82,31 +82,31 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 @use_style()
-def confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
+def draw_confusion_matrix(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     """Draw counts and each row's shares, (C, C) targets by predictions; an absent class has a dash for shares."""
     counts = np.asarray(confusion)
     totals = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     side = 2.7 + 0.6 * len(classes)
-    figure = new_figure(side + 1.0, side)
+    figure = create_figure(side + 1.0, side)
     axes = figure.subplots()
     image = axes.imshow(np.nan_to_num(share), vmin=0, vmax=1)
-    names = shorten(classes, 18)
+    names = shorten_names(classes, 18)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), [f"{name}\nn = {n:.0f}" for name, n in zip(names, totals[:, 0], strict=True)])
-    axes.set(xlabel=say("predicted class"), ylabel=say("true class"))
+    axes.set(xlabel=_("predicted class"), ylabel=_("true class"))
     axes.spines[:].set_visible(False)
     for (row, column), n in np.ndenumerate(counts):
         part = share[row, column]
         said = "-" if np.isnan(part) else f"{part:.0%}"
         ink = "white" if part > 0.55 else "black"
         axes.text(column, row, f"{n:.0f}\n{said}", ha="center", va="center", color=ink, fontsize=8)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
 
 @use_style()
-def interval_bars(
+def draw_interval_bars(
     names: Sequence[str],
     values: ArrayLike,
     lows: ArrayLike,
@@ -125,11 +125,11 @@ def interval_bars(
     value, low, high = (np.asarray(numbers, dtype=float) for numbers in (values, lows, highs))
     rows = np.arange(len(names))
     order = list(dict.fromkeys(kinds or [""]))
-    shown = shorten(order)
+    shown = shorten_names(order)
     per_line = max(1, min(4, 70 // (6 + max(map(len, shown)))))
-    figure = new_figure(6.6, 1.3 + 0.27 * len(names) + 0.2 * math.ceil(len(order) / per_line))
+    figure = create_figure(6.6, 1.3 + 0.27 * len(names) + 0.2 * math.ceil(len(order) / per_line))
     axes = figure.subplots()
-    colours = [color(order.index(kind)) for kind in kinds or [""] * len(names)]
+    colours = [get_colour(order.index(kind)) for kind in kinds or [""] * len(names)]
     axes.barh(rows, np.nan_to_num(value), color=colours, alpha=0.75, height=0.72)
     known = ~np.isnan(low) & ~np.isnan(high)
     axes.hlines(rows[known], low[known], high[known], color="black", linewidth=1.1)
@@ -137,91 +137,98 @@ def interval_bars(
         axes.plot(end[known], rows[known], "|", color="black", markersize=4)
     for row, n in zip(rows.tolist(), np.asarray(ns), strict=True):
         axes.text(1.015, row, f"{n:.0f}", va="center", fontsize=8, color="#404040")
-    _above(axes, "n", 1.015, "left")
+    _annotate_above(axes, "n", 1.015, "left")
     if chance is not None:
         axes.axvline(chance, color="black", linestyle="--", linewidth=1)
-        _above(axes, say("chance"), chance, "center")
-    axes.set_yticks(rows, shorten(names, 34))
+        _annotate_above(axes, _("chance"), chance, "center")
+    axes.set_yticks(rows, shorten_names(names, 34))
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel=label)
-    percent_axis(axes.xaxis)
+    format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     if kinds:
-        handles = [Patch(color=color(i), alpha=0.75, label=kind) for i, kind in enumerate(shown)]
+        handles = [Patch(color=get_colour(i), alpha=0.75, label=kind) for i, kind in enumerate(shown)]
         figure.legend(handles=handles, loc="outside lower center", ncols=per_line)
     return figure
 
 
 @use_style()
-def gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns: int = 4) -> Figure:
-    """Draw pictures (H, W, 3), at least one and of any sizes, as a wall with a title of up to four lines above each."""
+def draw_gallery(images: Sequence[NDArray[np.uint8]], titles: Sequence[str], columns: int = 4) -> Figure:
+    """Draw images (H, W, 3), at least one and of any sizes, as a wall with a title of up to four lines above each."""
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     lines = 1 + max(title.count("\n") for title in titles)
-    figure = new_figure(1.75 * columns, (1.6 + 0.14 * lines) * rows)
+    figure = create_figure(1.75 * columns, (1.6 + 0.14 * lines) * rows)
     grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, image, title in zip(grid, images, titles, strict=False):
-        axes.imshow(thumbnail(image))
-        axes.set_title("\n".join(short(line, 27) for line in title.split("\n")), fontsize=6.5)
+        axes.imshow(make_thumbnail(image))
+        axes.set_title("\n".join(shorten_name(line, 27) for line in title.split("\n")), fontsize=6.5)
     return figure
 
 
 @use_style()
-def curves(table: pd.DataFrame, best: int | None = None) -> Figure:
+def draw_training_curves(table: pd.DataFrame, best: int | None = None) -> Figure:
     """Draw a run's metrics.csv: losses left, metrics right, over the epochs in the order trained.
 
     Each stage's begin is marked, and the epoch `best`, whose weights were kept. Columns that are missing, and epochs
     without a value, are left out.
     """
-    figure = new_figure(8.4, 3.6)
+    figure = create_figure(8.4, 3.6)
     left, right = figure.subplots(1, 2)
-    _lines(left, table, {"loss": GREY})
-    left.set(ylabel=say("cross-entropy loss (nats)"), title=say("Loss"))
+    _draw_metrics(left, table, {"loss": GREY})
+    left.set(ylabel=_("cross-entropy loss (nats)"), title=_("Loss"))
     if np.isfinite(left.dataLim.ymax):
         left.set_ylim(0, 1.08 * left.dataLim.ymax)
-    _lines(right, table, {"accuracy": color(0), "macro_f1": color(1)})
-    right.set(ylabel=say("share (%)"), title=say("Accuracy and macro-F1"), ylim=(0, 1.02))
-    percent_axis(right.yaxis)
+    _draw_metrics(right, table, {"accuracy": get_colour(0), "macro_f1": get_colour(1)})
+    right.set(ylabel=_("share (%)"), title=_("Accuracy and macro-F1"), ylim=(0, 1.02))
+    format_percent_axis(right.yaxis)
     marked: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}
     for axes in (left, right):
         _mark_stages(axes, table)
         for row in np.flatnonzero(table["epoch"] == best):
             axes.axvline(row + 1, **marked)
     handles: list[Artist] = [
-        Line2D([], [], color="black", linestyle=style, label=split) for split, style in _SPLITS.items()
+        Line2D([], [], color="black", linestyle=style, label=split) for split, style in _SPLIT_LINES.items()
     ]
-    handles += [Patch(color=color(0), label=say("accuracy")), Patch(color=color(1), label=say("macro-F1"))]
-    handles += [Line2D([], [], **marked, label=say("best epoch ({k})", k=best))] * (best is not None)
+    handles += [Patch(color=get_colour(0), label=_("accuracy")), Patch(color=get_colour(1), label=_("macro-F1"))]
+    handles += [Line2D([], [], **marked, label=_("best epoch ({k})", k=best))] * (best is not None)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
 @use_style()
-def pretraining_curves(table: pd.DataFrame) -> Figure:
+def draw_pretraining_curves(table: pd.DataFrame) -> Figure:
     """Draw a pretraining's metrics.csv: its loss left, the accuracy of its k-NN probe right, with 95 % intervals.
 
     The dashed line and its band are the network before training, epoch 0; without a probe there is no right half.
     """
     probed = table[table["probe/knn_accuracy"].notna()]
-    figure = new_figure(8.4 if len(probed) else 4.6, 3.3)
+    figure = create_figure(8.4 if len(probed) else 4.6, 3.3)
     left, *rest = figure.subplots(1, 2 if len(probed) else 1, squeeze=False)[0]
-    left.plot(table["epoch"], table["train/loss"], "o-", color=color(0), markersize=3)
-    left.set(xlabel=say("epoch"), ylabel=say("loss of the method"), title=say("Loss"))
+    left.plot(table["epoch"], table["train/loss"], "o-", color=get_colour(0), markersize=3)
+    left.set(xlabel=_("epoch"), ylabel=_("loss of the method"), title=_("Loss"))
     left.grid(True)
     for right in rest:
         value, low, high = (probed[f"probe/knn_{name}"] for name in ("accuracy", "low", "high"))
         right.axhspan(low.iat[0], high.iat[0], color=GREY, alpha=0.15, linewidth=0)
         right.axhline(
-            value.iat[0], color=GREY, linestyle="--", linewidth=1, label=say("before training (band: 95 % interval)")
+            value.iat[0], color=GREY, linestyle="--", linewidth=1, label=_("before training (band: 95 % interval)")
         )
         errors = np.maximum(0, [value - low, high - value])
         right.errorbar(
-            probed["epoch"], value, errors, fmt="o-", color=color(1), markersize=3, capsize=2, label=say("pretrained")
+            probed["epoch"],
+            value,
+            errors,
+            fmt="o-",
+            color=get_colour(1),
+            markersize=3,
+            capsize=2,
+            label=_("pretrained"),
         )
-        label = say("share of {n} val pictures (%)", n=f"{probed['probe/n'].max():.0f}")
-        right.set(xlabel=say("epoch"), ylabel=label, title=say("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
-        percent_axis(right.yaxis)
+        label = _("share of {n} val images (%)", n=f"{probed['probe/n'].max():.0f}")
+        right.set(xlabel=_("epoch"), ylabel=label, title=_("Accuracy of the nearest neighbours"), ylim=(0, 1.02))
+        format_percent_axis(right.yaxis)
         right.grid(True)
         right.legend(loc="best")
     for axes in (left, *rest):
@@ -230,29 +237,29 @@ def pretraining_curves(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def percent_axis(axis: Axis) -> None:
+def format_percent_axis(axis: Axis) -> None:
     """Put ticks at round shares, and write them in percent with every digit that they have, and no other."""
     axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6) + 0.0:g}%"))
+    axis.set_major_formatter(FuncFormatter(lambda share, __: f"{round(100 * share, 6) + 0.0:g}%"))
 
 
-def short(name: str, width: int = 24) -> str:
+def shorten_name(name: str, width: int = 24) -> str:
     """Return a name that fits a label of `width` characters, its middle left out where it must."""
     return name if len(name) <= width else _cut(name, width, width - 1 - (width - 1) // 3)
 
 
-def shorten(names: Iterable[str], width: int = 24) -> list[str]:
+def shorten_names(names: Iterable[str], width: int = 24) -> list[str]:
     """Return names that fit labels of `width` characters, all cut alike and where they stay distinct.
 
     Where no cut keeps them distinct they lose what they begin with in common, and at worst end in a number.
     """
     given = list(names)
     distinct = list(dict.fromkeys(given))
-    labels = dict(zip(distinct, _distinct_cuts(distinct, width), strict=True))
+    labels = dict(zip(distinct, _cut_distinctly(distinct, width), strict=True))
     return [labels[name] for name in given]
 
 
-def _distinct_cuts(names: Sequence[str], width: int) -> list[str]:
+def _cut_distinctly(names: Sequence[str], width: int) -> list[str]:
     alike = [len(set(letters)) == 1 for letters in zip(*names, strict=False)]
     beginning = min([*alike, False].index(False), max(len(alike) - 1, 0))
     word = max(names[0].rfind(mark, 0, beginning) + 1 for mark in " _-/.,(") if names else 0
@@ -263,7 +270,7 @@ def _distinct_cuts(names: Sequence[str], width: int) -> list[str]:
             labels = [tail if len(tail) <= width else _cut(tail, width, head) for tail in tails]
             if len(set(labels)) == len(labels):
                 return labels
-    return [f"{short(name, width - 5)} ({number})" for number, name in enumerate(names, 1)]
+    return [f"{shorten_name(name, width - 5)} ({number})" for number, name in enumerate(names, 1)]
 
 
 def _cut(name: str, width: int, head: int) -> str:
@@ -271,27 +278,27 @@ def _cut(name: str, width: int, head: int) -> str:
     return f"{name[:head]}…{name[len(name) - tail :]}"
 
 
-def _above(axes: Axes, text: str, x: float, align: Literal["left", "center"]) -> None:
+def _annotate_above(axes: Axes, text: str, x: float, align: Literal["left", "center"]) -> None:
     place = axes.get_xaxis_transform()
     axes.annotate(text, (x, 1), (0, 3), place, "offset points", ha=align, fontsize=8, color="#404040")
 
 
-def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def make_thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return an image (H, W, 3) no larger than 360 pixels a side."""
     small = Image.fromarray(image)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
     return np.asarray(small)
 
 
-def _lines(axes: Axes, table: pd.DataFrame, metrics: dict[str, str]) -> None:
+def _draw_metrics(axes: Axes, table: pd.DataFrame, metrics: dict[str, str]) -> None:
     """Draw metrics of val, and dashed those of train, each metric in its colour."""
     epochs = np.arange(1, len(table) + 1)
     for metric, colour in metrics.items():
-        for split, style in _SPLITS.items():
+        for split, style in _SPLIT_LINES.items():
             if (column := f"{split}/{metric}") in table:
                 known = table[column].notna().to_numpy()
                 axes.plot(epochs[known], table[column][known], f"o{style}", color=colour, markersize=3, label=column)
-    axes.set_xlabel(say("epoch"))
+    axes.set_xlabel(_("epoch"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, max(len(table), 1) + 0.5)
     axes.grid(True)
@@ -304,7 +311,7 @@ def _mark_stages(axes: Axes, table: pd.DataFrame) -> None:
         axes.text(
             row + 1.55,
             0.02,
-            say("stage {k}", k=stages[row + 1]),
+            _("stage {k}", k=stages[row + 1]),
             transform=axes.get_xaxis_transform(),
             fontsize=8,
             color=GREY,
@@ -316,10 +323,10 @@ Floats = NDArray[np.float64]
 # all in points, from the middle of a marker to that of its number; near ones first, of these the upper right
 _RINGS = np.arange(10.0, 90.0, 4.0)
 _ANGLES = np.radians(40 + np.arange(0, 360, 20))
-_WAYS = (_RINGS[:, None, None] * np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])).reshape(-1, 2)
-_DOT = 4.0  # to the edge of a marker
-_STYLE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
-_LINE = {"arrowstyle": "-", "color": plots.GREY, "linewidth": 0.6, "shrinkA": 4, "shrinkB": 0}
+_OFFSETS = (_RINGS[:, None, None] * np.column_stack([np.cos(_ANGLES), np.sin(_ANGLES)])).reshape(-1, 2)
+_MARKER_RADIUS = 4.0  # to the edge of a marker
+_NUMBER_STYLE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
+_LEADER_STYLE = {"arrowstyle": "-", "color": plots.GREY, "linewidth": 0.6, "shrinkA": 4, "shrinkB": 0}
 
 
 def number_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
@@ -332,22 +339,28 @@ def number_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
     middles, lows, highs = (
         axes.transData.transform(rows[["x", name]]) * 72 / figure.dpi for name in ("y", "low", "high")
     )
-    taken = np.stack([middles - _DOT, middles + _DOT], axis=1)  # (n, 2, 2): of each box the lower left, upper right
+    taken = np.stack(
+        [middles - _MARKER_RADIUS, middles + _MARKER_RADIUS], axis=1
+    )  # (n, 2, 2): of each box the lower left, upper right
     bars = np.stack([lows - 1, highs + 1], axis=1)
     frame = axes.bbox.get_points() * 72 / figure.dpi
     for number, x, y, middle in zip(rows["number"], rows["x"], rows["y"], middles, strict=True):
         half = np.array([2.5 * len(f"{number}") + 1.5, 4.5])  # as wide and high as digits of 8 points are, and a gap
-        boxes = middle + _WAYS[:, None] + np.stack([-half, half])
+        boxes = middle + _OFFSETS[:, None] + np.stack([-half, half])
         outside = ((boxes < frame[0]) | (boxes > frame[1])).any(axis=(1, 2))
-        best = np.lexsort((_overlaps(boxes, bars), outside + _overlaps(boxes, taken)))[0]  # of equal ones the nearest
+        best = np.lexsort((_count_overlaps(boxes, bars), outside + _count_overlaps(boxes, taken)))[
+            0
+        ]  # of equal ones the nearest
         taken = np.concatenate([taken, boxes[best : best + 1]])
-        axes.annotate(f"{number}", (x, y), _WAYS[best], **_STYLE)
-        away = np.hypot(*_WAYS[best])
-        if away > _RINGS[1] or (np.hypot(*(middles - middle - _WAYS[best]).T) < away - _DOT).any():  # another is nearer
-            axes.annotate("", (x, y), _WAYS[best], arrowprops=_LINE, zorder=1.5, **_STYLE)
+        axes.annotate(f"{number}", (x, y), _OFFSETS[best], **_NUMBER_STYLE)
+        away = np.hypot(*_OFFSETS[best])
+        if (
+            away > _RINGS[1] or (np.hypot(*(middles - middle - _OFFSETS[best]).T) < away - _MARKER_RADIUS).any()
+        ):  # another is nearer
+            axes.annotate("", (x, y), _OFFSETS[best], arrowprops=_LEADER_STYLE, zorder=1.5, **_NUMBER_STYLE)
 
 
-def _overlaps(boxes: Floats, others: Floats) -> NDArray[np.intp]:
+def _count_overlaps(boxes: Floats, others: Floats) -> NDArray[np.intp]:
     """Count the boxes (M, 2, 2) that each of (N, 2, 2) overlaps, (N,)."""
     apart = (boxes[:, None, 0] >= others[:, 1]) | (boxes[:, None, 1] <= others[:, 0])
     return np.asarray((~apart.any(axis=2)).sum(axis=1))

@@ -1,6 +1,6 @@
 """Class shares other than a set's own: what a network scores under them, corrected for them or not.
 
-All rests on label shift: pictures of a class look alike wherever they come from, and only the shares differ.
+All rests on label shift: images of a class look alike wherever they come from, and only the shares differ.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from avatar_bench.metrics.classification import accuracy as _accuracy
 from avatar_bench.metrics.classification import macro_f1 as _macro_f1
 
 Floats = NDArray[np.float64]
-_TIGHT, _LOOSE = 1e-7, 1e-4  # tolerance of an estimate, and of those of resamples, whose spread is far above it
-WAYS = ("", "corrected/", "estimated/")  # before the name of a figure: how the answers are come by
-COLUMNS = (
-    *(f"{way}{figure}" for figure in ("accuracy", "macro_f1") for way in WAYS),
-    *(f"{way}gain" for way in WAYS[1:]),
+_TOLERANCE, _RESAMPLE_TOLERANCE = (
+    1e-7,
+    1e-4,
+)  # tolerance of an estimate, and of those of resamples, whose spread is far above it
+PRIOR_PREFIXES = ("", "corrected/", "estimated/")  # before the name of a figure: how the answers are come by
+PRIOR_SHIFT_COLUMNS = (
+    *(f"{way}{figure}" for figure in ("accuracy", "macro_f1") for way in PRIOR_PREFIXES),
+    *(f"{way}gain" for way in PRIOR_PREFIXES[1:]),
     "prior_error",
 )
 
 
-def one_frequent(index: int, share: float, classes: int) -> Floats:
+def make_prior(index: int, share: float, classes: int) -> Floats:
     """Give class shares (C,) of sum 1 in which class `index` has `share` and the others the rest in equal parts."""
     prior = np.full(classes, (1 - share) / max(1, classes - 1))
     prior[index] = share
     return prior
 
 
-def reweighted(confusion: ArrayLike, prior: ArrayLike) -> Floats:
+def reweight_confusion(confusion: ArrayLike, prior: ArrayLike) -> Floats:
     """Scale the rows of a confusion matrix (..., C, C), targets by predictions, to the class shares `prior` (C,).
 
-    NaN throughout where a class that has a share has no picture.
+    NaN throughout where a class that has a share has no image.
     """
     table, share = np.asarray(confusion, dtype=np.float64), np.asarray(prior, dtype=np.float64)[:, None]
     totals = table.sum(axis=-1, keepdims=True)
@@ -44,8 +47,8 @@ def reweighted(confusion: ArrayLike, prior: ArrayLike) -> Floats:
     return np.where(np.isnan(scaled).any(axis=(-2, -1), keepdims=True), np.nan, scaled)
 
 
-def mix_weights(weights: ArrayLike, targets: NDArray[np.integer], prior: ArrayLike) -> Floats:
-    """Scale the weights (B, N) of pictures so that each class of `targets` (N,) has its share of `prior` (C,).
+def reweight_images(weights: ArrayLike, targets: NDArray[np.integer], prior: ArrayLike) -> Floats:
+    """Scale the weights (B, N) of images so that each class of `targets` (N,) has its share of `prior` (C,).
 
     NaN throughout a row in which a class that has a share has no weight.
     """
@@ -57,7 +60,7 @@ def mix_weights(weights: ArrayLike, targets: NDArray[np.integer], prior: ArrayLi
     return np.asarray(given * factor[:, targets])
 
 
-def corrected(logits: ArrayLike, training: ArrayLike, prior: ArrayLike) -> Floats:
+def correct_prior(logits: ArrayLike, training: ArrayLike, prior: ArrayLike) -> Floats:
     """Give the posteriors (..., N, C) under class shares `prior` (..., C) in place of those of training (C,).
 
     `logits` (N, C) are already divided by the temperature; their softmax must be calibrated for the shares of
@@ -69,7 +72,7 @@ def corrected(logits: ArrayLike, training: ArrayLike, prior: ArrayLike) -> Float
     return np.asarray(softmax(np.asarray(logits, dtype=np.float64) + shift[..., None, :], axis=-1))
 
 
-def estimated_prior(
+def estimate_prior(
     probabilities: ArrayLike,
     training: ArrayLike,
     weights: ArrayLike | None = None,
@@ -77,9 +80,9 @@ def estimated_prior(
     tolerance: float = 1e-6,
     iterations: int = 300,
 ) -> Floats:
-    """Give the class shares (B, C) under which pictures of unknown class are likeliest, by expectation maximisation.
+    """Give the class shares (B, C) under which images of unknown class are likeliest, by expectation maximisation.
 
-    `probabilities` (N, C) are posteriors under the shares of training (C,), `weights` (B, N) how often each picture
+    `probabilities` (N, C) are posteriors under the shares of training (C,), `weights` (B, N) how often each image
     counts, once each by default. It ends where no share moves by more than `tolerance`; NaN in a row of NaN weights.
     Saerens, Latinne and Decaestecker, Neural Comput. 14 (2002) 21, eq. 2.9.
     """
@@ -99,11 +102,11 @@ def estimated_prior(
         once = step(prior)
         if not (np.abs(once - prior) > tolerance).any():
             return once
-        prior = step(_leap(prior, once, step(once)))
+        prior = step(_extrapolate(prior, once, step(once)))
     return prior
 
 
-def _leap(prior: Floats, once: Floats, twice: Floats) -> Floats:
+def _extrapolate(prior: Floats, once: Floats, twice: Floats) -> Floats:
     """Go on from two steps (B, C) in their direction as far as they slow down, within the simplex.
 
     Scheme SqS3 of Varadhan and Roland, Scand. J. Stat. 35 (2008) 335; plain steps need hundreds where classes overlap.
@@ -117,8 +120,8 @@ def _leap(prior: Floats, once: Floats, twice: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Mix:
-    """Pictures weighted to class shares `prior` (C,): a statistic of how often each of them counts.
+class PriorShiftStatistic:
+    """Images weighted to class shares `prior` (C,): a statistic of how often each of them counts.
 
     `logits` (N, C) are divided by the temperature, `targets` (N,) are classes, `training` (C,) the shares of training.
     """
@@ -131,12 +134,12 @@ class Mix:
     def __call__(self, weights: Floats) -> Floats:
         """Give, for weights (B, N), COLUMNS and then the estimated share of each class, (B, 9 + C).
 
-        Figures without a prefix take the network's own answers; `corrected` knows the shares, `estimated` finds them
-        by the pictures alone, without their classes. Gains are in accuracy over the network's own answers;
+        Metrics without a prefix use the network's predictions; `correct_prior` knows the shares, `estimated` finds them
+        by the images alone, without their classes. Gains are in accuracy over the network's own answers;
         `prior_error` is the total variation distance of the estimated shares from the true ones, 0 to 1.
         """
-        estimate = self._estimate(weights, self._start, _LOOSE if len(weights) > 1 else _TIGHT)
-        known = corrected(self.logits, self.training, self.prior).argmax(axis=1)
+        estimate = self._estimate(weights, self._start, _RESAMPLE_TOLERANCE if len(weights) > 1 else _TOLERANCE)
+        known = correct_prior(self.logits, self.training, self.prior).argmax(axis=1)
         tables = [
             self._confusion(weights, self.logits.argmax(axis=1)),
             self._confusion(weights, known),
@@ -149,14 +152,14 @@ class Mix:
 
     @cached_property
     def _start(self) -> Floats:
-        """Give the estimate from all pictures, from which that of a resample is not far."""
-        found: Floats = self._estimate(np.ones((1, len(self.targets))), self.training, _TIGHT)[0]
+        """Give the estimate from all images, from which that of a resample is not far."""
+        found: Floats = self._estimate(np.ones((1, len(self.targets))), self.training, _TOLERANCE)[0]
         return found
 
     def _estimate(self, weights: Floats, start: Floats, tolerance: float) -> Floats:
-        mixed = mix_weights(weights, self.targets, self.prior)
+        mixed = reweight_images(weights, self.targets, self.prior)
         probabilities = np.asarray(softmax(self.logits, axis=1))
-        return estimated_prior(probabilities, self.training, mixed, start, tolerance)
+        return estimate_prior(probabilities, self.training, mixed, start, tolerance)
 
     def _predicted(self, prior: Floats) -> NDArray[np.intp]:
         shift = np.log(np.maximum(prior, np.finfo(float).tiny) / self.training)
@@ -167,18 +170,18 @@ class Mix:
         classes = np.arange(len(self.prior))
         member = np.asarray(self.targets[:, None] == classes, dtype=np.float64)
         table = np.stack([(weights * (predicted == name)) @ member for name in classes], axis=-1)
-        return reweighted(table, self.prior)
+        return reweight_confusion(table, self.prior)
 
 
-def floor(column: str, training: Floats, prior: Floats) -> float:
-    """Give the figure of COLUMNS under `prior` (C,) of a network that does not see the pictures.
+def guessing_floor(column: str, training: Floats, prior: Floats) -> float:
+    """Give the figure of COLUMNS under `prior` (C,) of a network that does not see the images.
 
     By itself it guesses, each class as often. Corrected, or with estimated shares, it names the commonest class; its
     estimate stays at the shares of training (C,).
     """
     way, _, figure = column.rpartition("/")
     if figure == "gain":
-        return floor(f"{way}/accuracy", training, prior) - floor("accuracy", training, prior)
+        return guessing_floor(f"{way}/accuracy", training, prior) - guessing_floor("accuracy", training, prior)
     if figure == "prior_error":
         return float(np.abs(training - prior).sum() / 2)
     guesses = np.eye(len(prior))[prior.argmax()] if way else np.full(len(prior), 1 / len(prior))

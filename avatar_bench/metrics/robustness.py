@@ -1,7 +1,7 @@
-"""The one-class test: where predictions go when the pictures of one class alone are transformed.
+"""The one-class test: where predictions go when the images of one class alone are transformed.
 
-With only class k transformed, the predictions of the others stay; so one pass over all pictures, transformed, holds the
-test of every class, and row k of `moves` is what transforming class k does.
+With only class k transformed, the predictions of the others stay; so one pass over all images, transformed, holds the
+test of every class, and row k of `prediction_shifts` is what transforming class k does.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
-def moves(before: ArrayLike, after: ArrayLike) -> Floats:
-    """Give what each prediction gains, of class k's pictures, when class k is transformed, (..., C, C), -1 to 1.
+def prediction_shifts(before: ArrayLike, after: ArrayLike) -> Floats:
+    """Give what each prediction gains, of class k's images, when class k is transformed, (..., C, C), -1 to 1.
 
     `before` and `after` (..., C, C) count the same images, targets by predictions. Rows sum to 0; those of absent
     classes are NaN.
@@ -27,7 +27,7 @@ def moves(before: ArrayLike, after: ArrayLike) -> Floats:
 def bias(moved: ArrayLike) -> Floats:
     """Give what each prediction gains, averaged over the present classes, each transformed alone, (..., C).
 
-    Above 0 the transformation itself is taken for a sign of the class; at 0 as many pictures leave the class as come to
+    Above 0 the transformation itself is taken for a sign of the class; at 0 as many images leave the class as come to
     it. The classes sum to 0. NaN where fewer than two classes are present: then leaving one is coming to another.
     """
     table = np.asarray(moved, dtype=np.float64)

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
 _CHUNK_ELEMENTS = 4_000_000  # weights held at once: 32 MB
-_MANY = 300_000  # images, for which the exact power and its normal approximation agree to a hundredth
+_MAX_EXACT_IMAGES = 300_000  # images, for which the exact power and its normal approximation agree to a hundredth
 
 
 class Interval(NamedTuple):
@@ -51,10 +51,10 @@ def bootstrap_interval(
     for K figures at once; `groups` (N,) are labels. Both ends have shape () or (K,). Resamples in which a figure
     is NaN (a class was not drawn) are left out of it; NaN where all are.
     """
-    return percentiles(resampled(statistic, groups, resamples, seed), level)
+    return percentiles(resample_statistic(statistic, groups, resamples, seed), level)
 
 
-def resampled(statistic: Statistic, groups: ArrayLike, resamples: int = 2000, seed: int = 0) -> Floats:
+def resample_statistic(statistic: Statistic, groups: ArrayLike, resamples: int = 2000, seed: int = 0) -> Floats:
     """Give a statistic of each resample, (B,) or (B, K): what `bootstrap_interval` takes its interval from.
 
     The draws of groups depend on `groups`, `resamples` and `seed` alone, so that statistics of two calls are paired.
@@ -72,7 +72,7 @@ def percentiles(drawn: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     return low, high
 
 
-def share_interval(
+def proportion_interval(
     hits: ArrayLike,
     groups: ArrayLike,
     resamples: int = 2000,
@@ -96,7 +96,7 @@ def share_interval(
     return Interval(float(low), float(high), units, f"bootstrap by {unit}")
 
 
-def moments(weights: Floats, values: NDArray[np.floating], parts: ArrayLike) -> tuple[Floats, Floats]:
+def weighted_moments(weights: Floats, values: NDArray[np.floating], parts: ArrayLike) -> tuple[Floats, Floats]:
     """Return the weighted mean and standard deviation, both (B, K), of values (N,) in each of K parts.
 
     `weights` (B, N) are those of resamples, `parts` (N, K) say by 1 or 0 what is in a part. NaN where nothing is drawn,
@@ -165,7 +165,7 @@ def mcnemar_power(n: int, discordance: float, difference: float, alpha: float = 
     return float(binom.pmf(pairs, n, discordance) @ rejects)
 
 
-def required_pictures(discordance: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
+def required_sample_size(discordance: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
     """Give the least number of images on which an exact two-sided McNemar test finds a difference in accuracy.
 
     It inverts `mcnemar_power`: `discordance` is the share of images that exactly one of two classifiers has right,
@@ -177,7 +177,7 @@ def required_pictures(discordance: float, difference: float, power: float = 0.8,
         return None
     chance, miss = float(norm.isf(alpha / 2)), float(norm.isf(1 - power))
     enough = math.ceil(((chance * math.sqrt(discordance) + miss * math.sqrt(discordance - apart**2)) / apart) ** 2)
-    if enough > _MANY:
+    if enough > _MAX_EXACT_IMAGES:
         return enough
     while mcnemar_power(enough, discordance, apart, alpha) < power:
         enough *= 2
@@ -189,7 +189,7 @@ def required_pictures(discordance: float, difference: float, power: float = 0.8,
     return enough
 
 
-def permutation_alarm(confusion: ArrayLike, minimum: int = 10, alpha: float = 0.001) -> tuple[int, ...] | None:
+def find_class_permutation(confusion: ArrayLike, minimum: int = 10, alpha: float = 0.001) -> tuple[int, ...] | None:
     """Give the reordering of class names that explains a confusion matrix significantly better, or None.
 
     `confusion` (C, C) counts images, targets by predictions; in the answer `perm[i]` is the class that prediction i
@@ -205,7 +205,7 @@ def permutation_alarm(confusion: ArrayLike, minimum: int = 10, alpha: float = 0.
     p = np.array([_reordering_p(counts, perm) for perm in candidates])
     adjusted = holm(p) if len(counts) <= 6 else p * (math.factorial(len(counts)) - 1)
     winners = [perm for perm, chance in zip(candidates, adjusted, strict=True) if chance < alpha]
-    return max(winners, key=lambda perm: (_explained(counts, perm), _kept(perm)), default=None)
+    return max(winners, key=lambda perm: (_count_correct(counts, perm), _count_unchanged(perm)), default=None)
 
 
 def _resampled_weights(member: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:
@@ -224,7 +224,7 @@ def _reorderings(counts: NDArray[np.int64]) -> list[tuple[int, ...]]:
     identity = tuple(range(size))
     if size <= 6:
         return [perm for perm in permutations(identity) if perm != identity]
-    # Half a picture in favour of the names as they stand decides between equals, and only there.
+    # Half an image in favour of the names as they stand decides between equals, and only there.
     gain = counts.T + np.eye(size) / (2 * size)
     best = tuple(int(target) for target in linear_sum_assignment(gain, maximize=True)[1])
     return [] if best == identity else [best]
@@ -255,9 +255,9 @@ def _association_p(counts: NDArray[np.int64], gain: Floats) -> float:
     return float(norm.sf(excess / math.sqrt(variance))) if variance > 1e-9 else 1.0
 
 
-def _explained(counts: NDArray[np.int64], perm: tuple[int, ...]) -> int:
+def _count_correct(counts: NDArray[np.int64], perm: tuple[int, ...]) -> int:
     return int(counts[list(perm), range(len(perm))].sum())
 
 
-def _kept(perm: tuple[int, ...]) -> int:
+def _count_unchanged(perm: tuple[int, ...]) -> int:
     return sum(i == target for i, target in enumerate(perm))

@@ -1,4 +1,4 @@
-"""Attribution: where in a picture a classifier finds its evidence, and whether it does not only seem so."""
+"""Attribution: where in an image a classifier finds its evidence, and whether it does not only seem so."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from avatar_bench.errors import BlockError
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SpatialLayer:
 
 
 @torch.inference_mode(False)
-def spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
+def find_spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
     """Find the last stage whose output is a map that the embedding depends on, by a dry pass of one image.
 
     It is the first of `images`, uint8 (N, 3, S, S). Passed over are maps of a single cell and outputs of another shape
@@ -61,34 +61,34 @@ def spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
     gradient: there it is the block's first norm, whose patches its attention reads. Raises BlockError where no stage is
     left.
     """
-    net = _frozen_copy(classifier)
+    net = _copy_frozen(classifier)
     modules = dict(net.net.named_modules())
     listed = [dict(stage) for stage in getattr(net.net, "feature_info", None) or []]
     begun = [{**stage, "module": f"{stage['module']}.norm1"} for stage in listed]
     stages = [step for pair in zip(begun, listed, strict=True) for step in pair if step["module"] in modules]
-    outputs = _stage_outputs(net, stages, images[:1])
+    outputs = _run_stages(net, stages, images[:1])
     for stage in reversed(stages):
         output, gradient = outputs.get(stage["module"], (None, None))
         if output is None or gradient is None:
             continue
-        layer = layout_of(net.net, stage, tuple(output.shape), images.shape[-1], stage in (begun[-1], listed[-1]))
+        layer = find_layout(net.net, stage, tuple(output.shape), images.shape[-1], stage in (begun[-1], listed[-1]))
         if layer is not None and math.prod(layer.size) > 1 and layer.to_map(gradient).any():
             return layer
     raise BlockError(
-        f"{classifier.card.backbone} has no stage whose output is a map of its pictures ({images.shape[-1]} pixels):",
+        f"{classifier.card.backbone} has no stage whose output is a map of its images ({images.shape[-1]} pixels):",
         "Grad-CAM has nothing to show for it.",
     )
 
 
 @torch.inference_mode(False)
-def grad_cam(
+def compute_grad_cam(
     classifier: Classifier,
     layer: SpatialLayer,
     images: Tensor,
     classes: NDArray[np.integer],
     batch_size: int = 32,
     rectify: bool = True,
-) -> Floats:
+) -> Float32Array:
     """Give the Grad-CAM map (N, h, w) of one class (N,) for each of the uint8 images (N, 3, S, S), never enlarged.
 
     Without `rectify`, evidence against the class stays, as negative values. The network is not touched: a copy is read.
@@ -96,20 +96,20 @@ def grad_cam(
     """
     from captum.attr import LayerGradCam  # it takes longer than a kept Result does
 
-    net = _frozen_copy(classifier)
+    net = _copy_frozen(classifier)
     probe = nn.Identity()
     net.net.get_submodule(layer.name).register_forward_hook(
         lambda module, inputs, output: layer.from_map(probe(layer.to_map(output)), output)
     )
     attributor, wanted, maps = LayerGradCam(lambda batch: net(batch)[0], probe), torch.as_tensor(classes), []
-    for rows in _batches(len(images), batch_size):
+    for rows in _slice_batches(len(images), batch_size):
         batch, target = images[rows].to(net.device), wanted[rows].to(net.device)
         maps.append(attributor.attribute(batch, target=target, relu_attributions=rectify).detach()[:, 0].float().cpu())
     return torch.cat(maps).numpy()
 
 
 @torch.inference_mode()
-def attention_rollout(classifier: Classifier, images: Tensor, batch_size: int = 32) -> Floats | None:
+def compute_attention_rollout(classifier: Classifier, images: Tensor, batch_size: int = 32) -> Float32Array | None:
     """Give how much of each patch the class token holds, (N, h, w), for uint8 images (N, 3, S, S), whatever the class.
 
     Each layer's attention, its mean over heads, is averaged with the identity (the shortcut), and the layers are
@@ -117,42 +117,44 @@ def attention_rollout(classifier: Classifier, images: Tensor, batch_size: int = 
     out, so that a map sums to less than 1. None where the network is not read off a class token that attends to all
     patches in each layer.
     """
-    net = _frozen_copy(classifier)
-    layers, side = _whole_attention(net, images[:1])
+    net = _copy_frozen(classifier)
+    layers, side = _find_attention_layers(net, images[:1])
     flow: list[Tensor] = []
     for layer in layers:
         layer.register_forward_hook(
-            lambda module, inputs, weights: flow.append(_passed_on(weights, flow.pop() if flow else None))
+            lambda module, inputs, weights: flow.append(_accumulate_attention(weights, flow.pop() if flow else None))
         )
     maps = []
-    for rows in _batches(len(images), batch_size) if layers else []:
+    for rows in _slice_batches(len(images), batch_size) if layers else []:
         net(images[rows].to(net.device))
         maps.append(flow.pop()[:, 0, -(side**2) :].reshape(-1, side, side).cpu())
     return torch.cat(maps).numpy() if maps else None
 
 
 @torch.inference_mode(False)
-def cascade(classifier: Classifier, seed: int = 0, steps: int = 4) -> Iterator[tuple[int, int, Classifier]]:
+def randomise_layers(classifier: Classifier, seed: int = 0, steps: int = 4) -> Iterator[tuple[int, int, Classifier]]:
     """Give copies whose weights are drawn anew from the head downward: (layer groups drawn, groups in all, copy).
 
     The last of the (at most) `steps` copies keeps no weight. Adebayo et al., NeurIPS 2018,
     https://arxiv.org/abs/1810.03292
     """
     from avatar_bench.models.backbones import create_backbone
-    from avatar_bench.models.stages import layer_groups  # with timm
+    from avatar_bench.models.stages import list_layer_groups  # with timm
 
     card = classifier.card
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = create_backbone(card.backbone, len(card.classes), options=card.options).state_dict()
-    groups = layer_groups(classifier.net)
+    groups = list_layer_groups(classifier.net)
     for drawn in sorted({round(k) for k in np.linspace(len(groups), 1, steps)}):
-        net = _frozen_copy(classifier)
-        net.net.load_state_dict(_of_modules(fresh, [name for group in groups[-drawn:] for name in group]), strict=False)
+        net = _copy_frozen(classifier)
+        net.net.load_state_dict(
+            _select_modules(fresh, [name for group in groups[-drawn:] for name in group]), strict=False
+        )
         yield drawn, len(groups), net
 
 
-def fade(
+def compute_replacement_curves(
     classifier: Classifier,
     start: Tensor,
     end: Tensor,
@@ -160,16 +162,16 @@ def fade(
     classes: NDArray[np.integer],
     steps: int = 16,
     batch_size: int = 32,
-) -> Floats:
-    """Give the probability (N, steps + 1) of one class (N,) while pictures turn into others, pixel by pixel.
+) -> Float32Array:
+    """Give the probability (N, steps + 1) of one class (N,) while images turn into others, pixel by pixel.
 
     `start` and `end` are uint8 (N, 3, S, S); `ranks` (N, S, S), from 0, say which pixels are replaced first. From the
-    picture to a void this is deletion, from a void to the picture insertion; Petsiuk et al., BMVC 2018,
+    image to a void this is deletion, from a void to the image insertion; Petsiuk et al., BMVC 2018,
     https://arxiv.org/abs/1806.07421. Probabilities are scaled by the card's temperature.
     """
     counts = np.round(np.linspace(0, ranks[0].size, steps + 1)).astype(int).tolist()
     curves = []
-    for rows in _batches(len(start), batch_size):
+    for rows in _slice_batches(len(start), batch_size):
         first, last, order, wanted = (
             torch.as_tensor(part)[rows].to(classifier.device) for part in (start, end, ranks, classes)
         )
@@ -180,8 +182,8 @@ def fade(
     return torch.cat(curves).numpy()
 
 
-def void(images: Tensor, kind: str) -> Tensor:
-    """Give what pictures (N, 3, S, S) uint8 are without their content: their "mean" colour, or themselves under "blur".
+def make_baseline(images: Tensor, kind: str) -> Tensor:
+    """Give what images (N, 3, S, S) uint8 are without their content: their "mean" colour, or themselves under "blur".
 
     The blur is that of Petsiuk et al.: 11 pixels, sigma 5.
     """
@@ -194,7 +196,7 @@ def void(images: Tensor, kind: str) -> Tensor:
     return gaussian_blur(images, kernel_size=[11, 11], sigma=[5.0, 5.0])  # type: ignore[no-any-return]
 
 
-def layout_of(
+def find_layout(
     net: nn.Module, stage: Mapping[str, Any], shape: tuple[int, ...], side: int, last: bool = True
 ) -> SpatialLayer | None:
     """Return how the output of a stage of timm's feature_info is laid out; None where it is no map of what that claims.
@@ -214,19 +216,19 @@ def layout_of(
     return None
 
 
-def _batches(n: int, size: int) -> list[slice]:
+def _slice_batches(n: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, n, size)]
 
 
-def _frozen_copy(classifier: Classifier) -> Classifier:
+def _copy_frozen(classifier: Classifier) -> Classifier:
     """Copy a classifier for gradients of its maps alone; tensors made in inference mode become ordinary ones."""
     return copy.deepcopy(classifier).eval().requires_grad_(False)
 
 
-def _stage_outputs(
+def _run_stages(
     net: Classifier, stages: list[dict[str, Any]], image: Tensor
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Give the output of each stage's module for one picture, and the gradient of the embedding to it."""
+    """Give the output of each stage's module for one image, and the gradient of the embedding to it."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, output: Any) -> Any:
@@ -249,7 +251,7 @@ def _stage_outputs(
     return {name: (kept[name], gradient) for name, gradient in zip(kept, gradients, strict=True)}
 
 
-def _whole_attention(net: Classifier, image: Tensor) -> tuple[list[nn.Module], int]:
+def _find_attention_layers(net: Classifier, image: Tensor) -> tuple[list[nn.Module], int]:
     """Give what the attention weights of each layer pass through, and the side of the grid of patches.
 
     None are given where a layer's are not of all tokens to all, or the class token is not what the network is read off.
@@ -276,14 +278,14 @@ def _whole_attention(net: Classifier, image: Tensor) -> tuple[list[nn.Module], i
     return (passed, side) if whole else ([], 0)
 
 
-def _passed_on(weights: Tensor, before: Tensor | None) -> Tensor:
+def _accumulate_attention(weights: Tensor, before: Tensor | None) -> Tensor:
     """Give what each token holds of the first ones, (N, T, T), after a layer of attention weights (N, heads, T, T)."""
     eye = torch.eye(weights.shape[-1], device=weights.device)
     mixed = (weights.float().mean(dim=1) + eye) / 2
     return mixed if before is None else mixed @ before
 
 
-def _of_modules(state: Mapping[str, Tensor], parameters: list[str]) -> dict[str, Tensor]:
+def _select_modules(state: Mapping[str, Tensor], parameters: list[str]) -> dict[str, Tensor]:
     """Give the state of the modules that have these parameters, running statistics among it."""
     modules = {name.rpartition(".")[0] for name in parameters}
     return {key: value for key, value in state.items() if key.rpartition(".")[0] in modules}

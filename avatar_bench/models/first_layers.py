@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avatar_bench.models.attribution import layout_of
-from avatar_bench.models.inspection import is_body
-from avatar_bench.models.profiling import blank
+from avatar_bench.models.attribution import find_layout
+from avatar_bench.models.inspection import is_stage
+from avatar_bench.models.profiling import make_blank_image
 
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
-Floats = NDArray[np.float32]
-STAGES = 2  # whose output is shown, beside that of the first convolution
+Float32Array = NDArray[np.float32]
+MAX_STAGES = 2  # whose output is shown, beside that of the first convolution
 
 
 class FeatureMaps(NamedTuple):
@@ -26,10 +26,10 @@ class FeatureMaps(NamedTuple):
 
     layer: str
     channels: NDArray[np.int64]
-    maps: Floats
+    maps: Float32Array
 
 
-def first_convolution(net: nn.Module, size: int) -> str | None:
+def find_first_convolution(net: nn.Module, size: int) -> str | None:
     """Return the name of the layer that takes the image, where it is a convolution of three colours; else None.
 
     Of a transformer that is the layer that embeds its patches. `net` is in eval mode.
@@ -42,7 +42,7 @@ def first_convolution(net: nn.Module, size: int) -> str | None:
     ]
     try:
         with torch.inference_mode():
-            net(blank(net, size))
+            net(make_blank_image(net, size))
     finally:
         for hook in hooks:
             hook.remove()
@@ -50,13 +50,15 @@ def first_convolution(net: nn.Module, size: int) -> str | None:
     return ran[0] if isinstance(first, nn.Conv2d) and first.in_channels == 3 else None
 
 
-def filters(net: nn.Module, convolution: str) -> Floats:
+def get_filters(net: nn.Module, convolution: str) -> Float32Array:
     """Return the weights (K, 3, h, w) of the convolution that takes the image."""
     return net.get_parameter(f"{convolution}.weight").detach().float().cpu().numpy().copy()
 
 
 @torch.inference_mode()
-def feature_maps(classifier: Classifier, images: Tensor, convolution: str | None, most: int) -> list[FeatureMaps]:
+def compute_feature_maps(
+    classifier: Classifier, images: Tensor, convolution: str | None, most: int
+) -> list[FeatureMaps]:
     """Return the maps of the first convolution, where there is one, and of the first stages that timm lists.
 
     Shown of each are the `most` channels that vary most over the uint8 images (N, 3, S, S), in that order. A stage
@@ -64,10 +66,10 @@ def feature_maps(classifier: Classifier, images: Tensor, convolution: str | None
     """
     net: Any = classifier.net
     listed = [dict(stage) for stage in getattr(net, "feature_info", None) or []]
-    stages = [stage for stage in listed if is_body(net.get_submodule(stage["module"]))][:STAGES]
+    stages = [stage for stage in listed if is_stage(net.get_submodule(stage["module"]))][:MAX_STAGES]
     kept: dict[str, Tensor] = {}
     hooks = [
-        net.get_submodule(name).register_forward_hook(partial(_keep, kept, name))
+        net.get_submodule(name).register_forward_hook(partial(_record_output, kept, name))
         for name in dict.fromkeys([*([convolution] if convolution else []), *(stage["module"] for stage in stages)])
     ]
     try:
@@ -78,18 +80,18 @@ def feature_maps(classifier: Classifier, images: Tensor, convolution: str | None
     found = [(convolution, kept[convolution])] if convolution else []
     for stage in stages:
         output = kept.get(stage["module"])
-        layer = layout_of(net, stage, tuple(output.shape), images.shape[-1]) if output is not None else None
+        layer = find_layout(net, stage, tuple(output.shape), images.shape[-1]) if output is not None else None
         if output is not None and layer is not None and layer.name != convolution:
             found.append((layer.name, layer.to_map(output)))
-    return [_most_varied(name, output.float().cpu(), most) for name, output in found]
+    return [_select_most_varied(name, output.float().cpu(), most) for name, output in found]
 
 
-def _keep(kept: dict[str, Tensor], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+def _record_output(kept: dict[str, Tensor], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
     if isinstance(output, Tensor):
         kept[name] = output.clone()  # what follows may work in place
 
 
-def _most_varied(name: str, output: Tensor, most: int) -> FeatureMaps:
+def _select_most_varied(name: str, output: Tensor, most: int) -> FeatureMaps:
     spread = output.transpose(0, 1).flatten(1).std(dim=1, correction=0)
     channels = torch.argsort(spread, descending=True, stable=True)[:most]
     return FeatureMaps(name, channels.numpy(), output[:, channels].numpy())

@@ -12,19 +12,19 @@ from torch.nn.modules import module as hooks
 
 from avatar_bench.models.backbones import create_backbone
 
-PREFIX = "net."
-SPARE = 1024**3  # bytes of what a network computes for itself, such as masks, besides its weights
-_PARTS = 50  # modules that a network may have for each tensor of its weights
-_AGAIN = 4  # times that a network under construction may make a weight, as timm does for a new classifier
+STATE_PREFIX = "net."
+SPARE_BYTES = 1024**3  # bytes of what a network computes for itself, such as masks, besides its weights
+_MODULES_PER_TENSOR = 50  # modules that a network may have for each tensor of its weights
+_MAX_COPIES = 4  # times that a network under construction may make a weight, as timm does for a new classifier
 
 
-def refuse_misfit(state: Any, backbone: str, classes: int, options: Mapping[str, Any]) -> None:
+def refuse_incompatible(state: Any, backbone: str, classes: int, options: Mapping[str, Any]) -> None:
     """Raise ValueError where a state dict is not the finite weights of a network, ConfigError where there is none."""
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError("there are none")
-    with torch.device("meta"), _bounded(state):
+    with torch.device("meta"), _limit_size(state):
         own = create_backbone(backbone, classes, options=options).state_dict()
-    expected = {f"{PREFIX}{name}": (tensor.shape, tensor.dtype) for name, tensor in own.items()}
+    expected = {f"{STATE_PREFIX}{name}": (tensor.shape, tensor.dtype) for name, tensor in own.items()}
     if odd := sorted(map(str, expected.keys() ^ state.keys())):
         raise ValueError(f"{len(odd)} are missing or too many, first {odd[0][:80]}")
     for name, tensor in state.items():
@@ -35,12 +35,12 @@ def refuse_misfit(state: Any, backbone: str, classes: int, options: Mapping[str,
 
 
 @contextmanager
-def _bounded(state: Mapping[str, Tensor]) -> Iterator[None]:
+def _limit_size(state: Mapping[str, Tensor]) -> Iterator[None]:
     """Stop the construction of a network that grows beyond some weights, with a ValueError."""
     room = {
-        "modules": _PARTS * (len(state) + 100),
-        "tensors": _AGAIN * (len(state) + 100),
-        "bytes": _AGAIN * (sum(tensor.nbytes for tensor in state.values()) + SPARE),
+        "modules": _MODULES_PER_TENSOR * (len(state) + 100),
+        "tensors": _MAX_COPIES * (len(state) + 100),
+        "bytes": _MAX_COPIES * (sum(tensor.nbytes for tensor in state.values()) + SPARE_BYTES),
     }
 
     def take(**parts: int) -> None:

@@ -19,27 +19,27 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
-from avatar_bench.models.profiling import blank, counted_flops, layer_bytes
+from avatar_bench.models.profiling import count_flops, count_layer_bytes, make_blank_image
 
 STEM, HEAD = "stem", "head"
 FAMILIES = ("convolutional", "transformer", "hybrid", "other")
-_SQUEEZES = ("SqueezeExcite", "SEModule", "EffectiveSEModule")  # timm's classes of squeeze-and-excitation
-_PRODUCTS = (nn.modules.conv._ConvNd, nn.Linear)
-_OF_MATRICES = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
+_SQUEEZE_TYPES = ("SqueezeExcite", "SEModule", "EffectiveSEModule")  # timm's classes of squeeze-and-excitation
+_CONV_OR_LINEAR = (nn.modules.conv._ConvNd, nn.Linear)
+_MATRIX_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 Shape = tuple[int, ...]
 
 
-class Anatomy(NamedTuple):
+class NetworkSummary(NamedTuple):
     """A row per stage, a row per layer, the number of layers with weights on the longest path, and the key traits.
 
     `stages`: stage, module, blocks, block_type, params, macs, output, stride, normalisation, activation. `layers`, in
     the order they run: stage, module, type, params, bytes, macs, on_longest_path, input, output, kernel, stride. In
-    both, params and macs (for one picture) sum to the network's, as bytes of what is stored do, and on_longest_path
-    (how many times the layer lies on it: 1, or 0) to the depth. `input`, of the first layer the picture, and `output`
-    are shapes without the batch, such as "64 x 56 x 56"; the stride of a stage is the picture's side over its
+    both, params and macs (for one image) sum to the network's, as bytes of what is stored do, and on_longest_path
+    (how many times the layer lies on it: 1, or 0) to the depth. `input`, of the first layer the image, and `output`
+    are shapes without the batch, such as "64 x 56 x 56"; the stride of a stage is the image's side over its
     output's, that of a layer its own. `traits`: family, core_block (the two commonest), squeeze_excitation (how many),
     depthwise (kernels of the depthwise convolutions), attention, patch (side of the patches that a first convolution
-    cuts the picture into), normalisation and activation (the commonest first); "" where there is none.
+    cuts the image into), normalisation and activation (the commonest first); "" where there is none.
     """
 
     stages: pd.DataFrame
@@ -48,104 +48,106 @@ class Anatomy(NamedTuple):
     traits: dict[str, Any]
 
 
-def dissect(net: nn.Module, size: int) -> Anatomy:
-    """Take a timm network in eval mode apart, as it runs on a picture of `size` pixels a side.
+def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
+    """Take a timm network in eval mode apart, as it runs on an image of `size` pixels a side.
 
     Stages are the modules whose features timm lists, with their siblings; equal blocks that timm lists one by one (a
     transformer's) are one stage. What is defined before the first is the stem, after the last the head.
     """
-    parts = _parts(net)
-    stage_of = _stage_of(net, parts)
-    inputs, shapes, macs = _trace(net, size)
-    followed, logits = _followed(net, size)
+    parts = _group_stages(net)
+    stage_of = _assign_stages(net, parts)
+    inputs, shapes, macs = _trace_shapes(net, size)
+    followed, logits = _follow_image(net, size)
     path = followed.reached[logits]
-    layers = _layers(net, stage_of, inputs, shapes, macs, Counter(path))
+    layers = _tabulate_layers(net, stage_of, inputs, shapes, macs, Counter(path))
     order = dict.fromkeys(layers["stage"])
-    rows = [_stage(net, name, parts.get(name, ()), layers[layers["stage"] == name], shapes, size) for name in order]
+    rows = [
+        _describe_stage(net, name, parts.get(name, ()), layers[layers["stage"] == name], shapes, size) for name in order
+    ]
     stages = pd.DataFrame(rows).astype({"stride": "Int64"})
-    return Anatomy(stages, layers, len(path), _traits(net, parts, layers, followed.attends))
+    return NetworkSummary(stages, layers, len(path), _describe_traits(net, parts, layers, followed.attends))
 
 
-def longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
-    """Name the layers with weights on the longest path from the picture to the logits; the first of equal ones.
+def find_longest_path(net: nn.Module, size: int) -> tuple[str, ...]:
+    """Name the layers with weights on the longest path from the image to the logits; the first of equal ones.
 
     Convolutions and linear layers count wherever they stand on it, in squeeze-and-excitation too; what runs beside it,
     as a shortcut's convolution does, does not. So ResNet-18 has 18. `net` is in eval mode.
     """
-    path, logits = _followed(net, size)
+    path, logits = _follow_image(net, size)
     found: tuple[str, ...] = path.reached[logits]
     return found
 
 
-def family(net: nn.Module, size: int) -> str:
-    """Name what carries information across the picture: one of FAMILIES.
+def detect_family(net: nn.Module, size: int) -> str:
+    """Name what carries information across the image: one of FAMILIES.
 
-    Attention is a product of two matrices that are both computed from the picture; a network without it is
+    Attention is a product of two matrices that are both computed from the image; a network without it is
     convolutional. One with it is a hybrid where the kernels of a convolution overlap, else a transformer: those that
-    cut a picture into patches do not. With neither it is of another family. `net` is in eval mode.
+    cut an image into patches do not. With neither it is of another family. `net` is in eval mode.
     """
-    return _family(net, _followed(net, size)[0].attends)
+    return _classify_family(net, _follow_image(net, size)[0].attends)
 
 
-def _family(net: nn.Module, attends: bool) -> str:
+def _classify_family(net: nn.Module, attends: bool) -> str:
     overlaps = any(
         any(side > step for side, step in zip(module.kernel_size, module.stride, strict=True))
-        for module in _convolutions(net)
+        for module in _list_convolutions(net)
     )
     if attends:
         return "hybrid" if overlaps else "transformer"
     return "convolutional" if overlaps else "other"
 
 
-def _followed(net: nn.Module, size: int) -> tuple[_LongestPath, Tensor]:
-    """Follow a picture through a network; give what was noted, and the logits."""
-    picture, path = blank(net, size), _LongestPath()
-    path.reached[picture] = ()
+def _follow_image(net: nn.Module, size: int) -> tuple[_LongestPathMode, Tensor]:
+    """Follow an image through a network; give what was noted, and the logits."""
+    image, path = make_blank_image(net, size), _LongestPathMode()
+    path.reached[image] = ()
     for name, tensor in [*net.named_buffers(), *net.named_parameters()]:
         path.owner[tensor] = name.rpartition(".")[0]
     # fused attention is taken apart into matrix products
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), path:
-        logits = net(picture)
+        logits = net(image)
     return path, logits
 
 
-def _parts(net: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Give the modules of each stage by its number, from the picture on."""
+def _group_stages(net: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Give the modules of each stage by its number, from the image on."""
     modules = dict(net.named_modules())
     listed = [item["module"] for item in net.feature_info]  # type: ignore[union-attr]
-    listed = [name for name in listed if is_body(modules[name])]
+    listed = [name for name in listed if is_stage(modules[name])]
     parents = {name.rpartition(".")[0] for name in listed} - {""}
     names = [name for name in modules if name in listed or name.rpartition(".")[0] in parents]
     runs: list[list[str]] = []
-    for name in filter(lambda name: is_body(modules[name]), names):
+    for name in filter(lambda name: is_stage(modules[name]), names):
         last = runs[-1][-1] if runs else None
-        if last and _is_single(modules[name]) and type(modules[name]) is type(modules[last]):
+        if last and _is_single_block(modules[name]) and type(modules[name]) is type(modules[last]):
             runs[-1].append(name)
         else:
             runs.append([name])
     return {str(number): tuple(run) for number, run in enumerate(runs, 1)}
 
 
-def is_body(module: nn.Module) -> bool:
+def is_stage(module: nn.Module) -> bool:
     """Return whether a module that timm lists is a stage, and not a plain layer or a norm of the stem."""
     return bool([*module.children()]) and bool([*module.parameters()]) and not _is_norm(module)
 
 
-def _is_single(module: nn.Module) -> bool:
-    return _units(module) == [module]
+def _is_single_block(module: nn.Module) -> bool:
+    return _list_blocks(module) == [module]
 
 
-def _units(module: nn.Module) -> list[nn.Module]:
+def _list_blocks(module: nn.Module) -> list[nn.Module]:
     """Give the blocks of a stage: its outermost numbered modules that are no plain layers; or the stage itself."""
     found: dict[str, nn.Module] = {}
     for name, inner in module.named_modules():
         outermost = not any(name.startswith(f"{known}.") for known in found)
-        if re.search(r"\d$", name) and is_body(inner) and outermost:
+        if re.search(r"\d$", name) and is_stage(inner) and outermost:
             found[name] = inner
     return [*found.values()] or [module]
 
 
-def _stage_of(net: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _assign_stages(net: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Give the stage of every module; what stands between two stages counts with the first."""
     owner = {name: stage for stage, names in parts.items() for name in names}
     last = next(reversed([*parts]), STEM)
@@ -158,18 +160,18 @@ def _stage_of(net: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, s
     return found
 
 
-def _trace(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str, Shape], Counter[str]]:
+def _trace_shapes(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str, Shape], Counter[str]]:
     """Give the shapes of every module's input and output, in the order they begin, and everyone's MACs."""
     inputs: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
     hooks = []
     for name, module in net.named_modules():
         # partial: a lambda here would see the last name alone
-        hooks.append(module.register_forward_pre_hook(partial(_begin, inputs, name)))
-        hooks.append(module.register_forward_hook(partial(_end, shapes, name)))
+        hooks.append(module.register_forward_pre_hook(partial(_record_input, inputs, name)))
+        hooks.append(module.register_forward_hook(partial(_record_output, shapes, name)))
     try:
-        with counted_flops() as counter:
-            net(blank(net, size))
+        with count_flops() as counter:
+            net(make_blank_image(net, size))
     finally:
         for hook in hooks:
             hook.remove()
@@ -178,17 +180,17 @@ def _trace(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str, Shape
     return inputs, shapes, Counter({name.removeprefix(root).removeprefix("."): n // 2 for name, n in flops.items()})
 
 
-def _begin(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any) -> None:
+def _record_input(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any) -> None:
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     shapes.setdefault(name, tuple(tensors[0].shape[1:]) if tensors else ())
 
 
-def _end(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+def _record_output(shapes: dict[str, Shape], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
     tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     shapes[name] = tuple(tensors[-1].shape[1:])
 
 
-def _layers(
+def _tabulate_layers(
     net: nn.Module,
     stage_of: Mapping[str, str],
     inputs: Mapping[str, Shape],
@@ -198,7 +200,7 @@ def _layers(
 ) -> pd.DataFrame:
     """Give a row to each module without children, and to each with weights or products of its own."""
     rows = []
-    modules, stored = dict(net.named_modules()), layer_bytes(net)
+    modules, stored = dict(net.named_modules()), count_layer_bytes(net)
     for name in dict.fromkeys([*inputs, *modules]):
         module = modules[name]
         inner = [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
@@ -216,66 +218,70 @@ def _layers(
                 "bytes": stored[name],
                 "macs": own,
                 "on_longest_path": path[name],
-                "input": _text(inputs.get(name)),
-                "output": _text(shapes.get(name)),
-                "kernel": _text(getattr(module, "kernel_size", None)),
-                "stride": _text(getattr(module, "stride", None)),
+                "input": _format_sides(inputs.get(name)),
+                "output": _format_sides(shapes.get(name)),
+                "kernel": _format_sides(getattr(module, "kernel_size", None)),
+                "stride": _format_sides(getattr(module, "stride", None)),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _stage(
+def _describe_stage(
     net: nn.Module, stage: str, names: Sequence[str], part: pd.DataFrame, shapes: Mapping[str, Shape], size: int
 ) -> dict[str, Any]:
     inner = [net.get_submodule(name) for name in part["module"]]
-    units = [unit for name in names for unit in _units(net.get_submodule(name))]
+    units = [unit for name in names for unit in _list_blocks(net.get_submodule(name))]
     ran = [name for name in (names or part["module"]) if name in shapes and name]
     output = shapes[ran[-1]] if ran else None
     return {
         "stage": stage,
-        "module": _span(names or list(dict.fromkeys(name.split(".")[0] for name in part["module"] if name))),
+        "module": _format_span(names or list(dict.fromkeys(name.split(".")[0] for name in part["module"] if name))),
         "blocks": len(units),
-        "block_type": _kinds(units or [module for module in inner if isinstance(module, _PRODUCTS)]),
+        "block_type": _join_types(units or [module for module in inner if isinstance(module, _CONV_OR_LINEAR)]),
         "params": int(part["params"].sum()),
         "macs": int(part["macs"].sum()),
-        "output": _text(output),
-        "stride": _reduction(net, names, output, size),
-        "normalisation": _kinds(module for module in inner if _is_norm(module)),
-        "activation": _kinds(module for module in inner if _is_activation(module)),
+        "output": _format_sides(output),
+        "stride": _find_stride(net, names, output, size),
+        "normalisation": _join_types(module for module in inner if _is_norm(module)),
+        "activation": _join_types(module for module in inner if _is_activation(module)),
     }
 
 
-def _traits(net: nn.Module, parts: Mapping[str, Sequence[str]], layers: pd.DataFrame, attends: bool) -> dict[str, Any]:
+def _describe_traits(
+    net: nn.Module, parts: Mapping[str, Sequence[str]], layers: pd.DataFrame, attends: bool
+) -> dict[str, Any]:
     modules = [*net.modules()]
-    units = [unit for names in parts.values() for name in names for unit in _units(net.get_submodule(name))]
-    kernels = sorted({one.kernel_size for one in _convolutions(net) if 1 < one.groups == one.in_channels})
-    windows = [_text(module.window_size) for module in modules if isinstance(getattr(module, "window_size", 0), tuple)]
+    units = [unit for names in parts.values() for name in names for unit in _list_blocks(net.get_submodule(name))]
+    kernels = sorted({one.kernel_size for one in _list_convolutions(net) if 1 < one.groups == one.in_channels})
+    windows = [
+        _format_sides(module.window_size) for module in modules if isinstance(getattr(module, "window_size", 0), tuple)
+    ]
     first = layers[layers["kernel"] != ""].iloc[:1]
     cuts = first[(first["kernel"] == first["stride"]) & (first["kernel"] != "1 x 1")]
     return {
-        "family": _family(net, attends),
-        "core_block": _core([type(unit).__name__ for unit in units]),
-        "squeeze_excitation": sum(type(module).__name__ in _SQUEEZES for module in modules),
-        "depthwise": ", ".join(map(_text, kernels)),
+        "family": _classify_family(net, attends),
+        "core_block": _find_core_blocks([type(unit).__name__ for unit in units]),
+        "squeeze_excitation": sum(type(module).__name__ in _SQUEEZE_TYPES for module in modules),
+        "depthwise": ", ".join(map(_format_sides, kernels)),
         "attention": "" if not attends else f"windows of {windows[0]}" if windows else "self-attention",
         "patch": "".join(cuts["kernel"]),
-        "normalisation": ", ".join(_commonest(kind for module in modules if (kind := _norm_kind(module)))),
-        "activation": ", ".join(_commonest(type(module).__name__ for module in modules if _is_activation(module))),
+        "normalisation": ", ".join(_rank_names(kind for module in modules if (kind := _norm_kind(module)))),
+        "activation": ", ".join(_rank_names(type(module).__name__ for module in modules if _is_activation(module))),
     }
 
 
-def _core(blocks: Sequence[str]) -> str:
+def _find_core_blocks(blocks: Sequence[str]) -> str:
     """Name the two commonest blocks; one that is there only once is a stem or a transition."""
     found = Counter(blocks).most_common(2)
     return ", ".join(name for name, n in found if n > 1 or name == found[0][0])
 
 
-def _convolutions(net: nn.Module) -> list[nn.modules.conv._ConvNd]:
+def _list_convolutions(net: nn.Module) -> list[nn.modules.conv._ConvNd]:
     return [module for module in net.modules() if isinstance(module, nn.modules.conv._ConvNd)]
 
 
-def _commonest(names: Iterable[str]) -> list[str]:
+def _rank_names(names: Iterable[str]) -> list[str]:
     return [name for name, _ in Counter(names).most_common()]
 
 
@@ -285,11 +291,11 @@ def _norm_kind(module: nn.Module) -> str:
     return found or ("batch" if isinstance(module, _NormBase) else "")
 
 
-class _LongestPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Note whose products with weights lie on the longest path from the picture to each tensor.
+class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Note whose products with weights lie on the longest path from the image to each tensor.
 
     `owner` names the module of each weight, and of what is made of weights alone; `attends` says whether two tensors
-    that both come from the picture were multiplied as matrices.
+    that both come from the image were multiplied as matrices.
     """
 
     def __init__(self) -> None:
@@ -302,7 +308,7 @@ class _LongestPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         fed = [self.reached[leaf] for leaf in given if leaf in self.reached]
         weights = [leaf for leaf in given if leaf in self.owner and leaf not in self.reached]
-        self.attends |= len(fed) > 1 and func._overloadpacket in _OF_MATRICES
+        self.attends |= len(fed) > 1 and func._overloadpacket in _MATRIX_PRODUCTS
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor) and fed:
@@ -323,22 +329,22 @@ def _is_activation(module: nn.Module) -> bool:
     return "activation" in type(module).__module__ and not isinstance(module, nn.Softmax | nn.MultiheadAttention)
 
 
-def _kinds(modules: Iterable[nn.Module]) -> str:
+def _join_types(modules: Iterable[nn.Module]) -> str:
     return ", ".join(dict.fromkeys(type(module).__name__ for module in modules))
 
 
-def _span(names: Sequence[str]) -> str:
+def _format_span(names: Sequence[str]) -> str:
     """Name modules side by side: "blocks.0 to blocks.11"."""
     return f"{names[0]} to {names[-1]}" if len(names) > 1 else "".join(names)
 
 
-def _text(sides: Any) -> str:
+def _format_sides(sides: Any) -> str:
     if sides is None:
         return ""
     return " x ".join(map(str, sides)) if isinstance(sides, tuple) else f"{sides} x {sides}"
 
 
-def _reduction(net: nn.Module, names: Sequence[str], output: Shape | None, size: int) -> int | None:
+def _find_stride(net: nn.Module, names: Sequence[str], output: Shape | None, size: int) -> int | None:
     listed: Any = net.feature_info
     said = [item["reduction"] for item in listed if item["module"] in names]
     if said:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import CheckpointError
-from avatar_bench.models.card_schema import fault_of_ancestors, fault_of_card
+from avatar_bench.models.card_schema import find_ancestor_fault, find_card_fault
 from avatar_bench.models.checkpoint import CARD_KEY
 from avatar_bench.models.weight_formats import read_plain_json
 
-SCHEMA = 1
-PROVENANCE = "provenance"  # of the text that says what an export was made from
+CARD_SCHEMA = 1
+PROVENANCE_KEY = "provenance"  # of the text that says what an export was made from
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Card:
     data_fingerprint: str = ""
     temperature: float = 1.0
     versions: dict[str, str] = field(default_factory=dict)
-    schema: int = SCHEMA
+    schema: int = CARD_SCHEMA
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Any, file: Path) -> Card:
@@ -48,11 +48,11 @@ class Card:
                 f"{file} is not a checkpoint of avatar_bench: it does not say its classes and preprocessing.",
                 "Expected checkpoints/best.ckpt or last.ckpt of a run folder.",
             )
-        if card.get("schema") != SCHEMA:
+        if card.get("schema") != CARD_SCHEMA:
             raise CheckpointError(
-                f"{file} has schema {ascii(card.get('schema'))[:20]}; this version reads schema {SCHEMA}."
+                f"{file} has schema {ascii(card.get('schema'))[:20]}; this version reads schema {CARD_SCHEMA}."
             )
-        if fault := fault_of_card(card):
+        if fault := find_card_fault(card):
             raise CheckpointError(f"{file}: {fault}.", "It is damaged, or was made by hand.")
         return cls(**{**card, "classes": tuple(card["classes"])})
 
@@ -61,24 +61,24 @@ class Card:
         return {**asdict(self), "classes": list(self.classes)}
 
 
-def provenance_of(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
+def read_provenance(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
     """Give `ancestors` and `allow` of the run that a file was exported from, by its texts, empty where it has none."""
-    found = read_plain_json(texts.get(PROVENANCE, "{}"))
+    found = read_plain_json(texts.get(PROVENANCE_KEY, "{}"))
     said = found if isinstance(found, dict) else {}
     ancestors, allow = said.get("ancestors", []), said.get("allow", [])
-    if fault_of_ancestors(ancestors) or not isinstance(allow, list):
+    if find_ancestor_fault(ancestors) or not isinstance(allow, list):
         raise CheckpointError(f"{file}: what it says of its origin is damaged, or was made by hand.")
     return {"ancestors": ancestors, "allow": allow}
 
 
-def training_step(card: Card, sha256: str, allow: Sequence[str]) -> dict[str, Any]:
+def describe_training(card: Card, sha256: str, allow: Sequence[str]) -> dict[str, Any]:
     """Give what is told of a training, whose labels were read, where its weights go on; see `Weights`."""
     fingerprints = {"split_fingerprint": card.split_fingerprint, "data_fingerprint": card.data_fingerprint}
     return {"method": "train", "sha256": sha256, **fingerprints, "allow": list(allow)}
 
 
-def taught_elsewhere(ancestors: Sequence[Mapping[str, Any]], split: str, data: str) -> bool:
-    """Say whether weights were taught with labels on other pictures, or on another split of them, by fingerprint.
+def has_outside_labels(ancestors: Sequence[Mapping[str, Any]], split: str, data: str) -> bool:
+    """Say whether weights were taught with labels on other images, or on another split of them, by fingerprint.
 
     A training that was allowed weights of that kind counts too: it hands on what they know.
     """

@@ -1,4 +1,4 @@
-"""Pretrained backbones: weights with a card that says how they came about, and which pictures they have seen."""
+"""Pretrained backbones: weights with a card that says how they came about, and which images they have seen."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from avatar_bench.console.terminal import counted
+from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
-from avatar_bench.files.atomic_write import whole
+from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import refuse_address
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.models.card_schema import fault_of_options, fault_of_parts
-from avatar_bench.models.checkpoint import CARD_KEY, break_seal, sealed
-from avatar_bench.models.model_card import Card, provenance_of, training_step
-from avatar_bench.models.weight_formats import read_plain_json, read_safetensors, read_state, reason_of
+from avatar_bench.models.card_schema import find_option_fault, find_value_fault
+from avatar_bench.models.checkpoint import CARD_KEY, encode_weights, verify_checksum
+from avatar_bench.models.model_card import Card, describe_training, read_provenance
+from avatar_bench.models.weight_formats import describe_error, read_plain_json, read_safetensors, read_state
 
-PICTURES = "pictures.csv"
-KEY = "pretraining"  # of the card, in the file's metadata
-SCHEMA = 1
-# options that weights do not depend on: rates of dropout, the size of pictures, to which positions are resampled, and
+IMAGES_FILE = "images.csv"
+PRETRAINING_KEY = "pretraining"  # of the card, in the file's metadata
+PRETRAINING_SCHEMA = 1
+# options that weights do not depend on: rates of dropout, the size of images, to which positions are resampled, and
 # how the last layer is read, by another pooling of which a network is often fine-tuned
-_FREE = re.compile(r".*_rate|.*_drop|.*img_size|dynamic_img_pad|global_pool|fc_norm|head_init_scale")
+_IRRELEVANT_OPTIONS = re.compile(r".*_rate|.*_drop|.*img_size|dynamic_img_pad|global_pool|fc_norm|head_init_scale")
 
 
 @dataclass(frozen=True)
 class Pretraining:
     """What a file of pretrained weights says of itself.
 
-    `preprocessing` is that of training pictures; `root` is where they lay, and pictures.csv beside the file, whose
-    SHA-256 is `pictures_sha256`, names them, those that `ancestors` have seen among them; see `Weights`.
+    `preprocessing` is that of training images; `root` is where they lay, and images.csv beside the file, whose
+    SHA-256 is `images_sha256`, names them, those that `ancestors` have seen among them; see `PretrainedWeights`.
     """
 
     backbone: str
@@ -48,38 +48,38 @@ class Pretraining:
     split_fingerprint: str = ""
     data_fingerprint: str = ""
     root: str = ""
-    pictures: int = 0
-    pictures_sha256: str = ""
+    images: int = 0
+    images_sha256: str = ""
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
-    schema: int = SCHEMA
+    schema: int = PRETRAINING_SCHEMA
 
-    def list_beside(self, file: Path) -> Path:
-        """Give the list of the pictures that weights have seen; raise GuardError where it is gone or another."""
-        pictures = file.with_name(PICTURES)
-        if not os.path.isfile(pictures) or sha256_of_file(pictures) != self.pictures_sha256:
+    def find_image_list(self, file: Path) -> Path:
+        """Give the list of the images that weights have seen; raise GuardError where it is gone or another."""
+        images = file.with_name(IMAGES_FILE)
+        if not os.path.isfile(images) or sha256_of_file(images) != self.images_sha256:
             raise GuardError(
-                f"{pictures}, which lists what {file.name} has seen ({counted(self.pictures, 'picture')}), "
+                f"{images}, which lists what {file.name} has seen ({format_count(self.images, 'image')}), "
                 "is gone or changed.",
-                "Put it there as pretrain wrote it: without it nobody knows whether test pictures are among them.",
+                "Put it there as pretrain wrote it: without it nobody knows whether test images are among them.",
             )
-        return pictures
+        return images
 
 
 def write_backbone(net: nn.Module, card: Pretraining, file: Path) -> None:
     """Write a network's weights, called as in timm and without a classifier, with their card."""
-    texts = {KEY: json.dumps(asdict(card), ensure_ascii=False, allow_nan=False)}
-    with whole(file) as part:
-        part.write_bytes(sealed(net, texts))
+    texts = {PRETRAINING_KEY: json.dumps(asdict(card), ensure_ascii=False, allow_nan=False)}
+    with atomic_write(file) as part:
+        part.write_bytes(encode_weights(net, texts))
 
 
 @dataclass(frozen=True)
-class Weights:
+class PretrainedWeights:
     """A file of weights as it was when it was read, once.
 
     `ancestors` say what the weights have been through, the first step first; nothing is known without a card of ours.
-    Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of pictures that its
-    list names; a training, whose labels were read, the fingerprints of its pictures and split, and what it was allowed.
+    Each step has its method and the SHA-256 of the file that came of it; a pretraining the number of images that its
+    list names; a training, whose labels were read, the fingerprints of its images and split, and what it was allowed.
     """
 
     file: Path
@@ -89,7 +89,7 @@ class Weights:
     ancestors: Sequence[dict[str, Any]] = ()
 
 
-def read_weights(file: Path) -> Weights:
+def read_weights(file: Path) -> PretrainedWeights:
     """Read a file of weights, with its card where it has one of ours.
 
     Raises ConfigError where there is no file, CheckpointError where it is damaged or changes meanwhile.
@@ -100,22 +100,22 @@ def read_weights(file: Path) -> Weights:
             f"model.weights={file} is not a file.",
             "Expected hub, none, package, or the path of a .safetensors or .pth file.",
         )
-    before, sha256 = _stamp(file), sha256_of_file(file)
+    before, sha256 = _read_stamp(file), sha256_of_file(file)
     tensors, texts, said = _read_with_card(file) if file.suffix == ".safetensors" else (read_state(file), {}, {})
-    if _stamp(file) != before:
+    if _read_stamp(file) != before:
         raise CheckpointError(f"{file} changed while it was read.", "Wait until it is whole, and begin again.")
-    if KEY in said:
-        card = Pretraining(**said[KEY])
-        step = {"method": card.method, "sha256": sha256, "pictures": card.pictures}
-        return Weights(file, sha256, tensors, card, [*card.ancestors, step])
+    if PRETRAINING_KEY in said:
+        card = Pretraining(**said[PRETRAINING_KEY])
+        step = {"method": card.method, "sha256": sha256, "images": card.images}
+        return PretrainedWeights(file, sha256, tensors, card, [*card.ancestors, step])
     if CARD_KEY in said:
-        exported, origin = Card.from_checkpoint(said, file), provenance_of(texts, file)
-        step = training_step(exported, sha256, origin["allow"])
-        return Weights(file, sha256, tensors, exported, [*origin["ancestors"], step])
-    return Weights(file, sha256, tensors)
+        exported, origin = Card.from_checkpoint(said, file), read_provenance(texts, file)
+        step = describe_training(exported, sha256, origin["allow"])
+        return PretrainedWeights(file, sha256, tensors, exported, [*origin["ancestors"], step])
+    return PretrainedWeights(file, sha256, tensors)
 
 
-def refuse_other_network(weights: Weights, name: str, options: Mapping[str, Any]) -> None:
+def refuse_other_network(weights: PretrainedWeights, name: str, options: Mapping[str, Any]) -> None:
     """Raise ConfigError where a file with a card of ours is of another network than timm's `name` with `options`.
 
     Of other options, weights often fit by name and shape, and compute something else.
@@ -132,12 +132,13 @@ def refuse_other_network(weights: Weights, name: str, options: Mapping[str, Any]
 
 def refuse_other_options(what: str, kept: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise ConfigError where the weights of `what` belong to a network of other options than those given."""
-    kept, given = _shape(kept), _shape(given)
+    kept, given = _select_relevant(kept), _select_relevant(given)
     surplus = [name for name in given if name not in kept]
     if kept != given:
         raise ConfigError(
-            f"{what} is of a network with model.options={_written(kept)}, not {_written(given)}.",
-            f"Give the same: 'model.options={_written(kept)}'" + f", without {', '.join(surplus)}" * bool(surplus),
+            f"{what} is of a network with model.options={_format_options(kept)}, not {_format_options(given)}.",
+            f"Give the same: 'model.options={_format_options(kept)}'"
+            + f", without {', '.join(surplus)}" * bool(surplus),
         )
 
 
@@ -145,38 +146,38 @@ def _read_with_card(file: Path) -> tuple[dict[str, Tensor], dict[str, str], dict
     """Give the tensors of a .safetensors file, the texts beside them, and the cards of ours among these."""
     try:
         tensors, texts = read_safetensors(file)
-        if KEY in texts or CARD_KEY in texts:
-            break_seal(tensors, texts)
-        said = {key: read_plain_json(texts[key]) for key in (KEY, CARD_KEY) if key in texts}
-        if KEY in said:
-            _check(said[KEY])
+        if PRETRAINING_KEY in texts or CARD_KEY in texts:
+            verify_checksum(tensors, texts)
+        said = {key: read_plain_json(texts[key]) for key in (PRETRAINING_KEY, CARD_KEY) if key in texts}
+        if PRETRAINING_KEY in said:
+            _check_card(said[PRETRAINING_KEY])
     except Exception as error:  # of safetensors, json and ours, of many types
-        raise CheckpointError(f"{file} cannot be read as pretrained weights: {reason_of(error)}.") from error
+        raise CheckpointError(f"{file} cannot be read as pretrained weights: {describe_error(error)}.") from error
     return tensors, texts, said
 
 
-def _stamp(file: Path) -> tuple[int, int, int]:
+def _read_stamp(file: Path) -> tuple[int, int, int]:
     """Give what tells that a file was written anew."""
     status = file.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _shape(options: Mapping[str, Any]) -> dict[str, Any]:
+def _select_relevant(options: Mapping[str, Any]) -> dict[str, Any]:
     """Give those of a network's options that change what its weights compute."""
     plain = json.loads(json.dumps(dict(options)))  # a tuple is the list that a file gives back
-    return {name: value for name, value in plain.items() if not _FREE.fullmatch(name)}
+    return {name: value for name, value in plain.items() if not _IRRELEVANT_OPTIONS.fullmatch(name)}
 
 
-def _written(options: Mapping[str, Any]) -> str:
+def _format_options(options: Mapping[str, Any]) -> str:
     return f"{{{', '.join(f'{name}: {json.dumps(value)}' for name, value in sorted(options.items()))}}}"
 
 
-def _check(card: Any) -> None:
+def _check_card(card: Any) -> None:
     """Raise ValueError where what a file says of itself is no card."""
     known = {item.name for item in fields(Pretraining)}
     if not isinstance(card, dict) or not {"backbone", "method", "preprocessing"} <= card.keys() <= known:
         raise ValueError("its card lacks something, or holds something else")
-    if card.get("schema") != SCHEMA:
-        raise ValueError(f"this version reads schema {SCHEMA}")
-    if fault := fault_of_parts(card) or fault_of_options(card.get("options", {})):
+    if card.get("schema") != PRETRAINING_SCHEMA:
+        raise ValueError(f"this version reads schema {PRETRAINING_SCHEMA}")
+    if fault := find_value_fault(card) or find_option_fault(card.get("options", {})):
         raise ValueError(fault)

@@ -27,24 +27,24 @@ _FEWEST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class Job:
+class TimedCall:
     """Name something to be timed: `call` runs it once, to its end, with so many `threads` of torch."""
 
     call: Callable[[], object]
     threads: int
 
 
-def parameters(net: nn.Module) -> int:
+def count_parameters(net: nn.Module) -> int:
     """Count the weights that are learnt."""
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def weight_bytes(net: nn.Module) -> int:
+def count_weight_bytes(net: nn.Module) -> int:
     """Count the bytes of all weights and of the statistics that are kept with them (batch-norm's)."""
-    return sum(layer_bytes(net).values())
+    return sum(count_layer_bytes(net).values())
 
 
-def layer_bytes(net: nn.Module) -> Counter[str]:
+def count_layer_bytes(net: nn.Module) -> Counter[str]:
     """Count the same by the name of the module that holds them."""
     found: Counter[str] = Counter()
     for name, tensor in net.state_dict().items():
@@ -52,37 +52,37 @@ def layer_bytes(net: nn.Module) -> Counter[str]:
     return found
 
 
-def macs(net: nn.Module, size: int) -> int:
-    """Count the multiply-adds of convolutions and matrix products on one picture of `size` pixels a side.
+def count_macs(net: nn.Module, size: int) -> int:
+    """Count the multiply-adds of convolutions and matrix products on one image of `size` pixels a side.
 
     Half of the FLOPs of torch's counter; normalisation, activations and pooling are not counted. `net` is in eval mode.
     """
-    with counted_flops() as counter:
-        net(blank(net, size))
+    with count_flops() as counter:
+        net(make_blank_image(net, size))
     return int(counter.get_total_flops()) // 2
 
 
 @contextmanager
-def counted_flops() -> Iterator[FlopCounterMode]:
+def count_flops() -> Iterator[FlopCounterMode]:
     """Count the FLOPs of what runs inside a `with`, attention's included."""
     # the counter does not know the fused attention of the CPU, which this takes apart into matrix products
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         yield counter
 
 
-def blank(net: nn.Module, size: int) -> Tensor:
-    """Give a black picture, (1, 3, size, size), of the type and on the device of the network's weights."""
+def make_blank_image(net: nn.Module, size: int) -> Tensor:
+    """Give a black image, (1, 3, size, size), of the type and on the device of the network's weights."""
     weight = next(net.parameters())
     return torch.zeros(1, 3, size, size, dtype=weight.dtype, device=weight.device)
 
 
-def memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
+def trace_memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
     """Give a row to each operation as `net` runs on `images`: operation, and bytes of weights and tensors meanwhile.
 
     On CUDA what its allocator counts, the kernels' scratch memory included. On the CPU the same is counted tensor by
     tensor, without scratch memory: unlike the growth of the process, it does not depend on what has run before.
     """
-    given = weight_bytes(net) + images.numel() * images.element_size()
+    given = count_weight_bytes(net) + images.numel() * images.element_size()
     counter = _AllocatedBytes() if images.device.type == "cuda" else _LiveBytes(given)
     with torch.no_grad(), counter:
         net(images)
@@ -90,7 +90,7 @@ def memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
+def use_threads(count: int) -> Iterator[None]:
     """Let torch use so many threads inside a `with`, and as many as before after it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -100,8 +100,12 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def interleaved(
-    jobs: Sequence[Job], rounds: int, seconds: float, seed: int = 0, clock: Callable[[], float] = time.perf_counter
+def time_interleaved(
+    jobs: Sequence[TimedCall],
+    rounds: int,
+    seconds: float,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:
     """Time jobs in turns, so that a slow moment of the machine meets them all; a row a call: job, round, seconds.
 
@@ -110,19 +114,21 @@ def interleaved(
     the jobs are too long for `seconds`, there are fewer rounds, 3 at least. Rows are sorted by job.
     """
     order, rows = np.random.default_rng(seed), []
-    usual = [min(_visit(job, 2, 0.0, clock)) for job in jobs]
+    usual = [min(_time_calls(job, 2, 0.0, clock)) for job in jobs]
     begun = clock()
     for number in range(rounds):
         for place in order.permutation(len(jobs)).tolist():
             calls = int(np.clip(seconds / rounds / max(usual[place], 1e-9), 1, _MOST_CALLS))
-            rows += [(place, number, took) for took in _visit(jobs[place], calls, usual[place], clock)]
+            rows += [(place, number, took) for took in _time_calls(jobs[place], calls, usual[place], clock)]
         if number + 1 >= _FEWEST_ROUNDS and clock() - begun > seconds * len(jobs):
             break
     table = pd.DataFrame(rows, columns=["job", "round", "seconds"])
     return table.sort_values("job", kind="stable", ignore_index=True)
 
 
-def arrivals(batches: Iterable[Sized], clock: Callable[[], float] = time.perf_counter) -> Iterator[tuple[int, float]]:
+def time_batches(
+    batches: Iterable[Sized], clock: Callable[[], float] = time.perf_counter
+) -> Iterator[tuple[int, float]]:
     """Give the length of each batch, and the seconds that it was waited for."""
     start = clock()
     for batch in batches:
@@ -131,7 +137,7 @@ def arrivals(batches: Iterable[Sized], clock: Callable[[], float] = time.perf_co
         start = end
 
 
-def machine(device: str) -> dict[str, Any]:
+def describe_machine(device: str) -> dict[str, Any]:
     """Describe the machine that figures of speed hold for."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -143,9 +149,9 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def _visit(job: Job, calls: int, usual: float, clock: Callable[[], float]) -> list[float]:
+def _time_calls(job: TimedCall, calls: int, usual: float, clock: Callable[[], float]) -> list[float]:
     took = []
-    with torch_threads(job.threads):
+    with use_threads(job.threads):
         if usual < _SHORT:
             job.call()
         for _ in range(calls):

@@ -24,35 +24,35 @@ class Stage:
 
 def freeze(net: nn.Module, unfreeze: str | int) -> list[str]:
     """Let only the layers of `unfreeze` learn; give the names of their parameters, in the network's order."""
-    wanted = set(_trained_names(net, unfreeze))
+    wanted = set(_list_trained_names(net, unfreeze))
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in wanted)
     return [name for name, _ in net.named_parameters() if name in wanted]
 
 
-def rest_frozen_modules(module: nn.Module) -> None:
+def set_frozen_to_eval(module: nn.Module) -> None:
     """Put every module whose parameters are all frozen into eval mode, so that batch-norm statistics do not move."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         module.eval()
     else:
         for child in module.children():
-            rest_frozen_modules(child)
+            set_frozen_to_eval(child)
 
 
-def layer_groups(net: nn.Module) -> list[list[str]]:
+def list_layer_groups(net: nn.Module) -> list[list[str]]:
     """Give the parameter names of timm's coarse layer groups, from the stem to the head."""
     groups = timm.models.group_parameters(net, net.group_matcher(coarse=True))  # type: ignore[operator]
     return [groups[key] for key in sorted(groups)]
 
 
-def _trained_names(net: nn.Module, unfreeze: str | int) -> list[str]:
+def _list_trained_names(net: nn.Module, unfreeze: str | int) -> list[str]:
     if unfreeze == "all":
         return [name for name, _ in net.named_parameters()]
     if unfreeze == "classifier":
         own = {id(parameter) for parameter in net.get_classifier().parameters()}  # type: ignore[operator]
         return [name for name, parameter in net.named_parameters() if id(parameter) in own]
-    groups = layer_groups(net)
+    groups = list_layer_groups(net)
     if not isinstance(unfreeze, int) or not 1 <= unfreeze <= len(groups):
         raise ConfigError(
             f"mode.stages: unfreeze={unfreeze!r} cannot be done.",

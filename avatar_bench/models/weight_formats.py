@@ -17,12 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from avatar_bench.errors import CheckpointError
-from avatar_bench.files.checkpoint_container import LARGEST, MOST, check_torch
+from avatar_bench.files.checkpoint_container import MAX_CONTAINER_BYTES, MAX_CONTAINER_RECORDS, check_torch_archive
 
-PICKLE = 8 * 1024**2  # bytes, of the description of the tensors
-VALUES = 1_000_000  # in all; one that several others hold counts each time
-DEPTH = 40  # of values within values
-HEADER = 16 * 1024**2  # bytes, of a .safetensors file
+MAX_PICKLE_BYTES = 8 * 1024**2  # bytes, of the description of the tensors
+MAX_PLAIN_VALUES = 1_000_000  # in all; one that several others hold counts each time
+MAX_VALUE_DEPTH = 40  # of values within values
+MAX_SAFETENSORS_HEADER_BYTES = 16 * 1024**2  # bytes, of a .safetensors file
 _GLOBALS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
@@ -33,30 +33,30 @@ _OPCODES = re.compile(  # what torch.save writes for tensors and plain values
 )
 
 
-def read_archive(file: Path) -> Any:
+def read_torch_file(file: Path) -> Any:
     """Read what torch.save wrote; raise an error of one of many types on damage or on anything but plain data.
 
     What is read holds dicts, lists, tuples, strings, numbers, None and tensors on the CPU.
     """
     with file.open("rb") as stream:
-        _refuse_objects(check_torch(stream))
+        _refuse_objects(check_torch_archive(stream))
         stream.seek(0)
         # both stand here against the environment variable and the settings that would turn them round
         loaded = torch.load(stream, map_location="cpu", weights_only=True, mmap=False)
-    return _Plain().value(loaded)
+    return _PlainCopier().value(loaded)
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Give the tensors of a .safetensors file and the text beside them; raise an error of one of many types."""
-    if file.stat().st_size > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST:,} bytes")
+    if file.stat().st_size > MAX_CONTAINER_BYTES:
+        raise ValueError(f"it is larger than {MAX_CONTAINER_BYTES:,} bytes")
     with file.open("rb") as stream:
-        if int.from_bytes(stream.read(8), "little") > HEADER:
-            raise ValueError(f"its header is larger than {HEADER:,} bytes")
+        if int.from_bytes(stream.read(8), "little") > MAX_SAFETENSORS_HEADER_BYTES:
+            raise ValueError(f"its header is larger than {MAX_SAFETENSORS_HEADER_BYTES:,} bytes")
     with safe_open(str(file), framework="pt", device="cpu") as content:
         names = list(content.keys())
-        if len(names) > MOST:
-            raise ValueError(f"it has more than {MOST:,} tensors")
+        if len(names) > MAX_CONTAINER_RECORDS:
+            raise ValueError(f"it has more than {MAX_CONTAINER_RECORDS:,} tensors")
         return {name: content.get_tensor(name).clone() for name in names}, dict(content.metadata() or {})
 
 
@@ -71,19 +71,19 @@ def read_state(file: Path, old: bool = False) -> dict[str, Tensor]:
         if old and not zipfile.is_zipfile(file):
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
         else:
-            state = read_archive(file)
+            state = read_torch_file(file)
         state = dict(state.get("state_dict", state))
         if not all(isinstance(tensor, Tensor) for tensor in state.values()):
             raise TypeError("not all are tensors")
     except Exception as error:  # pickle, zip and safetensors errors of many types
         raise CheckpointError(
-            f"{file} cannot be read as weights: {reason_of(error)}.",
+            f"{file} cannot be read as weights: {describe_error(error)}.",
             "Expected a .safetensors file, or a .pth file of torch 1.6 or newer that holds tensors alone.",
         ) from error
     return state
 
 
-def safetensors_of(state: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
+def encode_safetensors(state: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
     """Give the contents of a .safetensors file: the same for the same tensors and texts.
 
     The library writes the texts in an order of chance, and the hash of a file is what names its weights.
@@ -106,7 +106,7 @@ def read_plain_json(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
-def reason_of(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Say in a line why a file was refused: our own words where there are some, else the kind of error."""
     known = type(error).__module__ in ("zipfile", "pickle", "_pickle", "builtins") and error.args
     line = str(error).splitlines()[0][:120].rstrip(".") if known and str(error) else ""
@@ -115,8 +115,8 @@ def reason_of(error: BaseException) -> str:
 
 def _refuse_objects(pickled: bytes) -> None:
     """Raise UnpicklingError where a pickle asks for more than tensors and plain values."""
-    if len(pickled) > PICKLE:
-        raise UnpicklingError(f"its description is larger than {PICKLE:,} bytes")
+    if len(pickled) > MAX_PICKLE_BYTES:
+        raise UnpicklingError(f"its description is larger than {MAX_PICKLE_BYTES:,} bytes")
     for opcode, argument, _ in pickletools.genops(pickled):
         if not _OPCODES.fullmatch(opcode.name):
             raise UnpicklingError(f"it is written with {opcode.name}, which torch does not use for tensors")
@@ -124,7 +124,7 @@ def _refuse_objects(pickled: bytes) -> None:
             raise UnpicklingError(f"it asks for {str(argument)[:80]!r}")
 
 
-class _Plain:
+class _PlainCopier:
     """Copy loaded values as dicts, lists and tuples of tensors and plain values; refuse others, and too many."""
 
     def __init__(self) -> None:
@@ -132,14 +132,14 @@ class _Plain:
 
     def value(self, value: Any, depth: int = 0) -> Any:
         self.seen += 1
-        if self.seen > VALUES or depth > DEPTH:
+        if self.seen > MAX_PLAIN_VALUES or depth > MAX_VALUE_DEPTH:
             raise UnpicklingError("it holds too many values")
         if isinstance(value, dict):
-            return {_key(key): self.value(inner, depth + 1) for key, inner in dict.items(value)}
+            return {_check_key(key): self.value(inner, depth + 1) for key, inner in dict.items(value)}
         if type(value) in (list, tuple):
             return type(value)(self._all(value, depth + 1))
         if isinstance(value, Tensor):
-            return _dense(value)
+            return _check_tensor(value)
         if value is None or type(value) in (str, int, float, bool):
             return value
         raise UnpicklingError(f"it holds a {type(value).__name__}")
@@ -148,13 +148,13 @@ class _Plain:
         return (self.value(value, depth) for value in values)
 
 
-def _key(key: Any) -> Any:
+def _check_key(key: Any) -> Any:
     if type(key) not in (str, int):
         raise UnpicklingError(f"it has a name of type {type(key).__name__}")
     return key
 
 
-def _dense(tensor: Tensor) -> Tensor:
+def _check_tensor(tensor: Tensor) -> Tensor:
     """Give the tensor without whatever hangs on it; refuse one that is more than the bytes that the file holds."""
     if (
         type(tensor) not in (Tensor, torch.nn.Parameter)

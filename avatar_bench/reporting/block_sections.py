@@ -8,18 +8,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.i18n import say, translate
+from avatar_bench.i18n import _, translate
 from avatar_bench.reporting import definitions, report_text
-from avatar_bench.reporting.captions import alternative, caption, in_order
-from avatar_bench.reporting.headings import heading, interval_name, table_title
-from avatar_bench.reporting.number_format import metric_cell
-from avatar_bench.reporting.page_links import Files
-from avatar_bench.reporting.saved_result import ROWS, Saved
-from avatar_bench.reporting.saved_tables import Looks, lay_out, turned
-from avatar_bench.reporting.study import Model, Study
-from avatar_bench.reporting.tables import Row, Table, column, fit_scale
+from avatar_bench.reporting.captions import describe_figure, find_caption, order_figures
+from avatar_bench.reporting.headings import find_heading, find_interval_name, find_table_title
+from avatar_bench.reporting.number_format import make_metric_cell
+from avatar_bench.reporting.page_links import PageLinks
+from avatar_bench.reporting.saved_result import MAX_SHOWN_ROWS, SavedResult
+from avatar_bench.reporting.saved_tables import RunStyles, lay_out, transpose
+from avatar_bench.reporting.study import ReportedModel, Study
+from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
 
-MAIN = {  # what stands in the table of a block: patterns of metric names; of others the first ones
+REPORTED_METRICS = {  # what stands in the table of a block: patterns of metric names; of others the first ones
     "blind_test": (
         *("accuracy", "accuracy_by_source", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
         *("recall/*", "precision/*"),
@@ -36,14 +36,23 @@ MAIN = {  # what stands in the table of a block: patterns of metric names; of ot
     ),
     "prior_shift": ("accuracy/*", "macro_f1/*"),
 }
-_FIRST = 8  # metrics of a block that MAIN does not know
+_MAX_METRICS = 8  # metrics of a block that MAIN does not know
 _MAIN_TABLES = (  # of comparisons, each open in the page and on paper
     *("overview/runs", "significance/pairs", "ensemble_diversity/pairs", "cam_overlap/classes"),
     *("leave_one_source_out/summary", "shots/curve", "transformers/recipes", "transformers/pairs"),
 )
 _WIDE, _FEW = 10, 9  # a table of more columns is turned where it has so few rows
 _COLUMNS = {  # of wide tables those that are read; the CSV has all
-    "significance/pairs": ("a", "b", "difference", "p_holm", "told_apart", "needed", "only_a_right", "only_b_right"),
+    "significance/pairs": (
+        "a",
+        "b",
+        "difference",
+        "p_holm",
+        "significant",
+        "n_required",
+        "only_a_correct",
+        "only_b_correct",
+    ),
     "ensemble_diversity/pairs": ("a", "b", "agreement", "kappa", "q_statistic", "double_fault", "error_correlation"),
     "transformers/recipes": (
         *(
@@ -63,10 +72,10 @@ _COLUMNS = {  # of wide tables those that are read; the CSV has all
     ),
     "transformers/pairs": (
         *("changed", "a", "b", "epochs"),
-        *("difference", "low", "high", "p_holm", "told_apart", "detectable"),
+        *("difference", "low", "high", "p_holm", "significant", "detectable"),
     ),
     "transformers/study": (
-        *("block", "network", "typed_accuracy", "typed_params_m", "typed_seconds"),
+        *("block", "network", "reported_accuracy", "reported_params_m", "reported_seconds"),
         *("recipe", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "reason", "where"),
     ),
     "transformers/history": (
@@ -83,7 +92,7 @@ _COLUMNS = {  # of wide tables those that are read; the CSV has all
 
 
 @dataclass
-class Shown:
+class ReportFigure:
     """Hold a figure as it is shown: its file, words, addresses, and the model that it is of."""
 
     file: Path
@@ -95,163 +104,202 @@ class Shown:
 
 
 @dataclass
-class Part:
+class SetSection:
     """What a block says of one set: tables, figures by name, and links to further tables and folders of images."""
 
     name: str
     tables: list[Table] = field(default_factory=list)
-    figures: dict[str, list[Shown]] = field(default_factory=dict)
+    figures: dict[str, list[ReportFigure]] = field(default_factory=dict)
     links: list[tuple[str, str]] = field(default_factory=list)
     folders: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass
-class Section:
+class BlockSection:
     """A block's title, how to read it, what its terms mean, and its parts, one a set."""
 
     block: str
     title: str
     reading: str
     terms: list[tuple[str, str]]
-    parts: list[Part]
+    parts: list[SetSection]
 
 
-def comparison_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
+def build_comparison_sections(study: Study, files: PageLinks, looks: RunStyles) -> list[BlockSection]:
     """Give a section for each block that compares runs."""
-    blocks = report_text.in_order({block for _, block in study.comparisons}, report_text.COMPARISONS)
-    return [_section(block, _compared(study, block, files, looks)) for block in blocks]
+    blocks = report_text.order_blocks({block for __, block in study.comparisons}, report_text.COMPARISONS)
+    return [_build_section(block, _build_comparison_parts(study, block, files, looks)) for block in blocks]
 
 
-def run_sections(study: Study, files: Files, looks: Looks) -> list[Section]:
+def build_run_sections(study: Study, files: PageLinks, looks: RunStyles) -> list[BlockSection]:
     """Give a section for each block that reads one run, all models side by side."""
-    blocks = report_text.in_order({block for model in study.models for _, block in model.results}, report_text.BLOCKS)
-    return [_section(block, _judged(study, block, files, looks)) for block in blocks]
+    blocks = report_text.order_blocks(
+        {block for model in study.models for __, block in model.results}, report_text.BLOCKS
+    )
+    return [_build_section(block, _build_run_parts(study, block, files, looks)) for block in blocks]
 
 
-def _section(block: str, parts: Iterable[Part]) -> Section:
-    return Section(
-        block, report_text.title(block), report_text.reading(block), definitions.of_block(block), list(parts)
+def _build_section(block: str, parts: Iterable[SetSection]) -> BlockSection:
+    return BlockSection(
+        block,
+        report_text.find_title(block),
+        report_text.find_reading(block),
+        definitions.find_definitions(block),
+        list(parts),
     )
 
 
-def metric_table(model: Model) -> Table:
+def build_metric_table(model: ReportedModel) -> Table:
     """Give every figure of a model, a row each."""
     columns = [
-        *(column(say("figure")), column(say("block")), column(say("set")), column(say("value"), True, bars=False)),
-        *(column(say("units"), True), column(say("interval")), column(say("better"))),
+        *(
+            make_column(_("figure")),
+            make_column(_("block")),
+            make_column(_("set")),
+            make_column(_("value"), True, bars=False),
+        ),
+        *(make_column(_("units"), True), make_column(_("interval")), make_column(_("better"))),
     ]
-    better = {True: say("high"), False: say("low"), None: ""}
+    better = {True: _("high"), False: _("low"), None: ""}
     rows = [
-        Row([name, block, of, metric_cell(metric), metric.n, interval_name(metric), better[metric.higher_is_better]])
+        TableRow(
+            [
+                name,
+                block,
+                of,
+                make_metric_cell(metric),
+                metric.n,
+                find_interval_name(metric),
+                better[metric.higher_is_better],
+            ]
+        )
         for (of, block), saved in model.results.items()
         for name, metric in saved.result.metrics.items()
     ]
-    return Table(f"metrics_{model.label}", say("Every figure of {model}", model=model.label), columns, rows)
+    return Table(f"metrics_{model.label}", _("Every figure of {model}", model=model.label), columns, rows)
 
 
-def _compared(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Part]:
+def _build_comparison_parts(study: Study, block: str, files: PageLinks, looks: RunStyles) -> Iterator[SetSection]:
     for name in study.sets:
         saved = study.comparisons.get((name, block))
         if saved is None:
             continue
         addresses = files.of(saved)
-        part = Part(name, notes=[translate(str(warning)) for warning in saved.result.warnings])
-        tables = [*_saved_tables(saved, addresses, part, looks), _metrics(saved)]
+        part = SetSection(name, notes=[translate(str(warning)) for warning in saved.result.warnings])
+        tables = [*_build_saved_tables(saved, addresses, part, looks), _build_all_metrics_table(saved)]
         part.tables = sorted(tables, key=lambda table: not table.main)
-        part.figures = {figure: [_shown(saved, figure, addresses, "")] for figure in in_order(block, saved.figures)}
+        part.figures = {
+            figure: [_build_figure(saved, figure, addresses, "")] for figure in order_figures(block, saved.figures)
+        }
         yield part
 
 
-def _judged(study: Study, block: str, files: Files, looks: Looks) -> Iterator[Part]:
+def _build_run_parts(study: Study, block: str, files: PageLinks, looks: RunStyles) -> Iterator[SetSection]:
     for name in study.sets:
         found = study.of_block(name, block)
         if not found:
             continue
-        part = Part(name)
+        part = SetSection(name)
         addresses = {label: files.of(saved) for label, saved in found.items()}
         for fingerprint in dict.fromkeys(saved.fingerprint for saved in found.values()):
             same = {label: saved for label, saved in found.items() if saved.fingerprint == fingerprint}
-            part.tables.append(_side_by_side(same, block, name, fingerprint if len(same) < len(found) else "", looks))
+            part.tables.append(
+                _build_side_by_side_table(same, block, name, fingerprint if len(same) < len(found) else "", looks)
+            )
         figures = {figure for saved in found.values() for figure in saved.figures}
-        for figure in in_order(block, figures):
+        for figure in order_figures(block, figures):
             owners = [(label, saved) for label, saved in found.items() if figure in saved.figures]
-            part.figures[figure] = [_shown(saved, figure, addresses[label], label) for label, saved in owners]
+            part.figures[figure] = [_build_figure(saved, figure, addresses[label], label) for label, saved in owners]
         part.folders = [
-            (say("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), files.link(saved.folder / folder))
+            (_("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), files.link(saved.folder / folder))
             for label, saved in found.items()
             for folder, n in saved.image_folders.items()
         ]
         yield part
 
 
-def _side_by_side(found: dict[str, Saved], block: str, name: str, fingerprint: str, looks: Looks) -> Table:
+def _build_side_by_side_table(
+    found: dict[str, SavedResult], block: str, name: str, fingerprint: str, looks: RunStyles
+) -> Table:
     """Lay out the main figures of a block, a row a model."""
-    metrics = _main(block, [saved.result.metrics for saved in found.values()])
-    columns = [column(say("model"))]
+    metrics = _select_metrics(block, [saved.result.metrics for saved in found.values()])
+    columns = [make_column(_("model"))]
     for metric in metrics:
         better = next((m.higher_is_better for s in found.values() if (m := s.metric(metric)) is not None), None)
         direction = {True: "higher", False: "lower", None: None}[better]
-        columns.append(column(heading(metric), True, direction, key=metric))
+        columns.append(make_column(find_heading(metric), True, direction, key=metric))
     rows = []
     for label, saved in found.items():
-        cells = [metric_cell(saved.metric(metric)) for metric in metrics]
+        cells = [make_metric_cell(saved.metric(metric)) for metric in metrics]
         earlier = saved.result.provenance.get("against")
-        beside = {"soft": say("against {place}", place=earlier)} if earlier else {}
-        rows.append(Row([{"text": label, **looks[label], **beside}, *cells], label))
-    fit_scale(columns[1:], [Row(row.cells[1:]) for row in rows])
+        beside = {"soft": _("against {place}", place=earlier)} if earlier else {}
+        rows.append(TableRow([{"text": label, **looks[label], **beside}, *cells], label))
+    fit_scale(columns[1:], [TableRow(row.cells[1:]) for row in rows])
     n = next(iter(found.values())).result.n
-    text = say("Main metrics on {set}, {n} images", set=name, n=n)
+    text = _("Main metrics on {set}, {n} images", set=name, n=n)
     if fingerprint:
-        text = say("{images}, of the fingerprint {fingerprint} alone", images=text, fingerprint=fingerprint)
+        text = _("{images}, of the fingerprint {fingerprint} alone", images=text, fingerprint=fingerprint)
     return Table(f"{block}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
 
 
-def _main(block: str, found: Sequence[dict[str, Any]]) -> list[str]:
+def _select_metrics(block: str, found: Sequence[dict[str, Any]]) -> list[str]:
     """Give the names of the main figures of a block, in the order of its patterns."""
     names = list(dict.fromkeys(name for metrics in found for name in metrics))
-    patterns = MAIN.get(block)
+    patterns = REPORTED_METRICS.get(block)
     if patterns is None:
-        return names[:_FIRST]
+        return names[:_MAX_METRICS]
     chosen = (name for pattern in patterns for name in names if fnmatchcase(name, pattern))
-    return list(dict.fromkeys(name for name in chosen if name.count("/") == _depth(patterns, name))) or names[:_FIRST]
+    return (
+        list(dict.fromkeys(name for name in chosen if name.count("/") == _count_levels(patterns, name)))
+        or names[:_MAX_METRICS]
+    )
 
 
-def _depth(patterns: Iterable[str], name: str) -> int:
+def _count_levels(patterns: Iterable[str], name: str) -> int:
     """Give how many levels a name is to have: * in a pattern stands for one level."""
     return next(pattern.count("/") for pattern in patterns if fnmatchcase(name, pattern))
 
 
-def _metrics(saved: Saved) -> Table:
+def _build_all_metrics_table(saved: SavedResult) -> Table:
     result = saved.result
-    columns = [column(say("figure")), column(say("value"), True), column(say("units"), True), column(say("interval"))]
-    rows = [Row([name, metric_cell(one), one.n, interval_name(one)]) for name, one in result.metrics.items()]
-    fit_scale(columns[1:2], [Row(row.cells[1:2]) for row in rows])
-    text = say("All metrics on {set}", set=result.set)
+    columns = [
+        make_column(_("figure")),
+        make_column(_("value"), True),
+        make_column(_("units"), True),
+        make_column(_("interval")),
+    ]
+    rows = [
+        TableRow([name, make_metric_cell(one), one.n, find_interval_name(one)]) for name, one in result.metrics.items()
+    ]
+    fit_scale(columns[1:2], [TableRow(row.cells[1:2]) for row in rows])
+    text = _("All metrics on {set}", set=result.set)
     return Table(f"{result.block}_{result.set}", text, columns, rows)
 
 
-def _saved_tables(saved: Saved, addresses: dict[str, str], part: Part, looks: Looks) -> Iterator[Table]:
+def _build_saved_tables(
+    saved: SavedResult, addresses: dict[str, str], part: SetSection, looks: RunStyles
+) -> Iterator[Table]:
     """Show the short tables of a comparison, and link to the long ones."""
     block, of = saved.result.block, saved.result.set
     for name, table in saved.result.tables.items():
         href = addresses.get(f"{name}.csv")
         if not len(table):
             continue
-        if len(table) <= ROWS:
-            text = say("{table}, on {set}", table=table_title(block, name), set=of)
+        if len(table) <= MAX_SHOWN_ROWS:
+            text = _("{table}, on {set}", table=find_table_title(block, name), set=of)
             only = _COLUMNS.get(f"{block}/{name}", ())
             shown = lay_out(table, f"{block}_{of}_{name}", text, looks, only)
-            shown.href, shown.notes = href, say("The CSV has more columns.") if only else None
-            shown = turned(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
+            shown.href, shown.notes = href, _("The CSV has more columns.") if only else None
+            shown = transpose(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
             shown.main = f"{block}/{name}" in _MAIN_TABLES
             yield shown
         elif href:
             part.links.append((f"{name}.csv", href))
 
 
-def _shown(saved: Saved, figure: str, addresses: dict[str, str], label: str) -> Shown:
-    alt = alternative(saved.result, figure, label)
+def _build_figure(saved: SavedResult, figure: str, addresses: dict[str, str], label: str) -> ReportFigure:
+    alt = describe_figure(saved.result, figure, label)
     png, svg = addresses.get(f"{figure}.png"), addresses.get(f"{figure}.svg")
-    text = label or caption(saved.result.block, figure)
-    return Shown(saved.folder / f"{figure}.png", alt, text, png, svg, label or None)
+    text = label or find_caption(saved.result.block, figure)
+    return ReportFigure(saved.folder / f"{figure}.png", alt, text, png, svg, label or None)

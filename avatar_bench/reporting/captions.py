@@ -5,134 +5,134 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from avatar_bench.i18n import say
-from avatar_bench.reporting.number_format import written
+from avatar_bench.i18n import _
+from avatar_bench.reporting.number_format import format_metric
 from avatar_bench.results.result import Result
 
 
-def caption(block: str, figure: str) -> str:
+def find_caption(block: str, figure: str) -> str:
     """Say what a figure of a block shows; the figure's own name where it is not known here."""
     if block == "gradcam_wall" and (named := re.fullmatch(r"class_\d+_(.+)", figure)):
-        return say("Images of the class {name}, model by model", name=named[1])
-    return _captions().get(f"{block}/{figure}", figure.replace("_", " "))
+        return _("Images of the class {name}, model by model", name=named[1])
+    return _list_captions().get(f"{block}/{figure}", figure.replace("_", " "))
 
 
-def in_order(block: str, figures: Iterable[str]) -> list[str]:
+def order_figures(block: str, figures: Iterable[str]) -> list[str]:
     """Give the figures of a block in the order in which they are read, the main one first."""
-    known = list(_captions())
+    known = list(_list_captions())
     places = {figure: known.index(name) for figure in figures if (name := f"{block}/{figure}") in known}
     return sorted(figures, key=lambda figure: (places.get(figure, len(known)), figure))
 
 
-def alternative(result: Result, figure: str, owner: str) -> str:
+def describe_figure(result: Result, figure: str, owner: str) -> str:
     """Say in words what a figure shows, of whom, on which set, and the main number of its Result."""
-    what = caption(result.block, figure)
+    what = find_caption(result.block, figure)
     if owner:
-        text = say("{what}, {model}, on {set}.", what=what, model=owner, set=result.set)
+        text = _("{what}, {model}, on {set}.", what=what, model=owner, set=result.set)
     else:
-        text = say("{what}, all models, on {set}.", what=what, set=result.set)
+        text = _("{what}, all models, on {set}.", what=what, set=result.set)
     named = next(iter(result.metrics.items()), None)
-    return text if named is None else f"{text} {named[0]}: {written(named[1])}."
+    return text if named is None else f"{text} {named[0]}: {format_metric(named[1])}."
 
 
-def _captions() -> dict[str, str]:
-    return _of_runs() | _of_comparisons()
+def _list_captions() -> dict[str, str]:
+    return _list_run_captions() | _list_comparison_captions()
 
 
-def _of_runs() -> dict[str, str]:
+def _list_run_captions() -> dict[str, str]:
     return {
-        "blind_test/confusion": say("Confusion matrix: a row is a true class, a column a prediction"),
-        "blind_test/per_source": say("Accuracy by source, with intervals"),
-        "blind_test/gallery_of_errors": say("The most confident errors"),
-        "robustness/severity_3": say("Accuracy under each corruption at severity 3"),
-        "robustness/severities": say("Accuracy, and recall of each class, by corruption and severity"),
-        "robustness/delivery": say("Accuracy as images are delivered: recompressed, resized, screenshot"),
-        "robustness/one_class": say("What changes when one class alone is corrupted"),
-        "robustness/pictures": say("An image under each corruption and severity, and its prediction"),
-        "robustness/pictures_delivered": say("An image as each way of delivery leaves it, and its prediction"),
-        "calibration/reliability": say("Reliability: accuracy against confidence"),
-        "calibration/confidence": say("How confident it is"),
-        "calibration/coverage": say("How often sets of classes hold the true one, and how large they are"),
-        "calibration/risk_coverage": say(
+        "blind_test/confusion": _("Confusion matrix: a row is a true class, a column a prediction"),
+        "blind_test/per_source": _("Accuracy by source, with intervals"),
+        "blind_test/gallery_of_errors": _("The most confident errors"),
+        "robustness/severity_3": _("Accuracy under each corruption at severity 3"),
+        "robustness/severities": _("Accuracy, and recall of each class, by corruption and severity"),
+        "robustness/delivery": _("Accuracy as images are delivered: recompressed, resized, screenshot"),
+        "robustness/one_class": _("What changes when one class alone is corrupted"),
+        "robustness/images": _("An image under each corruption and severity, and its prediction"),
+        "robustness/images_delivered": _("An image as each way of delivery leaves it, and its prediction"),
+        "calibration/reliability": _("Reliability: accuracy against confidence"),
+        "calibration/confidence": _("How confident it is"),
+        "calibration/coverage": _("How often sets of classes hold the true one, and how large they are"),
+        "calibration/risk_coverage": _(
             "Risk against coverage: errors left when the least confident answers are refused"
         ),
-        "calibration/shift": say("Coverage of the sets and calibration error on corrupted and other images"),
-        "out_of_domain/shares": say("What it calls images out of domain"),
-        "out_of_domain/confidence": say("How sure it is in and out of domain, by predicted class"),
-        "out_of_domain/auroc": say("How well scores tell images out of domain from those in it"),
-        "out_of_domain/gallery": say("Images out of domain with the most confident answers"),
-        "out_of_domain/scores": say("Scores in and out of domain"),
-        "error_bias/bias_map": say("What images of each source are taken for"),
-        "error_bias/confidence": say("Confidence of correct and incorrect predictions"),
-        "error_bias/weakest_slices": say("The weakest slices, with intervals"),
-        "prior_shift/mixes": say("Accuracy and macro-F1 under other mixes of classes"),
-        "prior_shift/shares": say("Accuracy and macro-F1 as the share of one class grows, class by class"),
-        "clusters/distances": say("Mean distances between classes"),
-        "clusters/silhouettes": say("Silhouettes by class"),
-        "clusters/source_distances": say("Mean distances between sources"),
-        "embedding/tsne": say("The embedding in a plane (t-SNE), by class and by source"),
-        "embedding/pca": say("The embedding in a plane (PCA), by class and by source"),
-        "embedding/umap": say("The embedding in a plane (UMAP), by class and by source"),
-        "gradcam/panels": say("Where it looks: Grad-CAM on images of each class"),
-        "gradcam/curves": say("Deletion and insertion of what the map marks"),
-        "gradcam/sanity": say("Maps of the trained network and of one with random weights"),
-        "efficiency/latency": say("Latency and throughput by batch"),
-        "architecture/diagram": say("Stages of the network, with their parameters and multiply-adds"),
-        "architecture/filters": say("Filters of the first layer: the patterns of colours that it responds to"),
-        "architecture/feature_maps": say(
+        "calibration/shift": _("Coverage of the sets and calibration error on corrupted and other images"),
+        "out_of_domain/shares": _("What it calls images out of domain"),
+        "out_of_domain/confidence": _("How sure it is in and out of domain, by predicted class"),
+        "out_of_domain/auroc": _("How well scores tell images out of domain from those in it"),
+        "out_of_domain/gallery": _("Images out of domain with the most confident answers"),
+        "out_of_domain/scores": _("Scores in and out of domain"),
+        "error_bias/bias_map": _("What images of each source are taken for"),
+        "error_bias/confidence": _("Confidence of correct and incorrect predictions"),
+        "error_bias/weakest_slices": _("The weakest slices, with intervals"),
+        "prior_shift/mixes": _("Accuracy and macro-F1 under other mixes of classes"),
+        "prior_shift/shares": _("Accuracy and macro-F1 as the share of one class grows, class by class"),
+        "clusters/distances": _("Mean distances between classes"),
+        "clusters/silhouettes": _("Silhouettes by class"),
+        "clusters/source_distances": _("Mean distances between sources"),
+        "embedding/tsne": _("The embedding in a plane (t-SNE), by class and by source"),
+        "embedding/pca": _("The embedding in a plane (PCA), by class and by source"),
+        "embedding/umap": _("The embedding in a plane (UMAP), by class and by source"),
+        "gradcam/panels": _("Where it looks: Grad-CAM on images of each class"),
+        "gradcam/curves": _("Deletion and insertion of what the map marks"),
+        "gradcam/sanity": _("Maps of the trained network and of one with random weights"),
+        "efficiency/latency": _("Latency and throughput by batch"),
+        "architecture/diagram": _("Stages of the network, with their parameters and multiply-adds"),
+        "architecture/filters": _("Filters of the first layer: the patterns of colours that it responds to"),
+        "architecture/feature_maps": _(
             "Feature maps of the first layers on an image of each class; above each column the number of its channel"
         ),
-        "run/curves": say("Loss and metrics by epoch"),
-        "data_audit/aurocs": say("How well the class is told without the image"),
-        "data_audit/carriers": say("How well single properties tell the class, as stored"),
-        "data_audit/properties": say("How properties are spread over the classes"),
-        "data_audit/confounding": say("Images by source and class"),
-        "against/differences": say("Paired differences from the earlier result, with intervals"),
+        "run/curves": _("Loss and metrics by epoch"),
+        "data_audit/aurocs": _("How well the class is told without the image"),
+        "data_audit/single_properties": _("How well single properties tell the class, as stored"),
+        "data_audit/properties": _("How properties are spread over the classes"),
+        "data_audit/confounding": _("Images by source and class"),
+        "against/differences": _("Paired differences from the earlier result, with intervals"),
     }
 
 
-def _of_comparisons() -> dict[str, str]:
+def _list_comparison_captions() -> dict[str, str]:
     return {
-        "significance/ranking": say("Ranking by accuracy, with intervals and ties"),
-        "significance/differences": say("Differences of every two models, and which are significant"),
-        "overview/by_class": say("Recall, precision and F1 by class, model by model"),
-        "overview/robustness": say("Accuracy under each corruption, model by model"),
-        "overview/robustness_bias": say("Robustness against bias, model by model"),
-        "overview/calibration": say("Calibration error against accuracy"),
-        "overview/confidence": say("Mean confidence of correct and incorrect predictions, model by model"),
-        "overview/ood_confidence": say("Mean confidence in and out of domain, model by model"),
-        "overview/ood_shares": say("What each model calls images out of domain"),
-        "overview/bias": say("Which class each model leans to, set by set"),
-        "overview/architectures": say("What each network is built of, and its size"),
-        "overview/speed_size": say("Speed against size, multiply-adds and accuracy"),
-        "overview/costs": say("Time, weights and memory, model by model"),
-        "overview/history": say("Training: loss and macro-F1 by epoch, model by model"),
-        "integrated_score/profile": say("The score and the qualities that it is made of"),
-        "integrated_score/ranks": say("How often each model takes each rank, under other images and other weights"),
-        "integrated_score/pareto": say(
+        "significance/ranking": _("Ranking by accuracy, with intervals and ties"),
+        "significance/differences": _("Differences of every two models, and which are significant"),
+        "overview/by_class": _("Recall, precision and F1 by class, model by model"),
+        "overview/robustness": _("Accuracy under each corruption, model by model"),
+        "overview/robustness_bias": _("Robustness against bias, model by model"),
+        "overview/calibration": _("Calibration error against accuracy"),
+        "overview/confidence": _("Mean confidence of correct and incorrect predictions, model by model"),
+        "overview/ood_confidence": _("Mean confidence in and out of domain, model by model"),
+        "overview/ood_shares": _("What each model calls images out of domain"),
+        "overview/bias": _("Which class each model leans to, set by set"),
+        "overview/architectures": _("What each network is built of, and its size"),
+        "overview/speed_size": _("Speed against size, multiply-adds and accuracy"),
+        "overview/costs": _("Time, weights and memory, model by model"),
+        "overview/history": _("Training: loss and macro-F1 by epoch, model by model"),
+        "integrated_score/profile": _("The score and the qualities that it is made of"),
+        "integrated_score/ranks": _("How often each model takes each rank, under other images and other weights"),
+        "integrated_score/pareto": _(
             "Accuracy against speed and size; the line joins models that no other beats in both"
         ),
-        "ensemble/gain": say("What each strategy gains over the single model chosen on val"),
-        "ensemble/weights": say("How much each model weighs, by strategy"),
-        "ensemble/contribution": say("What each model contributes: the accuracy lost without it"),
-        "ensemble_diversity/kappa": say("Agreement beyond chance (kappa) of every two models"),
-        "ensemble_diversity/double_fault": say("Share of images that two models both miss"),
-        "ensemble_diversity/error_correlation": say("Correlation of the errors of every two models"),
-        "ensemble_diversity/kappa_error": say(
+        "ensemble/gain": _("What each strategy gains over the single model chosen on val"),
+        "ensemble/weights": _("How much each model weighs, by strategy"),
+        "ensemble/contribution": _("What each model contributes: the accuracy lost without it"),
+        "ensemble_diversity/kappa": _("Agreement beyond chance (kappa) of every two models"),
+        "ensemble_diversity/double_fault": _("Share of images that two models both miss"),
+        "ensemble_diversity/error_correlation": _("Correlation of the errors of every two models"),
+        "ensemble_diversity/kappa_error": _(
             "Agreement against error: pairs that differ and are good lie low on the left"
         ),
-        "gradcam_wall/wall": say("The same images, model by model: where each looks and what it says"),
-        "cam_overlap/overlap": say("Overlap of attention by class, against the overlap of different images"),
-        "cam_overlap/pairs": say("Overlap of attention by pair of models, against the overlap of different images"),
-        "cam_overlap/maps": say("Raw maps of the models on the same images"),
-        "leave_one_source_out/recall": say("Share recognised of each source that was left out"),
-        "leave_one_source_out/taken_for": say("What images of each source that was left out are taken for"),
-        "shots/curve": say("Accuracy and macro-F1 against images a class"),
-        "transformers/differences": say("What SAM, the start and the family change, pair by pair"),
-        "transformers/accuracy": say("Accuracy by recipe, family by family"),
-        "transformers/cost": say("Accuracy against the time of training, numbered as in the chart by family"),
-        "transformers/study": say(
+        "gradcam_wall/wall": _("The same images, model by model: where each looks and what it says"),
+        "cam_overlap/overlap": _("Overlap of attention by class, against the overlap of different images"),
+        "cam_overlap/pairs": _("Overlap of attention by pair of models, against the overlap of different images"),
+        "cam_overlap/maps": _("Raw maps of the models on the same images"),
+        "leave_one_source_out/recall": _("Share recognised of each source that was left out"),
+        "leave_one_source_out/predicted_as": _("What images of each source that was left out are taken for"),
+        "shots/curve": _("Accuracy and macro-F1 against images a class"),
+        "transformers/differences": _("What SAM, the start and the family change, pair by pair"),
+        "transformers/accuracy": _("Accuracy by recipe, family by family"),
+        "transformers/cost": _("Accuracy against the time of training, numbered as in the chart by family"),
+        "transformers/study": _(
             "What the study typed in, and the accuracy on avatars measured here of the same networks"
         ),
-        "transformers/history": say("Well-known networks on ImageNet-1k: published figures, not measured here"),
+        "transformers/history": _("Well-known networks on ImageNet-1k: published figures, not measured here"),
     }

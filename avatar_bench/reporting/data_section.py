@@ -1,4 +1,4 @@
-"""Data card: how many pictures of which class and source stood on which side, and by which fingerprints."""
+"""Data card: how many images of which class and source stood on which side, and by which fingerprints."""
 
 from __future__ import annotations
 
@@ -9,118 +9,123 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from avatar_bench.audit.assessment import verdict_words
+from avatar_bench.audit.assessment import translate_assessment
 from avatar_bench.audit.count_charts import draw_counts
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import say
-from avatar_bench.reporting.inline_images import STEPS, Inlined, shrink
-from avatar_bench.reporting.number_format import value_cell
-from avatar_bench.reporting.saved_result import Saved
-from avatar_bench.reporting.study import Model, Study
-from avatar_bench.reporting.tables import Row, Table, column
+from avatar_bench.i18n import _
+from avatar_bench.reporting.inline_images import QUALITY_STEPS, InlineImage, shrink
+from avatar_bench.reporting.number_format import make_value_cell
+from avatar_bench.reporting.saved_result import SavedResult
+from avatar_bench.reporting.study import ReportedModel, Study
+from avatar_bench.reporting.tables import Table, TableRow, make_column
 from avatar_bench.results.result import Result
 
 
 class CountChart(NamedTuple):
     """A chart of counts as it stands in the page, with its alternative text and its caption."""
 
-    image: Inlined
+    image: InlineImage
     alt: str
     caption: str
 
 
-_SPLITS = ("train", "val", "calibration", "test")
+_SPLIT_ORDER = ("train", "val", "calibration", "test")
 
 
-def split_tables(study: Study) -> list[Table]:
-    """Count the pictures of each class and source on each side of the split; runs of one split share tables."""
+def build_split_tables(study: Study) -> list[Table]:
+    """Count the images of each class and source on each side of the split; runs of one split share tables."""
     found = []
-    for number, (fingerprint, models) in enumerate(_splits(study).items(), start=1):
-        table = _split(models[0].folder)
+    for number, (fingerprint, models) in enumerate(_group_by_split(study).items(), start=1):
+        table = _read_split(models[0].folder)
         if table is None:
             continue
         names = ", ".join(model.label for model in models)
         tag = "" if number == 1 else f"_{number}"
-        by_class = say("Pictures by class; split {fingerprint} of {models}", fingerprint=fingerprint, models=names)
-        by_source = say(
-            "Pictures by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=names
+        by_class = _("Images by class; split {fingerprint} of {models}", fingerprint=fingerprint, models=names)
+        by_source = _(
+            "Images by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=names
         )
-        found.append(_counted(table, ["label"], f"classes{tag}", by_class))
-        found.append(_counted(table, ["label", "source"], f"sources{tag}", by_source))
+        found.append(_build_count_table(table, ["label"], f"classes{tag}", by_class))
+        found.append(_build_count_table(table, ["label", "source"], f"sources{tag}", by_source))
     return found
 
 
-def count_charts(study: Study) -> list[CountChart]:
+def draw_count_charts(study: Study) -> list[CountChart]:
     """Draw the images of each split by class, side and source; runs of one split share a chart."""
     found = []
-    for fingerprint, models in _splits(study).items():
-        table = _split(models[0].folder)
+    for fingerprint, models in _group_by_split(study).items():
+        table = _read_split(models[0].folder)
         if table is None:
             continue
         names = ", ".join(model.label for model in models)
-        text = say("Images of {models} by class, split and source", models=names)
+        text = _("Images of {models} by class, split and source", models=names)
         stream = io.BytesIO()
-        draw_counts(table, _sides(table["split"])).savefig(stream, format="png", dpi=200)
+        draw_counts(table, _order_splits(table["split"])).savefig(stream, format="png", dpi=200)
         stream.seek(0)
-        image = shrink(stream, *STEPS[0])
+        image = shrink(stream, *QUALITY_STEPS[0])
         if image is not None:
-            found.append(CountChart(image, text, f"{text}; {say('split')} {fingerprint}"))
+            found.append(CountChart(image, text, f"{text}; {_('split')} {fingerprint}"))
     return found
 
 
-def set_tables(study: Study) -> Iterator[Table]:
+def build_set_tables(study: Study) -> Iterator[Table]:
     """Give the sources of each set that was judged, as blind_test has counted them."""
     for name in study.sets:
-        first: dict[str, Saved] = {}
+        first: dict[str, SavedResult] = {}
         for saved in study.of_block(name, "blind_test").values():
             first.setdefault(saved.fingerprint, saved)
         for number, saved in enumerate(first.values(), start=1):
             table = saved.result.tables.get("per_source")
             if table is not None and {"target", "source", "n", "groups"} <= set(table):
-                yield _sources(table, saved, f"set_{name}" + f"_{number}" * (number > 1))
+                yield _build_source_table(table, saved, f"set_{name}" + f"_{number}" * (number > 1))
 
 
-def audit(study: Study) -> tuple[str, list[str]] | None:
+def find_assessment(study: Study) -> tuple[str, list[str]] | None:
     """Give the verdict on the data with its reasons, from a run's data_audit or the data set's own, or None."""
-    results = [saved.result for _, saved in study.saved if saved.result.block == "data_audit"]
+    results = [saved.result for __, saved in study.saved if saved.result.block == "data_audit"]
     for model in study.runs:
         root = (model.record.get("data") or {}).get("root")
-        result = Result.load_whole(Path(root) / "audit") if root else None
-        if result is not None and result.provenance.get("data_fingerprint") == _fingerprint(model):
+        result = Result.load_if_complete(Path(root) / "audit") if root else None
+        if result is not None and result.provenance.get("data_fingerprint") == _data_fingerprint(model):
             results.append(result)
     for result in results:
-        verdict = result.provenance.get("verdict")
-        if isinstance(verdict, dict) and "answer" in verdict:
-            return verdict_words(verdict)
+        verdict = result.provenance.get("assessment")
+        if isinstance(verdict, dict) and "suitable" in verdict:
+            return translate_assessment(verdict)
     return None
 
 
-def _sources(table: pd.DataFrame, saved: Saved, name: str) -> Table:
+def _build_source_table(table: pd.DataFrame, saved: SavedResult, name: str) -> Table:
     counts = table.sort_values(["target", "source"])[["target", "source", "n", "groups"]]
-    columns = [column(say("class")), column(say("source")), column(say("pictures"), True), column(say("groups"), True)]
-    caption = say(
-        "What {set} holds: {n} pictures, fingerprint {fingerprint}",
+    columns = [
+        make_column(_("class")),
+        make_column(_("source")),
+        make_column(_("images"), True),
+        make_column(_("groups"), True),
+    ]
+    caption = _(
+        "What {set} holds: {n} images, fingerprint {fingerprint}",
         set=saved.result.set,
         n=saved.result.n,
         fingerprint=saved.fingerprint,
     )
-    rows = [Row([value_cell(value) for value in row]) for row in counts.astype(object).to_numpy().tolist()]
+    rows = [TableRow([make_value_cell(value) for value in row]) for row in counts.astype(object).to_numpy().tolist()]
     return Table(name, caption, columns, rows)
 
 
-def _fingerprint(model: Model) -> str:
+def _data_fingerprint(model: ReportedModel) -> str:
     return str((model.record.get("data") or {}).get("fingerprint", ""))
 
 
-def _splits(study: Study) -> dict[str, list[Model]]:
-    found: dict[str, list[Model]] = {}
+def _group_by_split(study: Study) -> dict[str, list[ReportedModel]]:
+    found: dict[str, list[ReportedModel]] = {}
     for model in study.runs:
-        fingerprint = str((model.record.get("split") or {}).get("fingerprint") or say("not known"))
+        fingerprint = str((model.record.get("split") or {}).get("fingerprint") or _("not known"))
         found.setdefault(fingerprint, []).append(model)
     return found
 
 
-def _split(folder: Path) -> pd.DataFrame | None:
+def _read_split(folder: Path) -> pd.DataFrame | None:
     try:
         table = read_csv(folder / "split.csv", dtype=str, keep_default_na=False)
     except (OSError, ValueError):
@@ -128,19 +133,23 @@ def _split(folder: Path) -> pd.DataFrame | None:
     return table if {"label", "source", "split"} <= set(table) else None
 
 
-def _counted(table: pd.DataFrame, by: list[str], name: str, caption: str) -> Table:
+def _build_count_table(table: pd.DataFrame, by: list[str], name: str, caption: str) -> Table:
     counts = pd.crosstab([table[key] for key in by], table["split"])
-    sides = _sides(table["split"])
-    heads = {"label": say("class"), "source": say("source")}
-    columns = [*(column(heads[key]) for key in by), *(column(side, True) for side in sides), column(say("all"), True)]
+    sides = _order_splits(table["split"])
+    heads = {"label": _("class"), "source": _("source")}
+    columns = [
+        *(make_column(heads[key]) for key in by),
+        *(make_column(side, True) for side in sides),
+        make_column(_("all"), True),
+    ]
     rows = []
     for key, row in counts[sides].iterrows():
         names = list(key) if isinstance(key, tuple) else [key]
-        rows.append(Row([*(str(part) for part in names), *(int(count) for count in row), int(row.sum())]))
+        rows.append(TableRow([*(str(part) for part in names), *(int(count) for count in row), int(row.sum())]))
     return Table(name, caption, columns, rows)
 
 
-def _sides(split: pd.Series) -> list[str]:
+def _order_splits(split: pd.Series) -> list[str]:
     """Return the sides of a split in their usual order."""
     found = set(split)
-    return [*(side for side in _SPLITS if side in found), *sorted(found - set(_SPLITS))]
+    return [*(side for side in _SPLIT_ORDER if side in found), *sorted(found - set(_SPLIT_ORDER))]

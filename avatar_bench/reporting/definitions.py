@@ -19,22 +19,22 @@ What the metrics mean, block by block, word for word as the report says it. This
 """
 
 
-def of_block(block: str) -> list[tuple[str, str]]:
+def find_definitions(block: str) -> list[tuple[str, str]]:
     """Return each term of a block with its meaning, in the language that is spoken; nothing of a user's own block."""
     spoken = language()
-    return [(entry["term"][spoken], entry[spoken]) for entry in _definitions().get(block, {}).values()]
+    return [(entry["term"][spoken], entry[spoken]) for entry in _load_definitions().get(block, {}).values()]
 
 
-def page() -> str:
+def render_definitions() -> str:
     """Return the page of all definitions as Markdown."""
     parts = [_HEAD]
-    for block, entries in _definitions().items():
+    for block, entries in _load_definitions().items():
         rows = "".join(f"- **{entry['term']['en']}**: {entry['en']}\n" for entry in entries.values())
         parts.append(f"## {block}\n\n{rows}\nMore: [{block}](blocks/{block}.md).\n")
     return "\n".join(parts)
 
 
 @cache
-def _definitions() -> Mapping[str, Mapping[str, Any]]:
+def _load_definitions() -> Mapping[str, Mapping[str, Any]]:
     """Return by block and metric: `term` and meaning in each language."""
     return dict(yaml.safe_load(_FILE.read_text(encoding="utf-8")))

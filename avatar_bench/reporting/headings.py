@@ -9,15 +9,15 @@ from pathlib import Path
 import yaml
 
 from avatar_bench.i18n import language
-from avatar_bench.reporting.captions import caption
+from avatar_bench.reporting.captions import find_caption
 from avatar_bench.results.result import Metric
 
 _FILE = Path(__file__).with_suffix(".yaml")
 
 
-def heading(name: str) -> str:
+def find_heading(name: str) -> str:
     """Return the words for a column or metric; of recall/real those for recall, and real. An unknown name stays."""
-    known = _headings()["columns"]
+    known = _load_headings()["columns"]
     if name in known:
         return known[name][language()]
     for pattern, words in known.items():
@@ -25,23 +25,23 @@ def heading(name: str) -> str:
         if start == pattern or not name.startswith(start):
             continue
         rest = name.removeprefix(start)
-        return words[language()] % (heading(rest) if words["en"].startswith("%s") else rest.replace("/", ", "))
+        return words[language()] % (find_heading(rest) if words["en"].startswith("%s") else rest.replace("/", ", "))
     return name
 
 
-def table_title(block: str, table: str) -> str:
+def find_table_title(block: str, table: str) -> str:
     """Return what a table of a block holds, which is what the figure of its name shows where only that is known."""
-    words = _headings()["tables"].get(f"{block}/{table}")
-    return words[language()] if words else caption(block, table)
+    words = _load_headings()["tables"].get(f"{block}/{table}")
+    return words[language()] if words else find_caption(block, table)
 
 
-def interval_name(metric: Metric) -> str:
+def find_interval_name(metric: Metric) -> str:
     """Return how the interval of a metric was made, nothing where it has none; what is not known here stays."""
     name = metric.interval or ""
-    return _headings()["intervals"].get(name, {}).get(language(), name)
+    return _load_headings()["intervals"].get(name, {}).get(language(), name)
 
 
 @cache
-def _headings() -> Mapping[str, Mapping[str, Mapping[str, str]]]:
+def _load_headings() -> Mapping[str, Mapping[str, Mapping[str, str]]]:
     """Return the words for columns, tables and intervals by name and language."""
     return dict(yaml.safe_load(_FILE.read_text(encoding="utf-8")))

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from avatar_bench.i18n import say
-from avatar_bench.reporting.leaderboard import Board, Row
-from avatar_bench.reporting.number_format import figure, listed, number, written
+from avatar_bench.i18n import _
+from avatar_bench.reporting.leaderboard import Leaderboard, LeaderboardRow
+from avatar_bench.reporting.number_format import format_metric, format_names, format_number, format_value
 
 
-def headline(board: Board) -> str:
+def format_headline(board: Leaderboard) -> str:
     """Return a sentence or three: who is best on a set, tied with whom, and who is no better than guessing."""
     able = [name for name in board.names if name not in board.guessing]
-    sentences = [f"{_best(board, able) if able else _none_better(board)}."]
+    sentences = [f"{_describe_best(board, able) if able else _describe_guessing(board)}."]
     if able and board.guessing:
-        sentences.append(say("No better than guessing: {names}.", names=listed(board.guessing)))
+        sentences.append(_("No better than guessing: {names}.", names=format_names(board.guessing)))
     if unread := [entry for entry in board.ranking or () if entry not in board.names]:
-        sentences.append(say("Without a usable accuracy, and left out: {names}.", names=listed(unread)))
+        sentences.append(_("Without a usable accuracy, and left out: {names}.", names=format_names(unread)))
     return " ".join(sentences)
 
 
-def _none_better(board: Board) -> str:
+def _describe_guessing(board: Leaderboard) -> str:
     """Say that nothing is better than guessing, with the highest balanced accuracy and the level of guessing."""
-    best = max(board.names, key=lambda name: _value(board, name, "balanced_accuracy"))
-    metric = _rows(board, best)[0].metrics["balanced_accuracy"]
-    level = number(metric.floor) if metric is not None and metric.floor is not None else say("not known")
-    shown = _written(board, best, "balanced_accuracy")
+    best = max(board.names, key=lambda name: _find_value(board, name, "balanced_accuracy"))
+    metric = _find_rows(board, best)[0].metrics["balanced_accuracy"]
+    level = format_number(metric.floor) if metric is not None and metric.floor is not None else _("not known")
+    shown = _format_value(board, best, "balanced_accuracy")
     if len(board.names) == 1:
-        return say(
+        return _(
             "{name} on {set} is no better than guessing: balanced accuracy {figure}, where guessing gives {level}",
             name=best,
             set=board.name,
             figure=shown,
             level=level,
         )
-    return say(
+    return _(
         "None of {n} on {set} is better than guessing: the highest balanced accuracy is {figure} ({name}), where "
         "guessing gives {level}",
         n=len(board.names),
@@ -45,73 +45,71 @@ def _none_better(board: Board) -> str:
     )
 
 
-def _best(board: Board, able: Sequence[str]) -> str:
-    level = [name for name in able if _value(board, name) == _value(board, able[0])]
+def _describe_best(board: Leaderboard, able: Sequence[str]) -> str:
+    level = [name for name in able if _find_value(board, name) == _find_value(board, able[0])]
     best = {row.name for row in board.rows if row.best}
     ties = [name for name in able if name in best and name not in level]
-    return _head(board, level) + _ties(board, level, ties)
+    return _describe_first(board, level) + _describe_ties(board, level, ties)
 
 
-def _head(board: Board, level: Sequence[str]) -> str:
-    name, n, found = listed(level), len(board.names), _written(board, level[0])
+def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
+    name, n, found = format_names(level), len(board.names), _format_value(board, level[0])
     if n == 1:
-        return say("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
+        return _("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
     if len(level) > 1:
-        return say(
-            "Level first of {n} on {set}: {name}, accuracy {figure}", n=n, set=board.name, name=name, figure=found
-        )
+        return _("Level first of {n} on {set}: {name}, accuracy {figure}", n=n, set=board.name, name=name, figure=found)
     if board.tested:
-        return say("Best of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
-    return say("Highest of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
+        return _("Best of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
+    return _("Highest of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
 
 
-def _ties(board: Board, level: Sequence[str], ties: Sequence[str]) -> str:
+def _describe_ties(board: Leaderboard, level: Sequence[str], ties: Sequence[str]) -> str:
     """Say what is tied with the best, as the rest of a sentence; nothing of one that has nobody beside it."""
     others = [name for name in board.names if name not in board.guessing and name not in level]
     if not others or (len(level) > 1 and not ties):
         return ""
     if len(level) > 1 and board.tested:
-        return "; " + say("not significantly different from them: {others}", others=listed(ties))
+        return "; " + _("not significantly different from them: {others}", others=format_names(ties))
     if len(level) > 1:
-        return "; " + say(
-            "their intervals overlap with that of {others}, and no paired test has been made", others=listed(ties)
+        return "; " + _(
+            "their intervals overlap with that of {others}, and no paired test has been made", others=format_names(ties)
         )
     if board.tested and ties:
-        return "; " + say(
-            "it is not significantly different from {others}, so they share first place", others=listed(ties)
+        return "; " + _(
+            "it is not significantly different from {others}, so they share first place", others=format_names(ties)
         )
-    rest = listed(others) if board.guessing else say("all others")
+    rest = format_names(others) if board.guessing else _("all others")
     if board.tested:
-        return "; " + say("it is significantly better than {others}", others=rest)
+        return "; " + _("it is significantly better than {others}", others=rest)
     if ties:
-        return "; " + say(
+        return "; " + _(
             "its interval overlaps with that of {others}, and no paired test has been made: which of them is better is "
             "not known",
-            others=listed(ties),
+            others=format_names(ties),
         )
-    return "; " + say(
+    return "; " + _(
         "its interval lies above that of {others}, though no paired test has been made",
         others=rest,
     )
 
 
-def _written(board: Board, name: str, metric: str = "accuracy") -> str:
+def _format_value(board: Leaderboard, name: str, metric: str = "accuracy") -> str:
     """Return a metric with its interval: the run's own, or over the seeds of a recipe as the ranking has it."""
-    rows, place = _rows(board, name), (board.ranking or {}).get(name, {})
+    rows, place = _find_rows(board, name), (board.ranking or {}).get(name, {})
     ends = ("low", "high") if metric == "accuracy" else (f"{metric}_low", f"{metric}_high")
     if len(rows) > 1 and metric in place:
-        return figure(*(float(place[key]) for key in (metric, *ends)))
+        return format_value(*(float(place[key]) for key in (metric, *ends)))
     found = rows[0].metrics[metric]
-    return say("not known") if found is None else written(found)
+    return _("not known") if found is None else format_metric(found)
 
 
-def _value(board: Board, name: str, metric: str = "accuracy") -> float:
+def _find_value(board: Leaderboard, name: str, metric: str = "accuracy") -> float:
     place = (board.ranking or {}).get(name, {})
     if metric in place:
         return float(place[metric])
-    values = [found.value for row in _rows(board, name) if (found := row.metrics[metric]) is not None]
+    values = [found.value for row in _find_rows(board, name) if (found := row.metrics[metric]) is not None]
     return max((value for value in values if value is not None), default=-1.0)
 
 
-def _rows(board: Board, name: str) -> list[Row]:
+def _find_rows(board: Leaderboard, name: str) -> list[LeaderboardRow]:
     return [row for row in board.rows if row.name == name]

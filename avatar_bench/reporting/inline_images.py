@@ -1,4 +1,4 @@
-"""Pictures: figures made small enough to stand inside the page, within a budget of bytes."""
+"""Images: figures made small enough to stand inside the page, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from PIL import Image
 
 from avatar_bench.files.hashes import sha256_of_file
 
-BUDGET = 8_500_000  # bytes of WebP; as base64 they are a third more, and the page stays under 15 MB
-MOST = 180  # figures in a page: each takes a tenth of a second, and nobody looks at more of them there
-STEPS = ((1000, 70), (800, 50), (600, 35))  # width in pixels and quality, one after the other where room is short
-_TALL = 4  # a figure is at most so many times as high as it is wide
-_LARGEST = 400_000_000  # pixels of a figure that is opened
+MAX_FIGURE_BYTES = 8_500_000  # bytes of WebP; as base64 they are a third more, and the page stays under 15 MB
+MAX_FIGURES = 180  # figures in a page: each takes a tenth of a second, and nobody looks at more of them there
+QUALITY_STEPS = (
+    (1000, 70),
+    (800, 50),
+    (600, 35),
+)  # width in pixels and quality, one after the other where room is short
+_MAX_ASPECT = 4  # a figure is at most so many times as high as it is wide
+_MAX_PIXELS = 400_000_000  # pixels of a figure that is opened
 
 
 @dataclass(frozen=True)
-class Inlined:
+class InlineImage:
     """Hold a figure as WebP, and its size in pixels."""
 
     data: bytes
@@ -34,14 +38,16 @@ class Inlined:
         return "data:image/webp;base64," + base64.b64encode(self.data).decode()
 
 
-def inline(files: Sequence[Path], budget: int = BUDGET, most: int = MOST) -> dict[Path, Inlined]:
+def inline_figures(
+    files: Sequence[Path], budget: int = MAX_FIGURE_BYTES, most: int = MAX_FIGURES
+) -> dict[Path, InlineImage]:
     """Give the first `most` figures as far as they fit into `budget` bytes, the first of `files` before the last.
 
     Where all do not fit, the largest are made smaller first; where that is not enough, the last are left out, and are
     for the page to link to. So is a figure that occurs again, and one that cannot be read.
     """
-    kept = _all_small(_distinct(files)[:most])
-    for width, quality in STEPS[1:]:
+    kept = _shrink_all(_drop_repeated(files)[:most])
+    for width, quality in QUALITY_STEPS[1:]:
         kept = _shrink_largest(kept, budget, width, quality)
     room, fitting = budget, {}
     for file, one in kept.items():
@@ -50,29 +56,29 @@ def inline(files: Sequence[Path], budget: int = BUDGET, most: int = MOST) -> dic
     return fitting
 
 
-def shrink(source: Path | io.BytesIO, width: int, quality: int) -> Inlined | None:
+def shrink(source: Path | io.BytesIO, width: int, quality: int) -> InlineImage | None:
     """Give a figure as WebP no wider than `width`; None where it cannot be read."""
     try:
         with Image.open(source) as image:
-            if image.width * image.height > _LARGEST:
+            if image.width * image.height > _MAX_PIXELS:
                 return None
-            plate = _reduced(_on_white(image), width)
+            plate = _reduce(_flatten_on_white(image), width)
             stream = io.BytesIO()
             plate.save(stream, "WEBP", quality=quality, method=2)
-            return Inlined(stream.getvalue(), *plate.size)
+            return InlineImage(stream.getvalue(), *plate.size)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 
 
-def _reduced(image: Image.Image, width: int) -> Image.Image:
+def _reduce(image: Image.Image, width: int) -> Image.Image:
     """Make an image smaller, first by whole factors: that is many times as fast."""
     factor = min(image.width // width, 4)
     image = image.reduce(factor) if factor > 1 else image
-    image.thumbnail((width, _TALL * width), Image.Resampling.BILINEAR)
+    image.thumbnail((width, _MAX_ASPECT * width), Image.Resampling.BILINEAR)
     return image
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _flatten_on_white(image: Image.Image) -> Image.Image:
     """Give an image without transparency, which is white: matplotlib leaves an alpha channel that says nothing."""
     if "A" not in image.getbands() or image.getchannel("A").getextrema()[0] == 255:
         return image.convert("RGB")
@@ -81,7 +87,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return plate
 
 
-def _distinct(files: Sequence[Path]) -> list[Path]:
+def _drop_repeated(files: Sequence[Path]) -> list[Path]:
     first: dict[str, Path] = {}
     for file in files:
         if file.is_file():
@@ -89,13 +95,13 @@ def _distinct(files: Sequence[Path]) -> list[Path]:
     return list(first.values())
 
 
-def _all_small(files: Sequence[Path]) -> dict[Path, Inlined]:
+def _shrink_all(files: Sequence[Path]) -> dict[Path, InlineImage]:
     with ThreadPoolExecutor() as pool:  # Pillow works outside the interpreter's lock
-        made = pool.map(lambda file: shrink(file, *STEPS[0]), files)
+        made = pool.map(lambda file: shrink(file, *QUALITY_STEPS[0]), files)
         return {file: one for file, one in zip(files, made, strict=True) if one is not None}
 
 
-def _shrink_largest(kept: dict[Path, Inlined], budget: int, width: int, quality: int) -> dict[Path, Inlined]:
+def _shrink_largest(kept: dict[Path, InlineImage], budget: int, width: int, quality: int) -> dict[Path, InlineImage]:
     """Make the largest smaller, from what they have become already, until all fit."""
     over = sum(len(one.data) for one in kept.values()) - budget
     smaller = dict(kept)

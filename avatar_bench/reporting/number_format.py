@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from avatar_bench.i18n import say, translate
+from avatar_bench.i18n import _, translate
 from avatar_bench.results.result import Metric
 
 Cell = dict[str, Any]
@@ -15,7 +15,7 @@ Cell = dict[str, Any]
 _MOST_DIGITS = 6
 
 
-def digits(value: float, low: float | None = None, high: float | None = None) -> int:
+def count_digits(value: float, low: float | None = None, high: float | None = None) -> int:
     """Return how many digits behind the point a number of this size needs, or it and the ends of its interval alike.
 
     As many as show its size, and where the interval is narrower than that, as many as show its width.
@@ -27,44 +27,52 @@ def digits(value: float, low: float | None = None, high: float | None = None) ->
     return max(few, min(_MOST_DIGITS, math.ceil(-math.log10(high - low))))
 
 
-def number(value: float, places: int | None = None) -> str:
+def format_number(value: float, places: int | None = None) -> str:
     """Write a number with as many digits as say something, or with so many: 0.687, 4.23, 53.4, 1103."""
     tiny = places is None and 0 < abs(value) < 0.0005
-    text = f"{value:.0e}" if tiny else f"{value:.{digits(value) if places is None else places}f}"
+    text = f"{value:.0e}" if tiny else f"{value:.{count_digits(value) if places is None else places}f}"
     return (text[1:] if text.startswith("-") and not text.strip("-0.") else text).replace("-", "−")  # a minus
 
 
-def written(metric: Metric) -> str:
+def format_metric(metric: Metric) -> str:
     """Write a metric with its interval, or why there is none."""
     if metric.value is None:
-        return say("none: {why}", why=translate(metric.reason or ""))
-    return figure(metric.value, metric.low, metric.high)
+        return _("none: {why}", why=translate(metric.reason or ""))
+    return format_value(metric.value, metric.low, metric.high)
 
 
-def figure(value: float, low: float | None = None, high: float | None = None) -> str:
+def format_value(value: float, low: float | None = None, high: float | None = None) -> str:
     """Write a value and the ends of its interval, where it has one, all with the same digits."""
-    return cell_text(interval_cell(value, low, high))
+    return format_cell(make_interval_cell(value, low, high))
 
 
-def interval_cell(value: float, low: float | None = None, high: float | None = None) -> Cell:
+def make_interval_cell(value: float, low: float | None = None, high: float | None = None) -> Cell:
     """Return a value as a cell with the ends of its interval, where it has one; whole numbers stay whole."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return {"value": value, "text": number(value)}
-    places = 0 if all(float(end).is_integer() for end in (value, low, high)) and high > 1 else digits(value, low, high)
-    return {"value": value, "text": number(value, places), "low": float(low), "high": float(high), "digits": places}
+        return {"value": value, "text": format_number(value)}
+    places = (
+        0 if all(float(end).is_integer() for end in (value, low, high)) and high > 1 else count_digits(value, low, high)
+    )
+    return {
+        "value": value,
+        "text": format_number(value, places),
+        "low": float(low),
+        "high": float(high),
+        "digits": places,
+    }
 
 
-def metric_cell(metric: Metric | None) -> Cell | None:
+def make_metric_cell(metric: Metric | None) -> Cell | None:
     """Return a metric as a cell: sorted by its value, with its interval; None where the block never gave it."""
     if metric is None:
         return None
     if metric.value is None:
         return {"value": None, "text": None, "reason": translate(metric.reason or "")}
     floor = {} if metric.floor is None else {"floor": metric.floor}
-    return interval_cell(metric.value, metric.low, metric.high) | floor
+    return make_interval_cell(metric.value, metric.low, metric.high) | floor
 
 
-def value_cell(value: Any, whole: bool = True) -> Any:
+def make_value_cell(value: Any, whole: bool = True) -> Any:
     """Return a value of a saved table as a cell: a number written short, nothing for what is empty.
 
     A whole number is written so only in a column of whole numbers (`whole`): 1.000 stands above 0.687.
@@ -72,20 +80,20 @@ def value_cell(value: Any, whole: bool = True) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
-        return {"text": say("yes") if value else say("no"), "value": int(value)}
+        return {"text": _("yes") if value else _("no"), "value": int(value)}
     if isinstance(value, float):
-        return {"text": f"{value:.0f}" if whole and value.is_integer() else number(value), "value": value}
+        return {"text": f"{value:.0f}" if whole and value.is_integer() else format_number(value), "value": value}
     return value if isinstance(value, int) else str(value)
 
 
-def cell_text(cell: Any) -> str:
+def format_cell(cell: Any) -> str:
     """Give a cell as plain text, for Markdown and CSV."""
     if cell is None:
         return "–"
     if not isinstance(cell, dict):
         return str(cell)
     if cell.get("reason") and cell.get("value") is None:
-        return say("none: {why}", why=cell["reason"])
+        return _("none: {why}", why=cell["reason"])
     if "first" in cell:
         ranks = {cell["first"], cell["last"]}
         return " ".join(["–".join(map(str, sorted(ranks))), *([cell["letters"]] if cell.get("letters") else [])])
@@ -94,12 +102,12 @@ def cell_text(cell: Any) -> str:
         return f"{text} ({cell['soft']})"
     if "low" not in cell:
         return text
-    low, high = (number(cell[end], cell.get("digits")) for end in ("low", "high"))
+    low, high = (format_number(cell[end], cell.get("digits")) for end in ("low", "high"))
     return f"{text} [{low}, {high}]"
 
 
-def listed(names: Sequence[str]) -> str:
+def format_names(names: Sequence[str]) -> str:
     """Write names as a list in a sentence."""
     if len(names) < 2:
         return "".join(names)
-    return say("{most} and {last}", most=", ".join(names[:-1]), last=names[-1])
+    return _("{most} and {last}", most=", ".join(names[:-1]), last=names[-1])

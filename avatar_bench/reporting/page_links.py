@@ -7,10 +7,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from avatar_bench.errors import OutputError
-from avatar_bench.reporting.saved_result import Saved
+from avatar_bench.reporting.saved_result import SavedResult
 
 
-class Files:
+class PageLinks:
     """Give the addresses of files as they are seen from `page`; nothing is copied."""
 
     def __init__(self, page: Path) -> None:
@@ -21,7 +21,7 @@ class Files:
         """Give the address of a file or folder, relative to the page."""
         return quote(Path(os.path.relpath(path.resolve(), self._folder)).as_posix())
 
-    def of(self, saved: Saved) -> dict[str, str]:
+    def of(self, saved: SavedResult) -> dict[str, str]:
         """Give the address of each file that a Result was saved with and that is still there, by its name."""
         folder = self.link(saved.folder)
         return {name: f"{folder}/{quote(name)}" for name in saved.files if name not in saved.gone}

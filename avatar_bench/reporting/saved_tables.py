@@ -8,48 +8,50 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.i18n import say, translate
-from avatar_bench.reporting.headings import heading
-from avatar_bench.reporting.number_format import Cell, interval_cell, number, value_cell
-from avatar_bench.reporting.tables import Row, Table, column
+from avatar_bench.i18n import _, translate
+from avatar_bench.reporting.headings import find_heading
+from avatar_bench.reporting.number_format import Cell, format_number, make_interval_cell, make_value_cell
+from avatar_bench.reporting.tables import Table, TableRow, make_column
 
-Looks = Mapping[str, Mapping[str, str]]  # color and marker of each model
-_NAMED = ("run", "recipe", "model", "label", "a", "b")  # columns that hold names of models
+RunStyles = Mapping[str, Mapping[str, str]]  # color and marker of each model
+_MODEL_COLUMNS = ("run", "recipe", "model", "label", "a", "b")  # columns that hold names of models
 
 
-def lay_out(table: pd.DataFrame, name: str, caption: str, looks: Looks, only: Sequence[str] = ()) -> Table:
+def lay_out(table: pd.DataFrame, name: str, caption: str, looks: RunStyles, only: Sequence[str] = ()) -> Table:
     """Give a saved table: the ends of an interval beside its value, models in their colours.
 
     `x`, `x_low` and `x_high` become one column, and so do any column and a `low` and `high` right behind it; where x is
     empty, `x_reason` stands in its place. `params_m_x` stands below the name x. Of the columns that are then left,
     `only` keeps some, as far as they hold anything.
     """
-    ends = _ends(list(map(str, table.columns)))
-    beside = {end for pair in ends.values() for end in pair} | {_reason(head) for head in map(str, table.columns)}
-    beside |= {_size(name) for name in _NAMED if name in table}
+    ends = _find_interval_columns(list(map(str, table.columns)))
+    beside = {end for pair in ends.values() for end in pair} | {
+        _name_reason_column(head) for head in map(str, table.columns)
+    }
+    beside |= {_name_size_column(name) for name in _MODEL_COLUMNS if name in table}
     heads = [str(head) for head in table.columns if str(head) not in beside]
-    heads = [head for head in heads if not only or (head in only and _says(table, head))]
+    heads = [head for head in heads if not only or (head in only and _has_values(table, head))]
     whole = {head for head in heads if table[head].dtype.kind != "f" or not (table[head].dropna() % 1).any()}
-    rows = [_row(record, heads, ends, looks, whole) for record in table.astype(object).to_dict("records")]
-    columns = [column(heading(head), table[head].dtype.kind in "if", bars=False, key=head) for head in heads]
+    rows = [_build_row(record, heads, ends, looks, whole) for record in table.astype(object).to_dict("records")]
+    columns = [make_column(find_heading(head), table[head].dtype.kind in "if", bars=False, key=head) for head in heads]
     return Table(name, caption, columns, rows)
 
 
-def turned(table: Table) -> Table:
+def transpose(table: Table) -> Table:
     """Give a table of few models and many columns with a column a model instead."""
     heads = [
-        column(str(row.cells[0]["text"] if isinstance(row.cells[0], dict) else row.cells[0]), True)
+        make_column(str(row.cells[0]["text"] if isinstance(row.cells[0], dict) else row.cells[0]), True)
         for row in table.rows
     ]
     columns = [table.columns[0], *(head | {"bars": False} for head in heads)]
     rows = [
-        Row([one["text"], *(row.cells[place] for row in table.rows)])
+        TableRow([one["text"], *(row.cells[place] for row in table.rows)])
         for place, one in enumerate(table.columns[1:], start=1)
     ]
     return Table(table.name, table.caption, columns, rows, table.notes, table.href)
 
 
-def _ends(heads: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _find_interval_columns(heads: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Give the names of the columns that hold the ends of the interval of a column."""
     found = {head: (f"{head}_low", f"{head}_high") for head in heads if {f"{head}_low", f"{head}_high"} <= set(heads)}
     for place in range(len(heads) - 2):
@@ -58,45 +60,45 @@ def _ends(heads: Sequence[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _reason(head: str) -> str:
+def _name_reason_column(head: str) -> str:
     return f"{head}_reason"
 
 
-def _size(name: str) -> str:
+def _name_size_column(name: str) -> str:
     return f"params_m_{name}"
 
 
-def _says(table: pd.DataFrame, head: str) -> bool:
+def _has_values(table: pd.DataFrame, head: str) -> bool:
     """Say whether a column holds anything, be it reasons alone."""
-    return any(table[name].notna().any() for name in (head, _reason(head)) if name in table)
+    return any(table[name].notna().any() for name in (head, _name_reason_column(head)) if name in table)
 
 
-def _row(
+def _build_row(
     record: Mapping[Any, Any],
     heads: Sequence[str],
     ends: Mapping[str, tuple[str, str]],
-    looks: Looks,
+    looks: RunStyles,
     whole: Collection[str],
-) -> Row:
+) -> TableRow:
     cells = []
     for head in heads:
-        cell = value_cell(record[head], head in whole)
+        cell = make_value_cell(record[head], head in whole)
         if head in ends and isinstance(record[head], int | float):
-            cell = _with_ends(cell, record[head], *(record[end] for end in ends[head]))
-        elif head in _NAMED and isinstance(cell, str) and cell in looks:
+            cell = _add_interval(cell, record[head], *(record[end] for end in ends[head]))
+        elif head in _MODEL_COLUMNS and isinstance(cell, str) and cell in looks:
             cell = {"text": cell, **looks[cell]}
-        if not pd.isna(size := record.get(_size(head), math.nan)):
-            told = say("{number} M parameters", number=number(size))
+        if not pd.isna(size := record.get(_name_size_column(head), math.nan)):
+            told = _("{number} M parameters", number=format_number(size))
             cell = (cell if isinstance(cell, dict) else {"text": cell}) | {"soft": told}
-        why = record.get(_reason(head))
+        why = record.get(_name_reason_column(head))
         if cell is None and isinstance(why, str):
             cell = {"text": None, "value": None, "reason": translate(why)}
         cells.append(cell)
-    first = record.get(heads[0]) if heads and heads[0] in _NAMED[:4] else None
-    return Row(cells, str(first) if first in looks else None)
+    first = record.get(heads[0]) if heads and heads[0] in _MODEL_COLUMNS[:4] else None
+    return TableRow(cells, str(first) if first in looks else None)
 
 
-def _with_ends(cell: Any, value: float, low: Any, high: Any) -> Cell | None:
+def _add_interval(cell: Any, value: float, low: Any, high: Any) -> Cell | None:
     if cell is None or pd.isna(low) or pd.isna(high):
         return cell if cell is None or isinstance(cell, dict) else {"text": str(cell), "value": value}
-    return interval_cell(value, float(low), float(high))
+    return make_interval_cell(value, float(low), float(high))

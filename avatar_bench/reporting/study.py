@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.errors import AvatarBenchError, DataError
-from avatar_bench.i18n import say
-from avatar_bench.reporting.saved_result import Problem, Saved, read_evaluation
-from avatar_bench.results.result import AGAINST
-from avatar_bench.runs.labels import entrants
+from avatar_bench.i18n import _
+from avatar_bench.reporting.saved_result import Problem, SavedResult, read_evaluation
+from avatar_bench.results.result import AGAINST_FOLDER
+from avatar_bench.runs.labels import label_runs
 from avatar_bench.runs.record import ENSEMBLE, RECORD, read_config, read_record
 
-FIRST = ("blind", "test", "val", "calibration")  # the order of sets: what says most of new pictures stands first
+SET_ORDER = ("blind", "test", "val", "calibration")  # the order of sets: what says most of new images stands first
 
-Key = tuple[str, str]  # set, block
+ResultKey = tuple[str, str]  # set, block
 
 
 @dataclass(frozen=True)
-class Model:
+class ReportedModel:
     """Hold one thing that was judged, a run or an ensemble, and its Results by set and block."""
 
     label: str
@@ -31,7 +31,7 @@ class Model:
     folder: Path
     record: dict[str, Any]
     config: dict[str, Any]
-    results: dict[Key, Saved] = field(default_factory=dict)
+    results: dict[ResultKey, SavedResult] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> str:
@@ -44,33 +44,33 @@ class Study:
     """Hold all that is reported of a folder; paths in `problems` are relative to it."""
 
     root: Path
-    models: list[Model]
-    comparisons: dict[Key, Saved]
+    models: list[ReportedModel]
+    comparisons: dict[ResultKey, SavedResult]
     problems: list[Problem]
 
     @property
-    def runs(self) -> list[Model]:
+    def runs(self) -> list[ReportedModel]:
         """Give the models that are runs."""
         return [model for model in self.models if model.kind == "run"]
 
     @property
     def sets(self) -> list[str]:
         """Give the names of the sets that anything was judged on, the blind one first."""
-        names = {name for results in self._results() for name, _ in results}
-        return sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+        names = {name for results in self._results() for name, __ in results}
+        return sorted(names, key=lambda name: (SET_ORDER.index(name) if name in SET_ORDER else len(SET_ORDER), name))
 
     @property
-    def saved(self) -> Iterator[tuple[Model | None, Saved]]:
+    def saved(self) -> Iterator[tuple[ReportedModel | None, SavedResult]]:
         """Give every Result with the model that it is of, None for comparisons."""
         yield from ((None, saved) for saved in self.comparisons.values())
         yield from ((model, saved) for model in self.models for saved in model.results.values())
 
-    def of_block(self, name: str, block: str) -> dict[str, Saved]:
+    def of_block(self, name: str, block: str) -> dict[str, SavedResult]:
         """Give the Results of a block on a set by the label of the model."""
         found = {model.label: model.results.get((name, block)) for model in self.models}
         return {label: saved for label, saved in found.items() if saved is not None}
 
-    def _results(self) -> list[dict[Key, Saved]]:
+    def _results(self) -> list[dict[ResultKey, SavedResult]]:
         return [self.comparisons, *(model.results for model in self.models)]
 
 
@@ -79,11 +79,11 @@ def read_study(root: Path) -> Study:
     if not root.is_dir():
         raise DataError(f"runs={root}: there is no such folder.", "Expected one that holds runs, as train makes them.")
     problems: list[Problem] = []
-    runs = list(_runs(root, problems))
-    models = [*runs, *_ensembles(root, runs, problems)]
+    runs = list(_read_runs(root, problems))
+    models = [*runs, *_read_ensembles(root, runs, problems)]
     beside = [] if _is_model(root) else read_evaluation(root, True)  # a run's own evaluation compares nothing
-    alone = (one for one in beside if _run_of(one) is None)
-    comparisons = _usable(root, _known_alone(alone, models), problems)
+    alone = (one for one in beside if _find_run(one) is None)
+    comparisons = _collect_usable(root, _check_comparisons(alone, models), problems)
     if not models:
         raise DataError(
             f"runs={root} holds no run that can be reported.",
@@ -95,50 +95,50 @@ def read_study(root: Path) -> Study:
             f"runs={root}: nothing has been judged yet, so there is nothing to report.",
             f"First: avatar-bench evaluate ckpt={root} block=all",
         )
-    return Study(root, models, comparisons, [*problems, *_missing(root, models)])
+    return Study(root, models, comparisons, [*problems, *_find_missing(root, models)])
 
 
-def _runs(root: Path, problems: list[Problem]) -> Iterator[Model]:
+def _read_runs(root: Path, problems: list[Problem]) -> Iterator[ReportedModel]:
     """Give the finished runs below a folder, the oldest first: comparisons name and colour them in that order.
 
     Those that lie elsewhere are among them where `evaluate out=DIR` has put Results of theirs below the folder.
     """
-    own, finished = _folders(root, RECORD), []
-    elsewhere = _elsewhere(root, own, problems)
+    own, finished = _find_folders(root, RECORD), []
+    elsewhere = _find_results_elsewhere(root, own, problems)
     for folder in [*own, *(place for place in elsewhere if place not in own)]:
         try:
             record = read_record(folder)
         except AvatarBenchError as error:
-            problems.append(Problem("damaged", _where(folder, root), error.lines[0]))
+            problems.append(Problem("damaged", _make_relative(folder, root), error.lines[0]))
             continue
         if record.get("status") == "finished":
             finished.append((str(record.get("started", "")), str(folder), folder))
         else:
-            why = say("its status is {status}", status=record.get("status", "unknown"))
-            problems.append(Problem("unfinished", _where(folder, root), why))
-    for one in entrants([folder for *_, folder in sorted(finished)]):
-        model = Model(one.label, one.recipe, "run", one.folder, one.record, one.config)
+            why = _("its status is {status}", status=record.get("status", "unknown"))
+            problems.append(Problem("unfinished", _make_relative(folder, root), why))
+    for one in label_runs([folder for *__, folder in sorted(finished)]):
+        model = ReportedModel(one.label, one.recipe, "run", one.folder, one.record, one.config)
         found = [*elsewhere.get(one.folder, ()), *(read_evaluation(one.folder) if one.folder in own else ())]
-        model.results.update(_usable(root, _of_model(found, model), problems, one.label))
+        model.results.update(_collect_usable(root, _check_checkpoint(found, model), problems, one.label))
         yield model
 
 
-def _elsewhere(root: Path, own: Sequence[Path], problems: list[Problem]) -> dict[Path, list[Saved]]:
+def _find_results_elsewhere(root: Path, own: Sequence[Path], problems: list[Problem]) -> dict[Path, list[SavedResult]]:
     """Return the Results below a folder that lie in no run's, by the run that each names, one of `own` or not."""
     known = {folder.resolve(): folder for folder in own}
-    found: dict[Path, list[Saved]] = {}
+    found: dict[Path, list[SavedResult]] = {}
     for place in sorted(folder.parent for folder in root.rglob("evaluation")):
         for one in () if _is_model(place) else read_evaluation(place):
-            if isinstance(one, Saved) and (run := _run_of(one)) is not None:
+            if isinstance(one, SavedResult) and (run := _find_run(one)) is not None:
                 found.setdefault(known.get(run.resolve(), run), []).append(one)
             elif isinstance(one, Problem) and place != root:  # those of the folder itself are told with its comparisons
-                problems.append(Problem(one.kind, _where(Path(one.where), root), one.why))
+                problems.append(Problem(one.kind, _make_relative(Path(one.where), root), one.why))
     return found
 
 
-def _run_of(one: Saved | Problem) -> Path | None:
+def _find_run(one: SavedResult | Problem) -> Path | None:
     """Return the folder of the run that a Result says it is of; None for a comparison, or data alone."""
-    run = one.result.provenance.get("run") if isinstance(one, Saved) else None
+    run = one.result.provenance.get("run") if isinstance(one, SavedResult) else None
     return Path(run) if isinstance(run, str) else None
 
 
@@ -146,23 +146,25 @@ def _is_model(folder: Path) -> bool:
     return (folder / RECORD).is_file() or (folder / ENSEMBLE).is_file()
 
 
-def _ensembles(root: Path, runs: Sequence[Model], problems: list[Problem]) -> Iterator[Model]:
-    for folder in _folders(root, ENSEMBLE):
+def _read_ensembles(root: Path, runs: Sequence[ReportedModel], problems: list[Problem]) -> Iterator[ReportedModel]:
+    for folder in _find_folders(root, ENSEMBLE):
         try:
             record = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
             kind, members = str(record["kind"]), [dict(member) for member in record["members"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(Problem("damaged", _where(folder, root), str(error)))
+            problems.append(Problem("damaged", _make_relative(folder, root), str(error)))
             continue
-        strange = list(_strange(folder, members, runs))
-        problems += [Problem("foreign", _where(folder, root), why, folder.name) for why in strange]
+        strange = list(_find_changed_members(folder, members, runs))
+        problems += [Problem("foreign", _make_relative(folder, root), why, folder.name) for why in strange]
         if not strange:
-            model = Model(folder.name, folder.name, kind, folder, record, read_config(folder))
-            model.results.update(_usable(root, read_evaluation(folder), problems, model.label))
+            model = ReportedModel(folder.name, folder.name, kind, folder, record, read_config(folder))
+            model.results.update(_collect_usable(root, read_evaluation(folder), problems, model.label))
             yield model
 
 
-def _strange(folder: Path, members: Sequence[dict[str, Any]], runs: Sequence[Model]) -> Iterator[str]:
+def _find_changed_members(
+    folder: Path, members: Sequence[dict[str, Any]], runs: Sequence[ReportedModel]
+) -> Iterator[str]:
     """Name the members of an ensemble that were trained anew since, and those that are not here."""
     known = {run.checkpoint: run for run in runs}
     places = {run.folder.resolve(): run for run in runs}
@@ -172,10 +174,10 @@ def _strange(folder: Path, members: Sequence[dict[str, Any]], runs: Sequence[Mod
             continue
         run = next((places[place] for place in (file, *file.parents) if place in places), None)
         if run is None:
-            yield say("its member {member} is not here", member=member.get("run"))
+            yield _("its member {member} is not here", member=member.get("run"))
         else:
             own = run.checkpoint[:12]
-            yield say(
+            yield _(
                 "its member {member} is of {theirs}, that run is now {own}",
                 member=run.label,
                 theirs=theirs[:12],
@@ -183,16 +185,16 @@ def _strange(folder: Path, members: Sequence[dict[str, Any]], runs: Sequence[Mod
             )
 
 
-def _folders(root: Path, file: str) -> list[Path]:
+def _find_folders(root: Path, file: str) -> list[Path]:
     return sorted({found.parent for found in root.rglob(file)}) if root.is_dir() else []
 
 
-def _of_model(found: Iterable[Saved | Problem], model: Model) -> Iterator[Saved | Problem]:
+def _check_checkpoint(found: Iterable[SavedResult | Problem], model: ReportedModel) -> Iterator[SavedResult | Problem]:
     """Set apart the Results of another checkpoint than the one that the run's record names."""
     for one in found:
-        theirs = one.result.provenance.get("checkpoint_sha256") if isinstance(one, Saved) else None
-        if isinstance(one, Saved) and theirs and model.checkpoint and theirs != model.checkpoint:
-            why = say(
+        theirs = one.result.provenance.get("checkpoint_sha256") if isinstance(one, SavedResult) else None
+        if isinstance(one, SavedResult) and theirs and model.checkpoint and theirs != model.checkpoint:
+            why = _(
                 "it is of the checkpoint {theirs}, the run's is {own}", theirs=theirs[:12], own=model.checkpoint[:12]
             )
             yield Problem("foreign", str(one.folder), why)
@@ -200,50 +202,54 @@ def _of_model(found: Iterable[Saved | Problem], model: Model) -> Iterator[Saved 
             yield one
 
 
-def _known_alone(found: Iterable[Saved | Problem], models: Sequence[Model]) -> Iterator[Saved | Problem]:
+def _check_comparisons(
+    found: Iterable[SavedResult | Problem], models: Sequence[ReportedModel]
+) -> Iterator[SavedResult | Problem]:
     """Set apart the comparisons of checkpoints that are not here; an ensemble's is the one that its Results name."""
     results = (saved.result for model in models for saved in model.results.values() if model.kind != "run")
     known = {model.checkpoint for model in models} | {one.provenance.get("checkpoint_sha256") for one in results}
     for one in found:
-        strange = set(_compared(one)) - known if isinstance(one, Saved) else set()
-        if isinstance(one, Saved) and strange:
-            why = say("it compares checkpoints that are not here: {names}", names=", ".join(sorted(strange)))
+        strange = set(_list_checkpoints(one)) - known if isinstance(one, SavedResult) else set()
+        if isinstance(one, SavedResult) and strange:
+            why = _("it compares checkpoints that are not here: {names}", names=", ".join(sorted(strange)))
             yield Problem("foreign", str(one.folder), why)
         else:
             yield one
 
 
-def _compared(one: Saved) -> Iterator[str]:
+def _list_checkpoints(one: SavedResult) -> Iterator[str]:
     for run in one.result.provenance.get("compared") or ():
         if isinstance(run, dict) and run.get("checkpoint_sha256"):
             yield str(run["checkpoint_sha256"])
 
 
-def _usable(root: Path, found: Iterable[Saved | Problem], problems: list[Problem], label: str = "") -> dict[Key, Saved]:
+def _collect_usable(
+    root: Path, found: Iterable[SavedResult | Problem], problems: list[Problem], label: str = ""
+) -> dict[ResultKey, SavedResult]:
     """Keep what can be read, and note what cannot, and what lacks files."""
     kept = {}
     for one in found:
         if isinstance(one, Problem):
-            problems.append(Problem(one.kind, _where(Path(one.where), root), one.why, label))
+            problems.append(Problem(one.kind, _make_relative(Path(one.where), root), one.why, label))
             continue
         kept[one.result.set, one.result.block] = one
         if one.gone:
-            why = say("files are gone: {names}", names=", ".join(one.gone))
-            problems.append(Problem("missing", _where(one.folder, root), why, label))
+            why = _("files are gone: {names}", names=", ".join(one.gone))
+            problems.append(Problem("missing", _make_relative(one.folder, root), why, label))
     return kept
 
 
-def _missing(root: Path, models: Sequence[Model]) -> Iterator[Problem]:
+def _find_missing(root: Path, models: Sequence[ReportedModel]) -> Iterator[Problem]:
     """Name the Results that others have and a run lacks."""
     runs = [model for model in models if model.kind == "run"]
-    asked = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST})
+    asked = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST_FOLDER})
     for model in runs:
-        for name in sorted({name for name, _ in asked}):
+        for name in sorted({name for name, __ in asked}):
             blocks = [block for there, block in asked if there == name and (name, block) not in model.results]
             if blocks:
-                why = say("not judged on {name} by: {blocks}", name=name, blocks=", ".join(blocks))
-                yield Problem("missing", _where(model.folder, root), why, model.label)
+                why = _("not judged on {name} by: {blocks}", name=name, blocks=", ".join(blocks))
+                yield Problem("missing", _make_relative(model.folder, root), why, model.label)
 
 
-def _where(folder: Path, root: Path) -> str:
+def _make_relative(folder: Path, root: Path) -> str:
     return Path(os.path.relpath(folder, root)).as_posix()

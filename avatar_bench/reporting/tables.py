@@ -9,15 +9,15 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from avatar_bench.files.csv_io import csv_text
-from avatar_bench.reporting.number_format import cell_text
+from avatar_bench.files.csv_io import format_csv
+from avatar_bench.reporting.number_format import format_cell
 
 Column = dict[str, Any]
-_MOST_ROWS = 100  # of a table that carries its own CSV
+_MAX_INLINE_ROWS = 100  # of a table that carries its own CSV
 
 
 @dataclass
-class Row:
+class TableRow:
     """Hold the cells of a row, the label of the model that it is of, and whether it is set off."""
 
     cells: list[Any]
@@ -39,7 +39,7 @@ class Table:
     name: str
     caption: str
     columns: list[Column]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[TableRow] = field(default_factory=list)
     notes: str | None = None
     href: str | None = None
     compact: bool = False
@@ -48,9 +48,9 @@ class Table:
     @property
     def csv(self) -> str | None:
         """Give the address of its CSV: a saved file, or for a short table of the report's own the content itself."""
-        if self.href or not 0 < len(self.rows) <= _MOST_ROWS:
+        if self.href or not 0 < len(self.rows) <= _MAX_INLINE_ROWS:
             return self.href
-        return "data:text/csv;charset=utf-8," + quote(csv_text(self.frame()))
+        return "data:text/csv;charset=utf-8," + quote(format_csv(self.frame()))
 
     @property
     def plain_rows(self) -> list[dict[str, Any]]:
@@ -60,27 +60,27 @@ class Table:
     @property
     def texts(self) -> list[list[str]]:
         """Give the rows as plain text, for Markdown."""
-        return [[cell_text(cell) for cell in row.cells] for row in self.rows]
+        return [[format_cell(cell) for cell in row.cells] for row in self.rows]
 
     def frame(self) -> pd.DataFrame:
         """Give the table for CSV: numbers in full, intervals in columns of their own."""
         parts: dict[str, list[Any]] = {}
         for place, column in enumerate(self.columns):
             cells = [row.cells[place] for row in self.rows]
-            name = _free(str(column.get("key", column["text"])), parts)
-            parts[name] = [_full(cell) for cell in cells]
+            name = _make_unique(str(column.get("key", column["text"])), parts)
+            parts[name] = [_find_full_value(cell) for cell in cells]
             for end in ("low", "high"):
                 if any(isinstance(cell, dict) and end in cell for cell in cells):
                     parts[f"{name} {end}"] = [cell.get(end) if isinstance(cell, dict) else None for cell in cells]
         return pd.DataFrame(parts)
 
 
-def column(text: str, number: bool = False, better: str | None = None, **more: Any) -> Column:
+def make_column(text: str, number: bool = False, better: str | None = None, **more: Any) -> Column:
     """Give a column; `better` is "higher" or "lower" where one end is the good one."""
     return {"text": text, "number": number} | ({"better": better} if better else {}) | more
 
 
-def fit_scale(columns: Sequence[Column], rows: Iterable[Row]) -> None:
+def fit_scale(columns: Sequence[Column], rows: Iterable[TableRow]) -> None:
     """Draw intervals on a scale from 0 to 1 where all of a column lies there, and not at all elsewhere."""
     kept = list(rows)
     for place, one in enumerate(columns):
@@ -89,15 +89,15 @@ def fit_scale(columns: Sequence[Column], rows: Iterable[Row]) -> None:
         one["bars"] = bool(ends) and min(ends) >= 0 and max(ends) <= 1
 
 
-def _free(name: str, taken: dict[str, Any]) -> str:
+def _make_unique(name: str, taken: dict[str, Any]) -> str:
     return name if name not in taken else f"{name} {len(taken)}"
 
 
-def _full(cell: Any) -> Any:
+def _find_full_value(cell: Any) -> Any:
     """Give a value in full, such as a whole hash of which a few digits are shown."""
     if not isinstance(cell, dict):
         return cell
     for key in ("full", "value"):
         if cell.get(key) is not None:
             return cell[key]
-    return cell_text(cell)
+    return format_cell(cell)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from avatar_bench.errors import CheckpointError, DivergedError
-from avatar_bench.files.atomic_write import whole
-from avatar_bench.files.checkpoint_container import open_stored
+from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.checkpoint_container import open_stored_archive
 
-Floats = NDArray[np.floating]
+FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Predictions:
     """
 
     classes: tuple[str, ...]
-    logits: Floats
-    embeddings: Floats
+    logits: FloatArray
+    embeddings: FloatArray
     targets: NDArray[np.int64]
     paths: NDArray[np.str_]
     groups: NDArray[np.str_]
@@ -50,7 +50,7 @@ class Predictions:
         return len(self.logits)
 
     @property
-    def probabilities(self) -> Floats:
+    def probabilities(self) -> FloatArray:
         """Give the softmax of logits / temperature, (N, C) float64, each row summing to 1."""
         return np.asarray(softmax(self.logits.astype(np.float64) / self.temperature, axis=1))
 
@@ -60,7 +60,7 @@ class Predictions:
         return np.asarray(self.logits.argmax(axis=1))
 
     @property
-    def confidence(self) -> Floats:
+    def confidence(self) -> FloatArray:
         """Give the largest probability of each image, (N,), from 1/C to 1."""
         return np.asarray(self.probabilities.max(axis=1))
 
@@ -73,7 +73,7 @@ class Predictions:
         """Give the Predictions of some rows, by index or mask."""
         return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
 
-    def in_order(self, classes: Sequence[str]) -> Predictions:
+    def reorder(self, classes: Sequence[str]) -> Predictions:
         """Give the Predictions with the same classes in another order, by name."""
         if tuple(classes) == self.classes:
             return self
@@ -83,7 +83,7 @@ class Predictions:
 
     def save(self, file: Path) -> None:
         """Write one .npz without pickle, complete or not at all."""
-        with whole(file, alone=False) as part, part.open("wb") as stream:
+        with atomic_write(file, alone=False) as part, part.open("wb") as stream:
             np.savez(
                 stream,
                 classes=np.array(self.classes, dtype=np.str_),
@@ -96,7 +96,7 @@ class Predictions:
     def load(cls, file: Path) -> Predictions:
         """Read what `save` wrote; never unpickles. Raise CheckpointError where it is missing or anything else."""
         try:
-            with file.open("rb") as stream, open_stored(stream):
+            with file.open("rb") as stream, open_stored_archive(stream):
                 stream.seek(0)
                 with np.load(stream, allow_pickle=False) as stored:
                     arrays = {name: stored[name] for name in ("classes", "temperature", *_ARRAYS)}
@@ -110,7 +110,9 @@ class Predictions:
         classes = tuple(map(str, arrays.pop("classes")))
         temperature = float(arrays.pop("temperature"))
         rows = len(arrays["logits"])
-        known = all(kind in arrays[name].dtype.kind and arrays[name].ndim == n for name, (kind, n) in _KINDS.items())
+        known = all(
+            kind in arrays[name].dtype.kind and arrays[name].ndim == n for name, (kind, n) in _ARRAY_KINDS.items()
+        )
         if not known or {len(array) for array in arrays.values()} != {rows} or not 0 < temperature < np.inf:
             raise ValueError("arrays of other shapes or types")
         targets = arrays["targets"]
@@ -119,13 +121,13 @@ class Predictions:
         return cls(classes=classes, temperature=temperature, has_logits=has_logits, **arrays)
 
 
-_SINGLE = ("classes", "temperature", "has_logits")
-_ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in _SINGLE)
+_NOT_ARRAYS = ("classes", "temperature", "has_logits")
+_ARRAYS = tuple(field.name for field in fields(Predictions) if field.name not in _NOT_ARRAYS)
 
-_KINDS = {"logits": ("f", 2), "embeddings": ("f", 2), "targets": ("i", 1)}  # of each array, its type and its axes
-_KINDS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))
+_ARRAY_KINDS = {"logits": ("f", 2), "embeddings": ("f", 2), "targets": ("i", 1)}  # of each array, its type and its axes
+_ARRAY_KINDS |= dict.fromkeys(("paths", "groups", "sources"), ("U", 1))
 
 
-def strings(values: Iterable[str]) -> NDArray[np.str_]:
+def to_string_array(values: Iterable[str]) -> NDArray[np.str_]:
     """Give a fixed-width string array, which numpy stores without pickle."""
     return np.array(list(values), dtype=np.str_)

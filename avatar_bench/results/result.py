@@ -23,10 +23,10 @@ from avatar_bench.files.csv_io import read_csv, write_csv
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCHEMA = 1
-AGAINST = "against"  # the folder, beside those of blocks, of differences from an earlier Result
-_SVG_DPI = 150  # of pictures in it, which bear no more at the size of a wall's cell; lines and text have none
-_STALE = 86_400  # seconds after which a half-written folder is nobody's
+RESULT_SCHEMA = 1
+AGAINST_FOLDER = "against"  # the folder, beside those of blocks, of differences from an earlier Result
+_SVG_DPI = 150  # of images in it, which bear no more at the size of a wall's cell; lines and text have none
+_STALE_SECONDS = 86_400  # seconds after which a half-written folder is nobody's
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class Result:
     def load(cls, folder: Path) -> Result:
         """Read metrics and tables back; all else stays files. Raise ValueError on the schema of another version."""
         text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        if text["schema"] != SCHEMA:
-            raise ValueError(f"schema {text['schema']}; this version reads schema {SCHEMA}")
+        if text["schema"] != RESULT_SCHEMA:
+            raise ValueError(f"schema {text['schema']}; this version reads schema {RESULT_SCHEMA}")
         return cls(
             block=text["block"],
             set=text["set"],
@@ -116,7 +116,7 @@ class Result:
         )
 
     @classmethod
-    def load_whole(cls, folder: Path) -> Result | None:
+    def load_if_complete(cls, folder: Path) -> Result | None:
         """Read a Result where every file of it is there; None where it is missing, damaged or not whole."""
         try:
             text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -138,11 +138,11 @@ class Result:
     def _json(self) -> str:
         body = {
             "block": self.block,
-            "schema": SCHEMA,
+            "schema": RESULT_SCHEMA,
             "set": self.set,
             "n": self.n,
             "classes": list(self.classes),
-            "metrics": {name: _without_nothing(metric) for name, metric in self.metrics.items()},
+            "metrics": {name: _drop_missing(metric) for name, metric in self.metrics.items()},
             "warnings": self.warnings,
             "files": self.files,
             "provenance": self.provenance,
@@ -200,7 +200,7 @@ def _put_in_place(part: Path, folder: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
     for left in folder.parent.glob(f".{folder.name}.*.part"):  # of processes that were killed, or still write
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > _STALE:
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left)
 
 
@@ -213,6 +213,6 @@ def _move(folder: Path, target: Path) -> None:
         shutil.rmtree(folder)  # of a lower layer of a container's file system, which does not rename such folders
 
 
-def _without_nothing(metric: Metric) -> dict[str, Any]:
+def _drop_missing(metric: Metric) -> dict[str, Any]:
     stated = asdict(metric)
     return {key: value for key, value in stated.items() if value is not None or key in ("value", "higher_is_better")}

@@ -21,9 +21,9 @@ from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
-from avatar_bench.metrics.averaging import Mix, average_logits
-from avatar_bench.models.model_card import Card, training_step
-from avatar_bench.models.card_schema import fault_of_classes
+from avatar_bench.metrics.averaging import AveragingWeights, average_logits
+from avatar_bench.models.model_card import Card, describe_training
+from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.record import ENSEMBLE, read_json
 from avatar_bench.runs.run import Run
@@ -31,7 +31,7 @@ from avatar_bench.runs.run import Run
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
-_OF_RUN_ALONE = ("label", "recipe", "judged")
+_SINGLE_RUN_OPTIONS = ("label", "recipe", "judged")
 
 
 def load(run: str | Path, **options: Any) -> Run:
@@ -40,7 +40,7 @@ def load(run: str | Path, **options: Any) -> Run:
 
 
 def predict(run: str | Path, paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Give a verdict on each picture file: `load(run).predict(paths)`."""
+    """Give a verdict on each image file: `load(run).predict(paths)`."""
     return open_run(run).predict(paths)
 
 
@@ -54,14 +54,14 @@ def open_run(path: str | Path, **options: Any) -> Run:
     return _open(folder, options) if os.path.isfile(folder / ENSEMBLE) else Run.open(place, **options)
 
 
-def save(folder: Path, description: Mapping[str, Any]) -> Path:
+def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
     """Write a folder's ensemble.json, complete or not at all, its members by their way from there; give the folder.
 
     `description` holds kind ("ensemble" or "soup"), members (each with run, checkpoint_sha256, weight, temperature),
     temperature and classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    members = [{**member, "run": _way(Path(member["run"]), folder)} for member in description["members"]]
+    members = [{**member, "run": _compute_relative_path(Path(member["run"]), folder)} for member in description["members"]]
     part = folder / f"{ENSEMBLE}.{os.getpid()}.part"  # another process may be writing the same
     text = json.dumps({**description, "members": members}, indent=1, ensure_ascii=False, allow_nan=False)
     part.write_text(f"{text}\n", encoding="utf-8")
@@ -69,8 +69,8 @@ def save(folder: Path, description: Mapping[str, Any]) -> Path:
     return folder
 
 
-def describe(kind: str, runs: Sequence[Run], mix: Mix, temperature: float, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Give what `save` writes of the runs that weigh anything in a mix."""
+def describe_ensemble(kind: str, runs: Sequence[Run], mix: AveragingWeights, temperature: float, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Give what `save_ensemble` writes of the runs that weigh anything in a mix."""
     members = [
         {
             "run": str(run.checkpoint),
@@ -84,7 +84,7 @@ def describe(kind: str, runs: Sequence[Run], mix: Mix, temperature: float, class
     return {"kind": kind, "members": members, "temperature": float(temperature), "classes": list(classes)}
 
 
-def combine(members: Sequence[Predictions], mix: Mix, temperature: float) -> Predictions:
+def combine_predictions(members: Sequence[Predictions], mix: AveragingWeights, temperature: float) -> Predictions:
     """Return the Predictions of averaged members, whose own are of the same images and in one order of classes.
 
     Logits are those of `average_logits`, known where every member that weighs anything has its own. Embeddings are the
@@ -94,14 +94,14 @@ def combine(members: Sequence[Predictions], mix: Mix, temperature: float) -> Pre
     return replace(
         members[0],
         logits=average_logits(np.stack([member.logits for member in members]), mix).astype(np.float32),
-        embeddings=np.concatenate([_unit(member.embeddings) for member in members], axis=1),
+        embeddings=np.concatenate([_scale_to_unit_length(member.embeddings) for member in members], axis=1),
         temperature=temperature,
         has_logits=all(member.has_logits for member in weighing),
     )
 
 
 @dataclass
-class Combined(Run):
+class CombinedRun(Run):
     """Hold the Runs, one or more, that one is made of, what each weighs, and the temperature fitted for the whole.
 
     A set is refused that any member refuses; its own sets are those that no member has learned from.
@@ -110,7 +110,7 @@ class Combined(Run):
     KIND: ClassVar[str]  # changes where the same members come to give other Predictions, so that kept ones are void
 
     members: tuple[Run, ...] = ()
-    mix: Mix = field(default_factory=lambda: Mix(np.ones(0), np.ones(0)), compare=False)
+    mix: AveragingWeights = field(default_factory=lambda: AveragingWeights(np.ones(0), np.ones(0)), compare=False)
     fitted: float = 1.0
 
     @cached_property
@@ -130,27 +130,27 @@ class Combined(Run):
         """
         sets = [member.images for member in self.members]
         known = [images for images in sets if images is not None]
-        return _union(known) if len(known) == len(sets) else None
+        return _merge_images(known) if len(known) == len(sets) else None
 
     @property
-    def seconds_of_passes(self) -> float:
-        """Give how long sets of pictures took to go through every network so far."""
-        return super().seconds_of_passes + sum(member.seconds_of_passes for member in self.members)
+    def inference_seconds(self) -> float:
+        """Give how long sets of images took to go through every network so far."""
+        return super().inference_seconds + sum(member.inference_seconds for member in self.members)
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:
         """Give what every member's weights have been through, each member's training included."""
         steps: list[dict[str, Any]] = []
         for member in self.members:
-            own = training_step(member.card, member.checkpoint_sha256, member.record.get("allow") or [])
+            own = describe_training(member.card, member.checkpoint_sha256, member.record.get("allow") or [])
             steps += [step for step in (*member.ancestors, own) if step not in steps]
         return steps
 
-    def rest(self) -> None:
+    def unload_model(self) -> None:
         """Let go of every network."""
-        super().rest()
+        super().unload_model()
         for member in self.members:
-            member.rest()
+            member.unload_model()
 
     def _is_held_out(self, dataset: Dataset) -> bool:
         return super()._is_held_out(dataset) or any(member._holds_out(dataset) for member in self.members)
@@ -165,7 +165,7 @@ class Combined(Run):
 
 
 @dataclass
-class Ensemble(Combined):
+class EnsembleRun(CombinedRun):
     """Weighted mean of the members' probabilities and of their energies, see `average_logits`."""
 
     KIND = "Ensemble with energies"
@@ -178,20 +178,20 @@ class Ensemble(Combined):
         cards = [member.card for member in self.members]
         first = cards[0]
         if any(set(card.classes) != set(self.order) for card in cards):
-            raise CheckpointError(f"{self.checkpoint}: its classes are not those of its members.", _AGAIN)
+            raise CheckpointError(f"{self.checkpoint}: its classes are not those of its members.", _REBUILD_HINT)
         alike = [card.split_fingerprint == first.split_fingerprint for card in cards]
         return replace(
             first,
             classes=self.order,
             backbone=" + ".join(dict.fromkeys(card.backbone for card in cards)),
-            preprocessing=_agreed([card.preprocessing for card in cards]),
+            preprocessing=_keep_agreed_values([card.preprocessing for card in cards]),
             split_fingerprint=first.split_fingerprint if all(alike) else "",
             temperature=self.fitted,
         )
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Give the first member's transform, for pictures that are shown; each member uses its own."""
+        """Give the first member's transform, for images that are shown; each member uses its own."""
         return self.members[0].preprocessing
 
     @cached_property
@@ -201,11 +201,11 @@ class Ensemble(Combined):
 
     def wake(self, precision: str = "32") -> list[str]:
         """Read every member's network now, and give what is to be told of them; raise as a Run's does."""
-        return [note for member in self.members for note in member.wake(precision)]
+        return [note for member in self.members for note in member.load_model(precision)]
 
     @property
     def preprocessings(self) -> tuple[Preprocessing, ...]:
-        """Give each way in which a member wants a picture prepared, once."""
+        """Give each way in which a member wants an image prepared, once."""
         return tuple(dict.fromkeys(one for member in self.members for one in member.preprocessings))
 
     def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
@@ -225,11 +225,11 @@ class Ensemble(Combined):
         return [self._combine(each) for each in zip(*made, strict=True)]
 
     def _combine(self, made: Sequence[Predictions]) -> Predictions:
-        return combine([one.in_order(self.classes) for one in made], self.mix, self.temperature)
+        return combine_predictions([one.reorder(self.classes) for one in made], self.mix, self.temperature)
 
 
 @dataclass
-class Soup(Combined):
+class WeightSoup(CombinedRun):
     """Answer with one network whose weights are the mean of the members', which share one architecture and origin.
 
     Wortsman et al., ICML 2022. Counters are the first member's; means and variances of normalisation are averaged too.
@@ -238,12 +238,12 @@ class Soup(Combined):
     KIND = "Soup"
 
     @classmethod
-    def of(cls, members: Sequence[Run]) -> Soup:
+    def of(cls, members: Sequence[Run]) -> WeightSoup:
         """Give a soup that lies in no folder, with a temperature of 1; it predicts as the first member is set to."""
         first, size = members[0], len(members)
-        mix = Mix(np.full(size, 1 / size), np.ones(size))
+        mix = AveragingWeights(np.full(size, 1 / size), np.ones(size))
         settings = {name: getattr(first, name) for name in ("allow", "accelerator", "workers", "batch_size", "others")}
-        return cls(Path("soup"), None, _record(members), **settings, members=tuple(members), mix=mix)
+        return cls(Path("soup"), None, _merge_records(members), **settings, members=tuple(members), mix=mix)
 
     @cached_property
     def card(self) -> Card:
@@ -255,22 +255,22 @@ class Soup(Combined):
         """Give the network of averaged weights, in eval mode, on the run's device."""
         states = [member.classifier.net.state_dict() for member in self.members]
         classifier = copy.deepcopy(self.members[0].classifier)
-        classifier.net.load_state_dict(_mean_state(states, self.mix.weights))
+        classifier.net.load_state_dict(_average_states(states, self.mix.weights))
         for member in self.members:
-            member.rest()
+            member.unload_model()
         return classifier
 
 
-def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> Combined:
+def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> CombinedRun:
     stated = _read(folder)
-    shared = {name: value for name, value in options.items() if name not in _OF_RUN_ALONE}
-    members = tuple(_member(folder, member, shared, depth) for member in stated["members"])
-    mix = Mix(*(np.array([float(member[key]) for member in stated["members"]]) for key in ("weight", "temperature")))
+    shared = {name: value for name, value in options.items() if name not in _SINGLE_RUN_OPTIONS}
+    members = tuple(_open_member(folder, member, shared, depth) for member in stated["members"])
+    mix = AveragingWeights(*(np.array([float(member[key]) for member in stated["members"]]) for key in ("weight", "temperature")))
     fields = {"members": members, "mix": mix, "fitted": float(stated["temperature"]), **options}
-    place = (folder / ENSEMBLE, folder, _record(members))
+    place = (folder / ENSEMBLE, folder, _merge_records(members))
     if stated["kind"] == "soup":
-        return Soup(*place, **fields)
-    return Ensemble(*place, **fields, order=tuple(stated["classes"]))
+        return WeightSoup(*place, **fields)
+    return EnsembleRun(*place, **fields, order=tuple(stated["classes"]))
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -281,34 +281,34 @@ def _read(folder: Path) -> dict[str, Any]:
         keys = {"run", "checkpoint_sha256", "weight", "temperature"}
         whole = stated["kind"] in ("ensemble", "soup") and bool(members) and all(keys <= one.keys() for one in members)
         numbers = [float(one[key]) for one in members for key in ("weight", "temperature")] + [stated["temperature"]]
-        usable = whole and all(0 < number < np.inf for number in numbers) and len(members) <= MEMBERS
-        usable = usable and isinstance(stated["classes"], list) and not fault_of_classes(stated["classes"])
+        usable = whole and all(0 < number < np.inf for number in numbers) and len(members) <= MAX_MEMBERS
+        usable = usable and isinstance(stated["classes"], list) and not find_class_fault(stated["classes"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}.", _AGAIN) from error
+        raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}.", _REBUILD_HINT) from error
     if not usable:
-        raise CheckpointError(f"{file} does not describe an ensemble: members, weights, temperatures, classes.", _AGAIN)
+        raise CheckpointError(f"{file} does not describe an ensemble: members, weights, temperatures, classes.", _REBUILD_HINT)
     return dict(stated)
 
 
-MEMBERS = 1000  # at most
-DEPTH = 2  # of ensembles: one of soups is deep enough
-_AGAIN = "Make it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
+MAX_MEMBERS = 1000  # at most
+MAX_ENSEMBLE_DEPTH = 2  # of ensembles: one of soups is deep enough
+_REBUILD_HINT = "Make it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
 
 
-def _member(folder: Path, stated: Mapping[str, Any], options: Mapping[str, Any], depth: int) -> Run:
+def _open_member(folder: Path, stated: Mapping[str, Any], options: Mapping[str, Any], depth: int) -> Run:
     place = Path(os.path.normpath(folder / str(stated["run"])))
     if not place.exists():
-        raise CheckpointError(f"{folder / ENSEMBLE}: its member {place} is gone.", _AGAIN)
+        raise CheckpointError(f"{folder / ENSEMBLE}: its member {place} is gone.", _REBUILD_HINT)
     inner = place.parent if place.name == ENSEMBLE else place
-    if (inner / ENSEMBLE).is_file() and depth == DEPTH:  # it may be a member of itself
-        raise CheckpointError(f"{folder / ENSEMBLE}: its members are ensembles of ensembles.", _AGAIN)
+    if (inner / ENSEMBLE).is_file() and depth == MAX_ENSEMBLE_DEPTH:  # it may be a member of itself
+        raise CheckpointError(f"{folder / ENSEMBLE}: its members are ensembles of ensembles.", _REBUILD_HINT)
     run = _open(inner, options, depth + 1) if (inner / ENSEMBLE).is_file() else Run.open(place, **options)
     if run.checkpoint_sha256 != stated["checkpoint_sha256"]:
-        raise CheckpointError(f"{folder / ENSEMBLE}: its member {place} is no longer the one it was made of.", _AGAIN)
+        raise CheckpointError(f"{folder / ENSEMBLE}: its member {place} is no longer the one it was made of.", _REBUILD_HINT)
     return run
 
 
-def _way(place: Path, folder: Path) -> str:
+def _compute_relative_path(place: Path, folder: Path) -> str:
     """Give the way from a folder to a place; the place itself where there is none, as between two drives."""
     try:
         return Path(os.path.relpath(place.absolute(), folder.absolute())).as_posix()
@@ -316,50 +316,50 @@ def _way(place: Path, folder: Path) -> str:
         return str(place.absolute())
 
 
-def _record(members: Sequence[Run]) -> dict[str, Any]:
+def _merge_records(members: Sequence[Run]) -> dict[str, Any]:
     """Give what all members' records agree on, and where the first finds its data."""
-    record = _agreed([member.record for member in members])
+    record = _keep_agreed_values([member.record for member in members])
     return record | {key: members[0].record[key] for key in ("data",) if key in members[0].record}
 
 
-def _agreed(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _keep_agreed_values(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in parts[0].items() if all(key in one and one[key] == value for one in parts)}
 
 
-def _union(sets: Sequence[Dataset]) -> Dataset:
+def _merge_images(sets: Sequence[Dataset]) -> Dataset:
     root = sets[0].root
-    frames = [_seen_from(root, images) for images in sets]
+    frames = [_rebase_paths(root, images) for images in sets]
     sides = [dict(zip(frame["sha256"], frame["split"], strict=True)) for frame in frames]
     whole = pd.concat(frames, ignore_index=True)
     whole = whole[~whole.duplicated(["sha256"]) | (whole.index < len(frames[0]))].reset_index(drop=True)
-    split = [_side([side.get(key, "") for side in sides]) for key in whole["sha256"]]
+    split = [_merge_splits([side.get(key, "") for side in sides]) for key in whole["sha256"]]
     return Dataset("run", root, whole.assign(split=split))
 
 
-def _seen_from(root: Path, images: Dataset) -> pd.DataFrame:
+def _rebase_paths(root: Path, images: Dataset) -> pd.DataFrame:
     if images.root == root:
         return images.frame
-    paths = [_way(images.root / path, root) for path in images.frame["path"]]
+    paths = [_compute_relative_path(images.root / path, root) for path in images.frame["path"]]
     return images.frame.assign(path=paths)
 
 
-def _side(sides: Sequence[str]) -> str:
+def _merge_splits(sides: Sequence[str]) -> str:
     for learned in ("train", "val"):
         if learned in sides:
             return learned
     return sides[0] if len(set(sides)) == 1 else ""
 
 
-def _unit(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
+def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
-def _mean_state(states: Sequence[Mapping[str, torch.Tensor]], weights: NDArray[np.float64]) -> dict[str, torch.Tensor]:
-    return {name: _mean_tensor([state[name] for state in states], weights) for name in states[0]}
+def _average_states(states: Sequence[Mapping[str, torch.Tensor]], weights: NDArray[np.float64]) -> dict[str, torch.Tensor]:
+    return {name: _average_tensors([state[name] for state in states], weights) for name in states[0]}
 
 
-def _mean_tensor(tensors: Sequence[torch.Tensor], weights: NDArray[np.float64]) -> torch.Tensor:
+def _average_tensors(tensors: Sequence[torch.Tensor], weights: NDArray[np.float64]) -> torch.Tensor:
     if not tensors[0].is_floating_point():
         return tensors[0]
     total = sum(weight * tensor.double() for weight, tensor in zip(weights.tolist(), tensors, strict=True))

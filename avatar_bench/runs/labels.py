@@ -13,18 +13,18 @@ from typing import Any
 from avatar_bench.runs.record import RECORD, read_config, read_record
 
 # what may differ between runs of one recipe: the seed, and what has no part in what is learned
-_APART = {
+_RECIPE_EXCLUDED = {
     "": ("seed", "out", "init_from", "resume", "lang", "logger", "allow"),
     "data": ("workers", "blind", "ood"),
     "trainer": ("threads", "devices", "accelerator", "strategy"),
     "callbacks": ("progress",),
 }
 # what an option that came later was before a configuration could name it; others were off, which is null
-_BEFORE: dict[str, dict[str, Any]] = {"optimizer": {"decay_norms": True}}
+_LATER_DEFAULTS: dict[str, dict[str, Any]] = {"optimizer": {"decay_norms": True}}
 
 
 @dataclass(frozen=True)
-class Entrant:
+class LabelledRun:
     """Hold a Run folder, its record and configuration, its `label`, and the name of its `recipe`.
 
     Runs that differ in seed alone are of one recipe.
@@ -37,49 +37,49 @@ class Entrant:
     config: dict[str, Any]
 
 
-def entrants(folders: Sequence[Path]) -> list[Entrant]:
+def label_runs(folders: Sequence[Path]) -> list[LabelledRun]:
     """Give each Run a label of its own, and its recipe the shortest name that no other has.
 
     A checkpoint file is called by its name. Raises CheckpointError where a record cannot be read.
     """
     records = [read_record(folder) if (folder / RECORD).is_file() else {} for folder in folders]
-    configs = [_with_later_options(read_config(folder)) for folder in folders]
-    keys = [_key(config) or str(folder) for folder, config in zip(folders, configs, strict=True)]
-    names = _recipe_names(folders, records, configs, keys)
+    configs = [_add_later_options(read_config(folder)) for folder in folders]
+    keys = [_build_recipe_key(config) or str(folder) for folder, config in zip(folders, configs, strict=True)]
+    names = _name_recipes(folders, records, configs, keys)
     named = [names[key] for key in keys]
     labels = [
         f"{name} · seed {record.get('seed')}" if named.count(name) > 1 else name
         for name, record in zip(named, records, strict=True)
     ]
-    labels = _apart(labels, folders)
+    labels = _disambiguate_names(labels, folders)
     rows = zip(folders, labels, named, records, configs, strict=True)
-    return [Entrant(*row) for row in rows]
+    return [LabelledRun(*row) for row in rows]
 
 
-def without(option: str, record: dict[str, Any], config: dict[str, Any]) -> tuple[str, str]:
+def describe_recipe_without(option: str, record: dict[str, Any], config: dict[str, Any]) -> tuple[str, str]:
     """Give a key and a name that Runs share which differ in their seed and an option, such as mode.shots, alone."""
     *groups, last = option.split(".")
     bare = holder = deepcopy(config)
     for group in groups:
         holder = holder.get(group) or {}
     holder.pop(last, None)
-    return _key(bare), _name(record, bare)
+    return _build_recipe_key(bare), _name_recipe(record, bare)
 
 
-def _recipe_names(
+def _name_recipes(
     folders: Sequence[Path], records: Sequence[dict[str, Any]], configs: Sequence[dict[str, Any]], keys: Sequence[str]
 ) -> dict[str, str]:
     """Give each recipe's key a name; where two share one, the folder of the first run of each is said as well."""
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
     places = sorted(first.values())
-    names = _apart(
-        [_name(records[place], configs[place]) or folders[place].name for place in places],
+    names = _disambiguate_names(
+        [_name_recipe(records[place], configs[place]) or folders[place].name for place in places],
         [folders[place] for place in places],
     )
     return {keys[place]: name for place, name in zip(places, names, strict=True)}
 
 
-def _name(record: dict[str, Any], config: dict[str, Any]) -> str:
+def _name_recipe(record: dict[str, Any], config: dict[str, Any]) -> str:
     """Say what was trained: the experiment, else model, mode, shots and SAM; its pretraining; what was held out."""
     if record.get("experiment"):
         name = str(record["experiment"])
@@ -96,33 +96,33 @@ def _name(record: dict[str, Any], config: dict[str, Any]) -> str:
     return f"{name} without {', '.join(map(str, held_out))}" if held_out else name
 
 
-def _with_later_options(config: dict[str, Any]) -> dict[str, Any]:
+def _add_later_options(config: dict[str, Any]) -> dict[str, Any]:
     """Say in a configuration what options were that it is too old to name."""
-    told = {group: before | config[group] for group, before in _BEFORE.items() if isinstance(config.get(group), dict)}
+    told = {group: before | config[group] for group, before in _LATER_DEFAULTS.items() if isinstance(config.get(group), dict)}
     return config | told
 
 
-def _key(config: dict[str, Any]) -> str:
+def _build_recipe_key(config: dict[str, Any]) -> str:
     """Give a text that is the same for the configurations of one recipe; empty where none is known.
 
     What is null is left out, as an older configuration leaves out an option that it did not have.
     """
-    kept = {name: value for name, value in _said(config).items() if name not in _APART[""]}
-    for group, names in _APART.items():
+    kept = {name: value for name, value in _drop_nulls(config).items() if name not in _RECIPE_EXCLUDED[""]}
+    for group, names in _RECIPE_EXCLUDED.items():
         if group and isinstance(kept.get(group), dict):
             kept[group] = {name: value for name, value in kept[group].items() if name not in names}
     return json.dumps(kept, sort_keys=True, default=str) if kept else ""
 
 
-def _said(value: Any) -> Any:
+def _drop_nulls(value: Any) -> Any:
     """Leave out of nested dictionaries what is null, and groups in which nothing else is."""
     if not isinstance(value, dict):
         return value
-    kept = {name: _said(each) for name, each in value.items()}
+    kept = {name: _drop_nulls(each) for name, each in value.items()}
     return {name: each for name, each in kept.items() if each is not None and each != {}}
 
 
-def _apart(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+def _disambiguate_names(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
     """Add the folder to names that several have, and a number where even that does not tell them apart."""
     counts = Counter(names)
     longer = [f"{n} ({folder.name})" if counts[n] > 1 else n for n, folder in zip(names, folders, strict=True)]

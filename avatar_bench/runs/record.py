@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.files.checkpoint_container import BACKBONE, refuse_address
+from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_address
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.console.terminal import printable, tell
+from avatar_bench.console.terminal import escape_control_characters, print_line
 from avatar_bench.files.atomic_write import write_text
 
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
-BEST = "best.ckpt"
+BEST_CHECKPOINT = "best.ckpt"
 METRIC = "val/macro_f1"
-RESERVED = ("train", "val", "calibration", "test", "blind", "all")  # sets that others may not be called
-ENDED = ("failed", "interrupted", "diverged")  # how a run ends that is not finished
+RESERVED_SET_NAMES = ("train", "val", "calibration", "test", "blind", "all")  # sets that others may not be called
+UNFINISHED_STATUSES = ("failed", "interrupted", "diverged")  # how a run ends that is not finished
 
 
-LARGEST = 64 * 1024**2  # bytes, of a file of JSON
+MAX_JSON_BYTES = 64 * 1024**2  # bytes, of a file of JSON
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """Hold one run.json: `changed` is its time of change in seconds since 1970, `data` its content."""
 
     folder: Path
@@ -44,12 +44,12 @@ class Record:
     def macro_f1(self) -> str:
         """Give val macro-F1 to four digits, or a dash."""
         metrics = self.data.get("metrics")
-        return _number(metrics.get(METRIC) if isinstance(metrics, dict) else None, ".4f")
+        return _format_number(metrics.get(METRIC) if isinstance(metrics, dict) else None, ".4f")
 
     @property
     def seconds(self) -> str:
         """Give how long the Run took, in whole seconds, or a dash."""
-        return _number(self.data.get("seconds"), ".0f")
+        return _format_number(self.data.get("seconds"), ".0f")
 
     def choice(self, group: str, key: str) -> str:
         """Give a name from run.json, else from the run's config.yaml, or a dash."""
@@ -57,15 +57,15 @@ class Record:
         return str((value.get(key) if isinstance(value, dict) else value) or "-")
 
 
-def read_records(root: Path) -> list[Record]:
+def read_records(root: Path) -> list[RunRecord]:
     """Give the Runs at a folder or up to two levels below it, sorted by folder."""
     files = {file for pattern in ("run.json", "*/run.json", "*/*/run.json") for file in root.glob(pattern)}
-    return [_read(file) for file in sorted(files)]
+    return [_read_record_file(file) for file in sorted(files)]
 
 
 
 
-def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
+def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
     """Give the checkpoint file and the run folder that a path means, None for a file outside a run folder.
 
     The path is a run folder, whose best checkpoint is meant, a .ckpt file, or an exported .safetensors file. Raises
@@ -78,11 +78,11 @@ def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
                 f"{option}={path} is not a run folder: it holds no {RECORD}.",
                 "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
             )
-        checkpoint = path / "checkpoints" / BEST
+        checkpoint = path / "checkpoints" / BEST_CHECKPOINT
         if read_record(path).get("command") == "pretrain":
             raise CheckpointError(
                 f"{option}={path} is a pretrained backbone, which knows no classes.",
-                f"Train from it first: avatar-bench train model.weights={path / BACKBONE}",
+                f"Train from it first: avatar-bench train model.weights={path / BACKBONE_FILE}",
             )
         if not os.path.isfile(checkpoint):
             status = read_record(path).get("status", "unknown")
@@ -107,7 +107,7 @@ def locate(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
 def check_run(path: Path) -> None:
     """Raise CheckpointError where a path is no run folder, .ckpt file or folder of an ensemble."""
     if not os.path.isfile(path / ENSEMBLE):
-        locate(path)
+        locate_checkpoint(path)
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -118,18 +118,18 @@ def find_runs(root: Path) -> list[Path]:
     return sorted(runs, key=lambda folder: (records[folder].get("started", ""), str(folder)))
 
 
-def newest_run(root: Path) -> Path:
+def find_newest_run(root: Path) -> Path:
     """Give the newest run folder below `root` that holds a best checkpoint; raise CheckpointError where none does."""
-    runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / BEST).is_file()]
+    runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / BEST_CHECKPOINT).is_file()]
     if not runs:
         raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or say ckpt=RUN")
     return runs[-1]
 
 
-def newest_of_all() -> Path:
+def choose_newest_run() -> Path:
     """Give the newest run below runs/, and name it on stderr; raise CheckpointError where there is none."""
-    newest = newest_run(Path("runs"))
-    tell(f"ckpt={newest} (the newest run)", file=sys.stderr)
+    newest = find_newest_run(Path("runs"))
+    print_line(f"ckpt={newest} (the newest run)", file=sys.stderr)
     return newest
 
 
@@ -141,7 +141,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{folder / RECORD} is not the record of a run.")
-    for name, kinds in _KINDS.items():
+    for name, kinds in _RECORD_TYPES.items():
         if not isinstance(record.get(name), (*kinds, type(None))):
             raise CheckpointError(f"{folder / RECORD}: {name} is of another kind than a run's.", "It is damaged.")
     return record
@@ -152,9 +152,9 @@ def read_json(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"{file.name} is no file")
     with file.open("rb") as stream:
-        data = stream.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST:,} bytes")
+        data = stream.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"it is larger than {MAX_JSON_BYTES:,} bytes")
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError as error:
@@ -181,7 +181,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
+_RECORD_TYPES: dict[str, tuple[type, ...]] = {
     "status": (str,),
     "started": (str,),
     "name": (str,),
@@ -198,20 +198,20 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> str:
+def format_table(rows: Sequence[tuple[str, ...]]) -> str:
     """Lay out rows of equal length, the first the heading, in columns two spaces apart."""
-    rows = [tuple(map(printable, row)) for row in rows]
+    rows = [tuple(map(escape_control_characters, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _read(file: Path) -> Record:
+def _read_record_file(file: Path) -> RunRecord:
     try:
         data = read_json(file)
     except (OSError, ValueError):  # a run that was killed while it wrote
         data = {}
-    return Record(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {})
+    return RunRecord(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {})
 
 
-def _number(value: Any, form: str) -> str:
+def _format_number(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else "-"

@@ -19,32 +19,32 @@ from numpy.typing import NDArray
 
 from avatar_bench.data import leakage
 from avatar_bench.data.corruptions import Variation
-from avatar_bench.data.leakage import refuse_changed
-from avatar_bench.data.loaders import evaluation_loader, readable_loader, targets_of, to_tensor, varied_loader
-from avatar_bench.data.leakage import shared_with
-from avatar_bench.data.dataset import SPLITS, Dataset, read_dataset, read_pictures, read_split
-from avatar_bench.data.splits import refuse_other_split
+from avatar_bench.data.leakage import refuse_changed_files
+from avatar_bench.data.loaders import build_evaluation_loader, build_readable_loader, encode_targets, to_tensor, build_varied_loader
+from avatar_bench.data.leakage import mark_shared_images
+from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
+from avatar_bench.data.splits import refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.data.worker_processes import served
+from avatar_bench.data.worker_processes import iterate_batches
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
-from avatar_bench.models.model_card import Card, taught_elsewhere
-from avatar_bench.models.checkpoint import read_checkpoint, verify
+from avatar_bench.models.model_card import Card, has_outside_labels
+from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.console.warning_filters import quiet
-from avatar_bench.inference.autotune import DTYPES, choose
-from avatar_bench.results.predictions import Predictions, strings
-from avatar_bench.runs.record import BEST, RECORD, locate, read_config, read_record
-from avatar_bench.files.paths import folder_name
-from avatar_bench.results.result import AGAINST, Result
-from avatar_bench.inference.prediction_table import verdict_columns, verdict_rows
+from avatar_bench.console.warning_filters import suppress_framework_warnings
+from avatar_bench.inference.autotune import DTYPES, tune_inference
+from avatar_bench.results.predictions import Predictions, to_string_array
+from avatar_bench.runs.record import BEST_CHECKPOINT, RECORD, locate_checkpoint, read_config, read_record
+from avatar_bench.files.paths import make_folder_name
+from avatar_bench.results.result import AGAINST_FOLDER, Result
+from avatar_bench.inference.prediction_table import list_prediction_columns, tabulate_predictions
 
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
-    from avatar_bench.inference.runtimes.engines import Engine, Exported
+    from avatar_bench.inference.runtimes.engines import Engine, ExportedNetwork
 
-PRETRAINING = "pretraining.csv"  # of a run folder: the pictures that the weights it began with had seen
-_CALIBRATING = 300  # pictures from which the ranges of 8 bits are taken
-_AT_ONCE = 8  # variations of a batch that are held in memory: 39 MB for 32 pictures of 224 px
+PRETRAINING_LIST = "pretraining.csv"  # of a run folder: the images that the weights it began with had seen
+_N_QUANTISATION_IMAGES = 300  # images from which the ranges of 8 bits are taken
+_VARIATIONS_PER_PASS = 8  # variations of a batch that are held in memory: 39 MB for 32 images of 224 px
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Run:
     others: dict[str, str] = field(default_factory=dict)
     label: str = ""
     recipe: str = ""
-    judged: Path | None = None
+    results_folder: Path | None = None
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
     _made: dict[str, Predictions] = field(default_factory=dict, repr=False, compare=False)  # where no folder keeps them
     _held_out: dict[tuple[Path, str], bool] = field(default_factory=dict, repr=False, compare=False)  # by root, digest
@@ -81,14 +81,14 @@ class Run:
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> Run:
         """Open a run folder (its best checkpoint) or a .ckpt file; raise CheckpointError where there is none."""
-        checkpoint, folder = locate(Path(path))
+        checkpoint, folder = locate_checkpoint(Path(path))
         return cls(checkpoint, folder, read_record(folder) if folder else {}, **options)
 
     @cached_property
     def card(self) -> Card:
         """Give the label contract that the checkpoint holds; raise CheckpointError where the file is another one's."""
-        verify(self.checkpoint)
-        stated = self.record.get("checkpoint_sha256") if self.folder and self.checkpoint.name == BEST else None
+        verify_checkpoint(self.checkpoint)
+        stated = self.record.get("checkpoint_sha256") if self.folder and self.checkpoint.name == BEST_CHECKPOINT else None
         if stated not in (None, self.checkpoint_sha256):
             raise CheckpointError(
                 f"{self.checkpoint} is damaged, or another run's: its SHA-256 is not the one in {RECORD}.",
@@ -101,7 +101,7 @@ class Run:
         """Give the network, in eval mode, on the run's device."""
         from avatar_bench.models.classifier import Classifier  # with timm, which takes longer than all else
 
-        quiet()
+        suppress_framework_warnings()
         self.preprocessing  # noqa: B018  # verifies the file and what it says first
         classifier = Classifier.load(self.checkpoint).to(self.device)
         return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -143,22 +143,22 @@ class Run:
             return None
         root = (self.record.get("data") or {}).get("root")
         if not isinstance(root, str):
-            raise CheckpointError(f"{self.folder / RECORD} does not say where the run's pictures lie.")
+            raise CheckpointError(f"{self.folder / RECORD} does not say where the run's images lie.")
         images = read_split(self.folder / "split.csv", Path(root))
-        refuse_other_split(images, (self.record.get("split") or {}).get("fingerprint"), self.folder / "split.csv")
+        refuse_changed_split(images, (self.record.get("split") or {}).get("fingerprint"), self.folder / "split.csv")
         return images
 
     @cached_property
     def pretraining(self) -> Dataset | None:
-        """Give the pictures that the weights which training began with had seen; None where they had no such list."""
+        """Give the images that the weights which training began with had seen; None where they had no such list."""
         init = self.record.get("init") or {}
-        if self.folder is None or "pictures_sha256" not in init:
+        if self.folder is None or "images_sha256" not in init:
             return None
-        file = self.folder / PRETRAINING
-        if not file.is_file() or sha256_of_file(file) != init["pictures_sha256"]:
+        file = self.folder / PRETRAINING_LIST
+        if not file.is_file() or sha256_of_file(file) != init["images_sha256"]:
             raise CheckpointError(
-                f"{file} is missing or changed, the list of the pictures that the run's first weights had seen.",
-                "Restore it: which pictures the network has seen is not known without it.",
+                f"{file} is missing or changed, the list of the images that the run's first weights had seen.",
+                "Restore it: which images the network has seen is not known without it.",
             )
         return read_split(file, Path(str(init.get("root"))))
 
@@ -169,17 +169,17 @@ class Run:
         return found if isinstance(found, list) else []
 
     @property
-    def taught_elsewhere(self) -> bool:
-        """Say whether those weights were taught with labels on other pictures, or another split of them."""
-        return taught_elsewhere(self.ancestors, self.card.split_fingerprint, self.card.data_fingerprint)
+    def is_pretrained_elsewhere(self) -> bool:
+        """Say whether those weights were taught with labels on other images, or another split of them."""
+        return has_outside_labels(self.ancestors, self.card.split_fingerprint, self.card.data_fingerprint)
 
     @property
-    def out_of_sight(self) -> int:
-        """Give how many pictures of `pretraining` are gone: near-duplicates of them cannot be told."""
-        return len(self.pretraining) - len(self.pretraining.at_hand) if self.pretraining is not None else 0
+    def n_missing_pretraining_images(self) -> int:
+        """Give how many images of `pretraining` are gone: near-duplicates of them cannot be told."""
+        return len(self.pretraining) - len(self.pretraining.available) if self.pretraining is not None else 0
 
-    def seen_before(self, dataset: Dataset) -> int:
-        """Give how many pictures of a dataset the pretraining had seen, see `shared_with`, where that is let pass.
+    def count_pretraining_overlap(self, dataset: Dataset) -> int:
+        """Give how many images of a dataset the pretraining had seen, see `mark_shared_images`, where that is let pass.
 
         It is of val and calibration, which train has warned of, and of any set with a guard turned off.
         """
@@ -205,7 +205,7 @@ class Run:
         """Give a set by name: test, val, calibration, train, blind, or an out-of-domain set; read once.
 
         A label of an out-of-domain set that the run does not know is no label. Raises ConfigError where the run has
-        no such set, DataError where its pictures are gone.
+        no such set, DataError where its images are gone.
         """
         if name not in self._sets:
             self._sets[name] = self._read(name)
@@ -232,8 +232,8 @@ class Run:
         return {name: dataset.digest for name, dataset in sorted(self._sets.items())}
 
     @property
-    def seconds_of_passes(self) -> float:
-        """Give how long sets of pictures took to go through the network so far, decoding and variations included."""
+    def inference_seconds(self) -> float:
+        """Give how long sets of images took to go through the network so far, decoding and variations included."""
         return self._seconds
 
     def predictions(self, dataset: Dataset) -> Predictions:
@@ -247,7 +247,7 @@ class Run:
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         """Give the Predictions of a dataset under each variation, without embeddings; each is kept like the others.
 
-        A picture is decoded once for several variations. Raises as `predictions` does.
+        An image is decoded once for several variations. Raises as `predictions` does.
         """
         self._guard(dataset, self._excused(dataset))
         return self._vary(dataset, variations)
@@ -255,10 +255,10 @@ class Run:
     def calibration(self, dataset: Dataset) -> Predictions:
         """Give the Predictions of the calibration half of val: all that anything may be fitted on to judge `dataset`.
 
-        Raises BlockError where the run has no such pictures, GuardError where `dataset` shares pictures or groups
+        Raises BlockError where the run has no such images, GuardError where `dataset` shares images or groups
         with them.
         """
-        leakage.refuse_fitted(dataset, self._own("calibration"))
+        leakage.refuse_overlap_with_fit(dataset, self._own("calibration"))
         return self.predictions(self._own("calibration"))
 
     def training(self) -> Predictions:
@@ -269,53 +269,53 @@ class Run:
         return self.predictions(self._own("train"))
 
     def inputs(self, dataset: Dataset, rows: Sequence[int] | NDArray[np.integer]) -> torch.Tensor:
-        """Give some pictures as the network takes them, uint8 (n, 3, S, S), on the CPU."""
+        """Give some images as the network takes them, uint8 (n, 3, S, S), on the CPU."""
         return torch.stack([to_tensor(self.preprocessing(dataset.image(int(row)))) for row in rows])
 
     def predict(
         self, paths: str | Path | Iterable[str | Path], calibrated: bool = True, precision: str = "auto"
     ) -> pd.DataFrame:
-        """Give a verdict on each picture file, in order.
+        """Give a verdict on each image file, in order.
 
         Columns: path, status ("ok" or "error"), reason, prediction, confidence, and prob_<class> for each class.
         A file that cannot be used costs its row. With `calibrated`, probabilities are scaled by the temperature.
         `precision` is "32", what else the runtime knows, or "auto": what a trial on this machine found faster.
         """
-        precision = self.precision_of(precision)
+        precision = self.resolve_precision(precision)
         files = [paths] if isinstance(paths, (str, Path)) else list(paths)
-        columns = verdict_columns(self.classes)
-        frames = list(self.verdicts([str(file) for file in files], calibrated, precision))
+        columns = list_prediction_columns(self.classes)
+        frames = list(self.predict_rows([str(file) for file in files], calibrated, precision))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
-    def precision_of(self, asked: str) -> str:
+    def resolve_precision(self, asked: str) -> str:
         """Give a precision; for "auto", what a trial on this machine found faster, where the runtime has the choice."""
         if asked == "16" and self.runtime == "torch" and self.device == "cpu":
             raise ConfigError("precision=16 is for a GPU: a CPU takes minutes for it.", "Expected auto, 32 or bf16.")
         if asked != "auto":
             return asked
-        return "32" if self.runtime == "onnx" else choose(self.device).precision
+        return "32" if self.runtime == "onnx" else tune_inference(self.device).precision
 
-    def verdicts(
+    def predict_rows(
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32"
     ) -> Generator[pd.DataFrame, None, None]:
         """Give the rows of `predict` batch by batch, in order; precision is "32", or what else the runtime knows."""
-        reading = readable_loader(paths, self.preprocessings, self.batch_size, self._workers(len(paths)))
+        reading = build_readable_loader(paths, self.preprocessings, self.batch_size, self._workers(len(paths)))
         temperature = self.temperature if calibrated else 1.0
-        with served(reading) as batches:  # pictures are decoded while the network is built
-            self.wake(precision)
+        with iterate_batches(reading) as batches:  # images are decoded while the network is built
+            self.load_model(precision)
             for batch in batches:
                 none = np.zeros((0, len(self.classes)), dtype=np.float32)
                 logits = self.logits(batch["images"], precision) if batch["images"] else none
                 seen = [(paths[row], reason) for row, reason in batch["seen"]]
-                yield verdict_rows(seen, logits, self.classes, temperature)
+                yield tabulate_predictions(seen, logits, self.classes, temperature)
 
     @property
     def preprocessings(self) -> tuple[Preprocessing, ...]:
-        """Give each way in which the run's networks want a picture prepared, once."""
+        """Give each way in which the run's networks want an image prepared, once."""
         return (self.preprocessing,)
 
     def logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
-        """Give the logits (n, C) of pictures, uint8 (n, 3, S, S) by each of `preprocessings`, by the run's runtime."""
+        """Give the logits (n, C) of images, uint8 (n, 3, S, S) by each of `preprocessings`, by the run's runtime."""
         if self.runtime != "torch":
             return self._engine(precision)[0](images[0])
         return self._forward(images[0], precision)[0]
@@ -324,23 +324,23 @@ class Run:
         """Read the Result of a block on a set from the run folder."""
         if self.folder is None:
             raise CheckpointError(f"{self.checkpoint} lies in no run folder, so it has no results.")
-        return Result.load(self.folder / "evaluation" / folder_name(name) / block)
+        return Result.load(self.folder / "evaluation" / make_folder_name(name) / block)
 
     def saved(self, block: str, name: str) -> Result | None:
         """Read the Result of a block on a set; None where it is missing, damaged, or another checkpoint's."""
         place = self._results
-        found = Result.load_whole(place / folder_name(name) / block) if place else None
+        found = Result.load_if_complete(place / make_folder_name(name) / block) if place else None
         ours = found is not None and found.provenance.get("checkpoint_sha256") == self.checkpoint_sha256
         return found if ours else None
 
-    def digests(self, name: str) -> dict[str, str]:
+    def hash_results(self, name: str) -> dict[str, str]:
         """Give the SHA-256 of the metrics.json of each block that is saved of a set, by the block's name."""
         place = self._results
-        files = sorted((place / folder_name(name)).glob("[!.]*/metrics.json")) if place else []
+        files = sorted((place / make_folder_name(name)).glob("[!.]*/metrics.json")) if place else []
         digests = {file.parent.name: sha256_of_file(file) for file in files}
-        return {block: digest for block, digest in digests.items() if block != AGAINST}
+        return {block: digest for block, digest in digests.items() if block != AGAINST_FOLDER}
 
-    def wake(self, precision: str = "32") -> list[str]:
+    def load_model(self, precision: str = "32") -> list[str]:
         """Read the network now, and give what is to be told of it; raise CheckpointError where it cannot be."""
         if self.runtime != "torch":
             note = self._engine(precision)[1]
@@ -348,7 +348,7 @@ class Run:
         self.classifier  # noqa: B018
         return []
 
-    def rest(self) -> None:
+    def unload_model(self) -> None:
         """Let go of the network; it is read again when it is asked for."""
         self.__dict__.pop("classifier", None)
 
@@ -368,7 +368,7 @@ class Run:
 
     @property
     def _results(self) -> Path | None:
-        return self.judged or (self.folder and self.folder / "evaluation")
+        return self.results_folder or (self.folder and self.folder / "evaluation")
 
     @property
     def _other_paths(self) -> dict[str, str]:
@@ -377,13 +377,13 @@ class Run:
         return {**{name: path for name, path in stated.items() if isinstance(path, str) and path}, **self.others}
 
     def _read(self, name: str) -> Dataset:
-        if name in SPLITS:
+        if name in DATASET_SPLITS:
             if self.images is None:
                 raise ConfigError(
                     f"split={name}: {self.checkpoint} lies in no run folder, so its own data is not known.",
                     "Say what to evaluate on: data=folder data.root=DIR, or data=manifest data.manifest=FILE",
                 )
-            part = self.images.part(name)
+            part = self.images.select_split(name)
             if not len(part):
                 raise DataError(f"{self.name} has no {name} images.", "See its split.csv.")
             return part
@@ -393,18 +393,18 @@ class Run:
         path = Path(self._other_paths[name])
         if not path.exists():
             option = "data.blind" if name == "blind" else f"data.ood.{name}"
-            raise DataError(f"{option}: {path} does not exist.", "Expected a folder of pictures or a manifest.")
+            raise DataError(f"{option}: {path} does not exist.", "Expected a folder of images or a manifest.")
         if name == "blind":
             return read_dataset(path, name)
         plain = path.is_dir() and not any(child.is_dir() for child in path.iterdir())
-        found = read_pictures(path, name) if plain else read_dataset(path, name)
+        found = read_images(path, name) if plain else read_dataset(path, name)
         label = found.frame["label"]
         return replace(found, frame=found.frame.assign(label=label.where(label.isin(self.classes), "")))
 
     def _own(self, split: str) -> Dataset:
         """Give a split of the run's own that a block needs."""
-        if self.images is None or not len(self.images.part(split)):
-            raise BlockError(f"{self.name}: its {split} pictures are not known, and this block is fitted on them.")
+        if self.images is None or not len(self.images.select_split(split)):
+            raise BlockError(f"{self.name}: its {split} images are not known, and this block is fitted on them.")
         return self.dataset(split)
 
     def _predict(self, dataset: Dataset) -> Predictions:
@@ -418,26 +418,26 @@ class Run:
         keys = {variation.key: self._key(dataset, variation.key) for variation in variations}
         made = {name: found for name, key in keys.items() if (found := self._kept(key, dataset))}
         missing = [variation for variation in dict.fromkeys(variations) if variation.key not in made]
-        for first in range(0, len(missing), _AT_ONCE):
-            some = missing[first : first + _AT_ONCE]
+        for first in range(0, len(missing), _VARIATIONS_PER_PASS):
+            some = missing[first : first + _VARIATIONS_PER_PASS]
             for variation, predictions in zip(some, self._compute_varied(dataset, some), strict=True):
                 made[variation.key] = self._keep(keys[variation.key], predictions)
         return [made[variation.key] for variation in variations]
 
     def _compute(self, dataset: Dataset) -> Predictions:
-        refuse_changed(dataset)
+        refuse_changed_files(dataset)
         workers = self._workers(len(dataset))
-        batches = evaluation_loader(dataset, self.classes, self.preprocessing, self.batch_size, workers)
+        batches = build_evaluation_loader(dataset, self.classes, self.preprocessing, self.batch_size, workers)
         with self._timed():
             outputs = [self._forward(batch["image"]) for batch in batches]
         logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return self._describe(dataset, logits, embeddings)
 
     def _compute_varied(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
-        refuse_changed(dataset)
+        refuse_changed_files(dataset)
         workers = self._workers(len(dataset))
         size = self.batch_size
-        batches = varied_loader(dataset, self.classes, self.preprocessing, variations, size, workers)
+        batches = build_varied_loader(dataset, self.classes, self.preprocessing, variations, size, workers)
         outputs: list[list[NDArray[np.float32]]] = [[] for _ in variations]
         with self._timed():
             for batch in batches:
@@ -450,7 +450,7 @@ class Run:
     @contextmanager
     def _timed(self) -> Iterator[None]:
         """Add the time of a pass to the others', the network being there before."""
-        self.wake()
+        self.load_model()
         started = time.monotonic()
         yield
         self._seconds += time.monotonic() - started
@@ -460,10 +460,10 @@ class Run:
             classes=self.classes,
             logits=logits,
             embeddings=embeddings,
-            targets=targets_of(dataset, self.classes),
-            paths=strings(dataset.frame["path"]),
-            groups=strings(dataset.frame["group"]),
-            sources=strings(dataset.frame["source"]),
+            targets=encode_targets(dataset, self.classes),
+            paths=to_string_array(dataset.frame["path"]),
+            groups=to_string_array(dataset.frame["group"]),
+            sources=to_string_array(dataset.frame["source"]),
             temperature=self.temperature,
         )
 
@@ -477,43 +477,43 @@ class Run:
     def _engine(self, precision: str) -> tuple[Engine, str]:
         """Give what computes with the exported network, and what is to be told of it."""
         if precision not in self._engines:
-            from avatar_bench.inference.runtimes.engines import engine_of, refuse_missing
+            from avatar_bench.inference.runtimes.engines import load_engine, refuse_missing_package
 
-            refuse_missing(self.runtime, f"runtime={self.runtime}")
+            refuse_missing_package(self.runtime, f"runtime={self.runtime}")
             network = self._exported("int8" if precision == "int8" else "float")
-            engine = engine_of(self.runtime, network, torch.get_num_threads(), precision)
+            engine = load_engine(self.runtime, network, torch.get_num_threads(), precision)
             self._engines[precision] = engine, network.note
         return self._engines[precision]
 
-    def _exported(self, kind: str) -> Exported:
-        from avatar_bench.inference.export_cache import kept
+    def _exported(self, kind: str) -> ExportedNetwork:
+        from avatar_bench.inference.export_cache import load_or_export
 
         self.card  # noqa: B018  # verifies the file first
         make = self._export if kind == "float" else self._quantise
-        return kept(self.runtime, self.checkpoint_sha256, kind, make)
+        return load_or_export(self.runtime, self.checkpoint_sha256, kind, make)
 
-    def _export(self) -> Exported:
-        from avatar_bench.inference.runtimes.engines import export
+    def _export(self) -> ExportedNetwork:
+        from avatar_bench.inference.runtimes.engines import export_network
 
-        network = export(self.runtime, self.classifier, self.preprocessing.size)
-        self.rest()
+        network = export_network(self.runtime, self.classifier, self.preprocessing.size)
+        self.unload_model()
         return network
 
-    def _quantise(self) -> Exported:
-        from avatar_bench.inference.runtimes.openvino_ir import quantised
+    def _quantise(self) -> ExportedNetwork:
+        from avatar_bench.inference.runtimes.openvino_ir import quantise_network
 
-        known = self.images.part("calibration") if self.images else ()
+        known = self.images.select_split("calibration") if self.images else ()
         if not len(known):
-            reason = f"precision=int8: {self.name} does not know its calibration pictures, from which ranges are taken."
-            raise ConfigError(reason, "Expected a run folder. precision=bf16 needs no pictures.")
+            reason = f"precision=int8: {self.name} does not know its calibration images, from which ranges are taken."
+            raise ConfigError(reason, "Expected a run folder. precision=bf16 needs no images.")
         dataset = self.dataset("calibration")
-        some = dataset.take(np.sort(np.random.default_rng(0).permutation(len(dataset))[:_CALIBRATING]))
-        refuse_changed(some)
-        images, targets = self.inputs(some, range(len(some))), targets_of(some, self.classes)
-        return quantised(self._exported("float"), images, targets)
+        some = dataset.take(np.sort(np.random.default_rng(0).permutation(len(dataset))[:_N_QUANTISATION_IMAGES]))
+        refuse_changed_files(some)
+        images, targets = self.inputs(some, range(len(some))), encode_targets(some, self.classes)
+        return quantise_network(self._exported("float"), images, targets)
 
     def _workers(self, n: int) -> int:
-        # starting a worker costs more than decoding a few pictures
+        # starting a worker costs more than decoding a few images
         return self.workers if n > 4 * self.batch_size else 0
 
     def _key(self, dataset: Dataset, variation: str = "") -> str:
@@ -530,7 +530,7 @@ class Run:
             found = Predictions.load(self.folder / "predictions" / f"{key}.npz")
         except CheckpointError:  # missing, or damaged: to be made again
             return None
-        ours = found.classes == self.classes and np.array_equal(found.paths, strings(dataset.frame["path"]))
+        ours = found.classes == self.classes and np.array_equal(found.paths, to_string_array(dataset.frame["path"]))
         return found if ours else None
 
     def _keep(self, key: str, predictions: Predictions) -> Predictions:
@@ -551,7 +551,7 @@ class Run:
         return frozenset({"pretraining"} if self._holds_out(dataset) else ())
 
     def _holds_out(self, dataset: Dataset) -> bool:
-        """Say whether a dataset is of nothing but pictures of the run's own val and calibration, compared once."""
+        """Say whether a dataset is of nothing but images of the run's own val and calibration, compared once."""
         key = dataset.root, dataset.digest
         if key not in self._held_out:
             self._held_out[key] = self._is_held_out(dataset)
@@ -566,22 +566,22 @@ class Run:
         )
 
     def _in_pretraining(self, dataset: Dataset) -> NDArray[np.bool_]:
-        """Say which pictures of a dataset, (N,), the pretraining had seen."""
-        return np.zeros(len(dataset), bool) if self.pretraining is None else shared_with(dataset, self.pretraining)
+        """Say which images of a dataset, (N,), the pretraining had seen."""
+        return np.zeros(len(dataset), bool) if self.pretraining is None else mark_shared_images(dataset, self.pretraining)
 
     def _guard(self, dataset: Dataset, excused: frozenset[str]) -> None:
-        leakage.refuse_unknown(dataset, self.classes)
+        leakage.refuse_unknown_classes(dataset, self.classes)
         if self.images is None:
             return
-        seen = {"training": self.images.part("train"), "pretraining": self.pretraining}
-        for what, pictures in seen.items():
-            if pictures is None or what in excused:
+        seen = {"training": self.images.select_split("train"), "pretraining": self.pretraining}
+        for what, images in seen.items():
+            if images is None or what in excused:
                 continue
             if "overlap" not in self.allow:
-                leakage.refuse_overlap(dataset, pictures, what)
+                leakage.refuse_overlap(dataset, images, what)
             if "near_duplicates" not in self.allow and (what, dataset.fingerprint) not in self._compared:
-                # a run's own pictures that are gone end in an error, those of a pretraining in a warning beside figures
-                leakage.refuse_near(dataset, pictures if what == "training" else pictures.at_hand, what)
+                # a run's own images that are gone end in an error, those of a pretraining in a warning beside figures
+                leakage.refuse_near_duplicates(dataset, images if what == "training" else images.available, what)
             self._compared.add((what, dataset.fingerprint))
 
 

@@ -18,44 +18,44 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from avatar_bench.console.terminal import tell
-from avatar_bench.data.dataset import files_of, read_dataset
+from avatar_bench.console.terminal import print_line
+from avatar_bench.data.dataset import list_files, read_dataset
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.fingerprints import fingerprint_files
-from avatar_bench.data.splits import FOLDS, SplitPlan
-from avatar_bench.errors import ConfigError, DataError, OutputError, did_you_mean
+from avatar_bench.data.splits import DEFAULT_FOLDS, SplitPlan
+from avatar_bench.errors import ConfigError, DataError, OutputError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.files.paths import cache_root
-from avatar_bench.sources.curation import Curated, Rules, curate
+from avatar_bench.sources.curation import CurationResult, CurationRules, curate
 from avatar_bench.sources.dataset_files import (
-    SIDES,
-    WORK,
-    Summary,
-    is_whole,
+    SIDES_FILE,
+    WORK_FOLDER,
+    DatasetSummary,
+    has_all_images,
     read_recipe,
     read_sides,
-    summarise,
+    summarise_dataset,
     write_recipe,
     write_tables,
 )
-from avatar_bench.sources.readers import KINDS, check_source, fetch_all
-from avatar_bench.sources.readers.reader import Job, Source
+from avatar_bench.sources.readers import SOURCE_READERS, check_source, download_packages
+from avatar_bench.sources.readers.reader import Source, SourceJob
 from avatar_bench.sources.refusals import OtherSet, Sides
-from avatar_bench.sources.store import Journal, Making, prune, put
+from avatar_bench.sources.store import SourceJournal, StoreOptions, prune_images, store_image
 
-VERSION = 2  # of what is done to a picture; a change makes data sets of the same recipe different
-SPLIT = ("by", "seed", "folds", "held_out")  # of the plan
+RECIPE_VERSION = 2  # of what is done to an image; a change makes data sets of the same recipe different
+PLAN_FIELDS = ("by", "seed", "folds", "held_out")  # of the plan
 THREADS = min(8, os.cpu_count() or 1)  # that read, decode and hash
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DatasetRecipe:
     """Say what a data set is built from and how.
 
     `sources` maps names to the yaml of conf/source; those named in `blind` make its blind set, those in `ood` the
     out-of-domain set of each name. `equalise` is "jpeg", or None to keep files as they are. `against` maps names to
-    folders or manifests of pictures that it must not hold.
+    folders or manifests of images that it must not hold.
     """
 
     sources: Mapping[str, Source]
@@ -83,55 +83,55 @@ def demo_root() -> Path:
     return cache_root() / "demo"
 
 
-def ensure_demo(data: Mapping[str, Any]) -> Summary:
+def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
     """Build the demo that `data` (conf/data/demo.yaml) describes, if need be.
 
     `manifest.csv` and `blind.csv` lie in the `out` of the Summary. A demo in the cache that is of an earlier recipe
-    is built anew. Raise as `build` does.
+    is built anew. Raise as `build_dataset` does.
     """
     own = data.get("prepare") or {}
-    recipe = Recipe(
+    recipe = DatasetRecipe(
         data["sources"],
         tuple(data["blind_sources"]),
         own.get("equalise"),
-        plan=SplitPlan(by="group", folds=own.get("folds") or FOLDS),
+        plan=SplitPlan(by="group", folds=own.get("folds") or DEFAULT_FOLDS),
         ood={name: tuple(sources) for name, sources in (data.get("ood_sources") or {}).items()},
     )
     if data.get("root"):
-        return build(recipe, Path(data["root"]))
-    return build(recipe, demo_root(), afresh=True)
+        return build_dataset(recipe, Path(data["root"]))
+    return build_dataset(recipe, demo_root(), afresh=True)
 
 
-def build(recipe: Recipe, out: Path, *, update: bool = False, afresh: bool = False) -> Summary:
+def build_dataset(recipe: DatasetRecipe, out: Path, *, update: bool = False, afresh: bool = False) -> DatasetSummary:
     """Read every source that is new, and write the data set `out`: images/, manifest.csv, blind.csv and what they lack.
 
     A finished data set of the same recipe and the same sources is left as it is. One that was interrupted is gone on
-    with. `update` takes in what has changed, and moves no picture to another side of the split; `afresh` may (the
+    with. `update` takes in what has changed, and moves no image to another side of the split; `afresh` may (the
     demo in the cache). Raise ConfigError for a recipe that makes no sense, DataError for a source that cannot be had
     or gives nothing, OutputError for an `out` that cannot be written, or holds something else.
     """
-    _check(recipe, out)
-    states = _states(recipe)
-    wanted = {"version": VERSION, "recipe": recipe.plain(), "states": states}
+    _check_recipe(recipe, out)
+    states = _collect_states(recipe)
+    wanted = {"version": RECIPE_VERSION, "recipe": recipe.plain(), "states": states}
     try:
-        _check_place(out)
+        _check_out(out)
         if _is_done(out, wanted, update):
-            return summarise(out, built=False)
+            return summarise_dataset(out, built=False)
         with _lock(out):
             if _is_done(out, wanted, update):  # another process was faster
-                return summarise(out, built=False)
-            _check_found(out, wanted, update, afresh)
+                return summarise_dataset(out, built=False)
+            _check_earlier_recipe(out, wanted, update, afresh)
             earlier = {} if afresh else read_sides(out)
             curated = _assemble(out, recipe, states, earlier, update)
             write_tables(out, recipe.sources, curated, earlier)
             write_recipe(out, wanted)
-            _say(curated)
+            _print_notes(curated)
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror or error}", "Give another: out=DIR") from error
-    return summarise(out, built=True)
+    return summarise_dataset(out, built=True)
 
 
-def _check(recipe: Recipe, out: Path) -> None:
+def _check_recipe(recipe: DatasetRecipe, out: Path) -> None:
     if not recipe.sources:
         raise ConfigError("there are no sources to build from.", "Give data=demo or source=NAME")
     for name, source in recipe.sources.items():
@@ -143,40 +143,40 @@ def _check(recipe: Recipe, out: Path) -> None:
                 )
 
 
-def _states(recipe: Recipe) -> dict[str, str]:
+def _collect_states(recipe: DatasetRecipe) -> dict[str, str]:
     """Give what tells whether a source, or a set that must be kept apart, is still what it was."""
     for name, path in recipe.against.items():
         if not Path(path).exists():
             raise DataError(f"against.{name}: {path} does not exist.", "Expected a folder or a manifest.")
-    states = {f"source.{name}": KINDS[source["kind"]].state(source) for name, source in recipe.sources.items()}
+    states = {f"source.{name}": SOURCE_READERS[source["kind"]].state(source) for name, source in recipe.sources.items()}
     return states | {
         f"against.{name}": read_dataset(Path(path), name).fingerprint for name, path in recipe.against.items()
     }
 
 
-def _check_place(out: Path) -> None:
-    ours = (out / WORK).is_dir() or (out / "recipe.json").is_file()
+def _check_out(out: Path) -> None:
+    ours = (out / WORK_FOLDER).is_dir() or (out / "recipe.json").is_file()
     if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} holds something else than a data set made by prepare.", "Give a new folder: out=DIR")
 
 
 def _is_done(out: Path, wanted: Mapping[str, Any], update: bool) -> bool:
     """Say whether nothing is to be done; an update tries again what a server refused."""
-    if read_recipe(out) != wanted or not is_whole(out):
+    if read_recipe(out) != wanted or not has_all_images(out):
         return False
     return not (update and any(_was_refused(out, *item) for item in wanted["recipe"]["sources"].items()))
 
 
 def _was_refused(out: Path, name: str, source: Source) -> bool:
-    return source["kind"] == "urls" and Journal.has_refused(_journal_file(out, name))
+    return source["kind"] == "urls" and SourceJournal.has_refused(_journal_file(out, name))
 
 
 def _journal_file(out: Path, name: str) -> Path:
-    return out / WORK / f"{name}.jsonl"
+    return out / WORK_FOLDER / f"{name}.jsonl"
 
 
-def _check_found(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
-    """Refuse to change a finished data set without being told to, and ever to move its pictures."""
+def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
+    """Refuse to change a finished data set without being told to, and ever to move its images."""
     found = read_recipe(out)
     if found is None or found == wanted or afresh:
         return
@@ -187,82 +187,84 @@ def _check_found(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) 
         raise OutputError(f"{out} is a data set of another recipe.", "Change it with update=true, or give out=DIR")
     before, now = found.get("recipe", {}), wanted["recipe"]
     known = set(before.get("sources", {}))
-    plans = ({key: plan.get(key) for key in SPLIT} for plan in (before.get("plan", {}), now["plan"]))
+    plans = ({key: plan.get(key) for key in PLAN_FIELDS} for plan in (before.get("plan", {}), now["plan"]))
     blind = (sorted(known & set(recipe.get("blind", ()))) for recipe in (before, now))
     for option, (then, given) in (("split", plans), ("blind", blind)):
         if then != given:
             told = ", ".join(f"{key}={value}" for key, value in then.items()) if isinstance(then, dict) else then
             raise OutputError(
-                f"{out}: update=true moves no picture to another side, so {option} must stay as it was: {told}.",
+                f"{out}: update=true moves no image to another side, so {option} must stay as it was: {told}.",
                 "Give a new folder: out=DIR",
             )
-    if not (out / SIDES).is_file():
+    if not (out / SIDES_FILE).is_file():
         raise OutputError(
-            f"{out} has lost its {SIDES}, which says on which side its pictures are.", "Give a new folder: out=DIR"
+            f"{out} has lost its {SIDES_FILE}, which says on which side its images are.", "Give a new folder: out=DIR"
         )
 
 
-def _assemble(out: Path, recipe: Recipe, states: Mapping[str, str], earlier: Sides, update: bool) -> Curated:
+def _assemble(
+    out: Path, recipe: DatasetRecipe, states: Mapping[str, str], earlier: Sides, update: bool
+) -> CurationResult:
     """Read what is not stored yet, and decide what makes the data set."""
-    fetch_all(list(recipe.sources.values()))
-    journals = {name: _read(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
-    stored = _table(recipe, journals)
-    _check_kept_out(recipe, stored)
-    rules = Rules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan, recipe.ood)
+    download_packages(list(recipe.sources.values()))
+    journals = {name: _store_source(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
+    stored = _tabulate(recipe, journals)
+    _check_held_out_sources(recipe, stored)
+    rules = CurationRules(recipe.blind, recipe.per_class, recipe.per_source, recipe.plan, recipe.ood)
     files = [out / str(path) for path in stored["path"]]
-    curated = curate(stored, rules, lambda row: decode(files[row]), _others(recipe), earlier)
-    refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _refused(journals[name])]
+    curated = curate(stored, rules, lambda row: decode(files[row]), _read_other_sets(recipe), earlier)
+    refused = [(f"{name}: {file}", reason) for name in recipe.sources for file, reason in _list_refused(journals[name])]
     curated.refused = refused + curated.refused
     if curated.frame["blind"].all():
         why = "; ".join(reason for _, reason in curated.refused[:2]) or "every source is blind."
-        raise DataError("no picture is left for training.", why)
+        raise DataError("no image is left for training.", why)
     (out / "recipe.json").unlink(missing_ok=True)  # from here on the files are those of no finished data set
-    prune(out, set(stored["path"]))
-    for file in (out / WORK).glob("*.jsonl"):
+    prune_images(out, set(stored["path"]))
+    for file in (out / WORK_FOLDER).glob("*.jsonl"):
         if file.stem not in recipe.sources:
             file.unlink()
     return curated
 
 
-def _check_kept_out(recipe: Recipe, stored: pd.DataFrame) -> None:
+def _check_held_out_sources(recipe: DatasetRecipe, stored: pd.DataFrame) -> None:
     known = sorted(set(stored["source"]) | set(recipe.sources))
     if unknown := sorted(set(recipe.kept_out) - set(known)):
-        nearest = did_you_mean(unknown[0], known)
+        nearest = suggest_names(unknown[0], known)
         option = "blind" if unknown[0] in recipe.blind else "ood"
         raise ConfigError(
             f"{option}: there is no source {unknown[0]!r}. {nearest}".strip(), f"There are: {', '.join(known)}"
         )
 
 
-def _read(out: Path, name: str, recipe: Recipe, state: str, update: bool) -> Journal:
-    """Store the pictures of one source that are not stored yet."""
+def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, update: bool) -> SourceJournal:
+    """Store the images of one source that are not stored yet."""
     source = recipe.sources[name]
-    text = json.dumps([VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
+    text = json.dumps([RECIPE_VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
     again = update and _was_refused(out, name, source)
-    journal = Journal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, again)
+    journal = SourceJournal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, again)
     if journal.complete:
         return journal
-    tell(
+    print_line(
         f"{name}: {source['label'] or 'several classes'}, {source['author']}; licence: {source['licence']}",
         file=sys.stderr,
     )
-    place = out / WORK / "sources" / name
+    place = out / WORK_FOLDER / "sources" / name
     place.mkdir(parents=True, exist_ok=True)
     refused: list[tuple[str, str]] = []
-    job = Job(name, source, place, {row["name"] for row in journal.rows}, refused)
-    making = Making(name, source["label"], recipe.equalise, bool(source.get("rasterise")))
-    pictures = KINDS[source["kind"]].read(job)
-    made = _in_order(lambda picture: put(picture, making, out), pictures)
+    job = SourceJob(name, source, place, {row["name"] for row in journal.rows}, refused)
+    making = StoreOptions(name, source["label"], recipe.equalise, bool(source.get("rasterise")))
+    images = SOURCE_READERS[source["kind"]].read(job)
+    made = _map_in_order(lambda image: store_image(image, making, out), images)
     for row in tqdm(made, name, unit="image", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()):
         journal.add(row)
     if not any("path" in row for row in journal.rows):
-        why = "; ".join(f"{file}: {reason}" for file, reason in (refused + _refused(journal))[:2])
-        raise DataError(f"source.{name} gave no picture that can be used.", f"{why or 'Look at its options.'}")
+        why = "; ".join(f"{file}: {reason}" for file, reason in (refused + _list_refused(journal))[:2])
+        raise DataError(f"source.{name} gave no image that can be used.", f"{why or 'Look at its options.'}")
     journal.close(refused)
     return journal
 
 
-def _in_order(function: Callable[[Any], Any], items: Iterable[Any], ahead: int = 64) -> Iterator[Any]:
+def _map_in_order(function: Callable[[Any], Any], items: Iterable[Any], ahead: int = 64) -> Iterator[Any]:
     """Apply a function in threads, a few items ahead of what is asked for, and give the results in order."""
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Any] = deque()
@@ -274,21 +276,21 @@ def _in_order(function: Callable[[Any], Any], items: Iterable[Any], ahead: int =
             yield waiting.popleft().result()
 
 
-def _refused(journal: Journal) -> list[tuple[str, str]]:
+def _list_refused(journal: SourceJournal) -> list[tuple[str, str]]:
     return sorted([*journal.refused, *((row["name"], row["reason"]) for row in journal.rows if "reason" in row)])
 
 
-def _table(recipe: Recipe, journals: Mapping[str, Journal]) -> pd.DataFrame:
-    """Lay the stored pictures of all sources into one table, those to train on first."""
+def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> pd.DataFrame:
+    """Lay the stored images of all sources into one table, those to train on first."""
     rows = []
     for name in sorted(recipe.sources, key=lambda name: name in recipe.kept_out):
         source = recipe.sources[name]
         good = sorted((row for row in journals[name].rows if "path" in row), key=lambda row: str(row["name"]))
-        rows += [_row(name, source, row) for row in good]
+        rows += [_make_row(name, source, row) for row in good]
     return pd.DataFrame(rows)
 
 
-def _row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
+def _make_row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
     own = row.get("source", name)
     return {
         **{key: row[key] for key in ("path", "sha256", "origin_sha256", "pixels", "phashes", "width", "height")},
@@ -303,13 +305,13 @@ def _row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _others(recipe: Recipe) -> list[OtherSet]:
-    return [_other(name, Path(path)) for name, path in recipe.against.items()]
+def _read_other_sets(recipe: DatasetRecipe) -> list[OtherSet]:
+    return [_read_other_set(name, Path(path)) for name, path in recipe.against.items()]
 
 
-def _other(name: str, path: Path) -> OtherSet:
+def _read_other_set(name: str, path: Path) -> OtherSet:
     dataset = read_dataset(path, name)
-    prints = fingerprint_files(files_of(dataset))
+    prints = fingerprint_files(list_files(dataset))
     rows = [row for row, found in enumerate(prints) if not isinstance(found, DataError)]
     frame = dataset.frame.iloc[rows]
 
@@ -323,16 +325,16 @@ def _other(name: str, path: Path) -> OtherSet:
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
     """Let one process at a time build in a folder; the others wait, and say so."""
-    (out / WORK).mkdir(parents=True, exist_ok=True)
+    (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
     waiting = f"another process is building {out}: waiting for it"
-    with shared_lock(out / WORK / "lock", lambda: tell(waiting, file=sys.stderr)):
+    with shared_lock(out / WORK_FOLDER / "lock", lambda: print_line(waiting, file=sys.stderr)):
         yield
 
 
-def _say(curated: Curated) -> None:
+def _print_notes(curated: CurationResult) -> None:
     for note in curated.notes:
-        tell(note, file=sys.stderr)
+        print_line(note, file=sys.stderr)
     table = curated.frame[~curated.frame["blind"]]
     counts = pd.crosstab(table["label"], table["split"])
     for label, row in counts.iterrows():
-        tell(f"  {label}: {', '.join(f'{split} {n}' for split, n in row.items())}", file=sys.stderr)
+        print_line(f"  {label}: {', '.join(f'{split} {n}' for split, n in row.items())}", file=sys.stderr)

@@ -12,23 +12,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avatar_bench.files.csv_io import csv_text, read_csv
-from avatar_bench.sources.curation import Curated
-from avatar_bench.sources.dataset_kinds import OOD, ood_file
-from avatar_bench.sources.readers.reader import DESCRIPTION, Source
-from avatar_bench.sources.refusals import BLIND, EXACT, GROUP, Sides
+from avatar_bench.files.csv_io import format_csv, read_csv
+from avatar_bench.sources.curation import CurationResult
+from avatar_bench.sources.dataset_kinds import OOD_PREFIX, make_ood_path
+from avatar_bench.sources.readers.reader import DESCRIPTION_KEYS, Source
+from avatar_bench.sources.refusals import BLIND_SIDE, EXACT_KINDS, GROUP_PREFIX, Sides
 
-COLUMNS = (
+MANIFEST_COLUMNS = (
     *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
     *("format", "jpeg_quality", "licence", "author", "url", "origin"),
 )
-WORK = ".prepare"  # journals, downloads, sides and the lock
-SIDES = f"{WORK}/sides.csv"
-SAID = DESCRIPTION[1:]  # what a source says of itself, but for the label, which its pictures may state
+WORK_FOLDER = ".prepare"  # journals, downloads, sides and the lock
+SIDES_FILE = f"{WORK_FOLDER}/sides.csv"
+DESCRIPTION_COLUMNS = DESCRIPTION_KEYS[
+    1:
+]  # what a source says of itself, but for the label, which its images may state
 
 
 @dataclass(frozen=True)
-class Summary:
+class DatasetSummary:
     """Say what a data set holds: images a class, to train on and blind, and images of each out-of-domain set.
 
     `built` is False where it was there before.
@@ -44,8 +46,8 @@ class Summary:
 
     def __str__(self) -> str:
         said = "wrote" if self.built else "already complete:"
-        parts = [f"{_counted(self.counts)}; blind set: {_counted(self.blind) or 'none'}"]
-        parts += [f"out of domain: {_counted(self.ood)}"] * bool(self.ood)
+        parts = [f"{_format_counts(self.counts)}; blind set: {_format_counts(self.blind) or 'none'}"]
+        parts += [f"out of domain: {_format_counts(self.ood)}"] * bool(self.ood)
         parts += [f"{self.quarantined} in quarantine"] * bool(self.quarantined)
         parts += [f"exact copies left out: {self.copies}"] * bool(self.copies)
         return f"{said} {self.out}: {'; '.join(parts)}"
@@ -65,63 +67,63 @@ def write_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def read_sides(out: Path) -> Sides:
-    """Give the side of every picture that a data set has held so far."""
-    if not (out / SIDES).is_file():
+    """Give the side of every image that a data set has held so far."""
+    if not (out / SIDES_FILE).is_file():
         return {}
-    table = read_csv(out / SIDES, dtype={"key": str, "split": str, "fold": int}, keep_default_na=False)
+    table = read_csv(out / SIDES_FILE, dtype={"key": str, "split": str, "fold": int}, keep_default_na=False)
     return {key: (split, fold) for key, split, fold in table.itertuples(index=False)}
 
 
-def is_whole(out: Path) -> bool:
-    """Say whether every picture that the tables of a data set name is there."""
-    files = [out / "manifest.csv", out / "blind.csv", *ood_files(out).values()]
+def has_all_images(out: Path) -> bool:
+    """Say whether every image that the tables of a data set name is there."""
+    files = [out / "manifest.csv", out / "blind.csv", *list_ood_files(out).values()]
     tables = [read_csv(file, usecols=["path"]) for file in files]
     return all((out / path).is_file() for table in tables for path in table["path"])
 
 
-def ood_files(out: Path) -> dict[str, Path]:
+def list_ood_files(out: Path) -> dict[str, Path]:
     """Return the manifests of the out-of-domain sets of a data set, by name."""
-    return {file.stem.removeprefix(OOD): file for file in sorted(out.glob(f"{OOD}*.csv"))}
+    return {file.stem.removeprefix(OOD_PREFIX): file for file in sorted(out.glob(f"{OOD_PREFIX}*.csv"))}
 
 
-def write_tables(out: Path, sources: Mapping[str, Source], curated: Curated, earlier: Sides) -> None:
+def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResult, earlier: Sides) -> None:
     """Write manifest.csv, blind.csv, ood_<name>.csv, and what tells of them, and the sides for a later update."""
     frame = curated.frame.assign(phash=[phashes[0] for phashes in curated.frame["phashes"]])
-    for file in ood_files(out).values():
+    for file in list_ood_files(out).values():
         file.unlink()  # of an earlier recipe
     inside, names = frame["ood"] == "", sorted(set(frame["ood"]) - {""})
     parts = {out / "manifest.csv": ~frame["blind"], out / "blind.csv": frame["blind"] & inside}
-    parts |= {ood_file(out, name): frame["ood"] == name for name in names}
+    parts |= {make_ood_path(out, name): frame["ood"] == name for name in names}
     for place, rows in parts.items():
-        _write_table(place, frame.loc[rows, list(COLUMNS)])
-    _write_table(out / SIDES, _sides(frame, earlier))
-    _write_table(out / "sources.csv", _describe(frame, sources))
+        _write_table(place, frame.loc[rows, list(MANIFEST_COLUMNS)])
+    _write_table(out / SIDES_FILE, _tabulate_sides(frame, earlier))
+    _write_table(out / "sources.csv", _describe_sources(frame, sources))
     _write_table(out / "duplicates.csv", curated.duplicates)
     _write_table(out / "quarantine.csv", pd.DataFrame(curated.refused, columns=["file", "reason"]))
 
 
-def _describe(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFrame:
+def _describe_sources(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.DataFrame:
     """Give each source, by class, with its count, what it says of itself, and the set that it is kept out for."""
     frame = frame.assign(blind=frame["blind"] & (frame["ood"] == ""))
     keys = ["source", "label", "recipe_source", "blind", "ood"]
     counts = frame.groupby(keys, sort=True).size().reset_index(name="count")
-    for key in SAID:
+    for key in DESCRIPTION_COLUMNS:
         counts[key] = [sources[name][key] for name in counts["recipe_source"]]
-    return counts[["source", "label", "count", *SAID, "blind", "ood"]]
+    return counts[["source", "label", "count", *DESCRIPTION_COLUMNS, "blind", "ood"]]
 
 
-def _sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
-    """Give the side of each picture and stated group, of those that have gone since too: they come back to it."""
-    split = np.where(frame["blind"], BLIND, frame["split"])
+def _tabulate_sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
+    """Give the side of each image and stated group, of those that have gone since too: they come back to it."""
+    split = np.where(frame["blind"], BLIND_SIDE, frame["split"])
     now = list(zip(split, (int(number or -1) for number in frame["fold"]), strict=True))
     alone = frame["stated_group"] == frame["source"] + ":" + frame["origin"]
-    groups = zip((GROUP + frame["stated_group"])[~alone], itertools.compress(now, ~alone), strict=True)
+    groups = zip((GROUP_PREFIX + frame["stated_group"])[~alone], itertools.compress(now, ~alone), strict=True)
     sides = dict(earlier) | dict(groups) | dict(zip(frame["origin_sha256"], now, strict=True))
     return pd.DataFrame([(key, *side) for key, side in sorted(sides.items())], columns=["key", "split", "fold"])
 
 
 def _write_table(file: Path, table: pd.DataFrame) -> None:
-    _write_text(file, csv_text(table))
+    _write_text(file, format_csv(table))
 
 
 def _write_text(file: Path, text: str) -> None:
@@ -131,15 +133,15 @@ def _write_text(file: Path, text: str) -> None:
     part.replace(file)
 
 
-def summarise(out: Path, built: bool) -> Summary:
+def summarise_dataset(out: Path, built: bool) -> DatasetSummary:
     """Count what a data set holds, from its files."""
     counts = [read_csv(out / file)["label"].value_counts(sort=False) for file in ("manifest.csv", "blind.csv")]
     seen, blind = ({str(label): int(number) for label, number in count.sort_index().items()} for count in counts)
-    ood = {name: len(read_csv(file, usecols=["path"])) for name, file in ood_files(out).items()}
+    ood = {name: len(read_csv(file, usecols=["path"])) for name, file in list_ood_files(out).items()}
     pairs = read_csv(out / "duplicates.csv")
-    copies = pairs["kind"].isin(EXACT) & ~pairs["conflict"].astype(bool)
-    return Summary(out, seen, blind, ood, len(read_csv(out / "quarantine.csv")), int(copies.sum()), built)
+    copies = pairs["kind"].isin(EXACT_KINDS) & ~pairs["conflict"].astype(bool)
+    return DatasetSummary(out, seen, blind, ood, len(read_csv(out / "quarantine.csv")), int(copies.sum()), built)
 
 
-def _counted(counts: Mapping[str, int]) -> str:
+def _format_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {label}" for label, number in counts.items())

@@ -15,77 +15,77 @@ from PIL import Image
 
 from avatar_bench.errors import DataError
 from avatar_bench.sources.drawn_patterns import draw_icon, draw_texture
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.source_image import SourceImage
 
-PATTERNS = {"icons": draw_icon, "textures": draw_texture}
-WIDTH = 256  # pixels of a rasterised drawing, the most that any picture keeps
+PATTERN_DRAWERS = {"icons": draw_icon, "textures": draw_texture}
+RASTER_WIDTH = 256  # pixels of a rasterised drawing, the most that any image keeps
 
 
-def draw(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterator[Picture]:
+def draw_avatars(drawer: str, count: int, styles: Sequence[str] = ()) -> Iterator[SourceImage]:
     """Draw `count` images as SVG (of each style, where the drawer has styles).
 
     Raise DataError for an unknown drawer or a package that is missing.
     """
     if drawer == "dicebear":
-        return _dicebear(count, styles)
+        return _draw_dicebear(count, styles)
     if drawer == "python_avatars":
-        return _python_avatars(count)
+        return _draw_python_avatars(count)
     if drawer == "multiavatar":
-        return _multiavatar(count)
-    if drawer in PATTERNS:
-        return _patterns(PATTERNS[drawer], count)
-    known = ", ".join(["dicebear", "python_avatars", "multiavatar", *PATTERNS])
+        return _draw_multiavatars(count)
+    if drawer in PATTERN_DRAWERS:
+        return _draw_patterns(PATTERN_DRAWERS[drawer], count)
+    known = ", ".join(["dicebear", "python_avatars", "multiavatar", *PATTERN_DRAWERS])
     raise DataError(f"unknown drawer {drawer!r}.", f"Expected one of {known}.")
 
 
-def rasterise(svg: str, width: int = WIDTH) -> Image.Image:
-    """Give an SVG as an RGBA picture of `width` pixels; raise ValueError if it is not one.
+def rasterise(svg: str, width: int = RASTER_WIDTH) -> Image.Image:
+    """Give an SVG as an RGBA image of `width` pixels; raise ValueError if it is not one.
 
     System fonts are left out, so that the same drawing looks the same on every machine.
     """
-    resvg = _package("resvg_py")
+    resvg = _import_package("resvg_py")
     return Image.open(io.BytesIO(bytes(resvg.svg_to_bytes(svg_string=svg, width=width, skip_system_fonts=True))))
 
 
-def _dicebear(count: int, styles: Sequence[str]) -> Iterator[Picture]:
-    dicebear = _package("dicebear")
+def _draw_dicebear(count: int, styles: Sequence[str]) -> Iterator[SourceImage]:
+    dicebear = _import_package("dicebear")
     for name in styles:
-        definition = json.loads((files(_package("dicebear_styles")) / f"{name}.json").read_text("utf-8"))
+        definition = json.loads((files(_import_package("dicebear_styles")) / f"{name}.json").read_text("utf-8"))
         style, meta = dicebear.Style(definition), definition["meta"]
         for number in range(count):
             svg = dicebear.Avatar(style, {"seed": f"{name}-{number}"}).to_string()
-            picture = _picture(f"{name}_{number:02}", svg)
+            image = _make_image(f"{name}_{number:02}", svg)
             licence, author, url = meta["license"]["name"], meta["creator"]["name"], meta["source"]["url"]
-            yield replace(picture, group=name, licence=licence, author=author, url=url)
+            yield replace(image, group=name, licence=licence, author=author, url=url)
 
 
-def _python_avatars(count: int) -> Iterator[Picture]:
-    package = _package("python_avatars")
+def _draw_python_avatars(count: int) -> Iterator[SourceImage]:
+    package = _import_package("python_avatars")
     for number in range(count):
         before = random.getstate()  # the package draws from the global generator
         random.seed(f"python_avatars-{number}")
         avatar = package.Avatar.random(style=package.AvatarStyle.TRANSPARENT)
         random.setstate(before)
-        yield _picture(f"{number:03}", avatar.render())
+        yield _make_image(f"{number:03}", avatar.render())
 
 
-def _multiavatar(count: int) -> Iterator[Picture]:
-    package = _package("multiavatar.multiavatar")
+def _draw_multiavatars(count: int) -> Iterator[SourceImage]:
+    package = _import_package("multiavatar.multiavatar")
     for number in range(count):
-        yield _picture(f"{number:03}", package.multiavatar(f"multiavatar-{number}", None, None))
+        yield _make_image(f"{number:03}", package.multiavatar(f"multiavatar-{number}", None, None))
 
 
-def _patterns(draw_one: Callable[[int], tuple[str, str]], count: int) -> Iterator[Picture]:
+def _draw_patterns(draw_one: Callable[[int], tuple[str, str]], count: int) -> Iterator[SourceImage]:
     for number in range(count):
         kind, svg = draw_one(number)
-        yield _picture(f"{number:03}_{kind}", svg)
+        yield _make_image(f"{number:03}_{kind}", svg)
 
 
-def _picture(name: str, svg: str) -> Picture:
-    return Picture(name=f"{name}.svg", content=svg.encode())
+def _make_image(name: str, svg: str) -> SourceImage:
+    return SourceImage(name=f"{name}.svg", content=svg.encode())
 
 
-def _package(name: str) -> ModuleType:
+def _import_package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:

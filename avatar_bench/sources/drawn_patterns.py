@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-SIDE = 256
+PATTERN_SIDE = 256
 ICONS = {  # in a square of 24
     "house": "M3 11 12 3l9 8v10h-6v-6H9v6H3Z",
     "heart": "M12 21C3 15 2 10 4 7c2-3 6-3 8 1 2-4 6-4 8-1 2 3 1 8-8 14Z",
@@ -31,25 +31,32 @@ def draw_icon(number: int) -> tuple[str, str]:
     """Return what an icon shows, and the icon as SVG: one shape in one colour on a plain or round ground."""
     chance = random.Random(f"icon-{number}")
     shape = list(ICONS)[number % len(ICONS)]
-    ground, disc, ink = _colours(chance, 3)
+    ground, disc, ink = _draw_colours(chance, 3)
     size, turn = chance.uniform(4.5, 7.5), chance.uniform(-20, 20)
     round_ground = f'<circle cx="128" cy="128" r="{chance.uniform(95, 128):.0f}" fill="{disc}"/>'
     outline = ' stroke="#222" stroke-width=".8"' if chance.random() < 0.4 else ""
     placed = f"translate(128 128) rotate({turn:.0f}) scale({size:.1f}) translate(-12 -12)"
     path = f'<path d="{ICONS[shape]}" fill="{ink}" fill-rule="evenodd"{outline} transform="{placed}"/>'
-    return shape, _svg(_rectangle(ground) + (round_ground if chance.random() < 0.6 else "") + path)
+    return shape, _format_svg(_format_rectangle(ground) + (round_ground if chance.random() < 0.6 else "") + path)
 
 
 def draw_texture(number: int) -> tuple[str, str]:
     """Return the kind of a texture, and the texture as SVG: a surface that one motif covers evenly."""
     chance = random.Random(f"texture-{number}")
-    kinds = {"stripes": _stripes, "dots": _dots, "tiles": _tiles, "waves": _waves, "shards": _shards, "grain": _grain}
+    kinds = {
+        "stripes": _draw_stripes,
+        "dots": _draw_dots,
+        "tiles": _draw_tiles,
+        "waves": _draw_waves,
+        "shards": _draw_shards,
+        "grain": _draw_grain,
+    }
     kind = list(kinds)[number % len(kinds)]
-    return kind, _svg(kinds[kind](chance))
+    return kind, _format_svg(kinds[kind](chance))
 
 
-def _stripes(chance: random.Random) -> str:
-    ground, *inks = _colours(chance, chance.randint(2, 4))
+def _draw_stripes(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, chance.randint(2, 4))
     step, turn = chance.uniform(10, 40), chance.uniform(0, 180)
     widths = [chance.uniform(0.2, 0.8) * step for _ in inks]
     bars = [
@@ -57,15 +64,15 @@ def _stripes(chance: random.Random) -> str:
         f'fill="{inks[x % len(inks)]}"/>'
         for x in range(int(640 / step) + 1)
     ]
-    return f'{_rectangle(ground)}<g transform="rotate({turn:.0f} 128 128)">{"".join(bars)}</g>'
+    return f'{_format_rectangle(ground)}<g transform="rotate({turn:.0f} 128 128)">{"".join(bars)}</g>'
 
 
-def _dots(chance: random.Random) -> str:
-    ground, *inks = _colours(chance, 3)
+def _draw_dots(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, 3)
     step = chance.uniform(16, 44)
     least, most = sorted(chance.uniform(0.1, 0.45) for _ in range(2))
-    rows = range(int(SIDE / step) + 2)
-    return _rectangle(ground) + "".join(
+    rows = range(int(PATTERN_SIDE / step) + 2)
+    return _format_rectangle(ground) + "".join(
         f'<circle cx="{(x + (y % 2) / 2) * step:.1f}" cy="{y * step * 0.87:.1f}" '
         f'r="{chance.uniform(least, most) * step:.1f}" fill="{chance.choice(inks)}"/>'
         for y in rows
@@ -73,20 +80,20 @@ def _dots(chance: random.Random) -> str:
     )
 
 
-def _tiles(chance: random.Random) -> str:
-    ground, *inks = _colours(chance, 4)
+def _draw_tiles(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, 4)
     wide, high = chance.uniform(20, 60), chance.uniform(14, 50)
     gap, shift = chance.uniform(0, 4), chance.uniform(0, 0.5)
-    return _rectangle(ground) + "".join(
+    return _format_rectangle(ground) + "".join(
         f'<rect x="{(x - 1 + y * shift % 1) * wide:.1f}" y="{y * high:.1f}" width="{wide - gap:.1f}" '
         f'height="{high - gap:.1f}" fill="{chance.choice(inks)}"/>'
-        for y in range(int(SIDE / high) + 1)
-        for x in range(int(SIDE / wide) + 2)
+        for y in range(int(PATTERN_SIDE / high) + 1)
+        for x in range(int(PATTERN_SIDE / wide) + 2)
     )
 
 
-def _waves(chance: random.Random) -> str:
-    ground, *inks = _colours(chance, 3)
+def _draw_waves(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, 3)
     step, height, length = chance.uniform(10, 26), chance.uniform(4, 24), chance.uniform(30, 90)
     thick, turn = chance.uniform(2, 0.7 * step), chance.uniform(-30, 30)
     bends = f"q{length / 2:.0f} {height:.0f} {length:.0f} 0t{length:.0f} 0" + f"t{length:.0f} 0" * int(640 / length)
@@ -94,43 +101,43 @@ def _waves(chance: random.Random) -> str:
         f'<path d="M-192 {y * step - 96:.1f}{bends}" stroke="{inks[y % len(inks)]}"/>' for y in range(int(450 / step))
     ]
     placed = f'fill="none" stroke-width="{thick:.1f}" transform="rotate({turn:.0f} 128 128)"'
-    return f"{_rectangle(ground)}<g {placed}>{''.join(lines)}</g>"
+    return f"{_format_rectangle(ground)}<g {placed}>{''.join(lines)}</g>"
 
 
-def _shards(chance: random.Random) -> str:
-    ground, *inks = _colours(chance, 5)
+def _draw_shards(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, 5)
     shards = []
     for _ in range(chance.randint(40, 120)):
-        x, y, reach = chance.uniform(0, SIDE), chance.uniform(0, SIDE), chance.uniform(12, 55)
+        x, y, reach = chance.uniform(0, PATTERN_SIDE), chance.uniform(0, PATTERN_SIDE), chance.uniform(12, 55)
         corners = " ".join(
             f"{x + chance.uniform(-1, 1) * reach:.0f},{y + chance.uniform(-1, 1) * reach:.0f}" for _ in range(3)
         )
         shards.append(
             f'<polygon points="{corners}" fill="{chance.choice(inks)}" opacity="{chance.uniform(0.5, 1):.2f}"/>'
         )
-    return _rectangle(ground) + "".join(shards)
+    return _format_rectangle(ground) + "".join(shards)
 
 
-def _grain(chance: random.Random) -> str:
-    (ground,) = _colours(chance, 1)
+def _draw_grain(chance: random.Random) -> str:
+    (ground,) = _draw_colours(chance, 1)
     across, down = (10 ** chance.uniform(-2.2, -0.5) for _ in range(2))
     noise = f'<feTurbulence type="fractalNoise" baseFrequency="{across:.4f} {down:.4f}" numOctaves="4" '
     noise += f'seed="{chance.randrange(1000)}"/><feComponentTransfer><feFuncA type="linear" slope="0" intercept=".6"/>'
-    return f'<filter id="f">{noise}</feComponentTransfer></filter>{_rectangle(ground)}' + (
-        f'<rect width="{SIDE}" height="{SIDE}" filter="url(#f)"/>'
+    return f'<filter id="f">{noise}</feComponentTransfer></filter>{_format_rectangle(ground)}' + (
+        f'<rect width="{PATTERN_SIDE}" height="{PATTERN_SIDE}" filter="url(#f)"/>'
     )
 
 
-def _colours(chance: random.Random, count: int) -> list[str]:
+def _draw_colours(chance: random.Random, count: int) -> list[str]:
     """Return colours whose hues lie apart."""
     first = chance.random()
     hues = [(first + (number + chance.uniform(-0.2, 0.2)) / count) % 1 for number in range(count)]
     return [f"hsl({360 * hue:.0f}, {chance.uniform(15, 90):.0f}%, {chance.uniform(20, 90):.0f}%)" for hue in hues]
 
 
-def _rectangle(colour: str) -> str:
-    return f'<rect width="{SIDE}" height="{SIDE}" fill="{colour}"/>'
+def _format_rectangle(colour: str) -> str:
+    return f'<rect width="{PATTERN_SIDE}" height="{PATTERN_SIDE}" fill="{colour}"/>'
 
 
-def _svg(content: str) -> str:
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIDE} {SIDE}">{content}</svg>'
+def _format_svg(content: str) -> str:
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {PATTERN_SIDE} {PATTERN_SIDE}">{content}</svg>'

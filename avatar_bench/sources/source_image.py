@@ -1,4 +1,4 @@
-"""A picture on its way into a data set, and the square that is cut of it."""
+"""An image on its way into a data set, and the square that is cut of it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Box = tuple[float, float, float]
+CropBox = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Hold one picture of a source as it was found, and what is known of it; an empty string means not known.
+class SourceImage:
+    """Hold one image of a source as it was found, and what is known of it; an empty string means not known.
 
     `name` is its path within the source, unique there, with its ending. `content` is the file where it lies, which is
     never touched, or its bytes. `box` is (left, top, side) of the square to cut, as shares of width, height and width;
-    None: the whole picture. `group` names what must stay on one side of a split within its source; `shared_group` the
+    None: the whole image. `group` names what must stay on one side of a split within its source; `shared_group` the
     same across sources.
     """
 
@@ -25,7 +25,7 @@ class Picture:
     content: Path | bytes
     label: str = ""  # "": the source's own
     source: str = ""  # "": the source's own name
-    box: Box | None = None
+    box: CropBox | None = None
     group: str = ""
     shared_group: str = ""
     generator: str = ""
@@ -39,7 +39,7 @@ class Picture:
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
-def cut(image: NDArray[np.uint8], box: Box | None = None) -> NDArray[np.uint8]:
+def crop_square(image: NDArray[np.uint8], box: CropBox | None = None) -> NDArray[np.uint8]:
     """Give the square of an image, (H, W, 3), that `box` names, moved to lie within it; None gives the image."""
     if box is None:
         return image

@@ -1,4 +1,4 @@
-"""The store of a data set: pictures by content hash, and a journal of each source that survives an interruption."""
+"""The store of a data set: images by content hash, and a journal of each source that survives an interruption."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.audit.properties import metadata
-from avatar_bench.data.decoding import MAX_BYTES, decode_bytes, format_of
+from avatar_bench.audit.properties import measure_metadata
+from avatar_bench.data.decoding import MAX_IMAGE_BYTES, decode_bytes, detect_format
 from avatar_bench.data.equalise import equalise_bytes
-from avatar_bench.data.fingerprints import fingerprint
+from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.errors import DataError
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.sources.drawn_avatars import rasterise
-from avatar_bench.sources.source_image import Picture, cut
+from avatar_bench.sources.source_image import SourceImage, crop_square
 
-# Transparent pictures that are encoded anew get one of these: a white ground would tell the drawings.
-GROUNDS = ("white", "white", "white", "#eceff1", "#f5efe6", "#dbe7f3", "#cfe3d4", "#f2d9d9", "#d9d4e8", "#b8c4cc")
-ENDINGS = {
+# Transparent images that are encoded anew get one of these: a white ground would tell the drawings.
+BACKGROUNDS = ("white", "white", "white", "#eceff1", "#f5efe6", "#dbe7f3", "#cfe3d4", "#f2d9d9", "#d9d4e8", "#b8c4cc")
+EXTENSIONS = {
     "JPEG": ".jpg",
     "PNG": ".png",
     "WEBP": ".webp",
@@ -41,8 +41,8 @@ ENDINGS = {
 
 
 @dataclass(frozen=True)
-class Making:
-    """Say what is done to the pictures of one source on their way into the store.
+class StoreOptions:
+    """Say what is done to the images of one source on their way into the store.
 
     `equalise`: "jpeg", or None to keep each file as it is. `rasterise`: whether SVG is drawn, or refused.
     """
@@ -53,28 +53,32 @@ class Making:
     rasterise: bool = False
 
 
-def put(picture: Picture, making: Making, folder: Path) -> dict[str, Any]:
-    """Bring one picture into `folder`/images/<label>/<source>/ and give its row, or a row with the `reason` it cannot.
+def store_image(source_image: SourceImage, making: StoreOptions, folder: Path) -> dict[str, Any]:
+    """Bring one image into `folder`/images/<label>/<source>/ and give its row, or a row with the `reason` it cannot.
 
     A file that is kept as it is becomes a hard link where that is possible, else a copy. Raise OSError where the
     folder cannot be written.
     """
     try:
-        found = _content(picture)
-        data, image = _make(picture, found, making)
+        found = _read_content(source_image)
+        data, image = _convert(source_image, found, making)
     except (DataError, ValueError, OSError) as error:
-        return {"name": picture.name, "reason": _reason(error).removeprefix(f"{picture.name}: ")}
-    sha256, kind = sha256_of_bytes(data), format_of(data)
+        return {"name": source_image.name, "reason": _format_reason(error).removeprefix(f"{source_image.name}: ")}
+    sha256, kind = sha256_of_bytes(data), detect_format(data)
     path = "/".join(
-        ["images", *map(_safe, (picture.label or making.label, picture.source or making.source)), sha256[:20]]
+        [
+            "images",
+            *map(_make_folder_name, (source_image.label or making.label, source_image.source or making.source)),
+            sha256[:20],
+        ]
     )
-    original = picture.content if isinstance(picture.content, Path) and data is found else None
-    _keep(data, original, folder / (path + ENDINGS[kind]))
-    prints = fingerprint(image)
-    known = {key: value for key, value in asdict(picture).items() if isinstance(value, str) and key != "name"}
+    original = source_image.content if isinstance(source_image.content, Path) and data is found else None
+    _save(data, original, folder / (path + EXTENSIONS[kind]))
+    prints = fingerprint_image(image)
+    known = {key: value for key, value in asdict(source_image).items() if isinstance(value, str) and key != "name"}
     return {
-        "name": picture.name,
-        "path": path + ENDINGS[kind],
+        "name": source_image.name,
+        "path": path + EXTENSIONS[kind],
         "sha256": sha256,
         "origin_sha256": sha256_of_bytes(found),
         "pixels": prints.pixels,
@@ -82,16 +86,16 @@ def put(picture: Picture, making: Making, folder: Path) -> dict[str, Any]:
         "width": image.shape[1],
         "height": image.shape[0],
         "format": kind,
-        "jpeg_quality": metadata(data, image)["jpeg_quality"] if kind == "JPEG" else "",
+        "jpeg_quality": measure_metadata(data, image)["jpeg_quality"] if kind == "JPEG" else "",
         **{key: value for key, value in known.items() if value},
     }
 
 
 @dataclass
-class Journal:
+class SourceJournal:
     """Hold what has been stored of one source; each row is on disk before the next is begun.
 
-    `digest` is of the source as it was read; a journal of another digest, or of pictures that are gone, is begun anew.
+    `digest` is of the source as it was read; a journal of another digest, or of images that are gone, is begun anew.
     """
 
     file: Path
@@ -101,16 +105,16 @@ class Journal:
     complete: bool = False
 
     @classmethod
-    def open(cls, file: Path, digest: str, folder: Path, again: bool = False) -> Journal:
+    def open(cls, file: Path, digest: str, folder: Path, again: bool = False) -> SourceJournal:
         """Read what an earlier run has left in the store `folder`, up to a last line that was cut short.
 
         With `again` a complete journal is gone on with, as if its source had not been read to the end.
         """
         journal = cls(file, digest)
-        entries = list(_lines(file))
+        entries = list(_read_lines(file))
         stored = (folder / entry["path"] for entry in entries if "path" in entry)
-        if not entries or entries[0] != {"digest": digest} or not all(picture.is_file() for picture in stored):
-            _write(file, {"digest": digest}, "w")
+        if not entries or entries[0] != {"digest": digest} or not all(place.is_file() for place in stored):
+            _write_entry(file, {"digest": digest}, "w")
             return journal
         ending = entries.pop() if entries[-1].get("complete") else None
         if ending and not again:
@@ -123,23 +127,23 @@ class Journal:
 
     @staticmethod
     def has_refused(file: Path) -> bool:
-        """Say whether a complete journal holds pictures that its reader could not get."""
-        *_, last = [{}, *_lines(file)]
+        """Say whether a complete journal holds images that its reader could not get."""
+        *_, last = [{}, *_read_lines(file)]
         return bool(last.get("refused"))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Put down one picture."""
+        """Put down one image."""
         self.rows.append(row)
-        _write(self.file, row, "a")
+        _write_entry(self.file, row, "a")
 
     def close(self, refused: list[tuple[str, str]]) -> None:
         """Put down that the source is read to its end, and what its reader refused."""
         self.refused, self.complete = list(refused), True
-        _write(self.file, {"complete": True, "refused": refused}, "a")
+        _write_entry(self.file, {"complete": True, "refused": refused}, "a")
 
 
-def prune(folder: Path, wanted: set[str]) -> int:
-    """Delete the pictures of the store whose paths are not wanted; give how many."""
+def prune_images(folder: Path, wanted: set[str]) -> int:
+    """Delete the images of the store whose paths are not wanted; give how many."""
     gone = [
         file
         for file in (folder / "images").rglob("*")
@@ -154,44 +158,44 @@ def prune(folder: Path, wanted: set[str]) -> int:
     return len(gone)
 
 
-def _content(picture: Picture) -> bytes:
-    if isinstance(picture.content, Path) and picture.content.stat().st_size > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES // 2**20} MiB.")
-    return picture.read()
+def _read_content(source_image: SourceImage) -> bytes:
+    if isinstance(source_image.content, Path) and source_image.content.stat().st_size > MAX_IMAGE_BYTES:
+        raise ValueError(f"larger than {MAX_IMAGE_BYTES // 2**20} MiB.")
+    return source_image.read()
 
 
-def _reason(error: Exception) -> str:
+def _format_reason(error: Exception) -> str:
     if isinstance(error, DataError):
         return error.lines[0]
     return f"cannot be read: {error.strerror}." if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _make(picture: Picture, found: bytes, making: Making) -> tuple[bytes, NDArray[np.uint8]]:
-    """Give what is stored of a picture, and its pixels; `found` itself where it is stored as it is."""
+def _convert(source_image: SourceImage, found: bytes, making: StoreOptions) -> tuple[bytes, NDArray[np.uint8]]:
+    """Give what is stored of an image, and its pixels; `found` itself where it is stored as it is."""
     data = found
-    if making.rasterise and picture.name.lower().endswith(".svg"):
-        data = _png(rasterise(found.decode("utf-8")))
-    if making.equalise is None and picture.box is None:
-        return data, decode_bytes(data, picture.name)
+    if making.rasterise and source_image.name.lower().endswith(".svg"):
+        data = _encode_png(rasterise(found.decode("utf-8")))
+    if making.equalise is None and source_image.box is None:
+        return data, decode_bytes(data, source_image.name)
     draw = random.Random(found)
-    image = cut(decode_bytes(data, picture.name, ground=draw.choice(GROUNDS)), picture.box)
-    made = equalise_bytes(image, "crop") if making.equalise else _png(Image.fromarray(image))
-    return made, decode_bytes(made, picture.name)
+    image = crop_square(decode_bytes(data, source_image.name, ground=draw.choice(BACKGROUNDS)), source_image.box)
+    made = equalise_bytes(image, "crop") if making.equalise else _encode_png(Image.fromarray(image))
+    return made, decode_bytes(made, source_image.name)
 
 
-def _png(image: Image.Image) -> bytes:
+def _encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _safe(name: str) -> str:
+def _make_folder_name(name: str) -> str:
     """Give a folder name that holds no separator, space or sign that a shell or Hydra reads."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
 
 
-def _keep(data: bytes, original: Path | None, target: Path) -> None:
-    """Put a picture in its place, whole or not at all."""
+def _save(data: bytes, original: Path | None, target: Path) -> None:
+    """Put an image in its place, whole or not at all."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +208,7 @@ def _keep(data: bytes, original: Path | None, target: Path) -> None:
     part.replace(target)
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
+def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
     if not file.is_file():
         return
     with file.open(encoding="utf-8") as lines:
@@ -217,15 +221,15 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _rewrite(file: Path, entries: list[dict[str, Any]]) -> None:
     part = file.with_name(f"{file.name}.part")
-    part.write_text("".join(_line(entry) for entry in entries), encoding="utf-8")
+    part.write_text("".join(_format_line(entry) for entry in entries), encoding="utf-8")
     part.replace(file)
 
 
-def _write(file: Path, entry: dict[str, Any], mode: str) -> None:
+def _write_entry(file: Path, entry: dict[str, Any], mode: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open(mode, encoding="utf-8") as stream:
-        stream.write(_line(entry))
+        stream.write(_format_line(entry))
 
 
-def _line(entry: dict[str, Any]) -> str:
+def _format_line(entry: dict[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"

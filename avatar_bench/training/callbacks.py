@@ -14,19 +14,19 @@ from torch import Tensor
 from torch.optim.swa_utils import get_swa_avg_fn
 from tqdm import tqdm
 
-from avatar_bench.console.signals import Stop
-from avatar_bench.console.warning_filters import quiet
-from avatar_bench.files.atomic_write import whole
-from avatar_bench.models.checkpoint import BEST
+from avatar_bench.console.signals import StopRequest
+from avatar_bench.console.warning_filters import suppress_framework_warnings
+from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.model_card import Card
 from avatar_bench.training.checkpoint_progress import PROGRESS_KEY
 
 MONITOR = "val/macro_f1"
-MEASURED = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", MONITOR)
-HISTORY = ("epoch", "stage", *MEASURED, "lr")
+LOGGED_METRICS = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", MONITOR)
+TRAINING_COLUMNS = ("epoch", "stage", *LOGGED_METRICS, "lr")
 
 
-class History(Callback):
+class MetricsHistory(Callback):
     """Keep metrics.csv: one row an epoch, rewritten whole, epochs counted over all stages."""
 
     def __init__(self, folder: Path, first_epoch: int, show: bool) -> None:
@@ -37,7 +37,7 @@ class History(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Silence the hints in every process: those of distributed training begin with their own filters."""
-        quiet()
+        suppress_framework_warnings()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note the rate, which validation may lower for the epoch to come."""
@@ -53,11 +53,13 @@ class History(Callback):
         card: Card = pl_module.card  # type: ignore[assignment]
         seen |= {"epoch": epoch, "stage": card.stage, "lr": self.lr}
         rows = read_history(self.file)
-        rows = [row for row in rows if row["epoch"] < epoch] + [{name: seen.get(name) for name in HISTORY}]
-        with whole(self.file) as part:
-            pd.DataFrame(rows, columns=list(HISTORY)).astype({"epoch": int, "stage": int}).to_csv(part, index=False)
+        rows = [row for row in rows if row["epoch"] < epoch] + [{name: seen.get(name) for name in TRAINING_COLUMNS}]
+        with atomic_write(self.file) as part:
+            pd.DataFrame(rows, columns=list(TRAINING_COLUMNS)).astype({"epoch": int, "stage": int}).to_csv(
+                part, index=False
+            )
         if self.show:
-            figures = "  ".join(f"{name} {seen[name]:.4f}" for name in MEASURED if name in seen)
+            figures = "  ".join(f"{name} {seen[name]:.4f}" for name in LOGGED_METRICS if name in seen)
             print(f"stage {card.stage}  epoch {epoch}  {figures}", file=sys.stderr)
 
 
@@ -66,7 +68,7 @@ def read_history(file: Path) -> list[dict[str, Any]]:
     return pd.read_csv(file).to_dict("records") if file.is_file() else []  # type: ignore[return-value]
 
 
-class Progress(Callback):
+class BatchProgressBar(Callback):
     """Draw a bar of an epoch's batches on stderr."""
 
     bar: tqdm[Any] | None = None
@@ -85,13 +87,13 @@ class Progress(Callback):
         self.bar = None
 
 
-class Best(ModelCheckpoint):
+class BestCheckpoint(ModelCheckpoint):
     """Keep best.ckpt, by val macro-F1, in a run folder that may have been moved since it was begun."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
             folder,
-            Path(BEST).stem,
+            Path(BEST_CHECKPOINT).stem,
             monitor=MONITOR,
             mode="max",
             enable_version_counter=False,
@@ -100,14 +102,14 @@ class Best(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best figure; the file that bears it lies in this folder."""
-        file = str(Path(str(self.dirpath)) / BEST)
+        file = str(Path(str(self.dirpath)) / BEST_CHECKPOINT)
         here: dict[str, Any] = {"dirpath": self.dirpath}
         for score in state_dict["best_k_models"].values():
             here |= {"best_k_models": {file: score}, "best_model_path": file, "kth_best_model_path": file}
         super().load_state_dict({**state_dict, **here})
 
 
-class Snapshots(Checkpoint):
+class LastCheckpoint(Checkpoint):
     """Write last.ckpt: after each epoch, and within it after each `minutes` of training and when it must stop.
 
     Within an epoch a whole step is saved, never the last, for Lightning does not go on from there as it would have;
@@ -115,7 +117,7 @@ class Snapshots(Checkpoint):
     stage begins, whose start is saved before best.ckpt becomes its own.
     """
 
-    def __init__(self, file: Path, minutes: float, stop: Stop, fresh: bool) -> None:
+    def __init__(self, file: Path, minutes: float, stop: StopRequest, fresh: bool) -> None:
         self.file, self.seconds, self.stop, self.fresh = file, minutes * 60, stop, fresh
         self.saved = time.monotonic()
         self.batches = 0  # of this epoch, that are in the weights
@@ -156,7 +158,7 @@ class Snapshots(Checkpoint):
         checkpoint[PROGRESS_KEY] = {"batches": self.batches, "stopped": bool(trainer.should_stop)}
 
 
-class StepAverage(WeightAveraging):
+class EmaWeightAveraging(WeightAveraging):
     """Keep an exponential moving average of the weights, by `decay` in the end.
 
     It begins as a plain one, min(decay, (1 + n) / (10 + n)) after n steps, or a short training would be judged by the
@@ -171,7 +173,7 @@ class StepAverage(WeightAveraging):
         super().__init__(avg_fn=average)
 
 
-class EpochAverage(WeightAveraging):
+class SwaWeightAveraging(WeightAveraging):
     """Average the weights of a stage's epochs from `start` on (stochastic weight averaging); plain ones before.
 
     Each epoch is judged by the average that it is part of.

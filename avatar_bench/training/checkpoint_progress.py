@@ -6,16 +6,22 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatar_bench.console.terminal import tell
+from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import CheckpointError
-from avatar_bench.models.checkpoint import BEFORE, BEST, LAST, read_checkpoint, verify
+from avatar_bench.models.checkpoint import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    PREVIOUS_CHECKPOINT,
+    read_checkpoint,
+    verify_checkpoint,
+)
 from avatar_bench.models.model_card import Card
 
 PROGRESS_KEY = "progress"
 
 
 @dataclass(frozen=True)
-class Progressed:
+class CheckpointProgress:
     """Hold how far a checkpoint has come: its stage, from 1, whole epochs of that, and batches of the next.
 
     `stopped` says that no epoch of the stage is to follow.
@@ -24,15 +30,15 @@ class Progressed:
     stage: int
     epochs: int
     batches: int
-    stopped: bool
+    is_stopped: bool
 
     @classmethod
-    def read(cls, file: Path, staged: bool = True) -> Progressed:
+    def read(cls, file: Path, staged: bool = True) -> CheckpointProgress:
         """Read it from last.ckpt or the one before; raise CheckpointError where it cannot be gone on from there.
 
         A pretraining is not `staged`: its checkpoints bear no card.
         """
-        verify(file)
+        verify_checkpoint(file)
         checkpoint = read_checkpoint(file)
         stage = Card.from_checkpoint(checkpoint, file).stage if staged else 1
         try:
@@ -43,30 +49,30 @@ class Progressed:
             raise CheckpointError(f"{file} holds no state of a training that could go on.") from error
 
 
-def newest(folder: Path, staged: bool = True) -> tuple[Path | None, Progressed | None]:
+def find_newest_checkpoint(folder: Path, staged: bool = True) -> tuple[Path | None, CheckpointProgress | None]:
     """Give the checkpoint to go on from, last.ckpt or else the one before, and how far it is; None where none was made.
 
     Raise CheckpointError where none of those that were made is whole.
     """
     damage = None
-    for file in (folder / LAST, folder / BEFORE):
+    for file in (folder / LAST_CHECKPOINT, folder / PREVIOUS_CHECKPOINT):
         try:
-            at = Progressed.read(file, staged) if file.is_file() else None
+            at = CheckpointProgress.read(file, staged) if file.is_file() else None
         except CheckpointError as error:
             damage = damage or error
             continue
-        if at and not _lost(folder / BEST, at):
+        if at and not _is_best_newer(folder / BEST_CHECKPOINT, at):
             if damage:
-                tell(f"warning: {damage.lines[0]} Goes on from {file.name}.", file=sys.stderr)
+                print_line(f"warning: {damage.lines[0]} Goes on from {file.name}.", file=sys.stderr)
             return file, at
     if damage:
         raise CheckpointError(
-            damage.lines[0], f"{BEFORE} is damaged or gone as well: train anew, with another out=DIR."
+            damage.lines[0], f"{PREVIOUS_CHECKPOINT} is damaged or gone as well: train anew, with another out=DIR."
         )
     return None, None
 
 
-def _lost(best: Path, at: Progressed) -> bool:
+def _is_best_newer(best: Path, at: CheckpointProgress) -> bool:
     """Say whether best.ckpt, where the next stage begins, is that of a later stage already."""
-    verify(best)
+    verify_checkpoint(best)
     return best.is_file() and Card.from_checkpoint(read_checkpoint(best), best).stage > at.stage

@@ -17,50 +17,50 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import avatar_bench
-from avatar_bench.console.terminal import counted, tell
-from avatar_bench.data.cache import PictureCache
-from avatar_bench.data.dataset import SPLITS, Dataset, write_split
-from avatar_bench.data.file_names import listed
-from avatar_bench.data.selection import FEW_CALIBRATION, more_calibration
-from avatar_bench.data.splits import SplitPlan, split_fingerprint
+from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.data.cache import ImageCache
+from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, write_split
+from avatar_bench.data.file_names import format_names
+from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES, suggest_calibration_options
+from avatar_bench.data.splits import SplitPlan, fingerprint_split
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation, Preprocessing
-from avatar_bench.data.worker_processes import Loader
+from avatar_bench.data.worker_processes import ManagedLoader
 from avatar_bench.errors import ConfigError, DivergedError, GuardError, OutputError
-from avatar_bench.files.atomic_write import whole
-from avatar_bench.i18n import speak
-from avatar_bench.inference.autotune import choose, choose_to_train
+from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.i18n import use_language
+from avatar_bench.inference.autotune import tune_inference, tune_training
 from avatar_bench.metrics.calibration import fit_temperature
-from avatar_bench.metrics.plots import curves
-from avatar_bench.models.backbones import create_backbone, options_for
-from avatar_bench.models.checkpoint import BEST
+from avatar_bench.metrics.plots import draw_training_curves
+from avatar_bench.models.backbones import create_backbone, resolve_options
+from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
-from avatar_bench.models.pretrained_backbone import Weights, refuse_other_options
+from avatar_bench.models.pretrained_backbone import PretrainedWeights, refuse_other_options
 from avatar_bench.models.stages import Stage
 from avatar_bench.runs.record import METRIC, write_record
 from avatar_bench.runs.run import Run, set_threads
-from avatar_bench.sources.dataset_kinds import further_sets
+from avatar_bench.sources.dataset_kinds import list_further_sets
 from avatar_bench.training.callbacks import read_history
-from avatar_bench.training.checkpoint_progress import newest
-from avatar_bench.training.initial_weights import preprocessing_for, starting_point, weights_of
+from avatar_bench.training.checkpoint_progress import find_newest_checkpoint
+from avatar_bench.training.initial_weights import build_preprocessing, record_initial_weights, resolve_weights
 from avatar_bench.training.module import Learner
 from avatar_bench.training.optimizers import TrainingOptions
-from avatar_bench.training.recording import clocked
+from avatar_bench.training.recording import record_duration
 from avatar_bench.training.stage_trainer import (
     TrainerOptions,
     build_logger,
-    computes_on,
     embed,
-    finish,
+    finish_checkpoint,
     fit_stage,
-    precision_for,
+    resolve_device,
+    resolve_precision,
 )
 
 if TYPE_CHECKING:
     from avatar_bench.config.schema import PretrainConfig, SplitDataConfig, TrainConfig
 
-MOST_FEATURES = 2**30  # bytes of cached features
+MAX_FEATURE_BYTES = 2**30  # bytes of cached features
 
 
 def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Dataset, dataset: Dataset) -> None:
@@ -69,54 +69,58 @@ def fit(settings: TrainConfig, folder: Path, record: dict[str, Any], whole: Data
     set_threads(settings.trainer.threads)
     earlier = Run.open(settings.init_from) if settings.init_from else None
     classes = earlier.classes if earlier else whole.classes
-    if record["split"].get("fingerprint", split_fingerprint(dataset)) != split_fingerprint(dataset):
+    if record["split"].get("fingerprint", fingerprint_split(dataset)) != fingerprint_split(dataset):
         raise GuardError(
-            f"resume={folder}: the pictures, or their split, are not what they were when it began.",
+            f"resume={folder}: the images, or their split, are not what they were when it began.",
             "Restore them, or start a new run.",
         )
     write_split(dataset, folder / "split.csv")
-    weights = "none" if earlier else weights_of(settings.model.weights)
-    record["init"] = starting_point(settings, dataset, folder, earlier, weights)
-    stages = _stages(settings)
-    learner, data = _build(settings, dataset, classes, earlier, weights)
+    weights = "none" if earlier else resolve_weights(settings.model.weights)
+    record["init"] = record_initial_weights(settings, dataset, folder, earlier, weights)
+    stages = _resolve_stages(settings)
+    learner, data = _build_learner(settings, dataset, classes, earlier, weights)
     del weights  # the network has its own
     choose_precision(settings, learner.net, learner.card.preprocessing["size"], record)
     record |= {
         "classes": list(classes),
-        "versions": versions(),
-        "device": device_record(settings, trainer_options(settings)),
-        "data": {**_places(settings, dataset), "root": str(dataset.root.absolute()), "fingerprint": whole.fingerprint},
+        "versions": read_versions(),
+        "device": describe_device(settings, build_trainer_options(settings)),
+        "data": {
+            **_locate_data(settings, dataset),
+            "root": str(dataset.root.absolute()),
+            "fingerprint": whole.fingerprint,
+        },
         "split": {
             **record["split"],
-            "fingerprint": split_fingerprint(dataset),
+            "fingerprint": fingerprint_split(dataset),
             "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
             "train_counts": dict(zip(classes, data.counts.tolist(), strict=True)),
         },
         "balance": settings.mode.balance,
-        "batch_size": batch_size(settings),
+        "batch_size": resolve_batch_size(settings),
         "passes_per_step": learner.passes_per_step,
         "stages": record.get("stages", []),
     }
     write_record(folder, record)
-    _say_counts(dataset, classes, settings)
-    tell("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
-    done = _stages_done(settings, earlier, stages)
-    _check_room(folder, learner, stages)
+    _report_counts(dataset, classes, settings)
+    print_line("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
+    done = _count_finished_stages(settings, earlier, stages)
+    _check_disk_space(folder, learner, stages)
     try:
         best = _fit_stages(settings, folder, record, learner, data, stages, done)
     except DivergedError as error:
-        raise with_pictures(error, dataset) from error
+        raise name_diverged_images(error, dataset) from error
     finally:
-        Loader.end()  # an error keeps its loader, whose processes hold memory that the next job of a sweep may need
-    _finish(settings, folder, record, best, dataset)
+        ManagedLoader.end()  # an error keeps its loader, whose memory the next job of a sweep may need
+    _complete_run(settings, folder, record, best, dataset)
 
 
-def with_pictures(error: DivergedError, dataset: Dataset) -> DivergedError:
-    """Give an error that names the pictures of the batch whose loss is not finite, where it is known."""
+def name_diverged_images(error: DivergedError, dataset: Dataset) -> DivergedError:
+    """Give an error that names the images of the batch whose loss is not finite, where it is known."""
     if not error.rows:
         return error
-    paths = list(dataset.part(error.split).frame["path"].iloc[list(error.rows)])
-    return DivergedError(error.lines[0], f"The pictures of that batch: {listed(paths, 4)}.", *error.lines[1:])
+    paths = list(dataset.select_split(error.split).frame["path"].iloc[list(error.rows)])
+    return DivergedError(error.lines[0], f"The images of that batch: {format_names(paths, 4)}.", *error.lines[1:])
 
 
 def _fit_stages(
@@ -129,42 +133,47 @@ def _fit_stages(
     done: int,
 ) -> Path:
     """Train the stages after the first `done`, each from the best checkpoint of the one before."""
-    resume, at = newest(folder / "checkpoints") if settings.resume else (None, None)
+    resume, at = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
     done = at.stage - 1 if at else done
-    options = trainer_options(settings)
-    best = folder / "checkpoints" / BEST
+    options = build_trainer_options(settings)
+    best = folder / "checkpoints" / BEST_CHECKPOINT
     logger = build_logger(
-        settings.logger.name, folder, folder.name, settings.logger.project, settings.logger.offline, plain(settings)
+        settings.logger.name,
+        folder,
+        folder.name,
+        settings.logger.project,
+        settings.logger.offline,
+        to_plain_values(settings),
     )
     first_epoch = 1 + sum(stage.epochs for stage in stages[:done]) * (not settings.init_from)
     if resume and at:
-        first_epoch = 1 + max((row["epoch"] for row in _history(folder) if row["stage"] < at.stage), default=0)
+        first_epoch = 1 + max((row["epoch"] for row in _read_epochs(folder) if row["stage"] < at.stage), default=0)
         learner.net.load_state_dict(Classifier.load(resume).net.state_dict())  # features are made of these
     for number, stage in enumerate(stages[done:], start=done + 1):
         learner.card = replace(learner.card, stage=number)
         names = learner.begin(stage)
         record["stages"] = [other for other in record["stages"] if other["stage"] != number]
-        record["stages"].append({"stage": number, **asdict(stage), **_say_stage(learner, number, names)})
+        record["stages"].append({"stage": number, **asdict(stage), **_report_stage(learner, number, names)})
         write_record(folder, record)
-        if not (at and at.stopped):
+        if not (at and at.is_stopped):
             data.position = (at.epochs, at.batches) if at else (0, 0)
-            with clocked(record, "train_seconds"):
-                data.embeddings = _embeddings(learner, data, options)
-                _say_features(data, record["stages"][-1])
+            with record_duration(record, "train_seconds"):
+                data.embeddings = _compute_embeddings(learner, data, options)
+                _report_features(data, record["stages"][-1])
                 write_record(folder, record)
                 best = fit_stage(learner, data, folder, options, logger, first_epoch, resume)
-        first_epoch = 1 + max(row["epoch"] for row in _history(folder))
+        first_epoch = 1 + max(row["epoch"] for row in _read_epochs(folder))
         resume = at = None
         learner.net.load_state_dict(Classifier.load(best).net.state_dict())
     return best
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
+def _read_epochs(folder: Path) -> list[dict[str, Any]]:
     rows = read_history(folder / "metrics.csv")
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
-def _check_room(folder: Path, learner: Learner, stages: list[Stage]) -> None:
+def _check_disk_space(folder: Path, learner: Learner, stages: list[Stage]) -> None:
     """Raise OutputError where the disk has no room for what a run writes: it shows before the work."""
     net = learner.net
     weights = sum(value.nbytes for value in net.state_dict().values())
@@ -178,65 +187,65 @@ def _check_room(folder: Path, learner: Learner, stages: list[Stage]) -> None:
         )
 
 
-def _embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
+def _compute_embeddings(learner: Learner, data: DataModule, options: TrainerOptions) -> dict[str, Any] | None:
     """Compute the embeddings of train and val once where the epochs of a stage would find the same; None elsewhere."""
-    views = min(data.views or 0, learner.stage.epochs) if data.augmentation.changes else 1
-    if not learner.learns_from_embeddings or not views or options.limit_batches is not None:
+    views = min(data.augmented_copies or 0, learner.stage.epochs) if data.augmentation.is_active else 1
+    if not learner.is_trained_on_embeddings or not views or options.limit_batches is not None:
         return None
-    if views * len(data.train_set) * learner.embedding_bytes > MOST_FEATURES:
-        tell(
-            f"warning: features of {counted(views, 'view')} are too many to be held, and are computed each epoch anew",
+    if views * len(data.train_set) * learner.embedding_bytes > MAX_FEATURE_BYTES:
+        print_line(
+            f"warning: features of {format_count(views, 'view')} do not fit in memory and are computed in each epoch",
             file=sys.stderr,
         )
         return None
-    batches = data.each_view(views) if data.augmentation.changes else data.plain(data.train_set)
+    batches = data.fixed_copies_loader(views) if data.augmentation.is_active else data.plain(data.train_set)
     train = embed(learner, batches, options).reshape(views, len(data.train_set), -1)
     return {"train": train, "val": embed(learner, data.plain(data.val_set), options)[None]}
 
 
-def _say_features(data: DataModule, stage: dict[str, Any]) -> None:
+def _report_features(data: DataModule, stage: dict[str, Any]) -> None:
     """Print of how many views the features are computed once, and put that into the stage's record; 0: none are."""
     stage["cached_views"] = views = len(data.embeddings["train"]) if data.embeddings else 0
     if views:
         each = f", in {views} views each," if views > 1 else ""
-        tell(
-            f"  the features of {counted(len(data.train_set), 'image')}{each} are computed once for all epochs",
+        print_line(
+            f"  the features of {format_count(len(data.train_set), 'image')}{each} are computed once for all epochs",
             file=sys.stderr,
         )
 
 
-def _say_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
+def _report_stage(learner: Learner, number: int, names: list[str]) -> dict[str, Any]:
     """Print which parameters learn in a stage, and give that for the record."""
     net, stage = learner.net, learner.stage
     count = sum(net.get_parameter(name).numel() for name in names)
     total = sum(parameter.numel() for parameter in net.parameters())
-    tell(
+    print_line(
         f"stage {number}: unfreeze={stage.unfreeze}, {count:,} of {total:,} parameters learn "
-        f"({names[0]} to {names[-1]}), {counted(stage.epochs, 'epoch')}, lr {stage.lr:g}",
+        f"({names[0]} to {names[-1]}), {format_count(stage.epochs, 'epoch')}, lr {stage.lr:g}",
         file=sys.stderr,
     )
     return {"trained_parameters": count, "first": names[0], "last": names[-1]}
 
 
-def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: Path, dataset: Dataset) -> None:
+def _complete_run(settings: TrainConfig, folder: Path, record: dict[str, Any], best: Path, dataset: Dataset) -> None:
     """Fit the temperature, complete the checkpoint and the record, and draw the curves."""
     run = Run(best, record=record, accelerator=settings.trainer.accelerator, workers=settings.data.workers)
-    calibration = dataset.part("calibration")
+    calibration = dataset.select_split("calibration")
     temperature = 1.0
-    if len(calibration) >= FEW_CALIBRATION and len(calibration.classes) > 1:
+    if len(calibration) >= MIN_CALIBRATION_IMAGES and len(calibration.classes) > 1:
         held_out = run.predictions(calibration)
         temperature = fit_temperature(held_out.logits, held_out.targets)
     else:
-        few = counted(len(calibration), "calibration image")
-        more = more_calibration(dataset, split_plan(settings.data))
-        tell(f"warning: too few for a temperature, which is 1: {few}; for one, {more}", file=sys.stderr)
-    checkpoint_sha256, weights_sha256 = finish(best, temperature)
+        few = format_count(len(calibration), "calibration image")
+        more = suggest_calibration_options(dataset, build_split_plan(settings.data))
+        print_line(f"warning: too few for a temperature, which is 1: {few}; for one, {more}", file=sys.stderr)
+    checkpoint_sha256, weights_sha256 = finish_checkpoint(best, temperature)
     history = pd.read_csv(folder / "metrics.csv")
     rows = history[history["stage"] == history["stage"].max()]
     row = rows.loc[rows[METRIC].idxmax()]
-    with speak(settings.lang):
-        figure = curves(history, int(row["epoch"]))
-    with whole(folder / "curves.png") as part:
+    with use_language(settings.lang):
+        figure = draw_training_curves(history, int(row["epoch"]))
+    with atomic_write(folder / "curves.png") as part:
         figure.savefig(part, format="png")
     record |= {
         "temperature": temperature,
@@ -247,11 +256,15 @@ def _finish(settings: TrainConfig, folder: Path, record: dict[str, Any], best: P
     }
 
 
-def _build(
-    settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], earlier: Run | None, weights: str | Weights
+def _build_learner(
+    settings: TrainConfig,
+    dataset: Dataset,
+    classes: tuple[str, ...],
+    earlier: Run | None,
+    weights: str | PretrainedWeights,
 ) -> tuple[Learner, DataModule]:
     model = settings.model
-    shape = options_for(model.backbone, model.options, settings.data.image_size or 224)
+    shape = resolve_options(model.backbone, model.options, settings.data.image_size or 224)
     net = create_backbone(model.backbone, len(classes), weights, model.package, shape)
     if earlier:
         if earlier.card.backbone != model.backbone:
@@ -264,25 +277,25 @@ def _build(
             net.load_state_dict(earlier.classifier.net.state_dict())
         except RuntimeError as error:
             raise ConfigError(
-                f"init_from={settings.init_from} holds a network of another picture size or other model.options.",
+                f"init_from={settings.init_from} holds a network of another image size or other model.options.",
                 f"Choose the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
             ) from error
     options, augment = settings.data, settings.data.augment
-    begun = earlier.card if earlier else weights.card if isinstance(weights, Weights) else None
-    preprocessing = preprocessing_for(net, options, begun)
+    begun = earlier.card if earlier else weights.card if isinstance(weights, PretrainedWeights) else None
+    preprocessing = build_preprocessing(net, options, begun)
     if earlier:
-        _say_other_preprocessing(settings, preprocessing, earlier)
+        _warn_of_other_preprocessing(settings, preprocessing, earlier)
     data = DataModule(
         dataset,
         classes,
         preprocessing,
         Augmentation(augment.flip, tuple(augment.jitter), augment.rotation, augment.noise),  # type: ignore[arg-type]
         seed=settings.seed,
-        batch_size=batch_size(settings),
+        batch_size=resolve_batch_size(settings),
         workers=settings.data.workers,
         balance=settings.mode.balance,
-        views=options.views,
-        cache=picture_cache(
+        views=options.augmented_copies,
+        cache=open_image_cache(
             dataset.frame.loc[dataset.frame["split"].isin(["train", "val"]), "sha256"], preprocessing, options.cache_gb
         ),
     )
@@ -294,15 +307,15 @@ def _build(
         weights=model.weights if not earlier else earlier.card.weights,
         mode=settings.mode.name,
         seed=settings.seed,
-        split_fingerprint=split_fingerprint(dataset),
+        split_fingerprint=fingerprint_split(dataset),
         data_fingerprint=dataset.fingerprint,
-        versions=versions(),
+        versions=read_versions(),
     )
-    return Learner(card, net, _training_options(settings, data)), data
+    return Learner(card, net, _build_training_options(settings, data)), data
 
 
-def _say_other_preprocessing(settings: TrainConfig, preprocessing: Preprocessing, earlier: Run) -> None:
-    """Say where pictures are not prepared as for the earlier run: growing sizes are a practice, the rest rarely is."""
+def _warn_of_other_preprocessing(settings: TrainConfig, preprocessing: Preprocessing, earlier: Run) -> None:
+    """Say where images are not prepared as for the earlier run: growing sizes are a practice, the rest rarely is."""
     names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
     before, now = earlier.preprocessing.to_dict(), preprocessing.to_dict()
     changed = {option: name for option, name in names.items() if before.get(name) != now.get(name)}
@@ -310,7 +323,7 @@ def _say_other_preprocessing(settings: TrainConfig, preprocessing: Preprocessing
         told = ", ".join(
             f"data.{option}={now.get(name)} instead of {before.get(name)}" for option, name in changed.items()
         )
-        tell(f"warning: init_from={settings.init_from} saw its pictures otherwise: {told}", file=sys.stderr)
+        print_line(f"warning: init_from={settings.init_from} saw its images otherwise: {told}", file=sys.stderr)
 
 
 def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, size: int, record: dict[str, Any]) -> None:
@@ -321,42 +334,42 @@ def choose_precision(settings: TrainConfig | PretrainConfig, net: nn.Module, siz
     if "device" in record:
         trainer.precision, trainer.threads = record["device"]["precision"], record["device"]["threads"]
     else:
-        device = "cuda" if computes_on(trainer.accelerator) == "cuda" else "cpu"
-        found = choose_to_train(net, settings.model.backbone, size, device)
+        device = "cuda" if resolve_device(trainer.accelerator) == "cuda" else "cpu"
+        found = tune_training(net, settings.model.backbone, size, device)
         trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
-        trainer.threads = trainer.threads or choose(device).threads
+        trainer.threads = trainer.threads or tune_inference(device).threads
     set_threads(trainer.threads)
 
 
-def device_record(settings: TrainConfig | PretrainConfig, options: TrainerOptions) -> dict[str, Any]:
+def describe_device(settings: TrainConfig | PretrainConfig, options: TrainerOptions) -> dict[str, Any]:
     """Give what a run computes with, for its record."""
     return {
-        "accelerator": computes_on(settings.trainer.accelerator),
-        "precision": precision_for(options),
+        "accelerator": resolve_device(settings.trainer.accelerator),
+        "precision": resolve_precision(options),
         "threads": torch.get_num_threads(),
         "workers": settings.data.workers,
     }
 
 
-def picture_cache(hashes: pd.Series, preprocessing: Preprocessing, gigabytes: float) -> PictureCache | None:
-    """Give the cache of prepared pictures where it has room for those of some SHA-256; say why where it has not."""
+def open_image_cache(hashes: pd.Series, preprocessing: Preprocessing, gigabytes: float) -> ImageCache | None:
+    """Give the cache of prepared images where it has room for those of some SHA-256; say why where it has not."""
     if not gigabytes:
         return None
-    cache = PictureCache(preprocessing)
+    cache = ImageCache(preprocessing)
     if reason := cache.reserve(hashes, int(gigabytes * 2**30)):
-        tell(f"warning: prepared pictures are not kept ({reason}), see data.cache_gb", file=sys.stderr)
+        print_line(f"warning: prepared images are not kept ({reason}), see data.cache_gb", file=sys.stderr)
         return None
     return cache
 
 
-def _stages(settings: TrainConfig) -> list[Stage]:
+def _resolve_stages(settings: TrainConfig) -> list[Stage]:
     wanted = settings.mode.stages[: settings.stage]
     cap = settings.trainer.max_epochs
     epochs = [min(settings.epochs or stage.epochs, cap or sys.maxsize) for stage in wanted]
     return [Stage(stage.unfreeze, count, settings.lr or stage.lr) for stage, count in zip(wanted, epochs, strict=True)]
 
 
-def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]) -> int:
+def _count_finished_stages(settings: TrainConfig, earlier: Run | None, stages: list[Stage]) -> int:
     """Give how many stages `init_from` has been through: those of the same mode, where stage= asks to go on."""
     if earlier is None or settings.stage is None or earlier.card.mode != settings.mode.name:
         return 0
@@ -368,32 +381,34 @@ def _stages_done(settings: TrainConfig, earlier: Run | None, stages: list[Stage]
     return earlier.card.stage
 
 
-def _say_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
+def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
     table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
-    tell(
-        f"{counted(len(dataset), 'image')} of {dataset.name} by class (balance: {settings.mode.balance})",
+    print_line(
+        f"{format_count(len(dataset), 'image')} of {dataset.name} by class (balance: {settings.mode.balance})",
         file=sys.stderr,
     )
-    for split in (split for split in SPLITS if split in table):
+    for split in (split for split in DATASET_SPLITS if split in table):
         counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
-        tell(f"  {split}: {counts}", file=sys.stderr)
+        print_line(f"  {split}: {counts}", file=sys.stderr)
     shots = settings.mode.shots
     if shots and int(table["train"].min()) < shots:
-        tell(f"warning: {counted(int(table['train'].min()), 'shot')} a class instead of {shots}", file=sys.stderr)
+        print_line(
+            f"warning: {format_count(int(table['train'].min()), 'shot')} a class instead of {shots}", file=sys.stderr
+        )
     for split in ("val", "calibration", "test"):
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
         if missing:
-            tell(f"warning: no {split} image of {', '.join(missing)}", file=sys.stderr)
+            print_line(f"warning: no {split} image of {', '.join(missing)}", file=sys.stderr)
 
 
-def batch_size(settings: TrainConfig | PretrainConfig) -> int:
-    """Give how many pictures a batch holds, on what the run computes on."""
+def resolve_batch_size(settings: TrainConfig | PretrainConfig) -> int:
+    """Give how many images a batch holds, on what the run computes on."""
     size = settings.data.batch_size
-    device = "cuda" if computes_on(settings.trainer.accelerator) == "cuda" else "cpu"
+    device = "cuda" if resolve_device(settings.trainer.accelerator) == "cuda" else "cpu"
     return int(size[device] if isinstance(size, dict) else size)
 
 
-def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOptions:
+def _build_training_options(settings: TrainConfig, data: DataModule) -> TrainingOptions:
     optimizer, schedule = settings.optimizer, asdict(settings.optimizer.schedule)
     return TrainingOptions(
         seed=settings.seed,
@@ -412,7 +427,7 @@ def _training_options(settings: TrainConfig, data: DataModule) -> TrainingOption
     )
 
 
-def trainer_options(settings: TrainConfig | PretrainConfig) -> TrainerOptions:
+def build_trainer_options(settings: TrainConfig | PretrainConfig) -> TrainerOptions:
     """Give where and how Lightning runs; what a command has no option for is left as it is by default."""
     given = asdict(settings.trainer) | asdict(settings.callbacks)
     return TrainerOptions(
@@ -420,18 +435,18 @@ def trainer_options(settings: TrainConfig | PretrainConfig) -> TrainerOptions:
     )
 
 
-def _places(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+def _locate_data(settings: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """Give where the run's further sets lie, as absolute paths, so that evaluate finds them from anywhere."""
-    sets = {name: str(path.absolute()) for name, path in further_sets(settings.data, dataset.root).items()}
+    sets = {name: str(path.absolute()) for name, path in list_further_sets(settings.data, dataset.root).items()}
     return {"kind": settings.data.kind, "blind": sets.pop("blind", None), "ood": sets}
 
 
-def plain(settings: TrainConfig | PretrainConfig) -> dict[str, Any]:
+def to_plain_values(settings: TrainConfig | PretrainConfig) -> dict[str, Any]:
     """Give all options as plain values."""
     return OmegaConf.to_container(OmegaConf.structured(settings), resolve=True)  # type: ignore[return-value]
 
 
-def versions() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
     """Give the versions of what trains."""
     return {
         "avatar_bench": avatar_bench.__version__,
@@ -442,7 +457,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def split_plan(data: SplitDataConfig, **draw: Any) -> SplitPlan:
+def build_split_plan(data: SplitDataConfig, **draw: Any) -> SplitPlan:
     """Give the plan of data.split and its like, with the few-shot draw where there is one."""
     return SplitPlan(
         seed=data.split.seed,

@@ -21,24 +21,24 @@ from avatar_bench.metrics.classification import accuracy, macro_f1
 from avatar_bench.models.checkpoint import CARD_KEY
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
-from avatar_bench.models.stages import Stage, freeze, rest_frozen_modules
+from avatar_bench.models.stages import Stage, freeze, set_frozen_to_eval
 from avatar_bench.training.optimizers import (
     TrainingOptions,
-    build,
-    cosine,
-    parameter_groups,
-    perturbed,
-    statistics_held,
+    build_cosine_schedule,
+    build_optimizer,
+    build_parameter_groups,
+    freeze_statistics,
+    perturb_weights,
 )
 
 
-class Stepping(pl.LightningModule):
+class TrainableModule(pl.LightningModule):
     """A module that learns by `options`."""
 
     options: TrainingOptions
 
     @property
-    def may_fuse(self) -> bool:
+    def allow_fused(self) -> bool:
         """Tell whether the optimizer's steps may be fused: in 16 bits, Lightning does not clip what such ones take."""
         trainer = self._trainer
         return trainer is None or not trainer.gradient_clip_val or trainer.precision == "32-true"
@@ -55,9 +55,9 @@ class Stepping(pl.LightningModule):
         """Raise DivergedError where a weight is not finite: the checkpoints before stay the last ones."""
         for name, value in checkpoint["state_dict"].items():
             if not torch.isfinite(value).all():
-                raise self.diverged(f"{name} of the network is")
+                raise self.make_divergence_error(f"{name} of the network is")
 
-    def diverged(self, what: str) -> DivergedError:
+    def make_divergence_error(self, what: str) -> DivergedError:
         """Give the error to raise where `what`, with its verb, has become infinite or no number."""
         return DivergedError(
             f"{what} not a finite number at step {self.global_step} (epoch {self.current_epoch + 1}).",
@@ -65,10 +65,10 @@ class Stepping(pl.LightningModule):
         )
 
 
-LOSS_KEY, COUNTS_KEY = "train_loss", "train_confusion"
+LOSS_KEY, CONFUSION_KEY = "train_loss", "train_confusion"
 
 
-class Learner(Classifier, Stepping):
+class Learner(Classifier, TrainableModule):
     """A classifier that learns, one stage at a time."""
 
     class_weights: Tensor | None
@@ -92,7 +92,7 @@ class Learner(Classifier, Stepping):
         self.train_confusion = MulticlassConfusionMatrix(count, validate_args=False)  # which a small network would feel
 
     @property
-    def learns_from_embeddings(self) -> bool:
+    def is_trained_on_embeddings(self) -> bool:
         """Tell whether a stage's loss depends on the embeddings alone: the classifier learns, and nothing else acts.
 
         Mixup mixes images, and dropout before the classifier would be left out.
@@ -119,7 +119,7 @@ class Learner(Classifier, Stepping):
     def train(self, mode: bool = True) -> Learner:
         super().train(mode)
         if mode:
-            rest_frozen_modules(self.net)
+            set_frozen_to_eval(self.net)
         return self
 
     def on_train_epoch_start(self) -> None:
@@ -166,7 +166,9 @@ class Learner(Classifier, Stepping):
 
     def configure_optimizers(self) -> Any:
         options, stage = self.options, self.stage
-        optimizer = build(parameter_groups(self.net, options, stage.lr), options, stage.lr, self.may_fuse)
+        optimizer = build_optimizer(
+            build_parameter_groups(self.net, options, stage.lr), options, stage.lr, self.allow_fused
+        )
         if options.schedule == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer, factor=options.factor, patience=options.patience
@@ -178,7 +180,9 @@ class Learner(Classifier, Stepping):
             }
         if options.schedule == "cosine":
             steps = int(self.trainer.estimated_stepping_batches)
-            schedule = cosine(optimizer, steps, int(steps * options.warmup_epochs / max(1, stage.epochs)))
+            schedule = build_cosine_schedule(
+                optimizer, steps, int(steps * options.warmup_epochs / max(1, stage.epochs))
+            )
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
         return optimizer
 
@@ -190,14 +194,14 @@ class Learner(Classifier, Stepping):
         super().on_save_checkpoint(checkpoint)
         checkpoint[CARD_KEY] = self.card.plain()
         checkpoint[LOSS_KEY] = [float(self.train_loss.mean_value), float(self.train_loss.weight)]
-        checkpoint[COUNTS_KEY] = self.train_confusion.confmat.tolist()
+        checkpoint[CONFUSION_KEY] = self.train_confusion.confmat.tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         value, weight = checkpoint.get(LOSS_KEY, (0.0, 0.0))
         self.train_loss.mean_value.fill_(value)
         self.train_loss.weight.fill_(weight)
-        if COUNTS_KEY in checkpoint:
-            self.train_confusion.confmat.copy_(torch.tensor(checkpoint[COUNTS_KEY]))
+        if CONFUSION_KEY in checkpoint:
+            self.train_confusion.confmat.copy_(torch.tensor(checkpoint[CONFUSION_KEY]))
 
     def _pass_twice(self, optimizer: torch.optim.Optimizer, first: Callable[[], Any]) -> Any:
         """Leave the gradients of sharpness-aware minimisation to be unscaled, clipped and stepped by; give `first()`.
@@ -210,7 +214,7 @@ class Learner(Classifier, Stepping):
         gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
         if not torch.isfinite(get_total_norm(gradients)):
             return loss  # a GradScaler skips the step; without one, the next loss is not finite and told
-        with perturbed(optimizer, self.options.rho, self.options.adaptive), statistics_held(self.net):
+        with perturb_weights(optimizer, self.options.rho, self.options.adaptive), freeze_statistics(self.net):
             self.second_pass = True
             for place, batch in enumerate(batches):
                 self.seed_noise(place)
@@ -231,6 +235,6 @@ class Learner(Classifier, Stepping):
 
     def _check_finite(self, loss: Tensor, batch: dict[str, Tensor]) -> None:
         if not torch.isfinite(loss):
-            error = self.diverged("The loss is")
+            error = self.make_divergence_error("The loss is")
             error.rows, error.split = batch["row"].tolist(), "val" if self.trainer.validating else "train"
             raise error

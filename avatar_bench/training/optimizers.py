@@ -34,7 +34,7 @@ class TrainingOptions:
     adaptive: bool = False  # of the same
 
 
-def parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) -> list[dict[str, Any]]:
+def build_parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) -> list[dict[str, Any]]:
     """Give the parameters of a timm network that learn, in groups with the learning rate and weight decay of each.
 
     With `layer_decay`, the rate of a layer is lr * layer_decay ** (its distance from the head), counted in timm's fine
@@ -57,7 +57,7 @@ def parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) -> lis
     ]
 
 
-def head_groups(parameters: Sequence[nn.Parameter], options: TrainingOptions) -> list[dict[str, Any]]:
+def build_head_groups(parameters: Sequence[nn.Parameter], options: TrainingOptions) -> list[dict[str, Any]]:
     """Give parameters of layers that stand on a network in groups, at its full rate."""
     decaying = [each for each in parameters if options.decay_norms or each.ndim > 1]
     resting = [each for each in parameters if not options.decay_norms and each.ndim <= 1]
@@ -65,7 +65,7 @@ def head_groups(parameters: Sequence[nn.Parameter], options: TrainingOptions) ->
     return [group for group in groups if group["params"]]
 
 
-def build(
+def build_optimizer(
     groups: list[dict[str, Any]], options: TrainingOptions, lr: float, may_fuse: bool = True
 ) -> torch.optim.Optimizer:
     """Build the optimizer of a stage whose learning rate is `lr`, on groups that may state others."""
@@ -85,7 +85,9 @@ def build(
     return kind(groups, lr=lr, weight_decay=options.weight_decay, fused=fused)
 
 
-def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.optim.lr_scheduler.LambdaLR:
+def build_cosine_schedule(
+    optimizer: torch.optim.Optimizer, steps: int, warmup: int
+) -> torch.optim.lr_scheduler.LambdaLR:
     """Let the learning rate rise for `warmup` steps, then fall by a half cosine to 0 at `steps`."""
 
     def factor(step: int) -> float:
@@ -97,7 +99,7 @@ def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> torch.o
 
 
 @contextmanager
-def perturbed(optimizer: torch.optim.Optimizer, rho: float, adaptive: bool) -> Iterator[None]:
+def perturb_weights(optimizer: torch.optim.Optimizer, rho: float, adaptive: bool) -> Iterator[None]:
     """Move the weights of an optimizer to where the loss near them is highest, and back to the bit at the end.
 
     That is, to first order, `rho` along the gradient, which is then cleared: the sharpness-aware minimisation of Foret
@@ -106,7 +108,7 @@ def perturbed(optimizer: torch.optim.Optimizer, rho: float, adaptive: bool) -> I
     from pytorch_optimizer import SAM  # takes most of a second to import
 
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    mover = SAM(weights, _Still, rho=rho, adaptive=adaptive)  # type: ignore[arg-type]
+    mover = SAM(weights, _NoStep, rho=rho, adaptive=adaptive)  # type: ignore[arg-type]
     mover.first_step(zero_grad=True)
     try:
         yield
@@ -114,7 +116,7 @@ def perturbed(optimizer: torch.optim.Optimizer, rho: float, adaptive: bool) -> I
         mover.second_step()
 
 
-class _Still(torch.optim.Optimizer):
+class _NoStep(torch.optim.Optimizer):
     """Step nowhere: the weights are stepped once they are back, by an optimizer that Lightning and its scaler know."""
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -125,7 +127,7 @@ class _Still(torch.optim.Optimizer):
 
 
 @contextmanager
-def statistics_held(net: nn.Module) -> Iterator[None]:
+def freeze_statistics(net: nn.Module) -> Iterator[None]:
     """Normalise by the batch and leave running statistics, and their count of batches, as they are."""
     tracking = [module for module in net.modules() if getattr(module, "track_running_stats", False)]
     for module in tracking:

@@ -16,14 +16,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from avatar_bench.config.overrides import job_name
-from avatar_bench.config.validation import read_tree
-from avatar_bench.console.terminal import tell
+from avatar_bench.config.overrides import name_job
+from avatar_bench.config.validation import read_run_config
+from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.lock import LockedError, exclusive_lock
-from avatar_bench.files.paths import folder_name, unused_folder
-from avatar_bench.runs.record import ENDED, RECORD, read_record
+from avatar_bench.files.paths import find_unused_folder, make_folder_name
+from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, read_record
 from avatar_bench.sources.dataset_kinds import open_dataset
 
 if TYPE_CHECKING:
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 
 CONFIG, LOCK = "config.yaml", "run.lock"
 # options that change no weight
-HOW = ("out", "lang", "callbacks.progress", "callbacks.save_minutes", "data.workers", "data.cache_gb")
+IGNORED_OPTIONS = ("out", "lang", "callbacks.progress", "callbacks.save_minutes", "data.workers", "data.cache_gb")
 
 
-def run_folder(settings: TrainConfig) -> Path:
+def choose_run_folder(settings: TrainConfig) -> Path:
     """Give the folder that a run is to have: a job of a sweep within the sweep's, `out`, or one named by the time."""
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         shared = hydra.job.config.override_dirname.exclude_keys
-        return Path(hydra.sweep.dir) / job_name(hydra.overrides.task, shared)
+        return Path(hydra.sweep.dir) / name_job(hydra.overrides.task, shared)
     if settings.out:
         return Path(settings.out)
-    name = folder_name(f"{_name(settings)}-{settings.mode.name}")
-    return unused_folder(Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    name = make_folder_name(f"{_name_run(settings)}-{settings.mode.name}")
+    return find_unused_folder(Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
 def is_free(folder: Path) -> bool:
     """Say whether a folder holds no run, or one that ended before its first checkpoint."""
     if not (folder / RECORD).is_file():
         return True
-    return read_record(folder).get("status") in ENDED and not any((folder / "checkpoints").glob("*.ckpt"))
+    return read_record(folder).get("status") in UNFINISHED_STATUSES and not any((folder / "checkpoints").glob("*.ckpt"))
 
 
-def taken(folder: Path, command: str) -> ConfigError:
+def build_taken_error(folder: Path, command: str) -> ConfigError:
     """Say that a folder holds a run that would be lost."""
     earlier = read_record(folder)
     return ConfigError(
@@ -62,39 +62,39 @@ def taken(folder: Path, command: str) -> ConfigError:
     )
 
 
-def first_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[str, Any]:
+def create_record(folder: Path, cfg: DictConfig, settings: TrainConfig) -> dict[str, Any]:
     """Give the first record of a run in a folder, or the record of an earlier run that is left as it is.
 
     A job of a sweep whose folder holds the same configuration is left as it is where it is finished, goes on where it
     was interrupted or killed (`settings.resume` is set), and begins anew where it failed or diverged. Raise ConfigError
-    where the folder holds another run, GuardError where a finished one saw other pictures.
+    where the folder holds another run, GuardError where a finished one saw other images.
     """
     choices, sweeping = HydraConfig.get().runtime.choices, HydraConfig.get().mode == RunMode.MULTIRUN
     record: dict[str, Any] = {
         "status": "running",
-        "name": _name(settings),
+        "name": _name_run(settings),
         "model": choices.get("model") or "timm",
         "mode": settings.mode.name,
         "experiment": choices.get("experiment"),
         "sweep": choices.get("sweep"),
         "sweep_job": sweeping,
         "seed": settings.seed,
-        "git": git_commit(),
+        "git": read_git_commit(),
     }
     if is_free(folder):
         return record
     if not sweeping:
-        raise taken(folder, "train")
+        raise build_taken_error(folder, "train")
     _refuse_other_options(folder, cfg)
     earlier = read_record(folder)
     if earlier.get("status") == "finished":
-        _refuse_other_pictures(folder, earlier, settings)
+        _refuse_other_images(folder, earlier, settings)
         return earlier
-    return _go_on(folder, earlier, settings) or record
+    return _resume_job(folder, earlier, settings) or record
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes from a run's folder meanwhile, and make it where there is none; an empty one goes again.
 
     The lock of a process that has died is taken over, with a warning: the system has let go of it. Raise OutputError
@@ -108,14 +108,16 @@ def held(folder: Path) -> Iterator[None]:
             left = (folder / LOCK).exists()
             stack.enter_context(exclusive_lock(folder / LOCK))
         except LockedError as error:
-            raise OutputError(f"{folder}: {_owner(folder)} is training there.", "Wait for it, or stop it.") from error
+            raise OutputError(
+                f"{folder}: {_name_owner(folder)} is training there.", "Wait for it, or stop it."
+            ) from error
         except OSError as error:
             raise OutputError(
                 f"{folder} cannot be written: {error.strerror}.", "A run needs a folder that you may write to."
             ) from error
         if left:
             print(
-                f"warning: {folder}: {_owner(folder)} trained there and is gone; its lock is taken over",
+                f"warning: {folder}: {_name_owner(folder)} trained there and is gone; its lock is taken over",
                 file=sys.stderr,
             )
         yield
@@ -127,7 +129,7 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _owner(folder: Path) -> str:
+def _name_owner(folder: Path) -> str:
     """Name the process that has written a run's record last."""
     try:
         owner = read_record(folder)["process"]
@@ -141,7 +143,7 @@ def write_config(folder: Path, cfg: DictConfig) -> None:
     write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def _name(settings: TrainConfig) -> str:
+def _name_run(settings: TrainConfig) -> str:
     """Name a run by its experiment, else by its model."""
     choices = HydraConfig.get().runtime.choices
     model = choices.get("model") or "timm"
@@ -152,14 +154,14 @@ def _refuse_other_options(folder: Path, cfg: DictConfig) -> None:
     """Raise ConfigError, naming the options, where a folder holds a run of another configuration."""
     schema = OmegaConf.structured(TrainConfig)  # options that are younger than the run have their defaults there
     try:
-        kept = _flat(OmegaConf.to_container(OmegaConf.merge(schema, read_tree(folder / CONFIG)), resolve=True))
+        kept = _flatten(OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG)), resolve=True))
     except OmegaConfBaseException as error:
         raise ConfigError(
             f"{folder} holds a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}.",
             "Remove the folder to train it anew, or choose another: out=DIR",
         ) from error
-    asked = _flat(OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True))
-    other = [key for key in {**asked, **kept} if key not in HOW and asked.get(key) != kept.get(key)]
+    asked = _flatten(OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True))
+    other = [key for key in {**asked, **kept} if key not in IGNORED_OPTIONS and asked.get(key) != kept.get(key)]
     if other:
         said = [f"{key} is {kept.get(key)} there, {asked.get(key)} here" for key in other[:3]]
         raise ConfigError(
@@ -168,31 +170,35 @@ def _refuse_other_options(folder: Path, cfg: DictConfig) -> None:
         )
 
 
-def _flat(values: Any, key: str = "") -> dict[str, Any]:
+def _flatten(values: Any, key: str = "") -> dict[str, Any]:
     if not isinstance(values, dict) or not values:
         return {key: values}
-    inside = (_flat(value, f"{key}.{name}".strip(".")) for name, value in values.items())
+    inside = (_flatten(value, f"{key}.{name}".strip(".")) for name, value in values.items())
     return {path: value for part in inside for path, value in part.items()}
 
 
-def _refuse_other_pictures(folder: Path, earlier: Mapping[str, Any], settings: TrainConfig) -> None:
-    """Raise GuardError where the pictures have changed since a run: its figures would stand beside others' in vain."""
+def _refuse_other_images(folder: Path, earlier: Mapping[str, Any], settings: TrainConfig) -> None:
+    """Raise GuardError where the images have changed since a run: its figures would stand beside others' in vain."""
     trained_on = (earlier.get("data") or {}).get("fingerprint")
     if trained_on not in (None, open_dataset(settings.data).fingerprint):
         raise GuardError(
-            f"{folder} was trained before, on other pictures than data={settings.data.kind} names now.",
+            f"{folder} was trained before, on other images than data={settings.data.kind} names now.",
             "Restore them, or train all jobs on the new ones in another folder: out=DIR",
         )
 
 
-def _go_on(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict[str, Any] | None:
+def _resume_job(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict[str, Any] | None:
     """Have an interrupted or killed job go on from its last checkpoint; clear away what cannot be gone on with."""
-    from avatar_bench.models.checkpoint import BEFORE, LAST, is_whole  # imports torch, which this job needs now
+    from avatar_bench.models.checkpoint import (  # imports torch, which this job needs now
+        LAST_CHECKPOINT,
+        PREVIOUS_CHECKPOINT,
+        is_intact,
+    )
 
-    kept = [name for name in (LAST, BEFORE) if is_whole(folder / "checkpoints" / name)]
+    kept = [name for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT) if is_intact(folder / "checkpoints" / name)]
     if earlier.get("status") in ("running", "interrupted") and kept and earlier.get("stages"):
         settings.resume = str(folder)
-        tell(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
+        print_line(f"{folder}: goes on from its last checkpoint.", file=sys.stderr)
         return earlier
     for name in ("checkpoints", "predictions", "evaluation", "logs"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -200,7 +206,7 @@ def _go_on(folder: Path, earlier: dict[str, Any], settings: TrainConfig) -> dict
     return None
 
 
-def git_commit() -> str | None:
+def read_git_commit() -> str | None:
     """Give the commit that GIT_COMMIT or the checkout around the working folder names."""
     head = Path(os.environ.get("GIT_DIR", ".git")) / "HEAD"
     try:

@@ -21,23 +21,31 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from tqdm import tqdm
 
-from avatar_bench.console.memory import keep_memory
-from avatar_bench.console.signals import Stop
-from avatar_bench.console.warning_filters import quiet
+from avatar_bench.console.memory import retain_freed_memory
+from avatar_bench.console.signals import StopRequest
+from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.files.paths import unused_folder
+from avatar_bench.files.paths import find_unused_folder
 from avatar_bench.models.checkpoint import (
     CARD_KEY,
-    LAST,
+    LAST_CHECKPOINT,
+    hash_weights,
     read_checkpoint,
     remove_checkpoint,
-    verify,
-    weights_sha256,
+    verify_checkpoint,
     write_checkpoint,
 )
 from avatar_bench.models.model_card import Card
-from avatar_bench.training.callbacks import MONITOR, Best, EpochAverage, History, Progress, Snapshots, StepAverage
+from avatar_bench.training.callbacks import (
+    MONITOR,
+    BatchProgressBar,
+    BestCheckpoint,
+    EmaWeightAveraging,
+    LastCheckpoint,
+    MetricsHistory,
+    SwaWeightAveraging,
+)
 from avatar_bench.training.module import Learner
 
 
@@ -70,7 +78,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Load tensors and plain types, whatever was asked for."""
-        verify(Path(path))
+        verify_checkpoint(Path(path))
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -94,9 +102,9 @@ def fit_stage(
     Raises DivergedError on a loss that is not finite, KeyboardInterrupt or SystemExit(143) when a signal ended it,
     once the step is saved, OutputError where a checkpoint cannot be written or a process of the loader was killed.
     """
-    quiet()
-    keep_memory()
-    stage, stop = learner.stage, Stop()
+    suppress_framework_warnings()
+    retain_freed_memory()
+    stage, stop = learner.stage, StopRequest()
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.compile:
@@ -105,8 +113,8 @@ def fit_stage(
     fresh = resume is None and learner.card.stage > 1
     callbacks = _callbacks(folder, options, first_epoch, stop, fresh)
     trainer = build_trainer(options, stage.epochs, folder, logger, callbacks)
-    with stop.listening():
-        run(trainer, learner, data, resume, stop)
+    with stop.handle_signals():
+        run_trainer(trainer, learner, data, resume, stop)
     if not best.is_file():
         raise DataError("No checkpoint was chosen: val macro-F1 was never measured.", "Is the val split empty?")
     return best
@@ -122,7 +130,7 @@ def build_trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         strategy=options.strategy,
-        precision=precision_for(options),  # type: ignore[arg-type]
+        precision=resolve_precision(options),  # type: ignore[arg-type]
         max_epochs=epochs,
         limit_train_batches=options.limit_batches,
         limit_val_batches=options.limit_batches,
@@ -141,8 +149,12 @@ def build_trainer(
     )
 
 
-def run(
-    trainer: pl.Trainer, learner: pl.LightningModule, data: pl.LightningDataModule, resume: Path | None, stop: Stop
+def run_trainer(
+    trainer: pl.Trainer,
+    learner: pl.LightningModule,
+    data: pl.LightningDataModule,
+    resume: Path | None,
+    stop: StopRequest,
 ) -> None:
     """Have the trainer fit; end as a signal asks for, and not with Lightning's own exit codes."""
     learner.train()
@@ -160,11 +172,11 @@ def run(
 @torch.inference_mode()
 def embed(learner: Learner, batches: Iterable[dict[str, Any]], options: TrainerOptions) -> NDArray[np.float32]:
     """Give the embeddings (N, D) of batches of images, as the learner makes them in evaluation."""
-    learner.eval().to("cuda" if computes_on(options.accelerator) == "cuda" else "cpu")
+    learner.eval().to("cuda" if resolve_device(options.accelerator) == "cuda" else "cpu")
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bar = tqdm(batches, "features", leave=False, disable=None if options.progress else True)
-    short = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision_for(options))
+    short = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(options))
     with torch.autocast(learner.device.type, short or torch.bfloat16, enabled=short is not None):
         found = [learner(batch["image"].to(learner.device))[1].float().cpu().numpy() for batch in bar]
     return np.concatenate(found)
@@ -178,7 +190,7 @@ def refuse_missing_devices(accelerator: str, devices: Any, strategy: str) -> Non
             f"trainer.accelerator={accelerator}: torch finds no GPU here.",
             "Leave it out (and trainer=gpu, which sets it), or give trainer=cpu.",
         )
-    quiet()
+    suppress_framework_warnings()
     try:
         pl.Trainer(accelerator=accelerator, devices=devices, strategy=strategy, logger=False)
     except (MisconfigurationException, ValueError) as error:
@@ -189,19 +201,19 @@ def refuse_missing_devices(accelerator: str, devices: Any, strategy: str) -> Non
         ) from error
 
 
-def computes_on(accelerator: str) -> str:
+def resolve_device(accelerator: str) -> str:
     """Give cpu, cuda or mps: what trainer.accelerator stands for on this machine."""
     if accelerator == "cpu":
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def precision_for(options: TrainerOptions) -> str:
+def resolve_precision(options: TrainerOptions) -> str:
     """Give Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere.
 
     Raises ConfigError on 16-mixed without a GPU, in whose place Lightning would compute with bf16.
     """
-    cuda = computes_on(options.accelerator) == "cuda"
+    cuda = resolve_device(options.accelerator) == "cuda"
     if options.precision == "amp":
         return "16-mixed" if cuda else "32-true"
     if options.precision == "16-mixed" and not cuda and options.accelerator in ("auto", "cpu"):
@@ -212,14 +224,14 @@ def precision_for(options: TrainerOptions) -> str:
     return "32-true" if options.precision == "32" else options.precision
 
 
-def finish(best: Path, temperature: float) -> tuple[str, str]:
+def finish_checkpoint(best: Path, temperature: float) -> tuple[str, str]:
     """Put the temperature into the best checkpoint, drop the optimizer's state; give its and its weights' SHA-256."""
     checkpoint = read_checkpoint(best)
     card = Card.from_checkpoint(checkpoint, best)
     kept = {key: checkpoint[key] for key in ("state_dict", "epoch", "global_step", "pytorch-lightning_version")}
     kept[CARD_KEY] = {**card.plain(), "temperature": temperature}
     write_checkpoint(kept, best)
-    return sha256_of_file(best), weights_sha256(kept["state_dict"])
+    return sha256_of_file(best), hash_weights(kept["state_dict"])
 
 
 def build_logger(name: str, folder: Path, run_name: str, project: str, offline: bool, settings: Any) -> Logger | None:
@@ -227,7 +239,7 @@ def build_logger(name: str, folder: Path, run_name: str, project: str, offline: 
     logs = folder / "logs"
     builders: dict[str, Callable[[], Logger | None]] = {
         "none": lambda: None,
-        "csv": lambda: pl.loggers.CSVLogger(folder, name="", version=unused_folder(logs).name),
+        "csv": lambda: pl.loggers.CSVLogger(folder, name="", version=find_unused_folder(logs).name),
         "tensorboard": lambda: pl.loggers.TensorBoardLogger(folder, name="", version="logs"),
         "wandb": lambda: pl.loggers.WandbLogger(run_name, logs, project=project, offline=offline),
         "mlflow": lambda: pl.loggers.MLFlowLogger(project, run_name, tracking_uri=f"sqlite:///{logs / 'mlflow.db'}"),
@@ -244,17 +256,19 @@ def build_logger(name: str, folder: Path, run_name: str, project: str, offline: 
     return logger
 
 
-def _callbacks(folder: Path, options: TrainerOptions, first_epoch: int, stop: Stop, fresh: bool) -> list[Callback]:
+def _callbacks(
+    folder: Path, options: TrainerOptions, first_epoch: int, stop: StopRequest, fresh: bool
+) -> list[Callback]:
     bars = options.progress and sys.stderr.isatty()
-    callbacks: list[Callback] = [Progress()] if bars else []
+    callbacks: list[Callback] = [BatchProgressBar()] if bars else []
     if options.ema is not None:
-        callbacks.append(StepAverage(options.ema))
+        callbacks.append(EmaWeightAveraging(options.ema))
     if options.swa is not None:
-        callbacks.append(EpochAverage(options.swa))
+        callbacks.append(SwaWeightAveraging(options.swa))
     if options.early_stopping is not None:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=options.early_stopping, check_finite=False))
-    callbacks.append(History(folder, first_epoch, options.progress))
-    callbacks.append(Best(folder / "checkpoints"))
+    callbacks.append(MetricsHistory(folder, first_epoch, options.progress))
+    callbacks.append(BestCheckpoint(folder / "checkpoints"))
     # the last of all: what it writes holds the state of the others
-    callbacks.append(Snapshots(folder / "checkpoints" / LAST, options.save_minutes, stop, fresh))
+    callbacks.append(LastCheckpoint(folder / "checkpoints" / LAST_CHECKPOINT, options.save_minutes, stop, fresh))
     return callbacks

@@ -1,4 +1,4 @@
-"""Hints at a picture's origin: where they stand in each format, and that nothing in a file can break the reading."""
+"""Hints at an image's origin: where they stand in each format, and that nothing in a file can break the reading."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from avatar_bench.audit import content_credentials
-from avatar_bench.audit.content_credentials import HINTS, hints, says_generated
+from avatar_bench.audit.content_credentials import HINTS, read_hints, says_generated
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # broken tags, which avatar_bench ignores too
 
@@ -46,7 +46,7 @@ def xmp(inner: str) -> bytes:
 
 
 def with_store(kind: str) -> bytes:
-    """Give a picture that holds a store of manifests where its format keeps one."""
+    """Give an image that holds a store of manifests where its format keeps one."""
     data, store = saved(kind), STORE + ACTION
     if kind == "PNG":
         return with_chunk(b"caBX", store)
@@ -57,8 +57,8 @@ def with_store(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
-def test_a_plain_picture_says_nothing(kind: str) -> None:
-    found = hints(saved(kind))
+def test_a_plain_image_says_nothing(kind: str) -> None:
+    found = read_hints(saved(kind))
     assert found == dict.fromkeys(HINTS, "")
     assert not says_generated(found)
 
@@ -66,25 +66,25 @@ def test_a_plain_picture_says_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_manifest_is_found_without_a_package(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "c2pa", None)
-    found = hints(with_store(kind))
+    found = read_hints(with_store(kind))
     assert (found["c2pa"], found["iptc_digital_source_type"]) == ("manifest", "trainedAlgorithmicMedia")
     assert says_generated(found)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_broken_manifest_is_still_a_manifest(kind: str) -> None:
-    assert hints(with_store(kind))["c2pa"] == "manifest"
+    assert read_hints(with_store(kind))["c2pa"] == "manifest"
 
 
 def test_a_manifest_tells_generator_and_signer_where_the_package_is_there() -> None:
     c2pa = pytest.importorskip("c2pa", reason="c2pa-python is not installed")
     created = {"action": "c2pa.created", "digitalSourceType": f"{NEWSCODES}trainedAlgorithmicMedia"}
     actions = {"label": "c2pa.actions.v2", "data": {"actions": [created]}}
-    claim = {"claim_generator_info": [{"name": "Picture Maker"}], "format": "image/jpeg", "assertions": [actions]}
+    claim = {"claim_generator_info": [{"name": "Image Maker"}], "format": "image/jpeg", "assertions": [actions]}
     signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", *certificate(), None))
     c2pa.Builder(json.dumps(claim)).sign(signer, "image/jpeg", io.BytesIO(saved("JPEG")), signed := io.BytesIO())
-    found = hints(signed.getvalue())
-    assert found["c2pa"] == "Picture Maker, signed by Test Press"
+    found = read_hints(signed.getvalue())
+    assert found["c2pa"] == "Image Maker, signed by Test Press"
     assert found["iptc_digital_source_type"] == "trainedAlgorithmicMedia"
 
 
@@ -132,7 +132,7 @@ def certificate() -> tuple[bytes, bytes]:
 )
 @pytest.mark.parametrize("prefix", [NEWSCODES, ""])
 def test_the_source_type_is_read_however_xmp_writes_it(form: str, prefix: str, term: str) -> None:
-    found = hints(saved("JPEG", xmp=xmp(form.format(prefix + term))))
+    found = read_hints(saved("JPEG", xmp=xmp(form.format(prefix + term))))
     assert found["iptc_digital_source_type"] == term
 
 
@@ -145,7 +145,7 @@ def test_xmp_is_read_in_every_format(kind: str) -> None:
         info.add_itxt("XML:com.adobe.xmp", packet.decode(), zip=True)
     elif kind == "TIFF":
         options = {"tiffinfo": {700: packet}}
-    found = hints(saved(kind, **options))
+    found = read_hints(saved(kind, **options))
     assert (found["iptc_digital_source_type"], found["xmp_creator_tool"]) == ("digitalArt", "Krita 5")
 
 
@@ -159,7 +159,7 @@ def test_xmp_is_read_in_every_format(kind: str) -> None:
     ],
 )
 def test_texts_of_a_png_are_read_even_behind_its_pixels(kind: bytes, content: bytes) -> None:
-    found = hints(with_chunk(kind, content))
+    found = read_hints(with_chunk(kind, content))
     assert found["png_text"] == "parameters: a portrait Steps: 20"
     assert says_generated(found)
 
@@ -168,14 +168,14 @@ def test_texts_of_generators_come_first_and_unknown_ones_not_at_all() -> None:
     info = PngImagePlugin.PngInfo()
     for key, text in (("Software", "x" * 500), ("Mood", "good"), ("prompt", '{"3": {}}')):
         info.add_text(key, text)
-    assert hints(saved(pnginfo=info))["png_text"] == 'prompt: {"3": {}}; software: ' + "x" * 80
+    assert read_hints(saved(pnginfo=info))["png_text"] == 'prompt: {"3": {}}; software: ' + "x" * 80
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_exif_is_read_in_every_format(kind: str) -> None:
     exif = Image.Exif()
     exif.update({271: "Canon\0\n", 272: "EOS 5D", 305: "darktable 4"})
-    found = hints(saved(kind, exif=exif))
+    found = read_hints(saved(kind, exif=exif))
     assert [found[name] for name in ("exif_make", "exif_model", "exif_software")] == ["Canon", "EOS 5D", "darktable 4"]
     assert not says_generated(found)
 
@@ -209,7 +209,7 @@ def test_only_what_names_a_generator_says_generated(hint: str, value: str, gener
 
 
 def check(data: bytes) -> None:
-    found = hints(data)
+    found = read_hints(data)
     assert tuple(found) == HINTS
     assert all(isinstance(value, str) and len(value) < 1500 and value.isprintable() for value in found.values())
     says_generated(found)
@@ -259,13 +259,13 @@ def test_lengths_that_promise_too_much_cost_nothing() -> None:
 
 def test_a_packed_text_is_unpacked_to_its_first_bytes_alone() -> None:
     bomb = zlib.compress(bytes(50_000_000))
-    assert len(content_credentials._unpack(bomb)) == content_credentials.MAX_TEXT
+    assert len(content_credentials._unpack(bomb)) == content_credentials.MAX_PNG_TEXT
     before = time.perf_counter()
     check(with_chunk(b"zTXt", b"parameters\0\0" + bomb))
     assert time.perf_counter() - before < 1
 
 
 def test_markup_and_control_characters_come_out_as_one_short_line() -> None:
-    found = hints(with_chunk(b"tEXt", b"comment\0<b>\x1b[31m\r\n\tred\x00" + b"!" * 500))
+    found = read_hints(with_chunk(b"tEXt", b"comment\0<b>\x1b[31m\r\n\tred\x00" + b"!" * 500))
     assert found["png_text"].startswith("comment: <b> [31m red !!!")
-    assert len(found["png_text"]) == len("comment: ") + content_credentials.LENGTH
+    assert len(found["png_text"]) == len("comment: ") + content_credentials.MAX_HINT_LENGTH

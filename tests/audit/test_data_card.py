@@ -16,7 +16,7 @@ from PIL import Image
 from avatar_bench.audit.data_card import write_card
 from avatar_bench.files import html
 from avatar_bench.files.html import escape_markdown
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric, Result
 
@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 
 def write_set(root: Path, labels: tuple[str, ...] = ("drawing", EVIL), sources: tuple[str, ...] = ("pen", ODD)) -> None:
-    """Write what prepare leaves in a folder, six pictures a class."""
+    """Write what prepare leaves in a folder, six images a class."""
     (root / "images").mkdir(parents=True)
     rng, rows = np.random.default_rng(0), []
     for label in labels:
@@ -66,12 +66,15 @@ def audited(root: Path) -> Result:
         "equalised/metadata_auroc": Metric(0.51, 12, 0.45, 0.57, "bootstrap by group", higher_is_better=False),
         "source_auroc": Metric(None, 0, reason="no source is known", higher_is_better=False),
     }
-    result.tables["carriers"] = pd.DataFrame({"property": ["format", "width"], "auroc": [0.93, 0.5]})
+    result.tables["single_properties"] = pd.DataFrame({"property": ["format", "width"], "auroc": [0.93, 0.5]})
     result.tables["hints"] = pd.DataFrame({"hint": ["c2pa"], "a": [3], "b": [0]})
-    result.figures["aurocs"] = plots.interval_bars(["x"], [0.9], [0.8], [1.0], [3], label="AUROC")
+    result.figures["aurocs"] = plots.draw_interval_bars(["x"], [0.9], [0.8], [1.0], [3], label="AUROC")
     result.warnings = ["the verdict", f"first: {EVIL}"]
-    verdict = {"answer": "no", "reasons": ["the file alone tells the class", f"class '{EVIL}' comes from one source"]}
-    result.provenance = {"verdict": verdict, "equalised/verdict": {"answer": "with care", "reasons": ["one source"]}}
+    verdict = {"suitable": "no", "reasons": ["the file alone tells the class", f"class '{EVIL}' comes from one source"]}
+    result.provenance = {
+        "assessment": verdict,
+        "equalised/assessment": {"suitable": "with care", "reasons": ["one source"]},
+    }
     result.save(root / "audit")
     return result
 
@@ -111,14 +114,14 @@ def test_nothing_in_a_name_becomes_markup_of_the_markdown(markdown: str) -> None
 
 
 def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
-    pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
-    assert len(pictures) == 4  # the chart of counts, samples of two classes, and a figure
-    assert all(source is not None and source.startswith("data:image/webp;base64,") for source in pictures)
+    images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 4  # the chart of counts, samples of two classes, and a figure
+    assert all(source is not None and source.startswith("data:image/webp;base64,") for source in images)
     assert not any(tag in ("link", "iframe", "object") for tag, _ in page.tags)
     assert not any("http" in (value or "") for tag, attrs in page.tags for name, value in attrs.items())
 
 
-def test_the_pictures_of_the_markdown_are_there(markdown: str, folder: Path) -> None:
+def test_the_images_of_the_markdown_are_there(markdown: str, folder: Path) -> None:
     named = re.findall(r"\]\(((?:audit|card)/[^)]+)\)", markdown)
     assert len(named) == 4
     assert all((folder / name).is_file() for name in named)
@@ -170,8 +173,8 @@ def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path: Path)
 def test_the_card_speaks_russian(tmp_path: Path) -> None:
     write_set(tmp_path)
     result = audited(tmp_path)
-    result.provenance["verdict"]["reasons_in"] = {"ru": ["класс выдаёт сам файл"]}
-    with speak("ru"):
+    result.provenance["assessment"]["reasons_in"] = {"ru": ["класс выдаёт сам файл"]}
+    with use_language("ru"):
         page, markdown = (file.read_text(encoding="utf-8") for file in reversed(write_card(tmp_path, result)))
     assert '<html lang="ru">' in page
     for text in (Page(page).words, markdown):
@@ -187,7 +190,9 @@ def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
     write_set(tmp_path / "set", labels=("real",))
     for name in ("blind", "sources", "quarantine"):
         (tmp_path / "set" / f"{name}.csv").unlink()
-    result = Result("data_audit", "set", 6, ("real",), provenance={"verdict": {"answer": "not asked", "reasons": []}})
+    result = Result(
+        "data_audit", "set", 6, ("real",), provenance={"assessment": {"suitable": "not asked", "reasons": []}}
+    )
     page = Page(write_card(tmp_path / "set", result)[1].read_text(encoding="utf-8"))
     assert "not asked" in page.words
     assert "No sources are stated" in page.words
@@ -209,7 +214,7 @@ def test_markdown_is_escaped_to_one_line(text: object, escaped: str) -> None:
 
 
 def test_code_in_markdown_keeps_the_spaces_around_it() -> None:
-    assert html.markdown().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
+    assert html.build_markdown_environment().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
 
 
 def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:

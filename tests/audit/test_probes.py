@@ -8,13 +8,20 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from avatar_bench.audit import probes
-from avatar_bench.audit.probes import Plan, carriers, draw, majority, probe, probe_source
+from avatar_bench.audit.probes import (
+    ProbeSettings,
+    probe,
+    probe_single_properties,
+    probe_source,
+    sample_rows,
+    score_majority_class,
+)
 
-PLAN = Plan(resamples=200)
+PLAN = ProbeSettings(resamples=200)
 
 
 def frame(n: int = 240, groups: int = 120, classes: int = 3, seed: int = 0) -> pd.DataFrame:
-    """Give pictures in groups of a class each, with a property that is noise."""
+    """Give images in groups of a class each, with a property that is noise."""
     group = np.arange(n) % groups
     label = np.array(["drawing", "generated", "real"])[group % classes]
     noise = np.random.default_rng(seed).normal(size=n)
@@ -28,7 +35,7 @@ def test_a_property_that_tells_the_class_is_found_and_named_first() -> None:
     assert found.auroc.value == pytest.approx(1.0)
     assert found.balanced_accuracy.value == pytest.approx(1.0)
     assert found.auroc.higher_is_better is False
-    assert carriers(data, ["noise", "told"], PLAN)["property"].tolist() == ["told", "noise"]
+    assert probe_single_properties(data, ["noise", "told"], PLAN)["property"].tolist() == ["told", "noise"]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -58,15 +65,15 @@ def test_figures_equal_those_of_sklearn_on_the_same_scores() -> None:
     targets = rng.integers(0, 3, 90)
     scores = rng.dirichlet(np.ones(3), 90) + 0.3 * np.eye(3)[targets]
     groups = np.arange(90).astype(str)
-    found = probes._figures(scores, targets, groups, ["a", "b", "c"], PLAN)
+    found = probes._score_predictions(scores, targets, groups, ["a", "b", "c"], PLAN)
     aurocs = [roc_auc_score(targets == index, scores[:, index]) for index in range(3)]
     assert found.auroc.value == pytest.approx(max(aurocs))
     assert [one.value for one in found.by_class.values()] == pytest.approx(aurocs)
     assert found.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(targets, scores.argmax(axis=1)))
 
 
-def test_pictures_of_one_group_are_never_learned_from_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number that is the group's own would tell the class of every picture, were its group split."""
+def test_images_of_one_group_are_never_learned_from_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number that is the group's own would tell the class of every image, were its group split."""
     data = frame(400, 40)
     data["own"] = pd.Series(np.random.default_rng(0).permutation(40))[data["group"].astype(int)].to_numpy()
     assert probe(data, ["own"], PLAN).auroc.value < 0.75
@@ -91,7 +98,7 @@ def test_what_cannot_be_probed_has_a_reason(data: pd.DataFrame, reason: str) -> 
     found = probe(data, ["noise"], PLAN)
     assert found.auroc.value is None
     assert reason in found.auroc.reason
-    assert carriers(data, ["noise"], PLAN)["auroc"].isna().all()
+    assert probe_single_properties(data, ["noise"], PLAN)["auroc"].isna().all()
 
 
 def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not() -> None:
@@ -107,15 +114,15 @@ def test_a_source_that_the_other_folds_lack_says_nothing() -> None:
 
 
 def test_the_majority_is_counted() -> None:
-    accuracy, balanced = majority(pd.DataFrame({"label": ["a", "a", "a", "b"]}))
+    accuracy, balanced = score_majority_class(pd.DataFrame({"label": ["a", "a", "a", "b"]}))
     assert (accuracy.value, balanced.value) == (0.75, 0.5)
 
 
 def test_a_draw_keeps_the_shares_of_the_classes_and_depends_on_its_seed() -> None:
     data = pd.DataFrame({"label": ["a"] * 800 + ["b"] * 190 + ["c"] * 10})
-    rows = draw(data, 100, seed=1)
+    rows = sample_rows(data, 100, seed=1)
     assert data["label"].iloc[rows].value_counts().to_dict() == {"a": 80, "b": 19, "c": 1}
     assert (np.diff(rows) > 0).all()
-    assert (draw(data, 100, seed=1) == rows).all()
-    assert (draw(data, 100, seed=2) != rows).any()
-    assert len(draw(data, 1000)) == 1000
+    assert (sample_rows(data, 100, seed=1) == rows).all()
+    assert (sample_rows(data, 100, seed=2) != rows).any()
+    assert len(sample_rows(data, 1000)) == 1000

@@ -1,4 +1,4 @@
-"""Properties of picture files: against Pillow, scipy and numpy, and at their edges."""
+"""Properties of image files: against Pillow, scipy and numpy, and at their edges."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from avatar_bench.audit import properties
-from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL, measure, outliers
+from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL, find_outliers, measure
 from avatar_bench.errors import DataError
 
 AVATARS = Path(__file__).parents[3] / "shared" / "data"
@@ -66,14 +66,14 @@ def test_mode_is_that_of_the_stored_samples(mode: str, kind: str) -> None:
     assert measure(saved(Image.fromarray(noise()).convert(mode), kind))["mode"] == mode
 
 
-def test_size_and_aspect_are_those_of_the_upright_picture() -> None:
+def test_size_and_aspect_are_those_of_the_upright_image() -> None:
     exif = Image.Exif()
     exif[274] = 6
     found = measure(saved(noise(20, 40), "JPEG", exif=exif))
     assert (found["width"], found["height"], found["aspect"], found["exif"]) == (20, 40, 0.5, True)
 
 
-def test_a_jpeg_of_several_pictures_is_a_jpeg() -> None:
+def test_a_jpeg_of_several_images_is_a_jpeg() -> None:
     data = saved(Image.fromarray(noise()), "MPO", save_all=True, append_images=[Image.fromarray(noise(seed=1))])
     assert measure(data)["format"] == "JPEG"
 
@@ -107,7 +107,7 @@ def test_appearance_equals_plain_definitions() -> None:
     assert found["sharpness"] == pytest.approx(np.log10(1 + laplacian.var()), abs=5e-3)
 
 
-def test_appearance_of_plain_pictures_is_what_anyone_would_say() -> None:
+def test_appearance_of_plain_images_is_what_anyone_would_say() -> None:
     halves = np.zeros((32, 32, 3), np.uint8)
     halves[:, 16:] = 255
     red = np.full((32, 32, 3), (255, 0, 0), np.uint8)
@@ -150,8 +150,8 @@ def test_the_spectrum_falls_for_smooth_noise_alone() -> None:
     white = np.random.default_rng(0).normal(128, 20, (128, 128, 1)).repeat(3, axis=2)
     smooth = (ndimage.gaussian_filter(white, (1, 1, 0)) - 128) * 3 + 128
     falls = []
-    for picture in (white, smooth):
-        found = properties.residual(picture.astype(np.uint8))
+    for image in (white, smooth):
+        found = properties.measure_residual(image.astype(np.uint8))
         falls.append(float(found["spectrum_08"]) - float(found["spectrum_15"]))
     assert falls[0] < 0 < 0.5 < falls[1]
 
@@ -163,7 +163,7 @@ def test_the_spectrum_is_the_mean_power_of_rings() -> None:
     power = np.abs(np.fft.fft2(left * window)) ** 2 / (window**2).sum()
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(96), indexing="ij"))
     rings = [power[(radius >= band / 32) & (radius < (band + 1) / 32)].mean() for band in range(16)]
-    found = properties.residual(grey[..., None].repeat(3, axis=2))
+    found = properties.measure_residual(grey[..., None].repeat(3, axis=2))
     # half of the plane is read, in which the pairs of its edge weigh double
     np.testing.assert_allclose([found[name] for name in RESIDUAL[2:16]], np.log10(rings[2:]), atol=0.05)
 
@@ -172,21 +172,25 @@ def test_the_spectrum_is_the_mean_power_of_rings() -> None:
 def test_the_energy_of_one_dct_coefficient_lies_on_its_diagonal(u: int, v: int) -> None:
     steps = (2 * np.arange(8) + 1) * np.pi / 16
     block = 128 + 100 * np.outer(np.cos(u * steps), np.cos(v * steps))
-    picture = np.tile(block.round().astype(np.uint8), (5, 6))[..., None].repeat(3, axis=2)
-    found = properties.residual(picture)
+    image = np.tile(block.round().astype(np.uint8), (5, 6))[..., None].repeat(3, axis=2)
+    found = properties.measure_residual(image)
     energies = [found[f"dct_{diagonal:02}"] for diagonal in range(1, 15)]
     assert int(np.argmax(energies)) + 1 == u + v
 
 
 def test_blockiness_tells_blocks_of_eight_from_noise() -> None:
     tiles = noise(10, 10).repeat(8, axis=0).repeat(8, axis=1)
-    assert float(properties.residual(tiles)["blockiness"]) > 1
-    assert abs(float(properties.residual(noise(80, 80))["blockiness"])) < 0.05
+    assert float(properties.measure_residual(tiles)["blockiness"]) > 1
+    assert abs(float(properties.measure_residual(noise(80, 80))["blockiness"])) < 0.05
 
 
-def test_blocks_are_found_in_the_crop_of_a_large_picture() -> None:
+def test_blocks_are_found_in_the_crop_of_a_large_image() -> None:
     tiles = noise(70, 101).repeat(8, axis=0).repeat(8, axis=1)
-    assert float(properties.residual(tiles[3:, 5:])["blockiness"]) < 0 < float(properties.residual(tiles)["blockiness"])
+    assert (
+        float(properties.measure_residual(tiles[3:, 5:])["blockiness"])
+        < 0
+        < float(properties.measure_residual(tiles)["blockiness"])
+    )
 
 
 @pytest.mark.filterwarnings("error")
@@ -194,43 +198,43 @@ def test_blocks_are_found_in_the_crop_of_a_large_picture() -> None:
 @pytest.mark.parametrize("flat", [True, False])
 def test_every_value_is_finite_whatever_the_size(size: tuple[int, int], flat: bool) -> None:
     found = measure(saved(np.full((*size, 3), 7, np.uint8) if flat else noise(*size)))
-    assert tuple(found) == properties.COLUMNS
+    assert tuple(found) == properties.PROPERTY_COLUMNS
     assert all(np.isfinite(found[name]) for name in (*APPEARANCE, *COLOUR, *RESIDUAL))
     assert {type(value) for value in found.values()} <= {int, float, str, bool}
     assert len(RESIDUAL) == 43
     assert set(METADATA) < set(found)
 
 
-def test_a_flat_picture_has_no_noise() -> None:
-    found = properties.residual(np.full((40, 40, 3), 90, np.uint8))
+def test_a_flat_image_has_no_noise() -> None:
+    found = properties.measure_residual(np.full((40, 40, 3), 90, np.uint8))
     assert {found[name] for name in RESIDUAL if name.startswith(("kurtosis", "correlation", "neighbour", "block"))} == {
         0
     }
     assert [found[name] for name in RESIDUAL[:16]] == pytest.approx([-3] * 16)
 
 
-def test_a_file_that_is_no_picture_is_named() -> None:
+def test_a_file_that_is_no_image_is_named() -> None:
     with pytest.raises(DataError, match=r"^a\.png: "):
-        measure(b"not a picture", "a.png")
+        measure(b"not an image", "a.png")
 
 
 def test_every_property_has_its_column() -> None:
-    assert tuple(measure(saved(noise()))) == properties.COLUMNS
+    assert tuple(measure(saved(noise()))) == properties.PROPERTY_COLUMNS
 
 
 def test_no_files_have_no_outliers() -> None:
-    assert outliers(pd.DataFrame(columns=list(properties.COLUMNS))).empty
+    assert find_outliers(pd.DataFrame(columns=list(properties.PROPERTY_COLUMNS))).empty
 
 
-def test_outliers_are_named_and_ordinary_pictures_are_not() -> None:
+def test_outliers_are_named_and_ordinary_images_are_not() -> None:
     face = np.full((100, 100, 3), 255, np.uint8)
     face[30:70, 30:70] = 200  # a flat and pale drawing
     soft = ndimage.gaussian_filter(noise(100, 100).astype(float), (6, 6, 0))
     soft = np.interp(soft, (soft.min(), soft.max()), (0, 255)).astype(np.uint8)
-    pictures = [face, noise(), noise(40, 90), np.full((90, 90, 3), 250, np.uint8), noise(60, 200), noise(200, 60), soft]
-    frame = pd.DataFrame([measure(saved(picture)) for picture in pictures], index=list("abcdefg"))
+    images = [face, noise(), noise(40, 90), np.full((90, 90, 3), 250, np.uint8), noise(60, 200), noise(200, 60), soft]
+    frame = pd.DataFrame([measure(saved(image)) for image in images], index=list("abcdefg"))
     expected = ["", "", "tiny", "blank", "extreme aspect", "extreme aspect", "blurred"]
-    assert outliers(frame).to_dict() == dict(zip("abcdefg", expected, strict=True))
+    assert find_outliers(frame).to_dict() == dict(zip("abcdefg", expected, strict=True))
 
 
 @pytest.mark.shared
@@ -238,5 +242,5 @@ def test_outliers_are_named_and_ordinary_pictures_are_not() -> None:
 def test_no_real_avatar_is_called_an_outlier() -> None:
     table = pd.read_csv(AVATARS / "avatars.csv")
     frame = pd.DataFrame([measure((AVATARS / path).read_bytes()) for path in table["path"][::20]])
-    assert set(outliers(frame)) == {""}
+    assert set(find_outliers(frame)) == {""}
     assert frame.groupby(table["label"][::20].to_numpy())["jpeg_quality"].nunique().eq(1).all()

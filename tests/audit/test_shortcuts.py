@@ -12,7 +12,7 @@ from PIL import Image
 from avatar_bench.audit import shortcuts
 from avatar_bench.audit.content_credentials import HINTS
 from avatar_bench.audit.properties import APPEARANCE, METADATA
-from avatar_bench.audit.shortcuts import cross_table, find_copies, hint_counts, judge, measure_pictures, summarise
+from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import DataError
 from avatar_bench.results.result import Metric
@@ -21,7 +21,7 @@ NOTHING = Metric(0.5, 100, 0.45, 0.55)
 
 
 def write_set(root: Path, formats: dict[str, tuple[str, ...]], n: int = 12) -> Dataset:
-    """Write n pictures a class, grain of their own each, with the endings of `formats` in turn."""
+    """Write n images a class, grain of their own each, with the endings of `formats` in turn."""
     rng, rows = np.random.default_rng(0), []
     for label, endings in formats.items():
         for number in range(n):
@@ -33,7 +33,7 @@ def write_set(root: Path, formats: dict[str, tuple[str, ...]], n: int = 12) -> D
 
 
 def known(a: int = 40, b: int = 40, groups: int | None = None) -> pd.DataFrame:
-    """Give what `judge` reads of a set against which nothing speaks."""
+    """Give what `assess` reads of a set against which nothing speaks."""
     n = a + b
     frame = pd.DataFrame({"label": ["a"] * a + ["b"] * b, "source": np.array(["x", "y"])[np.arange(n) % 2]})
     group = np.arange(n) if groups is None else np.arange(n) % groups
@@ -45,28 +45,28 @@ def pairs(count: int, conflict: bool) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["left", "right", "conflict"])
 
 
-def test_pictures_are_measured_in_order_and_broken_ones_named(tmp_path: Path) -> None:
+def test_images_are_measured_in_order_and_broken_ones_named(tmp_path: Path) -> None:
     dataset = write_set(tmp_path, {"a": ("png",), "b": ("jpg",)}, n=3)
-    dataset.file(1).write_bytes(b"no picture")
-    frame, bad = measure_pictures(dataset)
+    dataset.file(1).write_bytes(b"no image")
+    frame, bad = measure_images(dataset)
     assert frame["path"].tolist() == ["a0.png", "a2.png", "b0.jpg", "b1.jpg", "b2.jpg"]
     assert frame["row"].tolist() == [0, 2, 3, 4, 5]
     assert frame["format"].tolist() == ["PNG"] * 2 + ["JPEG"] * 3
     assert {*METADATA, *APPEARANCE, *HINTS, "outlier", "generated"} <= set(frame)
     ((path, reason),) = bad
     assert path == "a1.png"
-    assert "not a known picture format" in reason
+    assert "not a known image format" in reason
 
 
-def test_a_set_without_a_usable_picture_is_refused(tmp_path: Path) -> None:
+def test_a_set_without_a_usable_image_is_refused(tmp_path: Path) -> None:
     dataset = write_set(tmp_path, {"a": ("png",)}, n=1)
     dataset.file(0).write_bytes(b"")
-    with pytest.raises(DataError, match="no picture can be decoded"):
-        measure_pictures(dataset)
+    with pytest.raises(DataError, match="no image can be decoded"):
+        measure_images(dataset)
 
 
-def test_after_equalising_every_picture_is_a_square_jpeg(tmp_path: Path) -> None:
-    frame, _ = measure_pictures(write_set(tmp_path, {"a": ("png", "jpg")}, n=4), resize="squash")
+def test_after_equalising_every_image_is_a_square_jpeg(tmp_path: Path) -> None:
+    frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "jpg")}, n=4), resize="squash")
     assert set(frame["format"]) == {"JPEG"}
     assert (frame["width"] == frame["height"]).all()
 
@@ -74,7 +74,7 @@ def test_after_equalising_every_picture_is_a_square_jpeg(tmp_path: Path) -> None
 def test_a_copy_in_another_class_is_a_conflict(tmp_path: Path) -> None:
     dataset = write_set(tmp_path, {"a": ("png",), "b": ("png",)}, n=3)
     dataset.file(4).write_bytes(dataset.file(0).read_bytes())
-    frame, _ = measure_pictures(dataset)
+    frame, _ = measure_images(dataset)
     same = read_manifest(tmp_path / "set.csv")
     (row,) = find_copies(same, frame).to_dict("records")
     assert (row["left"], row["right"], row["kind"], row["conflict"]) == ("a0.png", "b1.png", "bytes", True)
@@ -82,13 +82,13 @@ def test_a_copy_in_another_class_is_a_conflict(tmp_path: Path) -> None:
 
 def test_a_set_without_copies_has_an_empty_table_of_them(tmp_path: Path) -> None:
     dataset = write_set(tmp_path, {"a": ("png",)}, n=3)
-    table = find_copies(dataset, measure_pictures(dataset)[0])
+    table = find_copies(dataset, measure_images(dataset)[0])
     assert len(table) == 0
     assert "conflict" in table
 
 
 def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path: Path) -> None:
-    frame, _ = measure_pictures(write_set(tmp_path, {"a": ("png", "png", "jpg"), "b": ("jpg",)}))
+    frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "png", "jpg"), "b": ("jpg",)}))
     frame.loc[frame["label"] == "a", "width"] = np.arange(12)
     table = summarise(frame).set_index(["property", "label"])
     assert table.loc[("width", "a"), ["median", "low", "high"]].tolist() == pytest.approx([5.5, 0.55, 10.45])
@@ -97,9 +97,9 @@ def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path:
     assert table.loc[("exif", "b"), "commonest"] == "False"
 
 
-def test_the_cross_table_counts_every_picture_once() -> None:
+def test_the_cross_table_counts_every_image_once() -> None:
     frame = pd.DataFrame({"source": ["x", "x", "y", ""], "label": ["a", "b", "a", "a"]})
-    table = cross_table(frame, "source")
+    table = cross_tabulate(frame, "source")
     assert table.columns.tolist() == ["source", "a", "b", "total"]
     assert table.iloc[0].tolist() == ["x", 1, 1, 2]
     assert table["total"].sum() == 4
@@ -108,14 +108,14 @@ def test_the_cross_table_counts_every_picture_once() -> None:
 def test_hints_are_counted_by_class() -> None:
     frame = pd.DataFrame({name: ["", "", ""] for name in HINTS}).assign(label=["a", "a", "b"], generated=False)
     frame.loc[0, ["png_text", "generated"]] = ["parameters", True]
-    table = hint_counts(frame).set_index("hint")
+    table = count_hints(frame).set_index("hint")
     assert table.loc["png_text"].tolist() == [1, 0]
     assert table.loc["says_generated"].tolist() == [1, 0]
     assert table.loc["c2pa"].tolist() == [0, 0]
 
 
 def test_a_set_against_which_nothing_speaks_gets_a_yes() -> None:
-    assert judge(known(), NOTHING, NOTHING) == shortcuts.Verdict("yes", [])
+    assert assess(known(), NOTHING, NOTHING) == shortcuts.Verdict("yes", [])
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_a_set_against_which_nothing_speaks_gets_a_yes() -> None:
     ],
 )
 def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, answer: str) -> None:
-    verdict = judge(known(), auroc, NOTHING)
-    assert verdict.answer == answer
+    verdict = assess(known(), auroc, NOTHING)
+    assert verdict.suitable == answer
     assert any("the file alone" in reason for reason in verdict.reasons) == (answer != "yes")
 
 
@@ -153,8 +153,8 @@ def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, answer: str) -> 
     ],
 )
 def test_the_verdict_names_what_is_wrong_with_a_set(frame: pd.DataFrame, answer: str, told: str) -> None:
-    verdict = judge(frame, NOTHING, NOTHING)
-    assert verdict.answer == answer
+    verdict = assess(frame, NOTHING, NOTHING)
+    assert verdict.suitable == answer
     assert told in "; ".join(verdict.reasons)
     assert bool(verdict.reasons) == (answer != "yes")
 
@@ -162,7 +162,7 @@ def test_the_verdict_names_what_is_wrong_with_a_set(frame: pd.DataFrame, answer:
 @pytest.mark.parametrize(
     ("matches", "answer"),
     [
-        (pairs(3, conflict=True), "no"),  # 6 of 80 pictures
+        (pairs(3, conflict=True), "no"),  # 6 of 80 images
         (pairs(2, conflict=True), "with care"),
         (pairs(5, conflict=False), "with care"),
         (pairs(4, conflict=False), "yes"),
@@ -170,17 +170,17 @@ def test_the_verdict_names_what_is_wrong_with_a_set(frame: pd.DataFrame, answer:
     ],
 )
 def test_copies_and_label_conflicts_are_weighed(matches: pd.DataFrame, answer: str) -> None:
-    assert judge(known(), NOTHING, NOTHING, matches).answer == answer
+    assert assess(known(), NOTHING, NOTHING, matches).suitable == answer
 
 
 def test_a_source_that_tells_the_class_asks_for_care() -> None:
-    verdict = judge(known(), NOTHING, Metric(1.0, 9, reason="no interval"))
-    assert verdict.answer == "with care"
+    verdict = assess(known(), NOTHING, Metric(1.0, 9, reason="no interval"))
+    assert verdict.suitable == "with care"
     assert "the source tells the class" in verdict.reasons[0]
 
 
 def test_the_gravest_reason_comes_first_and_the_others_follow() -> None:
-    verdict = judge(known().assign(source="x"), Metric(1.0, 9, reason="no interval"), NOTHING)
-    assert verdict.answer == "no"
+    verdict = assess(known().assign(source="x"), Metric(1.0, 9, reason="no interval"), NOTHING)
+    assert verdict.suitable == "no"
     assert "the file alone" in verdict.reasons[0]
     assert len(verdict.reasons) == 3

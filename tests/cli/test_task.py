@@ -12,13 +12,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from avatar_bench.cli.app import main
-from avatar_bench.cli.task import Job, JobError
+from avatar_bench.cli.task import CommandTask, JobError
 
 
 def test_a_job_of_a_sweep_carries_its_error_home(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = pickle.loads(pickle.dumps(Job("train")))
+    job = pickle.loads(pickle.dumps(CommandTask("train")))
     here = SimpleNamespace(mode=RunMode.MULTIRUN, job=SimpleNamespace(override_dirname="seed=1"))
     monkeypatch.setattr(HydraConfig, "get", lambda: here)
     with pytest.raises(JobError) as caught:

@@ -63,9 +63,22 @@ def test_it_says_of_two_runs_what_significance_says_of_them(good: Path, poor: Pa
     theirs = Result.load(good.parent / "evaluation" / "blind" / "significance").tables["pairs"].iloc[0]
     assert evaluate(good, *BLIND, f"against={poor}") == 0
     ours = found(good).tables["pairs"].iloc[0]
-    numbers = ["n", "only_a_right", "only_b_right", "p", "p_holm", "difference", "low", "high", "groups", "needed"]
+    numbers = [
+        "n",
+        "only_a_correct",
+        "only_b_correct",
+        "p",
+        "p_holm",
+        "difference",
+        "low",
+        "high",
+        "groups",
+        "n_required",
+    ]
     assert ours[numbers].to_numpy(float) == pytest.approx(theirs[numbers].to_numpy(float), abs=1e-12)
-    assert (ours["test"], ours["told_apart"]) == (theirs["test"], theirs["told_apart"]) == ("cluster permutation", True)
+    assert (
+        (ours["test"], ours["significant"]) == (theirs["test"], theirs["significant"]) == ("cluster permutation", True)
+    )
     accuracy = found(good).metrics["blind_test/accuracy"]
     assert (accuracy.value, accuracy.low, accuracy.high) == tuple(ours[["difference", "low", "high"]])
 
@@ -80,7 +93,7 @@ def test_a_significantly_worse_run_ends_with_seven_once_all_is_written(
     assert "42 images in common" in last
     assert f"against {good}: significantly worse" in out
     assert (found(poor).metrics["blind_test/accuracy"].high or 0) < 0
-    assert Result.load_whole(poor / "evaluation" / "blind" / "against")
+    assert Result.load_if_complete(poor / "evaluation" / "blind" / "against")
 
 
 @pytest.mark.parametrize("place", ["evaluation/blind/blind_test", "evaluation/blind/blind_test/metrics.json", ""])
@@ -123,12 +136,12 @@ def test_every_paired_difference_is_that_of_the_figures_of_sklearn(good: Path, p
 
 
 def test_images_are_matched_by_content_and_their_number_is_stated(
-    good: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    good: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = pd.read_csv(pictures / "blind.csv").iloc[5:]
+    rows = pd.read_csv(images / "blind.csv").iloc[5:]
     for row in rows.itertuples():
         (tmp_path / "moved" / Path(row.path).parent).mkdir(parents=True, exist_ok=True)
-        shutil.copy(pictures / str(row.path), tmp_path / "moved" / str(row.path))
+        shutil.copy(images / str(row.path), tmp_path / "moved" / str(row.path))
     rows.to_csv(tmp_path / "moved" / "blind.csv", index=False)
     rows.assign(path=[f"./{path}" for path in rows["path"]]).to_csv(tmp_path / "moved" / "june.csv", index=False)
     words = ["data=manifest", f"data.manifest={tmp_path / 'moved' / 'june.csv'}", *QUICK]
@@ -195,8 +208,8 @@ def test_what_cannot_be_compared_is_told_before_anything_is_evaluated(
 ) -> None:
     spoil(earlier, **said)
     where = str(earlier.parent / place) if place else ""
-    pictures = ["data=folder", f"data.root={earlier}"] if "block=data_audit" in words else BLIND
-    assert evaluate(good, *pictures, *words, f"against={where}", "again=true") == code
+    images = ["data=folder", f"data.root={earlier}"] if "block=data_audit" in words else BLIND
+    assert evaluate(good, *images, *words, f"against={where}", "again=true") == code
     out, err = capsys.readouterr()
     assert told in err
     assert len(err.splitlines()) <= 3

@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.catalogue import choices
-from avatar_bench.data.corruptions import Corruption, Delivery, seed_of, vary
+from avatar_bench.config.catalogue import find_choices
+from avatar_bench.data.corruptions import Corruption, Delivery, apply_variation, derive_seed
 from avatar_bench.data.loaders import to_tensor
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import CompareBlock, RunBlock
@@ -62,7 +62,7 @@ METRICS = {
         "accuracy/faces",
     ],
     "error_bias": [
-        *("unbias", "mean_confidence", "std_confidence", "mean_confidence_right", "mean_confidence_wrong"),
+        *("unbias", "mean_confidence", "std_confidence", "mean_confidence_correct", "mean_confidence_incorrect"),
         "worst_slice",
     ],
     "prior_shift": [f"{kind}/{mix}" for kind in ("accuracy", "macro_f1") for mix in MIXES],
@@ -98,7 +98,7 @@ QUICK = [
 
 @pytest.fixture(scope="module")
 def ood(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two sets: pictures of noise, and some that bear a class of the run."""
+    """Two sets: images of noise, and some that bear a class of the run."""
     root = tmp_path_factory.mktemp("ood")
     for folder in (root / "noise", root / "faces" / "real"):
         folder.mkdir(parents=True)
@@ -127,7 +127,7 @@ def asking(names: Sequence[str], words: list[str]) -> list[str]:
 
 
 def verdicts(run: Path, file: Path) -> bytes:
-    """What predict says of the pictures on which a run was judged: nothing that judges may change it."""
+    """What predict says of the images on which a run was judged: nothing that judges may change it."""
     table = pd.read_csv(run / "split.csv")
     root = json.loads((run / "run.json").read_text())["data"]["root"]
     names = file.with_suffix(".txt")
@@ -137,27 +137,29 @@ def verdicts(run: Path, file: Path) -> bytes:
 
 
 def test_all_names_every_block_that_reads_or_compares_runs() -> None:
-    built = {name: registry.build(name) for name in registry.available()}
+    built = {name: registry.build_block(name) for name in registry.list_blocks()}
     reading = [name for name, block in built.items() if isinstance(block, RunBlock)]
     comparing = [name for name, block in built.items() if isinstance(block, CompareBlock)]
-    named = yaml.safe_load(choices("block")["all"].read_text(encoding="utf-8"))["defaults"]
+    named = yaml.safe_load(find_choices("block")["all"].read_text(encoding="utf-8"))["defaults"]
     assert sorted(set(named) - {"_self_"}) == sorted(reading + comparing)
     assert sorted(METRICS) == reading
 
 
-@pytest.mark.parametrize("name", registry.available())
+@pytest.mark.parametrize("name", registry.list_blocks())
 def test_each_block_has_its_yaml_which_states_its_defaults(name: str) -> None:
-    file = choices("block")[name]
+    file = find_choices("block")[name]
     first, second = file.read_text(encoding="utf-8").splitlines()[:2]
     assert first == f"# @package block.{name}"
     assert second.startswith("# ")
-    assert registry.build(name, yaml.safe_load(file.read_text(encoding="utf-8")) or {}) == registry.build(name)
+    assert registry.build_block(name, yaml.safe_load(file.read_text(encoding="utf-8")) or {}) == registry.build_block(
+        name
+    )
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_each_block_writes_what_the_contract_names(name: str, judged: tuple[Path, list[str]]) -> None:
     folder = judged[0] / name
-    found = Result.load_whole(folder)
+    found = Result.load_if_complete(folder)
     assert found is not None
     assert [metric for metric in METRICS[name] if metric not in found.metrics] == []
     assert [file for file in FILES[name] if not (folder / file).is_file()] == []
@@ -206,10 +208,10 @@ def test_each_set_goes_through_the_network_once_and_once_for_each_variation(
     sets = [run.dataset(name) for name in ("test", "calibration", "train", "blind", "noise", "faces")]
     plain = [image for dataset in sets for image in run.inputs(dataset, range(len(dataset)))]
     test = sets[0]
-    seeds = [seed_of(digest) for digest in test.frame["sha256"]]
+    seeds = [derive_seed(digest) for digest in test.frame["sha256"]]
     variations = [*(Corruption(kind, 3) for kind in CORRUPTIONS), Delivery("web")]
     varied = [
-        to_tensor(vary(variation, test.image(row), run.preprocessing, seed))
+        to_tensor(apply_variation(variation, test.image(row), run.preprocessing, seed))
         for row, seed in enumerate(seeds)
         for variation in variations
     ]
@@ -245,7 +247,7 @@ def test_in_russian_every_block_draws_the_same_figures(
 
 def test_every_option_of_a_block_is_said_in_its_page() -> None:
     docs = Path(__file__).parents[2] / "docs" / "blocks"
-    for name in registry.available():
-        options = yaml.safe_load(choices("block")[name].read_text(encoding="utf-8")) or {}
+    for name in registry.list_blocks():
+        options = yaml.safe_load(find_choices("block")[name].read_text(encoding="utf-8")) or {}
         page = (docs / f"{name}.md").read_text(encoding="utf-8")
         assert [option for option in options if f"`{option}`" not in page] == []

@@ -15,7 +15,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import CompareBlock
 from avatar_bench.results.result import Result
 
-COMPARING = [name for name in registry.available() if isinstance(registry.build(name), CompareBlock)]
+COMPARING = [name for name in registry.list_blocks() if isinstance(registry.build_block(name), CompareBlock)]
 CLASSES = ("drawing", "generated", "real")
 METRICS = {
     "overview": [],
@@ -31,7 +31,7 @@ METRICS = {
         for name in CLASSES
     ],
     "gradcam_wall": [],
-    "transformers": ["pairs_told_apart"],
+    "transformers": ["significant_pairs"],
 }
 TABLES = {
     "significance": ["pairs.csv"],
@@ -40,7 +40,7 @@ TABLES = {
 }
 ENSEMBLES = ("soft_vote", "accuracy_ece", "greedy", "scaled_vote")
 ASKED = ["blind_test", "calibration", *METRICS]
-QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(registry.build(name), "resamples")]
+QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(registry.build_block(name), "resamples")]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def compared(many: Path, words: list[str]) -> Path:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_each_comparison_writes_what_the_contract_names(name: str, compared: Path) -> None:
-    found = Result.load_whole(compared / name)
+    found = Result.load_if_complete(compared / name)
     assert found is not None
     assert [metric for metric in METRICS[name] if metric not in found.metrics] == []
     assert [file for file in TABLES.get(name, []) if not (compared / name / file).is_file()] == []
@@ -82,7 +82,7 @@ def test_the_ensembles_are_judged_like_runs(many: Path, compared: Path) -> None:
         folder = many / "ensembles" / strategy
         judged = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
         assert judged.value == pytest.approx(Result.load(compared / "ensemble").metrics[f"accuracy/{strategy}"].value)
-        assert Result.load_whole(folder / "evaluation" / "test" / "calibration")
+        assert Result.load_if_complete(folder / "evaluation" / "test" / "calibration")
 
 
 def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compared: Path) -> None:
@@ -106,9 +106,9 @@ def test_a_second_time_nothing_is_judged_again(
     assert {line.split(":")[0] for line in lines[:-1]} == {"already there"}
 
 
-def test_an_ensemble_gives_verdicts_like_a_run(many: Path, compared: Path, pictures: Path, tmp_path: Path) -> None:
+def test_an_ensemble_gives_verdicts_like_a_run(many: Path, compared: Path, images: Path, tmp_path: Path) -> None:
     folder, out = many / "ensembles" / "soft_vote", tmp_path / "verdicts.csv"
-    assert main(["predict", f"ckpt={folder}", f"input={pictures / 'blind'}", f"output={out}", "workers=0"]) == 0
+    assert main(["predict", f"ckpt={folder}", f"input={images / 'blind'}", f"output={out}", "workers=0"]) == 0
     table = pd.read_csv(out)
     assert set(table["status"]) == {"ok"}
     assert table[[f"prob_{name}" for name in CLASSES]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-4)
@@ -166,7 +166,7 @@ def test_a_comparison_on_another_split_replaces_nothing(
     capsys.readouterr()
     for block in ("ensemble_diversity", "overview"):
         assert compare(2, 3, block=block) == 2
-        told = f"holds Results of other pictures of that name: {tmp_path / 'many' / 'r0'}, {tmp_path / 'many' / 'r1'}."
+        told = f"holds Results of other images of that name: {tmp_path / 'many' / 'r0'}, {tmp_path / 'many' / 'r1'}."
         assert told in capsys.readouterr().err
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble_diversity"]

@@ -33,18 +33,18 @@ def result(run: Path, name: str) -> Result:
 
 
 def manifest(file: Path, table: pd.DataFrame, root: Path) -> Path:
-    """Write a manifest whose pictures lie below another folder."""
+    """Write a manifest whose images lie below another folder."""
     table.assign(path=[str(root / path) for path in table["path"]]).to_csv(file, index=False)
     return file
 
 
-def namesakes(pictures: Path, folder: Path) -> tuple[Path, Path]:
-    """Write two manifests of one file name, the second without the first three pictures."""
-    rows = pd.read_csv(pictures / "blind.csv")
-    first, other = (folder / place / "pictures.csv" for place in "ab")
+def namesakes(images: Path, folder: Path) -> tuple[Path, Path]:
+    """Write two manifests of one file name, the second without the first three images."""
+    rows = pd.read_csv(images / "blind.csv")
+    first, other = (folder / place / "images.csv" for place in "ab")
     for table, part in ((first, rows), (other, rows.iloc[3:])):
         table.parent.mkdir()
-        manifest(table, part, pictures)
+        manifest(table, part, images)
     return first, other
 
 
@@ -56,7 +56,7 @@ def weak_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def other_split(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose test pictures are not those of the tiny run."""
+    """A run whose test images are not those of the tiny run."""
     return train(tmp_path_factory.mktemp("split") / "run", "data.split.seed=5")
 
 
@@ -78,9 +78,9 @@ def permuted(run_copy: Path, reseal: Callable[[Path], None]) -> Callable[[list[i
 
 @pytest.mark.parametrize("name", ["test", "blind"])
 def test_figures_equal_those_that_sklearn_computes_from_the_written_predictions(
-    name: str, weak_run: Path, pictures: Path
+    name: str, weak_run: Path, images: Path
 ) -> None:
-    words = [] if name == "test" else ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
+    words = [] if name == "test" else ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
     assert evaluate(weak_run, "allow=[permutation]", *words) == 0
     folder = weak_run / "evaluation" / name / "blind_test"
     figures = json.loads((folder / "metrics.json").read_text())["metrics"]
@@ -117,7 +117,7 @@ def test_another_set_of_the_run_is_judged_by_its_name(split: str, tiny_run: Path
     assert result(tiny_run, split).n == counts[split]
 
 
-def test_the_training_pictures_are_no_set_to_judge_on(tiny_run: Path, capsys: Any) -> None:
+def test_the_training_images_are_no_set_to_judge_on(tiny_run: Path, capsys: Any) -> None:
     assert evaluate(tiny_run, "split=train") == 2
     assert "say nothing of new ones" in capsys.readouterr().err
 
@@ -135,10 +135,10 @@ def test_a_saved_result_says_where_it_comes_from(tiny_run: Path) -> None:
     assert {"data_fingerprint", "version", "torch", "run"} <= provenance.keys()
 
 
-def test_classes_are_matched_by_name_whatever_the_order_of_rows(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
-    assert evaluate(tiny_run, "data=manifest", f"data.manifest={pictures / 'blind.csv'}") == 0
-    table = pd.read_csv(pictures / "blind.csv").sort_values("label", ascending=False, kind="stable")
-    other = manifest(tmp_path / "other.csv", table, pictures)
+def test_classes_are_matched_by_name_whatever_the_order_of_rows(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    assert evaluate(tiny_run, "data=manifest", f"data.manifest={images / 'blind.csv'}") == 0
+    table = pd.read_csv(images / "blind.csv").sort_values("label", ascending=False, kind="stable")
+    other = manifest(tmp_path / "other.csv", table, images)
     assert evaluate(tiny_run, "data=manifest", f"data.manifest={other}") == 0
     given, turned = (result(tiny_run, name) for name in ("blind", "other"))
     assert given.metrics["accuracy"].value == turned.metrics["accuracy"].value > 0.9
@@ -146,30 +146,30 @@ def test_classes_are_matched_by_name_whatever_the_order_of_rows(tiny_run: Path, 
         assert turned.metrics[name].value == pytest.approx(given.metrics[name].value, abs=1e-9)
 
 
-def test_a_folder_of_class_folders_gives_what_its_manifest_gives(tiny_run: Path, pictures: Path) -> None:
-    words = ["data=folder", f"data.root={pictures / 'blind'}", "data.name=by_folder"]
+def test_a_folder_of_class_folders_gives_what_its_manifest_gives(tiny_run: Path, images: Path) -> None:
+    words = ["data=folder", f"data.root={images / 'blind'}", "data.name=by_folder"]
     assert evaluate(tiny_run, *words) == 0
-    assert evaluate(tiny_run, "data=manifest", f"data.manifest={pictures / 'blind.csv'}") == 0
+    assert evaluate(tiny_run, "data=manifest", f"data.manifest={images / 'blind.csv'}") == 0
     names = ("accuracy", "macro_f1", "recall/real")
     by_folder, by_manifest = (result(tiny_run, name).metrics for name in ("by_folder", "blind"))
     assert [by_folder[name].value for name in names] == [by_manifest[name].value for name in names]
 
 
 def test_a_missing_class_gives_null_figures_and_a_warning(
-    tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+    tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    table = pd.read_csv(pictures / "blind.csv")
-    two = manifest(tmp_path / "two.csv", table[table["label"] != "generated"], pictures)
+    table = pd.read_csv(images / "blind.csv")
+    two = manifest(tmp_path / "two.csv", table[table["label"] != "generated"], images)
     assert evaluate(tiny_run, "data=manifest", f"data.manifest={two}") == 0
-    assert "no picture of class 'generated'" in capsys.readouterr().err
+    assert "no image of class 'generated'" in capsys.readouterr().err
     found = result(tiny_run, "two").metrics
     assert found["recall/generated"].value is None
     assert found["recall/real"].value > 0.9
 
 
-def test_an_unknown_class_is_refused_by_name(tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
-    table = pd.read_csv(pictures / "blind.csv").replace({"label": {"real": "photo"}})
-    other = manifest(tmp_path / "photo.csv", table, pictures)
+def test_an_unknown_class_is_refused_by_name(tiny_run: Path, images: Path, tmp_path: Path, capsys: Any) -> None:
+    table = pd.read_csv(images / "blind.csv").replace({"label": {"real": "photo"}})
+    other = manifest(tmp_path / "photo.csv", table, images)
     assert evaluate(tiny_run, "data=manifest", f"data.manifest={other}") == 3
     err = capsys.readouterr().err.splitlines()
     assert "'photo'" in err[0]
@@ -180,10 +180,10 @@ def test_an_unknown_class_is_refused_by_name(tiny_run: Path, pictures: Path, tmp
 
 @pytest.mark.parametrize("order", [[1, 0, 2], [0, 2, 1], [1, 2, 0], [2, 0, 1]])
 def test_a_permuted_network_raises_the_alarm_that_names_the_order(
-    order: list[int], permuted: Callable[[list[int]], Path], pictures: Path, capsys: Any
+    order: list[int], permuted: Callable[[list[int]], Path], images: Path, capsys: Any
 ) -> None:
     run = permuted(order)
-    words = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
+    words = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
     assert evaluate(run, *words) == 3
     err = capsys.readouterr().err.splitlines()
     for output, row in enumerate(order):
@@ -192,22 +192,20 @@ def test_a_permuted_network_raises_the_alarm_that_names_the_order(
     assert not (run / "evaluation").exists()
 
 
-def test_the_alarm_can_be_passed_and_that_is_written_down(
-    permuted: Callable[[list[int]], Path], pictures: Path
-) -> None:
+def test_the_alarm_can_be_passed_and_that_is_written_down(permuted: Callable[[list[int]], Path], images: Path) -> None:
     run = permuted([1, 2, 0])
-    words = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
+    words = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
     assert evaluate(run, *words, "allow=[permutation]") == 0
     passed = result(run, "blind")
     assert passed.metrics["accuracy"].value < 0.2
     assert passed.provenance["allow"] == ["permutation"]
 
 
-def test_pictures_seen_in_training_are_refused_by_their_bytes(tiny_run: Path, pictures: Path, capsys: Any) -> None:
-    words = ["data=folder", f"data.root={pictures / 'all'}"]  # groups are the pictures' own hashes
+def test_images_seen_in_training_are_refused_by_their_bytes(tiny_run: Path, images: Path, capsys: Any) -> None:
+    words = ["data=folder", f"data.root={images / 'all'}"]  # groups are the images' own hashes
     assert evaluate(tiny_run, *words) == 3
     err = capsys.readouterr().err
-    assert "96 of 192 pictures with the training data by picture" in err
+    assert "96 of 192 images with the training data by image" in err
     assert evaluate(tiny_run, *words, "allow=[overlap]") == 0
     passed = result(tiny_run, "all").provenance
     assert (passed["allow"], passed["overlap_checked"]) == (["overlap"], False)
@@ -215,22 +213,22 @@ def test_pictures_seen_in_training_are_refused_by_their_bytes(tiny_run: Path, pi
 
 @pytest.mark.parametrize("name", ["train", "val", "calibration"])
 def test_what_a_folder_is_called_passes_no_guard(
-    name: str, tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+    name: str, tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    shutil.copytree(pictures / "all", tmp_path / name)
+    shutil.copytree(images / "all", tmp_path / name)
     assert evaluate(tiny_run, "data=folder", f"data.root={tmp_path / name}") == 3
-    assert f"{name} shares 96 of 192 pictures with the training data by picture" in capsys.readouterr().err
+    assert f"{name} shares 96 of 192 images with the training data by image" in capsys.readouterr().err
 
 
-def test_other_pictures_called_like_the_runs_own_leave_its_results_alone(
-    tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+def test_other_images_called_like_the_runs_own_leave_its_results_alone(
+    tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     assert evaluate(tiny_run) == 0
     file = tiny_run / "evaluation" / "test" / "blind_test" / "metrics.json"
     before = file.read_bytes()
     table = tmp_path / "test.csv"
-    rows = pd.read_csv(pictures / "blind.csv")
-    rows.assign(path=[str(pictures / path) for path in rows["path"]]).to_csv(table, index=False)
+    rows = pd.read_csv(images / "blind.csv")
+    rows.assign(path=[str(images / path) for path in rows["path"]]).to_csv(table, index=False)
     assert evaluate(tiny_run, "data=manifest", f"data.manifest={table}") == 0
     assert "these are called other_test" in capsys.readouterr().err
     assert file.read_bytes() == before
@@ -238,39 +236,39 @@ def test_other_pictures_called_like_the_runs_own_leave_its_results_alone(
 
 
 def test_the_results_of_another_table_of_one_name_are_never_replaced(
-    run_copy: Path, pictures: Path, tmp_path: Path, capsys: Any
+    run_copy: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    rows = pd.read_csv(pictures / "blind.csv")
+    rows = pd.read_csv(images / "blind.csv")
     tables = []
     for place, part in (("a", rows), ("b", rows.iloc[3:]), ("c", rows.iloc[::-1])):
         (tmp_path / place).mkdir()
-        tables.append(manifest(tmp_path / place / "pictures.csv", part, pictures))
+        tables.append(manifest(tmp_path / place / "images.csv", part, images))
     first, other, copy = (["data=manifest", f"data.manifest={table}"] for table in tables)
     assert evaluate(run_copy, *first) == 0
-    file = run_copy / "evaluation" / "pictures" / "blind_test" / "metrics.json"
+    file = run_copy / "evaluation" / "images" / "blind_test" / "metrics.json"
     before = file.read_bytes()
     capsys.readouterr()
     for words in ([], ["again=true"], ["block=prior_shift"]):  # nor do two blocks of one name tell of two sets
         assert main(["evaluate", f"ckpt={run_copy}", "data.workers=0", *other, *words]) == 2
         err = capsys.readouterr().err.splitlines()
-        assert f"{file.parent.parent} holds Results of other pictures of that name: {tables[0]}." in err[0]
+        assert f"{file.parent.parent} holds Results of other images of that name: {tables[0]}." in err[0]
         assert len(err) == 3
         assert "data.name=NAME" in err[1]
     assert file.read_bytes() == before
     assert {folder.name for folder in file.parent.parent.iterdir()} == {"blind_test"}
-    assert evaluate(run_copy, *other, "data.name=pictures_b") == 0
-    assert (result(run_copy, "pictures").n, result(run_copy, "pictures_b").n) == (len(rows), len(rows) - 3)
-    assert evaluate(run_copy, *copy) == 0  # the same pictures, wherever their table lies
-    manifest(tables[2], rows.iloc[5:], pictures)
+    assert evaluate(run_copy, *other, "data.name=images_b") == 0
+    assert (result(run_copy, "images").n, result(run_copy, "images_b").n) == (len(rows), len(rows) - 3)
+    assert evaluate(run_copy, *copy) == 0  # the same images, wherever their table lies
+    manifest(tables[2], rows.iloc[5:], images)
     assert evaluate(run_copy, *copy) == 0  # one table that has changed is the same set
-    assert result(run_copy, "pictures").n == len(rows) - 5
+    assert result(run_copy, "images").n == len(rows) - 5
 
 
 def test_another_blind_set_in_place_of_the_runs_own_replaces_nothing(
-    run_copy: Path, pictures: Path, tmp_path: Path, capsys: Any
+    run_copy: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    rows = pd.read_csv(pictures / "blind.csv")
-    other = f"data.blind={manifest(tmp_path / 'other.csv', rows.iloc[3:], pictures)}"
+    rows = pd.read_csv(images / "blind.csv")
+    other = f"data.blind={manifest(tmp_path / 'other.csv', rows.iloc[3:], images)}"
     assert evaluate(run_copy, "split=blind") == 0
     assert evaluate(run_copy, "split=blind", other) == 2
     assert "out=DIR" in capsys.readouterr().err
@@ -289,7 +287,7 @@ def test_the_results_of_another_split_are_never_replaced(
     for more in ([], ["block=prior_shift"]):
         assert main(["evaluate", f"ckpt={other_split}", "data.workers=0", *words, *more]) == 2
         err = capsys.readouterr().err.splitlines()
-        assert err[0].endswith(f"{file.parent.parent} holds Results of other pictures of that name: {run_copy}.")
+        assert err[0].endswith(f"{file.parent.parent} holds Results of other images of that name: {run_copy}.")
         assert (len(err), "out=DIR" in err[1]) == (3, True)
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["blind_test"]
@@ -308,23 +306,23 @@ def test_a_run_that_was_trained_anew_on_another_split_is_judged_in_its_folder(
 
 
 def test_one_table_that_was_moved_or_is_named_in_another_way_is_the_same_set(
-    run_copy: Path, pictures: Path, tmp_path: Path
+    run_copy: Path, images: Path, tmp_path: Path
 ) -> None:
-    rows = pd.read_csv(pictures / "blind.csv")
+    rows = pd.read_csv(images / "blind.csv")
     (tmp_path / "a").mkdir()
-    table = manifest(tmp_path / "a" / "pictures.csv", rows, pictures)
+    table = manifest(tmp_path / "a" / "images.csv", rows, images)
     assert evaluate(run_copy, "data=manifest", f"data.manifest={table}") == 0
     (tmp_path / "a").rename(tmp_path / "b")
-    table = tmp_path / "b" / "pictures.csv"
+    table = tmp_path / "b" / "images.csv"
     assert evaluate(run_copy, "data=manifest", f"data.manifest={table}") == 0
-    other = manifest(tmp_path / "pictures.csv", rows.iloc[9:], pictures)
+    other = manifest(tmp_path / "images.csv", rows.iloc[9:], images)
     assert evaluate(run_copy, "data=manifest", f"data.manifest={other}") == 2  # it is known where they lie now
     os.symlink(tmp_path / "b", tmp_path / "c")
-    ways = [table, tmp_path / "b" / ".." / "b" / "pictures.csv", tmp_path / "c" / "pictures.csv"]
+    ways = [table, tmp_path / "b" / ".." / "b" / "images.csv", tmp_path / "c" / "images.csv"]
     for left, way in enumerate(ways, start=1):
-        manifest(table, rows.iloc[left:], pictures)
+        manifest(table, rows.iloc[left:], images)
         assert evaluate(run_copy, "data=manifest", f"data.manifest={way}") == 0
-        assert result(run_copy, "pictures").n == len(rows) - left
+        assert result(run_copy, "images").n == len(rows) - left
 
 
 @pytest.mark.parametrize(
@@ -339,12 +337,12 @@ def test_one_table_that_was_moved_or_is_named_in_another_way_is_the_same_set(
         None,
     ],
 )
-def test_a_result_that_does_not_tell_its_pictures_stands_in_no_ones_way(
-    said: dict[str, Any] | None, run_copy: Path, pictures: Path, tmp_path: Path
+def test_a_result_that_does_not_tell_its_images_stands_in_no_ones_way(
+    said: dict[str, Any] | None, run_copy: Path, images: Path, tmp_path: Path
 ) -> None:
-    first, other = namesakes(pictures, tmp_path)
+    first, other = namesakes(images, tmp_path)
     assert evaluate(run_copy, "data=manifest", f"data.manifest={first}") == 0
-    file = run_copy / "evaluation" / "pictures" / "blind_test" / "metrics.json"
+    file = run_copy / "evaluation" / "images" / "blind_test" / "metrics.json"
     text = json.loads(file.read_text(encoding="utf-8"))
     changed = {**text["provenance"], **(said or {})}
     provenance = {key: value for key, value in changed.items() if value is not None} if said else [3]
@@ -352,62 +350,62 @@ def test_a_result_that_does_not_tell_its_pictures_stands_in_no_ones_way(
     if said == {"sets": 3}:
         other = first
     assert evaluate(run_copy, "data=manifest", f"data.manifest={other}") == 0
-    assert isinstance(result(run_copy, "pictures").provenance["sets"], dict)
+    assert isinstance(result(run_copy, "images").provenance["sets"], dict)
 
 
-def test_a_half_written_result_is_none(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
-    first, other = namesakes(pictures, tmp_path)
+def test_a_half_written_result_is_none(run_copy: Path, images: Path, tmp_path: Path) -> None:
+    first, other = namesakes(images, tmp_path)
     assert evaluate(run_copy, "data=manifest", f"data.manifest={first}") == 0
-    place = run_copy / "evaluation" / "pictures"
+    place = run_copy / "evaluation" / "images"
     (place / "blind_test").rename(place / ".blind_test.abc.part")
-    assert Run.open(run_copy).digests("pictures") == {}
+    assert Run.open(run_copy).hash_results("images") == {}
     assert evaluate(run_copy, "data=manifest", f"data.manifest={other}") == 0
 
 
 def test_of_many_runs_a_refusal_comes_before_the_first_is_judged(
-    run_copy: Path, pictures: Path, tmp_path: Path, capsys: Any
+    run_copy: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     second = Path(shutil.copytree(run_copy, run_copy.parent / "second"))
-    rows = pd.read_csv(pictures / "blind.csv")
+    rows = pd.read_csv(images / "blind.csv")
     for place in "ab":
         (tmp_path / place).mkdir()
-        manifest(tmp_path / place / "pictures.csv", rows.iloc[ord(place) - ord("a") :], pictures)
-    assert evaluate(second, "data=manifest", f"data.manifest={tmp_path / 'a' / 'pictures.csv'}") == 0
+        manifest(tmp_path / place / "images.csv", rows.iloc[ord(place) - ord("a") :], images)
+    assert evaluate(second, "data=manifest", f"data.manifest={tmp_path / 'a' / 'images.csv'}") == 0
     capsys.readouterr()
     both = f"[{run_copy},{second}]"
-    assert main(["evaluate", f"ckpt={both}", "data=manifest", f"data.manifest={tmp_path / 'b' / 'pictures.csv'}"]) == 2
+    assert main(["evaluate", f"ckpt={both}", "data=manifest", f"data.manifest={tmp_path / 'b' / 'images.csv'}"]) == 2
     assert str(second) in capsys.readouterr().err
     assert not (run_copy / "evaluation").exists()
 
 
 def test_an_audit_of_another_table_of_one_name_replaces_nothing(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = pd.read_csv(pictures / "blind.csv")
+    rows = pd.read_csv(images / "blind.csv")
     words = ["evaluate", "block=data_audit", "data=manifest", "allow=[shortcut]"]
     for place in "ab":
         (tmp_path / place).mkdir()
-        manifest(tmp_path / place / "pictures.csv", rows.iloc[ord(place) - ord("a") :], pictures)
-    assert main([*words, "data.manifest=a/pictures.csv"]) == 0
-    assert main([*words, "data.manifest=b/pictures.csv"]) == 2
-    assert "a/pictures.csv" in capsys.readouterr().err
-    assert Result.load(Path("runs/evaluation/pictures/data_audit")).n == len(rows)
+        manifest(tmp_path / place / "images.csv", rows.iloc[ord(place) - ord("a") :], images)
+    assert main([*words, "data.manifest=a/images.csv"]) == 0
+    assert main([*words, "data.manifest=b/images.csv"]) == 2
+    assert "a/images.csv" in capsys.readouterr().err
+    assert Result.load(Path("runs/evaluation/images/data_audit")).n == len(rows)
 
 
-def test_pictures_of_a_group_seen_in_training_are_refused(
-    tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+def test_images_of_a_group_seen_in_training_are_refused(
+    tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     split = pd.read_csv(tiny_run / "split.csv")
     seen = split[split["split"] == "train"].iloc[0]
-    with Image.open(pictures / seen["path"]) as picture:
-        picture.rotate(90).save(tmp_path / "turned.png")
-    table = pd.read_csv(pictures / "blind.csv")
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    with Image.open(images / seen["path"]) as image:
+        image.rotate(90).save(tmp_path / "turned.png")
+    table = pd.read_csv(images / "blind.csv")
+    table["path"] = [str(images / path) for path in table["path"]]
     table.loc[len(table)] = ["turned.png", seen["label"], seen["source"], seen["group"]]
     table.to_csv(tmp_path / "near.csv", index=False)
     assert evaluate(tiny_run, "data=manifest", f"data.manifest={tmp_path / 'near.csv'}") == 3
-    assert "1 of 43 pictures with the training data by group, first turned.png" in capsys.readouterr().err
+    assert "1 of 43 images with the training data by group, first turned.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["data.image_size=64", "data.resize=pad"])
@@ -468,12 +466,12 @@ def test_without_ckpt_the_newest_run_is_taken_and_named(
 
 
 def test_a_checkpoint_outside_its_run_is_judged_on_data_that_is_named(
-    tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+    tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     bare = Path(shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt"))
     assert evaluate(bare) == 2
     assert "data=folder data.root=DIR" in capsys.readouterr().err
-    words = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}"]
+    words = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
     assert evaluate(bare, *words, f"out={tmp_path / 'out'}") == 0
     assert evaluate(tiny_run, *words) == 0
     alone, own = Result.load(tmp_path / "out" / "evaluation" / "blind" / "blind_test"), result(tiny_run, "blind")
@@ -511,9 +509,9 @@ def test_an_out_that_is_a_file_is_an_error_of_evaluates_output(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_set_with_an_awkward_name_gets_a_plain_folder(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_set_with_an_awkward_name_gets_a_plain_folder(run_copy: Path, images: Path, tmp_path: Path) -> None:
     name = "мой набор, x=1"
-    shutil.copytree(pictures / "blind", tmp_path / name)
+    shutil.copytree(images / "blind", tmp_path / name)
     words = ["data=folder", f"data.root={tmp_path / name}", "block.blind_test.resamples=100"]
     assert main(["evaluate", f"ckpt={run_copy}", *words]) == 0
     assert (run_copy / "evaluation" / "мой_набор_x_1" / "blind_test" / "metrics.json").is_file()
@@ -536,10 +534,10 @@ def told_by_format(tmp_path: Path) -> Path:
 
 
 def test_data_is_audited_without_a_run(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where there are no runs
-    words = ["block=data_audit", *AUDIT, "data=manifest", f"data.manifest={pictures / 'all.csv'}", "allow=[shortcut]"]
+    words = ["block=data_audit", *AUDIT, "data=manifest", f"data.manifest={images / 'all.csv'}", "allow=[shortcut]"]
     assert main(["evaluate", *words]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("runs/evaluation/all/data_audit: metadata_auroc ")
@@ -547,7 +545,7 @@ def test_data_is_audited_without_a_run(
     found = Result.load(tmp_path / "runs" / "evaluation" / "all" / "data_audit")
     assert found.n == 192
     assert found.provenance["allow"] == ["shortcut"]
-    assert {"verdict", "data_fingerprint", "version"} <= found.provenance.keys()
+    assert {"assessment", "data_fingerprint", "version"} <= found.provenance.keys()
     assert not {"run", "checkpoint_sha256"} & found.provenance.keys()
 
 
@@ -560,17 +558,17 @@ def test_an_audit_that_says_no_is_saved_and_then_fails(
     assert "told cannot say what tells its classes apart: the file alone" in lines[-3]
     assert "allow=[shortcut]" in lines[-1]
     folder = tmp_path / "out" / "evaluation" / "told" / "data_audit"
-    assert Result.load(folder).provenance["verdict"]["answer"] == "no"
+    assert Result.load(folder).provenance["assessment"]["suitable"] == "no"
     assert main([*words, f"out={tmp_path / 'out'}", "allow=[shortcut]"]) == 0
     assert Result.load(folder).provenance["allow"] == ["shortcut"]
 
 
 def test_run_blocks_and_data_blocks_run_together(
-    run_copy: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_copy: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["block=[blind_test,data_audit]", *AUDIT, "allow=[shortcut,near_duplicates]"]
-    assert evaluate(run_copy, *words, "data=manifest", f"data.manifest={pictures / 'blind.csv'}") == 0
+    assert evaluate(run_copy, *words, "data=manifest", f"data.manifest={images / 'blind.csv'}") == 0
     judged = Result.load(run_copy / "evaluation" / "blind" / "blind_test")
     audited = Result.load(tmp_path / "runs" / "evaluation" / "blind" / "data_audit")
     assert judged.n == audited.n == 42
@@ -677,7 +675,7 @@ def test_a_result_that_lacks_a_file_is_made_again(run_copy: Path, capsys: pytest
     assert capsys.readouterr().out.count("already there") == 1
 
 
-def test_a_slice_of_the_pictures_is_judged_alone(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slice_of_the_images_is_judged_alone(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(run_copy) == 0
     table = result(run_copy, "test").tables["predictions"]
     source = table["source"].iat[0]
@@ -706,7 +704,7 @@ def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(
     assert main(["evaluate", f"ckpt={run_copy}", words, "data.workers=0"]) == 3
     out, err = capsys.readouterr()
     place = run_copy / "evaluation" / "test"
-    assert Result.load_whole(place / "architecture")
+    assert Result.load_if_complete(place / "architecture")
     assert out.splitlines()[-1] == f"results: 1 written, 3 left out, in {place}"
     lines = err.splitlines()
     assert len(lines) == 2  # a line for each reason
@@ -738,9 +736,9 @@ def test_a_warning_is_told_once_with_the_runs_and_blocks_that_it_is_of(
 ) -> None:
     words = [f"ckpt=[{run_copy},{weak_run}]", "split=blind", f"out={tmp_path / 'out'}", FEW, "data.workers=0"]
     assert main(["evaluate", *words, "allow=[permutation]"]) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "14 pictures of class 'real'" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "14 images of class 'real'" in line]
     (line,) = told
-    assert line.startswith(f"warning: {run_copy}, {weak_run}: blind_test: The set has only 14 pictures")
+    assert line.startswith(f"warning: {run_copy}, {weak_run}: blind_test: The set has only 14 images")
 
 
 def test_out_mirrors_the_folders_of_the_runs_and_the_report_finds_what_is_there(
@@ -782,14 +780,14 @@ def test_two_checkpoints_of_one_run_are_refused_where_they_would_write_to_one_fo
 def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = tmp_path / "faces" / "real"
-    pictures.mkdir(parents=True)
+    images = tmp_path / "faces" / "real"
+    images.mkdir(parents=True)
     rng = np.random.default_rng(5)
     for number in range(4):
-        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(pictures / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(images / f"{number}.png")
     words = ["block=[blind_test,out_of_domain]", "skip_unusable=true", FEW]
     shutil.move(run_copy / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
-    asked = ["data=folder", f"data.root={pictures.parent}", f"out={tmp_path / 'out'}", "data.workers=0"]
+    asked = ["data=folder", f"data.root={images.parent}", f"out={tmp_path / 'out'}", "data.workers=0"]
     assert main(["evaluate", f"ckpt={tmp_path / 'bare.ckpt'}", *words, *asked]) == 0
     told = capsys.readouterr()
     left_out = [line for line in told.err.splitlines() if line.startswith("left out: ")]
@@ -807,7 +805,7 @@ def test_block_all_takes_in_the_blocks_of_users(
     monkeypatch.setattr(
         "avatar_bench.commands.evaluate.Judge.__call__", lambda judge, name, block, saving: named.append(name)
     )
-    monkeypatch.setattr("avatar_bench.commands.evaluate._guard_verdicts", lambda *_: None)
+    monkeypatch.setattr("avatar_bench.commands.evaluate._refuse_failed_audits", lambda *_: None)
     named: list[str] = []
     assert main([*words, "block=all"]) == 0
     assert {"constant", "blind_test", "architecture"} <= set(named)
@@ -845,9 +843,9 @@ def test_what_is_wrong_with_a_users_block_is_told_by_its_name(
     assert told in lines[0]
 
 
-def test_a_checkpoint_alone_is_said_to_be_judged_on_trust(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_alone_is_said_to_be_judged_on_trust(tiny_run: Path, images: Path, tmp_path: Path) -> None:
     bare = shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
-    asked = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}", f"out={tmp_path / 'out'}"]
+    asked = ["data=manifest", f"data.manifest={images / 'blind.csv'}", f"out={tmp_path / 'out'}"]
     assert evaluate(Path(bare), *asked) == 0
     found = Result.load(tmp_path / "out" / "evaluation" / "blind" / "blind_test")
     assert any("not known" in warning and "bare.ckpt" in warning for warning in found.warnings)
@@ -885,9 +883,9 @@ def test_a_set_that_cannot_be_read_is_told_by_its_name(
     assert told in capsys.readouterr().err
 
 
-def test_each_folder_in_one_is_an_out_of_domain_set(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_each_folder_in_one_is_an_out_of_domain_set(tiny_run: Path, images: Path, tmp_path: Path) -> None:
     for name in ("obj", "simpsons", ".hidden"):
-        shutil.copytree(pictures / "blind" / "drawing" / "new-drawing", tmp_path / "sets" / name)
+        shutil.copytree(images / "blind" / "drawing" / "new-drawing", tmp_path / "sets" / name)
     words = ["block=out_of_domain", f"data.ood_root={tmp_path / 'sets'}", f"out={tmp_path / 'out'}", "data.workers=0"]
     assert main(["evaluate", f"ckpt={tiny_run}", *words]) == 0
     table = pd.read_csv(tmp_path / "out" / "evaluation" / "test" / "out_of_domain" / "sets.csv", keep_default_na=False)
@@ -931,11 +929,11 @@ def test_a_kept_result_does_not_hide_that_a_set_has_gone(run_copy: Path, tmp_pat
     assert "faces" in told.err
 
 
-def test_a_source_that_is_named_otherwise_is_judged_anew(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
-    table = pd.read_csv(pictures / "blind.csv")
+def test_a_source_that_is_named_otherwise_is_judged_anew(run_copy: Path, images: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(images / "blind.csv")
     words = ["data=manifest", f"data.manifest={tmp_path / 'ours.csv'}", f"out={tmp_path / 'out'}"]
     for source in ("one", "other"):
-        manifest(tmp_path / "ours.csv", table.assign(source=source), pictures)
+        manifest(tmp_path / "ours.csv", table.assign(source=source), images)
         assert evaluate(run_copy, *words) == 0
         found = Result.load(tmp_path / "out" / "evaluation" / "ours" / "blind_test")
         assert set(found.tables["per_source"]["source"]) == {source}

@@ -32,17 +32,17 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_an_exported_network_gives_the_runs_verdicts(exported: Path, tiny_run: Path, pictures: Path) -> None:
+def test_an_exported_network_gives_the_runs_verdicts(exported: Path, tiny_run: Path, images: Path) -> None:
     tables = []
     for ckpt in (exported, tiny_run):
         output = exported.with_name("out.csv")
-        assert main(["predict", f"ckpt={ckpt}", f"input={pictures / 'blind'}", f"output={output}", "workers=0"]) == 0
+        assert main(["predict", f"ckpt={ckpt}", f"input={images / 'blind'}", f"output={output}", "workers=0"]) == 0
         tables.append(output.read_bytes())
     assert tables[0] == tables[1]
 
 
-def test_an_exported_network_is_evaluated(exported: Path, pictures: Path, tmp_path: Path) -> None:
-    data = ["data=manifest", f"data.manifest={pictures / 'blind.csv'}", "data.workers=0", f"out={tmp_path}"]
+def test_an_exported_network_is_evaluated(exported: Path, images: Path, tmp_path: Path) -> None:
+    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.workers=0", f"out={tmp_path}"]
     assert main(["evaluate", f"ckpt={exported}", "block=blind_test", *data]) == 0
     assert list(tmp_path.rglob("metrics.json"))
 
@@ -77,7 +77,7 @@ def test_a_training_from_an_exported_network_keeps_to_its_split(
     assert [step["split_fingerprint"] for step in init["ancestors"]] == [card.split_fingerprint]
     train(tmp_path / "refused", begun, "data.split.seed=1", code=3)
     err = capsys.readouterr().err
-    assert "was trained with labels on other pictures" in err
+    assert "was trained with labels on other images" in err
     assert "allow=[pretraining]" in err
     run = train(tmp_path / "allowed", begun, "data.split.seed=1", "allow=[pretraining]")
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
@@ -109,7 +109,7 @@ def test_a_safetensors_file_that_we_did_not_write_is_refused(spoil: str, exporte
     assert len(caught.value.lines) <= 3
 
 
-@pytest.mark.skipif(bool(engines.missing("onnx")), reason="the extra export is not installed")
+@pytest.mark.skipif(bool(engines.find_missing_package("onnx")), reason="the extra export is not installed")
 def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path, small: list[str]) -> None:
     import onnx
     import onnxruntime
@@ -130,7 +130,7 @@ def test_onnx_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: P
         np.testing.assert_allclose(probabilities, scaled, atol=1e-4)
 
 
-@pytest.mark.skipif(bool(engines.missing("openvino")), reason="the extra openvino is not installed")
+@pytest.mark.skipif(bool(engines.find_missing_package("openvino")), reason="the extra openvino is not installed")
 def test_openvino_answers_as_the_run_and_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
     import openvino
 
@@ -201,13 +201,13 @@ def test_a_write_that_fails_leaves_the_earlier_file(
 
 
 def test_a_soup_is_exported_and_an_ensemble_is_not(train: Callable[..., Path], tiny_run: Path, tmp_path: Path) -> None:
-    from avatar_bench.runs.ensembles import save
+    from avatar_bench.runs.ensembles import save_ensemble
 
     run = Run.open(tiny_run)
     member = {"run": str(tiny_run), "checkpoint_sha256": run.checkpoint_sha256, "weight": 1.0, "temperature": 1.0}
     for kind, code in (("soup", 0), ("ensemble", 3)):
         said = {"kind": kind, "members": [member], "temperature": 1.5, "classes": list(run.classes)}
-        folder = save(tmp_path / kind, said)
+        folder = save_ensemble(tmp_path / kind, said)
         assert main(["export", f"ckpt={folder}", f"out={tmp_path / kind}.safetensors"]) == code
     assert Run.open(tmp_path / "soup.safetensors").temperature == 1.5
     steps = read_weights(tmp_path / "soup.safetensors").ancestors

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from avatar_bench.cli.app import main
-from avatar_bench.models.checkpoint import read_checkpoint, verify
+from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.training import job
 from avatar_bench.training.module import Learner
 
@@ -49,7 +49,7 @@ def whole(run: Path) -> None:
     """Hold that every file with a final name in a run folder can be read."""
     for file in run.rglob("*"):
         if file.suffix == ".ckpt":
-            verify(file)
+            verify_checkpoint(file)
             read_checkpoint(file)
         elif file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
@@ -164,10 +164,10 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_word(small: list[str], fork
     whole(run)
 
 
-def test_pictures_that_go_away_end_the_run_which_goes_on_when_they_are_back(
-    pictures: Path, small: list[str], fork: Fork, tmp_path: Path
+def test_images_that_go_away_end_the_run_which_goes_on_when_they_are_back(
+    images: Path, small: list[str], fork: Fork, tmp_path: Path
 ) -> None:
-    run, data = tmp_path / "run", Path(shutil.copytree(pictures, tmp_path / "data"))
+    run, data = tmp_path / "run", Path(shutil.copytree(images, tmp_path / "data"))
     child = fork(*words(small, run, *LONG, f"data.manifest={data / 'all.csv'}", "data.cache_gb=0"))
     child.until(lambda: steps(run) >= 2)
     data.rename(tmp_path / "away")
@@ -182,10 +182,10 @@ def test_pictures_that_go_away_end_the_run_which_goes_on_when_they_are_back(
     child.until(lambda: steps(run) > at)
 
 
-def test_a_picture_that_changed_since_prepare_is_refused_by_train_and_evaluate(
-    pictures: Path, small: list[str], tmp_path: Path, capsys: Any
+def test_a_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
+    images: Path, small: list[str], tmp_path: Path, capsys: Any
 ) -> None:
-    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    data = Path(shutil.copytree(images, tmp_path / "data"))
     assert main(["prepare", "source=folder", f"source.folder.root={data / 'all'}", f"out={tmp_path / 'set'}"]) in (0, 3)
     made = tmp_path / "set" / "manifest.csv"
     run = tmp_path / "run"
@@ -204,18 +204,18 @@ def test_a_picture_that_changed_since_prepare_is_refused_by_train_and_evaluate(
     ):
         assert main(again) == 3
         told = capsys.readouterr().err.splitlines()
-        assert any(str(Path(name)) in text and "not the picture that it was" in text for text in told), told
+        assert any(str(Path(name)) in text and "not the image that it was" in text for text in told), told
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain", "evaluate"])
-def test_broken_pictures_are_named_together_before_anything_begins(
-    command: str, pictures: Path, small: list[str], tiny_run: Path, tmp_path: Path, capsys: Any
+def test_broken_images_are_named_together_before_anything_begins(
+    command: str, images: Path, small: list[str], tiny_run: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    shutil.copytree(pictures, tmp_path / "set")
+    shutil.copytree(images, tmp_path / "set")
     table = tmp_path / "set" / "blind.csv" if command == "evaluate" else tmp_path / "set" / "all.csv"
     paths = list(pd.read_csv(table)["path"].iloc[[1, 20, 33]])
-    for path, content in zip(paths, (b"", b"broken", (pictures / paths[2]).read_bytes()[:-9]), strict=True):
+    for path, content in zip(paths, (b"", b"broken", (images / paths[2]).read_bytes()[:-9]), strict=True):
         (table.parent / path).write_bytes(content)
     given, out = ["data=manifest", f"data.manifest={table}"], tmp_path / "out"
     line = {
@@ -230,25 +230,25 @@ def test_broken_pictures_are_named_together_before_anything_begins(
     assert not out.exists()
 
 
-def test_a_loss_that_is_not_finite_names_step_and_pictures(small: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_a_loss_that_is_not_finite_names_step_and_images(small: list[str], tmp_path: Path, capsys: Any) -> None:
     run = tmp_path / "run"
     assert main(words(small, run, "lr=1e30", "optimizer=sgd", "epochs=3")) == 6
     told = capsys.readouterr().err.splitlines()[-3:]
     assert "at step 1 (epoch 1)" in told[0]
-    assert told[1].startswith("The pictures of that batch: all/")
+    assert told[1].startswith("The images of that batch: all/")
     assert record(run)["status"] == "diverged"
     assert list(run.rglob("*.ckpt*")) == []
 
 
-def test_an_empty_class_is_refused(pictures: Path, small: list[str], tmp_path: Path, capsys: Any) -> None:
-    data = Path(shutil.copytree(pictures / "all", tmp_path / "data"))
+def test_an_empty_class_is_refused(images: Path, small: list[str], tmp_path: Path, capsys: Any) -> None:
+    data = Path(shutil.copytree(images / "all", tmp_path / "data"))
     (data / "painting").mkdir()
     base = [word for word in small if not word.startswith("data.manifest") and word != "data=manifest"]
     line = ["train", *base, "data=folder", f"data.root={data}", f"out={tmp_path / 'run'}"]
     assert main(line) == 3
     told = capsys.readouterr().err
     assert "painting" in told
-    assert "no picture" in told
+    assert "no image" in told
     assert not (tmp_path / "run").exists()
 
 
@@ -277,7 +277,7 @@ def test_a_disk_too_small_is_found_before_the_work(small: list[str], small_disk:
 def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(
     small: list[str], small_disk: Path, fork: Fork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "_check_room", lambda *given: None)  # in the way on so small a disk
+    monkeypatch.setattr(job, "_check_disk_space", lambda *given: None)  # in the way on so small a disk
     run, filling = small_disk / "run", small_disk / "filling"
     shutil.rmtree(run, ignore_errors=True)
     child = fork(*words(small, run, "epochs=200", "data.limit=96", "callbacks.save_minutes=0"))

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from avatar_bench.commands.list import list as list_
-from avatar_bench.config.catalogue import KINDS
+from avatar_bench.config.catalogue import LISTED_GROUPS
 from avatar_bench.errors import ConfigError, DataError
 
 
 def test_list_alone_tells_what_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     list_([])
     told = capsys.readouterr().out
-    assert all(kind in told for kind in [*KINDS, "runs"])
+    assert all(kind in told for kind in [*LISTED_GROUPS, "runs"])
 
 
 def test_modes_are_named_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,11 +27,11 @@ def test_modes_are_named_with_what_they_are(capsys: pytest.CaptureFixture[str]) 
     assert all(len(line.split()) > 2 for line in lines)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LISTED_GROUPS)
 def test_every_kind_has_a_line_for_each_yaml(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     list_([kind])
     plural = capsys.readouterr().out
-    list_([KINDS[kind]])
+    list_([LISTED_GROUPS[kind]])
     assert capsys.readouterr().out == plural
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from avatar_bench.cli.app import main
-from avatar_bench.commands.predict import input_files
+from avatar_bench.commands.predict import find_input_files
 from avatar_bench.files.csv_io import read_csv
 
 COLUMNS = ["path", "status", "reason", "prediction", "confidence", "prob_drawing", "prob_generated", "prob_real"]
@@ -52,15 +52,15 @@ def predict(tiny_run: Path) -> Callable[..., int]:
 
 
 @pytest.fixture
-def folder(pictures: Path, tmp_path: Path) -> Path:
-    """Five pictures of each class and two files that are none."""
+def folder(images: Path, tmp_path: Path) -> Path:
+    """Five images of each class and two files that are none."""
     place = tmp_path / "mine"
     for label in ("drawing", "generated", "real"):
-        for file in sorted((pictures / "blind" / label).rglob("*.*"))[:5]:
+        for file in sorted((images / "blind" / label).rglob("*.*"))[:5]:
             (place / label).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, place / label / file.name)
     (place / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
-    (place / "note.txt").write_text("not a picture")
+    (place / "note.txt").write_text("not an image")
     return place
 
 
@@ -86,9 +86,9 @@ def test_every_file_has_a_row_and_a_bad_one_costs_its_row_alone(
 
 
 def test_probabilities_are_a_distribution_whose_top_is_the_verdict(
-    predict: Callable[..., int], pictures: Path, tmp_path: Path
+    predict: Callable[..., int], images: Path, tmp_path: Path
 ) -> None:
-    assert predict(pictures / "blind", tmp_path / "out.csv") == 0
+    assert predict(images / "blind", tmp_path / "out.csv") == 0
     table = read(tmp_path / "out.csv")
     probabilities = table[PROBABILITIES].to_numpy(float)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-9)
@@ -122,7 +122,7 @@ def test_a_run_under_python_gives_what_the_command_gives(
     import avatar_bench
 
     predict(folder, tmp_path / "out.csv")
-    files = input_files(str(folder))
+    files = find_input_files(str(folder))
     table = avatar_bench.load(tiny_run).predict(files)
     assert list(table) == COLUMNS
     assert table["path"].tolist() == files
@@ -133,26 +133,26 @@ def test_a_run_under_python_gives_what_the_command_gives(
     assert avatar_bench.load(tiny_run).predict([]).columns.tolist() == COLUMNS
 
 
-def test_the_same_picture_in_other_clothes_has_the_same_probabilities(
-    predict: Callable[..., int], pictures: Path, tmp_path: Path
+def test_the_same_image_in_other_clothes_has_the_same_probabilities(
+    predict: Callable[..., int], images: Path, tmp_path: Path
 ) -> None:
-    drawn = sorted((pictures / "blind" / "real").rglob("*.png"))[0]
+    drawn = sorted((images / "blind" / "real").rglob("*.png"))[0]
     place = tmp_path / "clothes"
     place.mkdir()
-    with Image.open(drawn) as picture:
-        picture.load()
-        picture.save(place / "a.png")
-        picture.save(place / "b.webp", lossless=True)
-        picture.convert("RGBA").save(place / "c.png")
-        picture.save(place / "d.BMP")
+    with Image.open(drawn) as image:
+        image.load()
+        image.save(place / "a.png")
+        image.save(place / "b.webp", lossless=True)
+        image.convert("RGBA").save(place / "c.png")
+        image.save(place / "d.BMP")
         exif = Image.Exif()
         exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
-        picture.transpose(Image.Transpose.ROTATE_90).save(place / "e.png", exif=exif)
-        hidden = Image.new("RGBA", (picture.width, picture.height), (255, 0, 0, 0))  # shown on white
-        hidden.paste(picture.crop((0, 0, 20, 20)), (0, 0))
+        image.transpose(Image.Transpose.ROTATE_90).save(place / "e.png", exif=exif)
+        hidden = Image.new("RGBA", (image.width, image.height), (255, 0, 0, 0))  # shown on white
+        hidden.paste(image.crop((0, 0, 20, 20)), (0, 0))
         hidden.save(place / "f.png")
-        white = Image.new("RGB", picture.size, "white")
-        white.paste(picture.crop((0, 0, 20, 20)), (0, 0))
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image.crop((0, 0, 20, 20)), (0, 0))
         white.save(place / "g.png")
     assert predict(place, tmp_path / "out.csv") == 0
     probabilities = read(tmp_path / "out.csv")[PROBABILITIES].to_numpy(float)
@@ -160,9 +160,9 @@ def test_the_same_picture_in_other_clothes_has_the_same_probabilities(
     assert np.abs(probabilities[5] - probabilities[6]).max() <= 1e-4
 
 
-def test_batches_and_workers_change_no_verdict(predict: Callable[..., int], pictures: Path, tmp_path: Path) -> None:
+def test_batches_and_workers_change_no_verdict(predict: Callable[..., int], images: Path, tmp_path: Path) -> None:
     for name, words in {"a": [], "b": ["batch_size=1"], "c": ["batch_size=5", "workers=2"]}.items():
-        assert predict(pictures / "blind", tmp_path / f"{name}.csv", *words) == 0
+        assert predict(images / "blind", tmp_path / f"{name}.csv", *words) == 0
     tables = [read(tmp_path / f"{name}.csv") for name in "abc"]
     for table in tables[1:]:
         assert table["path"].tolist() == tables[0]["path"].tolist()
@@ -170,10 +170,10 @@ def test_batches_and_workers_change_no_verdict(predict: Callable[..., int], pict
 
 
 def test_the_temperature_scales_the_probabilities_unless_turned_off(
-    predict: Callable[..., int], pictures: Path, tiny_run: Path, tmp_path: Path
+    predict: Callable[..., int], images: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
-    assert predict(pictures / "blind", tmp_path / "scaled.csv") == 0
-    assert predict(pictures / "blind", tmp_path / "raw.csv", "calibrated=false") == 0
+    assert predict(images / "blind", tmp_path / "scaled.csv") == 0
+    assert predict(images / "blind", tmp_path / "raw.csv", "calibrated=false") == 0
     scaled, raw = (read(tmp_path / f"{name}.csv")[PROBABILITIES].to_numpy(float) for name in ("scaled", "raw"))
     temperature = json.loads((tiny_run / "run.json").read_text())["temperature"]
     sharpened = raw ** (1 / temperature)
@@ -191,19 +191,19 @@ def test_where_all_is_given_the_machine_is_not_tried(
     assert list((tmp_path / "cache" / "trials").glob("*.json"))
 
 
-def test_lower_precision_is_close(predict: Callable[..., int], pictures: Path, tmp_path: Path) -> None:
-    assert predict(pictures / "blind", tmp_path / "32.csv", "precision=32") == 0
-    assert predict(pictures / "blind", tmp_path / "16.csv", "precision=bf16") == 0
+def test_lower_precision_is_close(predict: Callable[..., int], images: Path, tmp_path: Path) -> None:
+    assert predict(images / "blind", tmp_path / "32.csv", "precision=32") == 0
+    assert predict(images / "blind", tmp_path / "16.csv", "precision=bf16") == 0
     full, half = (read(tmp_path / f"{name}.csv")[PROBABILITIES].to_numpy(float) for name in ("32", "16"))
     assert 0 < np.abs(full - half).max() < 0.1
 
 
 @pytest.mark.parametrize("name", ["фото 1.jpg", "a,b.jpg", "x=1 (2).jpg", "[c].jpg", 'it\'s "q" ~.jpg', "@d.jpg"])
 def test_any_name_works_as_input_and_as_output(
-    name: str, predict: Callable[..., int], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, predict: Callable[..., int], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(sorted((pictures / "blind" / "real").rglob("*.jpg"))[0], tmp_path / name)
+    shutil.copy(sorted((images / "blind" / "real").rglob("*.jpg"))[0], tmp_path / name)
     (tmp_path / f"in {name}").mkdir()
     shutil.copy(name, tmp_path / f"in {name}" / name)
     assert predict(name, f"{name}.csv") == 0
@@ -213,11 +213,11 @@ def test_any_name_works_as_input_and_as_output(
 
 
 def test_a_reason_or_path_with_commas_quotes_and_newlines_stays_one_row(
-    predict: Callable[..., int], pictures: Path, tmp_path: Path
+    predict: Callable[..., int], images: Path, tmp_path: Path
 ) -> None:
     place = tmp_path / "odd"
     place.mkdir()
-    shutil.copy(sorted((pictures / "blind" / "real").rglob("*.jpg"))[0], place / 'a "b",\nc.jpg')
+    shutil.copy(sorted((images / "blind" / "real").rglob("*.jpg"))[0], place / 'a "b",\nc.jpg')
     assert predict(place, tmp_path / "out.csv") == 0
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.reader(stream))
@@ -243,7 +243,7 @@ def test_hidden_files_are_left_out_of_folders_and_deep_ones_are_not(tmp_path: Pa
     for name in (".hidden/a.png", ".b.png", "x/y/z/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert input_files(str(tmp_path)) == [str(tmp_path / "x/y/z/c.png")]
+    assert find_input_files(str(tmp_path)) == [str(tmp_path / "x/y/z/c.png")]
 
 
 def test_a_file_that_is_missing_from_a_list_costs_its_row(
@@ -271,7 +271,7 @@ def test_an_output_cut_short_is_gone_on_with_and_repeats_nothing(
     assert once.splitlines()[:kept] == whole.splitlines()[:kept]
     before, after = (table_of(content, ending) for content in (whole, once))
     assert after["path"].tolist() == before["path"].tolist()
-    # another batch around a picture moves its last digits
+    # another batch around an image moves its last digits
     np.testing.assert_allclose(after[PROBABILITIES].astype(float), before[PROBABILITIES].astype(float), atol=1e-6)
     predict(folder, file, "update=true")
     assert file.read_bytes() == once
@@ -281,7 +281,7 @@ def test_update_adds_new_files_to_parquet_too(predict: Callable[..., int], folde
     assert predict(folder / "real", tmp_path / "out.parquet") == 0
     assert predict(folder, tmp_path / "out.parquet", "update=true") == 3
     paths = pd.read_parquet(tmp_path / "out.parquet")["path"]
-    assert sorted(paths) == sorted(input_files(str(folder)))
+    assert sorted(paths) == sorted(find_input_files(str(folder)))
 
 
 def test_update_refuses_the_output_of_another_kind_of_run(
@@ -349,8 +349,8 @@ def test_the_raw_originals_give_69_rows_of_which_seven_say_why_they_failed(
     assert (bad["reason"] != "").all()
 
 
-def test_the_folder_of_an_output_is_made(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
-    picture = next((pictures / "blind" / "real").rglob("*.png"))
+def test_the_folder_of_an_output_is_made(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    image = next((images / "blind" / "real").rglob("*.png"))
     output = tmp_path / "new" / "folder" / "verdicts.csv"
-    assert main(["predict", f"ckpt={tiny_run}", f"input={picture}", f"output={output}"]) == 0
+    assert main(["predict", f"ckpt={tiny_run}", f"input={image}", f"output={output}"]) == 0
     assert len(pd.read_csv(output)) == 1

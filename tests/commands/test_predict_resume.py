@@ -18,16 +18,16 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.inference.resume import missing
+from avatar_bench.inference.resume import find_remaining
 
 LINES = 900
 WAIT = 120  # seconds, for a machine that has much else to do
 
 
 @pytest.fixture
-def words(tiny_run: Path, pictures: Path, tmp_path: Path) -> list[str]:
-    """Ask for verdicts on a list that names few pictures many times, and two files that are none."""
-    files = [str(file) for file in sorted((pictures / "blind").rglob("*.*"))] + ["gone.png", str(pictures / "all.csv")]
+def words(tiny_run: Path, images: Path, tmp_path: Path) -> list[str]:
+    """Ask for verdicts on a list that names few images many times, and two files that are none."""
+    files = [str(file) for file in sorted((images / "blind").rglob("*.*"))] + ["gone.png", str(images / "all.csv")]
     (tmp_path / "list.txt").write_text("\n".join((files * LINES)[:LINES]), encoding="utf-8")
     return ["predict", f"ckpt={tiny_run}", f"input=@{tmp_path / 'list.txt'}", "batch_size=8", "workers=2"]
 
@@ -162,7 +162,7 @@ def test_a_killed_worker_ends_the_command_with_two_lines_and_keeps_the_rows(
     assert end(process) == 5
     told = (tmp_path / "told").read_text().splitlines()
     assert told[0].startswith(f"{cut}: {cut.read_bytes().count(10) - 1} rows are written; ")
-    assert told[1] == "A process that reads pictures was killed from outside."
+    assert told[1] == "A process that reads images was killed from outside."
     assert len(told) == 3
 
 
@@ -184,11 +184,11 @@ def test_a_replacement_that_was_cut_short_leaves_the_earlier_output_and_is_gone_
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_update_refuses_the_rows_of_another_checkpoint_and_of_other_options(
-    ending: str, train: Callable[..., Path], tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any
+    ending: str, train: Callable[..., Path], tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     other = train(tmp_path / "other", "epochs=6", "seed=5")
     output = tmp_path / f"out.{ending}"
-    given = ["predict", f"input={pictures / 'blind' / 'real'}", f"output={output}", "workers=0"]
+    given = ["predict", f"input={images / 'blind' / 'real'}", f"output={output}", "workers=0"]
     assert main([*given, f"ckpt={tiny_run}"]) == 0
     before = output.read_bytes()
     capsys.readouterr()
@@ -199,13 +199,13 @@ def test_update_refuses_the_rows_of_another_checkpoint_and_of_other_options(
 
 
 def test_update_takes_names_that_are_hard_to_write_for_what_they_are(
-    tiny_run: Path, pictures: Path, tmp_path: Path
+    tiny_run: Path, images: Path, tmp_path: Path
 ) -> None:
-    picture = next((pictures / "blind" / "real").rglob("*.jpg"))
+    image = next((images / "blind" / "real").rglob("*.jpg"))
     names = [b"=1+1.jpg", b"@a.jpg", b"'b.jpg", b'c\n"d".jpg', b"e\rf.jpg", b"g\xff.jpg", b"h,i.jpg"]
     (tmp_path / "odd").mkdir()
     for name in names:
-        shutil.copy(picture, os.path.join(os.fsencode(tmp_path / "odd"), name))
+        shutil.copy(image, os.path.join(os.fsencode(tmp_path / "odd"), name))
     for ending in ("csv", "jsonl", "parquet"):
         output = tmp_path / f"out.{ending}"
         given = ["predict", f"ckpt={tiny_run}", f"input={tmp_path / 'odd'}", f"output={output}", "workers=0"]
@@ -263,14 +263,14 @@ def test_a_second_process_is_kept_from_an_output_and_a_dead_one_lets_go(
 
 def test_what_is_missing_begins_with_the_batch_that_was_cut() -> None:
     files = [f"{number}" for number in range(10)]
-    assert missing(files, files, [], 4) == (files, 0)
-    assert missing(files, files, files[:6], 4) == (files[4:], 2)
-    assert missing(files, files, files[:8], 4) == (files[8:], 0)
-    assert missing(files, files, files, 4) == ([], 0)
-    assert missing(files, files, [*files, "x"], 4) == ([], 0)
+    assert find_remaining(files, files, [], 4) == (files, 0)
+    assert find_remaining(files, files, files[:6], 4) == (files[4:], 2)
+    assert find_remaining(files, files, files[:8], 4) == (files[8:], 0)
+    assert find_remaining(files, files, files, 4) == ([], 0)
+    assert find_remaining(files, files, [*files, "x"], 4) == ([], 0)
 
 
 def test_a_file_that_is_named_twice_has_two_rows() -> None:
     files = ["a", "b", "a", "c", "a"]
-    assert missing(files, files, ["b", "a"], 4) == (["a", "c", "a"], 0)
-    assert missing(files, files, ["a", "b", "a"], 3) == (["c", "a"], 0)
+    assert find_remaining(files, files, ["b", "a"], 4) == (["a", "c", "a"], 0)
+    assert find_remaining(files, files, ["a", "b", "a"], 3) == (["c", "a"], 0)

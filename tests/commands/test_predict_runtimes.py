@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.inference.runtimes.engines import missing
-from avatar_bench.runs.ensembles import save
+from avatar_bench.inference.runtimes.engines import find_missing_package
+from avatar_bench.runs.ensembles import save_ensemble
 from avatar_bench.runs.run import Run
 
-if missing("onnx") or missing("openvino"):
+if find_missing_package("onnx") or find_missing_package("openvino"):
     pytest.skip("the extras export and openvino are not installed", allow_module_level=True)
 
 PROBABILITIES = ["prob_drawing", "prob_generated", "prob_real"]
@@ -33,8 +33,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
-def verdicts(ckpt: Path, pictures: Path, output: Path, *words: str) -> pd.DataFrame:
-    given = ["predict", f"ckpt={ckpt}", f"input={pictures / 'blind'}", f"output={output}", "workers=0", *words]
+def verdicts(ckpt: Path, images: Path, output: Path, *words: str) -> pd.DataFrame:
+    given = ["predict", f"ckpt={ckpt}", f"input={images / 'blind'}", f"output={output}", "workers=0", *words]
     assert main(given) == 0
     return pd.read_csv(output)
 
@@ -49,24 +49,24 @@ def apart(one: pd.DataFrame, other: pd.DataFrame) -> float:
     [(["runtime=onnx"], 1e-4), (["runtime=openvino"], 1e-4), (["runtime=openvino", "threads=1"], 1e-4)],
 )
 def test_an_exported_runtime_gives_the_verdicts_of_torch(
-    words: list[str], most: float, tiny_run: Path, pictures: Path, tmp_path: Path
+    words: list[str], most: float, tiny_run: Path, images: Path, tmp_path: Path
 ) -> None:
-    plain = verdicts(tiny_run, pictures, tmp_path / "torch.csv", "precision=32")
-    found = verdicts(tiny_run, pictures, tmp_path / "other.csv", "precision=32", "batch_size=5", *words)
+    plain = verdicts(tiny_run, images, tmp_path / "torch.csv", "precision=32")
+    found = verdicts(tiny_run, images, tmp_path / "other.csv", "precision=32", "batch_size=5", *words)
     assert apart(found, plain) < most
 
 
-def test_bf16_is_close(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
-    plain = verdicts(tiny_run, pictures, tmp_path / "torch.csv", "precision=32")
-    found = verdicts(tiny_run, pictures, tmp_path / "bf16.csv", "runtime=openvino", "precision=bf16")
+def test_bf16_is_close(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    plain = verdicts(tiny_run, images, tmp_path / "torch.csv", "precision=32")
+    found = verdicts(tiny_run, images, tmp_path / "bf16.csv", "runtime=openvino", "precision=bf16")
     assert 0 < apart(found, plain) < 0.05
 
 
-def test_int8_says_each_time_how_often_it_agrees(tiny_run: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+def test_int8_says_each_time_how_often_it_agrees(tiny_run: Path, images: Path, tmp_path: Path, capsys: Any) -> None:
     n = len(Run.open(tiny_run).dataset("calibration"))
     tables, told = [], []
     for name in ("first.csv", "second.csv"):
-        tables.append(verdicts(tiny_run, pictures, tmp_path / name, "runtime=openvino", "precision=int8"))
+        tables.append(verdicts(tiny_run, images, tmp_path / name, "runtime=openvino", "precision=int8"))
         out, err = capsys.readouterr()
         assert len(out.splitlines()) == 1
         told.append([line for line in err.splitlines() if line.startswith("precision=int8: ")])
@@ -76,13 +76,13 @@ def test_int8_says_each_time_how_often_it_agrees(tiny_run: Path, pictures: Path,
 
 
 def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(
-    tiny_run: Path, pictures: Path, tmp_path: Path, cache: Path
+    tiny_run: Path, images: Path, tmp_path: Path, cache: Path
 ) -> None:
     for runtime in ("onnx", "openvino"):
         words = [f"runtime={runtime}", "precision=32"]
-        first = verdicts(tiny_run, pictures, tmp_path / "first.csv", *words)
+        first = verdicts(tiny_run, images, tmp_path / "first.csv", *words)
         kept = sorted((cache / "networks").iterdir())
-        given = ["predict", f"ckpt={tiny_run}", f"input={pictures / 'blind'}", f"output={tmp_path / 'again.csv'}"]
+        given = ["predict", f"ckpt={tiny_run}", f"input={images / 'blind'}", f"output={tmp_path / 'again.csv'}"]
         code = f"import sys; from avatar_bench.cli.app import main; assert main({[*given, *words]}) == 0; "
         code += "print({'timm', 'pytorch_lightning', 'onnx', 'onnxscript', 'nncf'} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -91,23 +91,23 @@ def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(
         assert sorted((cache / "networks").iterdir()) == kept
 
 
-def test_an_ensemble_and_a_soup_answer_by_their_members_engines(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_an_ensemble_and_a_soup_answer_by_their_members_engines(tiny_run: Path, images: Path, tmp_path: Path) -> None:
     run = Run.open(tiny_run)
     member = {"run": str(tiny_run), "checkpoint_sha256": run.checkpoint_sha256, "weight": 0.5, "temperature": 1.2}
     for kind in ("soup", "ensemble"):
         said = {"kind": kind, "members": [member, member], "temperature": 1.5, "classes": list(run.classes)[::-1]}
         said |= {"classes": list(run.classes)} if kind == "soup" else {}
-        folder = save(tmp_path / kind, said)
-        plain = verdicts(folder, pictures, tmp_path / "torch.csv", "precision=32")
-        assert apart(verdicts(folder, pictures, tmp_path / "o.csv", "runtime=openvino", "precision=32"), plain) < 1e-4
+        folder = save_ensemble(tmp_path / kind, said)
+        plain = verdicts(folder, images, tmp_path / "torch.csv", "precision=32")
+        assert apart(verdicts(folder, images, tmp_path / "o.csv", "runtime=openvino", "precision=32"), plain) < 1e-4
 
 
-def test_an_output_of_torch_is_gone_on_with(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
-    whole = verdicts(tiny_run, pictures, tmp_path / "out.csv", "precision=32")
+def test_an_output_of_torch_is_gone_on_with(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+    whole = verdicts(tiny_run, images, tmp_path / "out.csv", "precision=32")
     lines = (tmp_path / "out.csv").read_text().splitlines(keepends=True)
     (tmp_path / "out.csv").write_text("".join(lines[:20]))
     words = ("runtime=openvino", "precision=32", "update=true")
-    assert apart(verdicts(tiny_run, pictures, tmp_path / "out.csv", *words), whole) < 1e-4
+    assert apart(verdicts(tiny_run, images, tmp_path / "out.csv", *words), whole) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_output_of_torch_is_gone_on_with(tiny_run: Path, pictures: Path, tmp_
         (["runtime=openvino", "precision=16"], 2, "runtime=openvino computes in 32, bf16 or int8"),
         (["precision=int8"], 2, "runtime=torch computes in"),
         (["runtime=openvino", "accelerator=gpu"], 2, "on the CPU"),
-        (["runtime=openvino", "precision=int8", "ckpt=alone.ckpt"], 2, "does not know its calibration pictures"),
+        (["runtime=openvino", "precision=int8", "ckpt=alone.ckpt"], 2, "does not know its calibration images"),
     ],
 )
 def test_a_mistake_is_told_in_three_lines_at_most(
@@ -129,7 +129,7 @@ def test_a_mistake_is_told_in_three_lines_at_most(
     code: int,
     told: str,
     tiny_run: Path,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: Any,
     capsys: Any,
@@ -138,7 +138,7 @@ def test_a_mistake_is_told_in_three_lines_at_most(
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))  # which does not know the checkpoint yet
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     shutil.copy(tiny_run / "checkpoints" / "best.ckpt", "alone.ckpt")
-    given = [f"ckpt={tiny_run}", f"input={pictures / 'blind'}", "output=o.csv", "workers=0", *words]
+    given = [f"ckpt={tiny_run}", f"input={images / 'blind'}", "output=o.csv", "workers=0", *words]
     assert main(["predict", *given]) == code
     err = capsys.readouterr().err
     assert told in err
@@ -147,7 +147,7 @@ def test_a_mistake_is_told_in_three_lines_at_most(
 
 
 def test_a_missing_package_is_named_with_its_extra(
-    tiny_run: Path, pictures: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+    tiny_run: Path, images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     import importlib.util
 
@@ -155,7 +155,7 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "openvino" else real(name, *rest)
     )
-    words = [f"ckpt={tiny_run}", f"input={pictures / 'blind'}", f"output={tmp_path / 'o.csv'}", "runtime=openvino"]
+    words = [f"ckpt={tiny_run}", f"input={images / 'blind'}", f"output={tmp_path / 'o.csv'}", "runtime=openvino"]
     assert main(["predict", *words]) == 2
     assert "runtime=openvino needs openvino" in (err := capsys.readouterr().err)
     assert "avatar-bench[openvino]" in err

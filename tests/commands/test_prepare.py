@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from avatar_bench.cli.app import main
 from avatar_bench.config import schema
-from avatar_bench.config.catalogue import conf_folder
+from avatar_bench.config.catalogue import find_conf_folder
 from avatar_bench.sources.build import WORK, demo_root
 from avatar_bench.sources.readers import check_source
 
@@ -31,7 +31,7 @@ QUICK = [
 NAMED_BY_THE_USER = ("folder", "archive", "urls", "huggingface", "manifest")  # their yaml may leave a place open
 
 SOURCE = """# @package source.tiny
-# A wheel with two pictures.
+# A wheel with two images.
 kind: package
 label: real
 licence: CC0
@@ -77,7 +77,7 @@ def tiny(tmp_path, monkeypatch):
 
 def composed(command, *overrides):
     schema.register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         return OmegaConf.to_container(compose(command, list(overrides)))
 
 
@@ -115,7 +115,7 @@ def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
     assert main(["prepare", "data=tiny", "lang=ru", *QUICK]) == 0
     assert "можно ли по этим данным" in capsys.readouterr().err
     assert "Что в наборе" in (demo_root() / "card.html").read_text(encoding="utf-8")
-    verdict = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["verdict"]
+    verdict = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
     assert (verdict["reasons"], verdict["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
     assert main(["prepare", "data=tiny", *QUICK]) == 0
     assert "What it holds" in (demo_root() / "card.html").read_text(encoding="utf-8")
@@ -164,7 +164,7 @@ def test_the_demo_brings_its_sources_along(command):
     assert set(data["ood_sources"]) == {"things", "icons", "textures"}
 
 
-@pytest.mark.parametrize("name", [file.stem for file in sorted((conf_folder() / "source").glob("*.yaml"))])
+@pytest.mark.parametrize("name", [file.stem for file in sorted((find_conf_folder() / "source").glob("*.yaml"))])
 def test_each_source_says_what_it_is_and_pins_what_it_downloads(name):
     source = composed("prepare", f"source={name}")["source"][name]
     assert {"kind", "label", "licence", "author", "generator", "homepage"} <= source.keys()
@@ -185,13 +185,13 @@ def state_of(out):
 
 
 @pytest.fixture(scope="session")
-def prepared(pictures, tmp_path_factory):
+def prepared(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "set"
-    assert main(folder(pictures / "all", out)) == 0
+    assert main(folder(images / "all", out)) == 0
     return out
 
 
-def test_class_folders_become_a_data_set_with_split_audit_and_card(prepared, pictures):
+def test_class_folders_become_a_data_set_with_split_audit_and_card(prepared, images):
     manifest = pd.read_csv(prepared / "manifest.csv")
     assert manifest["label"].value_counts().to_dict() == {"drawing": 64, "generated": 64, "real": 64}
     assert set(manifest["source"]) == {"ink", "crayon", "vector", "gan", "diffusion", "studio", "street"}
@@ -201,14 +201,14 @@ def test_class_folders_become_a_data_set_with_split_audit_and_card(prepared, pic
     assert (prepared / "card.md").read_text().count("drawing") > 1
     audit = json.loads((prepared / "audit" / "metrics.json").read_text())
     assert audit["metrics"]["metadata_auroc"]["n"] > 0
-    assert audit["provenance"]["verdict"]["answer"] in ("yes", "with care")
+    assert audit["provenance"]["assessment"]["suitable"] in ("yes", "with care")
     for name in ("sources.csv", "quarantine.csv", "duplicates.csv", "recipe.json"):
         assert (prepared / name).is_file()
 
 
-def test_started_again_it_does_nothing_and_says_so(prepared, pictures, capsys):
+def test_started_again_it_does_nothing_and_says_so(prepared, images, capsys):
     before = state_of(prepared)
-    assert main(folder(pictures / "all", prepared)) == 0
+    assert main(folder(images / "all", prepared)) == 0
     assert capsys.readouterr().out.startswith("already complete")
     assert state_of(prepared) == before
 
@@ -223,12 +223,12 @@ def test_train_takes_over_the_split_and_the_folds(prepared, train, tmp_path):
         assert set(test) == set(manifest.index[manifest["fold"] == fold])
 
 
-def test_a_source_that_has_grown_is_taken_in_by_an_update_alone(pictures, tmp_path, capsys):
+def test_a_source_that_has_grown_is_taken_in_by_an_update_alone(images, tmp_path, capsys):
     root, out = tmp_path / "photos", tmp_path / "set"
-    shutil.copytree(pictures / "all", root)
+    shutil.copytree(images / "all", root)
     assert main(folder(root, out)) == 0
     before = pd.read_csv(out / "manifest.csv").set_index("path")
-    shutil.copytree(pictures / "blind", root, dirs_exist_ok=True)
+    shutil.copytree(images / "blind", root, dirs_exist_ok=True)
     assert main(folder(root, out)) == 5
     assert "update=true" in capsys.readouterr().err
     assert main(folder(root, out, "update=true")) == 0
@@ -244,16 +244,14 @@ def test_a_source_that_has_grown_is_taken_in_by_an_update_alone(pictures, tmp_pa
     assert again[["split", "fold"]].sort_index().equals(after[["split", "fold"]].sort_index())
 
 
-def test_adding_a_source_reads_that_source_alone(pictures, tmp_path, capsys):
+def test_adding_a_source_reads_that_source_alone(images, tmp_path, capsys):
     out = tmp_path / "set"
-    assert main(folder(pictures / "all", out)) == 0
+    assert main(folder(images / "all", out)) == 0
     capsys.readouterr()
     yaml = "# @package source.more\n# more\nkind: folder\nlabel: real\nlicence: CC0\nauthor: me\ngenerator: ''\n"
     (tmp_path / "conf" / "source").mkdir(parents=True)
-    (tmp_path / "conf" / "source" / "more.yaml").write_text(
-        f"{yaml}homepage: ''\nroot: {pictures / 'blind' / 'real'}\n"
-    )
-    words = folder(pictures / "all", out, "-cd", str(tmp_path / "conf"), "update=true")
+    (tmp_path / "conf" / "source" / "more.yaml").write_text(f"{yaml}homepage: ''\nroot: {images / 'blind' / 'real'}\n")
+    words = folder(images / "all", out, "-cd", str(tmp_path / "conf"), "update=true")
     words[1] = "source=[folder,more]"
     assert main(words) == 0
     told = capsys.readouterr().err
@@ -262,10 +260,10 @@ def test_adding_a_source_reads_that_source_alone(pictures, tmp_path, capsys):
     assert len(pd.read_csv(out / "manifest.csv")) == 3 * 64 + 14
 
 
-def test_pictures_of_a_blind_set_are_left_out(pictures, tmp_path, capsys):
+def test_images_of_a_blind_set_are_left_out(images, tmp_path, capsys):
     root = tmp_path / "photos"
-    shutil.copytree(pictures / "all", root)
-    blind = Path(shutil.copytree(pictures / "blind", tmp_path / "blind"))
+    shutil.copytree(images / "all", root)
+    blind = Path(shutil.copytree(images / "blind", tmp_path / "blind"))
     stolen = next((blind / "real").rglob("*.png"))
     shutil.copy(stolen, root / "real" / "studio" / "stolen.png")
     out = tmp_path / "set"
@@ -279,17 +277,17 @@ def test_pictures_of_a_blind_set_are_left_out(pictures, tmp_path, capsys):
     assert len(pd.read_csv(out / "manifest.csv")) == 3 * 64 - 1
 
 
-def test_a_data_set_is_not_built_inside_its_own_source(pictures, tmp_path, capsys):
-    shutil.copytree(pictures / "blind", tmp_path / "photos")
+def test_a_data_set_is_not_built_inside_its_own_source(images, tmp_path, capsys):
+    shutil.copytree(images / "blind", tmp_path / "photos")
     assert main(folder(tmp_path / "photos", tmp_path / "photos" / "set")) == 2
     assert "lies in the folder that source.folder is read from" in capsys.readouterr().err
     assert not (tmp_path / "photos" / "set").exists()
 
 
-def test_data_that_cannot_answer_is_written_and_ends_with_code_3(pictures, tmp_path, capsys):
+def test_data_that_cannot_answer_is_written_and_ends_with_code_3(images, tmp_path, capsys):
     root, out = tmp_path / "photos", tmp_path / "set"
     for label, ending in (("real", "jpg"), ("drawing", "png")):
-        for number, file in enumerate(sorted((pictures / "all" / label).rglob("*.*"))):
+        for number, file in enumerate(sorted((images / "all" / label).rglob("*.*"))):
             (root / label).mkdir(parents=True, exist_ok=True)
             Image.open(file).convert("RGB").save(root / label / f"{number}.{ending}")
     assert main(folder(root, out)) == 3
@@ -391,7 +389,7 @@ def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
     disturbed = tmp_path / "disturbed" / "set"
     command += folder(tmp_path / "photos", disturbed)
     journal = disturbed / WORK / "folder.jsonl"
-    moments = [int(moment) for moment in sorted(rng.integers(1, 500, 4))]  # pictures stored
+    moments = [int(moment) for moment in sorted(rng.integers(1, 500, 4))]  # images stored
     for moment in moments:
         assert killed_when(lambda moment=moment: lines_of(journal) > moment, command)
         assert not (disturbed / "recipe.json").exists()
@@ -412,7 +410,7 @@ def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_true_demo_has_a_hundred_pictures_of_each_class(tmp_path, capsys):
+def test_the_true_demo_has_a_hundred_images_of_each_class(tmp_path, capsys):
     code = main(["prepare", "data=demo", f"out={tmp_path / 'demo'}"])
     told = capsys.readouterr().err
     if code == 3 and "pip could not download" in told:

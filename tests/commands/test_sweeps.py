@@ -27,7 +27,7 @@ from avatar_bench.cli import cluster_jobs
 from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
 from avatar_bench.errors import DivergedError
-from avatar_bench.training.callbacks import History
+from avatar_bench.training.callbacks import MetricsHistory
 
 BACKBONE = "test_resnet.r160_in1k"
 WAIT = 500  # seconds, for a machine that has much else to do
@@ -74,14 +74,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def cut(monkeypatch: pytest.MonkeyPatch, seed: int, epoch: int, error: BaseException) -> None:
     """Let the job of one seed be cut off at the end of an epoch, before its checkpoint is written."""
-    whole = History.on_train_epoch_end
+    whole = MetricsHistory.on_train_epoch_end
 
-    def stop(self: History, trainer: Any, pl_module: Any) -> None:
+    def stop(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
         if pl_module.card.seed == seed and self.first_epoch + trainer.current_epoch == epoch:
             raise error
         whole(self, trainer, pl_module)
 
-    monkeypatch.setattr(History, "on_train_epoch_end", stop)
+    monkeypatch.setattr(MetricsHistory, "on_train_epoch_end", stop)
 
 
 def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(
@@ -209,11 +209,11 @@ def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_na
     assert "config.yaml cannot be read" in jobs(tmp_path / "sweep")["seed1"][1]
 
 
-def test_a_finished_job_whose_pictures_have_changed_is_refused(
-    sweep: Callable[..., int], pictures: Path, tmp_path: Path
+def test_a_finished_job_whose_images_have_changed_is_refused(
+    sweep: Callable[..., int], images: Path, tmp_path: Path
 ) -> None:
-    table = pd.read_csv(pictures / "all.csv")
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    table = pd.read_csv(images / "all.csv")
+    table["path"] = [str(images / path) for path in table["path"]]
     manifest = tmp_path / "mine.csv"
     table.to_csv(manifest, index=False)
     assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 0
@@ -221,7 +221,7 @@ def test_a_finished_job_whose_pictures_have_changed_is_refused(
     assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 3
     status, reason = jobs(tmp_path / "sweep")["seed1"]
     assert status == "refused"
-    assert "on other pictures than data=manifest names now" in reason
+    assert "on other images than data=manifest names now" in reason
     assert record(tmp_path / "sweep" / "seed1")["status"] == "finished"
 
 
@@ -249,10 +249,10 @@ def test_every_source_is_held_out_once(sweep: Callable[..., int], tmp_path: Path
 
 
 def test_sources_that_cannot_be_held_out_are_named(
-    calls: list[dict[str, Any]], sweep: Callable[..., int], pictures: Path, tmp_path: Path, capsys: Any
+    calls: list[dict[str, Any]], sweep: Callable[..., int], images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    table = pd.read_csv(pictures / "all.csv")
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    table = pd.read_csv(images / "all.csv")
+    table["path"] = [str(images / path) for path in table["path"]]
     table = table[table["source"] != "street"]
     table.loc[table["source"] == "ink", "source"] = "ink, 'old' [1]"
     table.to_csv(tmp_path / "mine.csv", index=False)
@@ -376,13 +376,13 @@ def test_the_state_of_a_slurm_job_needs_no_accounting(
 ) -> None:
     answer = SimpleNamespace(returncode=code, stdout=out, stderr=err)
     monkeypatch.setattr(cluster_jobs.subprocess, "run", lambda *words, **options: answer)
-    assert cluster_jobs._state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
+    assert cluster_jobs._query_state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
 
 
 def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_jobs, "LINGER", 0.0)
+    monkeypatch.setattr(cluster_jobs, "CLUSTER_GRACE_SECONDS", 0.0)
     paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stdout=tmp_path / "log.out")
-    [told] = cluster_jobs._Waited(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
+    [told] = cluster_jobs._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
     assert told.status == JobStatus.FAILED
     assert "was killed or died" in str(told._return_value)
 

@@ -21,11 +21,11 @@ import yaml
 from PIL import Image
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.catalogue import choices
-from avatar_bench.data.dataset import KEPT, STORED
+from avatar_bench.config.catalogue import find_choices
+from avatar_bench.data.dataset import ENCODING_COLUMNS, RUN_COLUMNS
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
-from avatar_bench.training.callbacks import History
+from avatar_bench.training.callbacks import MetricsHistory
 from avatar_bench.training.module import Learner
 from tests.data.near_copies import paint, save_near_copies
 
@@ -49,14 +49,14 @@ def weights(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseException) -> None:
     """Let training be cut off at the end of an epoch, before its checkpoint is written."""
-    whole = History.on_train_epoch_end
+    whole = MetricsHistory.on_train_epoch_end
 
-    def cut(self: History, trainer: Any, pl_module: Any) -> None:
+    def cut(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
         if self.first_epoch + trainer.current_epoch == epoch:
             raise error
         whole(self, trainer, pl_module)
 
-    monkeypatch.setattr(History, "on_train_epoch_end", cut)
+    monkeypatch.setattr(MetricsHistory, "on_train_epoch_end", cut)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,18 @@ def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run: Path) -> N
         *("epoch", "stage", "train/loss", "train/accuracy", "train/macro_f1"),
         *("val/loss", "val/accuracy", "val/macro_f1", "lr"),
     ]
-    columns = ["path", "label", "source", "group", "split", "generator", "sha256", "phash", *KEPT, *STORED]
+    columns = [
+        "path",
+        "label",
+        "source",
+        "group",
+        "split",
+        "generator",
+        "sha256",
+        "phash",
+        *RUN_COLUMNS,
+        *ENCODING_COLUMNS,
+    ]
     assert list(pd.read_csv(tiny_run / "split.csv")) == columns
 
 
@@ -144,7 +155,7 @@ def test_init_from_without_stage_trains_every_stage_from_those_weights(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_init_from_prepares_pictures_as_the_earlier_run_did_or_says_so(
+def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(
     run_copy: Path, reseal: Callable[[Path], None], train: Train, tmp_path: Path, capsys: Any
 ) -> None:
     file = run_copy / "checkpoints" / "best.ckpt"
@@ -155,7 +166,7 @@ def test_init_from_prepares_pictures_as_the_earlier_run_did_or_says_so(
     same = train(tmp_path / "same", f"init_from={run_copy}")
     assert "otherwise" not in capsys.readouterr().err
     larger = train(tmp_path / "larger", f"init_from={run_copy}", "data.image_size=48", "data.equalise=jpeg")
-    told = "saw its pictures otherwise: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
+    told = "saw its images otherwise: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
     assert told in capsys.readouterr().err
     for run in (same, larger):
         kept = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["avatar_bench"]["preprocessing"]
@@ -169,15 +180,13 @@ def test_init_from_prepares_pictures_as_the_earlier_run_did_or_says_so(
         (["model.backbone=test_vit"], 2, "not test_vit"),
         (["data.split.seed=9"], 2, "takes over that run's split, in which seed is 0, not 9"),
         (["data.fraction=0.5"], 2, "takes over that run's split, in which fraction is 1.0, not 0.5"),
-        (["data=folder", "data.root=PICTURES/blind", "data.manifest=null"], 3, "other pictures"),
+        (["data=folder", "data.root=IMAGES/blind", "data.manifest=null"], 3, "other images"),
     ],
 )
 def test_init_from_refuses_what_does_not_go_on_with_the_run(
-    words: list[str], code: int, told: str, stage1: Path, train: Train, pictures: Path, tmp_path: Path, capsys: Any
+    words: list[str], code: int, told: str, stage1: Path, train: Train, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    train(
-        tmp_path / "x", f"init_from={stage1}", *(word.replace("PICTURES", str(pictures)) for word in words), code=code
-    )
+    train(tmp_path / "x", f"init_from={stage1}", *(word.replace("IMAGES", str(images)) for word in words), code=code)
     err = capsys.readouterr().err.splitlines()
     assert any(told in line for line in err)
 
@@ -195,7 +204,7 @@ def test_frozen_weights_and_statistics_do_not_move(unfreeze: str, tiny_run: Path
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_a_classifier_that_learns_alone_sees_each_view_of_a_picture_once_and_learns_the_same(
+def test_a_classifier_that_learns_alone_sees_each_view_of_a_image_once_and_learns_the_same(
     views: int, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
@@ -206,13 +215,13 @@ def test_a_classifier_that_learns_alone_sees_each_view_of_a_picture_once_and_lea
         return forward(self, images)
 
     monkeypatch.setattr(Classifier, "forward", counted)
-    varied = ("data.augment.flip=.5", "data.augment.noise=.1", f"data.views={views}") if views > 1 else ()
+    varied = ("data.augment.flip=.5", "data.augment.noise=.1", f"data.augmented_copies={views}") if views > 1 else ()
     words = ("mode=frozen", "epochs=5", "mode.balance=sampler", *varied)
     once = train(tmp_path / "once", *words)
     counts = pd.read_csv(once / "split.csv")["split"].value_counts()
     assert sum(passes) == views * counts["train"] + counts["val"] + counts["calibration"]  # this for the temperature
     assert record(once)["stages"][0]["cached_views"] == views
-    monkeypatch.setattr(Learner, "learns_from_embeddings", property(lambda self: False))
+    monkeypatch.setattr(Learner, "is_trained_on_embeddings", property(lambda self: False))
     anew = train(tmp_path / "anew", *words)
     pd.testing.assert_frame_equal(history(once), history(anew), rtol=1e-4)
     for name, tensor in weights(once).items():
@@ -220,10 +229,10 @@ def test_a_classifier_that_learns_alone_sees_each_view_of_a_picture_once_and_lea
 
 
 @pytest.mark.parametrize("word", ["data.augment.flip=.5", "data.augment.mixup=.2", "model.options={drop_rate: .1}"])
-def test_what_acts_on_each_picture_anew_is_not_left_out_of_frozen_training(
+def test_what_acts_on_each_image_anew_is_not_left_out_of_frozen_training(
     word: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avatar_bench.training.job.embed", lambda *_: pytest.fail("pictures were seen once"))
+    monkeypatch.setattr("avatar_bench.training.job.embed", lambda *_: pytest.fail("images were seen once"))
     train(tmp_path / "run", "mode=frozen", word)
 
 
@@ -264,7 +273,7 @@ def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_p
         assert split.loc[split["split"] == "train", "label"].value_counts().tolist() == [5, 5, 5]
 
 
-def test_too_few_pictures_for_the_shots_are_a_warning(train: Train, tmp_path: Path, capsys: Any) -> None:
+def test_too_few_images_for_the_shots_are_a_warning(train: Train, tmp_path: Path, capsys: Any) -> None:
     run = train(tmp_path / "run", "mode=few_shot", "mode.shots=50", "data.limit=60", "trainer=debug")
     assert "shots a class instead of 50" in capsys.readouterr().err
     assert sum(record(run)["split"]["counts"].values()) == 60
@@ -346,7 +355,7 @@ def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(
     run = train(tmp_path / "run", "lr=1e30", "optimizer=sgd", *words, code=6)
     told = capsys.readouterr().err.splitlines()[-3:]
     assert "not a finite number" in told[0]
-    assert told[1].startswith("The pictures of that batch: all/")
+    assert told[1].startswith("The images of that batch: all/")
     assert record(run)["status"] == "diverged"
     assert list(run.rglob("*.ckpt*")) == []
 
@@ -379,10 +388,10 @@ def test_without_out_the_run_lies_under_its_model_mode_and_time(
 
 
 @pytest.mark.parametrize("name", ["фото (1)", "a,b", "x=1 [c]", "it's ~"])
-def test_data_and_runs_may_lie_in_folders_of_any_name(name: str, train: Train, pictures: Path, tmp_path: Path) -> None:
+def test_data_and_runs_may_lie_in_folders_of_any_name(name: str, train: Train, images: Path, tmp_path: Path) -> None:
     data = tmp_path / name / "data"
     data.parent.mkdir()
-    data.symlink_to(pictures / "all", target_is_directory=True)
+    data.symlink_to(images / "all", target_is_directory=True)
     words = ["data=folder", f"data.root={data}", "trainer=debug", "data.limit=40"]
     run = train(tmp_path / name / "run", *words, "data.manifest=null")
     assert record(run)["status"] == "finished"
@@ -421,7 +430,7 @@ def test_every_recipe_of_nine_models_runs(small: list[str], tmp_path: Path) -> N
     command = ["train", "sweep=nine_models", *words, "trainer=debug", "data.limit=40", f"out={tmp_path / 'nine'}"]
     assert main(command) == 0
     records = {file.parent.name: record(file.parent) for file in (tmp_path / "nine").glob("*/run.json")}
-    assert records.keys() == set(choices("experiment"))
+    assert records.keys() == set(find_choices("experiment"))
     assert {one["status"] for one in records.values()} == {"finished"}
     assert {name: len(one["stages"]) for name, one in records.items() if name.startswith("convnext")} == {
         "convnext_tiny_stage1": 1,
@@ -430,9 +439,9 @@ def test_every_recipe_of_nine_models_runs(small: list[str], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", choices("experiment"))
-def test_every_recipe_runs_with_its_own_network(name: str, pictures: Path, tmp_path: Path) -> None:
-    words = [f"experiment={name}", "model.weights=none", "data=folder", f"data.root={pictures / 'all'}"]
+@pytest.mark.parametrize("name", find_choices("experiment"))
+def test_every_recipe_runs_with_its_own_network(name: str, images: Path, tmp_path: Path) -> None:
+    words = [f"experiment={name}", "model.weights=none", "data=folder", f"data.root={images / 'all'}"]
     assert main(["train", *words, "data.limit=60", "trainer=debug", f"out={tmp_path / 'run'}"]) == 0
     assert record(tmp_path / "run")["status"] == "finished"
 
@@ -474,12 +483,12 @@ def test_equalisation_is_kept_in_the_checkpoint_and_used_in_evaluation(
 
 
 def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name(
-    train: Train, pictures: Path, tmp_path: Path, capsys: Any
+    train: Train, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    table = pd.read_csv(pictures / "all.csv").groupby("label").head(12).reset_index(drop=True)
+    table = pd.read_csv(images / "all.csv").groupby("label").head(12).reset_index(drop=True)
     table["split"] = ["train", "train", "train", "train", "val", "test"] * 6
     table["group"] = table["path"]
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    table["path"] = [str(images / path) for path in table["path"]]
     with Image.open(table["path"][0]) as image:
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
     table.loc[5, "path"] = "mirrored.png"
@@ -492,10 +501,10 @@ def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name
     run = train(tmp_path / "run", *words, "allow=[near_duplicates]")
     assert record(run)["allow"] == ["near_duplicates"]
     assert main(["evaluate", f"ckpt={run}"]) == 3
-    assert "near-duplicates of training pictures" in capsys.readouterr().err
+    assert "near-duplicates of training images" in capsys.readouterr().err
 
 
-def test_no_guard_refuses_a_run_for_pictures_that_its_split_kept_together(train: Train, tmp_path: Path) -> None:
+def test_no_guard_refuses_a_run_for_images_that_its_split_kept_together(train: Train, tmp_path: Path) -> None:
     for seed in range(60):
         file = tmp_path / "set" / "ab"[seed % 2] / f"{seed:02}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -507,11 +516,14 @@ def test_no_guard_refuses_a_run_for_pictures_that_its_split_kept_together(train:
 
 
 def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
-    train: Train, pictures: Path, tmp_path: Path, capsys: Any
+    train: Train, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    shutil.copytree(pictures, tmp_path / "data")
+    shutil.copytree(images, tmp_path / "data")
     (tmp_path / "data" / "audit").mkdir()
-    verdicts = {"verdict": {"answer": "no", "reasons": ["files tell"]}, "equalised/verdict": {"answer": "yes"}}
+    verdicts = {
+        "assessment": {"suitable": "no", "reasons": ["files tell"]},
+        "equalised/assessment": {"suitable": "yes"},
+    }
     (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": verdicts}))
     words = [f"data.manifest={tmp_path / 'data' / 'all.csv'}", "trainer=debug"]
     train(tmp_path / "run", *words, code=3)
@@ -520,10 +532,10 @@ def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
     assert record(train(tmp_path / "run", *words, "allow=[shortcut]"))["allow"] == ["shortcut"]
 
 
-def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, pictures: Path, tmp_path: Path) -> None:
+def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, images: Path, tmp_path: Path) -> None:
     for split, numbers in {"train": range(8), "val": range(8, 14), "test": range(14, 18)}.items():
         for label in ("drawing", "real"):
-            files = sorted((pictures / "all" / label).rglob("*.*"))
+            files = sorted((images / "all" / label).rglob("*.*"))
             for number in numbers:
                 place = tmp_path / "data" / split / label / f"{number}{files[number].suffix}"
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -540,36 +552,36 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, pictures: Pa
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["data=folder", "data.root=empty"], 3, "empty holds no pictures in class folders"),
+        (["data=folder", "data.root=empty"], 3, "empty holds no images in class folders"),
         (["data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
         (["data=folder", "data.root=one"], 3, "one has one class only, 'real'"),
         (["data=manifest", "data.manifest=nowhere.csv"], 3, "nowhere.csv does not exist"),
         (["data=manifest", "data.manifest=some.csv"], 3, "has no label (1 such image of"),
         (["data=folder", "data.root=few"], 3, "has no image in train"),
-        (["data=folder", "data.root=PICTURES/all", "mode=frozen", "stage=2"], 2, "mode 'frozen' has 1 stage"),
-        (["data=folder", "data.root=PICTURES/all", "model.weights=nowhere.pth"], 2, "nowhere.pth"),
-        (["data=folder", "data.root=PICTURES/all", "model.backbone=resnet18x"], 2, "'resnet18x'"),
-        (["data=folder", "data.root=PICTURES/all", "init_from=nowhere"], 4, "nowhere"),
-        (["data=folder", "data.root=PICTURES/all", "mode.stages=[{unfreeze: 99, epochs: 1, lr: 1}]"], 2, "unfreeze=99"),
+        (["data=folder", "data.root=IMAGES/all", "mode=frozen", "stage=2"], 2, "mode 'frozen' has 1 stage"),
+        (["data=folder", "data.root=IMAGES/all", "model.weights=nowhere.pth"], 2, "nowhere.pth"),
+        (["data=folder", "data.root=IMAGES/all", "model.backbone=resnet18x"], 2, "'resnet18x'"),
+        (["data=folder", "data.root=IMAGES/all", "init_from=nowhere"], 4, "nowhere"),
+        (["data=folder", "data.root=IMAGES/all", "mode.stages=[{unfreeze: 99, epochs: 1, lr: 1}]"], 2, "unfreeze=99"),
     ],
 )
 def test_a_mistake_is_told_in_three_lines_at_most(
-    words: list[str], code: int, told: str, pictures: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+    words: list[str], code: int, told: str, images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    shutil.copytree(pictures / "blind" / "real", tmp_path / "one" / "real")
+    shutil.copytree(images / "blind" / "real", tmp_path / "one" / "real")
     for label in ("drawing", "real"):
         (tmp_path / "few" / "test" / label).mkdir(parents=True)
-        shutil.copy(next((pictures / "blind" / label).rglob("*.png")), tmp_path / "few" / "test" / label)
-    table = pd.read_csv(pictures / "all.csv", keep_default_na=False)
-    table["path"] = [str(pictures / path) for path in table["path"]]
+        shutil.copy(next((images / "blind" / label).rglob("*.png")), tmp_path / "few" / "test" / label)
+    table = pd.read_csv(images / "all.csv", keep_default_na=False)
+    table["path"] = [str(images / path) for path in table["path"]]
     table.loc[3, "label"] = ""
     table.to_csv(tmp_path / "some.csv", index=False)
     small = ["model=timm", "model.backbone=test_resnet", "model.weights=none", "out=run", "logger=none"]
     given = {word.partition("=")[0] for word in words}
     kept = [word for word in small if word.partition("=")[0] not in given]
-    assert main(["train", *kept, *(word.replace("PICTURES", str(pictures)) for word in words)]) == code
+    assert main(["train", *kept, *(word.replace("IMAGES", str(images)) for word in words)]) == code
     err = capsys.readouterr().err.splitlines()
     said = [line for line in err if "images of" not in line and not line.startswith("  ")]
     assert told in "\n".join(said)
@@ -585,7 +597,7 @@ def test_a_mistake_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> N
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 3
-    assert "empty holds no pictures" in done.stderr.splitlines()[0]
+    assert "empty holds no images" in done.stderr.splitlines()[0]
     assert len(done.stderr.splitlines()) <= 3
     assert done.stdout == ""
 
@@ -613,16 +625,16 @@ def test_an_out_that_is_a_file_is_an_error_of_output(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def manifest(pictures: Path) -> pd.DataFrame:
+def manifest(images: Path) -> pd.DataFrame:
     """Give the rows of all.csv with paths that hold from any folder."""
-    table = pd.read_csv(pictures / "all.csv")
-    return table.assign(path=[str(pictures / path) for path in table["path"]])
+    table = pd.read_csv(images / "all.csv")
+    return table.assign(path=[str(images / path) for path in table["path"]])
 
 
 def test_classes_that_differ_in_case_alone_are_refused(
-    train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = manifest(pictures)
+    table = manifest(images)
     table.loc[table.index % 2 == 0, "label"] = table["label"].str.capitalize()
     table.to_csv(tmp_path / "all.csv", index=False)
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
@@ -631,10 +643,10 @@ def test_classes_that_differ_in_case_alone_are_refused(
 
 
 def test_a_label_that_looks_misspelt_is_named_with_its_rows(
-    train: Train, pictures: Path, tmp_path: Path, capsys: Any
+    train: Train, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    table = pd.read_csv(pictures / "all.csv")
-    table["path"] = [str(pictures / path) for path in table["path"]]
+    table = pd.read_csv(images / "all.csv")
+    table["path"] = [str(images / path) for path in table["path"]]
     wrong = np.flatnonzero(table["label"] == "real")[[3, 8, 14, 20]]
     table.loc[wrong, "label"] = "reall"
     table.to_csv(tmp_path / "mine.csv", index=False)
@@ -645,8 +657,8 @@ def test_a_label_that_looks_misspelt_is_named_with_its_rows(
     assert "reall" in record(run)["classes"]
 
 
-def test_a_class_folder_that_looks_misspelt_is_named(train: Train, pictures: Path, tmp_path: Path, capsys: Any) -> None:
-    shutil.copytree(pictures / "all", tmp_path / "all")
+def test_a_class_folder_that_looks_misspelt_is_named(train: Train, images: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(images / "all", tmp_path / "all")
     (tmp_path / "all" / "drawin").mkdir()
     for file in sorted((tmp_path / "all" / "drawing").rglob("*.*"))[::12]:
         file.rename(tmp_path / "all" / "drawin" / file.name)
@@ -655,24 +667,24 @@ def test_a_class_folder_that_looks_misspelt_is_named(train: Train, pictures: Pat
     assert told.startswith(f"warning: {tmp_path / 'all' / 'drawin'}: label 'drawin' (6 images)")
 
 
-def test_a_picture_with_two_labels_is_refused(
-    train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_image_with_two_labels_is_refused(
+    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = manifest(pictures)
+    table = manifest(images)
     pd.concat([table, table.head(1).assign(label="real")]).to_csv(tmp_path / "all.csv", index=False)
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
-    assert "A picture has one true class" in capsys.readouterr().err
+    assert "An image has one true class" in capsys.readouterr().err
 
 
-def test_a_text_file_among_the_pictures_is_found_before_training(
-    train: Train, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_text_file_among_the_images_is_found_before_training(
+    train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = manifest(pictures)
-    (tmp_path / "text.jpg").write_text("no picture")
+    table = manifest(images)
+    (tmp_path / "text.jpg").write_text("no image")
     table.loc[len(table)] = [str(tmp_path / "text.jpg"), "real", "studio", "odd"]
     table.to_csv(tmp_path / "all.csv", index=False)
     train(tmp_path / "run", f"data.manifest={tmp_path / 'all.csv'}", code=3)
-    assert "text.jpg: not a known picture format" in capsys.readouterr().err
+    assert "text.jpg: not a known image format" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

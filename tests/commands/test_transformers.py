@@ -13,18 +13,18 @@ import pytest
 import yaml
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.catalogue import choices
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.models.classifier import Classifier
 from tests.commands.test_all_blocks import METRICS, QUICK
 
 CONVOLUTIONAL = ("convnext_", "efficientnet", "mobilenet", "resnet", "timm")
-MODELS = [name for name in choices("model") if not name.startswith(CONVOLUTIONAL)]
+MODELS = [name for name in find_choices("model") if not name.startswith(CONVOLUTIONAL)]
 GAINS = ("deletion_gain_rollout", "insertion_gain_rollout")
 
 
 def words_for(model: str, small: list[str], *more: str) -> list[str]:
     """Give the options of a small training of a model without weights, a plain ViT of which is cut to two blocks."""
-    recipe = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))["model"]
+    recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
     side = 56 if "patch14" in recipe["backbone"] else 64
     kept = [word for word in small if not word.startswith(("model", "data.image_size"))]
     cut = ["+model.options.depth=2"] if recipe["backbone"].startswith("vit") else []
@@ -74,7 +74,7 @@ def deit(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_run_of_another_picture_size_is_no_beginning(
+def test_a_run_of_another_image_size_is_no_beginning(
     deit: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = words_for("deit_tiny", small, "+model.options.depth=2", f"init_from={deit}", f"out={tmp_path / 'run'}")
@@ -93,28 +93,28 @@ def test_every_block_judges_a_vit(deit: Path, tmp_path: Path) -> None:
     for name in ("deletion_rollout", "insertion_rollout", *GAINS):
         metric = metrics(tmp_path / "evaluation" / "test" / "gradcam")[name]
         assert metric["low"] <= metric["value"] <= metric["high"]
-    pictures = pd.read_csv(tmp_path / "evaluation" / "test" / "gradcam" / "pictures.csv").query("drawn")
-    gain = pictures["deletion_random"] - pictures["deletion_rollout"]
-    np.testing.assert_allclose(pictures["deletion_gain_rollout"], gain, atol=1e-6)
+    images = pd.read_csv(tmp_path / "evaluation" / "test" / "gradcam" / "images.csv").query("drawn")
+    gain = images["deletion_random"] - images["deletion_rollout"]
+    np.testing.assert_allclose(images["deletion_gain_rollout"], gain, atol=1e-6)
     with np.load(tmp_path / "evaluation" / "test" / "gradcam" / "maps.npz") as maps:
         assert maps["rollout"].shape == maps["predicted"].shape
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_an_exported_vit_gives_the_same_verdicts(runtime: str, deit: Path, pictures: Path, tmp_path: Path) -> None:
+def test_an_exported_vit_gives_the_same_verdicts(runtime: str, deit: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime" if runtime == "onnx" else "openvino")
     found = []
     for name in ("torch", runtime):
         file = tmp_path / f"{name}.csv"
-        words = [f"ckpt={deit}", f"input={pictures / 'blind'}", f"output={file}", "workers=0", "precision=32"]
+        words = [f"ckpt={deit}", f"input={images / 'blind'}", f"output={file}", "workers=0", "precision=32"]
         assert main(["predict", *words, f"runtime={name}"]) == 0
         found.append(pd.read_csv(file).filter(like="prob_").to_numpy())
     np.testing.assert_allclose(*found, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_weights_of_an_exported_vit_are_read_at_another_picture_size(
+def test_weights_of_an_exported_vit_are_read_at_another_image_size(
     deit: Path, small: list[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "vit.safetensors"

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.config.catalogue import choices, commands, conf_folder, groups, summary, user_folders
-from avatar_bench.errors import ConfigError, did_you_mean
+from avatar_bench.config.catalogue import (
+    find_choices,
+    find_commands,
+    find_conf_folder,
+    find_groups,
+    find_user_folders,
+    read_summary,
+)
+from avatar_bench.errors import ConfigError, suggest_names
 
 
 def write(file: Path, text: str) -> Path:
@@ -17,38 +24,38 @@ def write(file: Path, text: str) -> Path:
 
 
 def test_every_yaml_says_what_it_is() -> None:
-    silent = [yaml for yaml in conf_folder().rglob("*.yaml") if not summary(yaml)]
+    silent = [yaml for yaml in find_conf_folder().rglob("*.yaml") if not read_summary(yaml)]
     assert silent == []
 
 
 def test_the_summary_follows_the_package_line(tmp_path: Path) -> None:
-    assert summary(write(tmp_path / "a.yaml", "# @package _global_\n# a net.\nx: 1\n")) == "a net"
-    assert summary(write(tmp_path / "b.yaml", "x: 1\n# too late\n")) == ""
-    assert summary(write(tmp_path / "c.yaml", "")) == ""
+    assert read_summary(write(tmp_path / "a.yaml", "# @package _global_\n# a net.\nx: 1\n")) == "a net"
+    assert read_summary(write(tmp_path / "b.yaml", "x: 1\n# too late\n")) == ""
+    assert read_summary(write(tmp_path / "c.yaml", "")) == ""
 
 
 def test_groups_and_their_choices_are_those_of_conf() -> None:
-    assert {"model", "mode", "data", "block", "optimizer"} <= set(groups())
-    assert {"full", "frozen", "progressive", "few_shot"} <= set(choices("mode"))
+    assert {"model", "mode", "data", "block", "optimizer"} <= set(find_groups())
+    assert {"full", "frozen", "progressive", "few_shot"} <= set(find_choices("mode"))
 
 
 def test_commands_tell_what_they_do() -> None:
-    assert commands()["list"] == "name what there is to choose from, one line each"
-    assert all(commands().values())
+    assert find_commands()["list"] == "name what there is to choose from, one line each"
+    assert all(find_commands().values())
 
 
 def test_folders_of_the_variable_come_after_the_projects_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = write(tmp_path / "model" / "mine.yaml", "# my net\n")
     write(tmp_path / "model" / "resnet18.yaml", "# another\n")
     monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
-    assert choices("model")["mine"] == mine
-    assert choices("model")["resnet18"].parents[1] == conf_folder()
+    assert find_choices("model")["mine"] == mine
+    assert find_choices("model")["resnet18"].parents[1] == find_conf_folder()
 
 
 def test_a_missing_folder_in_the_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="AVATAR_BENCH_CONF"):
-        user_folders()
+        find_user_folders()
 
 
 def test_an_installed_package_may_add_a_folder(
@@ -62,10 +69,10 @@ def test_an_installed_package_may_add_a_folder(
         tmp_path / "extra_avatars-1.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: extra-avatars\nVersion: 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert choices("model")["theirs"] == yaml
+    assert find_choices("model")["theirs"] == yaml
     assert "no_such_package" in capsys.readouterr().err
 
 
 def test_the_nearest_names_are_suggested() -> None:
-    assert did_you_mean("modle", ["model", "seed"]) == "did you mean model?"
-    assert did_you_mean("xyz", ["model", "seed"]) == ""
+    assert suggest_names("modle", ["model", "seed"]) == "did you mean model?"
+    assert suggest_names("xyz", ["model", "seed"]) == ""

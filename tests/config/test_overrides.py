@@ -11,13 +11,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from avatar_bench.config.overrides import (
+    choose_sweep_folder,
     is_multirun,
-    job_name,
+    make_sweep_overrides,
+    name_job,
     quote,
     quote_paths,
     split_flags,
-    sweep_folder,
-    sweep_overrides,
 )
 from avatar_bench.errors import ConfigError
 
@@ -178,20 +178,20 @@ def test_a_multirun_is_asked_for_by_flag_sweep_or_mode() -> None:
 
 
 def test_a_sweep_lies_under_its_name_or_the_swept_options() -> None:
-    assert sweep_folder(["sweep=nine_models", "seed=3"]) == Path("runs/nine_models")
-    assert sweep_folder(["model=a,b", "data.fold=range(3)", "seed=1"]) == Path("runs/model-data.fold")
-    assert sweep_folder(["model=a,b", "out=my sweep"]) == Path("my sweep")
-    assert sweep_folder(["hydra/sweeper=optuna", "seed=1"]) == Path("runs/sweep")
+    assert choose_sweep_folder(["sweep=nine_models", "seed=3"]) == Path("runs/nine_models")
+    assert choose_sweep_folder(["model=a,b", "data.fold=range(3)", "seed=1"]) == Path("runs/model-data.fold")
+    assert choose_sweep_folder(["model=a,b", "out=my sweep"]) == Path("my sweep")
+    assert choose_sweep_folder(["hydra/sweeper=optuna", "seed=1"]) == Path("runs/sweep")
 
 
 def test_a_sweep_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="no option has several values"):
-        sweep_folder(["seed=1"])
+        choose_sweep_folder(["seed=1"])
 
 
 def test_the_jobs_of_a_sweep_are_named_by_what_is_swept() -> None:
     words = ["model=a,b", "seed=1", "data.root='a,b'", "hydra.verbose=false", "mode=choice(full,frozen)"]
-    folder, names = sweep_overrides(words, Path("runs/x y"))
+    folder, names = make_sweep_overrides(words, Path("runs/x y"))
     assert folder == "hydra.sweep.dir='runs/x y'"
     assert names == "hydra.job.config.override_dirname.exclude_keys=[seed,data.root]"
 
@@ -212,4 +212,4 @@ def test_the_jobs_of_a_sweep_are_named_by_what_is_swept() -> None:
     ],
 )
 def test_a_job_is_named_by_what_it_does_not_share(words: list[str], name: str) -> None:
-    assert job_name(words, ("epochs",)) == name
+    assert name_job(words, ("epochs",)) == name

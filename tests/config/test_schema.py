@@ -11,14 +11,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from avatar_bench.config import schema
-from avatar_bench.config.catalogue import choices, conf_folder
+from avatar_bench.config.catalogue import find_choices, find_conf_folder
 from avatar_bench.errors import ConfigError
 from avatar_bench.training import stage_trainer
 
 BASE = {
     "prepare": [],
-    "train": ["data=folder", "data.root=pictures"],
-    "pretrain": ["data=folder", "data.root=pictures"],
+    "train": ["data=folder", "data.root=images"],
+    "pretrain": ["data=folder", "data.root=images"],
     "evaluate": [],
     "predict": ["input=photos", "output=verdicts.csv"],
 }
@@ -27,7 +27,7 @@ BASE = {
 @pytest.fixture(autouse=True)
 def _hydra() -> Iterator[None]:
     schema.register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         yield
 
 
@@ -37,7 +37,7 @@ def composed(command: str, words: Sequence[str] = ()) -> DictConfig:
 
 @pytest.mark.parametrize("command", BASE)
 def test_the_defaults_keep_every_rule(command: str) -> None:
-    schema.check(command, composed(command))
+    schema.check_config(command, composed(command))
 
 
 @pytest.mark.parametrize("group", ["model", "mode", "optimizer", "trainer", "callbacks", "logger", "experiment"])
@@ -45,9 +45,9 @@ def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.
     monkeypatch.setattr(
         stage_trainer, "refuse_missing_devices", lambda *asked: None
     )  # this machine need not have a GPU
-    for name in choices(group):
+    for name in find_choices(group):
         words = ["model.backbone=resnet34"] if name == "timm" else []
-        schema.check("train", composed("train", [f"{group}={name}", *words]))
+        schema.check_config("train", composed("train", [f"{group}={name}", *words]))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.
         ("pretrain", ["optimizer.schedule.warmup_epochs=100", "epochs=100"], "expected fewer than the 100 epochs"),
         ("pretrain", ["optimizer.rho=.1"], "optimizer.rho=0.1 goes with optimizer=sam"),
         ("train", ["trainer.precision=16"], "trainer.precision=16"),
-        ("train", ["data.views=0"], "data.views"),
+        ("train", ["data.augmented_copies=0"], "data.augmented_copies"),
         ("train", ["data.cache_gb=-1"], "data.cache_gb"),
         ("train", ["model.weights=nowhere.pth"], "there is no such file"),
         ("train", ["model.weights=hubb"], "did you mean hub?"),
@@ -138,7 +138,7 @@ def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.
 )
 def test_a_broken_rule_names_the_option_and_what_was_expected(command: str, words: list[str], told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        schema.check(command, composed(command, words))
+        schema.check_config(command, composed(command, words))
     assert told in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
 
@@ -156,17 +156,17 @@ def test_a_broken_rule_names_the_option_and_what_was_expected(command: str, word
     ],
 )
 def test_values_at_the_edge_are_taken(command: str, words: list[str]) -> None:
-    schema.check(command, composed(command, words))
+    schema.check_config(command, composed(command, words))
 
 
 def test_weights_may_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.pth").touch()
-    schema.check("train", composed("train", [f"model.weights='{tmp_path}/a.pth'"]))
+    schema.check_config("train", composed("train", [f"model.weights='{tmp_path}/a.pth'"]))
 
 
 def test_a_missing_value_is_named_with_an_example() -> None:
     with pytest.raises(ConfigError) as caught:
-        schema.check("predict", compose("predict"))
+        schema.check_config("predict", compose("predict"))
     assert caught.value.lines == (
         "predict needs a value for input, output",
         "for example: avatar-bench predict input=photos/ output=verdicts.csv",
@@ -174,7 +174,7 @@ def test_a_missing_value_is_named_with_an_example() -> None:
 
 
 def test_the_guards_that_may_be_passed_are_those_there_are() -> None:
-    package = Path(schema.__file__ or "").parent
+    package = Path(schema.__file__ or "").parents[1]
     sources = [file.read_text(encoding="utf-8") for file in package.rglob("*.py")]
     asked = {name for text in sources for name in re.findall(r'"(\w+)" (?:not )?in (?:\w+\.)?allow\b', text)}
     assert {guard for guards in schema.GUARDS.values() for guard in guards} == asked

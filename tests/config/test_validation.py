@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.validation import TARGETS, check_tree, literal
+from avatar_bench.config.validation import ALLOWED_TARGETS, check_values, escape_interpolations
 from avatar_bench.errors import ConfigError
 
 MARK = "it-ran"
@@ -255,25 +255,25 @@ def test_what_the_environment_holds_is_never_told(
 
 
 def test_the_launchers_and_sweepers_of_the_extras_may_stand_at_their_places() -> None:
-    for option, targets in TARGETS.items():
+    for option, targets in ALLOWED_TARGETS.items():
         for target in targets:
             tree: dict[str, Any] = {"_target_": target}
             for key in reversed(option.split(".")):
                 tree = {key: tree}
-            check_tree(tree)
+            check_values(tree)
             with pytest.raises(ConfigError, match="cannot name an object"):
-                check_tree({"elsewhere": {"_target_": target}})
+                check_values({"elsewhere": {"_target_": target}})
 
 
 @pytest.mark.parametrize(
     "text", ["${a.b}/c", "${..a}", "${hydra:job.name}", "${now:%Y}", "${units:source}", r"\${oc.env:A}"]
 )
 def test_other_options_may_be_referred_to(text: str) -> None:
-    check_tree({"a": [{"b": text}]})
+    check_values({"a": [{"b": text}]})
 
 
 def test_what_is_literal_resolves_to_itself() -> None:
     from omegaconf import OmegaConf
 
     values = {"a": ["${oc.env:HOME}", r"c:\${x}", r"\\${y}", "$", 1, None]}
-    assert OmegaConf.to_container(OmegaConf.create(literal(values)), resolve=True) == values
+    assert OmegaConf.to_container(OmegaConf.create(escape_interpolations(values)), resolve=True) == values

@@ -12,7 +12,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.error_messages import explain
-from avatar_bench.console.terminal import counted, printable, without_passwords
+from avatar_bench.console.terminal import escape_control_characters, format_count, hide_credentials
 from avatar_bench.errors import DataError
 
 OBEYED = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\u202e\u2066\u2028\r\n\t\x00\udcff"
@@ -23,12 +23,14 @@ def is_shown(text: str) -> bool:
 
 
 def test_every_character_that_a_terminal_obeys_is_written_out() -> None:
-    assert printable(OBEYED) == (r"\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\u202e\u2066\u2028\r\n\t\x00\udcff")
+    assert escape_control_characters(OBEYED) == (
+        r"\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\u202e\u2066\u2028\r\n\t\x00\udcff"
+    )
 
 
 @pytest.mark.parametrize("text", ["кот.png", "a b", "日本", "é\u0301", r"C:\x1b", "👩‍🎨"])
 def test_any_other_text_stays(text: str) -> None:
-    assert printable(text) == text
+    assert escape_control_characters(text) == text
 
 
 def test_an_error_is_shown_in_three_lines_whatever_it_quotes() -> None:
@@ -46,7 +48,7 @@ def test_an_error_is_shown_in_three_lines_whatever_it_quotes() -> None:
     ],
 )
 def test_no_password_of_an_address_is_told(text: str, told: str) -> None:
-    assert without_passwords(text) == told
+    assert hide_credentials(text) == told
     assert explain(DataError(text))[0] == (told,)
 
 
@@ -80,4 +82,8 @@ def test_names_that_the_terminal_cannot_write_end_no_command(encoding: str, tmp_
 
 
 def test_one_thing_is_no_plural() -> None:
-    assert [counted(number, "such pair") for number in (0, 1, 2)] == ["0 such pairs", "1 such pair", "2 such pairs"]
+    assert [format_count(number, "such pair") for number in (0, 1, 2)] == [
+        "0 such pairs",
+        "1 such pair",
+        "2 such pairs",
+    ]

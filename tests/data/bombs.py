@@ -1,4 +1,4 @@
-"""Large picture files: the costliest that are allowed, and those that are refused for what they would cost."""
+"""Large image files: the costliest that are allowed, and those that are refused for what they would cost."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.data.odd_pictures import INDEX, PALETTE, RGB, encoded, scan_bomb
-from tests.data.picture_writers import bmp, chunk, exif, gif, png, riff, segment, tiff
+from tests.data.image_writers import bmp, chunk, exif, gif, png, riff, segment, tiff
+from tests.data.odd_images import INDEX, PALETTE, RGB, encoded, scan_bomb
 
 Made = Callable[[], tuple[bytes, tuple[int, int] | str]]  # content; height and width, or a part of the reason
 SIDES = 7071, 7071  # 50 million pixels

@@ -1,4 +1,4 @@
-"""Drawn pictures, and others that are about as near to them as a copy may be."""
+"""Drawn images, and others that are about as near to them as a copy may be."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from avatar_bench.data.fingerprints import TURNS
+from avatar_bench.data.fingerprints import ORIENTATIONS
 
 
 def paint(seed: int) -> Image.Image:
-    """Give a picture of soft patches, (48, 48), that no other seed gives."""
+    """Give an image of soft patches, (48, 48), that no other seed gives."""
     coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC)
 
 
 def save_near_copies(root: Path) -> None:
-    """Save for each of sixty pictures in a/ and b/ one with a share of another, turned, by name before it or after."""
+    """Save for each of sixty images in a/ and b/ one with a share of another, turned, by name before it or after."""
     for seed in range(60):
-        picture = np.asarray(Image.blend(paint(seed), paint(seed + 1000), 0.1 + 0.01 * (seed % 20)))
-        turned = np.ascontiguousarray(list(TURNS.values())[seed % 8](picture))
+        image = np.asarray(Image.blend(paint(seed), paint(seed + 1000), 0.1 + 0.01 * (seed % 20)))
+        turned = np.ascontiguousarray(list(ORIENTATIONS.values())[seed % 8](image))
         Image.fromarray(turned).save(root / "ab"[seed % 2] / f"{'-z'[seed // 2 % 2]}{seed:02}.png")

@@ -1,4 +1,4 @@
-"""The cache of prepared pictures: the same pixels, whatever befalls its files, and no more room than it may take."""
+"""The cache of prepared images: the same pixels, whatever befalls its files, and no more room than it may take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from avatar_bench.data import cache as caches
-from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import DataError
@@ -26,13 +26,13 @@ GIB = 2**30
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / caches.FOLDER
+    return tmp_path / "cache" / caches.PREPARED_FOLDER
 
 
 @pytest.fixture
-def files(pictures: Path) -> dict[str, Path]:
-    """Twelve pictures of three formats by their SHA-256."""
-    some = sorted((pictures / "all").rglob("*.*"))[::16]
+def files(images: Path) -> dict[str, Path]:
+    """Twelve images of three formats by their SHA-256."""
+    some = sorted((images / "all").rglob("*.*"))[::16]
     return {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in some}
 
 
@@ -40,7 +40,7 @@ def kept(root: Path) -> list[Path]:
     return sorted(file for file in root.rglob("*") if file.is_file())
 
 
-def fill(cache: PictureCache, files: dict[str, Path]) -> None:
+def fill(cache: ImageCache, files: dict[str, Path]) -> None:
     assert cache.reserve(files, GIB) is None
     for digest, file in files.items():
         assert np.array_equal(cache.read(file, digest), cache.preprocessing(decode(file)))
@@ -51,7 +51,7 @@ def fill(cache: PictureCache, files: dict[str, Path]) -> None:
 def test_pixels_are_the_same_bit_by_bit_before_and_after(
     resize: str, equalise: str | None, files: dict[str, Path], root: Path
 ) -> None:
-    cache = PictureCache(replace(PREPROCESSING, resize=resize, equalise=equalise))
+    cache = ImageCache(replace(PREPROCESSING, resize=resize, equalise=equalise))
     fill(cache, files)
     assert len(kept(root)) == len(files)
     gone = {digest: Path("gone") for digest in files}  # no file is read a second time
@@ -63,9 +63,9 @@ def test_pixels_are_the_same_bit_by_bit_before_and_after(
 
 def test_each_preprocessing_has_its_own(files: dict[str, Path]) -> None:
     others = [{"size": 31}, {"resize": "crop"}, {"equalise": "jpeg"}]
-    caches = [PictureCache(replace(PREPROCESSING, **other)) for other in ({}, *others)]
+    caches = [ImageCache(replace(PREPROCESSING, **other)) for other in ({}, *others)]
     assert len({cache.folder for cache in caches}) == 4
-    same = PictureCache(replace(PREPROCESSING, mean=(0.1, 0.2, 0.3)))  # the network normalises, not the picture
+    same = ImageCache(replace(PREPROCESSING, mean=(0.1, 0.2, 0.3)))  # the network normalises, not the image
     assert same.folder == caches[0].folder
 
 
@@ -89,7 +89,7 @@ def flip(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, grow, blank, flip, Path.unlink, lambda file: file.write_bytes(b"")])
 def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], files: dict[str, Path], root: Path) -> None:
-    cache = PictureCache(PREPROCESSING)
+    cache = ImageCache(PREPROCESSING)
     fill(cache, files)
     before = {file: file.read_bytes() for file in kept(root)}
     for file in before:
@@ -98,8 +98,8 @@ def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], files: dict
     assert {file: file.read_bytes() for file in kept(root)} == before
 
 
-def test_a_picture_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Path], root: Path) -> None:
-    cache = PictureCache(PREPROCESSING)
+def test_a_image_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Path], root: Path) -> None:
+    cache = ImageCache(PREPROCESSING)
     (digest, _), (_, other) = list(files.items())[:2]
     assert cache.reserve([digest], GIB) is None
     assert np.array_equal(cache.read(other, digest), PREPROCESSING(decode(other)))
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_decoded_is_told_as_without_a_cache(tmp_path: Path
     with pytest.raises(DataError) as without:
         decode(tmp_path / "broken.png")
     with pytest.raises(DataError) as within:
-        PictureCache(PREPROCESSING).read(tmp_path / "broken.png", "0" * 64)
+        ImageCache(PREPROCESSING).read(tmp_path / "broken.png", "0" * 64)
     assert within.value.lines == without.value.lines
 
 
@@ -119,16 +119,14 @@ def test_what_was_used_longest_ago_gives_way(files: dict[str, Path], root: Path)
     digests = list(files)
     old, middle = digests[:4], digests[4:8]
     for age, some in ((200, old), (100, middle)):
-        fill(PictureCache(PREPROCESSING), {digest: files[digest] for digest in some})
+        fill(ImageCache(PREPROCESSING), {digest: files[digest] for digest in some})
         for digest in some:
             file = next(root.rglob(digest))
             os.utime(file, (file.stat().st_atime, file.stat().st_mtime - age))
-    cache = PictureCache(replace(PREPROCESSING, resize="crop"))
-    assert cache.reserve(digests[:6], 10 * cache.picture_bytes) is None
+    cache = ImageCache(replace(PREPROCESSING, resize="crop"))
+    assert cache.reserve(digests[:6], 10 * cache.image_bytes) is None
     assert {file.name for file in kept(root)} == set(middle)
-    assert (
-        PictureCache(PREPROCESSING).reserve(middle[:1], 3 * cache.picture_bytes) is None
-    )  # used now, so the last to go
+    assert ImageCache(PREPROCESSING).reserve(middle[:1], 3 * cache.image_bytes) is None  # used now, so the last to go
     assert len(kept(root)) == 3
     assert middle[0] in {file.name for file in kept(root)}
 
@@ -136,7 +134,7 @@ def test_what_was_used_longest_ago_gives_way(files: dict[str, Path], root: Path)
 def test_what_a_killed_process_left_half_written_is_never_read_and_goes_first(
     files: dict[str, Path], root: Path
 ) -> None:
-    cache = PictureCache(PREPROCESSING)
+    cache = ImageCache(PREPROCESSING)
     digest, file = next(iter(files.items()))
     place = cache.folder / digest[:2]
     place.mkdir(parents=True)
@@ -144,18 +142,18 @@ def test_what_a_killed_process_left_half_written_is_never_read_and_goes_first(
     left.write_bytes(bytes(100))
     os.utime(left, (0, 0))
     fill(cache, {digest: file})
-    cache.reserve([digest], cache.picture_bytes)
+    cache.reserve([digest], cache.image_bytes)
     assert [file.name for file in kept(root)] == [digest]
 
 
 def test_more_than_the_limit_or_the_disk_holds_is_not_begun(
     files: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = PictureCache(PREPROCESSING)
-    reason = cache.reserve(files, 11 * cache.picture_bytes)
+    cache = ImageCache(PREPROCESSING)
+    reason = cache.reserve(files, 11 * cache.image_bytes)
     assert "its limit" in str(reason)
     free = shutil.disk_usage(root.parents[1]).free
-    monkeypatch.setattr(caches, "SPARE", free)
+    monkeypatch.setattr(caches, "MIN_FREE_BYTES", free)
     reason = cache.reserve(files, GIB)
     assert "free" in str(reason)
 
@@ -164,7 +162,7 @@ def test_a_place_that_cannot_be_written_costs_nothing_but_the_cache(
     files: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root.parent.write_text("a file where a folder should be")
-    cache = PictureCache(PREPROCESSING)
+    cache = ImageCache(PREPROCESSING)
     assert cache.reserve(files, GIB)
     for digest, file in files.items():
         assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
@@ -173,7 +171,7 @@ def test_a_place_that_cannot_be_written_costs_nothing_but_the_cache(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path], root: Path) -> None:
-    cache = PictureCache(PREPROCESSING)
+    cache = ImageCache(PREPROCESSING)
     digest, file = next(iter(files.items()))
     place = cache.folder / digest[:2]
     place.mkdir(parents=True)
@@ -183,12 +181,12 @@ def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path]
     assert kept(root) == []
 
 
-def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_pictures(files: dict[str, Path], root: Path) -> None:
+def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_images(files: dict[str, Path], root: Path) -> None:
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_fill_for_ever, args=(files,)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    reader = PictureCache(PREPROCESSING)
+    reader = ImageCache(PREPROCESSING)
     expected = {digest: PREPROCESSING(decode(file)) for digest, file in files.items()}
     for number in range(300):
         digest = list(files)[number % len(files)]
@@ -199,13 +197,13 @@ def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_pictures(file
         worker.kill()
         worker.join()
     whole = [file for file in kept(root) if file.suffix != ".part"]
-    assert {file.stat().st_size for file in whole} == {reader.picture_bytes}
+    assert {file.stat().st_size for file in whole} == {reader.image_bytes}
     for file in whole:
         assert np.array_equal(reader.read(Path("gone"), file.name), expected[file.name])
 
 
 def _fill_for_ever(files: dict[str, Path]) -> None:
     while True:
-        cache = PictureCache(PREPROCESSING)
+        cache = ImageCache(PREPROCESSING)
         for digest, file in files.items():
             cache._keep(digest, cache.preprocessing(decode(file)))

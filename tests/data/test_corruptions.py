@@ -15,9 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
-from avatar_bench.data.corruptions import KINDS, PLACES, SEVERITIES, TIERS, Corruption, Delivery, seed_of, vary
+from avatar_bench.data.corruptions import (
+    CORRUPTION_KINDS,
+    DELIVERY_TIERS,
+    RESOLUTIONS,
+    SEVERITIES,
+    Corruption,
+    Delivery,
+    apply_variation,
+    derive_seed,
+)
 from avatar_bench.data.decoding import decode
-from avatar_bench.data.equalise import to_square
+from avatar_bench.data.equalise import resize_to_square
 
 Pixels = NDArray[np.uint8]
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "blind"
@@ -30,10 +39,10 @@ def smooth(height: int = 96, width: int = 80, seed: int = 0) -> Pixels:
 
 def flat() -> Pixels:
     """A drawing: plain patches on white."""
-    picture = np.full((96, 96, 3), 255, np.uint8)
-    picture[20:70, 30:60] = (30, 90, 120)
-    picture[50:90, 50:80] = (110, 60, 40)
-    return picture
+    sample = np.full((96, 96, 3), 255, np.uint8)
+    sample[20:70, 30:60] = (30, 90, 120)
+    sample[50:90, 50:80] = (110, 60, 40)
+    return sample
 
 
 def grainy() -> Pixels:
@@ -41,27 +50,27 @@ def grainy() -> Pixels:
     return np.clip(smooth(seed=2) + grain, 0, 255).astype(np.uint8)
 
 
-PICTURES = {"smooth": smooth(), "flat": flat(), "grainy": grainy()}
+IMAGES = {"smooth": smooth(), "flat": flat(), "grainy": grainy()}
 
 
-def distances(picture: Pixels, kind: str) -> NDArray[np.float64]:
-    corrupted = [Corruption(kind, severity)(picture, seed=7) for severity in SEVERITIES]
-    return np.array([np.abs(one.astype(float) - picture).mean() for one in corrupted])
+def distances(sample: Pixels, kind: str) -> NDArray[np.float64]:
+    corrupted = [Corruption(kind, severity)(sample, seed=7) for severity in SEVERITIES]
+    return np.array([np.abs(one.astype(float) - sample).mean() for one in corrupted])
 
 
-@pytest.mark.parametrize(("kind", "name"), list(product(KINDS, PICTURES)))
-def test_each_severity_is_farther_from_the_clean_picture(kind: str, name: str) -> None:
-    found = distances(PICTURES[name], kind)
+@pytest.mark.parametrize(("kind", "name"), list(product(CORRUPTION_KINDS, IMAGES)))
+def test_each_severity_is_farther_from_the_clean_image(kind: str, name: str) -> None:
+    found = distances(IMAGES[name], kind)
     assert found[0] > 0
     assert (np.diff(found) > 0).all(), found
 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/blind is missing")
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_severity_is_farther_from_real_pictures_too(kind: str) -> None:
+@pytest.mark.parametrize("kind", CORRUPTION_KINDS)
+def test_each_severity_is_farther_from_real_images_too(kind: str) -> None:
     files = [file for folder in sorted(SHARED.iterdir()) for file in sorted(folder.iterdir())[::20]]
-    found = np.array([distances(to_square(decode(file), 224, "squash"), kind) for file in files])
+    found = np.array([distances(resize_to_square(decode(file), 224, "squash"), kind) for file in files])
     assert len(files) >= 12
     assert (np.diff(found, axis=1) > 0).all()
 
@@ -82,7 +91,7 @@ def test_noise_is_rounded_and_clipped_and_never_wraps_round() -> None:
         assert np.abs(noisy - np.clip(shade + 15 * pattern, 0, 255)).max() <= 0.5 + 1e-4
 
 
-def test_the_noise_of_a_picture_is_one_pattern_of_growing_strength() -> None:
+def test_the_noise_of_a_image_is_one_pattern_of_growing_strength() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     weak, strong = (Corruption("noise", k)(grey, seed=5).astype(float) - 128 for k in (1, 4))
     assert np.abs(strong - 5 * weak).max() <= 0.5 + 5 * 0.5
@@ -90,22 +99,22 @@ def test_the_noise_of_a_picture_is_one_pattern_of_growing_strength() -> None:
     assert not np.array_equal(Corruption("noise", 1)(grey, seed=5), Corruption("noise", 1)(grey, seed=6))
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_blur_of_severity_3_is_a_5_by_5_gaussian_of_sigma_1_1(name: str) -> None:
     line = np.exp(-(np.arange(-2, 3) ** 2) / (2 * 1.1**2))
     kernel = np.outer(line, line) / line.sum() ** 2
-    expected = ndimage.convolve(PICTURES[name].astype(float), kernel[..., None], mode="mirror")
-    assert np.abs(Corruption("blur", 3)(PICTURES[name], 0) - expected).max() <= 1.0
+    expected = ndimage.convolve(IMAGES[name].astype(float), kernel[..., None], mode="mirror")
+    assert np.abs(Corruption("blur", 3)(IMAGES[name], 0) - expected).max() <= 1.0
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_brightness_of_severity_3_is_one_and_a_half_times_the_value_of_hsv(name: str) -> None:
-    picture = PICTURES[name][::5, ::5]
-    expected = np.zeros(picture.shape)
-    for place in np.ndindex(picture.shape[:2]):
-        hue, saturation, value = colorsys.rgb_to_hsv(*(picture[place] / 255))
+    sample = IMAGES[name][::5, ::5]
+    expected = np.zeros(sample.shape)
+    for place in np.ndindex(sample.shape[:2]):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(sample[place] / 255))
         expected[place] = np.multiply(colorsys.hsv_to_rgb(hue, saturation, min(1.0, 1.5 * value)), 255)
-    assert np.abs(Corruption("brightness", 3)(picture, 0) - expected).max() <= 0.5 + 1e-3
+    assert np.abs(Corruption("brightness", 3)(sample, 0) - expected).max() <= 0.5 + 1e-3
 
 
 def test_brightness_leaves_black_and_white_alone() -> None:
@@ -115,57 +124,60 @@ def test_brightness_leaves_black_and_white_alone() -> None:
 
 
 def test_rotation_of_severity_3_is_15_degrees_counter_clockwise_about_the_centre_and_mirrors_the_border() -> None:
-    picture = PICTURES["smooth"].astype(float)
-    height, width, _ = picture.shape
+    sample = IMAGES["smooth"].astype(float)
+    height, width, _ = sample.shape
     rows, columns = np.indices((height, width))
     y, x = rows - (height - 1) / 2, columns - (width - 1) / 2
     cosine, sine = np.cos(np.radians(15)), np.sin(np.radians(15))
     # rows grow downward: what stands at (x, y) came from the place that lies 15 degrees clockwise of it
     places = [sine * x + cosine * y + (height - 1) / 2, cosine * x - sine * y + (width - 1) / 2]
     expected = np.stack(
-        [ndimage.map_coordinates(picture[..., k], places, order=1, mode="mirror") for k in range(3)], axis=-1
+        [ndimage.map_coordinates(sample[..., k], places, order=1, mode="mirror") for k in range(3)], axis=-1
     )
-    found = Corruption("rotation", 3)(PICTURES["smooth"], 0)
+    found = Corruption("rotation", 3)(IMAGES["smooth"], 0)
     assert np.abs(found - expected).mean() < 0.5
     assert np.abs(found - expected).max() <= 4  # OpenCV interpolates at steps of 1/32 pixel
 
 
-def test_a_mark_right_of_the_centre_rises_when_the_picture_turns() -> None:
-    picture = np.zeros((101, 101, 3), np.uint8)
-    picture[48:53, 78:83] = 255  # 30 pixels right of the centre
-    row, column = ndimage.center_of_mass(Corruption("rotation", 3)(picture, 0)[..., 0])
+def test_a_mark_right_of_the_centre_rises_when_the_image_turns() -> None:
+    sample = np.zeros((101, 101, 3), np.uint8)
+    sample[48:53, 78:83] = 255  # 30 pixels right of the centre
+    row, column = ndimage.center_of_mass(Corruption("rotation", 3)(sample, 0)[..., 0])
     assert row - 50 == pytest.approx(-30 * np.sin(np.radians(15)), abs=0.1)
     assert column - 50 == pytest.approx(30 * np.cos(np.radians(15)), abs=0.1)
 
 
 def test_rotation_brings_no_new_colour_into_the_corners() -> None:
-    picture = np.full((64, 64, 3), (200, 30, 90), np.uint8)
+    sample = np.full((64, 64, 3), (200, 30, 90), np.uint8)
     for severity in SEVERITIES:
-        assert np.array_equal(Corruption("rotation", severity)(picture, 0), picture)
+        assert np.array_equal(Corruption("rotation", severity)(sample, 0), sample)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_jpeg_of_severity_3_is_quality_30_with_halved_colour(name: str) -> None:
     options = [cv2.IMWRITE_JPEG_QUALITY, 30, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
-    _, data = cv2.imencode(".jpg", PICTURES[name][..., ::-1], options)
+    _, data = cv2.imencode(".jpg", IMAGES[name][..., ::-1], options)
     expected = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(float)
-    assert np.abs(Corruption("jpeg", 3)(PICTURES[name], 0) - expected).max() <= 2
+    assert np.abs(Corruption("jpeg", 3)(IMAGES[name], 0) - expected).max() <= 2
 
 
-@pytest.mark.parametrize(("kind", "severity"), list(product(KINDS, SEVERITIES)))
+@pytest.mark.parametrize(("kind", "severity"), list(product(CORRUPTION_KINDS, SEVERITIES)))
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (3, 2), (17, 41)])
-def test_a_corrupted_picture_keeps_its_size_and_the_picture_given_stays_as_it_is(
+def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(
     kind: str, severity: int, shape: tuple[int, int]
 ) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    before = picture.copy()
-    found = Corruption(kind, severity)(picture, 0)
-    assert (found.shape, found.dtype) == (picture.shape, np.uint8)
-    assert np.array_equal(picture, before)
+    sample = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    before = sample.copy()
+    found = Corruption(kind, severity)(sample, 0)
+    assert (found.shape, found.dtype) == (sample.shape, np.uint8)
+    assert np.array_equal(sample, before)
 
 
 def test_variations_are_picklable_and_their_keys_tell_them_all_apart() -> None:
-    every = [*(Corruption(*one) for one in product(KINDS, SEVERITIES, PLACES)), *map(Delivery, TIERS)]
+    every = [
+        *(Corruption(*one) for one in product(CORRUPTION_KINDS, SEVERITIES, RESOLUTIONS)),
+        *map(Delivery, DELIVERY_TIERS),
+    ]
     assert len({variation.key for variation in every}) == len(every) == 57
     assert [pickle.loads(pickle.dumps(variation)) for variation in every] == every
 
@@ -205,25 +217,25 @@ def test_a_tier_of_jpeg_averages_what_it_shrinks() -> None:
 
 
 @pytest.mark.parametrize("tier", ["webp", "double_jpeg", "screenshot"])
-def test_the_other_tiers_change_the_picture_a_little_and_its_size_hardly(tier: str) -> None:
-    picture = PICTURES["grainy"]
-    found = Delivery(tier)(picture, 0)
-    assert np.abs(np.array(found.shape) - picture.shape).max() <= 4
+def test_the_other_tiers_change_the_image_a_little_and_its_size_hardly(tier: str) -> None:
+    sample = IMAGES["grainy"]
+    found = Delivery(tier)(sample, 0)
+    assert np.abs(np.array(found.shape) - sample.shape).max() <= 4
     same = found if tier != "double_jpeg" else np.pad(found, ((4, 0), (4, 0), (0, 0)))
-    inner = to_square(same, 96, "squash").astype(float)[8:, 8:] - to_square(picture, 96, "squash")[8:, 8:]
+    inner = resize_to_square(same, 96, "squash").astype(float)[8:, 8:] - resize_to_square(sample, 96, "squash")[8:, 8:]
     assert 0.5 < np.abs(inner).mean() < 20
 
 
 def test_webp_is_that_of_pillow_and_takes_sides_longer_than_the_format_holds() -> None:
     stream = io.BytesIO()
-    Image.fromarray(PICTURES["smooth"]).save(stream, "WEBP", quality=75)
-    assert np.array_equal(Delivery("webp")(PICTURES["smooth"], 0), np.asarray(Image.open(stream).convert("RGB")))
+    Image.fromarray(IMAGES["smooth"]).save(stream, "WEBP", quality=75)
+    assert np.array_equal(Delivery("webp")(IMAGES["smooth"], 0), np.asarray(Image.open(stream).convert("RGB")))
     assert Delivery("webp")(np.zeros((1, 20_000, 3), np.uint8), 0).shape == (1, 16_383, 3)
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", DELIVERY_TIERS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (3, 2), (17, 41)])
-def test_every_tier_takes_pictures_of_any_shape(tier: str, shape: tuple[int, int]) -> None:
+def test_every_tier_takes_images_of_any_shape(tier: str, shape: tuple[int, int]) -> None:
     found = Delivery(tier)(np.full((*shape, 3), 90, np.uint8), 0)
     assert (found.dtype, found.ndim) == (np.uint8, 3)
     assert min(found.shape) >= 1
@@ -231,17 +243,17 @@ def test_every_tier_takes_pictures_of_any_shape(tier: str, shape: tuple[int, int
 
 
 def test_a_seed_depends_on_the_hash_alone() -> None:
-    assert seed_of("00000010" + "f" * 56) == 16
-    assert seed_of("f" * 64) != seed_of("e" * 64)
+    assert derive_seed("00000010" + "f" * 56) == 16
+    assert derive_seed("f" * 64) != derive_seed("e" * 64)
 
 
 def test_a_variation_comes_before_or_after_preprocessing_as_it_says() -> None:
-    picture = PICTURES["grainy"]
+    sample = IMAGES["grainy"]
 
     def prepare(image: Pixels) -> Pixels:
-        return to_square(image, 32, "squash")
+        return resize_to_square(image, 32, "squash")
 
     native, inner = Corruption("blur", 5, "native"), Corruption("blur", 5, "input")
-    assert np.array_equal(vary(native, picture, prepare, 0), prepare(native(picture, 0)))
-    assert np.array_equal(vary(inner, picture, prepare, 0), inner(prepare(picture), 0))
-    assert vary(Delivery("thumbnail_64"), picture, prepare, 0).shape == (32, 32, 3)
+    assert np.array_equal(apply_variation(native, sample, prepare, 0), prepare(native(sample, 0)))
+    assert np.array_equal(apply_variation(inner, sample, prepare, 0), inner(prepare(sample), 0))
+    assert apply_variation(Delivery("thumbnail_64"), sample, prepare, 0).shape == (32, 32, 3)

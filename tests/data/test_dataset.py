@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from avatar_bench.data.dataset import (
-    COLUMNS,
+    DATASET_COLUMNS,
     hash_files,
     read_dataset,
     read_folder,
@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
         file = tmp_path / "data" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".txt":
-            file.write_text("no picture")
+            file.write_text("no image")
         else:
             Image.new("RGB", (8, 8), (number * 40, 0, 0)).save(file)
     return tmp_path / "data"
@@ -40,7 +40,7 @@ def test_class_folders_give_labels_and_the_folders_below_sources(root: Path) -> 
     dataset = read_folder(root)
     assert dataset.name == "data"
     assert dataset.classes == ("a", "b")
-    assert list(dataset.frame.columns) == list(COLUMNS)
+    assert list(dataset.frame.columns) == list(DATASET_COLUMNS)
     found = dataset.frame.set_index("path")[["label", "source", "split"]]
     assert found.to_dict("index") == {
         "a/4.png": {"label": "a", "source": "", "split": ""},
@@ -165,7 +165,7 @@ def test_a_manifest_that_is_too_large_or_no_regular_file_is_refused(root: Path) 
             read_manifest(file)
 
 
-def test_a_manifest_may_name_pictures_elsewhere(root: Path) -> None:
+def test_a_manifest_may_name_images_elsewhere(root: Path) -> None:
     (root / "b" / "m.csv").write_text(f"path,label\n../a/4.png,a\n{root / 'b' / '3.webp'},b\n")
     dataset = read_manifest(root / "b" / "m.csv")
     assert [dataset.image(row).shape for row in (0, 1)] == [(8, 8, 3)] * 2
@@ -178,7 +178,7 @@ def test_a_row_that_ends_early_has_blanks(root: Path) -> None:
     assert frame["group"].str.startswith("sha256:").all()
 
 
-def test_hidden_files_and_folders_are_no_pictures(root: Path) -> None:
+def test_hidden_files_and_folders_are_no_images(root: Path) -> None:
     for hidden in (root / ".cache" / "a.png", root / "a" / ".thumbnails" / "b.png"):
         hidden.parent.mkdir()
         shutil.copy(root / "a" / "4.png", hidden)
@@ -237,14 +237,14 @@ def test_missing_and_empty_places_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty" / "a").mkdir(parents=True)
     for read, place, told in (
         (read_folder, "nowhere", "not a folder"),
-        (read_folder, "empty", "no pictures in class folders"),
+        (read_folder, "empty", "no images in class folders"),
         (read_manifest, "nowhere.csv", "does not exist"),
     ):
         with pytest.raises(DataError, match=told):
             read(tmp_path / place)
 
 
-def test_the_fingerprint_is_of_pictures_labels_and_groups_not_of_order_or_place(root: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(root: Path, tmp_path: Path) -> None:
     dataset = read_folder(root)
     shutil.copytree(root, tmp_path / "moved")
     assert read_folder(tmp_path / "moved").fingerprint == dataset.fingerprint
@@ -261,11 +261,11 @@ def test_the_fingerprint_is_of_pictures_labels_and_groups_not_of_order_or_place(
 def test_take_and_part_keep_the_order_and_leave_the_whole_alone(root: Path) -> None:
     dataset = read_folder(root)
     dataset.frame["split"] = ["test", "train", "test", "train"]
-    part = dataset.part("train")
+    part = dataset.select_split("train")
     assert part.name == "train"
     assert part.frame["path"].tolist() == ["b/3.webp", "b/x/y/2.JPG"]
     assert part.file(0) == root / "b" / "3.webp"
-    assert len(dataset.part("val")) == 0
+    assert len(dataset.select_split("val")) == 0
     part.frame["label"] = "z"
     assert dataset.classes == ("a", "b")
 
@@ -284,11 +284,11 @@ def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
     assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
 
 
-def test_a_class_folder_without_pictures_is_refused(pictures: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures / "blind", tmp_path / "data")
+def test_a_class_folder_without_images_is_refused(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images / "blind", tmp_path / "data")
     (tmp_path / "data" / "painting").mkdir()
     (tmp_path / "data" / ".cache").mkdir()
-    with pytest.raises(DataError, match="painting: the class folder holds no picture"):
+    with pytest.raises(DataError, match="painting: the class folder holds no image"):
         read_folder(tmp_path / "data")
     (tmp_path / "data" / "painting").rmdir()
     assert read_folder(tmp_path / "data").classes == ("drawing", "generated", "real")

@@ -46,7 +46,7 @@ LOSSLESS = [
     ("TIFF", {"compression": "tiff_lzw"}),
     ("TIFF", {"compression": "tiff_adobe_deflate"}),
 ]
-# EXIF 2.3, tag 274: which side of the upright picture the stored rows and columns begin at.
+# EXIF 2.3, tag 274: which side of the upright image the stored rows and columns begin at.
 STORED_FROM = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -60,8 +60,8 @@ STORED_FROM = {
 
 
 @pytest.fixture(scope="module")
-def picture() -> Pixels:
-    """A smooth coloured picture, (24, 40, 3), without symmetry."""
+def sample() -> Pixels:
+    """A smooth coloured image, (24, 40, 3), without symmetry."""
     coarse = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(coarse, (40, 24), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
 
@@ -111,35 +111,35 @@ def difference(first: Pixels, second: Pixels) -> int:
 
 
 @pytest.mark.parametrize(("kind", "options"), LOSSLESS)
-def test_lossless_formats_give_back_the_pixels(picture: Pixels, kind: str, options: dict[str, Any]) -> None:
-    assert np.array_equal(decode_bytes(save(picture, kind, **options), "x"), picture)
+def test_lossless_formats_give_back_the_pixels(sample: Pixels, kind: str, options: dict[str, Any]) -> None:
+    assert np.array_equal(decode_bytes(save(sample, kind, **options), "x"), sample)
 
 
 @pytest.mark.parametrize(("kind", "options"), [case for case in LOSSLESS if case[0] != "BMP"])
-def test_a_full_alpha_channel_changes_no_pixel(picture: Pixels, kind: str, options: dict[str, Any]) -> None:
-    opaque = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
-    assert np.array_equal(decode_bytes(save(opaque, kind, **options), "x"), picture)
+def test_a_full_alpha_channel_changes_no_pixel(sample: Pixels, kind: str, options: dict[str, Any]) -> None:
+    opaque = np.dstack([sample, np.full(sample.shape[:2], 255, np.uint8)])
+    assert np.array_equal(decode_bytes(save(opaque, kind, **options), "x"), sample)
 
 
 @pytest.mark.parametrize(
     "options", [{"subsampling": s, "progressive": p} for s in (0, 1, 2) for p in (False, True)] + [{"keep_rgb": True}]
 )
-def test_jpeg_gives_the_pixels_of_an_independent_decoder(picture: Pixels, options: dict[str, Any]) -> None:
-    data = save(picture, "JPEG", quality=80, **options)
+def test_jpeg_gives_the_pixels_of_an_independent_decoder(sample: Pixels, options: dict[str, Any]) -> None:
+    data = save(sample, "JPEG", quality=80, **options)
     assert difference(decode_bytes(data, "x"), opencv(data)) <= 1  # equal with libjpeg-turbo in both
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "AVIF", "WEBP"])
-def test_lossy_formats_come_close(picture: Pixels, kind: str) -> None:
-    difference_ = np.abs(decode_bytes(save(picture, kind, quality=90), "x").astype(int) - picture)
+def test_lossy_formats_come_close(sample: Pixels, kind: str) -> None:
+    difference_ = np.abs(decode_bytes(save(sample, kind, quality=90), "x").astype(int) - sample)
     assert difference_.mean() < 5
 
 
 @pytest.mark.parametrize("orientation", STORED_FROM)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_exif_orientation_is_applied_once(picture: Pixels, kind: str, orientation: int) -> None:
+def test_exif_orientation_is_applied_once(sample: Pixels, kind: str, orientation: int) -> None:
     rows, columns = STORED_FROM[orientation]
-    stored = picture if rows in ("top", "bottom") else picture.transpose(1, 0, 2)
+    stored = sample if rows in ("top", "bottom") else sample.transpose(1, 0, 2)
     stored = stored[::-1] if rows in ("bottom", "right") else stored
     stored = stored[:, ::-1] if columns in ("bottom", "right") else stored
     exif = Image.Exif()
@@ -150,24 +150,24 @@ def test_exif_orientation_is_applied_once(picture: Pixels, kind: str, orientatio
         "AVIF": {"quality": 100, "subsampling": "4:4:4"},
     }
     upright = decode_bytes(save(np.ascontiguousarray(stored), kind, exif=exif, **options.get(kind, {})), "x")
-    assert difference(upright, picture) <= (8 if kind in ("JPEG", "AVIF") else 0)
+    assert difference(upright, sample) <= (8 if kind in ("JPEG", "AVIF") else 0)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 60000])
-def test_an_orientation_that_does_not_exist_is_ignored(picture: Pixels, orientation: int) -> None:
+def test_an_orientation_that_does_not_exist_is_ignored(sample: Pixels, orientation: int) -> None:
     exif = Image.Exif()
     exif[274] = orientation
-    assert np.array_equal(decode_bytes(save(picture, "PNG", exif=exif), "x"), picture)
+    assert np.array_equal(decode_bytes(save(sample, "PNG", exif=exif), "x"), sample)
 
 
-def test_the_ending_does_not_matter(picture: Pixels, tmp_path: Path) -> None:
+def test_the_ending_does_not_matter(sample: Pixels, tmp_path: Path) -> None:
     for name in ("upper.PNG", "wrong.jpg", "none", "кот, [1]=.gif"):
-        (tmp_path / name).write_bytes(save(picture, "PNG"))
-        assert np.array_equal(decode(tmp_path / name), picture)
+        (tmp_path / name).write_bytes(save(sample, "PNG"))
+        assert np.array_equal(decode(tmp_path / name), sample)
 
 
-def test_the_result_is_writable_and_contiguous(picture: Pixels) -> None:
-    for data in (save(picture, "PNG"), save(picture, "JPEG"), save(picture[..., 0], "PNG")):
+def test_the_result_is_writable_and_contiguous(sample: Pixels) -> None:
+    for data in (save(sample, "PNG"), save(sample, "JPEG"), save(sample[..., 0], "PNG")):
         pixels = decode_bytes(data, "x")
         assert pixels.dtype == np.uint8
         assert pixels.flags.writeable
@@ -176,9 +176,9 @@ def test_the_result_is_writable_and_contiguous(picture: Pixels) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_laid_on_white(picture: Pixels, kind: str, mode: str) -> None:
-    alpha = picture[..., 2]
-    colour = picture if mode == "RGBA" else np.repeat(picture[..., :1], 3, axis=2)
+def test_alpha_is_laid_on_white(sample: Pixels, kind: str, mode: str) -> None:
+    alpha = sample[..., 2]
+    colour = sample if mode == "RGBA" else np.repeat(sample[..., :1], 3, axis=2)
     channels = [*np.moveaxis(colour[..., : len(mode) - 1], 2, 0), alpha]
     image = Image.merge(mode, [Image.fromarray(np.ascontiguousarray(channel)) for channel in channels])
     share = alpha[..., None] / 255
@@ -224,19 +224,19 @@ def test_the_transparent_colour_of_an_rgb_png_is_white() -> None:
     assert decode_bytes(sixteen, "x").tolist() == [[[255, 255, 255], [1, 2, 234]]]
 
 
-def test_grey_one_bit_and_palette_pictures_become_rgb(picture: Pixels) -> None:
-    shades = picture[..., 0]
+def test_grey_one_bit_and_palette_images_become_rgb(sample: Pixels) -> None:
+    shades = sample[..., 0]
     assert np.array_equal(decode_bytes(save(shades, "PNG"), "x"), np.dstack([shades] * 3))
     bits = Image.fromarray(shades).convert("1")
     for kind in ("PNG", "BMP", "TIFF", "GIF"):
         assert np.array_equal(decode_bytes(save(bits, kind), "x"), np.dstack([np.asarray(bits.convert("L"))] * 3))
-    palette = Image.fromarray(picture).quantize(64)
+    palette = Image.fromarray(sample).quantize(64)
     for kind in ("PNG", "BMP", "TIFF", "GIF"):
         assert np.array_equal(decode_bytes(save(palette, kind), "x"), np.asarray(palette.convert("RGB")))
 
 
-def test_cmyk_jpeg_is_read_as_inverted_ink(picture: Pixels) -> None:
-    data = save(Image.fromarray(picture).convert("CMYK"), "JPEG", quality=95)
+def test_cmyk_jpeg_is_read_as_inverted_ink(sample: Pixels) -> None:
+    data = save(Image.fromarray(sample).convert("CMYK"), "JPEG", quality=95)
     assert difference(decode_bytes(data, "x"), opencv(data)) <= 3  # the decoders round ink to light differently
 
 
@@ -250,11 +250,11 @@ def test_cmyk_tiff_is_read_as_ink() -> None:
 
 @pytest.mark.parametrize("ending", [".png", ".tiff"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_16_bit_samples_are_scaled_and_not_clipped(picture: Pixels, ending: str, channels: int) -> None:
-    bgra = np.dstack([picture[..., ::-1], np.full(picture.shape[:2], 255, np.uint8)])
+def test_16_bit_samples_are_scaled_and_not_clipped(sample: Pixels, ending: str, channels: int) -> None:
+    bgra = np.dstack([sample[..., ::-1], np.full(sample.shape[:2], 255, np.uint8)])
     wide = (bgra[..., 0] if channels == 1 else bgra[..., :channels]).astype(np.uint16) * 257
     data = cv2.imencode(ending, wide)[1].tobytes()
-    expected = np.dstack([picture[..., 2]] * 3) if channels == 1 else picture
+    expected = np.dstack([sample[..., 2]] * 3) if channels == 1 else sample
     assert np.array_equal(decode_bytes(data, "x"), expected)
 
 
@@ -277,17 +277,17 @@ def test_the_first_frame_of_an_animation_is_taken(kind: str, options: dict[str, 
     assert np.array_equal(decode_bytes(data, "x"), np.asarray(frames[0]))
 
 
-def test_colour_profiles_are_ignored(picture: Pixels) -> None:
+def test_colour_profiles_are_ignored(sample: Pixels) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
-    assert np.array_equal(decode_bytes(save(picture, "PNG", icc_profile=profile), "x"), picture)
+    assert np.array_equal(decode_bytes(save(sample, "PNG", icc_profile=profile), "x"), sample)
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (b"\0", "not a known picture format"),
-        (b"path,label\n1.png,real\n", "not a known picture format"),
+        (b"\0", "not a known image format"),
+        (b"path,label\n1.png,real\n", "not a known image format"),
         (b"<?xml version='1.0'?>\n<!-- made by hand -->\n<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not"),
         (b"\n<!DOCTYPE html><html><svg></svg></html>", "HTML is not"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIF is not"),
@@ -321,9 +321,9 @@ def test_formats_off_the_list_are_refused(kind: str) -> None:
     [*LOSSLESS, ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("GIF", {}), ("AVIF", {})],
 )
 def test_a_truncated_file_is_refused_and_never_decoded_to_other_pixels(
-    picture: Pixels, kind: str, options: dict[str, Any]
+    sample: Pixels, kind: str, options: dict[str, Any]
 ) -> None:
-    data = save(picture, kind, **options)
+    data = save(sample, kind, **options)
     whole = decode_bytes(data, "x")
     for length in [*range(1, len(data) - 4, 37), len(data) // 2, len(data) - 5]:
         with pytest.raises(DataError):
@@ -335,18 +335,18 @@ def test_a_truncated_file_is_refused_and_never_decoded_to_other_pixels(
             continue
 
 
-def test_a_file_whose_end_was_never_written_is_refused(picture: Pixels) -> None:
-    thumbnail = b"Exif\0\0" + save(picture, "JPEG")  # its end of image must not be taken for the picture's
-    for data in (save(picture, "JPEG", exif=thumbnail), save(picture, "PNG")):
+def test_a_file_whose_end_was_never_written_is_refused(sample: Pixels) -> None:
+    thumbnail = b"Exif\0\0" + save(sample, "JPEG")  # its end of image must not be taken for the image's
+    for data in (save(sample, "JPEG", exif=thumbnail), save(sample, "PNG")):
         half = len(data) - 300
         with pytest.raises(DataError):
             decode_bytes(data[:half] + bytes(len(data) - half), "x")
 
 
-def test_flipped_bits_give_pixels_or_a_reason_and_nothing_else(picture: Pixels) -> None:
+def test_flipped_bits_give_pixels_or_a_reason_and_nothing_else(sample: Pixels) -> None:
     generator = np.random.default_rng(1)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF"):
-        data = save(picture, kind)
+        data = save(sample, kind)
         for _ in range(40):
             broken = bytearray(data)
             for place in generator.integers(0, min(len(data), 400), 4):
@@ -357,16 +357,16 @@ def test_flipped_bits_give_pixels_or_a_reason_and_nothing_else(picture: Pixels) 
                 continue
 
 
-def test_limits_hold_to_the_pixel_and_byte(picture: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_hold_to_the_pixel_and_byte(sample: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.png"
-    file.write_bytes(save(picture, "PNG"))
-    monkeypatch.setattr(module, "MAX_PIXELS", 24 * 40)
-    monkeypatch.setattr(module, "MAX_BYTES", file.stat().st_size)
-    assert decode(file).shape == picture.shape
-    monkeypatch.setattr(module, "MAX_PIXELS", 24 * 40 - 1)
+    file.write_bytes(save(sample, "PNG"))
+    monkeypatch.setattr(module, "MAX_IMAGE_PIXELS", 24 * 40)
+    monkeypatch.setattr(module, "MAX_IMAGE_BYTES", file.stat().st_size)
+    assert decode(file).shape == sample.shape
+    monkeypatch.setattr(module, "MAX_IMAGE_PIXELS", 24 * 40 - 1)
     with pytest.raises(DataError, match=r"million pixels \(40 x 24\)"):
         decode(file)
-    monkeypatch.setattr(module, "MAX_BYTES", file.stat().st_size - 1)
+    monkeypatch.setattr(module, "MAX_IMAGE_BYTES", file.stat().st_size - 1)
     with pytest.raises(DataError, match="larger than"):
         decode(file)
 
@@ -393,13 +393,13 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         decode(tmp_path / "a.png")
 
 
-def test_nothing_is_written_to_stderr(picture: Pixels, tmp_path: Path) -> None:
-    data = save(picture, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+def test_nothing_is_written_to_stderr(sample: Pixels, tmp_path: Path) -> None:
+    data = save(sample, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     (tmp_path / "a.jpg").write_bytes(data)
     (tmp_path / "b.jpg").write_bytes(data[:-40] + b"\x12\x34" + data[-40:])
     code = (
         "import sys; from pathlib import Path; from PIL import Image; from avatar_bench.data.decoding import decode\n"
-        "Image.MAX_IMAGE_PIXELS = 900\n"  # the picture's 960 are then worth a DecompressionBombWarning
+        "Image.MAX_IMAGE_PIXELS = 900\n"  # the image's 960 are then worth a DecompressionBombWarning
         "for file in sys.argv[1:]: assert decode(Path(file)).shape == (24, 40, 3)"
     )
     command = [sys.executable, "-W", "always", "-c", code, str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
@@ -407,7 +407,7 @@ def test_nothing_is_written_to_stderr(picture: Pixels, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_truncated_pictures_stay_errors_in_pillow() -> None:
+def test_truncated_images_stay_errors_in_pillow() -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
@@ -417,8 +417,8 @@ def test_suffixes_are_lower_case_with_a_dot() -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not RAW.is_dir(), reason="the shared pictures are not here")
-def test_of_the_shared_pictures_exactly_seven_are_refused() -> None:
+@pytest.mark.skipif(not RAW.is_dir(), reason="the shared images are not here")
+def test_of_the_shared_images_exactly_seven_are_refused() -> None:
     refused = set()
     for file in RAW.iterdir():
         try:
@@ -430,8 +430,8 @@ def test_of_the_shared_pictures_exactly_seven_are_refused() -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not RAW.is_dir(), reason="the shared pictures are not here")
-def test_shared_pictures_of_one_scene_decode_alike() -> None:
+@pytest.mark.skipif(not RAW.is_dir(), reason="the shared images are not here")
+def test_shared_images_of_one_scene_decode_alike() -> None:
     hopper = decode(RAW / "pillow__hopper.png").astype(float)
     for name in ("bmp", "tif", "gif", "webp"):
         assert np.abs(decode(RAW / f"pillow__hopper.{name}") - hopper).mean() < 8, name
@@ -450,10 +450,10 @@ def test_what_is_transparent_takes_the_colour_of_the_ground():
         assert (decode_bytes(buffer.getvalue(), "x") == 255).all()
 
 
-def test_a_lack_of_memory_is_no_fault_of_the_file(picture: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_memory_is_no_fault_of_the_file(sample: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     def lack(*given: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("avatar_bench.data.decoding._rgb", lack)
+    monkeypatch.setattr("avatar_bench.data.decoding._to_rgb", lack)
     with pytest.raises(MemoryError):
-        decode_bytes(save(picture, "PNG"), "a.png")
+        decode_bytes(save(sample, "PNG"), "a.png")

@@ -17,15 +17,23 @@ from PIL import Image
 
 from avatar_bench.data import duplicates
 from avatar_bench.data.decoding import decode, decode_bytes
-from avatar_bench.data.duplicates import MOST, NEAR, Match, Pictures, find_matches, find_matches_between, join_groups
-from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint
+from avatar_bench.data.duplicates import (
+    MAX_CANDIDATES,
+    MAX_HASH_DISTANCE,
+    ImageSet,
+    Match,
+    find_matches,
+    find_matches_between,
+    join_groups,
+)
+from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint, fingerprint_image
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ROUGH = np.random.default_rng(0).normal(0, 6, (64, 64, 3))  # a grain that no two encodings keep alike
 
 
 def draw(seed: int, side: int = 64) -> NDArray[np.uint8]:
-    """Give a soft random picture with some grain, (side, side, 3)."""
+    """Give a soft random image with some grain, (side, side, 3)."""
     soft = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     wide = np.asarray(Image.fromarray(soft).resize((64, 64), Image.Resampling.BICUBIC))
     grainy = np.clip(wide * 0.8 + 25 + ROUGH, 0, 255).astype(np.uint8)
@@ -33,14 +41,14 @@ def draw(seed: int, side: int = 64) -> NDArray[np.uint8]:
 
 
 def encode(image: NDArray[np.uint8], kind: str, **options: int) -> NDArray[np.uint8]:
-    """Give the pixels that a picture has after it was stored."""
+    """Give the pixels that an image has after it was stored."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
     return decode_bytes(buffer.getvalue(), "x")
 
 
 def blend(image: NDArray[np.uint8], other: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    """Give a picture with a share of another: what is a copy up to some share, and none beyond it."""
+    """Give an image with a share of another: what is a copy up to some share, and none beyond it."""
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(other), share))
 
 
@@ -62,10 +70,10 @@ COPIES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 
 
-def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = None) -> Pictures:
-    """Give pictures to search, each a file of its own unless the digests say otherwise."""
+def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = None) -> ImageSet:
+    """Give images to search, each a file of its own unless the digests say otherwise."""
     digests = digests or [sha256(f"{id(images)} {row}".encode()).hexdigest() for row in range(len(images))]
-    return digests, [fingerprint(image) for image in images], lambda row: images[row]
+    return digests, [fingerprint_image(image) for image in images], lambda row: images[row]
 
 
 def hashed(*numbers: int) -> list[Fingerprint]:
@@ -85,12 +93,15 @@ def bits_apart(one: str, other: str) -> int:
 
 
 def turned_bits(one: Fingerprint, other: Fingerprint) -> dict[str, int]:
-    """Give by how many bits two pictures differ at each turn of the second against the first, whichever is turned."""
+    """Give by how many bits two images differ at each turn of the second against the first, whichever is turned."""
     taken_back = {"rotated 90": "rotated 270", "rotated 270": "rotated 90"}
-    ours, theirs = dict(zip(TURNS, one.phashes, strict=True)), dict(zip(TURNS, other.phashes, strict=True))
+    ours, theirs = (
+        dict(zip(ORIENTATIONS, one.phashes, strict=True)),
+        dict(zip(ORIENTATIONS, other.phashes, strict=True)),
+    )
     return {
         turn: min(bits_apart(ours[turn], theirs[""]), bits_apart(ours[""], theirs[taken_back.get(turn, turn)]))
-        for turn in TURNS
+        for turn in ORIENTATIONS
     }
 
 
@@ -118,32 +129,32 @@ def test_exact_copies_are_linked_to_the_first_of_their_bytes_else_of_their_pixel
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_a_copy_is_near_and_other_pictures_are_not(kind: str) -> None:
+def test_a_copy_is_near_and_other_images_are_not(kind: str) -> None:
     images = [draw(seed) for seed in range(30)]
     images += [COPIES[kind](image) for image in images]
     matches = find_matches(*as_set(images))
     assert pairs(matches) == [(row, row + 30) for row in range(30)]
     assert {match.kind for match in matches} == {"near"}
-    assert all(match.distance <= NEAR and match.turned == "" for match in matches)
+    assert all(match.distance <= MAX_HASH_DISTANCE and match.turned == "" for match in matches)
 
 
-@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("turn", ORIENTATIONS)
 def test_a_turned_copy_is_found_with_its_turn(turn: str) -> None:
     images = [draw(seed) for seed in range(10)]
-    images += [encode(TURNS[turn](image), "JPEG", quality=85) for image in images]
+    images += [encode(ORIENTATIONS[turn](image), "JPEG", quality=85) for image in images]
     matches = find_matches(*as_set(images))
     assert pairs(matches) == [(row, row + 10) for row in range(10)]
     assert {match.turned for match in matches} == {turn}
 
 
-def test_a_near_hash_of_another_picture_is_rejected() -> None:
+def test_a_near_hash_of_another_image_is_rejected() -> None:
     one, other = draw(0), draw(1)
     prints = hashed(5, 5)
     assert find_matches(["a", "b"], prints, lambda row: (one, other)[row]) == []
     assert find_matches(["a", "b"], prints, lambda row: one) == [Match(0, 1, "near")]
 
 
-def test_a_drawing_with_another_mouth_is_another_picture() -> None:
+def test_a_drawing_with_another_mouth_is_another_image() -> None:
     face = np.full((96, 96, 3), 240, dtype=np.uint8)
     face[20:80, 25:70] = (220, 170, 130)
     smiling = face.copy()
@@ -152,7 +163,7 @@ def test_a_drawing_with_another_mouth_is_another_picture() -> None:
     assert pairs(find_matches(*as_set(images), distance=24)) == [(0, 2)]
 
 
-def test_blank_pictures_are_alike_unless_their_shade_differs() -> None:
+def test_blank_images_are_alike_unless_their_shade_differs() -> None:
     shades = [np.full((side, side, 3), shade, dtype=np.uint8) for side, shade in ((20, 250), (30, 249), (20, 90))]
     assert pairs(find_matches(*as_set(shades))) == [(0, 1)]
 
@@ -181,7 +192,7 @@ def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
 @pytest.mark.parametrize("distance", [0, 5, 8, 11])
 def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance: int) -> None:
     rng = np.random.default_rng(distance + 1)
-    near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each picture is near to
+    near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each image is near to
     flips = np.array([sum(1 << int(bit) for bit in rng.permutation(63)[: rng.integers(0, 9)]) for _ in range(720)])
     prints = [
         Fingerprint(f"p{row}", tuple(f"{number:016x}" for number in numbers))
@@ -199,11 +210,11 @@ def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(dis
     assert {(left, right + 45) for right, left in pairs(find_matches_between(second, first, distance))} == across
 
 
-def test_near_pictures_are_those_that_a_look_at_all_pairs_in_all_orientations_finds() -> None:
+def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_finds() -> None:
     originals = [draw(seed, 48) for seed in range(24)]
     shares = np.linspace(0.1, 0.4, 24)
     mixed = [blend(image, draw(seed + 100, 48), shares[seed]) for seed, image in enumerate(originals)]
-    turns = list(TURNS.values())
+    turns = list(ORIENTATIONS.values())
     images = [*(np.ascontiguousarray(turns[row % 8](image)) for row, image in enumerate(mixed)), *originals]
     digests, prints, image = as_set(images)
     thumbnails = [thumbnail(image) for image in images]
@@ -211,35 +222,35 @@ def test_near_pictures_are_those_that_a_look_at_all_pairs_in_all_orientations_fi
         (left, right)
         for left, right in combinations(range(48), 2)
         for turn, bits in turned_bits(prints[left], prints[right]).items()
-        if bits <= NEAR and look_alike(TURNS[turn](thumbnails[left]), thumbnails[right])  # type: ignore[arg-type]
+        if bits <= MAX_HASH_DISTANCE and look_alike(ORIENTATIONS[turn](thumbnails[left]), thumbnails[right])  # type: ignore[arg-type]
     }
     assert 6 < len(expected) < 24
     assert set(pairs(find_matches(digests, prints, image))) == expected
 
 
-@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("turn", ORIENTATIONS)
 def test_of_turns_that_are_as_near_each_is_looked_at(turn: str) -> None:
-    images = [draw(0), np.ascontiguousarray(TURNS[turn](draw(0)))]
+    images = [draw(0), np.ascontiguousarray(ORIENTATIONS[turn](draw(0)))]
     prints = [Fingerprint(f"p{row}", (f"{5:016x}",) * 8) for row in range(2)]
     assert find_matches(["a", "b"], prints, lambda row: images[row]) == [Match(0, 1, "near", 0, turn)]
     (swapped,) = find_matches(["a", "b"], prints, lambda row: images[1 - row])
-    assert np.array_equal(TURNS[swapped.turned](images[1]), images[0])
+    assert np.array_equal(ORIENTATIONS[swapped.turned](images[1]), images[0])
 
 
 def test_a_crowd_of_turned_hashes_hides_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "CROWD", 20)
+    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 20)
     ours = [Fingerprint(f"left {row}", ("f" * 16, *("0" * 16,) * 7)) for row in range(20)]
     found = find_matches_between(([str(row) for row in range(20)], ours, blank), (["x"], hashed(0), blank))
     assert pairs(found) == [(row, 0) for row in range(20)]
 
 
 @settings(deadline=None, max_examples=60, derandomize=True, database=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(TURNS)), st.booleans())
-def test_it_does_not_matter_which_of_two_pictures_comes_first(seed: int, share: float, turn: str, even: bool) -> None:
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(ORIENTATIONS)), st.booleans())
+def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: float, turn: str, even: bool) -> None:
     one = draw(seed, 48)
     if even:  # then it is as near when turned to the left as to the right
         one = blend(one, one[::-1, ::-1], 0.5)
-    other = np.ascontiguousarray(TURNS[turn](blend(one, draw(seed + 1, 48), share)))
+    other = np.ascontiguousarray(ORIENTATIONS[turn](blend(one, draw(seed + 1, 48), share)))
     ours, theirs, both, swapped = (as_set(images) for images in ([one], [other], [one, other], [other, one]))
     ways = [find_matches(*both), find_matches(*swapped)]
     ways += [find_matches_between(ours, theirs), find_matches_between(theirs, ours)]
@@ -256,16 +267,16 @@ def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_crowd_of_copies_is_joined_by_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "CROWD", 100)
+    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 100)
     n = 800
     prints = hashed(*[1 << (row % 3) for row in range(n)])
     matches = find_matches([str(row) for row in range(n)], prints, blank)
-    assert len(matches) <= MOST * n
+    assert len(matches) <= MAX_CANDIDATES * n
     assert len(set(join_groups([str(row) for row in range(n)], np.array(pairs(matches))))) == 1
 
 
 def test_of_lookalikes_the_nearest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "MOST", 1)
+    monkeypatch.setattr(duplicates, "MAX_CANDIDATES", 1)
     prints = hashed(0b1111, 0b11, 0b1)
     assert find_matches(["a", "b", "c"], prints, blank) == [Match(0, 1, "near", 2), Match(1, 2, "near", 1)]
 
@@ -287,7 +298,7 @@ def test_copies_within_either_set_are_no_matches_between_them() -> None:
     assert find_matches_between(as_set(ours), as_set(theirs)) == []
 
 
-def test_a_set_without_pictures_or_with_one_has_no_copies() -> None:
+def test_a_set_without_images_or_with_one_has_no_copies() -> None:
     none, one = as_set([]), as_set([draw(0)])
     assert find_matches(*none) == find_matches(*one) == []
     assert find_matches_between(none, one) == find_matches_between(one, none) == []
@@ -303,7 +314,7 @@ def test_three_hundred_faces_have_no_copy_among_them_and_their_copies_are_found(
     kinds = ("ffhq", "voteview", "tabler", "fakersd3", "stylegan2tpdne")
     files = [file for kind in kinds for file in sorted((SHARED / "avatars").rglob(f"{kind}__*.jpg"))[:60]]
     if len(files) < 300:
-        pytest.skip(f"no pictures in {SHARED}")
+        pytest.skip(f"no images in {SHARED}")
     faces = [decode(file) for file in files]
     assert find_matches(*as_set(faces)) == []
     copies = [encode(shrink(face, 0.7)[:, ::-1], "JPEG", quality=60) for face in faces]

@@ -13,7 +13,14 @@ from PIL import Image
 from scipy.stats import chisquare
 
 from avatar_bench.data.decoding import decode
-from avatar_bench.data.equalise import QUALITIES, RESIZES, SIDES, draw, equalise, equalise_bytes
+from avatar_bench.data.equalise import (
+    EQUALISED_QUALITIES,
+    EQUALISED_SIDES,
+    RESIZE_MODES,
+    draw_side_and_quality,
+    equalise,
+    equalise_bytes,
+)
 from avatar_bench.data.transforms import Preprocessing
 
 Pixels = NDArray[np.uint8]
@@ -28,10 +35,10 @@ def smooth(seed: int, height: int = 120, width: int = 90) -> Pixels:
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("resize", RESIZE_MODES)
 def test_the_bytes_are_a_jpeg_of_the_drawn_side_and_quality_with_halved_colour(resize: str) -> None:
     image = smooth(1)
-    side, quality = draw(image)
+    side, quality = draw_side_and_quality(image)
     with Image.open(io.BytesIO(equalise_bytes(image, resize))) as made:
         assert (made.format, made.size, made.mode) == ("JPEG", (side, side), "RGB")
         assert [layer[1:3] for layer in made.layer] == [(2, 2), (1, 1), (1, 1)]  # type: ignore[attr-defined]
@@ -42,7 +49,7 @@ def test_the_bytes_are_a_jpeg_of_the_drawn_side_and_quality_with_halved_colour(r
             assert made.quantization == reference.quantization  # type: ignore[attr-defined]
 
 
-def test_the_same_picture_always_gives_the_same_result() -> None:
+def test_the_same_image_always_gives_the_same_result() -> None:
     image = smooth(2)
     turned = np.asfortranarray(image)  # the same pixels, laid out otherwise
     assert equalise_bytes(image) == equalise_bytes(image.copy()) == equalise_bytes(turned)
@@ -64,8 +71,8 @@ def test_what_is_stored_decodes_to_what_training_sees(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [noise, smooth])
 def test_sides_and_qualities_are_drawn_evenly_whatever_the_class(kind: type) -> None:
-    drawn = [draw(kind(seed, 24, 24)) for seed in range(2000)]
-    table = np.array([[drawn.count((side, quality)) for quality in QUALITIES] for side in SIDES])
+    drawn = [draw_side_and_quality(kind(seed, 24, 24)) for seed in range(2000)]
+    table = np.array([[drawn.count((side, quality)) for quality in EQUALISED_QUALITIES] for side in EQUALISED_SIDES])
     assert table.sum() == 2000
     for counts in (table.sum(axis=0), table.sum(axis=1), table.ravel()):
         assert chisquare(counts).pvalue > 0.001
@@ -77,20 +84,20 @@ def test_one_pixel_more_or_another_shape_draws_anew() -> None:
     for row in range(40):
         other = grey.copy()
         other[row, row] = 101
-        changed.append(draw(other))
+        changed.append(draw_side_and_quality(other))
     assert len(set(changed)) > 10
-    assert len({draw(np.full((1, 2 * n, 3), 7, np.uint8)) for n in range(1, 40)}) > 10
+    assert len({draw_side_and_quality(np.full((1, 2 * n, 3), 7, np.uint8)) for n in range(1, 40)}) > 10
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1)])
-@pytest.mark.parametrize("resize", RESIZES)
-def test_the_smallest_and_the_longest_pictures_come_out_square(shape: tuple[int, int], resize: str) -> None:
+@pytest.mark.parametrize("resize", RESIZE_MODES)
+def test_the_smallest_and_the_longest_images_come_out_square(shape: tuple[int, int], resize: str) -> None:
     image = np.full((*shape, 3), (200, 30, 30), np.uint8)
-    side, _ = draw(image)
+    side, _ = draw_side_and_quality(image)
     assert equalise(image, resize).shape == (side, side, 3)
 
 
-@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("resize", RESIZE_MODES)
 def test_preprocessing_equalises_before_it_resizes(resize: str) -> None:
     plain = Preprocessing(48, resize, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     equal = Preprocessing(48, resize, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "jpeg")

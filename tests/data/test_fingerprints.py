@@ -1,4 +1,4 @@
-"""Tests of the fingerprints of pictures."""
+"""Tests of the fingerprints of images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from avatar_bench.data.decoding import decode
-from avatar_bench.data.fingerprints import TURNS, Fingerprint, fingerprint, fingerprint_files
+from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint, fingerprint_files, fingerprint_image
 from avatar_bench.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def draw(seed: int, height: int = 61, width: int = 48) -> NDArray[np.uint8]:
-    """Give a soft random picture, (height, width, 3)."""
+    """Give a soft random image, (height, width, 3)."""
     soft = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(soft).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -35,21 +35,23 @@ def bits_apart(one: str, other: str) -> int:
 def test_the_first_hash_is_that_of_imagehash(size: tuple[int, int]) -> None:
     for seed in range(20):
         image = draw(seed, *size)
-        assert fingerprint(image).phashes[0] == phash(image)
+        assert fingerprint_image(image).phashes[0] == phash(image)
 
 
 @pytest.mark.parametrize("value", [0, 127, 255])
-def test_a_blank_picture_has_the_hash_of_imagehash(value: int) -> None:
+def test_a_blank_image_has_the_hash_of_imagehash(value: int) -> None:
     image = np.full((40, 40, 3), value, dtype=np.uint8)
-    assert set(fingerprint(image).phashes) == {phash(image)}
+    assert set(fingerprint_image(image).phashes) == {phash(image)}
 
 
-@pytest.mark.parametrize("turn", TURNS)
-def test_the_other_hashes_are_those_of_the_picture_really_turned(turn: str) -> None:
+@pytest.mark.parametrize("turn", ORIENTATIONS)
+def test_the_other_hashes_are_those_of_the_image_really_turned(turn: str) -> None:
     for seed in range(20):
         image = draw(seed)
-        ours = fingerprint(image).phashes[list(TURNS).index(turn)]
-        assert bits_apart(ours, phash(TURNS[turn](image))) <= 4  # shrinking rounds differently along the two axes
+        ours = fingerprint_image(image).phashes[list(ORIENTATIONS).index(turn)]
+        assert (
+            bits_apart(ours, phash(ORIENTATIONS[turn](image))) <= 4
+        )  # shrinking rounds differently along the two axes
 
 
 def test_the_turns_are_those_of_numpy() -> None:
@@ -64,8 +66,8 @@ def test_the_turns_are_those_of_numpy() -> None:
         "transposed": image.swapaxes(0, 1),
         "transversed": np.rot90(image, 2).swapaxes(0, 1),
     }
-    assert TURNS.keys() == expected.keys()
-    for turn, turned in TURNS.items():
+    assert ORIENTATIONS.keys() == expected.keys()
+    for turn, turned in ORIENTATIONS.items():
         np.testing.assert_array_equal(turned(image), expected[turn])
 
 
@@ -73,18 +75,18 @@ def test_another_encoding_of_the_same_pixels_has_the_same_fingerprint(tmp_path: 
     Image.fromarray(draw(0)).save(tmp_path / "a.png", compress_level=0)
     Image.fromarray(draw(0)).save(tmp_path / "b.webp", lossless=True, exact=True)
     one, other = fingerprint_files([tmp_path / "a.png", tmp_path / "b.webp"])
-    assert one == other == fingerprint(draw(0))
+    assert one == other == fingerprint_image(draw(0))
 
 
 def test_pixels_differ_by_one_sample_and_by_shape() -> None:
     image = np.zeros((4, 6, 3), dtype=np.uint8)
     changed = image.copy()
     changed[3, 5, 2] = 1
-    assert len({fingerprint(one).pixels for one in (image, changed, image.reshape(6, 4, 3))}) == 3
+    assert len({fingerprint_image(one).pixels for one in (image, changed, image.reshape(6, 4, 3))}) == 3
 
 
-def test_a_picture_that_is_a_view_of_another_is_hashed_as_its_copy() -> None:
-    assert fingerprint(draw(0)[:, ::-1]) == fingerprint(draw(0)[:, ::-1].copy())
+def test_a_image_that_is_a_view_of_another_is_hashed_as_its_copy() -> None:
+    assert fingerprint_image(draw(0)[:, ::-1]) == fingerprint_image(draw(0)[:, ::-1].copy())
 
 
 @pytest.mark.parametrize("threads", [None, 1, 3])
@@ -92,13 +94,13 @@ def test_files_keep_their_order_and_give_their_errors(tmp_path: Path, threads: i
     files = [tmp_path / f"{number}.png" for number in range(150)]
     for number, file in enumerate(files):
         Image.fromarray(draw(number, 8, 9)).save(file)
-    files[70].write_bytes(b"no picture")
+    files[70].write_bytes(b"no image")
     files[149].unlink()
     found = fingerprint_files(files, threads)
     errors = {number: one for number, one in enumerate(found) if isinstance(one, DataError)}
     assert list(errors) == [70, 149]
-    assert str(errors[70]).startswith(f"{files[70]}: not a known picture format")
-    assert all(one == fingerprint(draw(n, 8, 9)) for n, one in enumerate(found) if isinstance(one, Fingerprint))
+    assert str(errors[70]).startswith(f"{files[70]}: not a known image format")
+    assert all(one == fingerprint_image(draw(n, 8, 9)) for n, one in enumerate(found) if isinstance(one, Fingerprint))
 
 
 def test_no_file_has_no_fingerprint() -> None:
@@ -106,10 +108,10 @@ def test_no_file_has_no_fingerprint() -> None:
 
 
 @pytest.mark.shared
-def test_real_pictures_have_the_hash_of_imagehash() -> None:
+def test_real_images_have_the_hash_of_imagehash() -> None:
     files = sorted((SHARED / "avatars").rglob("*.jpg"))[::40]
     if not files:
-        pytest.skip(f"no pictures in {SHARED}")
+        pytest.skip(f"no images in {SHARED}")
     for file, one in zip(files, fingerprint_files(files), strict=True):
         assert isinstance(one, Fingerprint)
         assert one.phashes[0] == phash(decode(file))

@@ -1,4 +1,4 @@
-"""Fuzz tests of the picture loader and the reader of manifests: the result or a DataError, and nothing else."""
+"""Fuzz tests of the image loader and the reader of manifests: the result or a DataError, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avatar_bench.console.terminal import printable
+from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.errors import DataError
-from tests.data.odd_pictures import RGB, corpus, encoded, save
-from tests.data.picture_writers import chunk
+from tests.data.image_writers import chunk
+from tests.data.odd_images import RGB, corpus, encoded, save
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -35,14 +35,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
 
 @cache
 def valid() -> list[bytes]:
-    """Give small valid pictures of every format, those of the corpus among them."""
+    """Give small valid images of every format, those of the corpus among them."""
     odd = [odd.data for odd in corpus().values() if odd.pixels is not None and len(odd.data) < 9000]
     return [save(RGB, kind) for kind in FORMATS] + [encoded()] + odd
 
 
 @st.composite
-def broken_pictures(draw: st.DrawFn) -> bytes:
-    """Take a valid picture; change, cut and put in some bytes, or cut its end; a PNG may get right sums again."""
+def broken_images(draw: st.DrawFn) -> bytes:
+    """Take a valid image; change, cut and put in some bytes, or cut its end; a PNG may get right sums again."""
     data = bytearray(draw(st.sampled_from(valid())))
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, max(len(data) - 1, 0)))
@@ -67,7 +67,7 @@ def _with_right_sums(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def check_picture(data: bytes) -> None:
+def check_image(data: bytes) -> None:
     pixels = result(lambda: decode_bytes(data, "fuzzed"))
     if isinstance(pixels, DataError):
         assert pixels.lines[0].startswith("fuzzed: ")
@@ -84,7 +84,7 @@ def result(make: Callable[[], Result]) -> Result | DataError:
     except DataError as error:
         found = error
     assert 1 <= len(found.lines) <= 3
-    assert all(len(line) < 1000 and printable(line) == line for line in found.lines)
+    assert all(len(line) < 1000 and escape_control_characters(line) == line for line in found.lines)
     return found
 
 
@@ -125,7 +125,7 @@ def tables(draw: st.DrawFn) -> bytes:
 
 @cache
 def place() -> Path:
-    """Give a folder with one picture for manifests to name; it is left to the system to clean."""
+    """Give a folder with one image for manifests to name; it is left to the system to clean."""
     folder = Path(tempfile.mkdtemp())
     (folder / "a.png").write_bytes(save(RGB, "PNG"))
     return folder
@@ -140,9 +140,9 @@ def check_manifest(data: bytes) -> None:
 
 
 @SHORT
-@given(broken_pictures())
-def test_a_broken_picture_gives_pixels_or_a_reason(data: bytes) -> None:
-    check_picture(data)
+@given(broken_images())
+def test_a_broken_image_gives_pixels_or_a_reason(data: bytes) -> None:
+    check_image(data)
 
 
 @SHORT
@@ -153,9 +153,9 @@ def test_any_manifest_gives_a_set_or_a_reason(data: bytes) -> None:
 
 @pytest.mark.slow
 @LONG
-@given(broken_pictures())
-def test_many_broken_pictures_give_pixels_or_a_reason(data: bytes) -> None:
-    check_picture(data)
+@given(broken_images())
+def test_many_broken_images_give_pixels_or_a_reason(data: bytes) -> None:
+    check_image(data)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of known size, format and quality, and a manifest that says no more than their class."""
+    """Images of known size, format and quality, and a manifest that says no more than their class."""
     pixels = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), np.uint8)
     kinds = {
         "small.jpg": (100, 90, {"quality": 40}),
@@ -32,13 +32,13 @@ def folder(tmp_path):
     for name, (width, height, how) in kinds.items():
         Image.fromarray(pixels[:height, :width]).save(tmp_path / name, **how)
     rows = pd.DataFrame({"path": list(kinds), "label": "real", "source": "camera", "generator": ""})
-    rows.to_csv(tmp_path / "pictures.csv", index=False)
+    rows.to_csv(tmp_path / "images.csv", index=False)
     return tmp_path
 
 
 def test_what_the_manifest_does_not_say_is_read_from_the_files(folder):
-    found = image_slices.describe(read_dataset(folder / "pictures.csv"))
-    assert list(found.columns) == list(image_slices.SLICES)
+    found = image_slices.assign_slices(read_dataset(folder / "images.csv"))
+    assert list(found.columns) == list(image_slices.SLICE_COLUMNS)
     assert found["size"].tolist() == [
         *("< 128 px", "128-255 px", "512-1023 px", "≥ 1024 px", "256-511 px", "128-255 px")
     ]
@@ -50,30 +50,30 @@ def test_what_the_manifest_does_not_say_is_read_from_the_files(folder):
 
 def test_what_the_manifest_says_is_believed_and_needs_no_file(folder):
     stored = {"width": "64", "height": "2000", "format": "JPEG", "jpeg_quality": "88", "generator": "gan"}
-    dataset = read_dataset(folder / "pictures.csv")
+    dataset = read_dataset(folder / "images.csv")
     told = type(dataset)("told", folder / "nowhere", dataset.frame.assign(**stored))
-    found = image_slices.describe(told)
+    found = image_slices.assign_slices(told)
     assert found.iloc[0].tolist() == ["camera", "gan", "< 128 px", "JPEG", "85-89"]
     assert len(found.drop_duplicates()) == 1
 
 
 def test_one_missing_word_is_enough_to_look_at_the_file(folder):
-    dataset = read_dataset(folder / "pictures.csv")
+    dataset = read_dataset(folder / "images.csv")
     half = dataset.frame.assign(width="64", height="64", format=["JPEG", "", *["PNG"] * 4])
-    found = image_slices.describe(type(dataset)("half", folder, half))
+    found = image_slices.assign_slices(type(dataset)("half", folder, half))
     assert found["size"].tolist()[:3] == ["< 128 px", "128-255 px", "< 128 px"]
     assert found["jpeg_quality"].tolist()[:3] == ["< 50", "75-84", ""]
 
 
 def test_a_broken_file_is_named(folder):
-    dataset = read_dataset(folder / "pictures.csv")
+    dataset = read_dataset(folder / "images.csv")
     (folder / "web.webp").write_bytes(b"RIFF....WEBP")
     with pytest.raises(DataError, match=r"web\.webp"):
-        image_slices.describe(dataset)
+        image_slices.assign_slices(dataset)
 
 
 def test_ranges_begin_at_their_edges():
-    assert image_slices.ranges([0, 9, 10, 19, 20, 999], (10, 20)).tolist() == [
+    assert image_slices.name_ranges([0, 9, 10, 19, 20, 999], (10, 20)).tolist() == [
         *("< 10", "< 10", "10-19", "10-19", "≥ 20", "≥ 20")
     ]
 
@@ -82,19 +82,19 @@ def test_ranges_begin_at_their_edges():
 def test_the_quality_is_the_one_that_pillow_was_asked_for(quality, tmp_path):
     Image.new("RGB", (16, 16), "red").save(tmp_path / "a.jpg", quality=quality)
     with Image.open(tmp_path / "a.jpg") as image:
-        assert image_slices.jpeg_quality(image.quantization[0]) == quality
+        assert image_slices.estimate_jpeg_quality(image.quantization[0]) == quality
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared pictures are not beside this checkout")
-def test_real_pictures_are_in_the_slices_that_the_audit_measures():
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared images are not beside this checkout")
+def test_real_images_are_in_the_slices_that_the_audit_measures():
     dataset = read_dataset(SHARED / "blind.csv").take(np.arange(0, 300, 10))
-    found = image_slices.describe(dataset)
+    found = image_slices.assign_slices(dataset)
     for row in range(len(dataset)):
         measured = measure(dataset.file(row).read_bytes())
         assert found["format"].iat[row] == measured["format"]
         side = min(measured["width"], measured["height"])
-        assert found["size"].iat[row] == image_slices.ranges([side], image_slices.SIDES, " px")[0]
+        assert found["size"].iat[row] == image_slices.name_ranges([side], image_slices.SIDE_EDGES, " px")[0]
         quality = measured["jpeg_quality"]
-        expected = image_slices.ranges([quality], image_slices.QUALITIES)[0] if quality > 0 else ""
+        expected = image_slices.name_ranges([quality], image_slices.QUALITY_EDGES)[0] if quality > 0 else ""
         assert found["jpeg_quality"].iat[row] == expected

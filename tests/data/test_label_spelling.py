@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from avatar_bench.data.label_spelling import RARER, misspelt_labels
+from avatar_bench.data.label_spelling import MIN_COUNT_RATIO, find_misspelt_labels
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from avatar_bench.data.label_spelling import RARER, misspelt_labels
     ],
 )
 def test_a_rare_label_one_slip_away_from_a_class_is_found(label: str, other: str) -> None:
-    assert list(misspelt_labels({label: 3, other: 60, "something": 60})) == [(label, other)]
+    assert list(find_misspelt_labels({label: 3, other: 60, "something": 60})) == [(label, other)]
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ def test_a_rare_label_one_slip_away_from_a_class_is_found(label: str, other: str
     [("drawing", "generated"), ("man", "men"), ("art", "ai"), ("class1", "class2"), ("1", "11"), ("female", "male")],
 )
 def test_other_words_and_numbers_are_not(label: str, other: str) -> None:
-    assert list(misspelt_labels({label: 3, other: 60})) == []
+    assert list(find_misspelt_labels({label: 3, other: 60})) == []
 
 
 def test_two_classes_of_like_names_and_like_sizes_are_meant() -> None:
-    assert list(misspelt_labels({"cats": 100 // RARER, "cat": 100})) == [("cats", "cat")]
-    assert list(misspelt_labels({"cats": 100 // RARER + 1, "cat": 100})) == []
+    assert list(find_misspelt_labels({"cats": 100 // MIN_COUNT_RATIO, "cat": 100})) == [("cats", "cat")]
+    assert list(find_misspelt_labels({"cats": 100 // MIN_COUNT_RATIO + 1, "cat": 100})) == []
 
 
 def test_the_largest_of_several_like_classes_is_named() -> None:
-    assert list(misspelt_labels({"reall": 2, "real": 90, "really": 40})) == [("reall", "real")]
+    assert list(find_misspelt_labels({"reall": 2, "real": 90, "really": 40})) == [("reall", "real")]

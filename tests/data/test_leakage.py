@@ -14,14 +14,14 @@ from PIL import Image
 
 from avatar_bench.data.dataset import Dataset, read_dataset, read_manifest, read_split, write_split
 from avatar_bench.data.leakage import (
-    fingerprint_set,
-    hash_columns,
-    refuse_formats,
-    refuse_near,
+    find_shared_images,
+    fingerprint_dataset,
+    make_hash_columns,
+    mark_shared_images,
+    refuse_format_shortcut,
+    refuse_near_duplicates,
     refuse_shortcut,
-    shared_pictures,
-    shared_with,
-    split_apart,
+    split_without_leakage,
 )
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
@@ -33,7 +33,7 @@ Make = Callable[..., Dataset]
 
 @pytest.fixture
 def made(tmp_path: Path) -> Make:
-    """Give a set of 30 pictures a class, "a" and "b", as class folders; `change` may spoil the folder first."""
+    """Give a set of 30 images a class, "a" and "b", as class folders; `change` may spoil the folder first."""
 
     def make(change: Callable[[Path], Any] = lambda root: None) -> Dataset:
         for seed in range(60):
@@ -47,7 +47,7 @@ def made(tmp_path: Path) -> Make:
 
 
 def copy(kind: str, label: str = "a") -> Callable[[Path], Any]:
-    """Add a copy of picture 0, of class a, to a class."""
+    """Add a copy of image 0, of class a, to a class."""
     changes: dict[str, Callable[[Image.Image], Image.Image]] = {
         "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         "smaller": lambda image: image.resize((34, 34)),
@@ -63,16 +63,16 @@ def test_fingerprints_are_kept_for_files_that_hold_the_same_and_for_no_others(
 ) -> None:
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     dataset = made()
-    anew = fingerprint_set(dataset)
+    anew = fingerprint_dataset(dataset)
     (kept,) = (tmp_path / "cache" / "fingerprints").iterdir()
     with monkeypatch.context() as patch:
         patch.setattr("avatar_bench.data.fingerprints.decode", None)
-        assert fingerprint_set(dataset) == anew
+        assert fingerprint_dataset(dataset) == anew
     for damage in (kept.read_bytes()[:-9], kept.read_bytes().replace(b"1", b"2"), b"\xff", b""):
         kept.write_bytes(damage)
-        assert fingerprint_set(dataset) == anew
+        assert fingerprint_dataset(dataset) == anew
     paint(99).save(dataset.file(0))  # the data set says as before that it is another
-    changed = fingerprint_set(dataset)
+    changed = fingerprint_dataset(dataset)
     assert changed[0] != anew[0]
     assert changed[1:] == anew[1:]
 
@@ -80,47 +80,47 @@ def test_fingerprints_are_kept_for_files_that_hold_the_same_and_for_no_others(
 @pytest.mark.parametrize(
     ("broken", "told"), [(2, "b/01.png."), (9, "b/07.png, a/08.png."), (40, "a/20.png and 19 more.")]
 )
-def test_all_broken_pictures_are_named_at_once(made: Make, broken: int, told: str) -> None:
+def test_all_broken_images_are_named_at_once(made: Make, broken: int, told: str) -> None:
     by_seed = made().frame["path"].str.extract(r"(\d+)").astype(int)[0].to_numpy().argsort()
     dataset = made().take(by_seed)
     for row in range(broken):
         dataset.file(row).write_bytes(b"broken")
     with pytest.raises(DataError) as caught:
-        fingerprint_set(dataset)
+        fingerprint_dataset(dataset)
     assert caught.value.lines[0] == (
-        f"{broken} of 60 pictures of set cannot be used, first {dataset.file(0)}: not a known picture format."
+        f"{broken} of 60 images of set cannot be used, first {dataset.file(0)}: not a known image format."
     )
     assert caught.value.lines[1].startswith("The others: b/01.png")
     assert caught.value.lines[1].endswith(told)
 
 
-def test_one_broken_picture_is_told_as_decoding_tells_it(made: Make) -> None:
+def test_one_broken_image_is_told_as_decoding_tells_it(made: Make) -> None:
     dataset = made()
     dataset.file(7).write_bytes(b"")
     with pytest.raises(DataError, match=f"^{dataset.file(7)}: empty file.$"):
-        fingerprint_set(dataset)
+        fingerprint_dataset(dataset)
 
 
 def side(used: Dataset, name: str) -> str:
     return str(used.frame.loc[used.frame["path"] == name, "split"].iat[0])
 
 
-def test_distinct_pictures_are_split_as_they_are_and_get_their_hash(made: Make) -> None:
+def test_distinct_images_are_split_as_they_are_and_get_their_hash(made: Make) -> None:
     whole, notes = made(), list[str]()
-    used = split_apart(whole, SplitPlan(folds=3), (), notes)
+    used = split_without_leakage(whole, SplitPlan(folds=3), (), notes)
     assert notes == []
     assert used.frame["group"].tolist() == whole.frame["group"].tolist() == used.frame["stated_group"].tolist()
-    hashes = dict(zip(whole.frame["path"], (one.phashes[0] for one in fingerprint_set(whole)), strict=True))
+    hashes = dict(zip(whole.frame["path"], (one.phashes[0] for one in fingerprint_dataset(whole)), strict=True))
     assert used.frame["phash"].tolist() == [hashes[path] for path in used.frame["path"]]
     assert "place" not in used.frame
 
 
 @pytest.mark.parametrize("kind", ["pixels", "jpeg", "mirrored", "smaller"])
-def test_a_copy_goes_to_the_side_of_its_picture_and_that_is_said(made: Make, kind: str) -> None:
+def test_a_copy_goes_to_the_side_of_its_image_and_that_is_said(made: Make, kind: str) -> None:
     whole = made(copy(kind))
     for seed in range(4):
         notes = list[str]()
-        used = split_apart(whole, SplitPlan(folds=3, seed=seed), (), notes)
+        used = split_without_leakage(whole, SplitPlan(folds=3, seed=seed), (), notes)
         name = next(path for path in used.frame["path"] if "copy" in path)
         assert side(used, name).replace("calibration", "val") == side(used, "a/00.png").replace("calibration", "val")
         assert notes[0] == "1 group is joined to others, as they hold near-duplicates of each other"
@@ -129,23 +129,23 @@ def test_a_copy_goes_to_the_side_of_its_picture_and_that_is_said(made: Make, kin
 @pytest.mark.parametrize("seed", range(4))
 def test_no_guard_finds_near_duplicates_across_a_split_of_ours(made: Make, tmp_path: Path, seed: int) -> None:
     whole, notes = made(save_near_copies), list[str]()
-    write_split(split_apart(whole, SplitPlan(folds=3, seed=seed), (), notes), tmp_path / "split.csv")
+    write_split(split_without_leakage(whole, SplitPlan(folds=3, seed=seed), (), notes), tmp_path / "split.csv")
     assert notes[0].endswith("as they hold near-duplicates of each other")
     kept = read_split(tmp_path / "split.csv", whole.root)
     sides = [kept.take(kept.frame["split"].isin(names)) for names in (["train"], ["val", "calibration"], ["test"])]
     for seen, judged in permutations(sides, 2):
-        refuse_near(judged, seen)
-        assert not shared_with(judged, seen).any()
+        refuse_near_duplicates(judged, seen)
+        assert not mark_shared_images(judged, seen).any()
 
 
-def test_a_limit_looks_at_the_pictures_that_are_drawn_alone(made: Make) -> None:
+def test_a_limit_looks_at_the_images_that_are_drawn_alone(made: Make) -> None:
     whole = made()
-    used = split_apart(whole, SplitPlan(folds=3, limit=24), (), [])
+    used = split_without_leakage(whole, SplitPlan(folds=3, limit=24), (), [])
     assert len(used) == 24
     (whole.root / next(path for path in whole.frame["path"] if path not in set(used.frame["path"]))).write_text(
         "broken"
     )
-    assert split_apart(whole, SplitPlan(folds=3, limit=24), (), []).frame.equals(used.frame)
+    assert split_without_leakage(whole, SplitPlan(folds=3, limit=24), (), []).frame.equals(used.frame)
 
 
 @pytest.mark.parametrize("kind", ["pixels", "jpeg", "mirrored", "smaller"])
@@ -158,23 +158,23 @@ def test_a_stated_split_that_divides_copies_is_refused_by_the_first_pair(made: M
     whole.frame.loc[whole.frame["path"] == "a/00.png", "split"] = "train"
     whole.frame.loc[copied, "split"] = other
     with pytest.raises(GuardError, match=r"a/00\.png \(train\)") as caught:
-        split_apart(whole, SplitPlan(), (), [])
+        split_without_leakage(whole, SplitPlan(), (), [])
     assert f"({other})" in str(caught.value)
     assert ("mirrored" in str(caught.value)) == (kind == "mirrored")
     assert "allow=[near_duplicates]" in str(caught.value)
-    assert len(split_apart(whole, SplitPlan(), ("near_duplicates",), [])) == 61
-    assert len(split_apart(whole, SplitPlan(by="group", folds=3), (), [])) == 61
+    assert len(split_without_leakage(whole, SplitPlan(), ("near_duplicates",), [])) == 61
+    assert len(split_without_leakage(whole, SplitPlan(by="group", folds=3), (), [])) == 61
     whole.frame.loc[copied, "split"] = "train"
-    assert len(split_apart(whole, SplitPlan(), (), [])) == 61
+    assert len(split_without_leakage(whole, SplitPlan(), (), [])) == 61
 
 
 def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(made: Make) -> None:
     whole = made(copy("bytes"))
     whole.frame["group"] = whole.frame["path"]
     whole.frame["split"] = ["val"] * 8 + ["train"] * 53
-    with pytest.raises(GuardError, match="are one picture"):
-        split_apart(whole, SplitPlan(), (), [])
-    used = split_apart(whole, SplitPlan(by="group", folds=3), (), [])
+    with pytest.raises(GuardError, match="are one image"):
+        split_without_leakage(whole, SplitPlan(), (), [])
+    used = split_without_leakage(whole, SplitPlan(by="group", folds=3), (), [])
     assert side(used, "a/copy.png").replace("calibration", "val") == side(used, "a/00.png").replace(
         "calibration", "val"
     )
@@ -182,7 +182,7 @@ def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(ma
 
 def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(made: Make) -> None:
     notes = list[str]()
-    split_apart(made(copy("jpeg", "b")), SplitPlan(folds=3), (), notes)
+    split_without_leakage(made(copy("jpeg", "b")), SplitPlan(folds=3), (), notes)
     assert "first a/00.png (a) and b/copy.jpg (b)" in notes[0]
     assert notes[0].startswith("1 pair ")
 
@@ -190,30 +190,30 @@ def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(made
 @pytest.mark.parametrize("kind", ["bytes", "pixels"])
 def test_an_exact_copy_of_another_label_is_refused(made: Make, kind: str) -> None:
     whole = made(copy(kind, "b"))
-    with pytest.raises(GuardError, match=r"a/00\.png \(a\) and b/copy\.\w+ \(b\) are one picture"):
-        split_apart(whole, SplitPlan(folds=3), (), [])
+    with pytest.raises(GuardError, match=r"a/00\.png \(a\) and b/copy\.\w+ \(b\) are one image"):
+        split_without_leakage(whole, SplitPlan(folds=3), (), [])
     notes = list[str]()
-    assert len(split_apart(whole, SplitPlan(folds=3), ("label_conflict",), notes)) == 61
+    assert len(split_without_leakage(whole, SplitPlan(folds=3), ("label_conflict",), notes)) == 61
     assert "two labels" in notes[0]
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(made: Make) -> None:
+def test_a_image_that_cannot_be_decoded_is_named(made: Make) -> None:
     whole = made(lambda root: (root / "a" / "00.png").write_bytes((root / "a" / "00.png").read_bytes()[:200]))
     with pytest.raises(DataError, match=r"00\.png"):
-        split_apart(whole, SplitPlan(folds=3), (), [])
+        split_without_leakage(whole, SplitPlan(folds=3), (), [])
 
 
-def test_copies_of_training_pictures_are_found_by_the_hashes_kept_of_them(made: Make, tmp_path: Path) -> None:
+def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them(made: Make, tmp_path: Path) -> None:
     train = made()
-    kept = Dataset("train", train.root, train.frame.assign(**hash_columns(fingerprint_set(train))))
+    kept = Dataset("train", train.root, train.frame.assign(**make_hash_columns(fingerprint_dataset(train))))
     (tmp_path / "others" / "a").mkdir(parents=True)
     for seed in range(100, 110):
         paint(seed).save(tmp_path / "others" / "a" / f"{seed}.png")
-    assert shared_pictures(kept, read_dataset(tmp_path / "others")) == []
+    assert find_shared_images(kept, read_dataset(tmp_path / "others")) == []
     paint(7).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "others" / "a" / "turned.jpg", quality=80)
     others = read_dataset(tmp_path / "others")
     for known in (kept, train):  # without hashes the files are read
-        (match,) = shared_pictures(known, others)
+        (match,) = find_shared_images(known, others)
         assert train.frame["path"].iat[match.left] == "b/07.png"
         assert others.frame["path"].iat[match.right] == "a/turned.jpg"
 
@@ -221,20 +221,20 @@ def test_copies_of_training_pictures_are_found_by_the_hashes_kept_of_them(made: 
 def test_the_hashes_that_are_kept_find_what_the_files_do(made: Make) -> None:
     whole = made(save_near_copies)
     copied = whole.frame["path"].str.contains("[-z]")
-    kept = Dataset("kept", whole.root, whole.frame.assign(**hash_columns(fingerprint_set(whole))))
+    kept = Dataset("kept", whole.root, whole.frame.assign(**make_hash_columns(fingerprint_dataset(whole))))
     upright = Dataset("upright", whole.root, kept.frame.drop(columns="turned_phashes"))
     for seen, judged in ((copied, ~copied), (~copied, copied)):
-        found = shared_pictures(whole.take(seen), whole.take(judged))
+        found = find_shared_images(whole.take(seen), whole.take(judged))
         assert len(found) > 10
-        assert shared_pictures(kept.take(seen), whole.take(judged)) == found
-        assert shared_pictures(upright.take(seen), whole.take(judged)) == found  # of an earlier version
+        assert find_shared_images(kept.take(seen), whole.take(judged)) == found
+        assert find_shared_images(upright.take(seen), whole.take(judged)) == found  # of an earlier version
 
 
-def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_pictures_are_gone(
+def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_images_are_gone(
     made: Make, tmp_path: Path
 ) -> None:
     train = made()
-    hashes = hash_columns(fingerprint_set(train))
+    hashes = make_hash_columns(fingerprint_dataset(train))
     (tmp_path / "others" / "a").mkdir(parents=True)
     for seed in range(100, 110):
         paint(seed).save(tmp_path / "others" / "a" / f"{seed}.png")
@@ -243,23 +243,25 @@ def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_pi
     (train.root / "b" / "07.png").unlink()
     others = read_dataset(tmp_path / "others")
     upright = Dataset("upright", train.root, train.frame.assign(phash=hashes["phash"]))
-    found = [(train.frame["path"].iat[one.left], one.kind) for one in shared_pictures(upright, others)]
+    found = [(train.frame["path"].iat[one.left], one.kind) for one in find_shared_images(upright, others)]
     assert sorted(found) == [("a/08.png", "near"), ("b/07.png", "bytes")]  # the files that are there are read
-    (match,) = shared_pictures(Dataset("gone", tmp_path / "gone", upright.frame), others.take(others.frame.index < 11))
+    (match,) = find_shared_images(
+        Dataset("gone", tmp_path / "gone", upright.frame), others.take(others.frame.index < 11)
+    )
     assert (train.frame["path"].iat[match.left], match.kind) == ("b/07.png", "bytes")
     with pytest.raises(DataError, match=r"cannot be read"):
-        shared_pictures(Dataset("gone", tmp_path / "gone", train.frame), others)
+        find_shared_images(Dataset("gone", tmp_path / "gone", train.frame), others)
 
 
 @pytest.mark.parametrize("by", ["group", "source"])
-def test_a_copy_of_the_plans_own_pictures_without_a_label_changes_no_side_of_the_others(made: Make, by: str) -> None:
+def test_a_copy_of_the_plans_own_images_without_a_label_changes_no_side_of_the_others(made: Make, by: str) -> None:
     whole = made(lambda root: [paint(seed).save(root / "a" / f"{seed:02}-copy.jpg", quality=60) for seed in range(60)])
     copied = whole.frame["path"].str.contains("copy")
     whole.frame["source"] = ["xyz"[row % 3] for row in range(len(whole))]
     whole.frame.loc[copied, ["label", "source"]] = ""
     plan = SplitPlan(folds=3, by=by, held_out=("x",) * (by == "source"))
-    alone, notes = split_apart(whole.take(~copied), plan, (), []), list[str]()
-    used = split_apart(whole, plan, (), notes)
+    alone, notes = split_without_leakage(whole.take(~copied), plan, (), []), list[str]()
+    used = split_without_leakage(whole, plan, (), notes)
     assert not any("joined" in note or "left out" in note for note in notes)
     assert used.frame[: len(alone)][["path", "split", "group"]].equals(alone.frame[["path", "split", "group"]])
     sides = alone.frame.set_index("path")["split"]
@@ -268,19 +270,19 @@ def test_a_copy_of_the_plans_own_pictures_without_a_label_changes_no_side_of_the
         assert row.split == sides[f"{'ab'[seed % 2]}/{seed:02}.png"]
 
 
-def test_pictures_that_one_without_a_label_joins_across_the_split_are_told_and_left_out_of_the_side_before(
+def test_images_that_one_without_a_label_joins_across_the_split_are_told_and_left_out_of_the_side_before(
     made: Make,
 ) -> None:
     whole = made(copy("jpeg"))
     copied = whole.frame["path"].str.contains("copy")
     plan = SplitPlan(folds=3)
-    sides = split_apart(whole.take(~copied), plan, (), []).frame.set_index("path")["split"]
+    sides = split_without_leakage(whole.take(~copied), plan, (), []).frame.set_index("path")["split"]
     near = "a/00.png"
     other = next(path for path in sides.index if {sides[path], sides[near]} == {"train", "test"})
     whole.frame.loc[copied, ["label", "group"]] = "", whole.frame["group"][whole.frame["path"] == other].iat[0]
     notes = list[str]()
-    used = split_apart(whole, plan, (), notes)
-    assert notes == ["left out, as pictures without a label join them to pictures of another side: 1 image"]
+    used = split_without_leakage(whole, plan, (), notes)
+    assert notes == ["left out, as images without a label join them to images of another side: 1 image"]
     assert side(used, "a/copy.jpg") == "test"
     assert set(sides.index) - set(used.frame["path"]) == {near if sides[near] == "train" else other}
 
@@ -291,15 +293,15 @@ def test_a_limit_divides_the_labelled_as_if_nothing_else_were_there(made: Make) 
     whole.frame.loc[bare, "label"] = ""
     for limit in (20, 50, 70):
         plan = SplitPlan(folds=3, limit=limit)
-        alone, used = split_apart(whole.take(~bare), plan, (), []), split_apart(whole, plan, (), [])
+        alone, used = split_without_leakage(whole.take(~bare), plan, (), []), split_without_leakage(whole, plan, (), [])
         assert used.frame[: len(alone)][["path", "split"]].equals(alone.frame[["path", "split"]])
         assert len(used) == min(limit, 60)
 
 
 def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
-    provenance: dict[str, Any] = {"verdict": {"answer": answer, "reasons": ["the file alone tells the class"]}}
+    provenance: dict[str, Any] = {"assessment": {"suitable": answer, "reasons": ["the file alone tells the class"]}}
     if equalised:
-        provenance["equalised/verdict"] = {"answer": equalised, "reasons": ["too few pictures"]}
+        provenance["equalised/assessment"] = {"suitable": equalised, "reasons": ["too few images"]}
     (folder / "metrics.json").write_text(json.dumps({"provenance": provenance}))
     return folder
 
@@ -342,10 +344,10 @@ def test_no_audit_is_no_objection_and_a_broken_one_is_named(tmp_path: Path) -> N
 @pytest.mark.skipif(not (SHARED / "avatars.csv").is_file(), reason="../shared/data is not here")
 def test_the_blind_avatars_raise_no_false_alarm() -> None:
     whole, notes = read_manifest(SHARED / "avatars.csv"), list[str]()
-    used = split_apart(whole, SplitPlan(), (), notes)
+    used = split_without_leakage(whole, SplitPlan(), (), notes)
     assert notes == []
     assert len(used) == len(whole)
-    assert shared_pictures(used.part("train"), read_manifest(SHARED / "blind.csv")) == []
+    assert find_shared_images(used.select_split("train"), read_manifest(SHARED / "blind.csv")) == []
 
 
 @pytest.mark.parametrize(
@@ -366,11 +368,11 @@ def test_a_class_that_its_file_format_tells_is_refused(formats: dict[str, list[s
     rows = [(label, found[number % len(found)]) for label, found in formats.items() for number in range(20)]
     labels, kinds = pd.Series([label for label, _ in rows]), [kind for _, kind in rows]
     if not refused:
-        refuse_formats(labels, kinds)
+        refuse_format_shortcut(labels, kinds)
         return
     with pytest.raises(GuardError, match="file format alone tells class 'a'"):
-        refuse_formats(labels, kinds)
+        refuse_format_shortcut(labels, kinds)
 
 
-def test_few_pictures_say_nothing_of_their_formats() -> None:
-    refuse_formats(pd.Series(["a"] * 9 + ["b"] * 9), ["PNG"] * 9 + ["JPEG"] * 9)
+def test_few_images_say_nothing_of_their_formats() -> None:
+    refuse_format_shortcut(pd.Series(["a"] * 9 + ["b"] * 9), ["PNG"] * 9 + ["JPEG"] * 9)

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avatar_bench.data.dataset import COLUMNS, Dataset
+from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset
 from avatar_bench.data.selection import (
-    FEW_CALIBRATION,
-    add_undivided,
+    MIN_CALIBRATION_IMAGES,
+    add_unlabelled_images,
     draw_shots,
-    more_calibration,
+    draw_stratified_rows,
     split_dataset,
-    stratified_rows,
+    suggest_calibration_options,
 )
-from avatar_bench.data.splits import SplitPlan, assign, check_groups, split_fingerprint
+from avatar_bench.data.splits import SplitPlan, assign_splits, check_groups, fingerprint_split
 from avatar_bench.errors import ConfigError, GuardError
 
 
@@ -34,11 +34,13 @@ def dataset(n: int = 1500, largest: int = 5, seed: int = 0, split: str = "") -> 
     frame = pd.DataFrame(rows[:n], columns=["label", "source", "group"])
     frame["path"] = [f"{row}.png" for row in range(n)]
     frame["sha256"] = [f"{row:064x}" for row in range(n)]
-    return Dataset("drawn", Path("pictures"), frame.reindex(columns=list(COLUMNS), fill_value="").assign(split=split))
+    return Dataset(
+        "drawn", Path("images"), frame.reindex(columns=list(DATASET_COLUMNS), fill_value="").assign(split=split)
+    )
 
 
 def paths(used: Dataset, split: str) -> set[str]:
-    return set(used.part(split).frame["path"])
+    return set(used.select_split(split).frame["path"])
 
 
 def shares(used: Dataset) -> pd.DataFrame:
@@ -79,7 +81,7 @@ def test_every_side_has_the_sources_in_the_shares_of_the_whole() -> None:
 def test_the_test_sets_of_all_folds_are_the_whole_each_image_once(folds: int) -> None:
     whole = dataset(600)
     sides = [split_dataset(whole, SplitPlan(folds=folds, fold=fold)) for fold in range(folds)]
-    tested = [path for used in sides for path in used.part("test").frame["path"]]
+    tested = [path for used in sides for path in used.select_split("test").frame["path"]]
     assert sorted(tested) == sorted(whole.frame["path"])
     for fold in range(folds):
         after = sides[(fold + 1) % folds]
@@ -100,15 +102,15 @@ def test_the_fingerprint_changes_when_an_image_changes_sides_and_not_with_order(
     turned = used.take(np.arange(len(used))[::-1])
     moved = used.take(np.arange(len(used)))
     moved.frame.loc[0, "split"] = "test" if moved.frame.loc[0, "split"] != "test" else "train"
-    assert split_fingerprint(used) == split_fingerprint(turned)
-    assert split_fingerprint(used) != split_fingerprint(moved)
+    assert fingerprint_split(used) == fingerprint_split(turned)
+    assert fingerprint_split(used) != fingerprint_split(moved)
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5])
 def test_a_fraction_of_train_keeps_its_shares_and_leaves_the_other_sides_alone(fraction: float) -> None:
     whole = dataset(2000)
     full, part = (split_dataset(whole, SplitPlan(fraction=share)) for share in (1.0, fraction))
-    assert len(part.part("train")) == round(fraction * len(full.part("train")))
+    assert len(part.select_split("train")) == round(fraction * len(full.select_split("train")))
     assert paths(part, "train") < paths(full, "train")
     assert (shares(part).loc["train"] - shares(full).loc["train"]).abs().to_numpy().max() < 0.005
     for side in ("val", "calibration", "test"):
@@ -118,7 +120,7 @@ def test_a_fraction_of_train_keeps_its_shares_and_leaves_the_other_sides_alone(f
 def test_a_fraction_of_val_leaves_calibration_alone() -> None:
     whole = dataset(2000)
     full, part = (split_dataset(whole, SplitPlan(val_fraction=share)) for share in (1.0, 1 / 3))
-    assert len(part.part("val")) == round(len(full.part("val")) / 3)
+    assert len(part.select_split("val")) == round(len(full.select_split("val")) / 3)
     for side in ("train", "calibration", "test"):
         assert paths(part, side) == paths(full, side)
 
@@ -137,10 +139,10 @@ def test_few_shot_takes_equal_shots_per_class_by_the_seed_of_training() -> None:
     whole, plan = dataset(1500), SplitPlan(shots=20, val_shots=5)
     draws = [split_dataset(whole, replace(plan, draw_seed=seed)) for seed in (1, 1, 2)]
     for used in draws:
-        assert used.part("train").frame["label"].value_counts().to_dict() == dict.fromkeys(
+        assert used.select_split("train").frame["label"].value_counts().to_dict() == dict.fromkeys(
             ("drawing", "generated", "real"), 20
         )
-        assert set(used.part("val").frame["label"].value_counts()) == {5}
+        assert set(used.select_split("val").frame["label"].value_counts()) == {5}
         assert paths(used, "test") == paths(draws[0], "test")
         assert paths(used, "calibration") == paths(draws[0], "calibration")
     assert draws[0].frame.equals(draws[1].frame)
@@ -158,7 +160,7 @@ def test_few_shot_takes_all_of_a_class_that_has_fewer() -> None:
 @pytest.mark.parametrize("n", [1, 3, 10, 57, 99])
 def test_a_stratified_draw_is_of_n_rows_each_class_within_one_of_its_share(n: int) -> None:
     frame = dataset(100).frame
-    rows = stratified_rows(frame, n, seed=0)
+    rows = draw_stratified_rows(frame, n, seed=0)
     assert len(rows) == len(set(rows)) == n
     assert (np.diff(rows) > 0).all()
     drawn = frame["label"].iloc[rows].value_counts().reindex(["drawing", "generated", "real"], fill_value=0)
@@ -174,7 +176,7 @@ def test_a_stated_split_is_kept_and_its_val_halved() -> None:
     for side in ("train", "test"):
         assert paths(used, side) == paths(stated, side)
     assert paths(used, "val") | paths(used, "calibration") == paths(stated, "val")
-    assert abs(len(used.part("val")) - len(used.part("calibration"))) <= 40
+    assert abs(len(used.select_split("val")) - len(used.select_split("calibration"))) <= 40
     assert split_dataset(whole, SplitPlan(seed=9)).frame["split"].tolist() == whole.frame["split"].tolist()
 
 
@@ -183,7 +185,9 @@ def test_a_stated_train_and_test_gives_val_from_train() -> None:
     sides = whole.frame["split"].where(whole.frame["split"] == "test", "train")
     used = split_dataset(Dataset(whole.name, whole.root, whole.frame.assign(split=sides)), SplitPlan())
     assert paths(used, "test") == paths(whole, "test")
-    assert len(used.part("val")) + len(used.part("calibration")) == pytest.approx(0.1 * 0.9 * 800, abs=25)
+    assert len(used.select_split("val")) + len(used.select_split("calibration")) == pytest.approx(
+        0.1 * 0.9 * 800, abs=25
+    )
 
 
 def test_a_split_stated_for_some_images_alone_is_refused() -> None:
@@ -220,7 +224,7 @@ def test_the_only_val_images_choose_the_checkpoint() -> None:
     whole.frame.loc[[0, 1], "group"] = "one"
     for seed in range(4):
         used = split_dataset(whole, SplitPlan(seed=seed))
-        assert (len(used.part("val")), len(used.part("calibration"))) == (2, 0)
+        assert (len(used.select_split("val")), len(used.select_split("calibration"))) == (2, 0)
 
 
 def test_a_set_of_too_few_groups_for_val_is_refused_before_training() -> None:
@@ -233,7 +237,7 @@ def test_a_set_of_too_few_groups_for_val_is_refused_before_training() -> None:
 
 def stated(whole: Dataset, folds: int = 10, split: bool = True) -> Dataset:
     """State the folds, and the sides of fold 0 where `split` is wanted."""
-    sides, fold = assign(whole.frame, SplitPlan(folds=folds))
+    sides, fold = assign_splits(whole.frame, SplitPlan(folds=folds))
     frame = whole.frame.assign(fold=[str(number) for number in fold], split=sides if split else "")
     return Dataset(whole.name, whole.root, frame)
 
@@ -284,7 +288,7 @@ def test_a_held_out_source_is_all_of_test_and_no_image_of_it_is_in_train_or_val(
     other = whole.frame.index[whole.frame["source"] == "drawing1"][0]
     whole.frame.loc[other, "group"] = whole.frame["group"][bridge]
     used = split_dataset(whole, SplitPlan(by="source", held_out=("drawing0",)), notes)
-    assert set(used.part("test").frame["source"]) == {"drawing0"}
+    assert set(used.select_split("test").frame["source"]) == {"drawing0"}
     assert "drawing0" not in set(used.frame["source"][used.frame["split"] != "test"])
     assert len(used) == len(whole) - 1
     assert any(note.startswith("left out") and note.endswith(" 1 image") for note in notes)
@@ -292,26 +296,26 @@ def test_a_held_out_source_is_all_of_test_and_no_image_of_it_is_in_train_or_val(
 
 
 def with_undivided(plan: SplitPlan, n: int = 100, change: dict[int, dict[str, str]] | None = None) -> Dataset:
-    """Split 600 pictures by a plan, and add `n` without a label, each a group of its own but for `change`."""
+    """Split 600 images by a plan, and add `n` without a label, each a group of its own but for `change`."""
     used = split_dataset(dataset(600, largest=1), plan)
     others = dataset(n, largest=1, seed=1).frame.assign(label="", source="")
     others["path"], others["group"] = "other/" + others["path"], "other-" + others["group"]
     for row, values in (change or {}).items():
         others.loc[row, list(values)] = list(values.values())
-    return add_undivided(used, used.frame["group"].to_numpy(str), others, plan, [])
+    return add_unlabelled_images(used, used.frame["group"].to_numpy(str), others, plan, [])
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 1])
-def test_a_fraction_of_train_is_drawn_of_pictures_without_a_label_too(fraction: float) -> None:
+def test_a_fraction_of_train_is_drawn_of_images_without_a_label_too(fraction: float) -> None:
     full, part = (with_undivided(SplitPlan(fraction=share)) for share in (1, fraction))
     drawn = [{path for path in paths(used, "train") if path.startswith("other/")} for used in (full, part)]
     assert [len(one) for one in drawn] == [100, round(100 * fraction)]
     assert drawn[1] <= drawn[0]
 
 
-def test_a_picture_without_a_label_goes_to_the_side_of_its_group_whatever_the_fraction() -> None:
+def test_a_image_without_a_label_goes_to_the_side_of_its_group_whatever_the_fraction() -> None:
     used = split_dataset(dataset(600, largest=1), SplitPlan(fraction=0.5))
-    groups = {name: used.part(name).frame["group"].iat[0] for name in ("test", "val", "calibration")}
+    groups = {name: used.select_split(name).frame["group"].iat[0] for name in ("test", "val", "calibration")}
     change = {row: {"group": group} for row, group in enumerate(groups.values())}
     added = with_undivided(SplitPlan(fraction=0.5), change=change)
     for row, name in enumerate(groups):
@@ -321,7 +325,7 @@ def test_a_picture_without_a_label_goes_to_the_side_of_its_group_whatever_the_fr
 def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
     plan = SplitPlan(by="source", held_out=("real0",))
     used = split_dataset(dataset(600, largest=1), plan)
-    first = {name: used.part(name).frame.iloc[0] for name in ("train", "val")}
+    first = {name: used.select_split(name).frame.iloc[0] for name in ("train", "val")}
     change = {
         0: {"group": "pair", "source": "real0"},
         1: {"group": "pair"},  # a copy of it that names no source
@@ -340,16 +344,18 @@ def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
 @pytest.mark.parametrize(("n", "folds"), [(390, 9), (240, 5), (130, 3), (90, 0)])
 def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n: int, folds: int) -> None:
     stated = dataset(n).frame.assign(split="train")  # as a prepared set states it
-    images, plan = Dataset("drawn", Path("pictures"), stated), SplitPlan()
-    advice = more_calibration(images, plan)
+    images, plan = Dataset("drawn", Path("images"), stated), SplitPlan()
+    advice = suggest_calibration_options(images, plan)
     sizes = {
-        count: len(split_dataset(images, SplitPlan(by="group", folds=count)).part("calibration"))
+        count: len(split_dataset(images, SplitPlan(by="group", folds=count)).select_split("calibration"))
         for count in range(9, 2, -1)
     }
-    enough = [count for count, size in sizes.items() if size >= FEW_CALIBRATION]
+    enough = [count for count, size in sizes.items() if size >= MIN_CALIBRATION_IMAGES]
     assert (enough or [0])[0] == pytest.approx(folds, abs=1)
     if enough:
         assert advice == f"train with data.split.by=group data.split.folds={enough[0]}"
     else:
         assert advice == "train on more images"
-        assert more_calibration(images, replace(plan, limit=n)) == "train on more images (a larger data.limit)"
+        assert (
+            suggest_calibration_options(images, replace(plan, limit=n)) == "train on more images (a larger data.limit)"
+        )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avatar_bench.data.splits import SplitPlan, assign, balance
+from avatar_bench.data.splits import SplitPlan, assign_splits, describe_imbalance
 from avatar_bench.errors import ConfigError, GuardError
 
 AVATARS = Path(__file__).parents[3] / "shared" / "data" / "avatars.csv"
@@ -32,19 +32,19 @@ def sides(frame: pd.DataFrame, split: np.ndarray) -> pd.DataFrame:
 
 
 def test_without_more_said_a_tenth_of_each_class_is_test_and_the_folds_take_turns(frame: pd.DataFrame) -> None:
-    split, fold = assign(frame, SplitPlan())
+    split, fold = assign_splits(frame, SplitPlan())
     assert (sides(frame, split).to_numpy() == (240, 30, 30)).all()
     assert (split == np.select([fold == 0, fold == 1], ["test", "val"], "train")).all()
     assert set(fold) == set(range(10))
-    turned, same = assign(frame, SplitPlan(fold=4))
+    turned, same = assign_splits(frame, SplitPlan(fold=4))
     assert (same == fold).all()
     assert set(fold[turned == "test"]) == {4}
     assert set(fold[turned == "val"]) == {5}
-    assert (assign(frame, SplitPlan(by="group"))[0] == split).all()
+    assert (assign_splits(frame, SplitPlan(by="group"))[0] == split).all()
 
 
 def test_a_held_out_source_is_all_of_test_and_stands_nowhere_else(frame: pd.DataFrame) -> None:
-    split, fold = assign(frame, SplitPlan(by="source", held_out=("ink",)))
+    split, fold = assign_splits(frame, SplitPlan(by="source", held_out=("ink",)))
     assert ((split == "test") == (frame["source"] == "ink")).all()
     assert (fold == -1).all()
     assert frame.assign(split=split).groupby("group")["split"].nunique().max() == 1
@@ -53,16 +53,18 @@ def test_a_held_out_source_is_all_of_test_and_stands_nowhere_else(frame: pd.Data
 
 @pytest.mark.parametrize("seed", range(4))
 def test_sources_are_drawn_whole_and_a_class_of_one_source_keeps_it(frame: pd.DataFrame, seed: int) -> None:
-    split, _ = assign(frame, SplitPlan(by="source", seed=seed))
+    split, _ = assign_splits(frame, SplitPlan(by="source", seed=seed))
     tested = set(frame["source"][split == "test"])
     assert len(tested & set(SOURCES["drawing"])) == len(tested & set(SOURCES["generated"])) == 1
     assert "studio" not in tested
     assert not tested & set(frame["source"][split != "test"])
-    assert "test lacks class real, as all of it is of one source (studio)" in balance(frame.assign(split=split))
+    assert "test lacks class real, as all of it is of one source (studio)" in describe_imbalance(
+        frame.assign(split=split)
+    )
 
 
 def test_a_held_out_generator_is_in_test_beside_a_tenth_of_the_classes_without_generators(frame: pd.DataFrame) -> None:
-    split, _ = assign(frame, SplitPlan(by="generator", held_out=("gan",)))
+    split, _ = assign_splits(frame, SplitPlan(by="generator", held_out=("gan",)))
     made = frame["label"] == "generated"
     assert ((split == "test") == (frame["source"] == "gan"))[made].all()
     assert sides(frame, split).loc[["drawing", "real"]].to_numpy().tolist() == [[240, 30, 30], [240, 30, 30]]
@@ -70,14 +72,14 @@ def test_a_held_out_generator_is_in_test_beside_a_tenth_of_the_classes_without_g
 
 def test_rows_of_a_class_with_generators_whose_own_is_not_known_are_never_tested(frame: pd.DataFrame) -> None:
     frame.loc[frame["source"] == "mixed", "generator"] = ""
-    split, _ = assign(frame, SplitPlan(by="generator", held_out=("gan",)))
+    split, _ = assign_splits(frame, SplitPlan(by="generator", held_out=("gan",)))
     assert "test" not in set(split[frame["source"] == "mixed"])
 
 
 def test_a_group_across_a_held_out_source_leaves_its_other_rows_out(frame: pd.DataFrame) -> None:
     ink, crayon = (frame.index[frame["source"] == source][0] for source in ("ink", "crayon"))
     frame.loc[frame["group"] == frame["group"][crayon], "group"] = frame["group"][ink]
-    split, _ = assign(frame, SplitPlan(by="source", held_out=("ink",)))
+    split, _ = assign_splits(frame, SplitPlan(by="source", held_out=("ink",)))
     assert list(split[[ink, crayon]]) == ["test", ""]
     assert (split == "").sum() == 2
 
@@ -85,43 +87,43 @@ def test_a_group_across_a_held_out_source_leaves_its_other_rows_out(frame: pd.Da
 @pytest.mark.parametrize("by", ["source", "generator"])
 def test_an_unknown_name_is_refused_with_the_nearest(frame: pd.DataFrame, by: str) -> None:
     with pytest.raises(ConfigError, match="'gam'; did you mean gan") as caught:
-        assign(frame, SplitPlan(by=by, held_out=("gam",)))
+        assign_splits(frame, SplitPlan(by=by, held_out=("gam",)))
     assert caught.value.lines[1] == f"There are: {', '.join(sorted(set(frame[by]) - {''}))}."
 
 
 def test_what_cannot_be_held_out_is_refused(frame: pd.DataFrame) -> None:
-    with pytest.raises(ConfigError, match="no picture names its generator"):
-        assign(frame.assign(generator=""), SplitPlan(by="generator"))
+    with pytest.raises(ConfigError, match="no image names its generator"):
+        assign_splits(frame.assign(generator=""), SplitPlan(by="generator"))
     with pytest.raises(ConfigError, match=r"needs split\.by"):
-        assign(frame, SplitPlan(held_out=("ink",)))
+        assign_splits(frame, SplitPlan(held_out=("ink",)))
     with pytest.raises(ConfigError, match="the test set is fixed"):
-        assign(frame, SplitPlan(by="source", fold=2))
+        assign_splits(frame, SplitPlan(by="source", fold=2))
 
 
 @pytest.mark.parametrize("by", [None, "source", "generator"])
 def test_what_had_a_side_keeps_it_and_newcomers_fill_what_is_behind(frame: pd.DataFrame, by: str | None) -> None:
     plan = SplitPlan(by=by)
-    split, fold = assign(frame, plan)
+    split, fold = assign_splits(frame, plan)
     earlier = {group: (str(s), int(f)) for group, s, f in zip(frame["group"], split, fold, strict=True)}
     new = frame[frame["label"] == "real"].assign(group=lambda rows: "new" + rows["group"])
-    both = pd.concat([frame.iloc[60:], new], ignore_index=True)  # some pictures are gone, too
-    later, folds = assign(both, plan, earlier)
+    both = pd.concat([frame.iloc[60:], new], ignore_index=True)  # some images are gone, too
+    later, folds = assign_splits(both, plan, earlier)
     assert (later[:840] == split[60:]).all()
     assert (folds[:840] == fold[60:]).all()
     wanted = (480, 60, 60) if by != "source" else (540, 60, 0)
     assert sides(both, later).loc[["real"]].to_numpy()[0].tolist() == pytest.approx(wanted, abs=8)
 
 
-def test_a_new_picture_of_a_tested_source_is_tested_and_one_near_to_training_is_left_out(frame: pd.DataFrame) -> None:
+def test_a_new_image_of_a_tested_source_is_tested_and_one_near_to_training_is_left_out(frame: pd.DataFrame) -> None:
     plan = SplitPlan(by="source", held_out=("ink",))
-    split, fold = assign(frame, plan)
+    split, fold = assign_splits(frame, plan)
     earlier = {group: (str(s), int(f)) for group, s, f in zip(frame["group"], split, fold, strict=True)}
     crayon = frame[frame["source"] == "crayon"].iloc[0]
     new = pd.DataFrame(
         {"label": "drawing", "source": "ink", "group": ["fresh", crayon["group"]], "split": "", "generator": ""}
     )
     for again in (plan, SplitPlan(by="source")):
-        later, _ = assign(pd.concat([frame, new], ignore_index=True), again, earlier)
+        later, _ = assign_splits(pd.concat([frame, new], ignore_index=True), again, earlier)
         assert (later[:900] == split).all()
         assert later[900:].tolist() == ["test", ""]
 
@@ -130,30 +132,30 @@ def test_rows_that_state_their_side_keep_it_and_the_folds_do_not_take_turns(fram
     frame.loc[frame["source"] == "ink", "split"] = "test"
     frame.loc[frame["source"] == "gan", "split"] = "calibration"
     frame.loc[frame["source"] == "vector", "split"] = "train"
-    split, fold = assign(frame, SplitPlan())
+    split, fold = assign_splits(frame, SplitPlan())
     for source, side in {"ink": "test", "gan": "val", "vector": "train"}.items():
         assert set(split[frame["source"] == source]) == {side}
     assert (fold == -1).all()
     assert sides(frame, split).loc[["real"]].to_numpy()[0].tolist() == [240, 30, 30]
     frame.loc[0, "split"] = "train"
     with pytest.raises(GuardError, match="two sides"):
-        assign(frame, SplitPlan())
+        assign_splits(frame, SplitPlan())
 
 
 def test_a_balanced_split_needs_no_word(frame: pd.DataFrame) -> None:
-    assert balance(frame.assign(split=assign(frame, SplitPlan())[0])) == []
+    assert describe_imbalance(frame.assign(split=assign_splits(frame, SplitPlan())[0])) == []
     fifths = SplitPlan(folds=5)
-    assert balance(frame.assign(split=assign(frame, fifths)[0]), folds=5) == []
+    assert describe_imbalance(frame.assign(split=assign_splits(frame, fifths)[0]), folds=5) == []
 
 
 def test_what_is_more_than_two_points_off_is_said_with_the_largest_group(frame: pd.DataFrame) -> None:
     split = np.array(["train"] * 80 + ["val"] * 10 + ["test"] * 10)
     rows = pd.DataFrame({"label": "a", "source": "s", "group": [f"{k // 2}" for k in range(100)], "split": split})
-    assert balance(rows) == []
+    assert describe_imbalance(rows) == []
     rows["split"] = ["train"] * 78 + ["val"] * 12 + ["test"] * 10  # 2 points, not more
-    assert balance(rows) == []
+    assert describe_imbalance(rows) == []
     rows["split"] = ["train"] * 77 + ["val"] * 6 + ["calibration"] * 7 + ["test"] * 10
-    assert balance(rows) == [
+    assert describe_imbalance(rows) == [
         "class a is 77/13/10 instead of 80/10/10 % in train/val/test (100 images, largest group 2)"
     ]
 
@@ -162,14 +164,14 @@ def test_a_source_of_one_group_is_named() -> None:
     rows = pd.DataFrame({"label": "a", "source": ["s"] * 90 + ["twins"] * 10})
     rows["group"] = [str(k) for k in range(90)] + ["one"] * 10
     rows["split"] = ["train"] * 80 + ["val"] * 10 + ["test"] * 10
-    assert balance(rows) == ["on one side only, as each is one group: twins (10)"]
+    assert describe_imbalance(rows) == ["on one side only, as each is one group: twins (10)"]
 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not AVATARS.is_file(), reason="../shared/data is not here")
-def test_the_avatars_without_tabler_hold_no_picture_of_it_in_train_or_val() -> None:
+def test_the_avatars_without_tabler_hold_no_image_of_it_in_train_or_val() -> None:
     frame = pd.read_csv(AVATARS).fillna("").assign(split="", generator="")
-    split, _ = assign(frame, SplitPlan(by="source", held_out=("tabler",)))
+    split, _ = assign_splits(frame, SplitPlan(by="source", held_out=("tabler",)))
     assert set(split[frame["source"] == "tabler"]) == {"test"}
     assert (split == "test").sum() == (frame["source"] == "tabler").sum() == 201
-    assert balance(frame.assign(split=assign(frame, SplitPlan())[0])) == []
+    assert describe_imbalance(frame.assign(split=assign_splits(frame, SplitPlan())[0])) == []

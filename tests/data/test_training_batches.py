@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from avatar_bench.data.cache import PictureCache
+from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.dataset import Dataset, read_manifest
-from avatar_bench.data.loaders import ReadableImages, evaluation_loader, targets_of
+from avatar_bench.data.loaders import ReadableImageDataset, build_evaluation_loader, encode_targets
 from avatar_bench.data.training_batches import DataModule, EpochSampler
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import DataError
@@ -23,9 +23,9 @@ PREPROCESSING = Preprocessing(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture
-def uneven(pictures: Path) -> Dataset:
+def uneven(images: Path) -> Dataset:
     """40 drawings, 15 generated, 5 real to train on, and 12 to validate on."""
-    whole = read_manifest(pictures / "all.csv")
+    whole = read_manifest(images / "all.csv")
     counts = {"drawing": 40, "generated": 15, "real": 5}
     train = [whole.take((whole.frame["label"] == label).to_numpy()).frame[:n] for label, n in counts.items()]
     val = whole.frame[whole.frame["path"].str.contains("/6[0-3]")]
@@ -109,13 +109,13 @@ def test_training_images_are_varied_and_validation_images_are_not(
 ) -> None:
     data = module()
     (batch,) = data.val_dataloader()
-    plain = PREPROCESSING(uneven.part("val").image(0))
+    plain = PREPROCESSING(uneven.select_split("val").image(0))
     assert torch.equal(batch["image"][0], torch.from_numpy(plain.transpose(2, 0, 1).copy()))
     assert batch["image"].dtype == torch.uint8
     assert batch["row"].tolist() == list(range(12))
     shown = next(iter(data.train_dataloader()))
     row = int(shown["row"][0])
-    train = PREPROCESSING(uneven.part("train").image(row))
+    train = PREPROCESSING(uneven.select_split("train").image(row))
     assert not torch.equal(shown["image"][0], torch.from_numpy(train.transpose(2, 0, 1).copy()))
 
 
@@ -140,7 +140,7 @@ def test_every_process_of_a_distributed_run_has_its_own_share() -> None:
 
 def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module: Callable[..., DataModule]) -> None:
     data = module(views=2)
-    every = torch.cat([batch["image"] for batch in data.each_view(2)])
+    every = torch.cat([batch["image"] for batch in data.fixed_copies_loader(2)])
     batches = data.train_dataloader()
     seen = []
     for epoch in range(4):
@@ -151,7 +151,9 @@ def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module
     assert torch.equal(torch.cat(seen[:2]), every)
     assert torch.equal(torch.cat(seen[2:]), every)
     assert not torch.equal(seen[0], seen[1])
-    assert not torch.equal(every, torch.cat([batch["image"] for batch in module(views=2, seed=1).each_view(2)]))
+    assert not torch.equal(
+        every, torch.cat([batch["image"] for batch in module(views=2, seed=1).fixed_copies_loader(2)])
+    )
 
 
 def test_a_cache_changes_no_batch_and_decodes_nothing_twice(
@@ -159,7 +161,7 @@ def test_a_cache_changes_no_batch_and_decodes_nothing_twice(
 ) -> None:
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     for workers in (2, 0):  # the second reads what the processes of the first have kept
-        plain, cached = module(), module(cache=PictureCache(PREPROCESSING), workers=workers)
+        plain, cached = module(), module(cache=ImageCache(PREPROCESSING), workers=workers)
         for loader in ("train_dataloader", "val_dataloader"):
             for one, other in zip(getattr(plain, loader)(), getattr(cached, loader)(), strict=True):
                 assert torch.equal(one["image"], other["image"])
@@ -168,17 +170,17 @@ def test_a_cache_changes_no_batch_and_decodes_nothing_twice(
 
 
 def test_targets_are_by_name_in_the_order_that_is_asked_for(uneven: Dataset) -> None:
-    turned = targets_of(uneven, CLASSES[::-1])
+    turned = encode_targets(uneven, CLASSES[::-1])
     assert [CLASSES[::-1][target] for target in turned] == uneven.frame["label"].tolist()
-    assert (targets_of(uneven, ("real",)) == -1).sum() == (uneven.frame["label"] != "real").sum()
+    assert (encode_targets(uneven, ("real",)) == -1).sum() == (uneven.frame["label"] != "real").sum()
 
 
 def test_an_unreadable_file_stops_training_and_costs_a_verdict_its_row(uneven: Dataset, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     uneven.frame.loc[0, "path"] = str(tmp_path / "broken.png")
     with pytest.raises(DataError, match=r"broken\.png"):
-        list(evaluation_loader(uneven, CLASSES, PREPROCESSING, 16, 0))
-    images = ReadableImages([str(tmp_path / "broken.png"), str(uneven.file(1))], [PREPROCESSING])
+        list(build_evaluation_loader(uneven, CLASSES, PREPROCESSING, 16, 0))
+    images = ReadableImageDataset([str(tmp_path / "broken.png"), str(uneven.file(1))], [PREPROCESSING])
     assert images[0]["row"] == 0
     assert images[0]["reason"]
     assert images[1]["images"][0].shape == (32, 32, 3)

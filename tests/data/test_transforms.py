@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from avatar_bench.data.equalise import RESIZES
+from avatar_bench.data.equalise import RESIZE_MODES
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError
 
@@ -28,13 +28,13 @@ def preprocessing(size: int, resize: str) -> Preprocessing:
 
 
 @pytest.fixture
-def picture() -> Pixels:
-    """A smooth coloured picture, (64, 64, 3), away from black and white."""
+def sample() -> Pixels:
+    """A smooth coloured image, (64, 64, 3), away from black and white."""
     coarse = np.random.default_rng(0).integers(60, 200, (6, 6, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("resize", RESIZE_MODES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 224), (223, 225), (1000, 400)])
 def test_any_shape_comes_out_at_the_size_of_the_network(resize: str, shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), (10, 120, 240), np.uint8)
@@ -46,14 +46,14 @@ def test_any_shape_comes_out_at_the_size_of_the_network(resize: str, shape: tupl
     assert (content == (10, 120, 240)).all()  # one colour stays one colour
 
 
-@pytest.mark.parametrize("resize", RESIZES)
-def test_an_image_of_the_right_size_is_left_alone(picture: Pixels, resize: str) -> None:
-    assert np.array_equal(preprocessing(64, resize)(picture), picture)
+@pytest.mark.parametrize("resize", RESIZE_MODES)
+def test_an_image_of_the_right_size_is_left_alone(sample: Pixels, resize: str) -> None:
+    assert np.array_equal(preprocessing(64, resize)(sample), sample)
 
 
-def test_squash_averages_whole_blocks(picture: Pixels) -> None:
-    expected = picture.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
-    assert np.abs(preprocessing(16, "squash")(picture) - expected).max() <= 0.5 + 1e-6
+def test_squash_averages_whole_blocks(sample: Pixels) -> None:
+    expected = sample.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
+    assert np.abs(preprocessing(16, "squash")(sample) - expected).max() <= 0.5 + 1e-6
 
 
 def test_fine_texture_turns_grey_and_not_into_moire() -> None:
@@ -63,9 +63,9 @@ def test_fine_texture_turns_grey_and_not_into_moire() -> None:
         assert np.abs(preprocessing(20, "squash")(image).astype(int) - 127).max() <= 1
 
 
-def test_enlarging_is_cubic(picture: Pixels) -> None:
-    expected = cv2.resize(picture, (160, 160), interpolation=cv2.INTER_CUBIC)
-    assert np.array_equal(preprocessing(160, "squash")(picture), expected)
+def test_enlarging_is_cubic(sample: Pixels) -> None:
+    expected = cv2.resize(sample, (160, 160), interpolation=cv2.INTER_CUBIC)
+    assert np.array_equal(preprocessing(160, "squash")(sample), expected)
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_crop_keeps_the_centred_square(shape: tuple[int, int], top: int, left: i
         ((1, 5000), slice(9, 10), slice(0, 20)),
     ],
 )
-def test_pad_centres_the_whole_picture_on_white(shape: tuple[int, int], rows: slice, columns: slice) -> None:
+def test_pad_centres_the_whole_image_on_white(shape: tuple[int, int], rows: slice, columns: slice) -> None:
     padded = preprocessing(20, "pad")(np.zeros((*shape, 3), np.uint8))
     expected = np.full((20, 20, 3), 255, np.uint8)
     expected[rows, columns] = 0
     assert np.array_equal(padded, expected)
 
 
-@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("resize", RESIZE_MODES)
 def test_preprocessing_survives_json(resize: str) -> None:
     before = preprocessing(224, resize)
     after = Preprocessing.from_dict(json.loads(json.dumps(before.to_dict())))
@@ -145,8 +145,8 @@ def test_equalisation_survives_json() -> None:
     assert Preprocessing.from_dict(json.loads(json.dumps(before.to_dict()))) == before
 
 
-def test_augmentation_with_all_off_returns_the_image_itself(picture: Pixels) -> None:
-    assert Augmentation()(picture, seed=1) is picture
+def test_augmentation_with_all_off_returns_the_image_itself(sample: Pixels) -> None:
+    assert Augmentation()(sample, seed=1) is sample
 
 
 def test_augmentation_that_is_off_does_not_import_albumentations() -> None:
@@ -157,15 +157,15 @@ def test_augmentation_that_is_off_does_not_import_albumentations() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_augmentation_depends_on_image_and_seed_alone(picture: Pixels) -> None:
-    other = np.ascontiguousarray(picture[::-1])
-    before = [ALL(picture, seed) for seed in range(20)]
+def test_augmentation_depends_on_image_and_seed_alone(sample: Pixels) -> None:
+    other = np.ascontiguousarray(sample[::-1])
+    before = [ALL(sample, seed) for seed in range(20)]
     np.random.seed(5)  # the global state must not matter
     worker = pickle.loads(pickle.dumps(ALL))
     for seed in reversed(range(20)):
         ALL(other, seed + 7)
-        assert np.array_equal(ALL(picture, seed), before[seed])
-        assert np.array_equal(worker(picture, seed), before[seed])
+        assert np.array_equal(ALL(sample, seed), before[seed])
+        assert np.array_equal(worker(sample, seed), before[seed])
     assert len({image.tobytes() for image in before}) == 20
 
 
@@ -181,20 +181,20 @@ def test_augmentation_depends_on_image_and_seed_alone(picture: Pixels) -> None:
     ],
     ids=["flip", "brightness", "hue", "rotation", "noise", "all"],
 )
-def test_each_part_changes_the_image_and_spares_its_input(picture: Pixels, augmentation: Augmentation) -> None:
-    copy = picture.copy()
-    result = augmentation(picture, seed=3)
-    assert np.array_equal(picture, copy)
-    assert result.shape == picture.shape
+def test_each_part_changes_the_image_and_spares_its_input(sample: Pixels, augmentation: Augmentation) -> None:
+    copy = sample.copy()
+    result = augmentation(sample, seed=3)
+    assert np.array_equal(sample, copy)
+    assert result.shape == sample.shape
     assert result.dtype == np.uint8
     assert result.flags.c_contiguous
-    assert not np.array_equal(result, picture)
+    assert not np.array_equal(result, sample)
 
 
-def test_flip_mirrors_at_its_probability(picture: Pixels) -> None:
-    assert np.array_equal(Augmentation(flip=1)(picture, seed=0), picture[:, ::-1])
+def test_flip_mirrors_at_its_probability(sample: Pixels) -> None:
+    assert np.array_equal(Augmentation(flip=1)(sample, seed=0), sample[:, ::-1])
     half = Augmentation(flip=0.5)
-    flips = sum(not np.array_equal(half(picture, seed), picture) for seed in range(400))
+    flips = sum(not np.array_equal(half(sample, seed), sample) for seed in range(400))
     assert 150 < flips < 250  # five standard deviations
 
 
@@ -216,10 +216,10 @@ def test_noise_has_no_bias_and_no_more_than_its_deviation() -> None:
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.02, None), (1, None), (0.3, 0), (0.3, 255)])
-def test_noise_is_that_of_albumentations_bit_by_bit(share: float, value: int | None, picture: Pixels) -> None:
+def test_noise_is_that_of_albumentations_bit_by_bit(share: float, value: int | None, sample: Pixels) -> None:
     import albumentations
 
-    image = picture if value is None else np.full_like(picture, value)
+    image = sample if value is None else np.full_like(sample, value)
     theirs = albumentations.Compose([albumentations.GaussNoise(std_range=(0, share), p=1)])
     for seed in range(20):
         theirs.set_random_seed(seed)

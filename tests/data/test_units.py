@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from avatar_bench.data.splits import units_to_hold_out
+from avatar_bench.data.splits import find_hold_out_units
 from avatar_bench.errors import DataError
 
 
@@ -17,22 +17,22 @@ def frame(**counts: int) -> pd.DataFrame:
 
 def test_sources_of_enough_images_are_held_out_in_order() -> None:
     table = frame(real__b=20, real__a=25, real__c=19, drawing__d=40, drawing__e=20)
-    assert units_to_hold_out(table, "source", 20) == (["a", "b", "d", "e"], {"c": "19 images"})
+    assert find_hold_out_units(table, "source", 20) == (["a", "b", "d", "e"], {"c": "19 images"})
 
 
 def test_the_only_source_of_a_class_is_not() -> None:
     table = frame(real__a=30, real__b=30, drawing__d=40)
-    assert units_to_hold_out(table, "source", 20) == (["a", "b"], {"d": "all of class drawing"})
+    assert find_hold_out_units(table, "source", 20) == (["a", "b"], {"d": "all of class drawing"})
 
 
 def test_images_without_a_source_keep_their_class_alive() -> None:
     table = frame(real__a=30, real__b=30, drawing__d=40, drawing__=1)
-    assert units_to_hold_out(table, "source", 20) == (["a", "b", "d"], {})
+    assert find_hold_out_units(table, "source", 20) == (["a", "b", "d"], {})
 
 
 def test_a_source_of_two_classes_counts_whole() -> None:
     table = frame(real__a=12, drawing__a=12, real__b=5, drawing__b=30)
-    assert units_to_hold_out(table, "source", 20) == (["a", "b"], {})
+    assert find_hold_out_units(table, "source", 20) == (["a", "b"], {})
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,6 @@ def test_a_source_of_two_classes_counts_whole() -> None:
 )
 def test_none_left_is_an_error_that_says_why(table: pd.DataFrame, told: str) -> None:
     with pytest.raises(DataError) as caught:
-        units_to_hold_out(table, "source", 4)
+        find_hold_out_units(table, "source", 4)
     assert told in caught.value.lines[0]
     assert "data.split.at_least" in caught.value.lines[1]

@@ -1,4 +1,4 @@
-"""Processes that read pictures: deaf to the signals that end a command, and never in the way of its end."""
+"""Processes that read images: deaf to the signals that end a command, and never in the way of its end."""
 
 from __future__ import annotations
 

@@ -11,22 +11,22 @@ import pandas as pd
 import pytest
 
 from avatar_bench.errors import BlockError
-from avatar_bench.results.predictions import Predictions, strings
+from avatar_bench.results.predictions import Predictions, to_string_array
 
 CLASSES = ("drawing", "generated", "real")
 
 
 def make(targets: Any, logits: Any, **fields: Any) -> Predictions:
-    """Give Predictions with groups of one picture, four sources a class and two empty features, or what is given."""
+    """Give Predictions with groups of one image, four sources a class and two empty features, or what is given."""
     n = len(targets)
     classes = fields.pop("classes", CLASSES)
     plain = {
         "embeddings": np.zeros((n, 2), np.float32),
-        "paths": strings(f"{i}.png" for i in range(n)),
-        "groups": strings(f"g{i}" for i in range(n)),
-        "sources": strings(f"s{target}{i % 4}" for i, target in enumerate(targets)),
+        "paths": to_string_array(f"{i}.png" for i in range(n)),
+        "groups": to_string_array(f"g{i}" for i in range(n)),
+        "sources": to_string_array(f"s{target}{i % 4}" for i, target in enumerate(targets)),
     }
-    given = {key: strings(value) if isinstance(value, list) else value for key, value in fields.items()}
+    given = {key: to_string_array(value) if isinstance(value, list) else value for key, value in fields.items()}
     return Predictions(classes, np.asarray(logits, np.float32), targets=np.asarray(targets, np.int64), **plain | given)
 
 
@@ -37,7 +37,7 @@ def make_predictions() -> Callable[..., Predictions]:
 
 @pytest.fixture(scope="session")
 def oracle() -> Callable[..., Predictions]:
-    """Build Predictions of `n` pictures, targets in turn, of a network of one kind.
+    """Build Predictions of `n` images, targets in turn, of a network of one kind.
 
     "perfect": right with confidence 1. "uniform": all probabilities nearly equal, ties broken at random. "noisy": right
     mostly. ("permuted", order): noisy, its outputs in another order. Embeddings (N, 8) lean to the target as logits do.
@@ -60,7 +60,7 @@ def oracle() -> Callable[..., Predictions]:
 
 @pytest.fixture(scope="session")
 def dataset_of() -> Callable[..., Any]:
-    """Build a stand-in for the Dataset of some Predictions: frame, image(row) and name, of grey pictures."""
+    """Build a stand-in for the Dataset of some Predictions: frame, image(row) and name, of grey images."""
 
     def build(predictions: Predictions, name: str = "test", **columns: Any) -> Any:
         labels = [predictions.classes[target] if target >= 0 else "" for target in predictions.targets]
@@ -96,7 +96,7 @@ def fake_run() -> Callable[..., Any]:
 
         def have(found: Predictions | None) -> Predictions:
             if found is None:
-                raise BlockError("the run does not know these pictures.")
+                raise BlockError("the run does not know these images.")
             return found
 
         def vary(dataset: Any, wanted: Sequence[Any]) -> list[Predictions]:
@@ -168,7 +168,7 @@ def colour_finder() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def noise() -> Callable[..., Any]:
-    """Draw uint8 pictures (n, 3, 64, 64) of 8 x 8 cells; no two cells of a picture have as much of a colour."""
+    """Draw uint8 images (n, 3, 64, 64) of 8 x 8 cells; no two cells of an image have as much of a colour."""
     import torch
 
     def draw(n: int, seed: int = 0) -> Any:

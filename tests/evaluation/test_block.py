@@ -1,4 +1,4 @@
-"""What comparison blocks share: Predictions of several runs, brought into one order of pictures and classes."""
+"""What comparison blocks share: Predictions of several runs, brought into one order of images and classes."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ import numpy as np
 import pytest
 
 from avatar_bench.errors import BlockError, GuardError
-from avatar_bench.evaluation.block import between, recipes, together
+from avatar_bench.evaluation.block import align_predictions, group_by_recipe, metric_with_interval
 from avatar_bench.results.result import Metric
 
 Build = Callable[..., Any]
 
 
-def test_pictures_and_classes_are_brought_into_the_first_runs_order(
+def test_images_and_classes_are_brought_into_the_first_runs_order(
     oracle: Build, fake_run: Build, dataset_of: Build
 ) -> None:
     first = oracle("noisy", n=30)
     shuffled = np.random.default_rng(3).permutation(30)
-    other = first.take(shuffled).in_order(("real", "drawing", "generated"))
+    other = first.take(shuffled).reorder(("real", "drawing", "generated"))
     frame = dataset_of(first).frame["sha256"].to_numpy()
     datasets = [dataset_of(first), dataset_of(other, sha256=frame[shuffled])]
-    found = together([fake_run(first), fake_run(other)], datasets)
+    found = align_predictions([fake_run(first), fake_run(other)], datasets)
     for name in ("logits", "targets", "paths", "groups", "embeddings"):
         np.testing.assert_array_equal(getattr(found[1], name), getattr(first, name))
     assert found[1].classes == first.classes
 
 
-def test_pictures_of_no_known_class_are_left_out_of_all(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
+def test_images_of_no_known_class_are_left_out_of_all(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
     plain = oracle("noisy", n=30)
     targets = plain.targets.copy()
     targets[:5] = -1
     some = type(plain)(**{**vars(plain), "targets": targets})
-    found = together([fake_run(some)] * 2, [dataset_of(some)] * 2)
+    found = align_predictions([fake_run(some)] * 2, [dataset_of(some)] * 2)
     assert [len(one) for one in found] == [25, 25]
 
 
-def test_runs_on_different_pictures_are_not_compared(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
+def test_runs_on_different_images_are_not_compared(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
     predictions = oracle("noisy", n=30)
     sets = [dataset_of(predictions), dataset_of(predictions, "other")]
-    with pytest.raises(BlockError, match="b is judged on other pictures"):
-        together([fake_run(predictions, label="a"), fake_run(predictions, label="b")], sets)
+    with pytest.raises(BlockError, match="b is judged on other images"):
+        align_predictions([fake_run(predictions, label="a"), fake_run(predictions, label="b")], sets)
 
 
 def test_runs_of_different_classes_are_not_compared(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
     three, four = oracle("noisy", n=60), oracle("noisy", n=60, classes=4)
     with pytest.raises(BlockError, match="knows the classes"):
-        together([fake_run(three), fake_run(four)], [dataset_of(three)] * 2)
+        align_predictions([fake_run(three), fake_run(four)], [dataset_of(three)] * 2)
 
 
 def test_one_run_is_not_compared_with_nothing(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
     predictions = oracle("noisy", n=30)
     with pytest.raises(BlockError, match="2 runs or more"):
-        together([fake_run(predictions)], [dataset_of(predictions)])
+        align_predictions([fake_run(predictions)], [dataset_of(predictions)])
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
@@ -64,23 +64,25 @@ def test_each_wrong_class_order_of_any_run_raises_the_alarm(
 ) -> None:
     right, wrong = oracle("noisy"), oracle(("permuted", order))
     with pytest.raises(GuardError, match="wrong order"):
-        together([fake_run(right), fake_run(wrong)], [dataset_of(right), dataset_of(wrong)])
+        align_predictions([fake_run(right), fake_run(wrong)], [dataset_of(right), dataset_of(wrong)])
 
 
 def test_recipes_gather_their_seeds(oracle: Build, fake_run: Build) -> None:
     predictions = oracle("noisy", n=6)
     runs = [fake_run(predictions, recipe=name) for name in ("b", "a", "b")]
-    assert recipes(runs) == {"b": [0, 2], "a": [1]}
+    assert group_by_recipe(runs) == {"b": [0, 2], "a": [1]}
 
 
 def test_a_resampled_figure_bears_its_ends_or_says_why_it_has_none() -> None:
     nan, same = float("nan"), "no interval: every resample gives the same figure"
-    whole = between(np.float64(0.5), np.float64(0.4), np.float64(0.6), 9, "bootstrap", None, 0.1, "too few")
+    whole = metric_with_interval(
+        np.float64(0.5), np.float64(0.4), np.float64(0.6), 9, "bootstrap", None, 0.1, "too few"
+    )
     assert whole == Metric(0.5, 9, 0.4, 0.6, "bootstrap", None, floor=0.1)
     assert all(type(number) is float for number in (whole.value, whole.low, whole.high))
     for low, high in ((0.5, 0.5), (0.5, np.nextafter(0.5, 1)), (nan, nan), (0.4, nan)):
-        found = between(0.5, low, high, 9, "bootstrap", False, reason="too few")
+        found = metric_with_interval(0.5, low, high, 9, "bootstrap", False, reason="too few")
         assert found == Metric(0.5, 9, higher_is_better=False, reason=same)
-    assert between(nan, nan, nan, 0, "bootstrap", reason="too few") == Metric(None, 0, reason="too few")
+    assert metric_with_interval(nan, nan, nan, 0, "bootstrap", reason="too few") == Metric(None, 0, reason="too few")
     with pytest.raises(ValueError, match="needs a reason"):
-        between(nan, nan, nan, 0, "bootstrap")
+        metric_with_interval(nan, nan, nan, 0, "bootstrap")

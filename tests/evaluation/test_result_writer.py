@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from avatar_bench.cli.app import main
 from avatar_bench.evaluation import result_writer
-from avatar_bench.evaluation.result_writer import Saving
+from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.results import result as results
 from avatar_bench.results.result import Metric, Result
 
@@ -56,7 +56,7 @@ def test_the_files_are_those_that_the_evaluation_itself_would_write(
     monkeypatch.setattr(Result, "save", told)
     assert main(["evaluate", f"ckpt={tiny_run}", *WORDS, f"out={tmp_path / 'beside'}"]) == 0
     assert sorted(writers.read_text().splitlines()) == ["blind_test False", "calibration False", "error_bias True"]
-    monkeypatch.setattr(result_writer._Entry, "start", lambda entry: None)
+    monkeypatch.setattr(result_writer._PendingResult, "start", lambda entry: None)
     assert main(["evaluate", f"ckpt={tiny_run}", *WORDS, f"out={tmp_path / 'itself'}"]) == 0
     assert content(tmp_path / "beside") == content(tmp_path / "itself")
 
@@ -71,14 +71,14 @@ def test_results_are_told_in_order_and_once_they_are_there(tmp_path: Path, monke
 
     def tell(line: str) -> None:
         name = next(name for name in names if f"{name}:" in line)
-        assert Result.load_whole(tmp_path / name)
+        assert Result.load_if_complete(tmp_path / name)
         told.append(name)
 
     monkeypatch.setattr(results, "_save_figure", slowly)
     monkeypatch.setattr(result_writer, "tell", tell)
     names = ["first", "second", "there", "fourth", "last"]
     result("there").save(tmp_path / "there")
-    with Saving() as saving:
+    with ResultWriter() as saving:
         for name in names:
             saving.begin()
             saving.add(result(name), tmp_path / name, there=name == "there")
@@ -98,11 +98,11 @@ def test_what_cannot_be_pickled_is_saved_and_what_a_process_cannot_write_is_save
     monkeypatch.setattr(Result, "_write", fail)
     own = result("own")
     own.figures["curve"].chosen = lambda: 0  # type: ignore[attr-defined]
-    with Saving() as saving:
+    with ResultWriter() as saving:
         for one in (own, result("unlucky"), result("last")):
             saving.begin()
             saving.add(one, tmp_path / one.block)
-    assert all(Result.load_whole(tmp_path / name) for name in ("own", "unlucky", "last"))
+    assert all(Result.load_if_complete(tmp_path / name) for name in ("own", "unlucky", "last"))
     assert len(list(tmp_path.iterdir())) == 3
 
 

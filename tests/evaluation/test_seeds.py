@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avatar_bench.evaluation.block import IntervalCompareBlock
-from avatar_bench.evaluation.seeds import Recipes, about_seeds, families
+from avatar_bench.evaluation.seeds import Recipes, group_across_option, warn_about_seeds
 
 
 @pytest.fixture
@@ -20,19 +20,22 @@ def run(fake_run, oracle):
 
 def test_a_family_differs_in_the_option_and_the_seed_alone(run):
     runs = [run(), run(shots=9), run(backbone="other", name="other"), run(seed=2)]
-    assert families(runs, "mode.shots") == {"net few_shot": [0, 1, 3], "other few_shot": [2]}
+    assert group_across_option(runs, "mode.shots") == {"net few_shot": [0, 1, 3], "other few_shot": [2]}
     assert runs[0].config["mode"]["shots"] == 5
 
 
 def test_families_of_one_name_are_numbered(run):
-    assert list(families([run(), run(backbone="other")], "mode.shots")) == ["net few_shot (1)", "net few_shot (2)"]
+    assert list(group_across_option([run(), run(backbone="other")], "mode.shots")) == [
+        "net few_shot (1)",
+        "net few_shot (2)",
+    ]
 
 
 def test_recipes_of_one_seed_and_of_the_same_seed_twice_are_said():
-    assert about_seeds({"a": [1, 2], "b": [1, 3, 4]}) == []
-    assert about_seeds({"a": [1], "b": [2]})[0].startswith("Each recipe was trained with one seed")
-    assert about_seeds({"a": [1], "b": [1, 2]})[0].endswith(": a.")
-    assert about_seeds({"a": [1, 1], "b": [1, 2]}) == [
+    assert warn_about_seeds({"a": [1, 2], "b": [1, 3, 4]}) == []
+    assert warn_about_seeds({"a": [1], "b": [2]})[0].startswith("Each recipe was trained with one seed")
+    assert warn_about_seeds({"a": [1], "b": [1, 2]})[0].endswith(": a.")
+    assert warn_about_seeds({"a": [1, 1], "b": [1, 2]}) == [
         "Several runs have the same seed, and count as if they had not: a."
     ]
 

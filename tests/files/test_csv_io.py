@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from avatar_bench.files.csv_io import read_csv, spreadsheet_plain, spreadsheet_safe, write_csv
+from avatar_bench.files.csv_io import escape_formulas, read_csv, unescape_formulas, write_csv
 
 HOSTILE = (
     "=1+1",
@@ -41,7 +41,7 @@ HOSTILE = (
 
 
 def safe(text: str) -> str:
-    return str(spreadsheet_safe(pd.DataFrame({"a": [text]}))["a"][0])
+    return str(escape_formulas(pd.DataFrame({"a": [text]}))["a"][0])
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -58,7 +58,7 @@ def test_any_other_text_stays(text: str) -> None:
 
 def test_numbers_keep_their_minus_and_their_type() -> None:
     frame = pd.DataFrame({"n": [-1, 2], "x": [-0.5, np.nan], "mixed": [-3, "=1"]})
-    made = spreadsheet_safe(frame)
+    made = escape_formulas(frame)
     assert made["n"].tolist() == [-1, 2]
     assert made["x"].dtype == float
     assert made["mixed"].tolist() == [-3, "'=1"]
@@ -66,20 +66,20 @@ def test_numbers_keep_their_minus_and_their_type() -> None:
 
 def test_headers_are_neutralised_and_the_table_given_is_left_alone() -> None:
     frame = pd.DataFrame({"prob_=x": [0.5], "=x": ["=1"]})
-    assert list(spreadsheet_safe(frame)) == ["prob_=x", "'=x"]
+    assert list(escape_formulas(frame)) == ["prob_=x", "'=x"]
     assert list(frame) == ["prob_=x", "=x"]
     assert frame["=x"][0] == "=1"
 
 
 def test_two_columns_of_one_name_are_both_neutralised() -> None:
     frame = pd.DataFrame([["=1", "=2"]], columns=["a", "a"])
-    assert spreadsheet_safe(frame).to_numpy().tolist() == [["'=1", "'=2"]]
+    assert escape_formulas(frame).to_numpy().tolist() == [["'=1", "'=2"]]
 
 
 @given(st.lists(st.one_of(st.text("'\"=+-@;\t\r\n 1ae.＝", max_size=8), st.text(max_size=12)), max_size=5))
 def test_what_was_neutralised_is_read_back(texts: list[str]) -> None:
     frame = pd.DataFrame({"a": pd.Series(texts, dtype=object)})
-    assert spreadsheet_plain(spreadsheet_safe(frame))["a"].tolist() == texts
+    assert unescape_formulas(escape_formulas(frame))["a"].tolist() == texts
 
 
 def test_a_file_is_neutral_and_read_back(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_file_is_neutral_and_read_back(tmp_path: Path) -> None:
 
 def test_names_that_are_not_unicode_pass() -> None:
     frame = pd.DataFrame({"path": pd.Series(["=\udcff", "b"], dtype=object)})
-    assert spreadsheet_safe(frame)["path"].tolist() == ["'=\udcff", "b"]
+    assert escape_formulas(frame)["path"].tolist() == ["'=\udcff", "b"]
 
 
 HOSTILE_CLASSES = ("=cmd", "@photo", "+drawn")

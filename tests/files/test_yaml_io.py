@@ -12,7 +12,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import MAX_BYTES, read_yaml
+from avatar_bench.files.yaml_io import MAX_YAML_BYTES, read_yaml
 from avatar_bench.runs.record import read_config
 
 
@@ -97,7 +97,7 @@ def test_a_bomb_is_refused_soon_and_in_little_memory(make: Callable[[Path], None
         read_yaml(tmp_path / "a.yaml")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 20 * MAX_BYTES
+    assert peak < 20 * MAX_YAML_BYTES
 
 
 @bombs

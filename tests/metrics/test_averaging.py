@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from avatar_bench.metrics import averaging, calibration, detection
-from avatar_bench.metrics.averaging import STRATEGIES, Mix, average
+from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities
 
 
 def members(count=3, n=120, seed=0):
@@ -44,19 +44,23 @@ def test_two_copies_of_one_network_average_to_it(name):
     twice = np.repeat(logits, 2, axis=0)
     mix = STRATEGIES[name](twice, targets)
     expected = softmax(logits[0] / mix.temperatures[0], axis=1)
-    np.testing.assert_allclose(np.exp(average(twice, mix)), expected, atol=1e-12)
+    np.testing.assert_allclose(np.exp(average_probabilities(twice, mix)), expected, atol=1e-12)
 
 
 def test_soft_vote_is_the_mean_probability():
     logits, targets = members()
     expected = np.mean([softmax(member, axis=1) for member in logits], axis=0)
-    np.testing.assert_allclose(np.exp(average(logits, averaging.soft_vote(logits, targets))), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(average_probabilities(logits, averaging.soft_vote(logits, targets))), expected, atol=1e-12
+    )
 
 
 def test_scaled_vote_is_the_mean_of_scaled_probabilities():
     logits, targets = members()
     expected = np.mean([softmax(one / calibration.fit_temperature(one, targets), axis=1) for one in logits], axis=0)
-    np.testing.assert_allclose(np.exp(average(logits, averaging.scaled_vote(logits, targets))), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(average_probabilities(logits, averaging.scaled_vote(logits, targets))), expected, atol=1e-12
+    )
 
 
 def test_the_studys_weights_are_accuracy_times_one_minus_ece():
@@ -82,7 +86,7 @@ def test_members_that_are_never_right_weigh_alike():
 def test_greedy_is_the_best_prefix_of_a_naive_selection():
     logits, targets = members(4)
     shares, picked, best = softmax(logits, axis=2), [], (np.inf, [])
-    for _ in range(averaging.ROUNDS):
+    for _ in range(averaging.GREEDY_ROUNDS):
         losses = [sk.log_loss(targets, shares[[*picked, one]].mean(axis=0)) for one in range(4)]
         picked.append(int(np.argmin(losses)))
         best = min(best, (min(losses), list(picked)), key=lambda pair: pair[0])
@@ -92,9 +96,9 @@ def test_greedy_is_the_best_prefix_of_a_naive_selection():
 
 def test_greedy_is_no_worse_on_calibration_than_the_best_member_or_soft_vote():
     logits, targets = members(4)
-    loss = calibration.nll(average(logits, averaging.greedy(logits, targets)), targets)
+    loss = calibration.nll(average_probabilities(logits, averaging.greedy(logits, targets)), targets)
     assert loss <= min(calibration.nll(member, targets) for member in logits) + 1e-12
-    assert loss < calibration.nll(average(logits, averaging.soft_vote(logits, targets)), targets)
+    assert loss < calibration.nll(average_probabilities(logits, averaging.soft_vote(logits, targets)), targets)
 
 
 def test_greedy_takes_the_first_of_equals():
@@ -109,7 +113,7 @@ def test_greedy_survives_a_confident_error():
 
 def test_an_average_of_extreme_logits_stays_finite():
     logits = np.array([[[1000.0, 0, 0]], [[1000.0, 0, 0]]])
-    found = average(logits, Mix(np.array([1.0, 0.0]), np.ones(2)))
+    found = average_probabilities(logits, AveragingWeights(np.array([1.0, 0.0]), np.ones(2)))
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, [[0, -1000, -1000]])
 
@@ -117,8 +121,8 @@ def test_an_average_of_extreme_logits_stays_finite():
 def test_the_best_member_is_the_most_accurate_then_the_surest_then_the_first():
     targets = np.array([0, 1, 2, 0])
     good, sure, bad = np.eye(3)[targets], 3 * np.eye(3)[targets], np.eye(3)[[0, 1, 2, 1]]
-    assert averaging.best_member(np.stack([bad, good, sure]), targets) == 2
-    assert averaging.best_member(np.stack([good, good, bad]), targets) == 0
+    assert averaging.find_best_member(np.stack([bad, good, sure]), targets) == 2
+    assert averaging.find_best_member(np.stack([good, good, bad]), targets) == 0
 
 
 def test_a_greedy_soup_keeps_what_does_not_lower_the_score():
@@ -128,9 +132,9 @@ def test_a_greedy_soup_keeps_what_does_not_lower_the_score():
         asked.append(list(some))
         return {(1, 0): 0.9, (1, 0, 2): 0.85, (1, 0, 3): 0.95}[tuple(some)]
 
-    assert averaging.greedy_soup([0.8, 0.9, 0.8, 0.7], judge) == [1, 0, 3]
+    assert averaging.select_greedy_soup([0.8, 0.9, 0.8, 0.7], judge) == [1, 0, 3]
     assert asked == [[1, 0], [1, 0, 2], [1, 0, 3]]
-    assert averaging.greedy_soup([0.8], judge) == [0]
+    assert averaging.select_greedy_soup([0.8], judge) == [0]
 
 
 def test_weights_move_with_calibration_targets_so_that_the_test_of_poisoned_ones_can_fail():
@@ -143,7 +147,7 @@ def test_weights_move_with_calibration_targets_so_that_the_test_of_poisoned_ones
 
 def test_averaged_logits_give_the_mean_probability_and_the_weighted_mean_energy():
     logits, _ = members()
-    mix = Mix(np.array([0.2, 0.3, 0.5]), np.array([0.5, 1.0, 3.0]))
+    mix = AveragingWeights(np.array([0.2, 0.3, 0.5]), np.array([0.5, 1.0, 3.0]))
     found = averaging.average_logits(logits, mix)
     shares = [softmax(member / own, axis=1) for member, own in zip(logits, mix.temperatures, strict=True)]
     np.testing.assert_allclose(softmax(found, axis=1), np.tensordot(mix.weights, shares, 1), atol=1e-12)
@@ -158,5 +162,5 @@ def test_the_average_of_one_network_has_its_logits():
     logits, _ = members(1)
     twice = np.repeat(logits, 2, axis=0)
     np.testing.assert_allclose(
-        averaging.average_logits(twice, Mix(np.array([0.3, 0.7]), np.ones(2))), logits[0], atol=1e-12
+        averaging.average_logits(twice, AveragingWeights(np.array([0.3, 0.7]), np.ones(2))), logits[0], atol=1e-12
     )

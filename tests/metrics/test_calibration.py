@@ -102,8 +102,8 @@ def test_adaptive_ece_equals_bins_cut_by_pandas(n):
 
 
 def test_a_confidence_of_one_is_in_the_last_bin_and_an_edge_in_the_bin_below():
-    edges = calibration.equal_width(10)
-    assert calibration.bin_of(np.array([0.0, 0.1, 0.10001, 0.3, 0.7, 0.95, 1.0]), edges).tolist() == [
+    edges = calibration.equal_width_edges(10)
+    assert calibration.assign_bins(np.array([0.0, 0.1, 0.10001, 0.3, 0.7, 0.95, 1.0]), edges).tolist() == [
         0,
         0,
         1,
@@ -119,11 +119,11 @@ def test_a_confidence_of_one_is_in_the_last_bin_and_an_edge_in_the_bin_below():
 
 def test_equal_confidences_share_one_bin_of_equal_mass():
     probabilities, targets = np.tile([0.8, 0.2], (20, 1)), np.arange(20) % 2
-    assert calibration.equal_mass(probabilities.max(axis=1)).tolist() == [0.8]
+    assert calibration.equal_mass_edges(probabilities.max(axis=1)).tolist() == [0.8]
     assert pick("ece_adaptive", probabilities, targets) == pytest.approx(0.3)
 
 
-def test_one_picture_has_an_error_of_its_own():
+def test_one_image_has_an_error_of_its_own():
     assert calibration.calibration_errors(np.array([[0.6, 0.4]]), np.array([1])) == pytest.approx([0.6] * 4)
     assert calibration.calibration_errors(np.eye(3), np.arange(3)) == pytest.approx([0] * 4)
 
@@ -147,16 +147,16 @@ def test_noise_floor_is_what_torchmetrics_finds_on_outcomes_drawn_by_numpy():
         targets = generator.multinomial(1, probabilities).argmax(axis=1)
         given = torch.from_numpy(probabilities), torch.from_numpy(targets)
         drawn.append(float(tm.multiclass_calibration_error(*given, num_classes=3, n_bins=15)))
-    floor = calibration.noise_floor(probabilities)[:, 1]
+    floor = calibration.simulate_noise_floor(probabilities)[:, 1]
     assert floor.mean() == pytest.approx(np.mean(drawn), abs=2e-3)
     assert np.quantile(floor, 0.95) == pytest.approx(np.quantile(drawn, 0.95), abs=4e-3)
 
 
 def test_noise_floor_of_certainty_is_zero_and_one_seed_gives_one_floor():
-    assert calibration.noise_floor(np.eye(3)[np.arange(30) % 3], 100).max() == 0
+    assert calibration.simulate_noise_floor(np.eye(3)[np.arange(30) % 3], 100).max() == 0
     probabilities = overconfident(50)[0]
     np.testing.assert_array_equal(
-        calibration.noise_floor(probabilities, 50), calibration.noise_floor(probabilities, 50)
+        calibration.simulate_noise_floor(probabilities, 50), calibration.simulate_noise_floor(probabilities, 50)
     )
 
 
@@ -164,16 +164,18 @@ def test_noise_floor_of_groups_that_fall_together_is_that_of_one_image_each():
     probabilities = softmax(calibrated_logits(100)[0], axis=1)
     groups = np.repeat(np.arange(100), 5)
     copies = np.repeat(probabilities, 5, axis=0)
-    together = calibration.noise_floor(copies, 1000, groups=groups, correlation=1)[:, [0, 1, 3]].mean(axis=0)
-    np.testing.assert_allclose(together, calibration.noise_floor(probabilities, 1000)[:, [0, 1, 3]].mean(axis=0), 0.05)
-    apart = calibration.noise_floor(copies, 100, groups=groups, correlation=0)
-    np.testing.assert_array_equal(apart, calibration.noise_floor(copies, 100))
+    together = calibration.simulate_noise_floor(copies, 1000, groups=groups, correlation=1)[:, [0, 1, 3]].mean(axis=0)
+    np.testing.assert_allclose(
+        together, calibration.simulate_noise_floor(probabilities, 1000)[:, [0, 1, 3]].mean(axis=0), 0.05
+    )
+    apart = calibration.simulate_noise_floor(copies, 100, groups=groups, correlation=0)
+    np.testing.assert_array_equal(apart, calibration.simulate_noise_floor(copies, 100))
 
 
 def test_noise_floor_gives_outcomes_of_one_group_the_correlation_asked_for():
     """Two images of one bin: the error is .6 or .4 where both agree and .1 where they do not."""
     probabilities = np.array([[0.6, 0.4], [0.6, 0.4]])
-    drawn = calibration.noise_floor(probabilities, 20_000, groups=[0, 0], correlation=0.5)[:, 0]
+    drawn = calibration.simulate_noise_floor(probabilities, 20_000, groups=[0, 0], correlation=0.5)[:, 0]
     assert np.isclose(drawn, 0.1).mean() == pytest.approx(0.5 * 2 * 0.6 * 0.4, abs=0.015)
     assert np.isclose(drawn, 0.4).mean() == pytest.approx(0.5 * 0.6 + 0.5 * 0.36, abs=0.015)
 
@@ -222,10 +224,10 @@ def test_deviations_of_the_errors_are_those_of_each_bin_by_hand():
         alone += abs(drawn - seen)
         added += abs(smaller + drawn - seen) - abs(smaller)
         signed += np.sign(seen) * (drawn - seen)
-    found = calibration.error_deviations(probabilities, targets, groups)(weights[None])
+    found = calibration.make_deviation_statistic(probabilities, targets, groups)(weights[None])
     assert found.shape == (1, 16)
     assert found[0, ::4] == pytest.approx([alone, added, signed, -signed])
-    assert calibration.error_deviations(probabilities, targets, groups)(np.ones((1, 120))) == pytest.approx(0)
+    assert calibration.make_deviation_statistic(probabilities, targets, groups)(np.ones((1, 120))) == pytest.approx(0)
 
 
 def test_calibrated_probabilities_lie_below_the_95th_percentile_of_their_floor_95_times_in_100():
@@ -233,7 +235,7 @@ def test_calibrated_probabilities_lie_below_the_95th_percentile_of_their_floor_9
     probabilities = softmax(logits, axis=1)
     below = []
     for rows in np.arange(20_000).reshape(100, 200):
-        floor = np.quantile(calibration.noise_floor(probabilities[rows], 300), 0.95, axis=0)
+        floor = np.quantile(calibration.simulate_noise_floor(probabilities[rows], 300), 0.95, axis=0)
         below.append(calibration.calibration_errors(probabilities[rows], targets[rows]) <= floor)
     assert (np.mean(below, axis=0) > 0.88).all()
 
@@ -245,14 +247,14 @@ def test_an_overconfident_network_is_mended_by_its_temperature():
     assert temperature == pytest.approx(3, abs=0.1)
     before, after = (softmax(3 * logits[judged] / t, axis=1) for t in (1, temperature))
     assert (calibration.calibration_errors(before, targets[judged]) > 0.06).all()
-    limit = np.quantile(calibration.noise_floor(after), 0.95, axis=0)
+    limit = np.quantile(calibration.simulate_noise_floor(after), 0.95, axis=0)
     assert (calibration.calibration_errors(after, targets[judged]) < limit).all()
 
 
 def test_resampled_temperatures_equal_refits_of_the_copies():
     logits, targets = calibrated_logits(150)
     weights = np.random.default_rng(1).multinomial(150, np.full(150, 1 / 150), size=8).astype(float)
-    found = calibration.resampled_temperatures(2 * logits, targets, weights)
+    found = calibration.fit_resampled_temperatures(2 * logits, targets, weights)
     expected = [
         calibration.fit_temperature(np.repeat(2 * logits, row, axis=0), np.repeat(targets, row))
         for row in weights.astype(int)
@@ -262,16 +264,16 @@ def test_resampled_temperatures_equal_refits_of_the_copies():
 
 def test_resampled_temperatures_stop_at_the_ends_of_their_range():
     targets, ones = np.array([0, 1, 2] * 5), np.ones((1, 15))
-    assert calibration.resampled_temperatures(np.eye(3)[targets], targets, ones) == pytest.approx(0.05, rel=0.05)
-    assert calibration.resampled_temperatures(np.eye(3)[(targets + 1) % 3], targets, ones) == pytest.approx(
+    assert calibration.fit_resampled_temperatures(np.eye(3)[targets], targets, ones) == pytest.approx(0.05, rel=0.05)
+    assert calibration.fit_resampled_temperatures(np.eye(3)[(targets + 1) % 3], targets, ones) == pytest.approx(
         20, rel=0.05
     )
 
 
-def test_reliability_bins_hold_every_picture_and_empty_ones_have_no_accuracy():
+def test_reliability_bins_hold_every_image_and_empty_ones_have_no_accuracy():
     probabilities, targets = overconfident()
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    table = pd.DataFrame(calibration.reliability(confidence, correct, calibration.equal_width(15)))
+    table = pd.DataFrame(calibration.reliability_bins(confidence, correct, calibration.equal_width_edges(15)))
     assert list(table) == ["bin", "low", "high", "count", "confidence", "accuracy"]
     assert table["count"].sum() == len(targets)
     assert table.loc[table["count"] == 0, ["confidence", "accuracy"]].isna().all(axis=None)
@@ -279,10 +281,10 @@ def test_reliability_bins_hold_every_picture_and_empty_ones_have_no_accuracy():
     assert gaps == pytest.approx(pick("ece_15", probabilities, targets))
 
 
-def test_two_thousand_resamples_of_ten_thousand_pictures_take_seconds():
+def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
     probabilities, targets = overconfident(10_000)
     begin = time.process_time()
     groups = np.arange(10_000) // 2
-    stats.bootstrap_interval(calibration.error_deviations(probabilities, targets, groups), groups)
-    calibration.noise_floor(probabilities, groups=groups, correlation=0.5)
+    stats.bootstrap_interval(calibration.make_deviation_statistic(probabilities, targets, groups), groups)
+    calibration.simulate_noise_floor(probabilities, groups=groups, correlation=0.5)
     assert time.process_time() - begin < 6

@@ -53,7 +53,7 @@ def test_weights_count_as_copies():
 
 
 def by_hand(x, labels, origin):
-    """Give mean distances between and within classes, copies of one picture never compared."""
+    """Give mean distances between and within classes, copies of one image never compared."""
     between, within = [], []
     for i in range(len(x)):
         for j in range(len(x)):
@@ -101,15 +101,15 @@ def test_one_point_a_class_parts_without_end():
     assert np.isnan(clusters.separation_ratio(distances(x), labels))  # nothing to divide by
 
 
-def test_silhouettes_and_purity_by_picture_equal_sklearn():
+def test_silhouettes_and_purity_by_image_equal_sklearn():
     x, labels = two_scales()
-    found = clusters.Space(x, np.arange(90).astype(str), 10).by_picture(labels)
+    found = clusters.EmbeddingSpace(x, np.arange(90).astype(str), 10).image_scores(labels)
     np.testing.assert_allclose(found[:, 0], sk.silhouette_samples(x, labels), atol=1e-6)
     np.testing.assert_allclose(found[:, 1], sk.silhouette_samples(x, labels, metric="cosine"), atol=1e-6)
     assert ((found[:, 2] >= 0) & (found[:, 2] <= 1)).all()
 
 
-def test_silhouettes_within_look_at_pictures_of_one_kind_alone():
+def test_silhouettes_within_look_at_images_of_one_kind_alone():
     x, labels = two_scales()
     kind = np.repeat([0, 1, 2], 30)
     labels[kind == 2] = 0
@@ -122,9 +122,9 @@ def test_the_probe_never_learns_from_the_group_that_it_judges():
     rng = np.random.default_rng(3)
     x = np.repeat(rng.normal(size=(40, 30)), 5, axis=0) + 0.01 * rng.normal(size=(200, 30))
     groups = np.repeat(np.arange(40), 5)
-    labels = rng.permutation(np.arange(40) % 2)[groups]  # a group's pictures give each other's label away
-    apart = (clusters.probe(x, labels, groups, 5) == labels).mean()
-    leaking = (clusters.probe(x, labels, np.arange(200), 5) == labels).mean()
+    labels = rng.permutation(np.arange(40) % 2)[groups]  # a group's images give each other's label away
+    apart = (clusters.predict_by_linear_probe(x, labels, groups, 5) == labels).mean()
+    leaking = (clusters.predict_by_linear_probe(x, labels, np.arange(200), 5) == labels).mean()
     assert leaking > 0.95
     assert apart < 0.7
 
@@ -137,7 +137,7 @@ def test_the_probe_equals_logistic_regression_fold_by_fold():
         mean, spread = x[train].mean(axis=0), x[train].std(axis=0)
         model = LogisticRegression(max_iter=1000).fit((x[train] - mean) / spread, labels[train])
         expected[test] = model.predict((x[test] - mean) / spread)
-    assert (clusters.probe(x, labels, groups, 3, seed=7) == expected).mean() > 0.98
+    assert (clusters.predict_by_linear_probe(x, labels, groups, 3, seed=7) == expected).mean() > 0.98
 
 
 def test_the_probe_computes_in_one_thread_and_leaves_the_others_as_they_were(monkeypatch):
@@ -152,7 +152,7 @@ def test_the_probe_computes_in_one_thread_and_leaves_the_others_as_they_were(mon
     monkeypatch.setattr(LogisticRegression, "fit", fit)
     with threadpool_limits(2, "blas"):
         before = threads()
-        clusters.probe(x, labels, np.arange(90), 3)
+        clusters.predict_by_linear_probe(x, labels, np.arange(90), 3)
         assert threads() == before
     assert set(seen) == ({1} if before else set())
 
@@ -160,11 +160,11 @@ def test_the_probe_computes_in_one_thread_and_leaves_the_others_as_they_were(mon
 def test_permuted_labels_stay_with_their_groups_and_within_their_kind():
     groups = np.repeat(np.arange(20), 3)
     labels, kind = np.arange(20)[groups] % 4, np.arange(20)[groups] % 2
-    dealt = clusters.permuted(labels, groups, np.random.default_rng(0))
+    dealt = clusters.permute_labels(labels, groups, np.random.default_rng(0))
     assert all(len(set(dealt[groups == group])) == 1 for group in range(20))
     assert sorted(dealt) == sorted(labels)
     assert (dealt != labels).any()
-    inside = clusters.permuted(labels, groups, np.random.default_rng(0), within=kind)
+    inside = clusters.permute_labels(labels, groups, np.random.default_rng(0), within=kind)
     assert (inside % 2 == labels % 2).all()  # odd labels belong to odd kinds
 
 
@@ -176,7 +176,7 @@ def test_labels_of_mixed_groups_are_dealt_as_an_enumeration_of_all_dealings_says
             share = Fraction(1, 6 * len(list(product(permutations(a), permutations(b), permutations(c)))))
             expected[(*(one * 2)[:2], *(other * 2)[:2], last[0])] += share
     generator = np.random.default_rng(0)
-    dealt = (clusters.permuted(labels, groups, generator)[[0, 2, 1, 3, 4]] for _ in range(6000))
+    dealt = (clusters.permute_labels(labels, groups, generator)[[0, 2, 1, 3, 4]] for _ in range(6000))
     found = Counter(tuple(one.tolist()) for one in dealt)
     assert set(found) == set(expected)
     assert (
@@ -195,16 +195,16 @@ def test_the_silhouette_of_labels_without_meaning_is_that_of_dealt_ones_where_gr
 
     truth = [judge(rng.permuted(np.tile([0, 1], (6, 10)), axis=1).ravel()) for _ in range(20)]  # half of each group
     labels = np.tile([0, 1], 60)
-    floor = [judge(clusters.permuted(labels, groups, rng)) for _ in range(20)]
+    floor = [judge(clusters.permute_labels(labels, groups, rng)) for _ in range(20)]
     assert np.mean(floor) == pytest.approx(np.mean(truth), abs=0.01)
     whole = [judge(rng.permutation(np.arange(6) % 2)[groups]) for _ in range(20)]
     assert np.mean(whole) > np.mean(truth) + 0.05  # whole groups of one label each part where nothing does
 
 
-def test_sources_are_dealt_within_the_class_of_each_picture_where_groups_mix_classes():
+def test_sources_are_dealt_within_the_class_of_each_image_where_groups_mix_classes():
     groups, classes = np.repeat(np.arange(10), 2), np.tile([0, 1], 10)
     sources = 2 * (np.arange(20) // 2 % 3) + classes  # odd sources are of odd classes
-    dealt = clusters.permuted(sources, groups, np.random.default_rng(0), within=classes)
+    dealt = clusters.permute_labels(sources, groups, np.random.default_rng(0), within=classes)
     assert (dealt % 2 == classes).all()
     assert sorted(dealt) == sorted(sources)
     assert (dealt != sources).any()
@@ -212,4 +212,4 @@ def test_sources_are_dealt_within_the_class_of_each_picture_where_groups_mix_cla
 
 def test_means_leave_missing_values_out():
     weights, values = np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 1.0]]), np.array([[1.0], [4.0], [np.nan]])
-    np.testing.assert_allclose(clusters.means(weights, values), [[3.0], [np.nan]])
+    np.testing.assert_allclose(clusters.weighted_means(weights, values), [[3.0], [np.nan]])

@@ -18,12 +18,12 @@ def exchangeable(n, seed=0, scale=1.0):
 
 
 def sets_of(method, fitted, judged, alpha=0.1):
-    scores = conformal.METHODS[method]
-    limit = conformal.threshold(conformal.of_targets(scores(fitted[0], fitted[2]), fitted[1]), alpha)
+    scores = conformal.CONFORMAL_SCORES[method]
+    limit = conformal.threshold(conformal.select_targets(scores(fitted[0], fitted[2]), fitted[1]), alpha)
     return scores(judged[0], judged[2]) <= limit
 
 
-def test_scores_of_one_picture_are_those_counted_by_hand():
+def test_scores_of_one_image_are_those_counted_by_hand():
     probabilities, uniform = np.array([[0.2, 0.7, 0.1]]), np.array([0.5])
     np.testing.assert_allclose(conformal.lac_scores(probabilities, uniform), [[0.8, 0.3, 0.9]])
     np.testing.assert_allclose(conformal.aps_scores(probabilities, uniform), [[0.8, 0.35, 0.95]])
@@ -38,7 +38,7 @@ def test_the_threshold_is_the_score_of_the_corrected_rank():
 
 
 @pytest.mark.parametrize("n", [0, 1, 8])
-def test_every_class_is_in_where_there_are_too_few_calibration_pictures(n):
+def test_every_class_is_in_where_there_are_too_few_calibration_images(n):
     assert conformal.threshold(np.zeros(n), 0.1) == float("inf")
 
 
@@ -47,12 +47,12 @@ def test_lac_sets_equal_those_of_crepes():
 
     (fitted, targets, uniform), judged = exchangeable(137), exchangeable(400, seed=1)
     theirs = crepes.ConformalClassifier()
-    theirs.fit(conformal.of_targets(conformal.lac_scores(fitted, uniform), targets))
+    theirs.fit(conformal.select_targets(conformal.lac_scores(fitted, uniform), targets))
     expected = theirs.predict_set(conformal.lac_scores(judged[0], judged[2]), confidence=0.9, smoothing=False)
     np.testing.assert_array_equal(sets_of("lac", (fitted, targets, uniform), judged), expected.astype(bool))
 
 
-@pytest.mark.parametrize("method", conformal.METHODS)
+@pytest.mark.parametrize("method", conformal.CONFORMAL_SCORES)
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.4])
 def test_sets_equal_those_of_mapie(method, alpha):
     from mapie import classification as mapie
@@ -68,17 +68,17 @@ def test_sets_equal_those_of_mapie(method, alpha):
     assert 0.5 < ours.sum(axis=1).mean() < 3
 
 
-@pytest.mark.parametrize("method", conformal.METHODS)
+@pytest.mark.parametrize("method", conformal.CONFORMAL_SCORES)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_coverage_is_as_promised_whether_or_not_the_network_is_calibrated(method, scale):
     found = []
     for seed in range(200):
         fitted, judged = exchangeable(200, seed, scale), exchangeable(200, 1000 + seed, scale)
-        found.append(conformal.of_targets(sets_of(method, fitted, judged), judged[1]).mean())
+        found.append(conformal.select_targets(sets_of(method, fitted, judged), judged[1]).mean())
     assert np.mean(found) == pytest.approx(0.9, abs=0.01)
 
 
-@pytest.mark.parametrize("method", conformal.METHODS)
+@pytest.mark.parametrize("method", conformal.CONFORMAL_SCORES)
 def test_sets_grow_with_the_coverage_asked_for(method):
     fitted, judged = exchangeable(200), exchangeable(300, seed=1)
     few, many = (sets_of(method, fitted, judged, alpha) for alpha in (0.3, 0.05))
@@ -103,7 +103,7 @@ class Given(np.random.RandomState):
 
 
 class Known:
-    """A classifier whose pictures are their own probabilities, as MAPIE wants one."""
+    """A classifier whose images are their own probabilities, as MAPIE wants one."""
 
     classes_ = np.arange(3)
 

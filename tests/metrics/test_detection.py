@@ -14,7 +14,7 @@ from avatar_bench.metrics import detection
 
 @pytest.fixture(scope="module")
 def features():
-    """Training embeddings and targets; embeddings and logits of 90 pictures of the domain and of 60 others."""
+    """Training embeddings and targets; embeddings and logits of 90 images of the domain and of 60 others."""
     rng = np.random.default_rng(0)
     centres, mix = rng.normal(0, 1.5, (3, 12)), np.eye(12) + 0.2 * rng.normal(size=(12, 12))
     targets = np.arange(300) % 3
@@ -94,14 +94,14 @@ def test_an_ill_conditioned_covariance_is_shrunk_and_one_below_the_limit_is_not(
         faint = spread * rng.normal(size=(300, 1))
         wider = np.column_stack([training, faint]).astype(np.float64)
         covariance = centred_covariance(wider, targets)
-        assert (np.linalg.cond(covariance) > detection.CONDITION) == bad
+        assert (np.linalg.cond(covariance) > detection.MAX_CONDITION) == bad
         gaussians = detection.fit_gaussians(wider, targets)
         assert (gaussians.shrinkage > 0) == bad
         kept = np.linalg.inv(gaussians.whitening @ gaussians.whitening.T)
         mixed = (1 - gaussians.shrinkage) * covariance + gaussians.shrinkage * np.trace(covariance) / 13 * np.eye(13)
         np.testing.assert_allclose(kept, mixed, rtol=1e-6, atol=1e-9)
-        assert np.linalg.cond(kept) <= detection.CONDITION
-        # a picture that is off by .01 in the faint feature alone is no longer thrown out of all proportion
+        assert np.linalg.cond(kept) <= detection.MAX_CONDITION
+        # an image that is off by .01 in the faint feature alone is no longer thrown out of all proportion
         far = detection.mahalanobis(np.column_stack([embeddings, np.full(150, 0.01)]), gaussians)
         near = detection.mahalanobis(np.column_stack([embeddings, np.zeros(150)]), gaussians)
         np.testing.assert_allclose(far, near, rtol=0.1, atol=1.5)
@@ -114,10 +114,10 @@ def test_where_the_weight_of_ledoit_and_wolf_is_too_small_the_least_that_suffice
     found = detection.fit_gaussians(embeddings, np.zeros(400))
     kept = np.linalg.inv(found.whitening @ found.whitening.T)
     assert weight < found.shrinkage
-    assert np.linalg.cond(kept) == pytest.approx(detection.CONDITION, rel=1e-6)
+    assert np.linalg.cond(kept) == pytest.approx(detection.MAX_CONDITION, rel=1e-6)
 
 
-def test_a_feature_that_never_changes_and_single_pictures_are_no_obstacle(features):
+def test_a_feature_that_never_changes_and_single_images_are_no_obstacle(features):
     training, targets, embeddings, *_ = features
     dead = detection.fit_gaussians(np.column_stack([training, np.zeros(300)]), targets)
     assert 0 < dead.shrinkage <= 1

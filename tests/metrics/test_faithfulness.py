@@ -15,13 +15,13 @@ from avatar_bench.metrics import faithfulness
 def test_enlarging_equals_torch(shape, size):
     maps = np.random.default_rng(0).normal(size=shape)
     expected = torch.nn.functional.interpolate(torch.from_numpy(maps)[:, None], (size, size), mode="bilinear")
-    np.testing.assert_allclose(faithfulness.enlarge(maps, size), expected[:, 0].numpy(), atol=1e-12)
+    np.testing.assert_allclose(faithfulness.upsample(maps, size), expected[:, 0].numpy(), atol=1e-12)
 
 
 def test_pixels_are_ranked_from_the_most_important_downward():
     maps = np.random.default_rng(0).random((3, 4, 4))
-    ranks = faithfulness.removal_order(maps, 16, np.random.default_rng(0))
-    values = faithfulness.enlarge(maps, 16)
+    ranks = faithfulness.rank_pixels(maps, 16, np.random.default_rng(0))
+    values = faithfulness.upsample(maps, 16)
     for rank, value in zip(ranks.reshape(3, -1), values.reshape(3, -1), strict=True):
         np.testing.assert_array_equal(np.sort(rank), np.arange(256))
         assert (np.diff(value[np.argsort(rank)]) <= 0).all()
@@ -29,7 +29,7 @@ def test_pixels_are_ranked_from_the_most_important_downward():
 
 def test_equal_pixels_come_in_a_random_order_that_the_seed_repeats():
     empty = np.zeros((2, 3, 3))
-    first, again, other = (faithfulness.removal_order(empty, 30, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    first, again, other = (faithfulness.rank_pixels(empty, 30, np.random.default_rng(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first[0], first[1])
@@ -40,8 +40,8 @@ def test_equal_pixels_come_in_a_random_order_that_the_seed_repeats():
 def test_area_equals_sklearn_and_hand_counts():
     curves = np.random.default_rng(0).random((5, 12))
     expected = [auc(np.linspace(0, 1, 12), curve) for curve in curves]
-    np.testing.assert_allclose(faithfulness.area(curves), expected, atol=1e-12)
-    np.testing.assert_allclose(faithfulness.area([[1, 1, 1], [1, 0, 0], [0, 1, 0]]), [1, 0.25, 0.5])
+    np.testing.assert_allclose(faithfulness.area_under_curve(curves), expected, atol=1e-12)
+    np.testing.assert_allclose(faithfulness.area_under_curve([[1, 1, 1], [1, 0, 0], [0, 1, 0]]), [1, 0.25, 0.5])
 
 
 def test_rank_correlation_equals_scipy_with_ties():

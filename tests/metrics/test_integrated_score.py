@@ -14,49 +14,49 @@ from avatar_bench.metrics import integrated_score
 
 
 def test_a_fixed_range_is_linear_and_cut_off() -> None:
-    got = integrated_score.fixed_range([0.0, 1 / 3, 2 / 3, 1.0, 1.2], 1 / 3, 1)
+    got = integrated_score.scale_to_range([0.0, 1 / 3, 2 / 3, 1.0, 1.2], 1 / 3, 1)
     assert got == pytest.approx([0, 0, 0.5, 1, 1])
 
 
 def test_a_lower_best_end_turns_a_quality_round() -> None:
     values = np.linspace(0, 0.6, 7)
-    assert integrated_score.fixed_range(values, 0.6, 0) == pytest.approx(
-        1 - integrated_score.fixed_range(values, 0, 0.6)
+    assert integrated_score.scale_to_range(values, 0.6, 0) == pytest.approx(
+        1 - integrated_score.scale_to_range(values, 0, 0.6)
     )
-    assert (np.diff(integrated_score.fixed_range(values, 0.6, 0)) < 0).all()
+    assert (np.diff(integrated_score.scale_to_range(values, 0.6, 0)) < 0).all()
 
 
 def test_equal_ratios_are_equal_steps_on_a_log_range() -> None:
-    assert integrated_score.fixed_range([1, 10, 100, 1000], 1, 1000, log=True) == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    assert integrated_score.fixed_range([1, 10, 100, 1000], 1000, 1, log=True) == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert integrated_score.scale_to_range([1, 10, 100, 1000], 1, 1000, log=True) == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert integrated_score.scale_to_range([1, 10, 100, 1000], 1000, 1, log=True) == pytest.approx([1, 2 / 3, 1 / 3, 0])
 
 
 def test_a_value_that_is_not_known_stays_unknown() -> None:
-    assert np.isnan(integrated_score.fixed_range([np.nan], 0, 1)).all()
-    assert np.isnan(integrated_score.min_max([np.nan, 1.0, 2.0], True, np.array([False, True, True]))[0])
+    assert np.isnan(integrated_score.scale_to_range([np.nan], 0, 1)).all()
+    assert np.isnan(integrated_score.scale_min_max([np.nan, 1.0, 2.0], True, np.array([False, True, True]))[0])
     assert np.isnan(integrated_score.weighted_mean([[0.5, np.nan]], [1, 1])).all()
 
 
 def test_min_max_equals_scikit_learns_and_turns_round() -> None:
     values = np.random.default_rng(0).normal(size=9)
     reference = MinMaxScaler().fit_transform(values[:, None])[:, 0]
-    assert integrated_score.min_max(values, True) == pytest.approx(reference)
-    assert integrated_score.min_max(values, False) == pytest.approx(1 - reference)
+    assert integrated_score.scale_min_max(values, True) == pytest.approx(reference)
+    assert integrated_score.scale_min_max(values, False) == pytest.approx(1 - reference)
 
 
 def test_min_max_of_equal_values_tells_nothing() -> None:
-    assert integrated_score.min_max([2.0, 2.0], True).tolist() == [0.5, 0.5]
+    assert integrated_score.scale_min_max([2.0, 2.0], True).tolist() == [0.5, 0.5]
 
 
 def test_min_max_is_fitted_on_some_and_cut_off_for_others() -> None:
-    got = integrated_score.min_max([0.0, 1.0, 3.0], True, np.array([True, True, False]))
+    got = integrated_score.scale_min_max([0.0, 1.0, 3.0], True, np.array([True, True, False]))
     assert got.tolist() == [0, 1, 1]
 
 
 def test_min_max_scales_each_resample_by_itself() -> None:
     values = np.random.default_rng(0).normal(size=(4, 5))
-    assert integrated_score.min_max(values, True) == pytest.approx(
-        np.stack([integrated_score.min_max(row, True) for row in values])
+    assert integrated_score.scale_min_max(values, True) == pytest.approx(
+        np.stack([integrated_score.scale_min_max(row, True) for row in values])
     )
 
 
@@ -100,15 +100,15 @@ def test_equal_models_are_both_on_the_front_and_a_dominated_one_never() -> None:
 
 
 def test_random_weights_are_uniform_on_the_simplex() -> None:
-    drawn = integrated_score.random_weights(4000, 3, seed=1)
+    drawn = integrated_score.draw_weights(4000, 3, seed=1)
     assert drawn.sum(axis=1) == pytest.approx(1)
     # a coordinate of a uniform point of the triangle has the distribution 1 - (1 - x)^2
     assert kstest(drawn[:, 0], lambda x: 1 - (1 - x) ** 2).pvalue > 0.01
-    assert (integrated_score.random_weights(5, 3, seed=1) == integrated_score.random_weights(5, 3, seed=1)).all()
+    assert (integrated_score.draw_weights(5, 3, seed=1) == integrated_score.draw_weights(5, 3, seed=1)).all()
 
 
 def test_resampled_counts_draw_as_many_as_there_are() -> None:
-    counts = integrated_score.resampled_counts(40, 3000, np.random.default_rng(0))
+    counts = integrated_score.draw_counts(40, 3000, np.random.default_rng(0))
     assert (counts.sum(axis=1) == 40).all()
     assert counts.mean(axis=0) == pytest.approx(1, abs=0.1)
     assert counts.var() == pytest.approx(1 - 1 / 40, abs=0.02)

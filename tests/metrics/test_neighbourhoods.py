@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from sklearn import manifold
 from sklearn.neighbors import KNeighborsClassifier
 
-from avatar_bench.metrics.neighbourhoods import distances, neighbours, purity, trustworthiness
+from avatar_bench.metrics.neighbourhoods import distances, find_neighbours, purity, trustworthiness
 
 
 def points(n=60, d=5, seed=0):
@@ -21,9 +21,9 @@ def test_distances_equal_scipy_and_are_zero_to_oneself():
         assert (distances(points(), metric).diagonal() == 0).all()
 
 
-def test_neighbours_are_sklearns_where_every_picture_is_its_own_group():
+def test_neighbours_are_sklearns_where_every_image_is_its_own_group():
     x, labels = points(), np.arange(60) % 3
-    near = neighbours(distances(x), np.arange(60).astype(str), 7)
+    near = find_neighbours(distances(x), np.arange(60).astype(str), 7)
     model = KNeighborsClassifier(7).fit(x, labels)
     np.testing.assert_array_equal(near, model.kneighbors(return_distance=False))  # without oneself
     by_hand = [(labels[row] == label).mean() for row, label in zip(near, labels, strict=True)]
@@ -32,17 +32,17 @@ def test_neighbours_are_sklearns_where_every_picture_is_its_own_group():
 
 def test_neighbours_are_of_other_groups_and_of_the_same_kind():
     groups, kind = np.arange(60) // 4, np.arange(60) % 2
-    near = neighbours(distances(points()), groups, 5, within=kind)
+    near = find_neighbours(distances(points()), groups, 5, within=kind)
     assert (near >= 0).all()
     assert (groups[near] != groups[:, None]).all()
     assert (kind[near] == kind[:, None]).all()
 
 
 def test_missing_neighbours_do_not_count():
-    near = neighbours(distances(points(4)), ["a", "a", "b", "b"], 3)
+    near = find_neighbours(distances(points(4)), ["a", "a", "b", "b"], 3)
     assert ((near >= 0).sum(axis=1) == 2).all()
     np.testing.assert_allclose(purity(near, np.array([0, 0, 0, 1])), [0.5, 0.5, 1.0, 0.0])
-    alone = neighbours(distances(points(3)), ["a"] * 3, 2)
+    alone = find_neighbours(distances(points(3)), ["a"] * 3, 2)
     assert (alone == -1).all()
     assert np.isnan(purity(alone, np.zeros(3))).all()
 

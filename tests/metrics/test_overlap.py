@@ -32,7 +32,7 @@ def test_a_hand_counted_pair_has_its_overlap():
 def test_every_pair_of_maps_is_compared_as_scipy_and_sklearn_do():
     first, second = rectified(4), rectified(3, seed=1)
     found = overlap.overlaps(first, second)
-    assert tuple(found) == overlap.NAMES
+    assert tuple(found) == overlap.OVERLAP_MEASURES
     for (i, one), (j, other) in ((a, b) for a in enumerate(first) for b in enumerate(second)):
         hot = [(shown / shown.max() >= 0.5).ravel() for shown in (one, other)]
         top = [np.isin(np.arange(49), np.argsort(-shown.ravel())[:10]) for shown in (one, other)]
@@ -84,7 +84,7 @@ def test_a_constant_map_has_no_overlap_with_anything():
         for name, table in overlap.overlaps(maps, rectified(3, seed=1)).items():
             assert np.isnan(table[1]).all(), name
             assert not np.isnan(table[[0, 2]]).any(), name
-        for name, value_by_chance in overlap.chance(maps, rectified(3, seed=1)).items():
+        for name, value_by_chance in overlap.chance_overlaps(maps, rectified(3, seed=1)).items():
             np.testing.assert_array_equal(np.isnan(value_by_chance), [False, True, False], err_msg=name)
 
 
@@ -116,25 +116,25 @@ def test_chance_equals_the_mean_of_shuffled_maps():
     rng = np.random.default_rng(2)
     flat = other.reshape(4, -1)
     shuffled = [overlap.overlaps(one, rng.permuted(flat, axis=1).reshape(other.shape)) for _ in range(1500)]
-    for name, expected in overlap.chance(one, other).items():
+    for name, expected in overlap.chance_overlaps(one, other).items():
         found = np.mean([np.diag(table[name]) for table in shuffled], axis=0)
         np.testing.assert_allclose(found, expected, atol=0.02, err_msg=name)
 
 
 def test_maps_of_other_grids_are_enlarged_and_equal_ones_are_not():
     small, large = random_maps(2, 7), random_maps(2, 14)
-    one, other = overlap.common_grid(small, large)
+    one, other = overlap.upsample_to_common_grid(small, large)
     expected = torch.nn.functional.interpolate(torch.from_numpy(small)[:, None], (14, 14), mode="bilinear")[:, 0]
     np.testing.assert_allclose(one, expected.numpy(), atol=1e-12)
     np.testing.assert_array_equal(other, large)
-    np.testing.assert_array_equal(overlap.common_grid(small, small)[0], small)
-    oblong = overlap.common_grid(np.ones((1, 2, 5)), np.ones((3, 4, 4)))
+    np.testing.assert_array_equal(overlap.upsample_to_common_grid(small, small)[0], small)
+    oblong = overlap.upsample_to_common_grid(np.ones((1, 2, 5)), np.ones((3, 4, 4)))
     assert [maps.shape for maps in oblong] == [(1, 5, 5), (3, 5, 5)]
 
 
-def test_pictures_are_dealt_within_their_stratum_and_every_order_alike():
+def test_images_are_dealt_within_their_stratum_and_every_order_alike():
     strata = np.array(["b", "a", "b", "a", "b"])
-    places = overlap.dealt(strata, 6000, np.random.default_rng(0))
+    places = overlap.shuffle_within_strata(strata, 6000, np.random.default_rng(0))
     np.testing.assert_array_equal(np.sort(places, axis=1), np.tile(np.arange(5), (6000, 1)))
     assert (strata[places] == strata).all()
     orders, counts = np.unique(places, axis=0, return_counts=True)
@@ -142,9 +142,9 @@ def test_pictures_are_dealt_within_their_stratum_and_every_order_alike():
     np.testing.assert_allclose(counts, 500, atol=90)
 
 
-def test_maps_of_other_pictures_are_those_of_the_same_stratum():
+def test_maps_of_other_images_are_those_of_the_same_stratum():
     table = np.arange(16.0).reshape(4, 4)
-    found = overlap.of_others(table, ["a", "b", "a", "a"])
+    found = overlap.overlap_with_other_images(table, ["a", "b", "a", "a"])
     assert found[0] == pytest.approx(np.mean([table[0, 2], table[0, 3], table[2, 0], table[3, 0]]))
     assert found[3] == pytest.approx(np.mean([table[3, 0], table[3, 2], table[0, 3], table[2, 3]]))
     assert np.isnan(found[1])

@@ -22,11 +22,11 @@ def texts(figure: Figure) -> list[str]:
 @pytest.mark.parametrize("size", [2, 3, 12])
 def test_a_confusion_matrix_of_any_size_is_drawn_whole(size, inside):
     counts = np.random.default_rng(0).integers(0, 5000, (size, size))
-    assert inside(plots.confusion_matrix(counts, NAMES[:size]))
+    assert inside(plots.draw_confusion_matrix(counts, NAMES[:size]))
 
 
 def test_a_confusion_matrix_shows_counts_and_shares_of_the_row():
-    said = texts(plots.confusion_matrix([[3, 1], [0, 0]], ["a", "b"]))
+    said = texts(plots.draw_confusion_matrix([[3, 1], [0, 0]], ["a", "b"]))
     assert {"3\n75%", "1\n25%", "0\n-"} <= set(said)
     assert {"a\nn = 4", "b\nn = 0"} <= set(said)
 
@@ -36,7 +36,7 @@ def test_interval_bars_are_drawn_whole_with_unknown_values(size, inside):
     values = np.linspace(0.2, 1, size)
     values[-1] = np.nan
     names = (NAMES * 3)[:size]
-    figure = plots.interval_bars(
+    figure = plots.draw_interval_bars(
         names, values, values - 0.1, values, np.arange(size) * 400, label="recall (%)", kinds=names, chance=1 / 3
     )
     assert "chance" in texts(figure)
@@ -44,17 +44,19 @@ def test_interval_bars_are_drawn_whole_with_unknown_values(size, inside):
 
 
 def test_interval_bars_draw_each_interval_at_its_ends():
-    figure = plots.interval_bars(["a", "b"], [0.5, 0.8], [0.4, np.nan], [0.6, np.nan], [9, 1], label="accuracy (%)")
+    figure = plots.draw_interval_bars(
+        ["a", "b"], [0.5, 0.8], [0.4, np.nan], [0.6, np.nan], [9, 1], label="accuracy (%)"
+    )
     [lines] = [c for c in figure.axes[0].collections if isinstance(c, mpl.collections.LineCollection)]
     np.testing.assert_allclose(lines.get_segments(), [[[0.4, 0], [0.6, 0]]])
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])
-def test_a_gallery_takes_pictures_of_any_shape(count, inside):
+def test_a_gallery_takes_images_of_any_shape(count, inside):
     generator = np.random.default_rng(0)
     shapes = generator.integers(2, 900, (count, 2))
     images = [np.zeros((height, width, 3), np.uint8) for height, width in shapes]
-    figure = plots.gallery(images, ["true: " + NAMES[5] + "\npredicted: " + NAMES[0] + "\nsource"] * count)
+    figure = plots.draw_gallery(images, ["true: " + NAMES[5] + "\npredicted: " + NAMES[0] + "\nsource"] * count)
     assert sum(bool(axes.images) for axes in figure.axes) == count
     assert max(max(axes.images[0].get_size()) for axes in figure.axes if axes.images) <= 360
     assert inside(figure)
@@ -75,7 +77,7 @@ def upright(axes: mpl.axes.Axes) -> list[tuple[float, str]]:
 
 
 def test_curves_mark_where_a_stage_begins_and_the_best_epoch(inside):
-    figure = plots.curves(table([1, 1, 2, 2, 2]), best=4)
+    figure = plots.draw_training_curves(table([1, 1, 2, 2, 2]), best=4)
     for axes in figure.axes:
         assert [text.get_text() for text in axes.texts] == ["stage 2"]
         assert upright(axes) == [(2.5, "-"), (4, ":")]
@@ -85,11 +87,11 @@ def test_curves_mark_where_a_stage_begins_and_the_best_epoch(inside):
 
 def test_curves_of_a_stage_that_goes_on_from_another_run_mark_the_epoch_and_not_the_row():
     later = table([2, 2]).assign(epoch=[7, 8])
-    assert upright(plots.curves(later, best=8).axes[0]) == [(2, ":")]
+    assert upright(plots.draw_training_curves(later, best=8).axes[0]) == [(2, ":")]
 
 
 def test_curves_draw_train_dashed_in_the_colour_of_its_metric():
-    right = plots.curves(table([1, 1, 1]), best=1).axes[1]
+    right = plots.draw_training_curves(table([1, 1, 1]), best=1).axes[1]
     drawn = {line.get_label(): (line.get_linestyle(), line.get_color(), line.get_ydata()[0]) for line in right.lines}
     assert {name: (style, value) for name, (style, _, value) in drawn.items() if "/" in name} == {
         "train/accuracy": ("--", 0.6),
@@ -102,26 +104,26 @@ def test_curves_draw_train_dashed_in_the_colour_of_its_metric():
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_curves_of_hardly_any_epoch_are_drawn(rows, inside):
-    assert inside(plots.curves(table([1] * rows)))
+    assert inside(plots.draw_training_curves(table([1] * rows)))
 
 
 def test_curves_leave_out_epochs_without_a_value():
     measured = table([1, 1, 1])
     measured.loc[1, "val/loss"] = np.nan
-    train, val = plots.curves(measured).axes[0].lines
+    train, val = plots.draw_training_curves(measured).axes[0].lines
     assert list(train.get_xdata()) == [1, 2, 3]
     assert list(val.get_xdata()) == [1, 3]
 
 
 def test_figures_are_fit_for_print_and_leave_the_settings_alone():
     before = dict(mpl.rcParams)
-    assert plots.confusion_matrix(np.eye(2), ["a", "b"]).get_dpi() == 300
+    assert plots.draw_confusion_matrix(np.eye(2), ["a", "b"]).get_dpi() == 300
     assert dict(mpl.rcParams) == before
 
 
 @pytest.mark.parametrize(("name", "width"), [("short", 24), ("x" * 24, 24), ("begin" + "x" * 60 + "end", 24)])
 def test_a_shortened_name_fits_and_keeps_both_ends(name, width):
-    given = plots.short(name, width)
+    given = plots.shorten_name(name, width)
     assert len(given) == min(len(name), width)
     assert given[:5] == name[:5]
     assert given[-3:] == name[-3:]
@@ -134,28 +136,30 @@ RECIPES = [f"a long name of an experiment with {which} in its middle and a long 
 @pytest.mark.parametrize("names", [SEEDS, [*SEEDS, "resnet18 full · seed 1"], RECIPES, ["a" * n for n in (40, 41, 42)]])
 @pytest.mark.parametrize("width", [12, 18, 24, 34, 60])
 def test_names_shortened_together_fit_and_stay_distinct(names, width):
-    labels = plots.shorten(names, width)
+    labels = plots.shorten_names(names, width)
     assert len(set(labels)) == len(names)
     assert max(map(len, labels)) <= width
 
 
 def test_names_that_fit_are_not_shortened():
-    assert plots.shorten(["a", "b" * 24, "a"]) == ["a", "b" * 24, "a"]
-    assert plots.shorten([]) == []
+    assert plots.shorten_names(["a", "b" * 24, "a"]) == ["a", "b" * 24, "a"]
+    assert plots.shorten_names([]) == []
 
 
 def test_names_that_differ_in_the_middle_keep_what_differs():
-    assert [label.split()[0] for label in plots.shorten(RECIPES, 24)] == ["…alpha", "…beta"]
-    assert all(label.endswith(("10 shots · seed 1", "30 shots · seed 3")) for label in plots.shorten(SEEDS, 26)[::5])
+    assert [label.split()[0] for label in plots.shorten_names(RECIPES, 24)] == ["…alpha", "…beta"]
+    assert all(
+        label.endswith(("10 shots · seed 1", "30 shots · seed 3")) for label in plots.shorten_names(SEEDS, 26)[::5]
+    )
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.74, 0.84), (0.7, 0.95), (0.001, 0.012), (-0.05, 0.05)])
 @pytest.mark.parametrize("width", [2, 6])
 def test_the_ticks_of_an_axis_in_percent_are_as_far_apart_as_they_say(low, high, width):
-    figure = plots.new_figure(width, 2)
+    figure = plots.create_figure(width, 2)
     axes = figure.subplots()
     axes.set_xlim(low, high)
-    plots.percent_axis(axes.xaxis)
+    plots.format_percent_axis(axes.xaxis)
     figure.savefig(io.BytesIO(), format="png")
     shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
     said = [axes.xaxis.get_major_formatter()(tick) for tick in shown]

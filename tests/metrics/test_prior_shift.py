@@ -23,40 +23,40 @@ def drawn(n, prior, seed=0, distance=2.0):
 
 
 def test_one_class_has_its_share_and_the_others_the_rest_in_equal_parts():
-    np.testing.assert_allclose(ps.one_frequent(1, 0.6, 3), [0.2, 0.6, 0.2])
-    np.testing.assert_allclose(ps.one_frequent(0, 0.9, 2), [0.9, 0.1])
+    np.testing.assert_allclose(ps.make_prior(1, 0.6, 3), [0.2, 0.6, 0.2])
+    np.testing.assert_allclose(ps.make_prior(0, 0.9, 2), [0.9, 0.1])
 
 
 def test_reweighted_figures_equal_sklearn_with_sample_weights():
     targets, logits = drawn(400, [0.3, 0.3, 0.4])
     predicted = logits.argmax(axis=1)
     weights = (PRIOR / np.bincount(targets))[targets]
-    found = ps.Mix(logits, targets, TRAINING, PRIOR)(np.ones((1, 400)))[0]
+    found = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)(np.ones((1, 400)))[0]
     assert found[0] == pytest.approx(sk.accuracy_score(targets, predicted, sample_weight=weights))
     macro = sk.f1_score(targets, predicted, average="macro", sample_weight=weights)
-    assert found[ps.COLUMNS.index("macro_f1")] == pytest.approx(macro)
+    assert found[ps.PRIOR_SHIFT_COLUMNS.index("macro_f1")] == pytest.approx(macro)
 
 
 def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it():
     confusion = np.array([[8, 1, 1], [0, 3, 1], [5, 0, 15]])
-    table = ps.reweighted(confusion, PRIOR)
+    table = ps.reweight_confusion(confusion, PRIOR)
     np.testing.assert_allclose(table.sum(axis=1), PRIOR)
     assert np.trace(table) == pytest.approx(0.7 * 8 / 10 + 0.2 * 3 / 4 + 0.1 * 15 / 20)
 
 
-def test_a_class_with_a_share_and_no_picture_gives_nan_and_one_without_a_share_does_not():
+def test_a_class_with_a_share_and_no_image_gives_nan_and_one_without_a_share_does_not():
     confusion = np.array([[8, 1, 1], [0, 0, 0], [5, 0, 15]])
-    assert np.isnan(ps.reweighted(confusion, PRIOR)).all()
-    assert np.trace(ps.reweighted(confusion, [0.5, 0, 0.5])) == pytest.approx(0.5 * 0.8 + 0.5 * 0.75)
+    assert np.isnan(ps.reweight_confusion(confusion, PRIOR)).all()
+    assert np.trace(ps.reweight_confusion(confusion, [0.5, 0, 0.5])) == pytest.approx(0.5 * 0.8 + 0.5 * 0.75)
     targets = np.array([0, 0, 2])
-    assert np.isnan(ps.mix_weights(np.ones((1, 3)), targets, PRIOR)).all()
-    np.testing.assert_allclose(ps.mix_weights(np.ones((1, 3)), targets, [0.5, 0, 0.5]), [[0.25, 0.25, 0.5]])
+    assert np.isnan(ps.reweight_images(np.ones((1, 3)), targets, PRIOR)).all()
+    np.testing.assert_allclose(ps.reweight_images(np.ones((1, 3)), targets, [0.5, 0, 0.5]), [[0.25, 0.25, 0.5]])
 
 
 def test_mix_weights_give_each_class_its_share_in_each_resample():
     targets = np.arange(60) % 3
     weights = np.random.default_rng(0).integers(0, 3, (4, 60)).astype(float)
-    mixed = ps.mix_weights(weights, targets, PRIOR)
+    mixed = ps.reweight_images(weights, targets, PRIOR)
     np.testing.assert_allclose(mixed @ np.eye(3)[targets], np.tile(PRIOR, (4, 1)))
     assert (mixed[weights == 0] == 0).all()
 
@@ -65,14 +65,14 @@ def test_the_correction_is_bayes_rule_with_the_new_shares():
     _, logits = drawn(50, PRIOR)
     by_hand = softmax(logits, axis=1) * PRIOR / TRAINING
     by_hand /= by_hand.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(ps.corrected(logits, TRAINING, PRIOR), by_hand, rtol=1e-12)
-    np.testing.assert_allclose(ps.corrected(logits, TRAINING, TRAINING), softmax(logits, axis=1), rtol=1e-12)
-    assert ps.corrected(logits, TRAINING, np.stack([PRIOR, TRAINING])).shape == (2, 50, 3)
+    np.testing.assert_allclose(ps.correct_prior(logits, TRAINING, PRIOR), by_hand, rtol=1e-12)
+    np.testing.assert_allclose(ps.correct_prior(logits, TRAINING, TRAINING), softmax(logits, axis=1), rtol=1e-12)
+    assert ps.correct_prior(logits, TRAINING, np.stack([PRIOR, TRAINING])).shape == (2, 50, 3)
 
 
 def test_the_correction_holds_at_confidence_one_and_at_a_share_of_nothing():
     sure = np.array([[1000.0, 0.0, 0.0], [0.0, 0.0, -1000.0]])
-    found = ps.corrected(sure, TRAINING, [0.0, 0.5, 0.5])
+    found = ps.correct_prior(sure, TRAINING, [0.0, 0.5, 0.5])
     assert np.isfinite(found).all()
     assert (found[:, 0] == 0).all()
     np.testing.assert_allclose(found.sum(axis=1), 1)
@@ -80,7 +80,7 @@ def test_the_correction_holds_at_confidence_one_and_at_a_share_of_nothing():
 
 def test_the_correction_by_known_shares_wins_where_posteriors_are_calibrated():
     targets, logits = drawn(20_000, PRIOR, distance=1.2)
-    found = ps.corrected(logits, TRAINING, PRIOR)
+    found = ps.correct_prior(logits, TRAINING, PRIOR)
     assert (found.argmax(axis=1) == targets).mean() > (logits.argmax(axis=1) == targets).mean() + 0.1
     own, right = (-np.log(table[np.arange(20_000), targets]).mean() for table in (softmax(logits, axis=1), found))
     assert right < own
@@ -95,16 +95,16 @@ def test_estimated_shares_are_those_of_the_greatest_likelihood():
         return -np.log(posteriors / TRAINING @ softmax(np.append(free, 0.0))).mean()
 
     best = softmax(np.append(minimize(loss, np.zeros(2), tol=1e-14).x, 0.0))
-    found = ps.estimated_prior(posteriors, TRAINING, tolerance=1e-12, iterations=20_000)
+    found = ps.estimate_prior(posteriors, TRAINING, tolerance=1e-12, iterations=20_000)
     np.testing.assert_allclose(found, [best], atol=1e-5)
 
 
 def test_estimated_shares_come_near_the_true_ones_whatever_the_start():
     _, logits = drawn(20_000, PRIOR)
     posteriors = softmax(logits, axis=1)
-    first = ps.estimated_prior(posteriors, TRAINING)
+    first = ps.estimate_prior(posteriors, TRAINING)
     np.testing.assert_allclose(first, [PRIOR], atol=0.015)
-    second = ps.estimated_prior(posteriors, TRAINING, start=np.array([0.1, 0.1, 0.8]))
+    second = ps.estimate_prior(posteriors, TRAINING, start=np.array([0.1, 0.1, 0.8]))
     np.testing.assert_allclose(first, second, atol=1e-4)
 
 
@@ -114,30 +114,35 @@ def test_weights_count_as_copies_and_a_resample_of_nan_stays_nan():
     weights = np.random.default_rng(1).integers(0, 4, 60)
     copies = np.repeat(posteriors, weights, axis=0)
     both = np.stack([weights.astype(float), np.full(60, np.nan)])
-    found = ps.estimated_prior(posteriors, TRAINING, both, tolerance=1e-10)
-    np.testing.assert_allclose(found[0], ps.estimated_prior(copies, TRAINING, tolerance=1e-10)[0], atol=1e-7)
+    found = ps.estimate_prior(posteriors, TRAINING, both, tolerance=1e-10)
+    np.testing.assert_allclose(found[0], ps.estimate_prior(copies, TRAINING, tolerance=1e-10)[0], atol=1e-7)
     assert np.isnan(found[1]).all()
-    mixed = ps.Mix(logits, targets, TRAINING, PRIOR)(np.stack([np.ones(60), (targets != 1).astype(float)]))
+    mixed = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)(
+        np.stack([np.ones(60), (targets != 1).astype(float)])
+    )
     assert np.isfinite(mixed[0]).all()
     assert np.isnan(mixed[1]).all()
 
 
 def test_perfect_posteriors_give_the_mix_back():
     targets = np.arange(90) % 3
-    found = ps.Mix(1000 * np.eye(3)[targets], targets, TRAINING, PRIOR)(np.ones((1, 90)))[0]
+    found = ps.PriorShiftStatistic(1000 * np.eye(3)[targets], targets, TRAINING, PRIOR)(np.ones((1, 90)))[0]
     assert (found[:6] == 1).all()
     np.testing.assert_allclose(found[6:9], 0, atol=1e-6)
     np.testing.assert_allclose(found[9:], PRIOR, atol=1e-6)
 
 
-def test_a_resample_is_judged_as_the_pictures_that_it_drew():
+def test_a_resample_is_judged_as_the_images_that_it_drew():
     targets, logits = drawn(200, [0.3, 0.3, 0.4])
-    mix = ps.Mix(logits, targets, TRAINING, PRIOR)
+    mix = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)
     weights = np.random.default_rng(2).integers(0, 3, (3, 200)).astype(float)
     for row, found in zip(weights, mix(weights), strict=True):
         rows = np.repeat(np.arange(200), row.astype(int))
-        alone = ps.Mix(logits[rows], targets[rows], TRAINING, PRIOR)(np.ones((1, len(rows))))[0]
-        known = [ps.COLUMNS.index(name) for name in ("accuracy", "macro_f1", "corrected/accuracy", "corrected/gain")]
+        alone = ps.PriorShiftStatistic(logits[rows], targets[rows], TRAINING, PRIOR)(np.ones((1, len(rows))))[0]
+        known = [
+            ps.PRIOR_SHIFT_COLUMNS.index(name)
+            for name in ("accuracy", "macro_f1", "corrected/accuracy", "corrected/gain")
+        ]
         np.testing.assert_allclose(found[known], alone[known], rtol=1e-12)
         np.testing.assert_allclose(found[9:], alone[9:], atol=5e-3)  # resamples stop at a looser tolerance
 
@@ -145,10 +150,16 @@ def test_a_resample_is_judged_as_the_pictures_that_it_drew():
 def test_floors_are_what_a_network_gets_that_sees_nothing():
     targets, n = np.arange(3000) % 3, np.ones((1, 3000))
     blind = np.log(TRAINING) + 1e-9 * np.random.default_rng(0).normal(size=(3000, 3))
-    found = dict(zip(ps.COLUMNS, ps.Mix(blind, targets, TRAINING, PRIOR)(n)[0], strict=False))
+    found = dict(
+        zip(ps.PRIOR_SHIFT_COLUMNS, ps.PriorShiftStatistic(blind, targets, TRAINING, PRIOR)(n)[0], strict=False)
+    )
     for name in ("corrected/accuracy", "corrected/macro_f1", "prior_error"):
-        assert found[name] == pytest.approx(ps.floor(name, TRAINING, PRIOR), abs=1e-6)
+        assert found[name] == pytest.approx(ps.guessing_floor(name, TRAINING, PRIOR), abs=1e-6)
     guess = log_softmax(1e-9 * np.random.default_rng(0).normal(size=(3000, 3)), axis=1)
-    found = dict(zip(ps.COLUMNS, ps.Mix(guess, targets, np.full(3, 1 / 3), PRIOR)(n)[0], strict=False))
+    found = dict(
+        zip(
+            ps.PRIOR_SHIFT_COLUMNS, ps.PriorShiftStatistic(guess, targets, np.full(3, 1 / 3), PRIOR)(n)[0], strict=False
+        )
+    )
     for name in ("accuracy", "macro_f1"):
-        assert found[name] == pytest.approx(ps.floor(name, TRAINING, PRIOR), abs=0.03)
+        assert found[name] == pytest.approx(ps.guessing_floor(name, TRAINING, PRIOR), abs=0.03)

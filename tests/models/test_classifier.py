@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from avatar_bench.config.catalogue import choices
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.classifier import Classifier
 from tests.models.small import CARD, images, normalised, side_of
 
-MODELS = [name for name in choices("model") if name != "timm"]
+MODELS = [name for name in find_choices("model") if name != "timm"]
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from avatar_bench.models.classifier import Classifier
-from avatar_bench.models.first_layers import feature_maps, filters, first_convolution
+from avatar_bench.models.first_layers import compute_feature_maps, find_first_convolution, get_filters
 from tests.models.small import CARD, PREPROCESSING, images, normalised, side_of
 
 FIRST = {
@@ -33,10 +33,10 @@ def test_maps_are_those_of_timm_and_the_first_layer_s_own(model: str, network: C
     card = dataclasses.replace(CARD, backbone=model, preprocessing={**PREPROCESSING, "size": side})
     classifier, batch = Classifier(card, net).eval(), images(3, side)
     convolution, stages = FIRST[model]
-    assert first_convolution(net, side) == convolution
+    assert find_first_convolution(net, side) == convolution
     layer = net.get_submodule(convolution)
-    np.testing.assert_array_equal(filters(net, convolution), layer.weight.detach().numpy())
-    first, *others = feature_maps(classifier, batch, convolution, 4)
+    np.testing.assert_array_equal(get_filters(net, convolution), layer.weight.detach().numpy())
+    first, *others = compute_feature_maps(classifier, batch, convolution, 4)
     assert [first.layer, *(each.layer for each in others)] == [convolution, *stages]
     with torch.no_grad():
         own = functional.conv2d(normalised(batch), layer.weight, layer.bias, layer.stride, layer.padding)
@@ -65,5 +65,5 @@ class Mixer(nn.Module):
 
 
 def test_a_network_that_begins_with_another_layer_has_no_filters() -> None:
-    assert first_convolution(Mixer().eval(), 8) is None
-    assert first_convolution(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)).eval(), 8) == "0"
+    assert find_first_convolution(Mixer().eval(), 8) is None
+    assert find_first_convolution(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)).eval(), 8) == "0"

@@ -10,12 +10,12 @@ import timm
 import torch
 from torch import nn
 
-from avatar_bench.config.catalogue import choices
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.models import profiling
-from avatar_bench.models.inspection import dissect, family, longest_path
+from avatar_bench.models.inspection import detect_family, find_longest_path, inspect_network
 from tests.models.small import side_of as side
 
-MODELS = sorted(set(choices("model")) - {"timm"})
+MODELS = sorted(set(find_choices("model")) - {"timm"})
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def new(name: str, **options: Any) -> Any:
 @pytest.mark.parametrize("model", MODELS)
 def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[str], Any]) -> None:
     net = resting(model)
-    found = dissect(net, side(net))
+    found = inspect_network(net, side(net))
     for table in (found.stages, found.layers):
         assert table["params"].sum() == sum(parameter.numel() for parameter in net.parameters())
-        assert table["macs"].sum() == profiling.macs(net, side(net))
+        assert table["macs"].sum() == profiling.count_macs(net, side(net))
     assert found.layers["bytes"].sum() == sum(v.numel() * v.element_size() for v in net.state_dict().values())
     assert found.layers["on_longest_path"].sum() == found.depth
     assert found.layers["input"].iloc[0] == f"3 x {side(net)} x {side(net)}"
@@ -62,7 +62,7 @@ def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[
 )
 def test_depth_is_that_of_the_longest_path(name: str, layers: int) -> None:
     net = new(name)
-    assert len(longest_path(net, side(net))) == layers
+    assert len(find_longest_path(net, side(net))) == layers
 
 
 def test_depth_takes_the_longer_branch_and_not_both() -> None:
@@ -75,18 +75,18 @@ def test_depth_takes_the_longer_branch_and_not_both() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.short(x) + self.long(x)
 
-    assert longest_path(Branches().eval(), 8) == ("long.0", "long.3")
+    assert find_longest_path(Branches().eval(), 8) == ("long.0", "long.3")
     whole = nn.Sequential(Branches(), nn.Flatten(), nn.Linear(192, 2)).eval()
-    assert longest_path(whole, 8) == ("0.long.0", "0.long.3", "2")
+    assert find_longest_path(whole, 8) == ("0.long.0", "0.long.3", "2")
 
 
 def test_a_layer_that_runs_twice_lies_on_the_path_twice() -> None:
     conv = nn.Conv2d(3, 3, 1)
-    assert longest_path(nn.Sequential(conv, nn.ReLU(), conv).eval(), 8) == ("0", "0")
+    assert find_longest_path(nn.Sequential(conv, nn.ReLU(), conv).eval(), 8) == ("0", "0")
 
 
 def test_a_shortcut_of_resnet18_lies_beside_the_path() -> None:
-    layers = dissect(new("resnet18"), 64).layers.set_index("module")["on_longest_path"]
+    layers = inspect_network(new("resnet18"), 64).layers.set_index("module")["on_longest_path"]
     assert set(layers[layers > 0]) == {1}
     weighty = [name for name in layers.index if "conv" in name or name == "fc"]
     assert sorted(layers[layers > 0].index) == sorted(weighty)
@@ -97,12 +97,12 @@ def test_a_weight_made_of_weights_counts_with_its_layer() -> None:
     from timm.layers import ScaledStdConv2d
 
     net = nn.Sequential(ScaledStdConv2d(3, 4, 3), nn.ReLU(), ScaledStdConv2d(4, 4, 3)).eval()
-    assert longest_path(net, 8) == ("0", "2")
+    assert find_longest_path(net, 8) == ("0", "2")
 
 
 def test_the_stages_of_resnet50_are_those_of_its_paper() -> None:
     """He et al., Deep Residual Learning, table 1."""
-    stages = dissect(new("resnet50"), 224).stages
+    stages = inspect_network(new("resnet50"), 224).stages
     assert stages["blocks"].tolist() == [0, 3, 4, 6, 3, 0]
     assert stages["block_type"].tolist() == ["Conv2d", *["Bottleneck"] * 4, "Linear"]
     shapes = ["64 x 56 x 56", "256 x 56 x 56", "512 x 28 x 28", "1024 x 14 x 14", "2048 x 7 x 7", "3"]
@@ -113,7 +113,7 @@ def test_the_stages_of_resnet50_are_those_of_its_paper() -> None:
 
 
 def test_equal_blocks_of_a_transformer_are_one_stage() -> None:
-    stages = dissect(new("test_vit.r160_in1k"), 160).stages
+    stages = inspect_network(new("test_vit.r160_in1k"), 160).stages
     assert stages["stage"].tolist() == ["stem", "1", "head"]
     assert stages.loc[1, ["module", "blocks", "block_type", "output", "stride"]].tolist() == [
         "blocks.0 to blocks.5",
@@ -130,7 +130,7 @@ def test_equal_blocks_of_a_transformer_are_one_stage() -> None:
 
 
 def test_layers_come_in_the_order_they_run() -> None:
-    layers = dissect(new("resnet18"), 64).layers
+    layers = inspect_network(new("resnet18"), 64).layers
     assert layers["module"].tolist()[:5] == ["conv1", "bn1", "act1", "maxpool", "layer1.0.conv1"]
     assert layers["module"].iloc[-1] == "fc"
     first = layers.iloc[0]
@@ -149,7 +149,7 @@ def test_layers_come_in_the_order_they_run() -> None:
 def test_the_network_is_left_as_it_was() -> None:
     net = new("test_resnet.r160_in1k")
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    dissect(net, 64)
+    inspect_network(net, 64)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
@@ -166,7 +166,7 @@ def test_the_network_is_left_as_it_was() -> None:
     ],
 )
 def test_the_family_is_read_off_the_network(name: str, size: int, expected: str) -> None:
-    assert family(new(name), size) == expected
+    assert detect_family(new(name), size) == expected
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_the_family_is_read_off_the_network(name: str, size: int, expected: str)
     ],
 )
 def test_the_key_traits_are_those_of_the_papers(name: str, size: int, expected: tuple[Any, ...]) -> None:
-    traits = dissect(new(name), size).traits
-    assert traits.pop("family") == family(new(name), size)
+    traits = inspect_network(new(name), size).traits
+    assert traits.pop("family") == detect_family(new(name), size)
     names = ("core_block", "squeeze_excitation", "depthwise", "attention", "patch", "normalisation", "activation")
     assert traits == dict(zip(names, expected, strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from avatar_bench.models import profiling
-from avatar_bench.models.profiling import Job, arrivals, interleaved
+from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved
 
 
 class Clock:
@@ -31,11 +31,11 @@ class Clock:
 
 def test_a_convolution_and_a_linear_layer_have_the_macs_of_a_hand_count() -> None:
     conv = nn.Conv2d(3, 8, 5, stride=2, padding=2, groups=1).eval()
-    assert profiling.macs(conv, 16) == 8 * 8 * 8 * 3 * 5 * 5
+    assert profiling.count_macs(conv, 16) == 8 * 8 * 8 * 3 * 5 * 5
     depthwise = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3, padding=1), nn.ReLU(), nn.BatchNorm2d(6)).eval()
-    assert profiling.macs(depthwise, 10) == 6 * 10 * 10 * 9
+    assert profiling.count_macs(depthwise, 10) == 6 * 10 * 10 * 9
     linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 7)).eval()
-    assert profiling.macs(linear, 4) == 48 * 7
+    assert profiling.count_macs(linear, 4) == 48 * 7
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_published_networks_have_the_published_cost(model: str, giga: float, mil
     import timm
     import yaml
 
-    from avatar_bench.config.catalogue import choices
+    from avatar_bench.config.catalogue import find_choices
 
-    name = yaml.safe_load(choices("model")[model].read_text(encoding="utf-8"))["model"]["backbone"]
+    name = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]["backbone"]
     net = timm.create_model(name, pretrained=False).eval()
-    assert profiling.macs(net, 224) / 1e9 == pytest.approx(giga, rel=0.02)
-    assert profiling.parameters(net) / 1e6 == pytest.approx(millions, rel=0.002)
+    assert profiling.count_macs(net, 224) / 1e9 == pytest.approx(giga, rel=0.02)
+    assert profiling.count_parameters(net) / 1e6 == pytest.approx(millions, rel=0.002)
 
 
 def test_attention_counts_its_matrix_products() -> None:
@@ -64,50 +64,50 @@ def test_attention_counts_its_matrix_products() -> None:
     hidden = block.mlp.fc1.out_features
     linear += len(net.blocks) * tokens * (3 * width * width + width * width + 2 * width * hidden)
     attention = len(net.blocks) * 2 * tokens * tokens * width
-    assert profiling.macs(net, 160) == linear + attention
+    assert profiling.count_macs(net, 160) == linear + attention
 
 
 def test_weights_are_counted_with_the_statistics_kept_beside_them() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    assert profiling.parameters(net) == (12 + 4) + (4 + 4)
-    assert profiling.weight_bytes(net) == 4 * (24 + 8) + 8  # the last: how many batches it has seen
-    assert profiling.weight_bytes(net.half()) == 2 * (24 + 8) + 8
+    assert profiling.count_parameters(net) == (12 + 4) + (4 + 4)
+    assert profiling.count_weight_bytes(net) == 4 * (24 + 8) + 8  # the last: how many batches it has seen
+    assert profiling.count_weight_bytes(net.half()) == 2 * (24 + 8) + 8
 
 
 def peak(net: nn.Module, images: torch.Tensor) -> int:
-    return int(profiling.memory(net, images)["bytes"].max())
+    return int(profiling.trace_memory(net, images)["bytes"].max())
 
 
 def test_weights_are_told_by_layer() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4)))
-    assert profiling.layer_bytes(net) == {"0": 4 * 16, "1.0": 4 * 16 + 8}
+    assert profiling.count_layer_bytes(net) == {"0": 4 * 16, "1.0": 4 * 16 + 8}
 
 
 def test_memory_is_told_by_operation() -> None:
     net, images = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten()), torch.zeros(2, 3, 10, 10)
-    steps = profiling.memory(net, images)
+    steps = profiling.trace_memory(net, images)
     assert steps["operation"].tolist() == ["aten.convolution", "aten.relu", "aten.view"]
-    before, made = profiling.weight_bytes(net) + 2 * 300 * 4, 2 * 800 * 4
+    before, made = profiling.count_weight_bytes(net) + 2 * 300 * 4, 2 * 800 * 4
     assert steps["bytes"].tolist() == [before + made, before + 2 * made, before + made]
 
 
 def test_peak_memory_is_what_lives_at_the_same_time() -> None:
     images = torch.zeros(2, 3, 10, 10)
     conv, bigger = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
-    weights = profiling.weight_bytes(nn.Sequential(conv, bigger))
+    weights = profiling.count_weight_bytes(nn.Sequential(conv, bigger))
     given, first, second = (2 * channels * 100 * 4 for channels in (3, 8, 16))
-    assert peak(conv, images) == profiling.weight_bytes(conv) + given + first
+    assert peak(conv, images) == profiling.count_weight_bytes(conv) + given + first
     assert peak(nn.Sequential(conv, bigger), images) == weights + given + first + second
     # made in place, or only looked at in another way, it takes no more
     inplace = nn.Sequential(conv, nn.ReLU(inplace=True), nn.Flatten())
-    assert peak(inplace, images) == profiling.weight_bytes(conv) + given + first
+    assert peak(inplace, images) == profiling.count_weight_bytes(conv) + given + first
 
 
 def test_peak_memory_does_not_grow_with_what_is_let_go() -> None:
     deep = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(20)))
     images = torch.zeros(1, 3, 50, 50)
-    per_picture = 3 * 50 * 50 * 4
-    assert peak(deep, images) - profiling.weight_bytes(deep) == 3 * per_picture
+    per_image = 3 * 50 * 50 * 4
+    assert peak(deep, images) - profiling.count_weight_bytes(deep) == 3 * per_image
 
 
 def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,17 +126,17 @@ def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypa
 def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew() -> None:
     clock, seen = Clock(), []
 
-    def job(name: str, seconds: float) -> Job:
+    def job(name: str, seconds: float) -> TimedCall:
         work = clock.work(seconds)
-        return Job(lambda: (seen.append(name), work()), 1)
+        return TimedCall(lambda: (seen.append(name), work()), 1)
 
-    table = interleaved([job("a", 1.0), job("b", 1.0), job("c", 1.0)], rounds=8, seconds=8.0, clock=clock)
+    table = time_interleaved([job("a", 1.0), job("b", 1.0), job("c", 1.0)], rounds=8, seconds=8.0, clock=clock)
     assert table.groupby("job")["round"].apply(list).tolist() == [list(range(8))] * 3
     turns = ["".join(seen[9 + 3 * number :][:3]) for number in range(8)]
     assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
     assert len(set(turns)) > 1
     seen.clear()
-    interleaved([job("a", 1.0), job("b", 1.0), job("c", 1.0)], rounds=8, seconds=8.0, clock=clock)
+    time_interleaved([job("a", 1.0), job("b", 1.0), job("c", 1.0)], rounds=8, seconds=8.0, clock=clock)
     assert ["".join(seen[9 + 3 * number :][:3]) for number in range(8)] == turns
 
 
@@ -146,7 +146,7 @@ def test_a_slow_moment_meets_every_job_alike() -> None:
     def call() -> None:
         clock.now += 3.0 if 100 < clock.now < 200 else 1.0
 
-    table = interleaved([Job(call, 1), Job(call, 1)], rounds=60, seconds=1000.0, clock=clock)
+    table = time_interleaved([TimedCall(call, 1), TimedCall(call, 1)], rounds=60, seconds=1000.0, clock=clock)
     slow = table[table["seconds"] > 2].groupby("job").size()
     assert slow.max() - slow.min() <= 0.25 * slow.max()
 
@@ -154,24 +154,24 @@ def test_a_slow_moment_meets_every_job_alike() -> None:
 def test_short_jobs_are_called_often_and_their_first_call_is_not_timed() -> None:
     clock, calls = Clock(), []
     work = clock.work(0.01)
-    table = interleaved([Job(lambda: (calls.append(0), work()), 1)], rounds=4, seconds=0.2, clock=clock)
+    table = time_interleaved([TimedCall(lambda: (calls.append(0), work()), 1)], rounds=4, seconds=0.2, clock=clock)
     assert len(table) == 4 * 5
     assert len(calls) == len(table) + 4 + 3  # one a visit, and the visit that warms up
     assert table["seconds"].tolist() == pytest.approx([0.01] * 20)
-    assert len(interleaved([Job(work, 1)], rounds=2, seconds=1e9, clock=clock)) == 2 * 20
+    assert len(time_interleaved([TimedCall(work, 1)], rounds=2, seconds=1e9, clock=clock)) == 2 * 20
 
 
 def test_jobs_too_long_for_their_time_get_fewer_rounds_but_three() -> None:
     clock = Clock()
-    jobs = [Job(clock.work(5.0), 1), Job(clock.work(1.0), 1)]
-    assert interleaved(jobs, rounds=10, seconds=1.0, clock=clock)["round"].max() == 2
-    assert interleaved(jobs, rounds=2, seconds=0.0, clock=clock)["round"].max() == 1
+    jobs = [TimedCall(clock.work(5.0), 1), TimedCall(clock.work(1.0), 1)]
+    assert time_interleaved(jobs, rounds=10, seconds=1.0, clock=clock)["round"].max() == 2
+    assert time_interleaved(jobs, rounds=2, seconds=0.0, clock=clock)["round"].max() == 1
 
 
 def test_threads_are_set_for_each_job_and_set_back() -> None:
     before, seen = torch.get_num_threads(), []
-    jobs = [Job(lambda: seen.append(torch.get_num_threads()), count) for count in (before, before + 1)]
-    interleaved(jobs, rounds=3, seconds=0.0)
+    jobs = [TimedCall(lambda: seen.append(torch.get_num_threads()), count) for count in (before, before + 1)]
+    time_interleaved(jobs, rounds=3, seconds=0.0)
     assert set(seen) == {before, before + 1}
     assert torch.get_num_threads() == before
 
@@ -179,7 +179,7 @@ def test_threads_are_set_for_each_job_and_set_back() -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        interleaved([Job(fail, before + 1)], rounds=1, seconds=0.0)
+        time_interleaved([TimedCall(fail, before + 1)], rounds=1, seconds=0.0)
     assert torch.get_num_threads() == before
 
 
@@ -191,10 +191,10 @@ def test_waits_are_those_between_batches() -> None:
             clock.now += seconds
             yield [0] * int(seconds)
 
-    assert list(arrivals(batches(), clock)) == [(3, 3.0), (1, 1.0), (2, 2.0)]
+    assert list(time_batches(batches(), clock)) == [(3, 3.0), (1, 1.0), (2, 2.0)]
 
 
 def test_the_machine_is_described_in_plain_types() -> None:
-    told = profiling.machine("cpu")
+    told = profiling.describe_machine("cpu")
     assert told["torch"] == torch.__version__
     assert all(isinstance(value, (str, int)) for value in told.values())

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from avatar_bench.config.catalogue import choices
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import ConfigError
-from avatar_bench.models.stages import freeze, layer_groups, rest_frozen_modules
+from avatar_bench.models.stages import freeze, list_layer_groups, set_frozen_to_eval
 
-MODELS = [name for name in choices("model") if name != "timm"]
+MODELS = [name for name in find_choices("model") if name != "timm"]
 # the modules of the last group, and of the two before it
 BLOCKS = (["head"], ["norm", "blocks.11", "blocks.10"])
 HEAD_AND_TWO_STAGES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
@@ -77,19 +77,19 @@ def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(
     model: str, network: Callable[[str], Any]
 ) -> None:
     net = network(model)
-    names = [name for group in layer_groups(net) for name in group]
+    names = [name for group in list_layer_groups(net) for name in group]
     assert sorted(names) == sorted(name for name, _ in net.named_parameters())
     assert any(word in names[0] for word in ("stem", "conv1", "cls_token", "patch_embed"))
     if hasattr(net, "cls_token"):
-        assert {"cls_token", "pos_embed"} <= set(layer_groups(net)[0])
-    freeze(net, len(layer_groups(net)))
+        assert {"cls_token", "pos_embed"} <= set(list_layer_groups(net)[0])
+    freeze(net, len(list_layer_groups(net)))
     assert learning(net) == count(net, [""])
 
 
 @pytest.mark.parametrize("model", ["convnext_tiny", "mobilenetv3_small", "resnet18"])
 def test_a_later_stage_trains_all_that_an_earlier_one_did(model: str, network: Callable[[str], Any]) -> None:
     net = network(model)
-    stages = [set(freeze(net, number)) for number in range(1, len(layer_groups(net)) + 1)]
+    stages = [set(freeze(net, number)) for number in range(1, len(list_layer_groups(net)) + 1)]
     assert all(before < after for before, after in itertools.pairwise(stages))
 
 
@@ -109,7 +109,7 @@ def test_statistics_move_in_layers_that_learn_alone(
     norms = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
     before = {name: module.running_mean.clone() for name, module in norms.items()}
     net.train()
-    rest_frozen_modules(net)
+    set_frozen_to_eval(net)
     with torch.no_grad():
         net(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     moved = {name for name, module in norms.items() if not torch.equal(module.running_mean, before[name])}
@@ -121,7 +121,7 @@ def test_a_frozen_layer_is_in_eval_mode_with_all_below_it_and_others_are_not(net
     net = network("resnet18")
     freeze(net, 2)
     net.train()
-    rest_frozen_modules(net)
+    set_frozen_to_eval(net)
     assert not any(module.training for module in net.layer3.modules())
     assert all(module.training for module in net.layer4.modules())
     assert net.fc.training

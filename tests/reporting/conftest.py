@@ -75,7 +75,7 @@ def write_result(
         {key: value for key, value in origin.items() if value} | {"version": "1", "code": "c"} | provenance
     )
     for figure in figures:
-        result.figures[figure] = plots.new_figure(1, 1)
+        result.figures[figure] = plots.create_figure(1, 1)
         result.figures[figure].text(0, 0.5, f"{folder.name[:9]} {name} {block[:9]} {figure}", size=4)
     result.images = {image: np.zeros((2, 2, 3), np.uint8) for image in images}
     return result.save(folder / "evaluation" / name / block)

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from avatar_bench.i18n import languages, speak
+from avatar_bench.i18n import list_languages, use_language
 from avatar_bench.reporting import report_text
-from avatar_bench.reporting.captions import _captions, caption
-from avatar_bench.reporting.headings import _headings, heading, table_title
+from avatar_bench.reporting.captions import _list_captions, find_caption
+from avatar_bench.reporting.headings import _load_headings, find_heading, find_table_title
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
 
@@ -32,50 +32,55 @@ from avatar_bench.reporting.study import read_study
     ],
 )
 def test_a_heading_says_what_a_column_holds(name: str, said: str) -> None:
-    assert heading(name) == said
+    assert find_heading(name) == said
 
 
 def test_every_heading_is_in_every_language_and_a_pattern_keeps_its_place() -> None:
-    for kind in _headings().values():
+    for kind in _load_headings().values():
         for name, said in kind.items():
-            assert set(said) == set(languages()), name
+            assert set(said) == set(list_languages()), name
             assert all(text.count("%s") == name.count("%s") for text in said.values()), name
-    russian = [said["ru"] for kind in _headings().values() for said in kind.values()]
+    russian = [said["ru"] for kind in _load_headings().values() for said in kind.values()]
     assert sum(bool(re.search("[а-я]", text)) for text in russian) > 0.85 * len(russian)
 
 
 def test_the_same_words_stand_for_two_columns_nowhere() -> None:
-    for language in languages():
-        said = [report_text[language] for name, report_text in _headings()["columns"].items() if "%s" not in name]
+    for language in list_languages():
+        said = [report_text[language] for name, report_text in _load_headings()["columns"].items() if "%s" not in name]
         assert sorted({text for text in said if said.count(text) > 1} - {"run", "model", "модель"}) == []
 
 
 def test_tables_are_called_by_what_they_hold() -> None:
     as_its_figure = "Recall, precision and F1 by class, model by model"
-    assert table_title("overview", "by_class") == as_its_figure
-    assert table_title("significance", "pairs") == "Every two models: difference, p and images needed"
-    assert {name.partition("/")[0] for name in _headings()["tables"]} <= {*report_text.COMPARISONS, *report_text.BLOCKS}
+    assert find_table_title("overview", "by_class") == as_its_figure
+    assert find_table_title("significance", "pairs") == "Every two models: difference, p and images needed"
+    assert {name.partition("/")[0] for name in _load_headings()["tables"]} <= {
+        *report_text.COMPARISONS,
+        *report_text.BLOCKS,
+    }
 
 
 @pytest.mark.parametrize(("language", "said"), [("en", "significantly different"), ("ru", "различие значимо")])
 def test_tables_of_the_page_have_readable_heads_and_names_of_the_files_in_their_csv(
     language: str, said: str, runs: Path, make: SimpleNamespace
 ) -> None:
-    pairs = pd.DataFrame({"a": ["good"], "b": ["poor"], "p_holm": [0.01], "told_apart": [True]})
+    pairs = pd.DataFrame({"a": ["good"], "b": ["poor"], "p_holm": [0.01], "significant": [True]})
     compared = [{"label": one, "checkpoint_sha256": make.checkpoint(one)} for one in ("good", "poor")]
     make.result(runs, "significance", "test", {}, {"pairs": pairs}, compared=compared, checkpoint_sha256=None)
-    with speak(language):
+    with use_language(language):
         write_report(read_study(runs), runs / "report.html", language)
     text = (runs / "report.html").read_text(encoding="utf-8")
-    assert f'<abbr title="told_apart">{said}</abbr>' in text
+    assert f'<abbr title="significant">{said}</abbr>' in text
     assert "significance on test: pairs" not in text
 
 
 @pytest.mark.parametrize("block", [*report_text.COMPARISONS, *report_text.BLOCKS])
 def test_no_two_figures_of_a_block_have_the_same_caption(block: str) -> None:
-    said = [text for name, text in _captions().items() if name.startswith(f"{block}/")]
+    said = [text for name, text in _list_captions().items() if name.startswith(f"{block}/")]
     assert len(said) == len(set(said))
 
 
 def test_the_curves_of_prior_shift_are_called_what_they_show() -> None:
-    assert caption("prior_shift", "shares") == "Accuracy and macro-F1 as the share of one class grows, class by class"
+    assert (
+        find_caption("prior_shift", "shares") == "Accuracy and macro-F1 as the share of one class grows, class by class"
+    )

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from avatar_bench.i18n import speak
-from avatar_bench.reporting.headline import headline
-from avatar_bench.reporting.leaderboard import Board, boards
+from avatar_bench.i18n import use_language
+from avatar_bench.reporting.headline import format_headline
+from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
 
@@ -21,7 +21,7 @@ from avatar_bench.reporting.study import read_study
 def judged(tmp_path: Path, make: SimpleNamespace) -> Any:
     """Write runs of these accuracies and balanced accuracies, with or without a ranking whose letters are given."""
 
-    def build(figures: Mapping[str, tuple[float, float]], letters: Mapping[str, str] | None = None) -> Board:
+    def build(figures: Mapping[str, tuple[float, float]], letters: Mapping[str, str] | None = None) -> Leaderboard:
         for name, (accuracy, balanced) in figures.items():
             metrics = {"accuracy": make.accuracy(accuracy), "balanced_accuracy": make.balanced(balanced)}
             make.result(make.run(tmp_path, name), "blind_test", "test", metrics)
@@ -36,7 +36,7 @@ def judged(tmp_path: Path, make: SimpleNamespace) -> Any:
             table["balanced_accuracy"] = low + 0.05
             table["balanced_accuracy_low"], table["balanced_accuracy_high"] = low, low + 0.1
             table.assign(better_than_guessing=low > 1 / 3).to_csv(folder / "ranking.csv", index=False)
-        (board,) = boards(read_study(tmp_path))
+        (board,) = build_leaderboards(read_study(tmp_path))
         return board
 
     return build
@@ -47,7 +47,7 @@ def test_nine_that_guess_are_not_crowned(judged: Any, tested: bool) -> None:
     names = [f"net{place}" for place in range(9)]
     figures = {name: (0.32 + 0.005 * place, 0.32 + 0.005 * place) for place, name in enumerate(names)}
     board = judged(figures, dict.fromkeys(names, "a") if tested else None)
-    assert headline(board) == (
+    assert format_headline(board) == (
         "None of 9 on test is better than guessing: the highest balanced accuracy is 0.360 [0.310, 0.410] (net8), "
         "where guessing gives 0.333."
     )
@@ -56,7 +56,7 @@ def test_nine_that_guess_are_not_crowned(judged: Any, tested: bool) -> None:
 
 
 def test_one_alone_that_guesses_is_said_to(judged: Any) -> None:
-    assert headline(judged({"net": (0.8, 0.33)})) == (
+    assert format_headline(judged({"net": (0.8, 0.33)})) == (
         "net on test is no better than guessing: balanced accuracy 0.330 [0.280, 0.380], where guessing gives 0.333."
     )
 
@@ -74,7 +74,7 @@ def test_one_alone_that_guesses_is_said_to(judged: Any) -> None:
 def test_ties_are_among_those_that_are_better_than_guessing(judged: Any, letters: Any, tie: str) -> None:
     figures = {"good": (0.8, 0.8), "fair": (0.75, 0.75), "guess": (0.36, 0.36), "worse": (0.2, 0.2)}
     board = judged(figures, letters)
-    said = headline(board)
+    said = format_headline(board)
     assert said.startswith("Best of 4 on test is good: accuracy 0.800 [0.750, 0.850]; ")
     assert tie in said
     assert said.endswith(" No better than guessing: guess and worse.")
@@ -86,7 +86,7 @@ def test_naming_the_majority_is_not_best_however_high_its_accuracy(judged: Any, 
     figures = {"constant": (0.93, 1 / 3), "sees": (0.9, 0.8)}
     board = judged(figures, {"constant": "a", "sees": "a"} if tested else None)
     word = "Best" if tested else "Highest"
-    assert headline(board) == (
+    assert format_headline(board) == (
         f"{word} of 2 on test is sees: accuracy 0.900 [0.850, 0.950]. No better than guessing: constant."
     )
     assert [(row.name, row.best) for row in board.rows] == [("constant", False), ("sees", True)]
@@ -101,13 +101,13 @@ def test_naming_the_majority_is_not_best_however_high_its_accuracy(judged: Any, 
 )
 def test_of_two_level_first_a_tie_is_significant_only_where_it_was_tested(judged: Any, tested: bool, said: str) -> None:
     figures = {"a": (0.9, 0.9), "b": (0.9, 0.9), "c": (0.88, 0.88)}
-    assert headline(judged(figures, dict.fromkeys("abc", "a") if tested else None)).endswith(said)
+    assert format_headline(judged(figures, dict.fromkeys("abc", "a") if tested else None)).endswith(said)
 
 
 def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNamespace) -> None:
     make.result(make.run(tmp_path, "one"), "blind_test", "test", {"accuracy": make.accuracy(0.3)})
-    (board,) = boards(read_study(tmp_path))
-    assert headline(board) == "one on test: accuracy 0.300 [0.250, 0.350]."
+    (board,) = build_leaderboards(read_study(tmp_path))
+    assert format_headline(board) == "one on test: accuracy 0.300 [0.250, 0.350]."
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNam
 )
 def test_the_board_on_the_page_marks_them(judged: Any, tmp_path: Path, language: str, said: str) -> None:
     judged({"good": (0.8, 0.8), "guess": (0.33, 0.33)})
-    with speak(language):
+    with use_language(language):
         write_report(read_study(tmp_path), tmp_path / "report.html", language)
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     (good, guess), *_ = zip(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avatar_bench.reporting.inline_images import inline, shrink
+from avatar_bench.reporting.inline_images import inline_figures, shrink
 
 
 @pytest.fixture
@@ -43,29 +43,29 @@ def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
 
 
 def test_all_are_kept_where_there_is_room(figures: list[Path]) -> None:
-    assert set(inline(figures)) == set(figures)
+    assert set(inline_figures(figures)) == set(figures)
 
 
 def test_the_budget_is_kept_and_the_last_are_left_out(figures: list[Path]) -> None:
-    full = sum(len(one.data) for one in inline(figures).values())
+    full = sum(len(one.data) for one in inline_figures(figures).values())
     for budget in (full, full // 2, full // 4, 0):
-        kept = inline(figures, budget)
+        kept = inline_figures(figures, budget)
         assert sum(len(one.data) for one in kept.values()) <= budget
-    few = inline(figures, full // 4)
+    few = inline_figures(figures, full // 4)
     assert 0 < len(few) < len(figures)
     assert list(few) == figures[: len(few)]
 
 
 def test_no_more_are_made_than_are_looked_at(figures: list[Path]) -> None:
-    assert list(inline(figures, most=2)) == figures[:2]
+    assert list(inline_figures(figures, most=2)) == figures[:2]
 
 
 def test_a_figure_that_occurs_again_is_left_out(figures: list[Path], tmp_path: Path) -> None:
     twin = tmp_path / "twin.png"
     shutil.copy(figures[0], twin)
-    assert list(inline([figures[0], twin])) == [figures[0]]
+    assert list(inline_figures([figures[0], twin])) == [figures[0]]
 
 
 def test_what_cannot_be_read_is_left_out(figures: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert set(inline([*figures, tmp_path / "broken.png", tmp_path / "gone.png"])) == set(figures)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert set(inline_figures([*figures, tmp_path / "broken.png", tmp_path / "gone.png"])) == set(figures)

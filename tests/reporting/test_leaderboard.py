@@ -8,18 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from avatar_bench.reporting.headline import headline as answer
-from avatar_bench.reporting.leaderboard import Board, boards
+from avatar_bench.reporting.headline import format_headline as answer
+from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
 from avatar_bench.reporting.study import read_study
 
 
-def board_of(runs: Path, name: str = "test") -> Board:
-    (found,) = [board for board in boards(read_study(runs)) if board.name == name]
+def board_of(runs: Path, name: str = "test") -> Leaderboard:
+    (found,) = [board for board in build_leaderboards(read_study(runs)) if board.name == name]
     return found
 
 
 def test_the_blind_set_stands_first(runs: Path) -> None:
-    assert [board.name for board in boards(read_study(runs))] == ["blind", "test"]
+    assert [board.name for board in build_leaderboards(read_study(runs))] == ["blind", "test"]
 
 
 def test_without_tests_ranks_are_what_intervals_leave_open(runs: Path, make: SimpleNamespace) -> None:
@@ -135,9 +135,9 @@ def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, 
     assert answer(board).startswith("Best of 2 on test is same: accuracy 0.750 [0.660, 0.840];")
 
 
-def test_different_pictures_under_one_name_stand_on_boards_of_their_own(runs: Path, make: SimpleNamespace) -> None:
+def test_different_images_under_one_name_stand_on_boards_of_their_own(runs: Path, make: SimpleNamespace) -> None:
     make.result(runs / "poor", "blind_test", "test", {"accuracy": make.accuracy(0.6)}, data_fingerprint="other")
-    found = [board for board in boards(read_study(runs)) if board.name == "test"]
+    found = [board for board in build_leaderboards(read_study(runs)) if board.name == "test"]
     assert [(board.fingerprint, board.names) for board in found] == [("test0", ["good"]), ("other", ["poor"])]
     assert answer(found[1]) == "poor on test: accuracy 0.600 [0.550, 0.650]."
 
@@ -154,7 +154,7 @@ def test_without_blind_test_there_is_no_board(runs: Path, make: SimpleNamespace)
     for folder in ("good", "poor"):
         shutil.rmtree(runs / folder / "evaluation")
         make.result(runs / folder, "robustness", "test", {"robustness": make.accuracy(0.5)})
-    assert boards(read_study(runs)) == []
+    assert build_leaderboards(read_study(runs)) == []
 
 
 @pytest.mark.parametrize("missing", ["letters", "rank_low"])

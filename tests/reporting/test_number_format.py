@@ -10,9 +10,17 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from avatar_bench.reporting.number_format import cell_text, figure, listed, metric_cell, number, value_cell, written
-from avatar_bench.reporting.saved_tables import lay_out, turned
-from avatar_bench.reporting.tables import Row, Table, column, fit_scale
+from avatar_bench.reporting.number_format import (
+    format_cell,
+    format_metric,
+    format_names,
+    format_number,
+    format_value,
+    make_metric_cell,
+    make_value_cell,
+)
+from avatar_bench.reporting.saved_tables import lay_out, transpose
+from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
 from avatar_bench.results.result import Metric
 
 
@@ -31,12 +39,12 @@ from avatar_bench.results.result import Metric
     ],
 )
 def test_a_number_has_the_digits_that_say_something(value: float, text: str) -> None:
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_an_interval_stands_behind_the_value() -> None:
-    assert figure(0.5, 0.4, 0.6) == "0.500 [0.400, 0.600]"
-    assert figure(0.5, 0.4, math.nan) == "0.500"
+    assert format_value(0.5, 0.4, 0.6) == "0.500 [0.400, 0.600]"
+    assert format_value(0.5, 0.4, math.nan) == "0.500"
 
 
 @pytest.mark.parametrize(
@@ -54,35 +62,35 @@ def test_an_interval_stands_behind_the_value() -> None:
     ],
 )
 def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(given: Any, text: str) -> None:
-    assert figure(*given) == text
+    assert format_value(*given) == text
     low, high = text.split("[")[1].rstrip("]").split(", ")
-    cell = metric_cell(Metric(given[0], 9, *given[1:]))
+    cell = make_metric_cell(Metric(given[0], 9, *given[1:]))
     assert cell is not None
-    assert (cell["text"], number(cell["low"], cell["digits"]), number(cell["high"], cell["digits"])) == (
+    assert (cell["text"], format_number(cell["low"], cell["digits"]), format_number(cell["high"], cell["digits"])) == (
         *(text.split(" ")[0], low, high),
     )
 
 
 def test_a_metric_without_a_value_says_why() -> None:
-    assert written(Metric(None, 0, reason="no picture")) == "none: no picture"
+    assert format_metric(Metric(None, 0, reason="no image")) == "none: no image"
 
 
 def test_cells_of_metrics_are_sorted_by_value_and_say_why_there_is_none() -> None:
-    assert metric_cell(None) is None
-    assert metric_cell(Metric(0.5, 9)) == {"value": 0.5, "text": "0.500"}
-    whole = metric_cell(Metric(0.5, 9, 0.4, 0.6, floor=0.0))
+    assert make_metric_cell(None) is None
+    assert make_metric_cell(Metric(0.5, 9)) == {"value": 0.5, "text": "0.500"}
+    whole = make_metric_cell(Metric(0.5, 9, 0.4, 0.6, floor=0.0))
     assert whole == {"value": 0.5, "text": "0.500", "low": 0.4, "high": 0.6, "digits": 3, "floor": 0.0}
-    empty = metric_cell(Metric(None, 0, reason="why"))
-    assert cell_text(empty) == "none: why"
+    empty = make_metric_cell(Metric(None, 0, reason="why"))
+    assert format_cell(empty) == "none: why"
 
 
 def test_values_of_tables_keep_their_kind() -> None:
     table = pd.DataFrame({"a": ["x", None], "b": [1, 2], "c": [0.5, math.nan], "d": [True, False]})
     first, second = (row.cells for row in lay_out(table, "t", "t", {}).rows)
     assert first[:2] == ["x", 1]
-    assert [cell_text(cell) for cell in first] == ["x", "1", "0.500", "yes"]
-    assert [cell_text(cell) for cell in second] == ["–", "2", "–", "no"]
-    assert value_cell(3.0) == {"text": "3", "value": 3.0}
+    assert [format_cell(cell) for cell in first] == ["x", "1", "0.500", "yes"]
+    assert [format_cell(cell) for cell in second] == ["–", "2", "–", "no"]
+    assert make_value_cell(3.0) == {"text": "3", "value": 3.0}
 
 
 def test_whole_numbers_are_written_whole_in_a_column_of_whole_numbers_alone() -> None:
@@ -91,22 +99,41 @@ def test_whole_numbers_are_written_whole_in_a_column_of_whole_numbers_alone() ->
 
 
 def test_ranks_and_lists_are_written() -> None:
-    assert cell_text({"first": 1, "last": 3, "letters": "ab"}) == "1–3 ab"
-    assert cell_text({"first": 2, "last": 2, "letters": ""}) == "2"
-    assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert format_cell({"first": 1, "last": 3, "letters": "ab"}) == "1–3 ab"
+    assert format_cell({"first": 2, "last": 2, "letters": ""}) == "2"
+    assert [format_names(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
 
 
 def test_a_table_gives_its_numbers_in_full_as_csv() -> None:
     rows = [
-        Row(["x", metric_cell(Metric(1 / 3, 9, 0.1, 0.6)), {"text": "abc", "full": "abcdef"}, {"first": 1, "last": 2}])
+        TableRow(
+            [
+                "x",
+                make_metric_cell(Metric(1 / 3, 9, 0.1, 0.6)),
+                {"text": "abc", "full": "abcdef"},
+                {"first": 1, "last": 2},
+            ]
+        )
     ]
-    frame = Table("t", "t", [column("m"), column("v", True), column("h"), column("m")], rows).frame()
+    frame = Table(
+        "t", "t", [make_column("m"), make_column("v", True), make_column("h"), make_column("m")], rows
+    ).frame()
     assert list(frame) == ["m", "v", "v low", "v high", "h", "m 5"]
     assert frame.iloc[0].tolist() == ["x", 1 / 3, 0.1, 0.6, "abcdef", "1–2"]
 
 
 def test_a_table_of_the_reports_own_carries_its_csv_and_a_saved_one_links_to_it() -> None:
-    table = Table("t", "t", [column("name"), column("v", True)], [Row(["Ёж, <b>", {"value": 1 / 3, "text": "0.333"}])])
+    table = Table(
+        "t",
+        "t",
+        [make_column("name"), make_column("v", True)],
+        [TableRow(["Ёж, <b>", {"value": 1 / 3, "text": "0.333"}])],
+    )
     head, _, body = str(table.csv).partition(",")
     assert head == "data:text/csv;charset=utf-8"
     assert pd.read_csv(io.StringIO(unquote(body))).iloc[0].tolist() == ["Ёж, <b>", pytest.approx(1 / 3)]
@@ -118,14 +145,14 @@ def test_a_table_of_the_reports_own_carries_its_csv_and_a_saved_one_links_to_it(
 
 def test_a_wide_table_of_few_models_is_turned() -> None:
     table = pd.DataFrame({"run": ["m", "n"], "x": [1, 2], "y": [0.5, math.nan]})
-    found = turned(lay_out(table, "t", "t", {"m": {"color": "#123456", "marker": "o"}}))
+    found = transpose(lay_out(table, "t", "t", {"m": {"color": "#123456", "marker": "o"}}))
     assert [one["text"] for one in found.columns] == ["run", "m", "n"]
     assert found.texts == [["x", "1", "2"], ["y", "0.500", "–"]]
 
 
 def test_intervals_are_drawn_where_the_scale_fits() -> None:
-    columns = [column("a", True), column("b", True), column("c", True)]
-    rows = [Row([{"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 5.0, "low": 4.0, "high": 6.0}, None])]
+    columns = [make_column("a", True), make_column("b", True), make_column("c", True)]
+    rows = [TableRow([{"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 5.0, "low": 4.0, "high": 6.0}, None])]
     fit_scale(columns, rows)
     assert [one["bars"] for one in columns] == [True, False, False]
 
@@ -147,13 +174,13 @@ def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_the
 
 
 def test_an_empty_cell_of_a_saved_table_bears_its_reason() -> None:
-    table = pd.DataFrame({"a": ["m", "n"], "least": [0.1, math.nan], "least_reason": [math.nan, "too few pictures"]})
+    table = pd.DataFrame({"a": ["m", "n"], "least": [0.1, math.nan], "least_reason": [math.nan, "too few images"]})
     for only in ([], ["a", "least"]):
         found = lay_out(table, "t", "t", {}, only)
         assert [one["key"] for one in found.columns] == ["a", "least"]
-        assert found.texts == [["m", "0.100"], ["n", "none: too few pictures"]]
+        assert found.texts == [["m", "0.100"], ["n", "none: too few images"]]
     none = lay_out(table.iloc[1:], "t", "t", {}, ["a", "least"])
-    assert none.texts == [["n", "none: too few pictures"]]  # not left out as if nobody had asked
+    assert none.texts == [["n", "none: too few images"]]  # not left out as if nobody had asked
 
 
 def test_the_size_of_a_network_stands_below_its_name() -> None:

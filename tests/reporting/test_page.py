@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.reporting.page import Slugs, write_report
 from avatar_bench.reporting.study import read_study
 from avatar_bench.results.result import Metric
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 
 def written(runs: Path, language: str = "en") -> Page:
-    with speak(language):
+    with use_language(language):
         write_report(read_study(runs), runs / "report.html", language)
     return Page(runs / "report.html")
 
@@ -172,11 +172,11 @@ def test_our_own_words_bear_code_and_those_of_others_do_not(runs: Path, make: Si
 
 
 def test_a_value_that_is_null_says_why(runs: Path, make: SimpleNamespace) -> None:
-    metrics = {"robustness": Metric(None, 0, reason="the set has no picture of class real")}
+    metrics = {"robustness": Metric(None, 0, reason="the set has no image of class real")}
     make.result(runs / "good", "robustness", "test", metrics)
     page = written(runs)
-    assert "the set has no picture of class real" in page.words
-    assert "none: the set has no picture of class real" in (runs / "report.md").read_text()
+    assert "the set has no image of class real" in page.words
+    assert "none: the set has no image of class real" in (runs / "report.md").read_text()
 
 
 def test_what_cannot_be_used_is_named(runs: Path, make: SimpleNamespace) -> None:
@@ -189,10 +189,10 @@ def test_what_cannot_be_used_is_named(runs: Path, make: SimpleNamespace) -> None
     assert "Missing: " in page.words
 
 
-def test_different_pictures_stand_in_tables_of_their_own(runs: Path, make: SimpleNamespace) -> None:
+def test_different_images_stand_in_tables_of_their_own(runs: Path, make: SimpleNamespace) -> None:
     make.result(runs / "poor", "blind_test", "test", {"accuracy": make.accuracy(0.6)}, data_fingerprint="other")
     page = written(runs)
-    assert "Under the name test the runs were judged on different pictures" in page.words
+    assert "Under the name test the runs were judged on different images" in page.words
     for fingerprint in ("test0", "other"):
         assert f"Main metrics on test, 90 images, of the fingerprint {fingerprint} alone" in page.words
 
@@ -203,7 +203,7 @@ def test_guards_that_were_passed_are_said(runs: Path, make: SimpleNamespace) -> 
 
 
 def test_a_verdict_of_the_audit_is_said_with_both_cautions(runs: Path, make: SimpleNamespace) -> None:
-    verdict = {"answer": "no", "reasons": ["the file alone tells the class"]}
+    verdict = {"suitable": "no", "reasons": ["the file alone tells the class"]}
     make.result(runs / "good", "data_audit", "test", {"metadata_auroc": make.accuracy(0.9)}, verdict=verdict)
     page = written(runs)
     assert "The audit of the data says: no. the file alone tells the class" in page.words

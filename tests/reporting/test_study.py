@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from avatar_bench.errors import DataError
-from avatar_bench.reporting.saved_result import ROWS
+from avatar_bench.reporting.saved_result import MAX_SHOWN_ROWS
 from avatar_bench.reporting.study import Study, read_study
 
 
@@ -126,7 +126,7 @@ def test_no_more_of_a_table_is_read_than_is_shown(runs: Path, make: SimpleNamesp
     make.result(runs, "significance", "test", tables={"pairs": long}, checkpoint_sha256=None)
     make.result(runs / "good", "robustness", "test", tables={"predictions": long})
     study = read_study(runs)
-    assert len(study.comparisons["test", "significance"].result.tables["pairs"]) == ROWS + 1
+    assert len(study.comparisons["test", "significance"].result.tables["pairs"]) == MAX_SHOWN_ROWS + 1
     assert study.models[0].results["test", "robustness"].result.tables == {}
 
 

@@ -11,12 +11,12 @@ import pytest
 from scipy.special import softmax
 
 from avatar_bench.errors import CheckpointError, DivergedError
-from avatar_bench.results.predictions import Predictions, strings
+from avatar_bench.results.predictions import Predictions, to_string_array
 
 
 def given(logits: Any, targets: Any, **options: Any) -> Predictions:
     logits = np.asarray(logits, dtype=np.float32)
-    names = strings(f"фото {row}, (x).png" for row in range(len(logits)))
+    names = to_string_array(f"фото {row}, (x).png" for row in range(len(logits)))
     return Predictions(
         classes=options.pop("classes", ("a", "b, c", "д")),
         logits=logits,
@@ -24,7 +24,7 @@ def given(logits: Any, targets: Any, **options: Any) -> Predictions:
         targets=np.asarray(targets, dtype=np.int64),
         paths=names,
         groups=names,
-        sources=strings([""] * len(logits)),
+        sources=to_string_array([""] * len(logits)),
         **options,
     )
 
@@ -58,7 +58,7 @@ def test_an_unknown_target_is_never_correct() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_logit_that_is_not_finite_is_refused_with_its_picture(bad: float) -> None:
+def test_a_logit_that_is_not_finite_is_refused_with_its_image(bad: float) -> None:
     with pytest.raises(DivergedError, match=r"фото 1, \(x\)\.png"):
         given([[0, 0, 0], [0, bad, 0]], [0, 0])
 
@@ -91,7 +91,7 @@ def test_an_object_array_is_never_unpickled(tmp_path: Path) -> None:
         Predictions.load(tmp_path / "x.npz")
 
 
-def test_no_pictures_and_some_rows(tmp_path: Path) -> None:
+def test_no_images_and_some_rows(tmp_path: Path) -> None:
     none = given(np.zeros((0, 3)), [])
     assert len(none) == 0
     assert none.probabilities.shape == (0, 3)

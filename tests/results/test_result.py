@@ -16,8 +16,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avatar_bench.metrics.plots import confusion_matrix
-from avatar_bench.reporting.saved_result import Saved, read_saved
+from avatar_bench.metrics.plots import draw_confusion_matrix
+from avatar_bench.reporting.saved_result import SavedResult, read_saved
 from avatar_bench.results.result import Metric, Result
 
 matplotlib.use("Agg")
@@ -33,14 +33,14 @@ def result() -> Result:
         classes=("a", "б"),
         metrics={
             "accuracy": Metric(2 / 3, 3, 0.2, 0.9, "wilson"),
-            "f1/б": Metric(None, 0, reason="no picture of this class"),
+            "f1/б": Metric(None, 0, reason="no image of this class"),
             "chance": Metric(0.5, 3, higher_is_better=None),
             "nll": Metric(0.7, 3, higher_is_better=False),
         },
         tables={"scores": pd.DataFrame({"path": ["a, b.png", "я.png"], "value": [1 / 3, 1e-17]})},
         figures={"curve": figure},
         arrays={"maps": {"first": np.eye(2)}},
-        warnings=["few pictures"],
+        warnings=["few images"],
         provenance={"seed": 42},
     )
 
@@ -50,7 +50,7 @@ def test_a_saved_result_is_read_back(tmp_path: Path) -> None:
     read = Result.load(made.save(tmp_path / "deep" / "blind_test"))
     assert (read.block, read.set, read.n, read.classes) == ("blind_test", "blind", 3, ("a", "б"))
     assert read.metrics == made.metrics
-    assert read.warnings == ["few pictures"]
+    assert read.warnings == ["few images"]
     assert read.provenance == {"seed": 42}
     pd.testing.assert_frame_equal(read.tables["scores"], made.tables["scores"], check_exact=True)
 
@@ -74,17 +74,17 @@ def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path: Path
     folder = made.save(tmp_path / "blind_test")
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "overlays" / "0001_я.png")), image)
     saved = read_saved(folder)
-    assert isinstance(saved, Saved)
+    assert isinstance(saved, SavedResult)
     assert saved.figures == ["curve"]
     assert saved.image_folders == {"overlays": 1}
-    assert Result.load_whole(folder) is not None
+    assert Result.load_if_complete(folder) is not None
     (folder / "overlays" / "0001_я.png").unlink()
-    assert Result.load_whole(folder) is None
+    assert Result.load_if_complete(folder) is None
 
 
 def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_path: Path) -> None:
     def drawn() -> Figure:
-        return confusion_matrix([[2, 1], [0, 9]], ["a class", "another one"])
+        return draw_confusion_matrix([[2, 1], [0, 9]], ["a class", "another one"])
 
     drawn().savefig(tmp_path / "plain.png")
     once, again = (
@@ -112,7 +112,7 @@ def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
         "value": 2 / 3, "low": 0.2, "high": 0.9, "n": 3, "interval": "wilson", "higher_is_better": True,
     }  # fmt: skip
     assert body["metrics"]["f1/б"]["value"] is None
-    assert body["metrics"]["f1/б"]["reason"] == "no picture of this class"
+    assert body["metrics"]["f1/б"]["reason"] == "no image of this class"
     assert "б" in text
 
 
@@ -156,7 +156,7 @@ def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(write, range(6)))
-    assert Result.load_whole(tmp_path / "test" / "block") is not None
+    assert Result.load_if_complete(tmp_path / "test" / "block") is not None
     assert [file.name for file in (tmp_path / "test").iterdir()] == ["block"]
 
 
@@ -199,6 +199,6 @@ def test_a_result_of_another_schema_is_not_read(tmp_path: Path) -> None:
     folder = result().save(tmp_path / "blind_test")
     file = folder / "metrics.json"
     file.write_text(file.read_text().replace('"schema": 1', '"schema": 99'))
-    assert Result.load_whole(folder) is None
+    assert Result.load_if_complete(folder) is None
     with pytest.raises(ValueError, match="schema 99"):
         Result.load(folder)

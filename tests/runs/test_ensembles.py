@@ -18,10 +18,10 @@ from avatar_bench.data import loaders
 from avatar_bench.data.corruptions import Corruption
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.dataset import read_manifest
-from avatar_bench.runs.ensembles import Ensemble, Soup, describe, open_run, save
+from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
 from avatar_bench.metrics.detection import energy
-from avatar_bench.metrics.averaging import Mix
+from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.runs.run import Run
 
@@ -38,9 +38,9 @@ def write(
 ) -> Path:
     """Save an ensemble of runs, of equal weights and temperatures of 1 where none are given."""
     size = len(runs)
-    mix = Mix(*(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size)))
+    mix = AveragingWeights(*(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size)))
     opened = [open_run(run) for run in runs]
-    return save(folder, describe(kind, opened, mix, t, opened[0].classes))
+    return save_ensemble(folder, describe_ensemble(kind, opened, mix, t, opened[0].classes))
 
 
 def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(runs: list[Path], tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(runs: lis
     np.testing.assert_allclose(found.probabilities, sum(parts), atol=1e-6)
     assert (found.predicted == sum(parts).argmax(axis=1)).all()
     assert ensemble.name == "ensembles/a"
-    assert type(ensemble) is Ensemble
+    assert type(ensemble) is EnsembleRun
 
 
 def test_the_energy_is_the_weighted_mean_of_the_members_energies_before_temperatures(
@@ -98,7 +98,7 @@ def test_embeddings_are_the_members_at_length_one_side_by_side(runs: list[Path],
     np.testing.assert_allclose(ensemble.predictions(dataset).embeddings, np.hstack(expected), atol=1e-6)
 
 
-def test_variations_are_averaged_like_the_pictures_themselves(runs: list[Path], tmp_path: Path) -> None:
+def test_variations_are_averaged_like_the_images_themselves(runs: list[Path], tmp_path: Path) -> None:
     ensemble = open_run(write(tmp_path / "a", runs, t=1.0))
     dataset, noise = ensemble.dataset("test"), [Corruption("noise", 3), Corruption("blur", 5)]
     made = [Run.open(run).variations(dataset, noise) for run in runs]
@@ -115,11 +115,11 @@ def test_predictions_are_kept_in_the_ensembles_folder(
     ensemble = open_run(folder)
     ensemble.predictions(ensemble.dataset("test"))
     assert len(list((folder / "predictions").glob("*.npz"))) == 1
-    monkeypatch.setattr(Ensemble, "_compute", None)
+    monkeypatch.setattr(EnsembleRun, "_compute", None)
     assert len(open_run(folder).predictions(ensemble.dataset("test"))) == len(ensemble.dataset("test"))
 
 
-def test_verdicts_are_those_of_the_predictions(runs: list[Path], pictures: Path, tmp_path: Path) -> None:
+def test_verdicts_are_those_of_the_predictions(runs: list[Path], images: Path, tmp_path: Path) -> None:
     ensemble = open_run(write(tmp_path / "a", runs, [0.2, 0.8], t=0.7))
     dataset = ensemble.dataset("test")
     (tmp_path / "broken.png").write_bytes(b"none")
@@ -133,7 +133,7 @@ def test_verdicts_are_those_of_the_predictions(runs: list[Path], pictures: Path,
     assert not np.allclose(plain["confidence"], table["confidence"][:5].astype(float))
 
 
-def test_an_ensembles_members_share_each_decoded_picture(
+def test_an_ensembles_members_share_each_decoded_image(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensemble = open_run(write(tmp_path / "a", runs, [0.2, 0.8]), workers=0)
@@ -148,15 +148,15 @@ def test_an_ensembles_members_share_each_decoded_picture(
     assert opened == files
 
 
-def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], pictures: Path, tmp_path: Path) -> None:
+def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], images: Path, tmp_path: Path) -> None:
     folder, out = write(tmp_path / "a", runs), tmp_path / "verdicts.csv"
-    assert main(["predict", f"ckpt={folder}", f"input={pictures / 'blind' / 'real'}", f"output={out}"]) == 0
-    files = sorted((pictures / "blind" / "real").rglob("*.*"))
+    assert main(["predict", f"ckpt={folder}", f"input={images / 'blind' / 'real'}", f"output={out}"]) == 0
+    files = sorted((images / "blind" / "real").rglob("*.*"))
     expected = open_run(folder).predict(files)
     assert pd.read_csv(out)["prediction"].tolist() == expected["prediction"].tolist()
 
 
-def test_a_picture_is_of_train_for_all_where_any_member_trained_on_it(
+def test_a_image_is_of_train_for_all_where_any_member_trained_on_it(
     train: Callable[..., Path], runs: list[Path], tmp_path: Path
 ) -> None:
     other = train(tmp_path / "other", "data.split.seed=3")
@@ -199,13 +199,13 @@ def test_a_soup_is_the_network_of_mean_weights(runs: list[Path], tmp_path: Path)
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
     predictions = soup.predictions(soup.dataset("test"))
     assert predictions.temperature == soup.temperature == 1.1
-    assert type(soup) is Soup
+    assert type(soup) is WeightSoup
     assert predictions.embeddings.shape == Run.open(runs[0]).predictions(soup.dataset("test")).embeddings.shape
 
 
 def test_a_soup_of_one_run_is_that_run(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
-    soup, dataset = Soup.of([run]), run.dataset("test")
+    soup, dataset = WeightSoup.of([run]), run.dataset("test")
     np.testing.assert_allclose(soup.predictions(dataset).logits, run.predictions(dataset).logits, atol=1e-5)
 
 
@@ -251,11 +251,11 @@ def test_anything_else_is_opened_as_a_run(tiny_run: Path, tmp_path: Path) -> Non
         open_run(tmp_path)
 
 
-def test_options_reach_every_member(runs: list[Path], pictures: Path, tmp_path: Path) -> None:
+def test_options_reach_every_member(runs: list[Path], images: Path, tmp_path: Path) -> None:
     ensemble = open_run(write(tmp_path / "a", runs), allow=frozenset({"overlap", "near_duplicates"}), label="vote")
     assert ensemble.label == "vote"
     assert [member.label for member in ensemble.members] == ["", ""]  # type: ignore[attr-defined]
-    assert len(ensemble.predictions(read_manifest(pictures / "all.csv")))
+    assert len(ensemble.predictions(read_manifest(images / "all.csv")))
 
 
 @pytest.mark.parametrize("way", [".", "ensemble.json", "../other"])

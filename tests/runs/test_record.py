@@ -15,7 +15,7 @@ import pytest
 from avatar_bench.runs import record as records
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError
-from avatar_bench.runs.record import find_runs, read_record, read_records, table
+from avatar_bench.runs.record import find_runs, read_record, read_records, format_table
 
 
 def write(folder: Path, text: str) -> None:
@@ -53,7 +53,7 @@ def test_a_name_comes_from_the_record_else_from_the_config(tmp_path: Path) -> No
 
 
 def test_a_table_is_laid_out_in_columns() -> None:
-    assert table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
+    assert format_table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_record_that_no_run_of_ours_writes_is_refused(text: str, tmp_path: Pat
 
 
 def test_a_record_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "LARGEST", 10)
+    monkeypatch.setattr(records, "MAX_JSON_BYTES", 10)
     (tmp_path / "run.json").write_text('{"name": "long"}')
     with pytest.raises(CheckpointError, match="larger than 10 bytes"):
         read_record(tmp_path)
@@ -91,11 +91,11 @@ def test_things_that_are_no_files_are_refused_at_once(tmp_path: Path, capsys: An
     (tmp_path / "zero.ckpt").symlink_to("/dev/zero")
     (tmp_path / "folder.ckpt").mkdir()
     (tmp_path / "empty.ckpt").touch()
-    (tmp_path / "picture.ckpt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(range(256)))
+    (tmp_path / "image.ckpt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(range(256)))
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "run" / "checkpoints" / "best.ckpt").symlink_to("/dev/zero")
-    for name in ("pipe.ckpt", "loop.ckpt", "zero.ckpt", "folder.ckpt", "empty.ckpt", "picture.ckpt", "run"):
+    for name in ("pipe.ckpt", "loop.ckpt", "zero.ckpt", "folder.ckpt", "empty.ckpt", "image.ckpt", "run"):
         assert main(["predict", f"ckpt={tmp_path / name}", f"input={tmp_path}", f"output={tmp_path / 'o.csv'}"]) == 4
         assert 1 <= len(capsys.readouterr().err.splitlines()) <= 3
 

@@ -19,11 +19,11 @@ from PIL import Image
 import avatar_bench
 from avatar_bench.cli.app import main
 from avatar_bench.data.duplicates import Match
-from avatar_bench.data.leakage import shared_pictures
+from avatar_bench.data.leakage import find_shared_images
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.models.model_card import Card
-from avatar_bench.runs.record import find_runs, newest_run, read_record, write_record
+from avatar_bench.runs.record import find_runs, find_newest_run, read_record, write_record
 from avatar_bench.runs.run import Run
 
 
@@ -31,8 +31,8 @@ def best(run: Path) -> Path:
     return run / "checkpoints" / "best.ckpt"
 
 
-def files(pictures: Path) -> list[Path]:
-    return sorted((pictures / "blind").rglob("*.*"))[::5]
+def files(images: Path) -> list[Path]:
+    return sorted((images / "blind").rglob("*.*"))[::5]
 
 
 def test_a_run_knows_its_classes_preprocessing_temperature_and_seed(tiny_run: Path) -> None:
@@ -51,10 +51,10 @@ def test_a_run_may_be_opened_by_its_folder_or_either_checkpoint(tiny_run: Path) 
     assert opened[2].checkpoint.name == "last.ckpt"
 
 
-def test_a_checkpoint_moved_elsewhere_predicts_the_same(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_moved_elsewhere_predicts_the_same(tiny_run: Path, images: Path, tmp_path: Path) -> None:
     bare = shutil.copy(best(tiny_run), tmp_path / "фото (1), x=2.ckpt")
-    moved = avatar_bench.load(bare).predict(files(pictures))
-    pd.testing.assert_frame_equal(moved, avatar_bench.load(tiny_run).predict(files(pictures)))
+    moved = avatar_bench.load(bare).predict(files(images))
+    pd.testing.assert_frame_equal(moved, avatar_bench.load(tiny_run).predict(files(images)))
 
 
 def test_the_sets_of_a_run_are_those_of_its_split(tiny_run: Path) -> None:
@@ -113,25 +113,25 @@ def test_logits_are_those_of_the_network_itself(tiny_run: Path) -> None:
     np.testing.assert_allclose(net.get_classifier()(torch.from_numpy(made.embeddings)).detach(), made.logits, atol=1e-4)
 
 
-def test_labels_and_overlaps_are_guarded(tiny_run: Path, pictures: Path) -> None:
+def test_labels_and_overlaps_are_guarded(tiny_run: Path, images: Path) -> None:
     run = Run.open(tiny_run)
-    with pytest.raises(GuardError, match="training data by picture"):
-        run.predictions(read_manifest(pictures / "all.csv"))
-    blind = read_manifest(pictures / "blind.csv")
+    with pytest.raises(GuardError, match="training data by image"):
+        run.predictions(read_manifest(images / "all.csv"))
+    blind = read_manifest(images / "blind.csv")
     blind.frame.loc[0, "label"] = "photo"
     with pytest.raises(GuardError, match="'photo'"):
         run.predictions(blind)
 
 
-def test_near_duplicates_of_training_pictures_are_guarded(tiny_run: Path, tmp_path: Path) -> None:
+def test_near_duplicates_of_training_images_are_guarded(tiny_run: Path, tmp_path: Path) -> None:
     run = Run.open(tiny_run)
     assert run.images is not None
-    seen = run.images.part("train")
+    seen = run.images.select_split("train")
     (tmp_path / "others").mkdir()
     Image.fromarray(seen.image(0)[:, ::-1]).save(tmp_path / "others" / "mirrored.png")
     (tmp_path / "others.csv").write_text("path,label\nothers/mirrored.png,real\n")
     others = read_manifest(tmp_path / "others.csv")
-    with pytest.raises(GuardError, match="1 of 1 pictures of others are near-duplicates of training") as caught:
+    with pytest.raises(GuardError, match="1 of 1 images of others are near-duplicates of training") as caught:
         run.predictions(others)
     assert f"others/mirrored.png of {seen.frame['path'].iat[0]}" in caught.value.lines[0]
     assert len(Run.open(tiny_run, allow=frozenset({"near_duplicates"})).predictions(others)) == 1
@@ -139,19 +139,19 @@ def test_near_duplicates_of_training_pictures_are_guarded(tiny_run: Path, tmp_pa
         Run.open(tiny_run, allow=frozenset({"overlap"})).predictions(others)
 
 
-def test_a_set_is_compared_with_the_training_pictures_once(
-    tiny_run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_set_is_compared_with_the_training_images_once(
+    tiny_run: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, compared = Run.open(tiny_run), []
 
     def compare(train: Dataset, dataset: Dataset) -> list[Match]:
         compared.append(len(dataset))
-        return shared_pictures(train, dataset)
+        return find_shared_images(train, dataset)
 
-    monkeypatch.setattr("avatar_bench.data.leakage.shared_pictures", compare)
+    monkeypatch.setattr("avatar_bench.data.leakage.find_shared_images", compare)
     for _ in range(3):
-        run.predictions(read_manifest(pictures / "blind.csv"))
-    assert compared == [len(read_manifest(pictures / "blind.csv"))]
+        run.predictions(read_manifest(images / "blind.csv"))
+    assert compared == [len(read_manifest(images / "blind.csv"))]
 
 
 def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,17 +162,17 @@ def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path, monkeypatc
     assert [run._holds_out(one) for one in sets.values()] == [True, True, False, False]
 
 
-def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, pictures: Path) -> None:
+def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, images: Path) -> None:
     split = pd.read_csv(run_copy / "split.csv")
-    blind = read_manifest(pictures / "blind.csv")
+    blind = read_manifest(images / "blind.csv")
     split.loc[split["split"] == "train", "stated_group"] = blind.frame["group"].iat[0]
     split.to_csv(run_copy / "split.csv", index=False)
     with pytest.raises(GuardError, match="by group"):
         Run.open(run_copy).predictions(blind)
 
 
-def test_pictures_without_a_label_are_predicted_and_have_no_target(tiny_run: Path, pictures: Path) -> None:
-    blind = read_manifest(pictures / "blind.csv", "unlabelled")
+def test_images_without_a_label_are_predicted_and_have_no_target(tiny_run: Path, images: Path) -> None:
+    blind = read_manifest(images / "blind.csv", "unlabelled")
     blind.frame["label"] = ""
     made = Run.open(tiny_run).predictions(blind)
     assert (made.targets == -1).all()
@@ -180,16 +180,16 @@ def test_pictures_without_a_label_are_predicted_and_have_no_target(tiny_run: Pat
 
 
 def test_a_network_that_gives_no_finite_logit_is_refused(
-    run_copy: Path, reseal: Callable[[Path], None], pictures: Path
+    run_copy: Path, reseal: Callable[[Path], None], images: Path
 ) -> None:
     checkpoint = torch.load(best(run_copy), weights_only=True)
     checkpoint["state_dict"]["net.fc.weight"][:] = 3e38  # finite, but no sum of them is
     torch.save(checkpoint, best(run_copy))
     reseal(best(run_copy))
     with pytest.raises(DivergedError):
-        Run.open(run_copy).predictions(read_manifest(pictures / "blind.csv"))
+        Run.open(run_copy).predictions(read_manifest(images / "blind.csv"))
     with pytest.raises(DivergedError):
-        avatar_bench.load(run_copy).predict(files(pictures))
+        avatar_bench.load(run_copy).predict(files(images))
 
 
 def _truncate(data: bytes) -> bytes:
@@ -204,14 +204,14 @@ def _flip(data: bytes) -> bytes:
 @pytest.mark.parametrize("spoil", [_truncate, _flip, lambda data: b"", lambda data: b"not a checkpoint"])
 @pytest.mark.parametrize("sealed", [True, False])
 def test_a_damaged_checkpoint_ends_with_4_and_three_lines_at_most(
-    spoil: Callable[[bytes], bytes], sealed: bool, run_copy: Path, pictures: Path, tmp_path: Path, capsys: Any
+    spoil: Callable[[bytes], bytes], sealed: bool, run_copy: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     best(run_copy).write_bytes(spoil(best(run_copy).read_bytes()))
     if not sealed:
         best(run_copy).with_name("best.ckpt.sha256").unlink()
         if spoil is _flip:
             pytest.skip("one bit of a weight cannot be told from a weight without the checksum")
-    words = [f"input={pictures / 'blind'}", f"output={tmp_path / 'out.csv'}"]
+    words = [f"input={images / 'blind'}", f"output={tmp_path / 'out.csv'}"]
     assert main(["predict", f"ckpt={run_copy}", *words]) == 4
     err = capsys.readouterr().err.splitlines()
     assert 1 <= len(err) <= 3
@@ -253,11 +253,11 @@ class Foreign:
     ],
 )
 def test_a_foreign_file_is_refused_in_three_lines_at_most(
-    content: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, pictures: Path
+    content: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, images: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "foreign.ckpt")
-    assert main(["predict", "ckpt=foreign.ckpt", f"input={pictures / 'blind'}", "output=out.csv"]) == 4
+    assert main(["predict", "ckpt=foreign.ckpt", f"input={images / 'blind'}", "output=out.csv"]) == 4
     err = capsys.readouterr().err
     assert told in err
     assert len(err.splitlines()) <= 3
@@ -303,10 +303,10 @@ def test_runs_are_found_at_any_depth_the_newest_last(tmp_path: Path, tiny_run: P
         if name != "bare":
             shutil.copy(best(tiny_run), best(tmp_path / name))
     assert [run.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)] == ["c/old", "a/b/new", "bare"]
-    assert newest_run(tmp_path).name == "new"
+    assert find_newest_run(tmp_path).name == "new"
     assert find_runs(tmp_path / "nowhere") == []
     with pytest.raises(CheckpointError):
-        newest_run(tmp_path / "bare")
+        find_newest_run(tmp_path / "bare")
 
 
 def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_record_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert read_record(tmp_path) == {"status": "running", "имя": "x"}
 
 
-def test_pictures_that_are_gone_are_named(run_copy: Path, pictures: Path, tmp_path: Path) -> None:
+def test_images_that_are_gone_are_named(run_copy: Path, images: Path, tmp_path: Path) -> None:
     record = read_record(run_copy)
     record["data"]["root"] = str(tmp_path / "gone")
     write_record(run_copy, record)
@@ -348,7 +348,7 @@ class Darker:
         return np.clip(image.astype(int) - self.by - seed % 7, 0, 255).astype(np.uint8)
 
 
-def test_variations_are_those_of_single_pictures_and_are_kept(run_copy: Path, tmp_path: Path) -> None:
+def test_variations_are_those_of_single_images_and_are_kept(run_copy: Path, tmp_path: Path) -> None:
     run = Run.open(run_copy, workers=0)
     dataset = run.dataset("test")
     wanted = [Darker(40), Darker(0, "native"), Darker(90)]
@@ -389,22 +389,22 @@ def test_variations_do_not_depend_on_workers_or_what_else_is_asked(
         np.testing.assert_array_equal(one.logits, other.logits)
 
 
-def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, images: Path, tmp_path: Path) -> None:
     run = Run.open(shutil.copy(best(tiny_run), tmp_path / "bare.ckpt"), workers=0)
-    blind = read_manifest(pictures / "blind.csv")
+    blind = read_manifest(images / "blind.csv")
     assert run.predictions(blind) is run.predictions(blind)
-    with pytest.raises(BlockError, match="calibration pictures are not known"):
+    with pytest.raises(BlockError, match="calibration images are not known"):
         run.calibration(blind)
-    with pytest.raises(BlockError, match="train pictures are not known"):
+    with pytest.raises(BlockError, match="train images are not known"):
         run.training()
     assert run.blind is None
     assert run.ood == {}
 
 
-def test_what_is_fitted_is_never_judged_by_the_same_pictures(tiny_run: Path) -> None:
+def test_what_is_fitted_is_never_judged_by_the_same_images(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
     fitted = run.calibration(run.dataset("test"))
-    own = run.images.part("calibration").frame
+    own = run.images.select_split("calibration").frame
     assert list(fitted.paths) == list(own["path"])
     with pytest.raises(GuardError, match="fitted on"):
         run.calibration(run.dataset("calibration"))
@@ -415,7 +415,7 @@ def test_what_is_fitted_is_never_judged_by_the_same_pictures(tiny_run: Path) -> 
 
 
 def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(
-    tiny_run: Path, pictures: Path, tmp_path: Path
+    tiny_run: Path, images: Path, tmp_path: Path
 ) -> None:
     flat = tmp_path / "flat"
     (tmp_path / "named" / "real").mkdir(parents=True)
@@ -424,7 +424,7 @@ def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(
     for number, place in enumerate((flat, flat, tmp_path / "named" / "real", tmp_path / "named" / "cat")):
         image = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(image).save(place / f"{number}.png")
-    others = {"flat": str(flat), "named": str(tmp_path / "named"), "blind": str(pictures / "blind.csv")}
+    others = {"flat": str(flat), "named": str(tmp_path / "named"), "blind": str(images / "blind.csv")}
     run = Run.open(tiny_run, others=others)
     assert {name: sorted(dataset.frame["label"]) for name, dataset in run.ood.items()} == {
         "flat": ["", ""],
@@ -437,8 +437,8 @@ def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(
         Run.open(tiny_run, others={"gone": str(tmp_path / "gone")}).dataset("gone")
 
 
-def test_kept_predictions_of_other_pictures_are_made_again(run_copy: Path, pictures: Path) -> None:
-    blind = read_manifest(pictures / "blind.csv")
+def test_kept_predictions_of_other_images_are_made_again(run_copy: Path, images: Path) -> None:
+    blind = read_manifest(images / "blind.csv")
     made = Run.open(run_copy).predictions(blind)
     (kept,) = (run_copy / "predictions").iterdir()
     made.take(np.arange(len(made))[::-1]).save(kept)

@@ -12,17 +12,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.data.fingerprints import fingerprint
+from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError
-from avatar_bench.sources.curation import Curated, Rules, curate
-from avatar_bench.sources.refusals import BLIND, GROUP, OtherSet
+from avatar_bench.sources.curation import CurationResult, CurationRules, curate
+from avatar_bench.sources.refusals import BLIND_SIDE, GROUP_PREFIX, OtherSet
 
 PLAN = SplitPlan(by="group", folds=4)
 
 
 def face(seed: int) -> NDArray[np.uint8]:
-    """Draw a smooth random picture, unlike that of any other seed."""
+    """Draw a smooth random image, unlike that of any other seed."""
     small = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((90, 90), Image.Resampling.BICUBIC))
 
@@ -32,14 +32,14 @@ def brighter(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class Shelf:
-    """Pictures that lie stored, with their rows."""
+    """Images that lie stored, with their rows."""
 
     def __init__(self) -> None:
         self.images: list[NDArray[np.uint8]] = []
         self.rows: list[dict[str, Any]] = []
 
     def add(self, image: NDArray[np.uint8], label: str = "real", source: str = "a", **known: str) -> None:
-        number, prints = len(self.rows), fingerprint(image)
+        number, prints = len(self.rows), fingerprint_image(image)
         digest = hashlib.sha256(image.tobytes()).hexdigest()
         row = {"path": f"{source}/{number}", "label": label, "source": source, "recipe_source": source}
         row |= {"origin": str(number), "group": f"{source}:{number}", "split": "", "generator": ""}
@@ -52,12 +52,12 @@ class Shelf:
             self.add(face(1000 + len(self.rows)), **known)
         return self
 
-    def curate(self, rules: Rules | None = None, **more: Any) -> Curated:
-        rules = rules or Rules(plan=PLAN)
+    def curate(self, rules: CurationRules | None = None, **more: Any) -> CurationResult:
+        rules = rules or CurationRules(plan=PLAN)
         return curate(pd.DataFrame(self.rows), rules, self.images.__getitem__, **more)
 
     def other(self, name: str) -> OtherSet:
-        prints = [fingerprint(image) for image in self.images]
+        prints = [fingerprint_image(image) for image in self.images]
         columns = ([row[key] for row in self.rows] for key in ("path", "label", "sha256"))
         return OtherSet(name, *columns, prints, self.images.__getitem__)
 
@@ -67,7 +67,7 @@ def shelf() -> Shelf:
     return Shelf().fill(20).fill(20, label="drawing", source="b")
 
 
-def test_pictures_without_copies_all_stay(shelf: Shelf) -> None:
+def test_images_without_copies_all_stay(shelf: Shelf) -> None:
     curated = shelf.curate()
     assert list(curated.frame["path"]) == [row["path"] for row in shelf.rows]
     assert curated.refused == []
@@ -88,7 +88,7 @@ def test_of_the_same_bytes_and_of_the_same_pixels_the_first_stays(shelf: Shelf) 
     assert not curated.duplicates["conflict"].any()
 
 
-def test_the_same_picture_in_two_classes_is_left_out_of_both(shelf: Shelf) -> None:
+def test_the_same_image_in_two_classes_is_left_out_of_both(shelf: Shelf) -> None:
     shelf.add(shelf.images[0], label="drawing", source="z")
     curated = shelf.curate()
     shelf.add(shelf.images[0], source="z", origin_sha256="another file")
@@ -115,7 +115,7 @@ def test_near_duplicates_stay_in_one_group_and_on_one_side(shelf: Shelf) -> None
 def test_the_blind_set_loses_what_the_rest_holds(shelf: Shelf) -> None:
     shelf.add(brighter(shelf.images[0]), source="z")
     shelf.add(face(7), source="z")
-    curated = shelf.curate(Rules(blind=("z",), plan=PLAN))
+    curated = shelf.curate(CurationRules(blind=("z",), plan=PLAN))
     ((name, reason),) = curated.refused
     assert (name, reason[:21]) == ("z: 40", "belongs with a: 0, wh")
     blind = curated.frame[curated.frame["blind"]]
@@ -127,7 +127,7 @@ def test_a_near_copy_is_found_through_any_exact_copy(shelf: Shelf) -> None:
     shelf.rows = [{**row, "source": "z", "recipe_source": "z"} if row["path"] == "a/0" else row for row in shelf.rows]
     shelf.add(shelf.images[0], source="a")  # the exact copy in training comes later than the blind one
     shelf.add(brighter(shelf.images[0])[:, ::-1], source="z")
-    curated = shelf.curate(Rules(blind=("z",), plan=PLAN))
+    curated = shelf.curate(CurationRules(blind=("z",), plan=PLAN))
     assert not curated.frame["blind"].any()
     assert "a/40" in set(curated.frame["path"])
 
@@ -135,7 +135,7 @@ def test_a_near_copy_is_found_through_any_exact_copy(shelf: Shelf) -> None:
 def test_the_blind_set_loses_the_whole_group_of_what_the_rest_holds(shelf: Shelf) -> None:
     shelf.add(brighter(shelf.images[0]), source="z", group="z:anna")
     shelf.add(face(8), source="z", group="z:anna")
-    curated = shelf.curate(Rules(blind=("z",), plan=PLAN))
+    curated = shelf.curate(CurationRules(blind=("z",), plan=PLAN))
     assert {name for name, _ in curated.refused} == {"z: 40", "z: 41"}
 
 
@@ -150,22 +150,24 @@ def test_what_stands_in_another_set_is_left_out(shelf: Shelf) -> None:
 
 def test_caps_take_so_many_of_each_source_and_class(shelf: Shelf) -> None:
     shelf.fill(20, source="c")
-    capped = shelf.curate(Rules(per_source=12, per_class=15, plan=PLAN))
+    capped = shelf.curate(CurationRules(per_source=12, per_class=15, plan=PLAN))
     assert capped.frame["label"].value_counts().to_dict() == {"real": 15, "drawing": 12}
     assert capped.frame["source"].value_counts().max() == 12
     assert "capped: drawing 20 to 12, real 40 to 15" in capped.notes
-    assert list(shelf.curate(Rules(per_source=12, per_class=15, plan=PLAN)).frame["path"]) == list(capped.frame["path"])
+    assert list(shelf.curate(CurationRules(per_source=12, per_class=15, plan=PLAN)).frame["path"]) == list(
+        capped.frame["path"]
+    )
 
 
-def earlier_of(curated: Curated) -> dict[str, tuple[str, int]]:
+def earlier_of(curated: CurationResult) -> dict[str, tuple[str, int]]:
     sides = {}
     for row in curated.frame.itertuples():
-        side = (BLIND, -1) if row.blind else (row.split, int(row.fold))
-        sides |= {row.origin_sha256: side, GROUP + row.stated_group: side}
+        side = (BLIND_SIDE, -1) if row.blind else (row.split, int(row.fold))
+        sides |= {row.origin_sha256: side, GROUP_PREFIX + row.stated_group: side}
     return sides
 
 
-def test_an_update_moves_no_picture(shelf: Shelf) -> None:
+def test_an_update_moves_no_image(shelf: Shelf) -> None:
     before = shelf.curate()
     shelf.fill(30, source="c").fill(11, label="drawing", source="d")
     after = shelf.curate(earlier=earlier_of(before)).frame.set_index("path")
@@ -176,16 +178,16 @@ def test_an_update_moves_no_picture(shelf: Shelf) -> None:
     assert shares.max() < 0.3
 
 
-def test_a_new_picture_that_joins_two_sides_is_left_out() -> None:
+def test_a_new_image_that_joins_two_sides_is_left_out() -> None:
     shelf = Shelf().fill(20)
     before = shelf.curate()
     sides = before.frame.groupby("split")["path"].first()
     numbers = [int(sides[side].split("/")[1]) for side in ("train", "test")]
-    for number in numbers:  # one new picture that resembles each; a declared group makes them one
+    for number in numbers:  # one new image that resembles each; a declared group makes them one
         shelf.add(brighter(shelf.images[number]), source="z", group="z:pair")
     after = shelf.curate(earlier=earlier_of(before))
     assert dict(after.refused) == dict.fromkeys(
-        ("z: 20", "z: 21"), "a near-duplicate of pictures on two sides of the split"
+        ("z: 20", "z: 21"), "a near-duplicate of images on two sides of the split"
     )
     assert earlier_of(after) == earlier_of(before)
 
@@ -193,7 +195,7 @@ def test_a_new_picture_that_joins_two_sides_is_left_out() -> None:
 def test_with_a_cap_those_that_were_there_before_come_first(shelf: Shelf) -> None:
     before = shelf.curate()
     shelf.fill(30)
-    after = shelf.curate(Rules(per_class=20, plan=PLAN), earlier=earlier_of(before))
+    after = shelf.curate(CurationRules(per_class=20, plan=PLAN), earlier=earlier_of(before))
     assert set(after.frame["path"]) == set(before.frame["path"])
 
 
@@ -201,12 +203,12 @@ def test_a_held_out_source_is_test_and_shares_no_group_with_the_rest(shelf: Shel
     shelf.fill(10, source="c")
     shelf.add(brighter(shelf.images[45]), source="a")
     plan = replace(PLAN, by="source", held_out=("c",))
-    curated = shelf.curate(Rules(plan=plan))
+    curated = shelf.curate(CurationRules(plan=plan))
     assert set(curated.frame.loc[curated.frame["source"] == "c", "split"]) == {"test"}
     assert set(curated.frame.loc[curated.frame["split"] == "test", "source"]) == {"c"}
     assert curated.refused == [("a: 50", "shares a group with a source that is held out")]
     with pytest.raises(ConfigError, match="'d'"):
-        shelf.curate(Rules(plan=replace(plan, held_out=("d",))))
+        shelf.curate(CurationRules(plan=replace(plan, held_out=("d",))))
 
 
 def test_a_stated_split_is_kept(shelf: Shelf) -> None:
@@ -217,7 +219,7 @@ def test_a_stated_split_is_kept(shelf: Shelf) -> None:
     assert {"train", "val"} <= set(frame["split"][6:])
 
 
-def test_a_picture_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
+def test_a_image_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
     sides = earlier_of(shelf.curate())
     away, shelf.rows = shelf.rows, shelf.rows[:5] + shelf.rows[12:]
     images, shelf.images = shelf.images, shelf.images[:5] + shelf.images[12:]
@@ -226,9 +228,9 @@ def test_a_picture_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
     assert earlier_of(shelf.curate(earlier=sides)) == sides
 
 
-def test_a_blind_picture_stays_blind_when_a_new_source_holds_it(shelf: Shelf) -> None:
+def test_a_blind_image_stays_blind_when_a_new_source_holds_it(shelf: Shelf) -> None:
     shelf.add(face(7), source="z")
-    rules = Rules(blind=("z",), plan=PLAN)
+    rules = CurationRules(blind=("z",), plan=PLAN)
     sides = earlier_of(shelf.curate(rules))
     shelf.add(face(7), source="a", origin_sha256=shelf.rows[40]["origin_sha256"])
     shelf.add(brighter(face(7)), source="a")
@@ -243,7 +245,7 @@ def test_out_of_domain_images_share_nothing_with_the_rest(shelf: Shelf) -> None:
     shelf.fill(3, label="thing", source="photos")
     shelf.add(brighter(shelf.images[0]), label="thing", source="photos")  # a near-duplicate of one to train on
     shelf.add(shelf.images[20], label="thing", source="photos")  # a copy of one, under another label
-    curated = shelf.curate(Rules(ood={"things": ("photos",)}, plan=PLAN))
+    curated = shelf.curate(CurationRules(ood={"things": ("photos",)}, plan=PLAN))
     kept = curated.frame[curated.frame["ood"] == "things"]
     assert list(kept["path"]) == ["photos/40", "photos/41", "photos/42"]
     assert set(kept["split"]) == {""}
@@ -253,19 +255,19 @@ def test_out_of_domain_images_share_nothing_with_the_rest(shelf: Shelf) -> None:
 
 def test_a_set_of_which_nothing_is_left_is_told(shelf: Shelf) -> None:
     shelf.add(brighter(shelf.images[0]), label="thing", source="photos")
-    curated = shelf.curate(Rules(ood={"things": ("photos",)}, plan=PLAN))
-    assert "warning: no picture of the out-of-domain set things is left: see quarantine.csv" in curated.notes
+    curated = shelf.curate(CurationRules(ood={"things": ("photos",)}, plan=PLAN))
+    assert "warning: no image of the out-of-domain set things is left: see quarantine.csv" in curated.notes
 
 
-def test_a_picture_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
+def test_a_image_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
     shelf.add(face(7), source="z")
-    sides = earlier_of(shelf.curate(Rules(blind=("z",), plan=PLAN)))
+    sides = earlier_of(shelf.curate(CurationRules(blind=("z",), plan=PLAN)))
     shelf.rows[40] |= {"source": "a", "recipe_source": "a"}
     assert shelf.curate(earlier=sides).refused == [("a: 40", "was kept out of training before")]
 
 
-def test_of_a_group_that_was_away_a_new_picture_follows_its_side(shelf: Shelf) -> None:
-    sides = {GROUP + "z:anna": ("val", 1)}
+def test_of_a_group_that_was_away_a_new_image_follows_its_side(shelf: Shelf) -> None:
+    sides = {GROUP_PREFIX + "z:anna": ("val", 1)}
     shelf.add(face(7), source="z", group="z:anna")
     frame = shelf.curate(earlier=sides).frame.set_index("path")
     assert (frame.at["z/40", "split"], frame.at["z/40", "fold"]) == ("val", "1")

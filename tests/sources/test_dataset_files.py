@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from avatar_bench.sources.curation import DUPLICATES, Curated
+from avatar_bench.sources.curation import DUPLICATE_COLUMNS, CurationResult
 from avatar_bench.sources.dataset_files import (
-    COLUMNS,
-    is_whole,
-    ood_files,
+    MANIFEST_COLUMNS,
+    has_all_images,
+    list_ood_files,
     read_recipe,
     read_sides,
-    summarise,
+    summarise_dataset,
     write_recipe,
     write_tables,
 )
@@ -23,8 +23,13 @@ SOURCES = {"a": {"licence": "CC0", "author": "me", "generator": "", "homepage": 
 
 
 @pytest.fixture
-def curated() -> Curated:
-    row = dict.fromkeys(COLUMNS, "") | {"label": "real", "source": "s", "recipe_source": "a", "phashes": ["0f", "f0"]}
+def curated() -> CurationResult:
+    row = dict.fromkeys(MANIFEST_COLUMNS, "") | {
+        "label": "real",
+        "source": "s",
+        "recipe_source": "a",
+        "phashes": ["0f", "f0"],
+    }
     rows = [
         row | {"path": f"{n}.png", "origin": f"{n}, «n».png", "blind": n > 1, "origin_sha256": f"{n}"} for n in range(4)
     ]
@@ -34,35 +39,35 @@ def curated() -> Curated:
     rows[1] |= {"split": "train", "label": "drawing"}
     rows = [row | {"stated_group": f"{row['source']}:{row['origin']}"} for row in rows]
     rows[1] |= {"stated_group": "s:anna"}
-    pairs = pd.DataFrame([["x"] * len(DUPLICATES)] * 3, columns=list(DUPLICATES))
+    pairs = pd.DataFrame([["x"] * len(DUPLICATE_COLUMNS)] * 3, columns=list(DUPLICATE_COLUMNS))
     pairs = pairs.assign(kind=["bytes", "pixels", "near"], conflict=[False, True, False])
-    return Curated(pd.DataFrame(rows), [("a: broken.png", "empty file.")], pairs)
+    return CurationResult(pd.DataFrame(rows), [("a: broken.png", "empty file.")], pairs)
 
 
-def test_what_is_written_is_read_back(curated: Curated, tmp_path: Path) -> None:
+def test_what_is_written_is_read_back(curated: CurationResult, tmp_path: Path) -> None:
     write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
-    assert tuple(pd.read_csv(tmp_path / "manifest.csv").columns) == COLUMNS
+    assert tuple(pd.read_csv(tmp_path / "manifest.csv").columns) == MANIFEST_COLUMNS
     assert list(pd.read_csv(tmp_path / "manifest.csv", dtype=str)["phash"]) == ["0f", "0f"]
     sides = {"0": ("test", 0), "1": ("train", -1), "2": ("blind", -1), "3": ("blind", -1), "gone": ("val", 1)}
     sides["group s:anna"] = ("train", -1)
     assert read_sides(tmp_path) == sides
     assert not list(tmp_path.rglob("*.part"))
-    assert not is_whole(tmp_path)
+    assert not has_all_images(tmp_path)
     assert list(pd.read_csv(tmp_path / "ood_things.csv")["path"]) == ["3.png"]
     for number in range(4):
-        assert not is_whole(tmp_path)
+        assert not has_all_images(tmp_path)
         (tmp_path / f"{number}.png").touch()
-    assert is_whole(tmp_path)
+    assert has_all_images(tmp_path)
 
 
-def test_a_summary_counts_the_files(curated: Curated, tmp_path: Path) -> None:
+def test_a_summary_counts_the_files(curated: CurationResult, tmp_path: Path) -> None:
     write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
     told = "1 drawing, 1 real; blind set: 1 real; out of domain: 1 things; 1 in quarantine; exact copies left out: 1"
-    assert str(summarise(tmp_path, built=True)) == f"wrote {tmp_path}: {told}"
-    assert str(summarise(tmp_path, built=False)).startswith("already complete")
+    assert str(summarise_dataset(tmp_path, built=True)) == f"wrote {tmp_path}: {told}"
+    assert str(summarise_dataset(tmp_path, built=False)).startswith("already complete")
 
 
-def test_sources_are_described_by_class_and_side(curated: Curated, tmp_path: Path) -> None:
+def test_sources_are_described_by_class_and_side(curated: CurationResult, tmp_path: Path) -> None:
     write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
     table = pd.read_csv(tmp_path / "sources.csv", keep_default_na=False)
     assert table[["source", "label", "count", "licence", "blind", "ood"]].values.tolist() == [
@@ -73,10 +78,10 @@ def test_sources_are_described_by_class_and_side(curated: Curated, tmp_path: Pat
     ]
 
 
-def test_the_sets_of_an_earlier_recipe_go(curated: Curated, tmp_path: Path) -> None:
+def test_the_sets_of_an_earlier_recipe_go(curated: CurationResult, tmp_path: Path) -> None:
     (tmp_path / "ood_gone.csv").write_text("path\n")
     write_tables(tmp_path, SOURCES, curated, {})
-    assert list(ood_files(tmp_path)) == ["things"]
+    assert list(list_ood_files(tmp_path)) == ["things"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "nonsense"])

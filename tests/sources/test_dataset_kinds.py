@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avatar_bench.config.schema import PicturesConfig
-from avatar_bench.sources.dataset_kinds import further_sets
+from avatar_bench.config.schema import ImagesConfig
+from avatar_bench.sources.dataset_kinds import list_further_sets
 
 
 def test_the_demo_brings_its_sets_along_and_the_users_own_take_their_place(tmp_path: Path) -> None:
-    options = PicturesConfig(kind="demo", ood_sources={"things": ["a"], "icons": ["b"]}, ood={"icons": "mine"})
-    assert further_sets(options, tmp_path) == {
+    options = ImagesConfig(kind="demo", ood_sources={"things": ["a"], "icons": ["b"]}, ood={"icons": "mine"})
+    assert list_further_sets(options, tmp_path) == {
         "blind": tmp_path / "blind.csv",
         "things": tmp_path / "ood_things.csv",
         "icons": Path("mine"),
     }
     options.blind = "other.csv"
-    assert further_sets(options, tmp_path)["blind"] == Path("other.csv")
+    assert list_further_sets(options, tmp_path)["blind"] == Path("other.csv")
 
 
 def test_other_data_has_the_sets_that_are_named_alone(tmp_path: Path) -> None:
     for name in ("obj", "simpsons"):
         (tmp_path / name).mkdir()
     (tmp_path / "notes.txt").touch()
-    options = PicturesConfig(
-        kind="manifest", ood_sources={"things": ["a"]}, ood_root=str(tmp_path), ood={"obj": "mine"}
-    )
-    assert further_sets(options, tmp_path) == {"obj": Path("mine"), "simpsons": tmp_path / "simpsons"}
-    assert further_sets(PicturesConfig(kind="folder"), tmp_path) == {}
+    options = ImagesConfig(kind="manifest", ood_sources={"things": ["a"]}, ood_root=str(tmp_path), ood={"obj": "mine"})
+    assert list_further_sets(options, tmp_path) == {"obj": Path("mine"), "simpsons": tmp_path / "simpsons"}
+    assert list_further_sets(ImagesConfig(kind="folder"), tmp_path) == {}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from avatar_bench.data.duplicates import find_matches
-from avatar_bench.data.fingerprints import fingerprint
+from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.errors import DataError
 from avatar_bench.sources import drawn_avatars
 
@@ -15,7 +15,7 @@ from avatar_bench.sources import drawn_avatars
 @pytest.mark.parametrize(("drawer", "package"), [("python_avatars", "python_avatars"), ("multiavatar", "multiavatar")])
 def test_each_drawer_draws_different_avatars_that_stay_the_same(drawer, package):
     pytest.importorskip(package)
-    first, again = (list(drawn_avatars.draw(drawer, 4)) for _ in range(2))
+    first, again = (list(drawn_avatars.draw_avatars(drawer, 4)) for _ in range(2))
     assert len({one.content for one in first}) == 4
     assert first == again
     assert all(one.name.endswith(".svg") and one.content.startswith(b"<svg") for one in first)
@@ -24,12 +24,12 @@ def test_each_drawer_draws_different_avatars_that_stay_the_same(drawer, package)
 @pytest.mark.parametrize(("drawer", "kinds"), [("icons", 18), ("textures", 6)])
 def test_icons_and_textures_are_drawn_alike_each_time_and_unlike_each_other(drawer, kinds):
     pytest.importorskip("resvg_py")
-    first, again = (list(drawn_avatars.draw(drawer, 36)) for _ in range(2))
+    first, again = (list(drawn_avatars.draw_avatars(drawer, 36)) for _ in range(2))
     assert first == again
     assert len({one.name.partition("_")[2] for one in first}) == kinds
     images = [np.asarray(drawn_avatars.rasterise(one.content.decode(), 64).convert("RGB")) for one in first]
     assert all(image.std() > 4 for image in images)  # none is blank
-    prints = [fingerprint(image) for image in images]
+    prints = [fingerprint_image(image) for image in images]
     keys = [str(number) for number in range(36)]
     assert not find_matches(keys, prints, images.__getitem__)
 
@@ -37,19 +37,19 @@ def test_icons_and_textures_are_drawn_alike_each_time_and_unlike_each_other(draw
 def test_dicebear_names_style_licence_and_artist():
     pytest.importorskip("dicebear")
     pytest.importorskip("dicebear_styles")
-    pictures = list(drawn_avatars.draw("dicebear", 2, ["lorelei", "micah"]))
-    assert [one.name for one in pictures] == ["lorelei_00.svg", "lorelei_01.svg", "micah_00.svg", "micah_01.svg"]
-    assert {one.group for one in pictures} == {"lorelei", "micah"}
-    assert all(one.licence and one.author and one.url for one in pictures)
+    images = list(drawn_avatars.draw_avatars("dicebear", 2, ["lorelei", "micah"]))
+    assert [one.name for one in images] == ["lorelei_00.svg", "lorelei_01.svg", "micah_00.svg", "micah_01.svg"]
+    assert {one.group for one in images} == {"lorelei", "micah"}
+    assert all(one.licence and one.author and one.url for one in images)
 
 
-def test_a_drawing_becomes_a_picture_of_the_width_asked_for():
+def test_a_drawing_becomes_a_image_of_the_width_asked_for():
     pytest.importorskip("resvg_py")
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 2"><rect width="2" height="2" fill="#f00"/></svg>'
     image = drawn_avatars.rasterise(svg, 40)
     assert (image.size, image.mode) == ((40, 20), "RGBA")
     assert (image.getpixel((5, 5)), image.getpixel((35, 5))) == ((255, 0, 0, 255), (0, 0, 0, 0))
-    assert drawn_avatars.rasterise(svg).width == drawn_avatars.WIDTH
+    assert drawn_avatars.rasterise(svg).width == drawn_avatars.RASTER_WIDTH
     with pytest.raises(ValueError, match=r"."):
         drawn_avatars.rasterise("no drawing")
 
@@ -58,16 +58,16 @@ def test_drawing_leaves_the_global_random_numbers_alone():
     pytest.importorskip("python_avatars")
     random.seed(1)
     before = random.getstate()
-    list(drawn_avatars.draw("python_avatars", 2))
+    list(drawn_avatars.draw_avatars("python_avatars", 2))
     assert random.getstate() == before
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "multiavatar.multiavatar", None)
     with pytest.raises(DataError, match=r"multiavatar, which is not installed.*\n.*\[demo\]"):
-        list(drawn_avatars.draw("multiavatar", 1))
+        list(drawn_avatars.draw_avatars("multiavatar", 1))
 
 
 def test_an_unknown_drawer_is_refused_with_those_there_are():
     with pytest.raises(DataError, match="Expected one of dicebear, python_avatars, multiavatar, icons, textures"):
-        drawn_avatars.draw("rembrandt", 1)
+        drawn_avatars.draw_avatars("rembrandt", 1)

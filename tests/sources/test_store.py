@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from avatar_bench.data.decoding import decode
-from avatar_bench.data.fingerprints import fingerprint
-from avatar_bench.sources.source_image import Picture
-from avatar_bench.sources.store import Journal, Making, prune, put
+from avatar_bench.data.fingerprints import fingerprint_image
+from avatar_bench.sources.source_image import SourceImage
+from avatar_bench.sources.store import SourceJournal, StoreOptions, prune_images, store_image
 
-MAKING = Making("studio", "real")
+MAKING = StoreOptions("studio", "real")
 
 
 def drawn(seed: int = 0, kind: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
@@ -30,7 +30,7 @@ def drawn(seed: int = 0, kind: str = "PNG", size: tuple[int, int] = (40, 30)) ->
 def test_a_file_is_kept_as_it_is_under_its_hash(tmp_path: Path) -> None:
     file = tmp_path / "me, myself.png"
     file.write_bytes(drawn())
-    row = put(Picture("me, myself.png", file), MAKING, tmp_path / "set")
+    row = store_image(SourceImage("me, myself.png", file), MAKING, tmp_path / "set")
     digest = hashlib.sha256(drawn()).hexdigest()
     assert row["path"] == f"images/real/studio/{digest[:20]}.png"
     stored = tmp_path / "set" / row["path"]
@@ -38,7 +38,7 @@ def test_a_file_is_kept_as_it_is_under_its_hash(tmp_path: Path) -> None:
     assert os.path.samefile(stored, file)  # a hard link costs no room
     assert (row["sha256"], row["origin_sha256"]) == (digest, digest)
     assert (row["width"], row["height"], row["format"], row["jpeg_quality"]) == (40, 30, "PNG", "")
-    assert tuple(row["phashes"]) == fingerprint(decode(file)).phashes
+    assert tuple(row["phashes"]) == fingerprint_image(decode(file)).phashes
 
 
 def test_without_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,19 +47,19 @@ def test_without_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "link", refuse)
     (tmp_path / "a.png").write_bytes(drawn())
-    row = put(Picture("a.png", tmp_path / "a.png"), MAKING, tmp_path / "set")
+    row = store_image(SourceImage("a.png", tmp_path / "a.png"), MAKING, tmp_path / "set")
     assert (tmp_path / "set" / row["path"]).read_bytes() == drawn()
     assert not os.path.samefile(tmp_path / "set" / row["path"], tmp_path / "a.png")
 
 
 def test_the_ending_tells_the_format_and_not_the_name(tmp_path: Path) -> None:
-    row = put(Picture("photo.png", drawn(kind="JPEG")), MAKING, tmp_path)
+    row = store_image(SourceImage("photo.png", drawn(kind="JPEG")), MAKING, tmp_path)
     assert row["path"].endswith(".jpg")
     assert (row["format"], row["jpeg_quality"]) == ("JPEG", 75)  # what Pillow writes unasked
 
 
 def test_files_of_one_name_never_collide(tmp_path: Path) -> None:
-    rows = [put(Picture("1.png", drawn(seed)), MAKING, tmp_path) for seed in (1, 2)]
+    rows = [store_image(SourceImage("1.png", drawn(seed)), MAKING, tmp_path) for seed in (1, 2)]
     assert len({row["path"] for row in rows}) == 2
     assert [(tmp_path / row["path"]).read_bytes() for row in rows] == [drawn(1), drawn(2)]
 
@@ -73,19 +73,19 @@ def test_files_of_one_name_never_collide(tmp_path: Path) -> None:
         (drawn()[:60], "cannot be decoded"),
     ],
 )
-def test_what_is_no_picture_is_a_row_with_a_reason(data: bytes, told: str, tmp_path: Path) -> None:
-    row = put(Picture("x.png", data), MAKING, tmp_path)
+def test_what_is_no_image_is_a_row_with_a_reason(data: bytes, told: str, tmp_path: Path) -> None:
+    row = store_image(SourceImage("x.png", data), MAKING, tmp_path)
     assert set(row) == {"name", "reason"}
     assert told in row["reason"]
     assert not (tmp_path / "images").exists()
 
 
 def test_a_file_that_is_gone_is_a_row_with_a_reason(tmp_path: Path) -> None:
-    assert "No such file" in put(Picture("x.png", tmp_path / "x.png"), MAKING, tmp_path)["reason"]
+    assert "No such file" in store_image(SourceImage("x.png", tmp_path / "x.png"), MAKING, tmp_path)["reason"]
 
 
 def test_a_box_is_cut_and_kept_without_loss(tmp_path: Path) -> None:
-    row = put(Picture("x.png", drawn(), box=(0.5, 0.0, 0.25)), MAKING, tmp_path)
+    row = store_image(SourceImage("x.png", drawn(), box=(0.5, 0.0, 0.25)), MAKING, tmp_path)
     whole = np.asarray(Image.open(io.BytesIO(drawn())))
     assert np.array_equal(decode(tmp_path / row["path"]), whole[:10, 20:30])
 
@@ -93,65 +93,67 @@ def test_a_box_is_cut_and_kept_without_loss(tmp_path: Path) -> None:
 def test_svg_is_drawn_where_the_source_says_so(tmp_path: Path) -> None:
     pytest.importorskip("resvg_py")
     svg = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="5" cy="5" r="3" fill="red"/></svg>'
-    row = put(Picture("a.svg", svg), Making("v", "drawing", rasterise=True), tmp_path)
+    row = store_image(SourceImage("a.svg", svg), StoreOptions("v", "drawing", rasterise=True), tmp_path)
     image = decode(tmp_path / row["path"])
     red, green, _ = image[image.shape[0] * 5 // 9, image.shape[1] * 5 // 9]
     assert red > 200 > 60 > green
 
 
-def test_equalised_pictures_are_square_jpegs_whatever_they_were(tmp_path: Path) -> None:
-    making = Making("studio", "real", equalise="jpeg")
-    rows = [put(Picture("x", drawn(3, kind)), making, tmp_path) for kind in ("PNG", "BMP", "TIFF")]
+def test_equalised_images_are_square_jpegs_whatever_they_were(tmp_path: Path) -> None:
+    making = StoreOptions("studio", "real", equalise="jpeg")
+    rows = [store_image(SourceImage("x", drawn(3, kind)), making, tmp_path) for kind in ("PNG", "BMP", "TIFF")]
     assert {row["format"] for row in rows} == {"JPEG"}
     assert all(row["width"] == row["height"] for row in rows)
 
 
-def test_a_transparent_picture_gets_the_same_plain_ground_each_time(tmp_path: Path) -> None:
+def test_a_transparent_image_gets_the_same_plain_ground_each_time(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGBA", (60, 60)).save(buffer, "PNG")
-    making = Making("v", "drawing", equalise="jpeg")
-    rows = [put(Picture("x.png", buffer.getvalue()), making, tmp_path / name) for name in "ab"]
+    making = StoreOptions("v", "drawing", equalise="jpeg")
+    rows = [store_image(SourceImage("x.png", buffer.getvalue()), making, tmp_path / name) for name in "ab"]
     assert rows[0] == rows[1]
 
 
 def test_a_label_or_source_of_odd_letters_makes_a_plain_folder(tmp_path: Path) -> None:
-    row = put(Picture("x.png", drawn(), label="../real, or=not", source=".hidden лица"), MAKING, tmp_path)
+    row = store_image(SourceImage("x.png", drawn(), label="../real, or=not", source=".hidden лица"), MAKING, tmp_path)
     assert row["path"].startswith("images/_real_or_not/hidden_лица/")
     assert (row["label"], row["source"]) == ("../real, or=not", ".hidden лица")
 
 
 def test_a_journal_goes_on_where_a_process_was_killed(tmp_path: Path) -> None:
     file = tmp_path / "work" / "a.jsonl"
-    journal = Journal.open(file, "digest", tmp_path)
+    journal = SourceJournal.open(file, "digest", tmp_path)
     (tmp_path / "p").touch()
     (tmp_path / "q").touch()
     journal.add({"name": "1", "path": "p"})
     with file.open("a") as stream:
         stream.write('{"name": "2", "pa')  # and no more
-    again = Journal.open(file, "digest", tmp_path)
+    again = SourceJournal.open(file, "digest", tmp_path)
     assert (again.rows, again.complete) == ([{"name": "1", "path": "p"}], False)
     again.add({"name": "2", "path": "q"})
-    again.close([("x.txt", "no picture")])
-    whole = Journal.open(file, "digest", tmp_path)
+    again.close([("x.txt", "no image")])
+    whole = SourceJournal.open(file, "digest", tmp_path)
     assert whole.complete
     assert [row["name"] for row in whole.rows] == ["1", "2"]
-    assert whole.refused == [("x.txt", "no picture")]
+    assert whole.refused == [("x.txt", "no image")]
     assert all(json.loads(line) for line in file.read_text().splitlines())
 
 
 def test_a_journal_of_another_source_is_begun_anew(tmp_path: Path) -> None:
-    Journal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1"})
-    assert Journal.open(tmp_path / "a.jsonl", "two", tmp_path).rows == []
-    assert Journal.open(tmp_path / "a.jsonl", "one", tmp_path).rows == []
+    SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1"})
+    assert SourceJournal.open(tmp_path / "a.jsonl", "two", tmp_path).rows == []
+    assert SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).rows == []
 
 
-def test_a_journal_of_pictures_that_are_gone_is_begun_anew(tmp_path: Path) -> None:
-    Journal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1", "path": "p"})
-    assert Journal.open(tmp_path / "a.jsonl", "one", tmp_path).rows == []
+def test_a_journal_of_images_that_are_gone_is_begun_anew(tmp_path: Path) -> None:
+    SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1", "path": "p"})
+    assert SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).rows == []
 
 
 def test_prune_deletes_what_nobody_wants_and_empty_folders(tmp_path: Path) -> None:
-    kept, gone = (put(Picture("x", drawn(seed), source=str(seed)), MAKING, tmp_path)["path"] for seed in (1, 2))
-    assert prune(tmp_path, {kept}) == 1
+    kept, gone = (
+        store_image(SourceImage("x", drawn(seed), source=str(seed)), MAKING, tmp_path)["path"] for seed in (1, 2)
+    )
+    assert prune_images(tmp_path, {kept}) == 1
     assert (tmp_path / kept).is_file()
     assert not (tmp_path / gone).parent.exists()

@@ -30,7 +30,7 @@ KINDS = {
     "drawn by class": ["mode.balance=sampler"],
     "stopped early": ["callbacks.early_stopping=1", "optimizer=sgd", "lr=1e-9"],
     "two stages": [STAGES, "epochs=null", "lr=null"],
-    "features": ["mode=frozen", "data.augment.flip=.5", "data.views=2"],
+    "features": ["mode=frozen", "data.augment.flip=.5", "data.augmented_copies=2"],
 }
 QUICK = ("plain", "plateau", "sharpness-aware", "two stages")
 

@@ -146,7 +146,7 @@ def test_features_are_computed_once_where_no_dropout_would_change_them(option: s
     card = dataclasses.replace(CARD, backbone="test_vit", options=options)
     learner = Learner(card, create_backbone("test_vit", 3, options=options), TrainingOptions(seed=1))
     learner.begin(Stage("classifier", 1, 0.1))
-    assert learner.learns_from_embeddings is kept
+    assert learner.is_trained_on_embeddings is kept
 
 
 def test_plateau_waits_for_its_patience() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from avatar_bench.models.stages import freeze
-from avatar_bench.training.optimizers import TrainingOptions, build, parameter_groups
+from avatar_bench.training.optimizers import TrainingOptions, build_optimizer, build_parameter_groups
 
 
 def found(net: Any, **options: Any) -> dict[str, tuple[float, float]]:
     """Give the rate and the weight decay of each parameter that the optimizer learns at a rate of 1, by its name."""
     given = TrainingOptions(seed=0, weight_decay=0.3, **options)
-    groups = build(parameter_groups(net, given, 1.0), given, 1.0).param_groups
+    groups = build_optimizer(build_parameter_groups(net, given, 1.0), given, 1.0).param_groups
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     rates = [(names[id(one)], (group["lr"], group["weight_decay"])) for group in groups for one in group["params"]]
     assert len(dict(rates)) == len(rates)

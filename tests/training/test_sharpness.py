@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import MixUp
 from avatar_bench.errors import DivergedError
 from avatar_bench.models.stages import Stage
 from avatar_bench.training.module import Learner
-from avatar_bench.training.optimizers import TrainingOptions, build, perturbed, statistics_held
+from avatar_bench.training.optimizers import TrainingOptions, build_optimizer, freeze_statistics, perturb_weights
 from tests.models.small import CARD, images, normalised
 
 CURVATURE, START = np.array([1.0, 10.0, 0.5]), np.array([0.4, -0.3, 2.0])
@@ -49,12 +49,12 @@ def test_steps_on_a_quadratic_equal_those_by_hand(base: str, adaptive: bool) -> 
     weights = nn.Parameter(torch.tensor(START))
     curvature = torch.tensor(CURVATURE)
     options = TrainingOptions(1, optimizer=base, weight_decay=0.1, momentum=0.8)
-    optimizer = build([{"params": [weights]}], options, lr=0.01)
+    optimizer = build_optimizer([{"params": [weights]}], options, lr=0.01)
     for _ in range(4):
         optimizer.zero_grad()
         (curvature * weights**2 / 2).sum().backward()
         before = weights.detach().clone()
-        with perturbed(optimizer, 0.2, adaptive):
+        with perturb_weights(optimizer, 0.2, adaptive):
             assert not torch.equal(weights, before)
             (curvature * weights**2 / 2).sum().backward()
         assert torch.equal(weights, before)
@@ -65,9 +65,9 @@ def test_steps_on_a_quadratic_equal_those_by_hand(base: str, adaptive: bool) -> 
 
 def test_at_a_gradient_of_nothing_the_weights_stay() -> None:
     weights = nn.Parameter(torch.zeros(2))
-    optimizer = build([{"params": [weights]}], TrainingOptions(1, optimizer="sgd"), lr=0.1)
+    optimizer = build_optimizer([{"params": [weights]}], TrainingOptions(1, optimizer="sgd"), lr=0.1)
     (weights**2).sum().backward()
-    with perturbed(optimizer, 0.2, adaptive=False):
+    with perturb_weights(optimizer, 0.2, adaptive=False):
         assert weights.tolist() == [0, 0]
 
 
@@ -80,12 +80,12 @@ def test_of_two_minima_the_flatter_is_found(rho: float | None, minimum: float) -
 
     # plain descent comes to rest in either
     options = TrainingOptions(1, optimizer="sgd", momentum=0.0, weight_decay=0.0)
-    optimizer = build([{"params": [weight]}], options, lr=0.125)
+    optimizer = build_optimizer([{"params": [weight]}], options, lr=0.125)
     for _ in range(200):
         optimizer.zero_grad()
         loss().backward()
         if rho is not None:
-            with perturbed(optimizer, rho, adaptive=False):
+            with perturb_weights(optimizer, rho, adaptive=False):
                 loss().backward()
         optimizer.step()
     assert float(weight.detach()) == pytest.approx(minimum, abs=0.02)
@@ -214,7 +214,7 @@ def test_a_loss_of_the_second_pass_that_is_not_finite_is_told() -> None:
 def test_statistics_move_again_once_they_are_let_go() -> None:
     norm = nn.BatchNorm2d(3).train()
     batch = torch.randn(4, 3, 5, 5)
-    with statistics_held(norm):
+    with freeze_statistics(norm):
         held = norm(batch)
     assert (int(norm.num_batches_tracked), norm.running_mean.tolist()) == (0, [0, 0, 0])  # type: ignore[arg-type, union-attr]
     torch.testing.assert_close(norm(batch), held)

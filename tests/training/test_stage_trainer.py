@@ -17,11 +17,11 @@ from sklearn.metrics import accuracy_score, f1_score
 from avatar_bench.cli.app import main
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.models.checkpoint import verify, weights_sha256
+from avatar_bench.models.checkpoint import hash_weights, verify_checkpoint
 from avatar_bench.results.result import Result
 from avatar_bench.training import job
 from avatar_bench.training.module import Learner
-from avatar_bench.training.stage_trainer import TrainerOptions, finish, precision_for
+from avatar_bench.training.stage_trainer import TrainerOptions, finish_checkpoint, resolve_precision
 
 Train = Callable[..., Path]
 ONE_STEP = ("trainer.limit_batches=1", "optimizer=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "lr=1")
@@ -142,7 +142,7 @@ def test_smoothing_and_mixup_raise_the_loss_of_a_network_that_is_sure(
     "words",
     [
         ["mode.stages=[{unfreeze: classifier, epochs: 1, lr: 3e-3}, {unfreeze: all, epochs: 2, lr: 3e-3}]"],
-        ["mode=frozen", "data.augment.flip=.5", "data.views=2", "mode.balance=sampler", "epochs=3"],
+        ["mode=frozen", "data.augment.flip=.5", "data.augmented_copies=2", "mode.balance=sampler", "epochs=3"],
         ["optimizer=sam", "data.augment.mixup=.4", "epochs=3"],
     ],
     ids=["staged", "features", "two passes"],
@@ -182,7 +182,7 @@ def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_re
     run, device = tmp_path / "run", {"precision": "bf16-mixed", "threads": 1}
     with monkeypatch.context() as patch:
         patch.setattr(job, "choose_to_train", lambda *network: "bf16")
-        patch.setattr(job, "_finish", None)  # cut before the end
+        patch.setattr(job, "_complete_run", None)  # cut before the end
         train(run, "trainer.precision=auto", "trainer=debug", code=1)
     assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
     monkeypatch.setattr(job, "choose_to_train", lambda *network: "32")
@@ -208,11 +208,11 @@ def test_mixed_precision_trains_on_a_cpu(precision: str, train: Train, tmp_path:
 
 
 def test_names_of_precisions_are_lightnings() -> None:
-    assert precision_for(TrainerOptions(precision="32")) == "32-true"
-    assert precision_for(TrainerOptions(accelerator="cpu", precision="amp")) == "32-true"
-    assert precision_for(TrainerOptions(accelerator="gpu", precision="16-mixed")) == "16-mixed"
+    assert resolve_precision(TrainerOptions(precision="32")) == "32-true"
+    assert resolve_precision(TrainerOptions(accelerator="cpu", precision="amp")) == "32-true"
+    assert resolve_precision(TrainerOptions(accelerator="gpu", precision="16-mixed")) == "16-mixed"
     with pytest.raises(ConfigError, match="16 bits need a GPU"):
-        precision_for(TrainerOptions(accelerator="cpu", precision="16-mixed"))
+        resolve_precision(TrainerOptions(accelerator="cpu", precision="16-mixed"))
 
 
 def test_the_csv_logger_keeps_every_step_and_none_keeps_nothing(train: Train, tmp_path: Path) -> None:
@@ -249,9 +249,9 @@ def test_a_compiled_network_trains_and_keeps_the_names_of_its_weights(
 def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy: Path) -> None:
     file = run_copy / "checkpoints" / "best.ckpt"
     before = checkpoint(run_copy, "best")
-    digest, weights = finish(file, 1.75)
+    digest, weights = finish_checkpoint(file, 1.75)
     after = checkpoint(run_copy, "best")
     assert after["avatar_bench"] == {**before["avatar_bench"], "temperature": 1.75}
-    assert weights == weights_sha256(before["state_dict"]) == weights_sha256(after["state_dict"])
+    assert weights == hash_weights(before["state_dict"]) == hash_weights(after["state_dict"])
     assert digest == sha256_of_file(file)
-    verify(file)
+    verify_checkpoint(file)

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
 
-Engine = Callable[[Tensor], NDArray[np.float32]]  # uint8 pictures (n, 3, S, S) to logits (n, C), when they are there
-EXPORTED = ("onnx", "openvino")
-RUNTIMES = ("torch", "contiguous", "compile", *EXPORTED)
-_NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "nncf")}
+Engine = Callable[[Tensor], NDArray[np.float32]]  # uint8 images (n, 3, S, S) to logits (n, C), when they are there
+EXPORTED_RUNTIMES = ("onnx", "openvino")
+RUNTIMES = ("torch", "contiguous", "compile", *EXPORTED_RUNTIMES)
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino", "nncf")}
 _EXTRAS = {"onnx": "export", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedNetwork:
     """A network in the form of a runtime: its graph, for openvino its weights apart, and what is to be told of it."""
 
     graph: bytes
@@ -35,62 +35,62 @@ class Exported:
     note: str = ""
 
 
-def missing(runtime: str) -> str:
+def find_missing_package(runtime: str) -> str:
     """Name the first package of its extra that a runtime needs and that is not installed; "" if none."""
-    needed = _NEEDED.get(runtime, ())
+    needed = _PACKAGES.get(runtime, ())
     return next((name for name in needed if importlib.util.find_spec(name) is None), "")
 
 
-def refuse_missing(runtime: str, what: str) -> None:
+def refuse_missing_package(runtime: str, what: str) -> None:
     """Raise ConfigError where a package is missing that `what`, words for an option, needs of a runtime."""
-    if absent := missing(runtime):
+    if absent := find_missing_package(runtime):
         extra = f"pip install 'avatar-bench[{_EXTRAS[runtime]}]'"
         raise ConfigError(f"{what} needs {absent}, which is not installed.", extra)
 
 
-def prepare(runtime: str, classifier: nn.Module, size: int) -> Callable[[int], Engine]:
+def prepare_engine(runtime: str, classifier: nn.Module, size: int) -> Callable[[int], Engine]:
     """Give what builds an engine for so many threads; the export, where there is one, is done once.
 
     "torch" computes as `predict` does; "contiguous" with the channels before the pixels in memory; "compile" by
     torch.compile; "onnx" by onnxruntime and "openvino" by OpenVINO, on the CPU in 32 bits. Raise ConfigError where a
     package is missing.
     """
-    refuse_missing(runtime, f"The runtime {runtime}")
-    if runtime in EXPORTED:
-        network = export(runtime, classifier, size)
-        return lambda threads: engine_of(runtime, network, threads)
+    refuse_missing_package(runtime, f"The runtime {runtime}")
+    if runtime in EXPORTED_RUNTIMES:
+        network = export_network(runtime, classifier, size)
+        return lambda threads: load_engine(runtime, network, threads)
     if runtime == "contiguous":
         classifier = copy.deepcopy(classifier).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     answer: Any = torch.compile(classifier) if runtime == "compile" else classifier
-    return lambda threads: _torch_engine(answer)
+    return lambda threads: _make_torch_engine(answer)
 
 
-def export(runtime: str, classifier: nn.Module, size: int) -> Exported:
+def export_network(runtime: str, classifier: nn.Module, size: int) -> ExportedNetwork:
     """Give a classifier in the form of a runtime of EXPORTED; its logits alone."""
     if runtime == "onnx":
-        return Exported(to_onnx(classifier, size))
+        return ExportedNetwork(export_onnx(classifier, size))
     from avatar_bench.inference.runtimes import openvino_ir
 
-    return openvino_ir.written(openvino_ir.converted(classifier, size))
+    return openvino_ir.serialise_network(openvino_ir.convert_network(classifier, size))
 
 
-def engine_of(runtime: str, network: Exported, threads: int, precision: str = "32") -> Engine:
+def load_engine(runtime: str, network: ExportedNetwork, threads: int, precision: str = "32") -> Engine:
     """Give what computes with an exported network by so many threads."""
     if runtime == "onnx":
-        return _onnx_engine(network.graph, threads)
+        return _make_onnx_engine(network.graph, threads)
     from avatar_bench.inference.runtimes import openvino_ir
 
-    return openvino_ir.engine(openvino_ir.read(network), threads, precision)
+    return openvino_ir.make_engine(openvino_ir.read_network(network), threads, precision)
 
 
-def to_onnx(classifier: nn.Module, size: int, temperature: float | None = None) -> bytes:
+def export_onnx(classifier: nn.Module, size: int, temperature: float | None = None) -> bytes:
     """Export a classifier as an ONNX model that maps `images` (batch, 3, S, S) uint8 to `logits` (batch, C).
 
     With a temperature, it gives `probabilities` (batch, C) too, the softmax of logits / temperature.
     """
-    answer = Answer(copy.deepcopy(classifier).cpu(), temperature).eval()
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of one picture, it would take the batch for constant
-    with hushed():
+    answer = ExportModule(copy.deepcopy(classifier).cpu(), temperature).eval()
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of one image, it would take the batch for constant
+    with suppress_warnings():
         program = torch.onnx.export(
             answer,
             (example,),
@@ -104,7 +104,7 @@ def to_onnx(classifier: nn.Module, size: int, temperature: float | None = None) 
     return bytes(program.model_proto.SerializeToString())
 
 
-class Answer(nn.Module):
+class ExportModule(nn.Module):
     """Give the logits of a classifier and, with a temperature, the probabilities."""
 
     def __init__(self, classifier: nn.Module, temperature: float | None) -> None:
@@ -118,7 +118,7 @@ class Answer(nn.Module):
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """Keep quiet about an exporter's steps, of which nothing is to be done."""
     logging.disable(logging.WARNING)
     try:
@@ -129,7 +129,7 @@ def hushed() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _torch_engine(answer: Any) -> Engine:
+def _make_torch_engine(answer: Any) -> Engine:
     def engine(images: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
             return np.asarray(answer(images)[0].float().cpu().numpy())  # which waits for a GPU
@@ -137,7 +137,7 @@ def _torch_engine(answer: Any) -> Engine:
     return engine
 
 
-def _onnx_engine(model: bytes, threads: int) -> Engine:
+def _make_onnx_engine(model: bytes, threads: int) -> Engine:
     onnxruntime: Any = importlib.import_module("onnxruntime")  # an extra, which ships no types
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.inference.runtimes.engines import Answer, Engine, Exported, hushed
+from avatar_bench.inference.runtimes.engines import Engine, ExportedNetwork, ExportModule, suppress_warnings
 
-NAMES = ("logits", "probabilities")
-_PIECE = 4  # pictures that a stream takes at a time: what they need stays in a core's cache
+OUTPUT_NAMES = ("logits", "probabilities")
+_IMAGES_PER_REQUEST = 4  # images that a stream takes at a time: what they need stays in a core's cache
 
 
-def converted(classifier: nn.Module, size: int, temperature: float | None = None) -> Any:
+def convert_network(classifier: nn.Module, size: int, temperature: float | None = None) -> Any:
     """Give an OpenVINO model that maps `images` (batch, S, S, 3) uint8 to `logits` (batch, C).
 
-    The channels stand last, as pictures are decoded. With a temperature, it gives `probabilities` (batch, C) too, the
+    The channels stand last, as images are decoded. With a temperature, it gives `probabilities` (batch, C) too, the
     softmax of logits / temperature. Raises ConfigError where OpenVINO lacks an operation of the network.
     """
-    openvino = _openvino()
-    answer = _ChannelsLast(Answer(copy.deepcopy(classifier).cpu(), temperature)).eval()
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # of one picture, it would take the batch for constant
-    with hushed():
+    openvino = _import_openvino()
+    answer = _ChannelsLast(ExportModule(copy.deepcopy(classifier).cpu(), temperature)).eval()
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # of one image, it would take the batch for constant
+    with suppress_warnings():
         shapes = {"images": {0: torch.export.Dim("batch")}}
         program = torch.export.export(answer, (example,), dynamic_shapes=shapes)
         try:
@@ -43,68 +43,71 @@ def converted(classifier: nn.Module, size: int, temperature: float | None = None
             lacks = str(error).strip().splitlines()[-1].lstrip("- ")
             raise ConfigError(f"OpenVINO cannot hold this network: {lacks}.", "Use torch or onnx for it.") from error
     model.reshape([-1, size, size, 3])
-    for port, name in zip([*model.inputs, *model.outputs], ("images", *NAMES), strict=False):
+    for port, name in zip([*model.inputs, *model.outputs], ("images", *OUTPUT_NAMES), strict=False):
         port.get_tensor().set_names({name})
     return model
 
 
-def quantised(network: Exported, images: Tensor, targets: NDArray[np.int64]) -> Exported:
-    """Give a network of logits that computes in 8 bits, with ranges from pictures as they come in use.
+def quantise_network(network: ExportedNetwork, images: Tensor, targets: NDArray[np.int64]) -> ExportedNetwork:
+    """Give a network of logits that computes in 8 bits, with ranges from images as they come in use.
 
     `images` is uint8 (n, 3, S, S), `targets` (n,) are their classes. By NNCF, which corrects the biases for what the
-    rounding shifts. What the rounding changes on these pictures is told in the note.
+    rounding shifts. What the rounding changes on these images is told in the note.
     """
-    model, pixels = read(network), _pixels(images)
+    model, pixels = read_network(network), _to_channels_last(images)
     nowhere = io.StringIO()  # for its bars, and for its log, which holds on to the stream that is there at its import
-    with hushed(), contextlib.redirect_stdout(nowhere):
+    with suppress_warnings(), contextlib.redirect_stdout(nowhere):
         nncf: Any = importlib.import_module("nncf")
         data = nncf.Dataset([pixels[k : k + 1] for k in range(len(pixels))])
         rounded = nncf.quantize(model.clone(), data, subset_size=len(pixels))
     threads = torch.get_num_threads()
-    before, after = engine(model, threads)(images).argmax(axis=1), engine(rounded, threads)(images).argmax(axis=1)
+    before, after = (
+        make_engine(model, threads)(images).argmax(axis=1),
+        make_engine(rounded, threads)(images).argmax(axis=1),
+    )
     note = (
-        f"precision=int8: {np.sum(before == after)} of {len(pixels)} verdicts on pictures for calibration are those of "
+        f"precision=int8: {np.sum(before == after)} of {len(pixels)} verdicts on images for calibration are those of "
         f"32 bits; {np.mean(after == targets):.1%} are right, of 32 bits {np.mean(before == targets):.1%}."
     )
-    return replace(written(rounded), note=note)
+    return replace(serialise_network(rounded), note=note)
 
 
-def written(model: Any, texts: Mapping[str, str] | None = None) -> Exported:
+def serialise_network(model: Any, texts: Mapping[str, str] | None = None) -> ExportedNetwork:
     """Give a model as the contents of an .xml and a .bin file, with texts by name in its metadata."""
     for name, text in (texts or {}).items():
         model.set_rt_info(text, [name])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "net.xml"
-        _openvino().save_model(model, file, compress_to_fp16=False)
-        return Exported(file.read_bytes(), file.with_suffix(".bin").read_bytes())
+        _import_openvino().save_model(model, file, compress_to_fp16=False)
+        return ExportedNetwork(file.read_bytes(), file.with_suffix(".bin").read_bytes())
 
 
-def read(network: Exported) -> Any:
-    """Give the model of what `written` wrote."""
-    return _openvino().Core().read_model(network.graph, network.weights)
+def read_network(network: ExportedNetwork) -> Any:
+    """Give the model of what `serialise_network` wrote."""
+    return _import_openvino().Core().read_model(network.graph, network.weights)
 
 
-def answers(model: Any, images: Tensor) -> list[NDArray[np.float32]]:
-    """Give all outputs for pictures, uint8 (n, 3, S, S), computed in 32 bits."""
-    compiled = _openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return list(compiled(_pixels(images)).values())
+def compute_outputs(model: Any, images: Tensor) -> list[NDArray[np.float32]]:
+    """Give all outputs for images, uint8 (n, 3, S, S), computed in 32 bits."""
+    compiled = _import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return list(compiled(_to_channels_last(images)).values())
 
 
-def engine(model: Any, threads: int, precision: str = "32") -> Engine:
+def make_engine(model: Any, threads: int, precision: str = "32") -> Engine:
     """Give what computes logits by so many threads; precision is "32", "bf16" or, of a quantised model, "int8"."""
-    openvino = _openvino()
+    openvino = _import_openvino()
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "PERFORMANCE_HINT": "THROUGHPUT",  # streams of few threads, each with pictures of its own
+        "PERFORMANCE_HINT": "THROUGHPUT",  # streams of few threads, each with images of its own
         "INFERENCE_NUM_THREADS": threads,
     }
     queue = openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", settings))
 
     def compute(images: Tensor) -> NDArray[np.float32]:
-        pixels, found = _pixels(images), dict[int, NDArray[np.float32]]()
+        pixels, found = _to_channels_last(images), dict[int, NDArray[np.float32]]()
         queue.set_callback(lambda request, first: found.update({first: request.get_output_tensor(0).data.copy()}))
-        for first in range(0, len(pixels), _PIECE):
-            queue.start_async({0: pixels[first : first + _PIECE]}, first)
+        for first in range(0, len(pixels), _IMAGES_PER_REQUEST):
+            queue.start_async({0: pixels[first : first + _IMAGES_PER_REQUEST]}, first)
         queue.wait_all()
         return np.concatenate([found[first] for first in sorted(found)])
 
@@ -112,20 +115,20 @@ def engine(model: Any, threads: int, precision: str = "32") -> Engine:
 
 
 class _ChannelsLast(nn.Module):
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: ExportModule) -> None:
         super().__init__()
-        self.answer = answer
+        self.suitable = answer
 
     def forward(self, images: Tensor) -> Any:
-        return self.answer(images.permute(0, 3, 1, 2))
+        return self.suitable(images.permute(0, 3, 1, 2))
 
 
-def _pixels(images: Tensor) -> NDArray[np.uint8]:
-    """Give pictures (n, 3, S, S) as (n, S, S, 3): no copy, where they lie in memory so."""
+def _to_channels_last(images: Tensor) -> NDArray[np.uint8]:
+    """Give images (n, 3, S, S) as (n, S, S, 3): no copy, where they lie in memory so."""
     return np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
 
 
-def _openvino() -> Any:
+def _import_openvino() -> Any:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report each import to Intel
     with contextlib.redirect_stderr(io.StringIO()):  # absl, which it imports, may close the stream that is there then
         return importlib.import_module("openvino")  # an extra

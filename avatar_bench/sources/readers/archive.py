@@ -1,4 +1,4 @@
-"""Pictures in a zip or tar, which is unpacked safely or refused whole, then read like a folder."""
+"""Images in a zip or tar, which is unpacked safely or refused whole, then read like a folder."""
 
 from __future__ import annotations
 
@@ -17,35 +17,59 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from avatar_bench.console.terminal import printable
+from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import DataError
 from avatar_bench.sources.readers import folder
-from avatar_bench.sources.readers.download import Address, download_one, verify
-from avatar_bench.sources.readers.reader import Job, Kind, Source, local, options, short_hash, stamp
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.readers.download import Address, check_hash, download_file
+from avatar_bench.sources.readers.reader import (
+    Source,
+    SourceJob,
+    SourceReader,
+    fill_defaults,
+    hash_facts,
+    read_stamp,
+    resolve_path,
+)
+from avatar_bench.sources.source_image import SourceImage
 
-OPTIONS: dict[str, Any] = {"sha256": None, "root": ".", "max_gib": 20, "max_files": 500_000, **folder.OPTIONS}
-RATIO = 200  # pictures hardly shrink when packed; only what is made to fill a disk unpacks to so many times its size
-SMALL = 2**26  # bytes that may be unpacked whatever the ratio
-CHUNK = 2**20
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)  # not the archive's fault
+ARCHIVE_OPTIONS: dict[str, Any] = {
+    "sha256": None,
+    "root": ".",
+    "max_gib": 20,
+    "max_files": 500_000,
+    **folder.FOLDER_OPTIONS,
+}
+MAX_RATIO = 200  # images hardly shrink when packed; only what is made to fill a disk unpacks to so many times its size
+ALWAYS_ALLOWED_BYTES = 2**26  # bytes that may be unpacked whatever the ratio
+ARCHIVE_CHUNK_BYTES = 2**20
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)  # not the archive's fault
 # what a damaged or unsafe archive raises
-BROKEN = (ValueError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError)
-Member = tuple[str, IO[bytes] | None]  # path and content, None for a folder
+ARCHIVE_ERRORS = (
+    ValueError,
+    EOFError,
+    RuntimeError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+)
+ArchiveMember = tuple[str, IO[bytes] | None]  # path and content, None for a folder
 
 
-def read(job: Job) -> Iterator[Picture]:
-    """Give the pictures of `file`, or of what is downloaded from `url`, as kind folder gives those of a folder.
+def read(job: SourceJob) -> Iterator[SourceImage]:
+    """Give the images of `file`, or of what is downloaded from `url`, as kind folder gives those of a folder.
 
     `root` is the folder within the archive that counts, `manifest` a file within that. Raise DataError where the
     archive cannot be had, is broken or unsafe.
     """
-    said = options(job.source, OPTIONS)
+    said = fill_defaults(job.source, ARCHIVE_OPTIONS)
     target = (
-        job.place / f"unpacked-{short_hash([said.get('file'), said.get('url'), said['sha256'], _state(job.source)])}"
+        job.place
+        / f"unpacked-{hash_facts([said.get('file'), said.get('url'), said['sha256'], _hash_state(job.source)])}"
     )
     if not target.is_dir():
-        archive = _fetched(job, said) if said.get("url") else local(said["file"])
+        archive = _download(job, said) if said.get("url") else resolve_path(said["file"])
         _unpack(archive, target, round(said["max_gib"] * 2**30), said["max_files"], said["sha256"])
     root = (target / said["root"]).resolve()
     if not root.is_relative_to(target.resolve()) or not root.is_dir():
@@ -55,57 +79,57 @@ def read(job: Job) -> Iterator[Picture]:
         )
     if said["manifest"]:
         job = replace(job, source={**job.source, "manifest": str(root / said["manifest"])})
-    return folder.pictures(job, root)
+    return folder.read_root(job, root)
 
 
-def _state(source: Source) -> str:
-    return short_hash(stamp(local(source["file"]))) if source.get("file") else ""
+def _hash_state(source: Source) -> str:
+    return hash_facts(read_stamp(resolve_path(source["file"]))) if source.get("file") else ""
 
 
-def _fetched(job: Job, said: dict[str, Any]) -> Path:
-    return download_one(Address(said["url"], said["sha256"] or ""), job.place, round(said["max_gib"] * 2**30))
+def _download(job: SourceJob, said: dict[str, Any]) -> Path:
+    return download_file(Address(said["url"], said["sha256"] or ""), job.place, round(said["max_gib"] * 2**30))
 
 
 def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int, sha256: str | None) -> None:
     """Unpack into a folder that appears once it is complete; raise DataError for anything but plain files."""
     if not archive.is_file():
         raise DataError(f"{archive} does not exist.", "Expected a zip or tar.")
-    if sha256 and (reason := verify(archive, sha256)):
+    if sha256 and (reason := check_hash(archive, sha256)):
         raise DataError(f"{archive}: {reason}.", "Take the file that the source names, or mend its sha256.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    limit = min(max_bytes, max(SMALL, RATIO * archive.stat().st_size))
+    limit = min(max_bytes, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * archive.stat().st_size))
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-", ignore_cleanup_errors=True) as part:
         try:
-            _write(_members(archive), Path(part, "all"), limit, max_files)
-        except BROKEN as error:
-            if isinstance(error, OSError) and error.errno in DISK:
+            _write(_iterate_members(archive), Path(part, "all"), limit, max_files)
+        except ARCHIVE_ERRORS as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             raise DataError(f"{archive} is refused: {error}.", "Nothing of it is used.") from error
         Path(part, "all").rename(target)
 
 
-def _write(members: Iterator[Member], target: Path, max_bytes: int, max_files: int) -> None:
+def _write(members: Iterator[ArchiveMember], target: Path, max_bytes: int, max_files: int) -> None:
     """Write the members below `target`; ValueError tells what is unsafe of them."""
     target.mkdir()
     left = max_bytes
     for number, (name, content) in enumerate(members, start=1):
-        path = _new(target, name)
+        path = _make_path(target, name)
         if number > max_files:
             raise ValueError(f"it holds more than max_files={max_files} files")
         if content is None:
             path.mkdir(exist_ok=True)
             continue
         with path.open("wb") as file:
-            while chunk := content.read(CHUNK):
+            while chunk := content.read(ARCHIVE_CHUNK_BYTES):
                 left -= len(chunk)
                 if left < 0:
                     raise ValueError(f"it unpacks to more than {max_bytes / 2**20:.0f} MiB, see max_gib")
                 file.write(chunk)
 
 
-def _new(target: Path, name: str) -> Path:
+def _make_path(target: Path, name: str) -> Path:
     """Give the place of a member; ValueError where another is there, which no ordinary archive has."""
-    path = target / _safe(name)
+    path = target / _check_name(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -115,23 +139,23 @@ def _new(target: Path, name: str) -> Path:
     return path
 
 
-def _safe(name: str) -> str:
+def _check_name(name: str) -> str:
     known = name.encode("utf-8", "ignore").decode()  # an old tar's names need not be Unicode
-    if printable(known) != known:
-        raise ValueError(f"the name '{printable(name)}' holds control characters")
+    if escape_control_characters(known) != known:
+        raise ValueError(f"the name '{escape_control_characters(name)}' holds control characters")
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or re.match("[A-Za-z]:", name):
         raise ValueError(f"{name!r} leads out of it")
     return str(parts)
 
 
-def _members(archive: Path) -> Iterator[Member]:
+def _iterate_members(archive: Path) -> Iterator[ArchiveMember]:
     with archive.open("rb") as file:
         zipped = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")  # a tar may hold a zip, so is_zipfile does not tell
-    return _zip_members(archive) if zipped else _tar_members(archive)
+    return _iterate_zip(archive) if zipped else _iterate_tar(archive)
 
 
-def _zip_members(archive: Path) -> Iterator[Member]:
+def _iterate_zip(archive: Path) -> Iterator[ArchiveMember]:
     with zipfile.ZipFile(archive) as opened:
         members = opened.infolist()
         if sum(info.compress_size for info in members) > archive.stat().st_size:
@@ -149,17 +173,17 @@ def _zip_members(archive: Path) -> Iterator[Member]:
                     yield info.filename, content
 
 
-def _tar_members(archive: Path) -> Iterator[Member]:
-    with _plain(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as opened:
+def _iterate_tar(archive: Path) -> Iterator[ArchiveMember]:
+    with _open_decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as opened:
         for member in opened:
             if not (member.isreg() or member.isdir()):
                 raise ValueError(f"{member.name!r} is a link or a device")
             yield member.name, opened.extractfile(member)
-        while stream.read(CHUNK):  # to its end, where a cut archive shows
+        while stream.read(ARCHIVE_CHUNK_BYTES):  # to its end, where a cut archive shows
             pass
 
 
-def _plain(archive: Path) -> IO[bytes]:
+def _open_decompressed(archive: Path) -> IO[bytes]:
     """Open a file, unpacked as its first bytes say."""
     with archive.open("rb") as file:
         start = file.read(6)
@@ -170,4 +194,6 @@ def _plain(archive: Path) -> IO[bytes]:
     return cast(IO[bytes], lzma.open(archive)) if start == b"\xfd7zXZ\0" else archive.open("rb")
 
 
-KIND = Kind(read, _state, required=("file|url",), optional=OPTIONS, check=folder.check_folder)
+ARCHIVE_READER = SourceReader(
+    read, _hash_state, required=("file|url",), optional=ARCHIVE_OPTIONS, check=folder.check_folder
+)

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def in_background(
+def run_in_background(
     function: Callable[[Item], Made], items: Sequence[Item], workers: int, stop: threading.Event
 ) -> Iterator[Future[Made]]:
     """Give the finished result of each item in order, worked on by several threads; `stop` is set when it ends.

@@ -25,12 +25,12 @@ from urllib3.exceptions import (
 
 from avatar_bench.errors import DataError
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.sources.readers.hosts import Host, Manners
+from avatar_bench.sources.readers.hosts import Host, RequestOptions
 
-BACKOFF = 0.5  # seconds before the second attempt, doubled for each one after it
-MAX_WAIT = 120.0  # seconds; a server that asks for a longer wait is left alone
-AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that may be another a little later
-CHUNK = 2**16
+BACKOFF_SECONDS = 0.5  # seconds before the second attempt, doubled for each one after it
+MAX_WAIT_SECONDS = 120.0  # seconds; a server that asks for a longer wait is left alone
+RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)  # answers that may be another a little later
+DOWNLOAD_CHUNK_BYTES = 2**16
 
 
 class Address(NamedTuple):
@@ -40,11 +40,11 @@ class Address(NamedTuple):
     sha256: str = ""
 
 
-class RefusedError(Exception):
+class DownloadError(Exception):
     """Say why a file cannot be had, however often one asks."""
 
 
-class _AgainError(Exception):
+class _RetryError(Exception):
     """Say why an attempt failed that may succeed later, and after how many seconds if the server said so."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
@@ -55,17 +55,19 @@ class _AgainError(Exception):
 class Downloader:
     """Fetch files into a folder; finished ones stay there, begun ones go on where they stopped."""
 
-    def __init__(self, place: Path, manners: Manners, stop: threading.Event | None = None) -> None:
+    def __init__(self, place: Path, manners: RequestOptions, stop: threading.Event | None = None) -> None:
         self.place, self.manners = place, manners
         self.stop = stop or threading.Event()
         self._hosts: dict[str, Host] = {}
         self._lock = threading.Lock()
-        self._pools = {"": _pool(manners, None)} | {way: _pool(manners, proxy) for way, proxy in getproxies().items()}
+        self._pools = {"": _make_pool(manners, None)} | {
+            way: _make_pool(manners, proxy) for way, proxy in getproxies().items()
+        }
         place.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, address: Address) -> Path:
         """Give the file at an address, downloaded unless it lies there already; raise RefusedError where that fails."""
-        url = _parsed(address.url)
+        url = _parse_url(address.url)
         name = hashlib.sha256(repr(tuple(address)).encode()).hexdigest()[:24]
         target = self.place / f"{name}{Path(url.path).suffix[:8]}"
         if target.is_file():
@@ -74,11 +76,11 @@ class Downloader:
         host = self._host(url.netloc)
         with host.slots:
             self._persist(address.url, part, host)
-        if address.sha256 and (reason := verify(part, address.sha256)):
+        if address.sha256 and (reason := check_hash(part, address.sha256)):
             part.unlink()
-            raise RefusedError(reason)
+            raise DownloadError(reason)
         part.replace(target)
-        _tag(part).unlink(missing_ok=True)
+        _tag_file(part).unlink(missing_ok=True)
         return target
 
     def _host(self, netloc: str) -> Host:
@@ -89,34 +91,34 @@ class Downloader:
         """Ask until the file is complete, or the attempts are used up."""
         for attempt in count(1):
             if host.dead:
-                raise RefusedError(host.dead)
+                raise DownloadError(host.dead)
             self._wait(host.turn(self.manners.pause))
             try:
                 self._ask(url, part, host)
                 return
-            except _AgainError as error:
-                if attempt > self.manners.retries or (error.wait or 0) > MAX_WAIT:
+            except _RetryError as error:
+                if attempt > self.manners.retries or (error.wait or 0) > MAX_WAIT_SECONDS:
                     place = urlsplit(url).netloc.rpartition("@")[2]  # without a user's name and password
                     host.dead = "" if host.answered else f"{place} cannot be reached: {error}"
-                    raise RefusedError(f"{error}, {attempt} attempts") from error
+                    raise DownloadError(f"{error}, {attempt} attempts") from error
                 if error.wait is not None:
                     host.hold(error.wait)
-                self._wait(error.wait if error.wait is not None else BACKOFF * 2 ** (attempt - 1))
+                self._wait(error.wait if error.wait is not None else BACKOFF_SECONDS * 2 ** (attempt - 1))
 
     def _wait(self, seconds: float) -> None:
         if self.stop.wait(seconds):
-            raise RefusedError("stopped")
+            raise DownloadError("stopped")
 
     def _ask(self, url: str, part: Path, host: Host) -> None:
         """Make one request and write what comes back to `part`, from where that ends if the file is still the same."""
-        begun = part.stat().st_size if part.is_file() and _tag(part).is_file() else 0
-        headers = {"Range": f"bytes={begun}-", "If-Range": _tag(part).read_text()} if begun else {}
+        begun = part.stat().st_size if part.is_file() and _tag_file(part).is_file() else 0
+        headers = {"Range": f"bytes={begun}-", "If-Range": _tag_file(part).read_text()} if begun else {}
         try:
             pool = self._pool_for(urlsplit(url))
             headers |= dict(pool.headers)
             answer = pool.request("GET", url, headers=headers, preload_content=False, decode_content=False)
         except (HTTPError, ValueError) as error:
-            raise _failure(error) from error
+            raise _classify_failure(error) from error
         host.answered = True
         try:
             self._check(answer, part, begun)
@@ -125,7 +127,7 @@ class Downloader:
             self._save(answer, part, begun)
             answer.release_conn()
         except HTTPError as error:
-            raise _AgainError(f"cut off after {part.stat().st_size if part.is_file() else 0} bytes") from error
+            raise _RetryError(f"cut off after {part.stat().st_size if part.is_file() else 0} bytes") from error
         finally:
             answer.close()
 
@@ -134,54 +136,54 @@ class Downloader:
 
     def _check(self, answer: urllib3.BaseHTTPResponse, part: Path, begun: int) -> None:
         """Raise _AgainError or RefusedError for an answer that holds no file."""
-        if answer.status in AGAIN:
-            wait = _seconds(answer.headers.get("Retry-After"))
+        if answer.status in RETRY_STATUSES:
+            wait = _parse_retry_after(answer.headers.get("Retry-After"))
             asked = f", asks to wait {wait:.0f} s" if wait is not None else ""
-            raise _AgainError(f"HTTP {answer.status} {answer.reason}{asked}", wait)
+            raise _RetryError(f"HTTP {answer.status} {answer.reason}{asked}", wait)
         continued = answer.headers.get("Content-Range", "").startswith(f"bytes {begun}-")
         if answer.status == 416 or (answer.status == 206 and not (begun and continued)):
             part.unlink(missing_ok=True)  # what was begun does not fit what is there now
-            raise _AgainError(f"HTTP {answer.status} to a range")
+            raise _RetryError(f"HTTP {answer.status} to a range")
         if answer.status not in (200, 206):
-            raise RefusedError(f"HTTP {answer.status} {answer.reason}")
+            raise DownloadError(f"HTTP {answer.status} {answer.reason}")
 
     def _save(self, answer: urllib3.BaseHTTPResponse, part: Path, begun: int) -> None:
         tag = answer.headers.get("ETag", "")
         strong = tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
-        _tag(part).write_text(strong) if strong else _tag(part).unlink(missing_ok=True)
+        _tag_file(part).write_text(strong) if strong else _tag_file(part).unlink(missing_ok=True)
         with part.open("r+b" if begun else "wb") as file:
             file.seek(begun)
-            for chunk in answer.stream(CHUNK, decode_content=False):
+            for chunk in answer.stream(DOWNLOAD_CHUNK_BYTES, decode_content=False):
                 begun += len(chunk)
                 self._check_size(begun, part)
                 if self.stop.is_set():
-                    raise RefusedError("stopped")
+                    raise DownloadError("stopped")
                 file.write(chunk)
 
     def _check_size(self, size: int, part: Path) -> None:
         if size > self.manners.max_bytes:
             part.unlink(missing_ok=True)
-            raise RefusedError(f"larger than {self.manners.max_bytes / 2**20:g} MiB")
+            raise DownloadError(f"larger than {self.manners.max_bytes / 2**20:g} MiB")
 
 
-def download_one(address: Address, place: Path, max_bytes: int) -> Path:
+def download_file(address: Address, place: Path, max_bytes: int) -> Path:
     """Download one large file into `place`; raise DataError where it cannot be had."""
-    loader = Downloader(place, Manners(max_bytes=max_bytes))
+    loader = Downloader(place, RequestOptions(max_bytes=max_bytes))
     try:
         return loader.fetch(address)
-    except RefusedError as error:
+    except DownloadError as error:
         raise DataError(
             f"{address.url} could not be downloaded: {error}.", "Connect and run the same again."
         ) from error
 
 
-def verify(file: Path, sha256: str) -> str:
+def check_hash(file: Path, sha256: str) -> str:
     """Say how a file differs from its SHA-256, or nothing."""
     found = sha256_of_file(file)
     return "" if found == sha256.lower() else f"its sha256 is {found}, expected {sha256}"
 
 
-def _pool(manners: Manners, proxy: str | None) -> urllib3.PoolManager:
+def _make_pool(manners: RequestOptions, proxy: str | None) -> urllib3.PoolManager:
     settings: dict[str, Any] = {
         "maxsize": manners.per_host,
         "headers": {"User-Agent": manners.agent, "Accept-Encoding": "identity"},
@@ -193,32 +195,32 @@ def _pool(manners: Manners, proxy: str | None) -> urllib3.PoolManager:
     return urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", **settings)
 
 
-def _parsed(address: str) -> SplitResult:
+def _parse_url(address: str) -> SplitResult:
     with suppress(ValueError):
         url = urlsplit(address)
         if url.scheme in ("http", "https") and url.hostname:
             return url
-    raise RefusedError("not an address of http or https")
+    raise DownloadError("not an address of http or https")
 
 
-def _tag(part: Path) -> Path:
+def _tag_file(part: Path) -> Path:
     return part.with_suffix(".tag")
 
 
-def _failure(error: Exception) -> Exception:
+def _classify_failure(error: Exception) -> Exception:
     """Tell a request that failed for good (address, redirect, certificate) from one that may yet succeed."""
     cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
     words = " ".join(str(cause).split())[:200]
     if isinstance(cause, NewConnectionError | ProtocolError):
-        return _AgainError(words.rpartition(": ")[2])
+        return _RetryError(words.rpartition(": ")[2])
     if isinstance(cause, TimeoutError):
-        return _AgainError("timed out")
+        return _RetryError("timed out")
     if isinstance(cause, LocationValueError):
-        return RefusedError("leads to what is no address of http or https")
-    return RefusedError(words)
+        return DownloadError("leads to what is no address of http or https")
+    return DownloadError(words)
 
 
-def _seconds(text: str | None) -> float | None:
+def _parse_retry_after(text: str | None) -> float | None:
     """Read Retry-After, seconds or a date."""
     if not text:
         return None

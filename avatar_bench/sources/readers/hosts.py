@@ -10,7 +10,7 @@ from avatar_bench import __version__
 
 
 @dataclass
-class Manners:
+class RequestOptions:
     """Hold how a downloader behaves: times in seconds, `per_host` requests at once to one server."""
 
     per_host: int = 4

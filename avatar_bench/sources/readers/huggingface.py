@@ -1,4 +1,4 @@
-"""Pictures of a data set in parquet shards, on a hub or in a folder."""
+"""Images of a data set in parquet shards, on a hub or in a folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ import pyarrow.parquet as pq
 from pyarrow.lib import ArrowException
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.reader import Job, Kind, Source, local, options, short_hash, stamp
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.readers.reader import (
+    Source,
+    SourceJob,
+    SourceReader,
+    fill_defaults,
+    hash_facts,
+    read_stamp,
+    resolve_path,
+)
+from avatar_bench.sources.source_image import SourceImage
 
-OPTIONS: dict[str, Any] = {
+HUGGINGFACE_OPTIONS: dict[str, Any] = {
     "revision": None,
     "pattern": "**/*.parquet",
     "image_column": "image",
@@ -25,49 +33,49 @@ OPTIONS: dict[str, Any] = {
     "generator_column": None,
     "count": None,
 }
-BATCH = 64  # rows in memory at once
-MAGIC = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
+BATCH_ROWS = 64  # rows in memory at once
+MAGIC_BYTES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 
 
-def read(job: Job) -> Iterator[Picture]:
-    """Give the pictures of the shards in `root`, of `files`, or of `repo` at `revision`, row by row, shards by name.
+def read(job: SourceJob) -> Iterator[SourceImage]:
+    """Give the images of the shards in `root`, of `files`, or of `repo` at `revision`, row by row, shards by name.
 
     `count` keeps the first so many of each class. Raise DataError where the shards cannot be had or read.
     """
-    said = options(job.source, OPTIONS)
+    said = fill_defaults(job.source, HUGGINGFACE_OPTIONS)
     taken: Counter[str] = Counter()
-    for name, shard in _shards(job, said):
-        for row, values, names in _rows(shard, said):
+    for name, shard in _find_shards(job, said):
+        for row, values, names in _stream_rows(shard, said):
             at = f"{name.removesuffix('.parquet')}/{row:06}"
             try:
-                label = _label(values, said, names)
+                label = _find_label(values, said, names)
                 if said["count"] is not None and taken[label] >= said["count"]:
                     continue
-                picture = _picture(at, shard, label, values, said)
+                image = _image(at, shard, label, values, said)
             except ValueError as error:
                 job.quarantine.append((at, str(error)))
                 continue
             taken[label] += 1
-            if picture.name not in job.done:
-                yield picture
+            if image.name not in job.done:
+                yield image
 
 
-def _shards(job: Job, said: Mapping[str, Any]) -> list[tuple[str, Path]]:
+def _find_shards(job: SourceJob, said: Mapping[str, Any]) -> list[tuple[str, Path]]:
     """Give name and place of each shard, sorted by name."""
     if said.get("files"):
         names = [Path(file).name for file in said["files"]]
         if len(set(names)) < len(names):  # shards of one name in several folders
-            names = [local(file).as_posix().lstrip("/") for file in said["files"]]
-        found = [(name, local(file)) for name, file in zip(names, said["files"], strict=True)]
+            names = [resolve_path(file).as_posix().lstrip("/") for file in said["files"]]
+        found = [(name, resolve_path(file)) for name, file in zip(names, said["files"], strict=True)]
     else:
-        root = local(said["root"]) if said.get("root") else _downloaded(job, said)
+        root = resolve_path(said["root"]) if said.get("root") else _download(job, said)
         found = [(file.relative_to(root).as_posix(), file) for file in root.glob(said["pattern"])]
     if not found:
         raise DataError(f"source.{job.name}: no file fits pattern={said['pattern']}.", "Expected parquet shards.")
     return sorted(found)
 
 
-def _downloaded(job: Job, said: Mapping[str, Any]) -> Path:
+def _download(job: SourceJob, said: Mapping[str, Any]) -> Path:
     import huggingface_hub  # slow to import, and needed by few
 
     place = job.place / "hub"
@@ -89,7 +97,7 @@ def _downloaded(job: Job, said: Mapping[str, Any]) -> Path:
     return place
 
 
-def _rows(shard: Path, said: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
+def _stream_rows(shard: Path, said: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
     """Give number, values and class names of each row, streamed."""
     columns = [said[key] for key in ("image_column", "label_column", "group_column", "generator_column") if said[key]]
     try:
@@ -98,9 +106,9 @@ def _rows(shard: Path, said: Mapping[str, Any]) -> Iterator[tuple[int, dict[str,
                 raise DataError(
                     f"{shard} has no column {missing[0]}.", f"It has: {', '.join(file.schema_arrow.names)}."
                 )
-            names = _class_names(file.schema_arrow, said["label_column"])
+            names = _read_class_names(file.schema_arrow, said["label_column"])
             row = 0
-            for batch in file.iter_batches(BATCH, columns=columns):
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                 for values in batch.to_pylist():
                     yield row, values, names
                     row += 1
@@ -111,14 +119,14 @@ def _rows(shard: Path, said: Mapping[str, Any]) -> Iterator[tuple[int, dict[str,
         ) from error
 
 
-def _class_names(schema: Any, column: str | None) -> list[str]:
+def _read_class_names(schema: Any, column: str | None) -> list[str]:
     """Give the names of a ClassLabel column as the shard's metadata list them."""
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = described.get("info", {}).get("features", {}).get(column, {})
     return list(feature.get("names", [])) if isinstance(feature, dict) else []
 
 
-def _label(values: Mapping[str, Any], said: Mapping[str, Any], names: list[str]) -> str:
+def _find_label(values: Mapping[str, Any], said: Mapping[str, Any], names: list[str]) -> str:
     """Give the class of a row, its number or name as `labels` maps it; ValueError where they do not hold it."""
     if said["label_column"] is None:
         return str(said["label"])
@@ -132,16 +140,18 @@ def _label(values: Mapping[str, Any], said: Mapping[str, Any], names: list[str])
     raise ValueError(f"label {name} is not among labels")
 
 
-def _picture(at: str, shard: Path, label: str, values: Mapping[str, Any], said: Mapping[str, Any]) -> Picture:
-    content, path = _content(values[said["image_column"]], shard)
-    suffix = Path(path).suffix.lower() or next((end for start, end in MAGIC.items() if content.startswith(start)), "")
+def _image(at: str, shard: Path, label: str, values: Mapping[str, Any], said: Mapping[str, Any]) -> SourceImage:
+    content, path = _read_content(values[said["image_column"]], shard)
+    suffix = Path(path).suffix.lower() or next(
+        (end for start, end in MAGIC_BYTES.items() if content.startswith(start)), ""
+    )
     known: dict[str, Any] = {
         key: str(values[said[f"{key}_column"]] or "") for key in ("group", "generator") if said[f"{key}_column"]
     }
-    return Picture(name=f"{at}{suffix}", content=content, label=label, **known)
+    return SourceImage(name=f"{at}{suffix}", content=content, label=label, **known)
 
 
-def _content(image: Any, shard: Path) -> tuple[bytes, str]:
+def _read_content(image: Any, shard: Path) -> tuple[bytes, str]:
     """Give bytes and path of an image cell: {bytes, path}, bytes, or a path beside the shard."""
     if isinstance(image, bytes):
         return image, ""
@@ -156,14 +166,14 @@ def _content(image: Any, shard: Path) -> tuple[bytes, str]:
     return file.read_bytes(), path
 
 
-def _state(source: Source) -> str:
-    said = options(source, OPTIONS)
+def _hash_state(source: Source) -> str:
+    said = fill_defaults(source, HUGGINGFACE_OPTIONS)
     if said.get("repo"):
         return ""
-    shards = [local(file) for file in said.get("files") or []]
+    shards = [resolve_path(file) for file in said.get("files") or []]
     if said.get("root"):
-        shards += sorted(local(said["root"]).glob(said["pattern"]))
-    return short_hash((str(shard), *stamp(shard)) for shard in shards)
+        shards += sorted(resolve_path(said["root"]).glob(said["pattern"]))
+    return hash_facts((str(shard), *read_stamp(shard)) for shard in shards)
 
 
 def _check(name: str, source: Source) -> None:
@@ -177,4 +187,6 @@ def _check(name: str, source: Source) -> None:
         )
 
 
-KIND = Kind(read, _state, required=("root|files|repo",), optional=OPTIONS, check=_check)
+HUGGINGFACE_READER = SourceReader(
+    read, _hash_state, required=("root|files|repo",), optional=HUGGINGFACE_OPTIONS, check=_check
+)

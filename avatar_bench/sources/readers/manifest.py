@@ -1,4 +1,4 @@
-"""Pictures that a CSV names, with what it says of each."""
+"""Images that a CSV names, with what it says of each."""
 
 from __future__ import annotations
 
@@ -6,32 +6,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.sources.readers.reader import Job, Kind, Source, facts, local, read_table, short_hash, stamp
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.readers.reader import (
+    Source,
+    SourceJob,
+    SourceReader,
+    extract_fields,
+    hash_facts,
+    read_stamp,
+    read_table,
+    resolve_path,
+)
+from avatar_bench.sources.source_image import SourceImage
 
 
-def read(job: Job) -> Iterator[Picture]:
-    """Give the pictures of `file`, columns path (relative to it, or absolute), label and more, in its order.
+def read(job: SourceJob) -> Iterator[SourceImage]:
+    """Give the images of `file`, columns path (relative to it, or absolute), label and more, in its order.
 
     Rows without a class, without a file or named twice are quarantined. Raise DataError where the CSV cannot be read.
     """
-    file = local(job.source["file"])
+    file = resolve_path(job.source["file"])
     seen: set[str] = set()
-    for number, row in _rows(file):
+    for number, row in _read_rows(file):
         name = row["path"]
-        if reason := _unusable(file.parent / name, row, seen, str(job.source["label"])):
+        if reason := _explain_unusable(file.parent / name, row, seen, str(job.source["label"])):
             job.quarantine.append((f"{file.name}, row {number}: {name}", reason))
         elif name not in job.done:
-            yield Picture(name=name, content=file.parent / name, **facts(row))
+            yield SourceImage(name=name, content=file.parent / name, **extract_fields(row))
         seen.add(name)
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _read_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     for number, row in enumerate(read_table(file, "path").to_dict("records"), start=1):
         yield number, {str(key): str(value) for key, value in row.items()}
 
 
-def _unusable(path: Path, row: dict[str, str], seen: set[str], label: str) -> str:
+def _explain_unusable(path: Path, row: dict[str, str], seen: set[str], label: str) -> str:
     if row["path"] in seen:
         return "named a second time"
     if not row["path"] or not path.is_file():
@@ -39,12 +48,12 @@ def _unusable(path: Path, row: dict[str, str], seen: set[str], label: str) -> st
     return "" if row.get("label") or label else "has no label"
 
 
-def _state(source: Source) -> str:
-    file = local(source["file"])
+def _hash_state(source: Source) -> str:
+    file = resolve_path(source["file"])
     if not file.is_file():  # `read` tells what is wrong
         return ""
-    seen: list[Any] = [(row["path"], *stamp(file.parent / row["path"])) for _, row in _rows(file)]
-    return short_hash([stamp(file), *seen])
+    seen: list[Any] = [(row["path"], *read_stamp(file.parent / row["path"])) for _, row in _read_rows(file)]
+    return hash_facts([read_stamp(file), *seen])
 
 
-KIND = Kind(read, _state, required=("file",))
+MANIFEST_READER = SourceReader(read, _hash_state, required=("file",))

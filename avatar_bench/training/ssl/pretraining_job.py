@@ -10,37 +10,49 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytorch_lightning as pl
 
-from avatar_bench.console.terminal import counted, tell
+from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.dataset import Dataset, write_split
-from avatar_bench.data.transforms import Preprocessing, Views
-from avatar_bench.data.worker_processes import Loader
+from avatar_bench.data.transforms import Preprocessing, RandomViews
+from avatar_bench.data.worker_processes import ManagedLoader
 from avatar_bench.errors import DivergedError, GuardError
-from avatar_bench.files.atomic_write import whole
-from avatar_bench.files.checkpoint_container import BACKBONE
+from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.i18n import speak
-from avatar_bench.metrics.plots import pretraining_curves
-from avatar_bench.models.backbones import create_backbone, options_for
-from avatar_bench.models.pretrained_backbone import PICTURES, Pretraining, Weights, write_backbone
+from avatar_bench.i18n import use_language
+from avatar_bench.metrics.plots import draw_pretraining_curves
+from avatar_bench.models.backbones import create_backbone, resolve_options
+from avatar_bench.models.pretrained_backbone import IMAGES_FILE, PretrainedWeights, Pretraining, write_backbone
 from avatar_bench.runs.record import write_record
 from avatar_bench.runs.run import set_threads
-from avatar_bench.training.checkpoint_progress import newest
-from avatar_bench.training.initial_weights import origin_of, pictures_seen, preprocessing_for, refuse_taught, weights_of
+from avatar_bench.training.checkpoint_progress import find_newest_checkpoint
+from avatar_bench.training.initial_weights import (
+    build_preprocessing,
+    describe_weights,
+    list_pretraining_images,
+    refuse_labelled_pretraining,
+    resolve_weights,
+)
 from avatar_bench.training.job import (
-    batch_size,
+    build_trainer_options,
     choose_precision,
-    device_record,
-    picture_cache,
-    plain,
-    trainer_options,
-    versions,
-    with_pictures,
+    describe_device,
+    name_diverged_images,
+    open_image_cache,
+    read_versions,
+    resolve_batch_size,
+    to_plain_values,
 )
 from avatar_bench.training.optimizers import TrainingOptions
-from avatar_bench.training.recording import clocked
-from avatar_bench.training.ssl.augmented_copies import ViewModule
-from avatar_bench.training.ssl.methods import MethodOptions, create_method, local_size, shape_options, views_of
-from avatar_bench.training.ssl.pretrainer import KNN, Pretrainer, Probe, fit_pretraining
+from avatar_bench.training.recording import record_duration
+from avatar_bench.training.ssl.methods import (
+    MethodOptions,
+    choose_shape_options,
+    compute_local_size,
+    count_views,
+    create_method,
+)
+from avatar_bench.training.ssl.multi_view_data import MultiViewDataModule
+from avatar_bench.training.ssl.pretrainer import KNN_ACCURACY, KnnProbe, Pretrainer, fit_pretraining
 from avatar_bench.training.stage_trainer import build_logger
 
 if TYPE_CHECKING:
@@ -51,69 +63,73 @@ def fit(settings: PretrainConfig, folder: Path, record: dict[str, Any], sides: D
     """Pretrain on `learning`, a part of `sides`, complete the folder and the record, and give the last words."""
     pl.seed_everything(settings.seed, verbose=False)
     set_threads(settings.trainer.threads)
-    weights = weights_of(settings.model.weights)
-    _begin_from(settings, record, sides, weights)
+    weights = resolve_weights(settings.model.weights)
+    _record_initial_weights(settings, record, sides, weights)
     taught = Dataset(learning.name, learning.root, learning.frame.assign(split="train"))
-    seen = pictures_seen(sides, taught, weights)
+    seen = list_pretraining_images(sides, taught, weights)
     if len(seen) > len(taught):
-        record["pictures"]["earlier"] = len(seen) - len(taught)
-    write_split(seen, folder / PICTURES)
-    pictures_sha256 = sha256_of_file(folder / PICTURES)
-    if record.setdefault("pictures_sha256", pictures_sha256) != pictures_sha256:
+        record["images"]["earlier"] = len(seen) - len(taught)
+    write_split(seen, folder / IMAGES_FILE)
+    images_sha256 = sha256_of_file(folder / IMAGES_FILE)
+    if record.setdefault("images_sha256", images_sha256) != images_sha256:
         raise GuardError(
-            f"resume={folder}: the pictures, or their split, are not what they were when it began.",
+            f"resume={folder}: the images, or their split, are not what they were when it began.",
             "Restore them, or start a new pretraining.",
         )
     module, preprocessing = _build(settings, record, weights)
     del weights  # the network has its own
-    data = _data(settings, preprocessing, sides, learning)
-    probe = _probe(settings, data, sides, learning)
-    options = trainer_options(settings)
+    data = _build_data(settings, preprocessing, sides, learning)
+    probe = _build_probe(settings, data, sides, learning)
+    options = build_trainer_options(settings)
     record |= {
-        "versions": versions(),
-        "device": device_record(settings, options),
+        "versions": read_versions(),
+        "device": describe_device(settings, options),
         "data": {"kind": settings.data.kind, "root": str(learning.root.absolute()), "fingerprint": sides.fingerprint},
     }
     write_record(folder, record)
-    tell("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
-    resume, at = newest(folder / "checkpoints", staged=False) if settings.resume else (None, None)
+    print_line("  " + ", ".join(f"{what} {value}" for what, value in record["device"].items()), file=sys.stderr)
+    resume, at = find_newest_checkpoint(folder / "checkpoints", staged=False) if settings.resume else (None, None)
     data.position = (at.epochs, at.batches) if at else (0, 0)
     logging = settings.logger
-    logger = build_logger(logging.name, folder, folder.name, logging.project, logging.offline, plain(settings))
+    logger = build_logger(
+        logging.name, folder, folder.name, logging.project, logging.offline, to_plain_values(settings)
+    )
     try:
-        with clocked(record, "train_seconds"):
+        with record_duration(record, "train_seconds"):
             fit_pretraining(module, data, folder, options, logger, probe, resume)
     except DivergedError as error:
-        raise with_pictures(error, taught) from error
+        raise name_diverged_images(error, taught) from error
     finally:
-        Loader.end()
-    return _finish(settings, folder, record, module, preprocessing)
+        ManagedLoader.end()
+    return _complete_folder(settings, folder, record, module, preprocessing)
 
 
-def _begin_from(settings: PretrainConfig, record: dict[str, Any], sides: Dataset, weights: str | Weights) -> None:
+def _record_initial_weights(
+    settings: PretrainConfig, record: dict[str, Any], sides: Dataset, weights: str | PretrainedWeights
+) -> None:
     """Put on record what the weights come from; raise GuardError where they know too much, or have changed since."""
     file = Path(settings.model.weights)
-    init = origin_of(weights)
+    init = describe_weights(weights)
     if record.setdefault("init", init).get("sha256") != init.get("sha256"):
         raise GuardError(
             f"model.weights={file}: these are not the weights that it began with.",
             "Restore them, or start a new pretraining.",
         )
     same = "the same data= and data.split= options as that run had"
-    refuse_taught(sides, init, file, "pretraining" in settings.allow, same)
+    refuse_labelled_pretraining(sides, init, file, "pretraining" in settings.allow, same)
 
 
 def _build(
-    settings: PretrainConfig, record: dict[str, Any], weights: str | Weights
+    settings: PretrainConfig, record: dict[str, Any], weights: str | PretrainedWeights
 ) -> tuple[Pretrainer, Preprocessing]:
     model, data = settings.model, settings.data
     given = asdict(settings.method)
     known = {item.name for item in fields(MethodOptions)}
     options = MethodOptions(**{name: value for name, value in given.items() if name in known and value is not None})
-    shape = dict(model.options) | shape_options(options, model.backbone)
-    shape = options_for(model.backbone, shape, data.image_size or 224)
+    shape = dict(model.options) | choose_shape_options(options, model.backbone)
+    shape = resolve_options(model.backbone, shape, data.image_size or 224)
     net = create_backbone(model.backbone, 0, weights, model.package, shape)
-    preprocessing = preprocessing_for(net, data, weights.card if isinstance(weights, Weights) else None)
+    preprocessing = build_preprocessing(net, data, weights.card if isinstance(weights, PretrainedWeights) else None)
     choose_precision(settings, net, preprocessing.size, record)
     method = create_method(net, preprocessing.size, options, pretrained=weights != "none")
     optimizer, schedule = settings.optimizer, settings.optimizer.schedule
@@ -132,39 +148,43 @@ def _build(
     return Pretrainer(method, preprocessing.mean, preprocessing.std, training, rate, epochs), preprocessing
 
 
-def _data(settings: PretrainConfig, preprocessing: Preprocessing, sides: Dataset, learning: Dataset) -> ViewModule:
+def _build_data(
+    settings: PretrainConfig, preprocessing: Preprocessing, sides: Dataset, learning: Dataset
+) -> MultiViewDataModule:
     how, size = settings.method, preprocessing.size
-    large, small = views_of(MethodOptions(how.name, local_views=how.local_views or 0))
-    views = Views(
+    large, small = count_views(MethodOptions(how.name, local_views=how.local_views or 0))
+    views = RandomViews(
         size,
         how.crop_scale,
         large,
         small,
-        local_size(size),
+        compute_local_size(size),
         flip=how.flip,
         jitter=how.jitter,
         grey=how.grey,
         blur=how.blur,
     )
-    hashes = pd.concat([learning.frame["sha256"], _labelled(sides, ("val", "calibration")).frame["sha256"]])
-    return ViewModule(
+    hashes = pd.concat([learning.frame["sha256"], _select_labelled(sides, ("val", "calibration")).frame["sha256"]])
+    return MultiViewDataModule(
         learning,
         views,
         preprocessing,
         seed=settings.seed,
-        batch_size=batch_size(settings),
+        batch_size=resolve_batch_size(settings),
         workers=settings.data.workers,
-        cache=picture_cache(hashes, preprocessing, settings.data.cache_gb),
+        cache=open_image_cache(hashes, preprocessing, settings.data.cache_gb),
     )
 
 
-def _probe(settings: PretrainConfig, data: ViewModule, sides: Dataset, learning: Dataset) -> Probe | None:
-    """Give the probe of the labelled pictures of val among those of train; None, and say so, where there are none."""
-    train, val = _labelled(learning, ("train",)), _labelled(sides, ("val", "calibration"))
+def _build_probe(
+    settings: PretrainConfig, data: MultiViewDataModule, sides: Dataset, learning: Dataset
+) -> KnnProbe | None:
+    """Give the probe of the labelled images of val among those of train; None, and say so, where there are none."""
+    train, val = _select_labelled(learning, ("train",)), _select_labelled(sides, ("val", "calibration"))
     if len(train.classes) < 2 or not len(val):
-        tell("no k-NN probe: train and val need pictures with labels of two classes or more", file=sys.stderr)
+        print_line("no k-NN probe: train and val need images with labels of two classes or more", file=sys.stderr)
         return None
-    return Probe(
+    return KnnProbe(
         known=data.plain(train),
         asked=data.plain(val),
         labels=train.frame["label"].to_numpy(str),
@@ -175,11 +195,11 @@ def _probe(settings: PretrainConfig, data: ViewModule, sides: Dataset, learning:
     )
 
 
-def _labelled(dataset: Dataset, splits: tuple[str, ...]) -> Dataset:
+def _select_labelled(dataset: Dataset, splits: tuple[str, ...]) -> Dataset:
     return dataset.take(dataset.frame["split"].isin(splits) & (dataset.frame["label"] != ""))
 
 
-def _finish(
+def _complete_folder(
     settings: PretrainConfig, folder: Path, record: dict[str, Any], module: Pretrainer, preprocessing: Preprocessing
 ) -> str:
     """Write the backbone with its card and the curves, complete the record, and give the last words."""
@@ -194,38 +214,43 @@ def _finish(
         split_fingerprint=record["split"]["fingerprint"],
         data_fingerprint=record["data"]["fingerprint"],
         root=record["data"]["root"],
-        pictures=record["pictures"]["learned_from"] + record["pictures"].get("earlier", 0),
-        pictures_sha256=record["pictures_sha256"],
+        images=record["images"]["learned_from"] + record["images"].get("earlier", 0),
+        images_sha256=record["images_sha256"],
         ancestors=record["init"].get("ancestors", []),
         versions=record["versions"],
     )
-    write_backbone(module.method.backbone, card, folder / BACKBONE)
+    write_backbone(module.method.backbone, card, folder / BACKBONE_FILE)
     history = pd.read_csv(folder / "metrics.csv")
-    with speak(settings.lang):
-        figure = pretraining_curves(history)
-    with whole(folder / "curves.png") as part:
+    with use_language(settings.lang):
+        figure = draw_pretraining_curves(history)
+    with atomic_write(folder / "curves.png") as part:
         figure.savefig(part, format="png")
-    probed = history[history[KNN].notna()]
+    probed = history[history[KNN_ACCURACY].notna()]
     last = history.iloc[-1]
-    record["weights_sha256"] = sha256_of_file(folder / BACKBONE)
+    record["weights_sha256"] = sha256_of_file(folder / BACKBONE_FILE)
     record["metrics"] = {"train/loss": float(last["train/loss"])}
-    learned_from = record["pictures"]["learned_from"]
-    learned = f"{counted(learned_from, 'picture')}, {counted(card.epochs, 'epoch')}"
-    said = f"{folder / BACKBONE}: {learned}, loss {last['train/loss']:.4f}"
+    learned_from = record["images"]["learned_from"]
+    learned = f"{format_count(learned_from, 'image')}, {format_count(card.epochs, 'epoch')}"
+    said = f"{folder / BACKBONE_FILE}: {learned}, loss {last['train/loss']:.4f}"
     if len(probed):
         first, final = probed.iloc[0], probed.iloc[-1]
-        record["metrics"] |= {name: float(final[name]) for name in (KNN, "probe/knn_low", "probe/knn_high", "probe/n")}
-        record["before"] = {name: float(first[name]) for name in (KNN, "probe/knn_low", "probe/knn_high", "probe/n")}
-        said += f"; k-NN accuracy {_share(final)}, before training {_share(first)} (n = {final['probe/n']:.0f})"
+        record["metrics"] |= {
+            name: float(final[name]) for name in (KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n")
+        }
+        record["before"] = {
+            name: float(first[name]) for name in (KNN_ACCURACY, "probe/knn_low", "probe/knn_high", "probe/n")
+        }
+        before, after = _format_accuracy(first), _format_accuracy(final)
+        said += f"; k-NN accuracy {after}, before training {before} (n = {final['probe/n']:.0f})"
     model = record["model"] + f" model.backbone={card.backbone}" * (record["model"] == "timm")
     shape = ", ".join(f"{name}: {value}" for name, value in settings.model.options.items())
     model += f" 'model.options={{{shape}}}'" * bool(shape)
-    labelled = ", of the pictures that have a label" * ("unlabelled" in record["pictures"])
+    labelled = ", of the images that have a label" * ("unlabelled" in record["images"])
     return (
         f"{said}; next, with the same data= options{labelled}: "
-        f"avatar-bench train model={model} model.weights={folder / BACKBONE}"
+        f"avatar-bench train model={model} model.weights={folder / BACKBONE_FILE}"
     )
 
 
-def _share(row: pd.Series) -> str:
-    return f"{row[KNN]:.3f} ({row['probe/knn_low']:.3f} to {row['probe/knn_high']:.3f})"
+def _format_accuracy(row: pd.Series) -> str:
+    return f"{row[KNN_ACCURACY]:.3f} ({row['probe/knn_low']:.3f} to {row['probe/knn_high']:.3f})"

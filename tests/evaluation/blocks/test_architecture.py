@@ -21,7 +21,7 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.architecture import Architecture, figures
 from avatar_bench.models.first_layers import FeatureMaps
-from avatar_bench.models.inspection import dissect
+from avatar_bench.models.inspection import inspect_network
 from avatar_bench.runs.run import Run
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "architecture.yaml"
@@ -102,8 +102,8 @@ def test_filters_and_maps_are_drawn_whole(classes: int) -> None:
     images = rng.integers(0, 256, (classes, 32, 32, 3), dtype=np.uint8)
     maps = [FeatureMaps(f"stages.{k}.blocks", np.arange(k + 1), rng.random((classes, k + 1, 8, 8))) for k in range(3)]
     for figure in (
-        figures.feature_maps(images, ["a class name that goes on"] * classes, maps),
-        figures.filters(rng.normal(size=(5 * classes, 3, 7, 7)).astype(np.float32), "patch_embed.proj"),
+        figures.draw_feature_maps(images, ["a class name that goes on"] * classes, maps),
+        figures.draw_filters(rng.normal(size=(5 * classes, 3, 7, 7)).astype(np.float32), "patch_embed.proj"),
     ):
         figure.set_dpi(100)
         figure.savefig(io.BytesIO(), format="png")
@@ -118,9 +118,9 @@ def test_filters_and_maps_are_drawn_whole(classes: int) -> None:
 def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Callable[[str], Any]) -> None:
     net = network(model)
     mode = net.training
-    anatomy = dissect(net.eval(), 64)
+    anatomy = inspect_network(net.eval(), 64)
     net.train(mode)
-    figure = figures.diagram(anatomy, model, 64, 3)
+    figure = figures.draw_diagram(anatomy, model, 64, 3)
     figure.draw_without_rendering()
     left = figure.axes[0]
     words = {text.get_text() for text in left.texts}
@@ -133,11 +133,11 @@ def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Call
 
 def test_large_numbers_are_written_in_the_language_that_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = [12, 1234, 5_670_000, 8.9e9]
-    assert [figures._short_number(number) for number in numbers] == ["12", "1.23 k", "5.67 M", "8.9 G"]
-    monkeypatch.setattr(i18n, "catalogue", lambda language: {"{number} M": "{number} млн"})
-    assert figures._short_number(numbers[2]) == "5.67 млн"
+    assert [figures._format_number(number) for number in numbers] == ["12", "1.23 k", "5.67 M", "8.9 G"]
+    monkeypatch.setattr(i18n, "load_catalogue", lambda language: {"{number} M": "{number} млн"})
+    assert figures._format_number(numbers[2]) == "5.67 млн"
 
 
 def test_the_yaml_states_what_the_block_takes() -> None:
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.architecture\n")
-    assert registry.build("architecture", OmegaConf.to_container(OmegaConf.load(YAML))) == Architecture()
+    assert registry.build_block("architecture", OmegaConf.to_container(OmegaConf.load(YAML))) == Architecture()

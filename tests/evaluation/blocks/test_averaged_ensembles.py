@@ -14,10 +14,10 @@ import pytest
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import CompareBlock, RunBlock
-from avatar_bench.metrics.averaging import Mix
+from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric
-from avatar_bench.runs.ensembles import describe, open_run, save
+from avatar_bench.runs.ensembles import describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run
 
 WEIGHTS = {"even": [0.5, 0.5], "uneven": [0.2, 0.8]}
@@ -39,19 +39,19 @@ def folder(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
     root = tmp_path_factory.mktemp("averaged")
     runs = [open_run(train(root / f"lr{number}", "epochs=3", f"lr={lr}")) for number, lr in enumerate(("3e-3", "1e-3"))]
     for name, weights in WEIGHTS.items():
-        mix = Mix(np.array(weights), np.array([1.0, 2.0]))
-        save(root / name, describe("ensemble", runs, mix, 1.3, runs[0].classes))
+        mix = AveragingWeights(np.array(weights), np.array([1.0, 2.0]))
+        save_ensemble(root / name, describe_ensemble("ensemble", runs, mix, 1.3, runs[0].classes))
     return root
 
 
 @pytest.fixture(scope="module")
-def walk(folder: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Metric]]:
+def walk(folder: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Metric]]:
     """Put both averages through all blocks, and give every metric by block, run and name.
 
     What the members say is `moved`, each image's logits by one number, which leaves its probabilities as they are, and
     `has_logits` or not.
     """
-    sets = {"near": str(pictures / "blind" / "drawing" / "new-drawing"), "shifted": str(pictures / "blind" / "real")}
+    sets = {"near": str(images / "blind" / "drawing" / "new-drawing"), "shifted": str(images / "blind" / "real")}
     described = Run._describe
 
     def put_through(moved: bool, has_logits: bool) -> dict[str, Metric]:
@@ -73,7 +73,7 @@ def walk(folder: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory)
 def _metrics(runs: list[Run]) -> dict[str, Metric]:
     found: dict[str, Metric] = {}
     left_out = set()
-    built = {name: registry.build(name, QUICK.get(name)) for name in registry.available()}
+    built = {name: registry.build_block(name, QUICK.get(name)) for name in registry.list_blocks()}
     datasets = [run.dataset("test") for run in runs]
     for name, block in sorted(built.items(), key=lambda one: isinstance(one[1], CompareBlock)):
         if hasattr(block, "resamples"):

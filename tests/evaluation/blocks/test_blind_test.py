@@ -20,7 +20,7 @@ from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import check_class_order
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.metrics import stats
-from avatar_bench.results.predictions import Predictions, strings
+from avatar_bench.results.predictions import Predictions, to_string_array
 
 CLASSES = ("drawing", "generated", "real")
 YAML = Path(__file__).parents[3] / "conf" / "block" / "blind_test.yaml"
@@ -33,9 +33,9 @@ def predictions(targets, logits, groups=None, sources=None, **options) -> Predic
         logits=np.asarray(logits, np.float32),
         embeddings=np.zeros((n, 2), np.float32),
         targets=np.asarray(targets, np.int64),
-        paths=strings([f"{i}.png" for i in range(n)]),
-        groups=strings([f"g{i}" for i in range(n)] if groups is None else groups),
-        sources=strings([f"s{t}{i % 4}" for i, t in enumerate(targets)] if sources is None else sources),
+        paths=to_string_array([f"{i}.png" for i in range(n)]),
+        groups=to_string_array([f"g{i}" for i in range(n)] if groups is None else groups),
+        sources=to_string_array([f"s{t}{i % 4}" for i, t in enumerate(targets)] if sources is None else sources),
         temperature=options.get("temperature", 1.0),
     )
 
@@ -189,10 +189,10 @@ def test_figures_are_saved_and_unknown_targets_are_said(saved):
     assert {file.stem for file in folder.glob("*.png")} == {"confusion", "per_source", "gallery_of_errors"}
     whole = json.loads((folder / "metrics.json").read_text())
     assert whole["n"] == 234
-    assert any(line.startswith("6 of 240 pictures have no known class") for line in whole["warnings"])
+    assert any(line.startswith("6 of 240 images have no known class") for line in whole["warnings"])
 
 
-def test_intervals_are_wilson_for_single_pictures_and_by_group_for_repeated_ones():
+def test_intervals_are_wilson_for_single_images_and_by_group_for_repeated_ones():
     targets, logits = noisy()
     single, _ = evaluate(predictions(targets, logits))
     correct = int((logits.argmax(axis=1) == targets).sum())
@@ -234,7 +234,7 @@ def test_an_absent_class_gives_null_and_means_are_over_the_others():
     assert result.metrics["macro_f1"].value == pytest.approx(expected)
     expected = sk.precision_score(targets[present], guess, labels=[0, 2], average="macro")
     assert result.metrics["macro_precision"].value == pytest.approx(expected)
-    assert any("no picture of class 'generated'" in line for line in result.warnings)
+    assert any("no image of class 'generated'" in line for line in result.warnings)
     assert result.tables["confusion"].loc[1, list(CLASSES)].sum() == 0
 
 
@@ -258,7 +258,7 @@ def test_a_set_without_known_classes_is_refused():
         evaluate(predictions([-1, -1], np.zeros((2, 3))))
 
 
-def test_the_gallery_shows_the_most_confident_errors_of_the_right_pictures():
+def test_the_gallery_shows_the_most_confident_errors_of_the_right_images():
     targets, logits = noisy(signal=1.0)
     targets = np.where(np.arange(240) < 10, -1, targets)
     given = predictions(targets, logits)
@@ -288,19 +288,19 @@ def test_ten_thousand_predictions_are_judged_in_seconds():
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.blind_test\n")
-    assert registry.build("blind_test", OmegaConf.to_container(OmegaConf.load(YAML))) == BlindTest()
+    assert registry.build_block("blind_test", OmegaConf.to_container(OmegaConf.load(YAML))) == BlindTest()
 
 
 def test_available_names_every_block_without_importing_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "avatar_bench.evaluation.blocks.blind_test")
-    names = registry.available()
+    names = registry.list_blocks()
     assert "avatar_bench.evaluation.blocks.blind_test" not in sys.modules
     assert "blind_test" in names
     assert "base" not in names
 
 
 def test_build_takes_options_from_yaml():
-    block = registry.build("blind_test", {"level": 0.9, "discordance": 0.1})
+    block = registry.build_block("blind_test", {"level": 0.9, "discordance": 0.1})
     assert (block.level, block.discordance, block.seed) == (0.9, 0.1, 0)
 
 
@@ -317,6 +317,6 @@ def test_build_takes_options_from_yaml():
 )
 def test_a_wrong_name_or_option_is_said_in_three_lines_at_most(name, options, words):
     with pytest.raises(ConfigError) as caught:
-        registry.build(name, options)
+        registry.build_block(name, options)
     assert len(str(caught.value).splitlines()) <= 3
     assert all(word in str(caught.value) for word in words)

@@ -18,11 +18,11 @@ from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.functional import classification as tm
 
 from avatar_bench.cli.app import main
-from avatar_bench.data.corruptions import KINDS
+from avatar_bench.data.corruptions import CORRUPTION_KINDS
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.calibration import Calibration, error_tables
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import ECE_KINDS, calibration_errors, fit_temperature
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "calibration.yaml"
@@ -62,7 +62,7 @@ def overconfident(make_predictions):
 
 
 def shifted(predictions, noise=4.0):
-    """Give what the network says of pictures that tell it less: the variation's name seeds the noise."""
+    """Give what the network says of images that tell it less: the variation's name seeds the noise."""
 
     def vary(variation):
         generator = np.random.default_rng(len(variation.key))
@@ -208,8 +208,8 @@ def test_conformal_sets_are_those_of_mapie_overall_by_class_and_under_shift(save
 def test_the_table_of_shift_is_recomputed_from_the_saved_logits(saved):
     folder, said = saved
     rows, arrays = pd.read_csv(folder / "shift.csv").set_index("set"), np.load(folder / "shift.npz")
-    assert list(rows.index) == ["test", *KINDS, "blind"]
-    for name in (*KINDS, "blind"):
+    assert list(rows.index) == ["test", *CORRUPTION_KINDS, "blind"]
+    for name in (*CORRUPTION_KINDS, "blind"):
         logits, targets = arrays[f"logits_{name}"].astype(float), arrays[f"targets_{name}"]
         probabilities = softmax(logits / said["metrics"]["temperature"]["value"], axis=1)
         expected = by_libraries(probabilities, targets)
@@ -295,8 +295,8 @@ def test_each_wrong_order_of_three_classes_is_refused(evaluate, oracle, order):
     assert evaluate(oracle(("permuted", order)), oracle("noisy"), allow={"permutation"}).metrics["ece_15"].value > 0.3
 
 
-def test_nothing_is_fitted_on_the_pictures_judged(evaluate, overconfident, make_predictions, fake_run, dataset_of):
-    """Temperature and thresholds do not depend on the pictures judged, and where these are the fitted ones, it ends."""
+def test_nothing_is_fitted_on_the_images_judged(evaluate, overconfident, make_predictions, fake_run, dataset_of):
+    """Temperature and thresholds do not depend on the images judged, and where these are the fitted ones, it ends."""
     judged, held_out = overconfident
     other = make_predictions(*honest(500, 20, seed=5), temperature=judged.temperature)
     first, second = evaluate(judged, held_out), evaluate(other, held_out)
@@ -308,14 +308,14 @@ def test_nothing_is_fitted_on_the_pictures_judged(evaluate, overconfident, make_
     run = fake_run(judged)
 
     def refuse(dataset):
-        raise GuardError(f"pictures of {dataset.name} are among those that this block is fitted on.")
+        raise GuardError(f"images of {dataset.name} are among those that this block is fitted on.")
 
     run.calibration = refuse
     with pytest.raises(GuardError, match="test are among"):
         Calibration(**FAST).evaluate(run, dataset_of(judged))
 
 
-def test_without_calibration_pictures_there_are_errors_and_no_sets(evaluate, oracle, tmp_path):
+def test_without_calibration_images_there_are_errors_and_no_sets(evaluate, oracle, tmp_path):
     result = evaluate(oracle("noisy"))
     assert all(result.metrics[name].value is None for name in (*SETS, "scaled/temperature"))
     assert "not known" in result.metrics["coverage/lac"].reason
@@ -326,10 +326,10 @@ def test_without_calibration_pictures_there_are_errors_and_no_sets(evaluate, ora
     result.save(tmp_path / "calibration")
 
 
-def test_few_calibration_pictures_put_every_class_into_every_set(evaluate, oracle):
+def test_few_calibration_images_put_every_class_into_every_set(evaluate, oracle):
     result = evaluate(oracle("noisy"), oracle("noisy", n=8))
     assert result.metrics["set_size/lac"].value == 3
-    assert any(line.startswith("8 calibration pictures are too few") for line in result.warnings)
+    assert any(line.startswith("8 calibration images are too few") for line in result.warnings)
 
 
 def test_a_temperature_that_could_not_be_fitted_is_said(evaluate, oracle):
@@ -372,7 +372,7 @@ def test_a_blind_set_that_is_judged_or_bears_no_labels_is_no_row_of_shift(evalua
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_one_picture_or_one_class_is_enough(evaluate, make_predictions, oracle, tmp_path, n):
+def test_one_image_or_one_class_is_enough(evaluate, make_predictions, oracle, tmp_path, n):
     result = evaluate(make_predictions([2] * n, [[5.0, 0, 0]] * n), oracle("noisy", seed=1))
     assert result.metrics["ece_15"].value == pytest.approx(softmax([5.0, 0, 0])[0])
     assert result.metrics["aurc"].value == 1
@@ -390,7 +390,7 @@ def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale,
     groups = [f"g{i // images}" for i in range(n)]
     for rows in np.arange(60 * n).reshape(60, n):
         judged = make_predictions(targets[rows], logits[rows], groups=groups)
-        found = error_tables.errors(block, judged, "", error_tables.error_floors(block, judged))
+        found = error_tables.compute_errors(block, judged, "", error_tables.tabulate_floors(block, judged))
         low, value, high = np.array([(found[kind].low, found[kind].value, found[kind].high) for kind in ECE_KINDS]).T
         held.append((low - 1e-3 <= truth) & (truth <= high + 1e-3))
         assert ((low >= 0) & (low <= value) & (value <= high) & (high <= 1)).all()
@@ -398,7 +398,7 @@ def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale,
 
 
 def test_the_interval_of_a_network_without_an_error_allows_for_errors_to_come(evaluate, oracle):
-    """Of 240 pictures that are all right, 1.6 % of the population may still be wrong, by Wilson."""
+    """Of 240 images that are all right, 1.6 % of the population may still be wrong, by Wilson."""
     found = evaluate(oracle("perfect"), oracle("perfect", n=60)).metrics
     for prefix, share in (("ece_15", 1), ("scaled/ece_adaptive", 1), ("ece_classwise", 2 / 3)):
         metric = found[prefix]
@@ -406,24 +406,24 @@ def test_the_interval_of_a_network_without_an_error_allows_for_errors_to_come(ev
         assert metric.high == pytest.approx(share * (1 - proportion_confint(240, 240, method="wilson")[0]), abs=1e-6)
 
 
-def test_floors_are_higher_where_the_pictures_of_a_group_agree(make_predictions):
+def test_floors_are_higher_where_the_images_of_a_group_agree(make_predictions):
     targets, logits = (np.repeat(part, 4, axis=0) for part in honest(75))
     block, apart = Calibration(resamples=500), make_predictions(targets, logits)
     together = replace(apart, groups=np.repeat(apart.groups[:75], 4))
     alone = make_predictions(targets[::4], logits[::4])
-    floors = [error_tables.error_floors(block, part)["floor"] for part in (apart, together, alone)]
+    floors = [error_tables.tabulate_floors(block, part)["floor"] for part in (apart, together, alone)]
     assert (floors[1] > 1.5 * floors[0]).all()
     np.testing.assert_allclose(floors[1][[0, 1, 3]], floors[2][[0, 1, 3]], rtol=0.08)  # the copies tell nothing new
 
 
 def test_shift_names_the_corruptions_in_the_language_asked_for(evaluate, overconfident):
     judged, held_out = (part.take(np.arange(200)) for part in overconfident)
-    with speak("ru"):
+    with use_language("ru"):
         result = evaluate(judged, held_out, {"severity": 3}, variations=shifted(judged, 9.0))
     labels = [label.get_text() for label in result.figures["shift"].axes[0].get_yticklabels()]
     assert [label.split(" (")[0] for label in labels] == ["test", "шум", "размытие", "яркость", "поворот", "JPEG"]
     assert any(line.startswith("шум: ") for line in result.warnings)
-    assert result.tables["shift"]["set"].tolist() == ["test", *KINDS]
+    assert result.tables["shift"]["set"].tolist() == ["test", *CORRUPTION_KINDS]
 
 
 def test_ticks_are_at_whole_percentages(evaluate, overconfident):
@@ -437,11 +437,11 @@ def test_ticks_are_at_whole_percentages(evaluate, overconfident):
     assert {"80%", "100%"} <= set(shares)
 
 
-def test_the_command_judges_a_run_and_refuses_the_pictures_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
+def test_the_command_judges_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
     words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100"]
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
     [file] = (tmp_path / "test").rglob("shift.csv")
-    assert pd.read_csv(file)["set"].tolist()[:6] == ["test", *KINDS]
+    assert pd.read_csv(file)["set"].tolist()[:6] == ["test", *CORRUPTION_KINDS]
     assert main([*words, "split=calibration", f"out={tmp_path / 'calibration'}"]) == 3
     assert "fitted" in capsys.readouterr().err
 
@@ -458,7 +458,7 @@ def test_two_evaluations_agree(evaluate, oracle):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.calibration\n")
-    assert registry.build("calibration", OmegaConf.to_container(OmegaConf.load(YAML))) == Calibration()
+    assert registry.build_block("calibration", OmegaConf.to_container(OmegaConf.load(YAML))) == Calibration()
 
 
 @pytest.mark.parametrize(
@@ -472,7 +472,7 @@ def test_the_yaml_states_the_defaults_of_the_block():
 )
 def test_a_wrong_option_is_told(option, value, expected):
     with pytest.raises(ConfigError, match=rf"block.calibration.{option}={value}.*{expected}"):
-        registry.build("calibration", {option: value})
+        registry.build_block("calibration", {option: value})
 
 
 class Given(np.random.RandomState):
@@ -487,7 +487,7 @@ class Given(np.random.RandomState):
 
 
 class Known:
-    """A classifier whose pictures are their own probabilities, as MAPIE wants one."""
+    """A classifier whose images are their own probabilities, as MAPIE wants one."""
 
     classes_ = np.arange(3)
 

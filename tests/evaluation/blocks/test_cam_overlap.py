@@ -20,10 +20,10 @@ from sklearn.metrics import jaccard_score
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import activation_figures as figures
 from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap
-from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL
-from avatar_bench.evaluation.registry import build
-from avatar_bench.i18n import speak
-from avatar_bench.metrics.overlap import NAMES, chance_iou
+from avatar_bench.evaluation.overlap_tables import ALL_CLASSES
+from avatar_bench.evaluation.registry import build_block
+from avatar_bench.i18n import use_language
+from avatar_bench.metrics.overlap import OVERLAP_MEASURES, chance_iou
 from avatar_bench.runs.run import Run
 
 SAME, APART, MIXED = (0, 1, 2), (1, 2, 0), (0, 2, 1)
@@ -34,10 +34,10 @@ CLASSES = ("drawing", "generated", "real")
 def entrant(fake_run, dataset_of):
     """A run of known evidence and its dataset, the rows in an `order` of their own."""
 
-    def build(predictions, network, pictures, label="a", order=None, **fields):
+    def build(predictions, network, images, label="a", order=None, **fields):
         order = np.arange(len(predictions)) if order is None else order
         sha256 = [f"{row:064x}" for row in order]
-        own, mine = predictions.take(order), pictures[torch.as_tensor(order)]
+        own, mine = predictions.take(order), images[torch.as_tensor(order)]
         stand_in = fake_run(
             own,
             **{
@@ -60,8 +60,8 @@ def entrant(fake_run, dataset_of):
 def judge(entrant, colour_finder, noise):
     """Put networks that look at these colours through the block."""
 
-    def run(predictions, *colours, pictures=None, networks=None, fields=None, **options):
-        shown = noise(len(predictions)) if pictures is None else pictures
+    def run(predictions, *colours, images=None, networks=None, fields=None, **options):
+        shown = noise(len(predictions)) if images is None else images
         nets = networks or [colour_finder(own) for own in colours]
         each = fields or [{} for _ in nets]
         pairs = [
@@ -105,17 +105,19 @@ def test_every_metric_can_be_recomputed_from_the_saved_maps(saved):
     )
     expected = {}
     for ending, rows in {"": targets >= 0, **{f"/{name}": targets == k for k, name in enumerate(classes)}}.items():
-        expected |= {f"{metric}{ending}": same[rows, k].mean() for k, metric in enumerate(NAMES)}
-        expected |= {f"null/{metric}{ending}": others[rows, :, k].mean() / 2 for k, metric in enumerate(NAMES)}
+        expected |= {f"{metric}{ending}": same[rows, k].mean() for k, metric in enumerate(OVERLAP_MEASURES)}
+        expected |= {
+            f"null/{metric}{ending}": others[rows, :, k].mean() / 2 for k, metric in enumerate(OVERLAP_MEASURES)
+        }
     assert {name: metric["value"] for name, metric in said.items()} == pytest.approx(expected, abs=1e-6)
-    for metric in NAMES:
+    for metric in OVERLAP_MEASURES:
         assert said[metric]["floor"] == said[f"null/{metric}"]["value"]
     assert said["null/iou_top20"]["floor"] == pytest.approx(chance_iou(13, 13, 64), abs=1e-9)
 
 
 def test_the_tables_say_the_same(saved):
     folder, said = saved
-    classes, pairs, each = (pd.read_csv(folder / f"{name}.csv") for name in ("classes", "pairs", "pictures"))
+    classes, pairs, each = (pd.read_csv(folder / f"{name}.csv") for name in ("classes", "pairs", "images"))
     for row in classes.itertuples():
         name = row.metric if row[1] == "(all)" else f"{row.metric}/{row[1]}"
         assert row.value == pytest.approx(said[name]["value"], abs=1e-9)
@@ -123,7 +125,7 @@ def test_the_tables_say_the_same(saved):
         ends = said[f"null/{name}"]["low"], said[f"null/{name}"]["high"]
         assert (row.null_low, row.null_high) == pytest.approx(ends, abs=1e-9)
         assert row.n == (12 if row[1] == "(all)" else 4)
-    assert len(pairs) == 3 * 4 * len(NAMES)
+    assert len(pairs) == 3 * 4 * len(OVERLAP_MEASURES)
     assert len(each) == 3 * 12
     for row in pairs[pairs["class"] != "(all)"].itertuples():
         mine = each[(each["a"] == row.a) & (each["b"] == row.b) & (each["class"] == row[3])]
@@ -145,13 +147,13 @@ def test_the_rows_of_pairs_of_similar_names_differ_and_each_iou_says_which_it_is
     names = [f"mobilenetv3_small few_shot 10 shots · seed {seed}" for seed in range(1, 5)]
     plain = dict.fromkeys(("value", "low", "high", "null_low", "null_high", "null_random"), 0.5)
     rows = [
-        {"a": a, "b": b, "class": ALL, "metric": metric, "n": 9, "above_null": True, **plain}
+        {"a": a, "b": b, "class": ALL_CLASSES, "metric": metric, "n": 9, "above_null": True, **plain}
         for a, b in combinations(names, 2)
-        for metric in NAMES
+        for metric in OVERLAP_MEASURES
     ]
-    with speak(language):
-        figure = figures.by_pair(pd.DataFrame(rows), 0.95)
-        words = [figures.metric_words()[name] for name in ("iou_top20", "iou_half")]
+    with use_language(language):
+        figure = figures.draw_overlaps_by_pair(pd.DataFrame(rows), 0.95)
+        words = [figures.name_overlap_metrics()[name] for name in ("iou_top20", "iou_half")]
     assert inside(figure)
     assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 6
     assert [axes.get_xlabel() for axes in figure.axes[:2]] == words
@@ -161,7 +163,7 @@ def test_the_rows_of_pairs_of_similar_names_differ_and_each_iou_says_which_it_is
 
 def test_two_networks_of_independent_maps_lie_within_the_null(judge, oracle):
     result = judge(oracle("noisy", 240), SAME, APART, images=240, resamples=500, gallery=0)
-    for metric in NAMES:
+    for metric in OVERLAP_MEASURES:
         found, null = result.metrics[metric], result.metrics[f"null/{metric}"]
         assert null.low <= found.value <= null.high
         assert found.value == pytest.approx(null.floor, abs=0.02)
@@ -169,14 +171,14 @@ def test_two_networks_of_independent_maps_lie_within_the_null(judge, oracle):
     assert result.metrics["null/iou_top20"].floor == pytest.approx(1 / 9, abs=0.01)
     assert not result.tables["classes"]["above_null"].iloc[-4:].any()
     assert result.warnings == [
-        f"{', '.join(NAMES)}: maps of one picture are not shown to be more alike than those of different ones"
+        f"{', '.join(OVERLAP_MEASURES)}: maps of one image are not shown to be more alike than those of different ones"
     ]
 
 
 def test_the_test_of_a_null_that_is_true_is_rarely_significant(judge, oracle, noise):
     chances = []
     for seed in range(12):
-        result = judge(oracle("noisy", 36), SAME, APART, pictures=noise(36, seed), resamples=100, gallery=0)
+        result = judge(oracle("noisy", 36), SAME, APART, images=noise(36, seed), resamples=100, gallery=0)
         chances.append(result.tables["classes"]["p"].to_numpy())
     assert np.mean(np.array(chances) <= 0.05) < 0.15
     assert np.mean(chances) == pytest.approx(0.5, abs=0.12)
@@ -184,7 +186,7 @@ def test_the_test_of_a_null_that_is_true_is_rarely_significant(judge, oracle, no
 
 def test_the_same_network_twice_overlaps_wholly(judge, oracle):
     result = judge(oracle("noisy", 60), SAME, SAME)
-    for name in (*NAMES, *(f"{metric}/{label}" for metric in NAMES for label in CLASSES)):
+    for name in (*OVERLAP_MEASURES, *(f"{metric}/{label}" for metric in OVERLAP_MEASURES for label in CLASSES)):
         assert result.metrics[name].value == pytest.approx(1, abs=1e-6)
         assert result.metrics[f"null/{name}"].high < 0.6
     assert result.tables["pairs"]["above_null"].all()
@@ -199,9 +201,9 @@ def test_sparse_maps_of_the_same_network_overlap_wholly_too(judge, oracle, colou
 
 
 def test_a_habit_that_both_share_is_no_more_than_the_null(judge, oracle, noise):
-    pictures = noise(90)
-    pictures[:, :, 16:48, 16:48] = 192 + pictures[:, :, 16:48, 16:48] // 4
-    result = judge(oracle("noisy", 90), SAME, APART, pictures=pictures, resamples=500)
+    images = noise(90)
+    images[:, :, 16:48, 16:48] = 192 + images[:, :, 16:48, 16:48] // 4
+    result = judge(oracle("noisy", 90), SAME, APART, images=images, resamples=500)
     assert result.metrics["pearson"].low > 0.1
     assert result.metrics["null/pearson"].low > 0.1
     assert result.metrics["null/pearson"].floor == 0
@@ -221,20 +223,20 @@ def test_maps_are_those_of_the_true_class_or_of_each_network_s_own(judge, make_p
     assert alike == [{"drawing"}, {"real"}]
 
 
-def test_classes_are_matched_by_name_and_pictures_by_content(entrant, oracle, colour_finder, noise):
-    predictions, pictures = oracle("noisy", 60), noise(60)
-    first = entrant(predictions, colour_finder(SAME), pictures)
+def test_classes_are_matched_by_name_and_images_by_content(entrant, oracle, colour_finder, noise):
+    predictions, images = oracle("noisy", 60), noise(60)
+    first = entrant(predictions, colour_finder(SAME), images)
     back = ("real", "generated", "drawing")
     other = replace(predictions, classes=back, logits=predictions.logits[:, ::-1], targets=2 - predictions.targets)
     order = np.random.default_rng(3).permutation(60)
-    second = entrant(other, colour_finder((2, 1, 0)), pictures, label="b", order=order)
+    second = entrant(other, colour_finder((2, 1, 0)), images, label="b", order=order)
     result = CamOverlap(resamples=100).compare(*zip(first, second, strict=True))
     assert result.classes == CLASSES
-    for metric in NAMES:
+    for metric in OVERLAP_MEASURES:
         assert result.metrics[metric].value == pytest.approx(1, abs=1e-6)
 
 
-def test_no_two_pictures_of_a_group_are_drawn(judge, oracle):
+def test_no_two_images_of_a_group_are_drawn(judge, oracle):
     twins = replace(oracle("noisy", 60), groups=np.array([f"g{i // 6}" for i in range(60)]))
     result = judge(twins, SAME, APART)
     assert result.n == 10
@@ -290,9 +292,9 @@ def test_each_wrong_order_of_the_classes_raises_the_alarm(judge, oracle, order):
         judge(oracle(("permuted", order)), SAME, SAME)
 
 
-def test_a_class_without_pictures_and_one_of_a_single_one_have_no_null(judge, make_predictions):
+def test_a_class_without_images_and_one_of_a_single_one_have_no_null(judge, make_predictions):
     result = judge(make_predictions([0, 1, 1, 1], 4.0 * np.eye(3)[[0, 1, 1, 1]]), SAME, MIXED)
-    assert "no picture of the class" in result.metrics["pearson/real"].reason
+    assert "no image of the class" in result.metrics["pearson/real"].reason
     assert result.metrics["pearson/drawing"].value == pytest.approx(1, abs=1e-6)
     assert result.metrics["null/pearson/drawing"].value is None
     assert result.metrics["null/pearson/generated"].value is not None
@@ -328,7 +330,7 @@ def test_two_trained_runs_go_through(tiny_run, tmp_path):
 )
 def test_a_wrong_option_is_told_by_name(option, value, expected):
     with pytest.raises(ConfigError, match=rf"block\.cam_overlap\.{option}={value}: expected {expected}"):
-        build("cam_overlap", {option: value})
+        build_block("cam_overlap", {option: value})
 
 
 def test_the_yaml_states_every_option_and_its_default():

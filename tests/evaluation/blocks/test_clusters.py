@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.clusters import METRICS, SOURCE, Clusters
+from avatar_bench.evaluation.blocks.clusters import CLUSTER_METRICS, SOURCE_METRICS, Clusters
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "clusters.yaml"
 
@@ -36,7 +36,7 @@ def judge(fake_run, dataset_of):
 
 
 def by_source(make_predictions, n=240, spread=3.0, **fields):
-    """Give Predictions whose embeddings gather by source, two pictures a group."""
+    """Give Predictions whose embeddings gather by source, two images a group."""
     rng = np.random.default_rng(1)
     targets = np.arange(n) // 2 % 3
     number = np.arange(n) // 6 % 4
@@ -53,7 +53,7 @@ def by_source(make_predictions, n=240, spread=3.0, **fields):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.clusters\n")
-    assert registry.build("clusters", OmegaConf.to_container(OmegaConf.load(YAML))) == Clusters()
+    assert registry.build_block("clusters", OmegaConf.to_container(OmegaConf.load(YAML))) == Clusters()
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +63,18 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def saved(judge, make_predictions, folder):
-    """Embeddings, pictures.csv and metrics of a saved Result, read back as files."""
+    """Embeddings, images.csv and metrics of a saved Result, read back as files."""
     if not folder.exists():
         judge(by_source(make_predictions)).save(folder)
     with np.load(folder / "embeddings.npz") as arrays:
         embeddings = arrays["embeddings"].astype(np.float64)
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
-    return embeddings, pd.read_csv(folder / "pictures.csv"), {name: one["value"] for name, one in metrics.items()}
+    return embeddings, pd.read_csv(folder / "images.csv"), {name: one["value"] for name, one in metrics.items()}
 
 
 def test_silhouettes_and_indices_equal_sklearn_on_what_is_saved(saved):
-    x, pictures, said = saved
-    labels = pictures["target"]
+    x, images, said = saved
+    labels = images["target"]
     expected = {
         "silhouette": sk.silhouette_score(x, labels),
         "silhouette_cosine": sk.silhouette_score(x, labels, metric="cosine"),
@@ -82,20 +82,20 @@ def test_silhouettes_and_indices_equal_sklearn_on_what_is_saved(saved):
         "calinski_harabasz": sk.calinski_harabasz_score(x, labels),
     }
     assert {name: said[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert list(said) == [*METRICS, *SOURCE]
+    assert list(said) == [*CLUSTER_METRICS, *SOURCE_METRICS]
 
 
 def test_the_separation_ratio_equals_scipy_on_what_is_saved(saved):
-    x, pictures, said = saved
-    far, label = cdist(x, x), pictures["target"].to_numpy()
+    x, images, said = saved
+    far, label = cdist(x, x), images["target"].to_numpy()
     same, other = label[:, None] == label, ~np.eye(len(x), dtype=bool)
     assert said["separation_ratio"] == pytest.approx(far[~same].mean() / far[same & other].mean(), abs=1e-6)
 
 
 def test_knn_purity_equals_sklearns_neighbours_of_other_groups(saved):
-    x, pictures, said = saved
+    x, images, said = saved
     rank = NearestNeighbors(n_neighbors=len(x) - 1).fit(x).kneighbors(return_distance=False)
-    label, group, source = (pictures[name].to_numpy() for name in ("target", "group", "source"))
+    label, group, source = (images[name].to_numpy() for name in ("target", "group", "source"))
     shares, of_source = [], []
     for row, near in enumerate(rank):
         foreign = near[group[near] != group[row]]
@@ -104,26 +104,26 @@ def test_knn_purity_equals_sklearns_neighbours_of_other_groups(saved):
         of_source.append((source[own] == source[row]).mean())
     assert said["knn_purity"] == pytest.approx(np.mean(shares), abs=1e-6)
     assert said["source_knn_purity"] == pytest.approx(np.mean(of_source), abs=1e-6)
-    np.testing.assert_allclose(pictures["knn_purity"], shares, atol=1e-9)
+    np.testing.assert_allclose(images["knn_purity"], shares, atol=1e-9)
 
 
 def test_the_source_silhouette_is_the_mean_over_classes_of_sklearns(saved):
-    x, pictures, said = saved
+    x, images, said = saved
     found = [
-        sk.silhouette_samples(x[rows], pictures["source"][rows])
-        for rows in (np.flatnonzero(pictures["target"] == name) for name in pictures["target"].unique())
+        sk.silhouette_samples(x[rows], images["source"][rows])
+        for rows in (np.flatnonzero(images["target"] == name) for name in images["target"].unique())
     ]
     assert said["source_silhouette"] == pytest.approx(np.concatenate(found).mean(), abs=1e-6)
 
 
 def test_the_linear_probe_equals_sklearns_cross_validation_by_group(saved):
-    x, pictures, said = saved
+    x, images, said = saved
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
-    codes = pd.factorize(pictures["target"], sort=True)[0]
-    answers = cross_val_predict(model, x, codes, groups=pictures["group"], cv=folds)
+    codes = pd.factorize(images["target"], sort=True)[0]
+    answers = cross_val_predict(model, x, codes, groups=images["group"], cv=folds)
     assert said["linear_probe"] == pytest.approx((answers == codes).mean(), abs=1e-3)
-    assert said["linear_probe"] == pytest.approx((pictures["probe"] == pictures["target"]).mean(), abs=1e-9)
+    assert said["linear_probe"] == pytest.approx((images["probe"] == images["target"]).mean(), abs=1e-9)
 
 
 def test_the_knn_probe_equals_a_count_of_votes_by_hand(judge, oracle):
@@ -134,22 +134,22 @@ def test_the_knn_probe_equals_a_count_of_votes_by_hand(judge, oracle):
     clear = np.sort(votes, axis=1)[:, -1] > np.sort(votes, axis=1)[:, -2]
     answers = np.array(taught.classes)[votes.argmax(axis=1)]
     assert clear.mean() > 0.9
-    told = result.tables["pictures"]
+    told = result.tables["images"]
     assert (told["knn"][clear] == answers[clear]).all()
     assert result.metrics["knn_accuracy"].value == (told["knn"] == told["target"]).mean()
 
 
-def test_without_training_pictures_the_knn_probe_says_why_it_is_null(judge, oracle):
+def test_without_training_images_the_knn_probe_says_why_it_is_null(judge, oracle):
     metric = judge(oracle("noisy")).metrics["knn_accuracy"]
     assert metric.value is None
-    assert "does not know these pictures" in metric.reason
+    assert "does not know these images" in metric.reason
 
 
 def test_saved_distances_are_means_over_pairs(saved, folder):
-    x, pictures, _ = saved
+    x, images, _ = saved
     for name, key in (
-        ("distances", pictures["target"]),
-        ("source_distances", pictures["target"] + ": " + pictures["source"]),
+        ("distances", images["target"]),
+        ("source_distances", images["target"] + ": " + images["source"]),
     ):
         table = pd.read_csv(folder / f"{name}.csv").set_index("of")
         for of, to in ((table.index[0], table.columns[1]), (table.index[-1], table.columns[-1])):
@@ -160,7 +160,7 @@ def test_saved_distances_are_means_over_pairs(saved, folder):
 
 def test_every_figure_lies_in_its_interval_and_above_its_floor_where_classes_part(judge, oracle):
     result = judge(oracle("noisy"), training=oracle("noisy", seed=1))
-    for name in METRICS:
+    for name in CLUSTER_METRICS:
         metric = result.metrics[name]
         assert metric.low <= metric.value <= metric.high, name
         assert (metric.floor < metric.low) == metric.higher_is_better, name
@@ -198,13 +198,13 @@ def test_a_shortcut_by_source_is_told_and_none_where_there_is_none(judge, make_p
 @pytest.mark.parametrize("sources", [[""] * 240, ["one"] * 240])
 def test_sources_that_cannot_be_compared_give_null_with_a_reason(judge, make_predictions, sources):
     result = judge(by_source(make_predictions, sources=sources))
-    for name in SOURCE:
+    for name in SOURCE_METRICS:
         assert result.metrics[name].value is None
         assert "source" in result.metrics[name].reason
     assert "source_distances" not in result.tables or sources[0]
 
 
-def test_a_class_of_one_picture_or_one_group_is_no_obstacle(judge, make_predictions):
+def test_a_class_of_one_image_or_one_group_is_no_obstacle(judge, make_predictions):
     given = by_source(make_predictions)
     rows = np.r_[np.flatnonzero(given.targets != 2), np.flatnonzero(given.targets == 2)[:1]]
     result = judge(given.take(rows))
@@ -242,11 +242,11 @@ def test_the_probe_has_a_floor_or_none_where_dealing_leaves_a_fold_one_class(jud
     assert all(floor is None or 0 <= floor <= 1 for floor in floors)
 
 
-def test_a_limit_is_kept_and_said_and_unknown_pictures_are_left_out(judge, make_predictions):
+def test_a_limit_is_kept_and_said_and_unknown_images_are_left_out(judge, make_predictions):
     given = by_source(make_predictions)
     given.targets[:4] = -1
     result = judge(given, limit=60)
-    assert result.n == len(result.tables["pictures"]) <= 62
+    assert result.n == len(result.tables["images"]) <= 62
     assert [line.split()[0] for line in result.warnings[:2]] == ["4", str(result.n)]
 
 
@@ -265,4 +265,4 @@ def test_the_command_writes_the_tables_and_figures(tiny_run, tmp_path):
     words = ["evaluate", f"ckpt={tiny_run}", "block=clusters", f"out={tmp_path}", "block.clusters.resamples=100"]
     assert main(words) == 0
     found = {file.name for file in (tmp_path / "evaluation" / "test" / "clusters").iterdir()}
-    assert {"metrics.json", "pictures.csv", "distances.csv", "embeddings.npz", "silhouettes.png"} <= found
+    assert {"metrics.json", "images.csv", "distances.csv", "embeddings.npz", "silhouettes.png"} <= found

@@ -12,13 +12,13 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from avatar_bench.audit.probes import Plan
+from avatar_bench.audit.probes import ProbeSettings
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import DatasetBlock
-from avatar_bench.evaluation.blocks.data_audit import PROBES, DataAudit, figures, label_errors
-from avatar_bench.i18n import speak
+from avatar_bench.evaluation.blocks.data_audit import PROBE_PROPERTIES, DataAudit, figures, label_errors
+from avatar_bench.i18n import use_language
 from avatar_bench.results.result import Result
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "data_audit.yaml"
@@ -27,7 +27,7 @@ FAST = {"resamples": 100, "label_errors": False}
 
 
 def planted(root: Path, kinds: dict[str, str], n: int = 60) -> Dataset:
-    """Write pictures of which nothing tells the class but the file's format."""
+    """Write images of which nothing tells the class but the file's format."""
     rng, rows = np.random.default_rng(0), []
     for label, ending in kinds.items():
         for number in range(n):
@@ -51,14 +51,14 @@ def shortcut(tmp_path_factory: pytest.TempPathFactory) -> Result:
 def test_a_class_told_by_its_format_is_a_shortcut_until_it_is_equalised(shortcut: Result) -> None:
     assert shortcut.metrics["metadata_auroc"].value >= 0.95
     assert shortcut.metrics["equalised/metadata_auroc"].value <= 0.60
-    assert shortcut.tables["carriers"]["auroc"].iloc[0] >= 0.95
-    assert shortcut.tables["carriers"]["property"].iloc[0] in ("format", "jpeg_quality", "subsampling")
+    assert shortcut.tables["single_properties"]["auroc"].iloc[0] >= 0.95
+    assert shortcut.tables["single_properties"]["property"].iloc[0] in ("format", "jpeg_quality", "subsampling")
 
 
 def test_the_verdict_is_no_until_the_set_is_equalised(shortcut: Result) -> None:
-    assert shortcut.provenance["verdict"]["answer"] == "no"
-    assert "the file alone" in shortcut.provenance["verdict"]["reasons"][0]
-    assert shortcut.provenance["equalised/verdict"]["answer"] == "yes"
+    assert shortcut.provenance["assessment"]["suitable"] == "no"
+    assert "the file alone" in shortcut.provenance["assessment"]["reasons"][0]
+    assert shortcut.provenance["equalised/assessment"]["suitable"] == "yes"
     assert "can this set say what tells its classes apart? no: " in shortcut.warnings[0]
 
 
@@ -75,22 +75,22 @@ def test_every_metric_has_its_name_and_says_that_less_is_better(shortcut: Result
 
 def test_tables_and_figures_are_saved_and_read_back(shortcut: Result, tmp_path: Path) -> None:
     folder = shortcut.save(tmp_path / "audit")
-    assert {file.stem for file in folder.glob("*.png")} == {"aurocs", "carriers", "confounding", "properties"}
+    assert {file.stem for file in folder.glob("*.png")} == {"aurocs", "single_properties", "confounding", "properties"}
     properties = pd.read_csv(folder / "properties.csv")
     assert len(properties) == 120
     assert {"path", "label", "source", "format", "sharpness", "png_text", "outlier"} <= set(properties)
     assert pd.read_csv(folder / "confounding.csv")["total"].tolist() == [40, 40, 40]
     assert len(pd.read_csv(folder / "duplicates.csv")) == 0
-    assert Result.load(folder).provenance["verdict"] == shortcut.provenance["verdict"]
+    assert Result.load(folder).provenance["assessment"] == shortcut.provenance["assessment"]
 
 
 def test_figures_are_whole_and_name_properties_and_probes_in_words(shortcut: Result, inside) -> None:
     for language in ("en", "ru"):
-        with speak(language):
+        with use_language(language):
             drawn = [
-                figures.carriers(shortcut.tables["carriers"], 9),
-                figures.aurocs(shortcut.metrics, [*PROBES, "source"]),
-                figures.properties(shortcut.tables["properties"], shortcut.classes),
+                figures.draw_property_aurocs(shortcut.tables["single_properties"], 9),
+                figures.draw_aurocs(shortcut.metrics, [*PROBE_PROPERTIES, "source"]),
+                figures.draw_properties(shortcut.tables["properties"], shortcut.classes),
             ]
         assert all(inside(figure) for figure in drawn)
         words = [tick.get_text() for figure in drawn for axes in figure.axes for tick in axes.get_yticklabels()]
@@ -107,30 +107,30 @@ def test_a_limit_draws_and_says_so_and_what_is_not_wanted_is_left_out(tmp_path: 
     dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=20)
     result = DataAudit(limit=30, equalised=False, duplicates=False, **FAST).audit(dataset)
     assert result.n == 30
-    assert any("30 of 40 pictures were looked at" in warning for warning in result.warnings)
+    assert any("30 of 40 images were looked at" in warning for warning in result.warnings)
     assert not any(name.startswith("equalised/") for name in result.metrics)
-    assert "equalised/verdict" not in result.provenance
+    assert "equalised/assessment" not in result.provenance
     assert "duplicates" not in result.tables
 
 
 def test_one_class_gives_tables_and_no_probe(tmp_path: Path) -> None:
     result = DataAudit(**FAST).audit(planted(tmp_path, {"a": "png"}, n=12))
     assert result.metrics["metadata_auroc"].reason == "fewer than two classes"
-    verdict = {"answer": "not asked", "reasons": ["one class"], "reasons_in": {"ru": ["один класс"]}}
-    assert result.provenance["verdict"] == verdict
+    verdict = {"suitable": "not asked", "reasons": ["one class"], "reasons_in": {"ru": ["один класс"]}}
+    assert result.provenance["assessment"] == verdict
     assert "aurocs" not in result.figures
     assert len(result.tables["summary"])
 
 
-def test_unlabelled_and_broken_pictures_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_unlabelled_and_broken_images_are_left_out_and_counted(tmp_path: Path) -> None:
     dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=15)
     dataset.file(3).write_bytes(b"broken")
     dataset.frame.loc[[0, 1], "label"] = ""
     result = DataAudit(equalised=False, **FAST).audit(dataset)
     assert result.n == 27
     said = "\n".join(result.warnings)
-    assert "2 of 30 pictures have no known class" in said
-    assert "1 of 28 pictures cannot be decoded; first: " in said
+    assert "2 of 30 images have no known class" in said
+    assert "1 of 28 images cannot be decoded; first: " in said
     assert "a3.png" in said
 
 
@@ -143,7 +143,7 @@ def test_a_set_without_any_label_is_refused(tmp_path: Path) -> None:
 
 def test_the_yaml_states_the_defaults_of_the_block() -> None:
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.data_audit\n")
-    built = registry.build("data_audit", OmegaConf.to_container(OmegaConf.load(YAML)))
+    built = registry.build_block("data_audit", OmegaConf.to_container(OmegaConf.load(YAML)))
     assert built == DataAudit()
     assert isinstance(built, DatasetBlock)
 
@@ -162,7 +162,7 @@ def test_the_yaml_states_the_defaults_of_the_block() -> None:
 )
 def test_a_wrong_option_is_told(options: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        registry.build("data_audit", options)
+        registry.build_block("data_audit", options)
     assert told in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
 
@@ -180,7 +180,7 @@ def labelled(n: int = 90) -> tuple[np.ndarray, pd.DataFrame]:
 
 def test_a_wrong_label_is_suspected_first() -> None:
     pytest.importorskip("cleanlab")
-    table = label_errors.suspects(*labelled(), Plan())
+    table = label_errors.find_suspects(*labelled(), ProbeSettings())
     assert table.iloc[0][["path", "label", "suggested"]].tolist() == ["4.png", "a", "b"]
     assert table["quality"].iloc[0] < 0.5
     assert len(table) <= 3
@@ -188,20 +188,20 @@ def test_a_wrong_label_is_suspected_first() -> None:
 
 def test_label_errors_are_left_out_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = labelled()[1]
-    assert "label_errors=false" in label_errors.why_not("efficientnet_lite0", frame, False)
+    assert "label_errors=false" in label_errors.explain_skip("efficientnet_lite0", frame, False)
     monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: None)
-    assert "cleanlab is not installed" in label_errors.why_not("efficientnet_lite0", frame, None)
+    assert "cleanlab is not installed" in label_errors.explain_skip("efficientnet_lite0", frame, None)
     monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
-    assert "are not in the cache" in label_errors.why_not("efficientnet_lite0", frame, None)
-    assert label_errors.why_not("efficientnet_lite0", frame, True) == ""
-    assert "fewer than 5 groups" in label_errors.why_not("efficientnet_lite0", frame.head(6), True)
+    assert "are not in the cache" in label_errors.explain_skip("efficientnet_lite0", frame, None)
+    assert label_errors.explain_skip("efficientnet_lite0", frame, True) == ""
+    assert "fewer than 5 groups" in label_errors.explain_skip("efficientnet_lite0", frame.head(6), True)
 
 
 def test_a_model_without_package_weights_cannot_look_for_label_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_errors.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(ConfigError, match="features=resnet18"):
-        label_errors.why_not("resnet18", labelled()[1], True)
+        label_errors.explain_skip("resnet18", labelled()[1], True)
 
 
 def test_suspects_are_kept_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_suspects_are_kept_in_the_result(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_embeddings_are_those_of_the_frozen_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same picture twice has the same features, whatever else is in the batch."""
+    """The same image twice has the same features, whatever else is in the batch."""
     import timm
 
     from avatar_bench.models import backbones
@@ -223,7 +223,7 @@ def test_embeddings_are_those_of_the_frozen_network(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(backbones, "create_backbone", lambda *given: net)
     dataset = planted(tmp_path, {"a": "png"}, n=4)
     rows = np.array([0, 1, 2, 3, 0])
-    features = label_errors.embed(dataset, rows, "efficientnet_lite0")
+    features = label_errors.compute_features(dataset, rows, "efficientnet_lite0")
     assert features.shape == (5, net.num_features)
     assert features[0] == pytest.approx(features[4], abs=1e-5)
     assert not np.allclose(features[0], features[1])
@@ -239,5 +239,5 @@ def test_the_audit_loads_no_torch_where_label_errors_are_not_asked() -> None:
 def test_the_sources_of_the_blind_set_tell_its_classes() -> None:
     result = DataAudit(equalised=False, duplicates=False, **FAST).audit(read_manifest(SHARED / "blind.csv"))
     assert result.n == 300
-    assert result.provenance["verdict"]["answer"] == "with care"
+    assert result.provenance["assessment"]["suitable"] == "with care"
     assert result.metrics["source_auroc"].value > 0.9

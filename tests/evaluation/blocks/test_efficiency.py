@@ -20,8 +20,8 @@ from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
-from avatar_bench.i18n import languages, speak
-from avatar_bench.inference.runtimes.engines import missing
+from avatar_bench.i18n import list_languages, use_language
+from avatar_bench.inference.runtimes.engines import find_missing_package
 from avatar_bench.models import profiling
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
@@ -80,7 +80,7 @@ def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Path) -> None:
             assert metric["n"] == 3
             assert metric["low"] <= metric["value"] <= metric["high"]
     passes = tables["passes"].query("workers == 0")
-    rates = passes["pictures"] / passes["seconds"]
+    rates = passes["images"] / passes["seconds"]
     assert said["metrics"]["end_to_end_images_per_second"]["value"] == pytest.approx(np.median(rates), rel=1e-6)
     noise = tables["end_to_end"].set_index("workers").loc[0, "noise"]
     assert noise == pytest.approx(rates.max() / rates.min() - 1, rel=1e-6)
@@ -106,7 +106,7 @@ def test_the_counts_are_those_of_the_network(saved: Path, tiny_run: Path) -> Non
     net = [value for name, value in weights.items() if name.startswith("net.")]
     assert said["weights_mb"]["value"] == pytest.approx(sum(v.numel() * v.element_size() for v in net) / 1e6)
     run = Run.open(tiny_run)
-    assert said["macs_g"]["value"] == pytest.approx(profiling.macs(run.classifier.net, 32) / 1e9)
+    assert said["macs_g"]["value"] == pytest.approx(profiling.count_macs(run.classifier.net, 32) / 1e9)
     assert said["peak_memory_mb"]["value"] > said["weights_mb"]["value"] + 4 * 3 * 32 * 32 / 1e6
 
 
@@ -119,7 +119,7 @@ def test_the_counts_can_be_recomputed_from_the_saved_layers_and_operations(saved
     assert said["metrics"]["peak_memory_mb"]["value"] == pytest.approx(tables["memory"]["bytes"].max() / 1e6, rel=1e-6)
 
 
-def test_one_picture_is_always_among_the_batches() -> None:
+def test_one_image_is_always_among_the_batches() -> None:
     assert Efficiency(batches=[8]).batches == [1, 8]
     assert Efficiency(batches=[]).batches == [1]
     assert Efficiency(batches=[32, 1, 8, 8]).batches == [1, 8, 32]
@@ -134,7 +134,7 @@ def test_torch_has_as_many_threads_as_before(tiny_run: Path) -> None:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., Result]:
-    """Give the Result of made-up times: 10 ms a picture, 1 + `slower` times that for the copy.
+    """Give the Result of made-up times: 10 ms an image, 1 + `slower` times that for the copy.
 
     Passes over files take 1 second, and 1 + `late`.
     """
@@ -148,7 +148,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., R
         ]
         columns = ["runtime", "batch", "threads", "network", "round", "seconds"]
         monkeypatch.setattr(timing, "time_network", lambda *given: pd.DataFrame(rows, columns=columns))
-        passes = pd.DataFrame({"workers": [2, 2], "round": [0, 1], "pictures": [100, 100], "seconds": [1.0, 1 + late]})
+        passes = pd.DataFrame({"workers": [2, 2], "round": [0, 1], "images": [100, 100], "seconds": [1.0, 1 + late]})
         monkeypatch.setattr(timing, "time_files", lambda *given: passes)
         run = Run.open(tiny_run)
         return Efficiency(**FAST | options).evaluate(run, run.dataset("test"))
@@ -193,10 +193,10 @@ def test_a_noisy_machine_is_told_in_warning_metrics_and_table(measured: Callable
     assert measured(slower, tolerance=0.3).warnings == []
 
 
-@pytest.mark.skipif(bool(missing("onnx")), reason="the extra export is not installed")
+@pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")
 def test_another_runtime_stands_beside_torch_under_its_name(tiny_run: Path) -> None:
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
-    runtimes = ["torch", "onnx", *(["openvino"] if not missing("openvino") else [])]
+    runtimes = ["torch", "onnx", *(["openvino"] if not find_missing_package("openvino") else [])]
     result = Efficiency(**FAST | {"runtimes": runtimes}).evaluate(run, run.dataset("test"))
     assert [name for name in runtimes[1:] if f"{name}/latency_ms/b1" not in result.metrics] == []
     assert {"latency_ms/b1", "onnx/latency_ms/b1", "onnx/images_per_second/b4"} <= set(result.metrics)
@@ -219,10 +219,10 @@ def test_a_runtime_that_answers_otherwise_is_not_timed(tiny_run: Path, monkeypat
 
 def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
-    network, size, noise = run.classifier, run.preprocessing.size, timing.synthetic(run, 4)
+    network, size, noise = run.classifier, run.preprocessing.size, timing.create_noise_images(run, 4)
     stand_in: Any = SimpleNamespace(device="cuda", classifier=network, preprocessing=SimpleNamespace(size=size))
-    monkeypatch.setattr(timing, "synthetic", lambda run, count: noise[:count])
-    factories, distances = timing.build(stand_in, ["torch"])
+    monkeypatch.setattr(timing, "create_noise_images", lambda run, count: noise[:count])
+    factories, distances = timing.prepare_runtimes(stand_in, ["torch"])
     assert distances == {"torch": 0.0, "cpu": pytest.approx(0.0, abs=1e-5)}
     turns = {"rounds": 2, "seconds": 0.0, "seed": 0}
     samples = timing.time_network(stand_in, factories, [1, 4], [1, 2], turns)
@@ -230,7 +230,7 @@ def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pyte
     settings = set(samples[["runtime", "threads", "network"]].itertuples(index=False, name=None))
     assert settings == {("torch", own, "run"), ("torch", own, "copy"), ("cpu", 1, "run"), ("cpu", 2, "run")}
     block = Efficiency(**FAST)
-    latency = block._latency(samples)
+    latency = block._tabulate_latency(samples)
     found = block._metrics(
         latency.assign(noise=0.0),
         pd.DataFrame([{"images_per_second": 1.0, "steady": True, "passes": 2}]).assign(
@@ -251,7 +251,7 @@ def test_a_runtime_that_is_not_installed_is_told_with_its_extra(monkeypatch: pyt
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else real(name))
     with pytest.raises(ConfigError, match="onnxscript") as caught:
-        registry.build("efficiency", {"runtimes": ["torch", "onnx"]})
+        registry.build_block("efficiency", {"runtimes": ["torch", "onnx"]})
     assert "avatar-bench[export]" in str(caught.value)
 
 
@@ -277,7 +277,7 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
                     yield paths[start : start + self.batch_size]
 
         monkeypatch.setattr(timing, "files_of", lambda dataset: files)
-        monkeypatch.setattr(timing, "arrivals", lambda batches: profiling.arrivals(batches, lambda: now[0]))
+        monkeypatch.setattr(timing, "arrivals", lambda batches: profiling.time_batches(batches, lambda: now[0]))
         run: Any = Stub(batch_size=8, workers=3)
         dataset: Any = None
         return timing.time_files(run, dataset, workers, passes, seconds, 0), asked
@@ -289,16 +289,16 @@ def test_files_are_timed_after_workers_have_started_and_before_they_are_done(pas
     table, asked = passes_of([2, 0], passes=2, seconds=0.0)
     assert table["workers"].tolist() == [2, 0, 2, 0]
     assert table["round"].tolist() == [0, 0, 1, 1]
-    assert table["pictures"].tolist() == [8 * timing.FEWEST] * 4
-    assert table["seconds"].tolist() == pytest.approx([2.0 * timing.FEWEST] * 4)
-    turn = [(2, 8 * (3 + timing.FEWEST + 4)), (0, 8 * (1 + timing.FEWEST))]
+    assert table["images"].tolist() == [8 * timing.MIN_TIMED_BATCHES] * 4
+    assert table["seconds"].tolist() == pytest.approx([2.0 * timing.MIN_TIMED_BATCHES] * 4)
+    turn = [(2, 8 * (3 + timing.MIN_TIMED_BATCHES + 4)), (0, 8 * (1 + timing.MIN_TIMED_BATCHES))]
     assert [(workers, len(files)) for workers, files in asked] == turn * 2  # at 0 seconds without a trial before
 
 
 def test_a_pass_lasts_as_long_as_it_is_told_to(passes_of: Callable[..., Any]) -> None:
     table, _ = passes_of([1, 0], passes=3, seconds=25.0)
     assert table["seconds"].tolist() == pytest.approx([26.0] * 6)
-    assert table["pictures"].tolist() == [8 * 13] * 6
+    assert table["images"].tolist() == [8 * 13] * 6
 
 
 def test_passes_that_are_long_by_themselves_are_fewer_but_three(passes_of: Callable[..., Any]) -> None:
@@ -314,7 +314,7 @@ def test_every_pass_begins_with_the_same_files(passes_of: Callable[..., Any]) ->
     assert len(set(longest)) == 7
 
 
-@pytest.mark.parametrize("language", languages())
+@pytest.mark.parametrize("language", list_languages())
 def test_the_legend_stays_inside_the_figure(language: str) -> None:
     times = {"latency_ms": 1.0, "latency_ms_p95": 2.0}
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}
@@ -324,23 +324,25 @@ def test_the_legend_stays_inside_the_figure(language: str) -> None:
         for runtime, threads, network in settings
         for batch in (1, 8)
     ]
-    with speak(language):
-        figure = figures.latency(pd.DataFrame(rows), pd.DataFrame([{"workers": 16} | rate, {"workers": 0} | rate]), 32)
+    with use_language(language):
+        figure = figures.draw_latency(
+            pd.DataFrame(rows), pd.DataFrame([{"workers": 16} | rate, {"workers": 0} | rate]), 32
+        )
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
     assert figure.bbox.y0 <= legend.y0
 
 
-def test_a_set_without_pictures_is_refused(dataset_of: Any, make_predictions: Any) -> None:
+def test_a_set_without_images_is_refused(dataset_of: Any, make_predictions: Any) -> None:
     empty = dataset_of(make_predictions([], np.zeros((0, 3))), name="empty")
-    with pytest.raises(BlockError, match="empty has no pictures"):
+    with pytest.raises(BlockError, match="empty has no images"):
         Efficiency().evaluate(SimpleNamespace(), empty)  # type: ignore[arg-type]
 
 
 def test_the_yaml_states_the_defaults_of_the_block() -> None:
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.efficiency\n")
-    assert registry.build("efficiency", OmegaConf.to_container(OmegaConf.load(YAML))) == Efficiency()
+    assert registry.build_block("efficiency", OmegaConf.to_container(OmegaConf.load(YAML))) == Efficiency()
 
 
 @pytest.mark.parametrize(
@@ -363,6 +365,6 @@ def test_the_yaml_states_the_defaults_of_the_block() -> None:
 )
 def test_a_wrong_option_is_told(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        registry.build("efficiency", options)
+        registry.build_block("efficiency", options)
     assert told in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3

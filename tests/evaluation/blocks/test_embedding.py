@@ -34,7 +34,7 @@ def judge(fake_run, dataset_of):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.embedding\n")
-    assert registry.build("embedding", OmegaConf.to_container(OmegaConf.load(YAML))) == Embedding()
+    assert registry.build_block("embedding", OmegaConf.to_container(OmegaConf.load(YAML))) == Embedding()
 
 
 def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(judge, oracle, tmp_path):
@@ -60,7 +60,7 @@ def test_pca_is_the_projection_on_the_first_two_singular_vectors(judge, oracle):
     np.testing.assert_allclose(np.abs(points), np.abs(left[:, :2] * spread[:2]), atol=1e-6)
 
 
-def test_tsne_puts_the_pictures_of_a_class_together_and_is_repeatable(judge, oracle):
+def test_tsne_puts_the_images_of_a_class_together_and_is_repeatable(judge, oracle):
     given = oracle("perfect", n=90)
     first, second = (judge(given, method="tsne", seed=4).tables["points"] for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
@@ -85,9 +85,9 @@ def test_umap_without_its_package_is_refused_and_says_what_to_do(monkeypatch):
     Embedding(method="tsne")
 
 
-def test_perplexity_is_lowered_with_a_word_where_there_are_few_pictures(judge, oracle):
+def test_perplexity_is_lowered_with_a_word_where_there_are_few_images(judge, oracle):
     result = judge(oracle("noisy", n=20), method="tsne")
-    assert any("perplexity" in line and "20 pictures" in line for line in result.warnings)
+    assert any("perplexity" in line and "20 images" in line for line in result.warnings)
     assert np.isfinite(result.tables["points"][["x", "y"]].to_numpy()).all()
     assert judge(oracle("noisy", n=200), method="tsne").warnings == []
 
@@ -99,7 +99,7 @@ def test_a_limit_draws_the_same_share_of_each_class_and_says_so(judge, oracle):
     assert "60 of 240" in result.warnings[0]
 
 
-def test_pictures_of_unknown_class_and_source_are_drawn_too(judge, make_predictions, oracle):
+def test_images_of_unknown_class_and_source_are_drawn_too(judge, make_predictions, oracle):
     embeddings = oracle("noisy", n=40).embeddings
     given = make_predictions(np.full(40, -1), np.zeros((40, 3)), embeddings=embeddings, sources=[""] * 40)
     result = judge(given)
@@ -127,7 +127,7 @@ def test_oracles_are_drawn(judge, oracle, kind):
     assert 0.5 < judge(oracle(kind)).metrics["trustworthiness"].value <= 1
 
 
-def test_a_handful_of_pictures_is_refused(judge, oracle):
+def test_a_handful_of_images_is_refused(judge, oracle):
     with pytest.raises(BlockError, match="too few"):
         judge(oracle("noisy", n=7))
     assert judge(oracle("noisy", n=8)).n == 8

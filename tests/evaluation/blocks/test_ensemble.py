@@ -1,4 +1,4 @@
-"""Tests of the block ensemble: fitted on held-out pictures alone, equal to sums by hand, and saved whole."""
+"""Tests of the block ensemble: fitted on held-out images alone, equal to sums by hand, and saved whole."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sklearn import metrics as sk
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.ensemble import Ensemble, weight_fitting
-from avatar_bench.i18n import speak
-from avatar_bench.metrics.averaging import STRATEGIES, Mix
+from avatar_bench.evaluation.blocks.ensemble import EnsembleBlock, weight_fitting
+from avatar_bench.i18n import use_language
+from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights
 from avatar_bench.metrics.calibration import fit_temperature
-from avatar_bench.runs.ensembles import open_run, save
-from avatar_bench.runs.labels import entrants
+from avatar_bench.runs.ensembles import open_run, save_ensemble
+from avatar_bench.runs.labels import label_runs
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "ensemble.yaml"
 FAST = {"resamples": 200}
@@ -88,7 +88,7 @@ def poison(predictions):
 def looks_at_what_is_judged(voters):
     """Say whether anything that is fitted changes with the labels and outputs of the judged set."""
     allow = {"allow": frozenset({"permutation"})}
-    clean, poisoned = (Ensemble(**FAST).compare(*voters(change=how, **allow)) for how in (lambda one: one, poison))
+    clean, poisoned = (EnsembleBlock(**FAST).compare(*voters(change=how, **allow)) for how in (lambda one: one, poison))
     assert clean.metrics["accuracy/soft_vote"].value > 0.7 > poisoned.metrics["accuracy/soft_vote"].value
     return not same(recipes_of(clean), recipes_of(poisoned))
 
@@ -102,7 +102,7 @@ def test_a_strategy_that_looks_at_the_judged_set_is_caught(voters, monkeypatch):
 
     def cheat(logits, targets):
         right = np.array([run.predictions(SET).correct.mean() for run in seen[-1]])
-        return Mix(right / right.sum(), np.ones(len(logits)))
+        return AveragingWeights(right / right.sum(), np.ones(len(logits)))
 
     def build(**options):
         runs, datasets = voters(**options)
@@ -118,7 +118,7 @@ def test_a_strategy_is_handed_held_out_arrays_alone(voters, monkeypatch):
     for name, strategy in list(STRATEGIES.items()):
         monkeypatch.setitem(STRATEGIES, name, lambda *args, strategy=strategy: given.append(args) or strategy(*args))
     runs, datasets = voters()
-    Ensemble(**FAST).compare(runs, datasets)
+    EnsembleBlock(**FAST).compare(runs, datasets)
     assert len(given) == len(STRATEGIES)
     for logits, targets in given:
         np.testing.assert_array_equal(logits, [run.calibration(datasets[0]).logits for run in runs])
@@ -126,16 +126,16 @@ def test_a_strategy_is_handed_held_out_arrays_alone(voters, monkeypatch):
 
 
 def test_a_strategy_that_asks_for_more_cannot_be_called(voters, monkeypatch):
-    monkeypatch.setitem(STRATEGIES, "soft_vote", lambda logits, targets, test: Mix(test, test))
+    monkeypatch.setitem(STRATEGIES, "soft_vote", lambda logits, targets, test: AveragingWeights(test, test))
     with pytest.raises(TypeError):
-        Ensemble(**FAST).compare(*voters())
+        EnsembleBlock(**FAST).compare(*voters())
 
 
 @pytest.fixture(scope="module")
 def saved(voters, tmp_path_factory):
-    """A saved Result of three runs, groups of two pictures, read back as files."""
+    """A saved Result of three runs, groups of two images, read back as files."""
     groups = np.array([f"g{i // 2}" for i in range(240)])
-    result = Ensemble(resamples=2000).compare(*voters(groups=groups))
+    result = EnsembleBlock(resamples=2000).compare(*voters(groups=groups))
     folder = tmp_path_factory.mktemp("compared") / "ensemble"
     result.save(folder)
     return folder, json.loads((folder / "metrics.json").read_text())
@@ -183,7 +183,7 @@ def ece(shares, targets):
     return total
 
 
-def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_pictures(saved):
+def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_images(saved):
     folder, told = saved
     weights, held = pd.read_csv(folder / "weights.csv"), np.load(folder / "calibration.npz")
     shares = softmax(held["logits"], axis=2)
@@ -213,7 +213,7 @@ def test_the_gains_interval_is_a_paired_bootstrap_of_groups(saved):
     assert (found["n"], found["interval"]) == (120, "bootstrap by group")
     strategies = pd.read_csv(folder / "strategies.csv").set_index("strategy")
     row = strategies.loc["soft_vote"]
-    assert (row["only_it_right"] - row["only_single_right"]) / 240 == pytest.approx(found["value"])
+    assert (row["only_strategy_correct"] - row["only_single_correct"]) / 240 == pytest.approx(found["value"])
     assert list(strategies.index) == ["single", *STRATEGIES]
     for kind in ("macro_f1", "gain_macro_f1"):
         metric = told["metrics"][f"{kind}/soft_vote"]
@@ -236,7 +236,7 @@ def test_the_gain_in_macro_f1_has_a_paired_bootstrap_of_groups(saved):
 
 
 def test_accuracy_and_macro_f1_are_drawn_with_their_gains(voters):
-    result = Ensemble(**FAST).compare(*voters())
+    result = EnsembleBlock(**FAST).compare(*voters())
     accuracy, gain, macro_f1, gain_macro_f1 = result.figures["gain"].axes
     for axes, kind in (
         (accuracy, "accuracy"),
@@ -252,11 +252,11 @@ def test_accuracy_and_macro_f1_are_drawn_with_their_gains(voters):
     assert "macro-F1" in macro_f1.get_xlabel()
 
 
-def test_the_single_run_is_the_one_of_the_held_out_pictures_and_not_of_the_set(voters):
+def test_the_single_run_is_the_one_of_the_held_out_images_and_not_of_the_set(voters):
     runs, datasets = voters()
     runs[0].predictions, runs[2].predictions = runs[2].predictions, runs[0].predictions
     datasets[0], datasets[2] = datasets[2], datasets[0]
-    result = Ensemble(**FAST).compare(runs, datasets)
+    result = EnsembleBlock(**FAST).compare(runs, datasets)
     assert result.provenance["single"] == "run 0"
     assert result.tables["members"].set_index("run")["chosen"].tolist() == [True, False, False]
 
@@ -264,7 +264,7 @@ def test_the_single_run_is_the_one_of_the_held_out_pictures_and_not_of_the_set(v
 def test_two_copies_of_one_run_gain_nothing(voters):
     runs, datasets = voters(1)
     twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
-    result = Ensemble(**FAST).compare([runs[0], twin], datasets * 2)
+    result = EnsembleBlock(**FAST).compare([runs[0], twin], datasets * 2)
     alone = result.metrics["accuracy/single"].value
     assert all(result.metrics[f"accuracy/{name}"].value == alone for name in STRATEGIES)
     assert all(result.metrics[f"gain/{name}"].value == 0 for name in STRATEGIES)
@@ -283,7 +283,7 @@ def test_oracles_score_one_and_chance(kind, score, oracle, voters):
     for seed, run in enumerate(runs):
         known = oracle(kind, 240, seed=seed)
         run.predictions = lambda dataset, known=known: known
-    result = Ensemble(**FAST).compare(runs, datasets)
+    result = EnsembleBlock(**FAST).compare(runs, datasets)
     for name in STRATEGIES:
         found = result.metrics[f"accuracy/{name}"]
         assert found.low - 1e-9 <= score <= found.high + 1e-9
@@ -298,18 +298,18 @@ def test_each_wrong_order_of_the_classes_of_one_run_is_refused(order, oracle, vo
     wrong = oracle(("permuted", order))
     runs[1].predictions = lambda dataset: wrong
     with pytest.raises(GuardError, match="wrong order"):
-        Ensemble(**FAST).compare(runs, datasets)
+        EnsembleBlock(**FAST).compare(runs, datasets)
 
 
 def test_classes_are_matched_by_name(voters):
     runs, datasets = voters(2)
-    expected = Ensemble(**FAST).compare(runs, datasets)
+    expected = EnsembleBlock(**FAST).compare(runs, datasets)
     turned = ("real", "drawing", "generated")
     judged, held = runs[1].predictions(SET), runs[1].calibration(None)
-    runs[1].predictions = lambda dataset: judged.in_order(turned)
-    runs[1].calibration = lambda dataset: held.in_order(turned)
+    runs[1].predictions = lambda dataset: judged.reorder(turned)
+    runs[1].calibration = lambda dataset: held.reorder(turned)
     runs[1].classes = turned
-    found = Ensemble(**FAST).compare(runs, datasets)
+    found = EnsembleBlock(**FAST).compare(runs, datasets)
     values = [{name: metric.value for name, metric in one.metrics.items()} for one in (expected, found)]
     assert values[0] == pytest.approx(values[1])
 
@@ -320,14 +320,14 @@ def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned(voters):
     turned.loc[:9, "split"] = "val"  # the last ten of the first run
     held = runs[1].calibration(None).take(np.arange(120)[::-1][10:])
     runs[1].images, runs[1].calibration = replace(runs[1].images, frame=turned), lambda dataset: held
-    found = weight_fitting.held_out(runs, datasets)
+    found = weight_fitting.read_held_out(runs, datasets)
     assert len(found) == 110
     for one in found.predictions:
         np.testing.assert_array_equal(one.targets, np.arange(110) % 3)
     np.testing.assert_array_equal(found.logits[1], held.logits[::-1])
 
 
-def test_too_few_common_pictures_or_a_missing_class_are_refused_with_a_way_out(voters):
+def test_too_few_common_images_or_a_missing_class_are_refused_with_a_way_out(voters):
     for options in ({"held": 19}, {"held": 60}):
         runs, datasets = voters(2, **options)
         if options["held"] == 60:
@@ -338,43 +338,43 @@ def test_too_few_common_pictures_or_a_missing_class_are_refused_with_a_way_out(v
             held = runs[0].calibration(None)
             runs[0].calibration = lambda dataset, held=held: held.take(held.targets != 2)
         with pytest.raises(BlockError, match="hold out for calibration") as caught:
-            Ensemble(**FAST).compare(runs, datasets)
+            EnsembleBlock(**FAST).compare(runs, datasets)
         assert len(caught.value.lines) == 3
         assert ("none of 'real'" in caught.value.lines[0]) == (options["held"] == 60)
 
 
 def test_one_run_is_refused(voters):
     with pytest.raises(BlockError, match="2 runs or more"):
-        Ensemble(**FAST).compare(*voters(1))
+        EnsembleBlock(**FAST).compare(*voters(1))
 
 
 def test_runs_of_different_networks_have_no_soup_and_it_is_said(voters):
-    result = Ensemble(**FAST).compare(*voters())
+    result = EnsembleBlock(**FAST).compare(*voters())
     assert result.metrics["accuracy/soup"].value is None
     assert "two runs of one architecture" in result.metrics["accuracy/soup"].reason
-    assert Ensemble(**FAST, soup=False).compare(*voters()).metrics["gain/soup"].reason == "not asked for"
+    assert EnsembleBlock(**FAST, soup=False).compare(*voters()).metrics["gain/soup"].reason == "not asked for"
 
 
 def test_a_gain_that_is_shown_is_not_warned_of_and_little_to_fit_on_is(voters):
     runs, datasets = voters(1, held=30)
     twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
-    told = " ".join(Ensemble(**FAST).compare([runs[0], twin], datasets * 2).warnings)
-    assert "only 30 held-out pictures" in told
+    told = " ".join(EnsembleBlock(**FAST).compare([runs[0], twin], datasets * 2).warnings)
+    assert "only 30 held-out images" in told
     assert "No ensemble is shown to be better than run 0" in told
     runs, datasets = voters(3, n=3000, held=300)
-    strong = Ensemble(**FAST).compare(runs, datasets)
+    strong = EnsembleBlock(**FAST).compare(runs, datasets)
     assert strong.metrics["gain/soft_vote"].low > 0
     assert strong.warnings == []
 
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.ensemble\n")
-    assert registry.build("ensemble", OmegaConf.to_container(OmegaConf.load(YAML))) == Ensemble()
+    assert registry.build_block("ensemble", OmegaConf.to_container(OmegaConf.load(YAML))) == EnsembleBlock()
 
 
 def test_figures_are_drawn_in_russian_too(voters):
-    with speak("ru"):
-        assert set(Ensemble(**FAST).compare(*voters()).figures) == {"gain", "weights", "contribution"}
+    with use_language("ru"):
+        assert set(EnsembleBlock(**FAST).compare(*voters()).figures) == {"gain", "weights", "contribution"}
 
 
 @pytest.fixture(scope="module")
@@ -384,19 +384,19 @@ def pair(train, tmp_path_factory):
     folders = [train(root / f"lr{number}", "epochs=2", f"lr={lr}") for number, lr in enumerate(("3e-3", "1e-3"))]
 
     def build():
-        runs = [open_run(one.folder, label=one.label, recipe=one.recipe, workers=0) for one in entrants(folders)]
+        runs = [open_run(one.folder, label=one.label, recipe=one.recipe, workers=0) for one in label_runs(folders)]
         return runs, [run.dataset("test") for run in runs]
 
     return build
 
 
 def test_what_is_saved_of_real_runs_predicts_what_the_block_says(pair, tmp_path):
-    result = Ensemble(**FAST).compare(*pair())
+    result = EnsembleBlock(**FAST).compare(*pair())
     table = result.tables["predictions"]
     columns = [f"prob_{name}" for name in result.classes]
     assert set(result.provenance["ensembles"]) == {*STRATEGIES, "soup"}
     for name, description in result.provenance["ensembles"].items():
-        run = open_run(save(tmp_path / "ensembles" / name, json.loads(json.dumps(description))))
+        run = open_run(save_ensemble(tmp_path / "ensembles" / name, json.loads(json.dumps(description))))
         found = run.predictions(run.dataset("test"))
         expected = table[table["strategy"] == name][columns].to_numpy()
         np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
@@ -405,8 +405,8 @@ def test_what_is_saved_of_real_runs_predicts_what_the_block_says(pair, tmp_path)
 
 def test_a_soup_keeps_a_run_only_where_the_held_out_accuracy_does_not_fall(pair):
     runs, datasets = pair()
-    held = weight_fitting.held_out(runs, datasets)
-    soup = weight_fitting.cook(runs, held)
+    held = weight_fitting.read_held_out(runs, datasets)
+    soup = weight_fitting.average_weights(runs, held)
     own = [one.correct.mean() for one in held.predictions]
     assert soup.candidates == [0, 1]
     assert soup.kept[0] == int(np.argmax(own))
@@ -418,6 +418,6 @@ def test_a_soup_keeps_a_run_only_where_the_held_out_accuracy_does_not_fall(pair)
 
 def test_weights_of_another_origin_or_a_copy_are_no_candidates(pair):
     runs, _ = pair()
-    assert weight_fitting._kin([*runs, runs[0]]) == [[0, 1]]
+    assert weight_fitting._group_compatible([*runs, runs[0]]) == [[0, 1]]
     other = SimpleNamespace(card=replace(runs[0].card, seed=7), checkpoint_sha256="7")
-    assert weight_fitting._kin([*runs, other]) == [[0, 1], [2]]
+    assert weight_fitting._group_compatible([*runs, other]) == [[0, 1], [2]]

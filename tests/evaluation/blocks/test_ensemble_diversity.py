@@ -17,7 +17,7 @@ from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation import ensemble_figures as figures
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.ensemble_diversity import EnsembleDiversity
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics.agreement import MEASURES
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "ensemble_diversity.yaml"
@@ -38,7 +38,7 @@ def compare(fake_run, dataset_of):
 
 @pytest.fixture(scope="module")
 def noisy(make_predictions):
-    """Build Predictions of several networks of different strength, groups of two pictures."""
+    """Build Predictions of several networks of different strength, groups of two images."""
 
     def build(count=3, n=240):
         rng = np.random.default_rng(4)
@@ -79,7 +79,7 @@ def test_every_pair_is_recomputed_from_the_saved_answers(saved):
         }
         row = table.loc[(a, b)]
         assert row[list(expected)].to_dict() == pytest.approx(expected, abs=1e-6)
-        counts = row[["only_b_right", "only_a_right", "both_wrong", "both_right"]].tolist()
+        counts = row[["only_b_correct", "only_a_correct", "both_incorrect", "both_correct"]].tolist()
         assert counts == [sum(~right & other), sum(right & ~other), sum(~right & ~other), sum(right & other)]
         assert row["n"] == 240
 
@@ -145,7 +145,7 @@ def test_one_run_has_no_pairs(compare, oracle):
 
 def test_nine_runs_are_drawn_in_both_languages(compare, noisy):
     for language in ("en", "ru"):
-        with speak(language):
+        with use_language(language):
             result = compare(noisy(9, 120), resamples=100)
         assert set(result.figures) == {"kappa", "error_correlation", "double_fault", "kappa_error"}
         assert len(result.tables["pairs"]) == 36
@@ -154,21 +154,23 @@ def test_nine_runs_are_drawn_in_both_languages(compare, noisy):
 def test_seeds_of_one_recipe_are_told_apart_in_the_chart_of_kappa():
     labels = [f"mobilenetv3_small few_shot 10 shots of each · seed {seed}" for seed in (1, 2, 3)]
     table = pd.DataFrame([(*pair, 0.5) for pair in combinations(labels, 2)], columns=["a", "b", "kappa"])
-    figure = figures.kappa_error(table, dict.fromkeys(labels, 0.7), dict.fromkeys(labels, 0))
+    figure = figures.draw_kappa_error(table, dict.fromkeys(labels, 0.7), dict.fromkeys(labels, 0))
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [name.split()[0] for name in legend] == ["1", "2", "3"]
     assert len({name.split(maxsplit=1)[1] for name in legend}) == 3
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()] == ["1–2", "1–3", "2–3"]
-    alone = figures.kappa_error(table, dict.fromkeys(labels, 0.7), {label: i for i, label in enumerate(labels)})
+    alone = figures.draw_kappa_error(table, dict.fromkeys(labels, 0.7), {label: i for i, label in enumerate(labels)})
     assert not alone.axes[0].texts  # their colours tell them apart
 
 
 def test_rows_of_a_matrix_of_similar_names_differ():
     labels = [f"mobilenetv3_small few_shot 10 shots · seed {seed} of a long sweep" for seed in range(1, 10)]
-    figure = figures.pairs(np.eye(9), labels, "kappa", True)
+    figure = figures.draw_pairs(np.eye(9), labels, "kappa", True)
     assert len({tick.get_text() for tick in figure.axes[0].get_yticklabels()}) == 8
 
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.ensemble_diversity\n")
-    assert registry.build("ensemble_diversity", OmegaConf.to_container(OmegaConf.load(YAML))) == EnsembleDiversity()
+    assert (
+        registry.build_block("ensemble_diversity", OmegaConf.to_container(OmegaConf.load(YAML))) == EnsembleDiversity()
+    )

@@ -17,7 +17,7 @@ from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.error_bias import ErrorBias, figures
-from avatar_bench.i18n import catalogue, speak
+from avatar_bench.i18n import load_catalogue, use_language
 from avatar_bench.metrics import stats
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "error_bias.yaml"
@@ -43,7 +43,7 @@ def slanted(oracle):
     given = oracle("noisy", n=480)
     logits = given.logits.copy()
     logits[np.flatnonzero((given.sources == "s23") & (np.arange(480) % 7 > 1)), :] += (0, 9, 0)
-    pairs = [f"g{i // 24 * 12 + i % 12}" for i in range(480)]  # pictures of one class and source
+    pairs = [f"g{i // 24 * 12 + i % 12}" for i in range(480)]  # images of one class and source
     return replace(
         given, logits=logits, groups=np.array(pairs), targets=np.where(np.arange(480) < 12, -1, given.targets)
     )
@@ -64,19 +64,19 @@ def read(folder, name):
     return pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values={"p": "", "rest": "", "low_joint": ""})
 
 
-def test_confidence_can_be_recomputed_from_the_saved_pictures(saved):
+def test_confidence_can_be_recomputed_from_the_saved_images(saved):
     folder, said = saved
-    table = read(folder, "pictures")
+    table = read(folder, "images")
     right = table["correct"].astype(str) == "True"
     assert (right == (table["target"] == table["prediction"])).all()
     expected = {
         "mean_confidence": table["confidence"].mean(),
         "std_confidence": table["confidence"].std(ddof=0),
-        "mean_confidence_right": table.loc[right, "confidence"].mean(),
-        "mean_confidence_wrong": table.loc[~right, "confidence"].mean(),
+        "mean_confidence_correct": table.loc[right, "confidence"].mean(),
+        "mean_confidence_incorrect": table.loc[~right, "confidence"].mean(),
     }
     assert {name: said["metrics"][name]["value"] for name in expected} == pytest.approx(expected, abs=1e-9)
-    assert said["metrics"]["mean_confidence_wrong"]["floor"] == pytest.approx(expected["mean_confidence"])
+    assert said["metrics"]["mean_confidence_incorrect"]["floor"] == pytest.approx(expected["mean_confidence"])
     assert all(said["metrics"][name]["low"] < value < said["metrics"][name]["high"] for name, value in expected.items())
 
 
@@ -90,24 +90,24 @@ def test_unbias_can_be_recomputed_from_the_saved_predictions_of_the_sets(saved):
     assert any("unbias" in line and "0.667" in line for line in said["warnings"])
 
 
-def test_every_slice_can_be_recomputed_from_the_saved_pictures(saved):
+def test_every_slice_can_be_recomputed_from_the_saved_images(saved):
     folder, _ = saved
-    table, pictures = read(folder, "slices"), read(folder, "pictures")
-    correct = pictures["correct"].astype(str) == "True"
+    table, images = read(folder, "slices"), read(folder, "images")
+    correct = images["correct"].astype(str) == "True"
     assert set(table["by"]) == {"source", "size", "format"}
     assert table["accuracy"].is_monotonic_increasing
     for row in table.itertuples():
-        inside = pictures[row.by] == row.slice
-        own = inside & ((pictures["target"] == row.target) | (row.target == ""))
-        assert (row.n, row.groups) == (own.sum(), pictures.loc[own, "group"].nunique())
+        inside = images[row.by] == row.slice
+        own = inside & ((images["target"] == row.target) | (row.target == ""))
+        assert (row.n, row.groups) == (own.sum(), images.loc[own, "group"].nunique())
         assert row.accuracy == pytest.approx(correct[own].mean(), abs=1e-9)
-        assert row.mean_confidence == pytest.approx(pictures.loc[own, "confidence"].mean())
-        interval = stats.share_interval(correct[own], pictures.loc[own, "group"], 200)
+        assert row.mean_confidence == pytest.approx(images.loc[own, "confidence"].mean())
+        interval = stats.proportion_interval(correct[own], images.loc[own, "group"], 200)
         assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
-        wrong = pictures.loc[own & ~correct, "prediction"].value_counts()
+        wrong = images.loc[own & ~correct, "prediction"].value_counts()
         assert row.most_common_error == "" if wrong.empty else wrong[row.most_common_error] == wrong.max()
-        mix = pictures.loc[own, "target"].value_counts(normalize=True)
-        others = correct[~inside].groupby(pictures["target"]).mean()
+        mix = images.loc[own, "target"].value_counts(normalize=True)
+        others = correct[~inside].groupby(images["target"]).mean()
         expected = sum(share * others.get(target, np.nan) for target, share in mix.items())
         assert row.rest == pytest.approx(expected, nan_ok=True)
 
@@ -130,16 +130,16 @@ def test_the_weakest_slice_can_be_recomputed_from_the_saved_slices(saved):
     assert any("source s23 (real)" in line for line in said["warnings"])
 
 
-def test_confusion_by_slice_adds_up_to_the_saved_pictures(saved):
+def test_confusion_by_slice_adds_up_to_the_saved_images(saved):
     folder, said = saved
-    table, pictures = read(folder, "confusion_by_slice"), read(folder, "pictures")
+    table, images = read(folder, "confusion_by_slice"), read(folder, "images")
     for row in table.to_dict("records"):
-        own = (pictures["target"] == row["target"]) & (row["by"] == "class" or pictures.get(row["by"]) == row["slice"])
+        own = (images["target"] == row["target"]) & (row["by"] == "class" or images.get(row["by"]) == row["slice"])
         assert row["n"] == own.sum()
         for name in said["classes"]:
-            assert row[f"predicted_{name}"] == (own & (pictures["prediction"] == name)).sum()
-    assert table.loc[table["by"] == "class", "n"].sum() == len(pictures) == 468
-    assert any(line.startswith("12 of 480 pictures have no known class") for line in said["warnings"])
+            assert row[f"predicted_{name}"] == (own & (images["prediction"] == name)).sum()
+    assert table.loc[table["by"] == "class", "n"].sum() == len(images) == 468
+    assert any(line.startswith("12 of 480 images have no known class") for line in said["warnings"])
     assert {file.stem for file in folder.glob("*.png")} == {"bias_map", "confidence", "weakest_slices"}
 
 
@@ -151,7 +151,7 @@ def test_a_slanted_source_is_told_from_chance_and_the_others_are_not(saved):
     assert any(line.startswith(f"{len(found)} of ") and "by more than chance" in line for line in said["warnings"])
 
 
-def test_the_p_value_of_a_source_of_single_pictures_is_close_to_fishers(oracle, judge):
+def test_the_p_value_of_a_source_of_single_images_is_close_to_fishers(oracle, judge):
     given = oracle("noisy", n=300)
     logits = given.logits.copy()
     logits[np.flatnonzero(given.sources == "s00")[:6], :] = (0, 9, 0)
@@ -169,7 +169,7 @@ def test_a_perfect_oracle_errs_nowhere(oracle, judge):
     assert result.metrics["worst_slice"].value == result.metrics["mean_confidence"].value == 1
     assert result.metrics["worst_slice"].floor == 1
     assert result.metrics["std_confidence"].value == 0
-    assert result.metrics["mean_confidence_wrong"].value is None
+    assert result.metrics["mean_confidence_incorrect"].value is None
     assert result.metrics["unbias"].value == pytest.approx(2 / 3)
     assert result.tables["slices"]["p_adjusted"].min() == 1
     assert set(result.tables["slices"]["most_common_error"]) == {""}
@@ -220,26 +220,26 @@ def test_a_guard_on_a_set_still_ends_the_block(oracle, dataset_of, fake_run):
     given = oracle("noisy")
 
     def predictions(dataset):
-        raise GuardError("shared pictures")
+        raise GuardError("shared images")
 
     run = fake_run(given, ood={"things": (dataset_of(given, "things"), given)})
     run.predictions = predictions
-    with pytest.raises(GuardError, match="shared pictures"):
+    with pytest.raises(GuardError, match="shared images"):
         ErrorBias(resamples=100).evaluate(run, dataset_of(given, **STORED))
 
 
 def test_the_figures_speak_of_slices_in_the_language_asked_for(oracle, judge):
-    with speak("ru"):
+    with use_language("ru"):
         figure = judge(oracle("noisy")).figures["weakest_slices"]
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert names
-    assert all(name.startswith(catalogue("ru").get("source", "source")) for name in names)
+    assert all(name.startswith(load_catalogue("ru").get("source", "source")) for name in names)
 
 
 def test_a_slice_of_a_range_bears_the_same_sign_in_each_language(oracle, judge):
-    with speak("ru"):
+    with use_language("ru"):
         row = pd.Series(
-            {"by": "size", "slice": image_slices.ranges([64], image_slices.SIDES, " px")[0], "target": "real"}
+            {"by": "size", "slice": image_slices.name_ranges([64], image_slices.SIDE_EDGES, " px")[0], "target": "real"}
         )
         assert figures.label(row) == "размер < 128 px (real)"
 
@@ -274,7 +274,7 @@ def test_small_slices_are_listed_but_never_the_weakest(oracle, judge):
     assert result.metrics["worst_slice"].value > 0
     none = judge(given, options={"minimum": 200})
     assert none.metrics["worst_slice"].value is None
-    assert "200 pictures" in none.metrics["worst_slice"].reason
+    assert "200 images" in none.metrics["worst_slice"].reason
     assert "weakest_slices" not in none.figures
 
 
@@ -286,10 +286,10 @@ def test_a_slice_that_holds_all_of_its_class_has_nothing_to_be_compared_with(ora
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_one_picture_or_one_class_and_no_sources_are_enough(n, make_predictions, judge, tmp_path):
+def test_one_image_or_one_class_and_no_sources_are_enough(n, make_predictions, judge, tmp_path):
     given = make_predictions([2] * n, [[5.0, 0, 0]] * n, sources=[""] * n)
     result = judge(given)
-    assert result.metrics["mean_confidence_right"].value is None
+    assert result.metrics["mean_confidence_correct"].value is None
     assert result.metrics["worst_slice"].value is None
     result.save(tmp_path / "error_bias")
 
@@ -301,12 +301,12 @@ def test_a_set_without_known_classes_is_refused(make_predictions, judge):
 
 def test_a_wrong_option_is_said():
     with pytest.raises(ConfigError, match=r"block\.error_bias\.minimum=0: expected 1 or more"):
-        registry.build("error_bias", {"minimum": 0})
+        registry.build_block("error_bias", {"minimum": 0})
 
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.error_bias\n")
-    assert registry.build("error_bias", OmegaConf.to_container(OmegaConf.load(YAML))) == ErrorBias()
+    assert registry.build_block("error_bias", OmegaConf.to_container(OmegaConf.load(YAML))) == ErrorBias()
 
 
 def test_the_command_judges_a_trained_run(tiny_run, tmp_path):

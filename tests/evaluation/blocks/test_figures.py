@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avatar_bench.evaluation import registry
-from avatar_bench.i18n import speak
+from avatar_bench.i18n import use_language
 
 CLASSES = ("drawing", "generated", "real")
 RECIPES = ("mobilenetv3_small few_shot 10 shots", "mobilenetv3_small few_shot 30 shots", "mobilenetv3_small full")
@@ -60,8 +60,8 @@ def test_figures_of_seeds_of_similar_recipes_are_whole(
         for seed in (1, 2, 3)
     ]
     sets = [dataset_of(run.predictions(dataset_of(answered(0)))) for run in runs]
-    with speak(language):
-        whole(registry.build(block, {"resamples": 100}).compare(runs, sets), inside)
+    with use_language(language):
+        whole(registry.build_block(block, {"resamples": 100}).compare(runs, sets), inside)
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -73,5 +73,5 @@ def test_figures_of_one_run_are_whole(block, temperature, language, fake_run, da
     stored |= {"height": stored["width"], "jpeg_quality": ["", "40", "92"] * 60}
     run = fake_run(judged, calibration=answered(9))
     options = {} if block == "embedding" else {"resamples": 100}
-    with speak(language):
-        whole(registry.build(block, options).evaluate(run, dataset_of(judged, **stored)), inside)
+    with use_language(language):
+        whole(registry.build_block(block, options).evaluate(run, dataset_of(judged, **stored)), inside)

@@ -24,13 +24,13 @@ from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import gradcam_figures as figures
 from avatar_bench.evaluation.blocks.gradcam import GradCam
-from avatar_bench.evaluation.faithfulness_tables import CURVES, GAINS, SANITY
-from avatar_bench.evaluation.registry import build
-from avatar_bench.i18n import speak
+from avatar_bench.evaluation.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
+from avatar_bench.evaluation.registry import build_block
+from avatar_bench.i18n import use_language
 from avatar_bench.models import attribution, backbones
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
-from avatar_bench.results.predictions import strings
+from avatar_bench.results.predictions import to_string_array
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
@@ -47,17 +47,17 @@ def classifier() -> Classifier:
 
 @pytest.fixture
 def judge(fake_run, dataset_of, classifier):
-    """Put Predictions through the block, the pictures being noise and the network one of random weights."""
+    """Put Predictions through the block, the images being noise and the network one of random weights."""
 
     def run(predictions, allow=(), network=classifier, inputs=None, **options):
         noise = np.random.default_rng(0).integers(0, 256, (len(predictions), 3, 64, 64), dtype=np.uint8)
-        pictures = torch.from_numpy(noise) if inputs is None else inputs
+        images = torch.from_numpy(noise) if inputs is None else inputs
         stand_in = fake_run(
             predictions,
             allow=frozenset(allow),
             classifier=network,
             batch_size=16,
-            inputs=lambda dataset, rows: pictures[torch.as_tensor(np.asarray(rows))],
+            inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))],
         )
         given = {"resamples": 100, "images": 9, "steps": 2, "random_weights": 1, "gallery": 1, **options}
         return GradCam(**given).evaluate(stand_in, dataset_of(predictions))
@@ -84,8 +84,8 @@ def test_every_metric_can_be_recomputed_from_what_is_saved(saved):
     folder, said = saved
     curves, sanity = arrays(folder, "curves"), arrays(folder, "sanity")
     shares = np.linspace(0, 1, 5)
-    areas = {name: np.array([auc(shares, curve) for curve in curves[name]]) for name in CURVES}
-    expected = {name: areas[name].mean() for name in CURVES}
+    areas = {name: np.array([auc(shares, curve) for curve in curves[name]]) for name in CURVE_NAMES}
+    expected = {name: areas[name].mean() for name in CURVE_NAMES}
     expected["deletion_gain"] = (areas["deletion_random"] - areas["deletion"]).mean()
     expected["insertion_gain"] = (areas["insertion"] - areas["insertion_random"]).mean()
 
@@ -93,17 +93,17 @@ def test_every_metric_can_be_recomputed_from_what_is_saved(saved):
         pairs = zip(sanity["trained"], others, strict=True)
         return np.mean([abs(spearmanr(one.ravel(), other.ravel()).statistic) for one, other in pairs])
 
-    expected[SANITY] = likeness(sanity["randomised"][-1])
+    expected[SANITY_METRIC] = likeness(sanity["randomised"][-1])
     assert {name: metric["value"] for name, metric in said.items()} == pytest.approx(expected, abs=1e-6)
-    assert said[SANITY]["floor"] == pytest.approx(likeness(sanity["chance"]), abs=1e-6)
+    assert said[SANITY_METRIC]["floor"] == pytest.approx(likeness(sanity["chance"]), abs=1e-6)
     assert said["deletion"]["floor"] == said["deletion_random"]["value"]
     assert said["insertion"]["floor"] == said["insertion_random"]["value"]
-    assert [said[name]["floor"] for name in GAINS] == [0, 0]
+    assert [said[name]["floor"] for name in FAITHFULNESS_GAINS] == [0, 0]
 
 
-def test_the_table_of_pictures_holds_each_one_s_figures(saved):
+def test_the_table_of_images_holds_each_one_s_figures(saved):
     folder, said = saved
-    table = pd.read_csv(folder / "pictures.csv")
+    table = pd.read_csv(folder / "images.csv")
     drawn = table[table["drawn"]]
     assert len(drawn) == 12
     assert drawn["target"].value_counts().tolist() == [4, 4, 4]
@@ -115,20 +115,20 @@ def test_the_table_of_pictures_holds_each_one_s_figures(saved):
 
 def test_every_metric_knows_its_direction_and_lies_in_its_interval(saved):
     better = {"deletion": False, "insertion": True, "deletion_random": None, "insertion_random": None}
-    better |= {"deletion_gain": True, "insertion_gain": True, SANITY: False}
+    better |= {"deletion_gain": True, "insertion_gain": True, SANITY_METRIC: False}
     assert {name: metric["higher_is_better"] for name, metric in saved[1].items()} == better
     assert all(metric["low"] <= metric["value"] <= metric["high"] for metric in saved[1].values())
 
 
 def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_run):
-    maps, table = arrays(saved[0], "maps"), pd.read_csv(saved[0] / "pictures.csv")
+    maps, table = arrays(saved[0], "maps"), pd.read_csv(saved[0] / "images.csv")
     run = Run.open(tiny_run, accelerator="cpu")
     dataset = run.dataset("test")
     rows = [dataset.frame["path"].tolist().index(path) for path in maps["paths"]]
     images = run.inputs(dataset, rows)
-    layer = attribution.spatial_layer(run.classifier, images)
+    layer = attribution.find_spatial_layer(run.classifier, images)
     for name, classes in (("predicted", maps["predictions"]), ("true", maps["targets"])):
-        expected = attribution.grad_cam(run.classifier, layer, images, classes)
+        expected = attribution.compute_grad_cam(run.classifier, layer, images, classes)
         np.testing.assert_allclose(maps[name], expected, rtol=1e-3, atol=1e-6 * expected.max())
         assert maps[name].dtype == np.float32
     assert table["path"].tolist() == maps["paths"].tolist()
@@ -137,9 +137,9 @@ def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_ru
 
 
 def test_curves_start_and_end_where_the_network_s_verdict_says(saved):
-    table, curves = pd.read_csv(saved[0] / "pictures.csv"), arrays(saved[0], "curves")
+    table, curves = pd.read_csv(saved[0] / "images.csv"), arrays(saved[0], "curves")
     confidence = table.loc[table["drawn"], "confidence"]
-    for name in CURVES:
+    for name in CURVE_NAMES:
         np.testing.assert_allclose(curves[name][:, 0 if "deletion" in name else -1], confidence, rtol=1e-4)
     for kind, end in (("deletion", -1), ("insertion", 0)):
         np.testing.assert_allclose(curves[kind][:, end], curves[f"{kind}_random"][:, end], rtol=1e-5)
@@ -148,7 +148,7 @@ def test_curves_start_and_end_where_the_network_s_verdict_says(saved):
 def test_saved_curves_and_correlations_are_means_of_the_arrays(saved):
     folder, _ = saved
     table, curves = pd.read_csv(folder / "curves.csv"), arrays(folder, "curves")
-    for name in CURVES:
+    for name in CURVE_NAMES:
         one = table[table["curve"] == name]
         np.testing.assert_allclose(one["probability"], curves[name].mean(axis=0), atol=1e-6)
         np.testing.assert_allclose(one["share"], np.linspace(0, 1, 5))
@@ -169,7 +169,7 @@ def test_the_command_draws_its_figures_and_leaves_the_raw_maps_small(saved):
 
 
 def test_each_image_has_an_overlay_that_the_table_names(saved):
-    folder, table = saved[0], pd.read_csv(saved[0] / "pictures.csv")
+    folder, table = saved[0], pd.read_csv(saved[0] / "images.csv")
     assert len(table) == len({*table["overlay"]}) == len(list((folder / "overlays").glob("*.png")))
     for row, file in enumerate(table["overlay"]):
         assert Path(table["path"][row]).stem in file
@@ -181,8 +181,10 @@ def test_each_image_has_an_overlay_that_the_table_names(saved):
 def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(judge, oracle):
     predictions = oracle("noisy")
     paths = [f"a folder/$(rm) ünï/../{'x' * 200} {i % 2}.png" for i in range(len(predictions))]
-    result = judge(replace(predictions, paths=strings(paths)), overlays=4, inputs=torch.full((240, 3, 400, 400), 90))
-    assert [bool(file) for file in result.tables["pictures"]["overlay"][:6]] == [True] * 4 + [False] * 2
+    result = judge(
+        replace(predictions, paths=to_string_array(paths)), overlays=4, inputs=torch.full((240, 3, 400, 400), 90)
+    )
+    assert [bool(file) for file in result.tables["images"]["overlay"][:6]] == [True] * 4 + [False] * 2
     assert len(result.images) == 4
     assert all(re.fullmatch(r"overlays/000\d_x{40}", name) for name in result.images)
     assert {image.shape for image in result.images.values()} == {(360, 360, 3)}
@@ -192,10 +194,10 @@ def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(judge, o
 def test_an_overlay_is_the_grey_image_under_the_colours_of_its_map():
     image, shown = np.full((64, 64, 3), (30, 60, 90), np.uint8), np.zeros((2, 2), np.float32)
     dark = 0.55 * 255 * np.array(colormaps["inferno"](0.0)[:3]) + 0.45 * 60
-    np.testing.assert_allclose(figures.overlaid(image, shown), np.broadcast_to(dark, (64, 64, 3)), atol=1)
+    np.testing.assert_allclose(figures.render_overlay(image, shown), np.broadcast_to(dark, (64, 64, 3)), atol=1)
     shown[0, 0] = 0.2  # the largest value has the brightest colour, whatever it is
     bright = 0.55 * 255 * np.array(colormaps["inferno"](1.0)[:3]) + 0.45 * 60
-    np.testing.assert_allclose(figures.overlaid(image, shown)[0, 0], bright, atol=1)
+    np.testing.assert_allclose(figures.render_overlay(image, shown)[0, 0], bright, atol=1)
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -203,8 +205,8 @@ def test_an_overlay_is_the_grey_image_under_the_colours_of_its_map():
 def test_the_figure_of_random_weights_is_drawn_whole_for_few_of_them(inside, networks, language):
     maps = np.random.default_rng(0).normal(size=(networks + 1, 2, 3, 3)).astype(np.float32)
     table = pd.DataFrame({"groups_randomised": np.arange(networks) + 10, "groups": 17, "correlation": 0.3})
-    with speak(language):
-        figure = figures.sanity(
+    with use_language(language):
+        figure = figures.draw_sanity(
             np.zeros((2, 8, 8, 3), np.uint8),
             {"trained": maps[0], "randomised": maps[1:]},
             [0, 1],
@@ -217,8 +219,8 @@ def test_the_figure_of_random_weights_is_drawn_whole_for_few_of_them(inside, net
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_the_curves_are_drawn_whole(inside, saved, language):
     result = Result.load(saved[0])
-    with speak(language):
-        assert inside(figures.curves(result.tables["curves"], result.metrics, 0.95))
+    with use_language(language):
+        assert inside(figures.draw_curves(result.tables["curves"], result.metrics, 0.95))
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])
@@ -226,7 +228,7 @@ def test_oracles_pass_through(judge, oracle, kind):
     predictions = oracle(kind)
     result = judge(predictions)
     assert result.n == 9
-    maps, table = result.arrays["maps"], result.tables["pictures"]
+    maps, table = result.arrays["maps"], result.tables["images"]
     assert (table["target"][:9].value_counts() == 3).all()
     if kind == "perfect":
         assert len(table) == 9
@@ -246,21 +248,21 @@ def test_the_alarm_can_be_passed(judge, oracle):
     assert judge(oracle(("permuted", (1, 0, 2))), allow={"permutation"}).n == 9
 
 
-def test_the_same_seed_draws_the_same_pictures_and_gives_the_same_figures(judge, oracle):
+def test_the_same_seed_draws_the_same_images_and_gives_the_same_figures(judge, oracle):
     first, again, other = (judge(oracle("noisy"), seed=seed) for seed in (0, 0, 1))
     assert first.metrics == again.metrics
-    assert first.tables["pictures"]["path"].tolist() == again.tables["pictures"]["path"].tolist()
-    assert first.tables["pictures"]["path"].tolist() != other.tables["pictures"]["path"].tolist()
+    assert first.tables["images"]["path"].tolist() == again.tables["images"]["path"].tolist()
+    assert first.tables["images"]["path"].tolist() != other.tables["images"]["path"].tolist()
 
 
-def test_pictures_without_a_class_are_left_out(judge, make_predictions):
+def test_images_without_a_class_are_left_out(judge, make_predictions):
     targets = np.where(np.arange(30) % 2, -1, np.arange(30) % 3)
     result = judge(make_predictions(targets, np.random.default_rng(0).normal(size=(30, 3))), images=40)
     assert result.n == 15
     assert (result.arrays["maps"]["targets"] >= 0).all()
 
 
-def test_one_picture_and_one_class_are_enough(judge, make_predictions):
+def test_one_image_and_one_class_are_enough(judge, make_predictions):
     result = judge(make_predictions([1], [[0, 4, 0]]), images=5)
     assert result.n == 1
     assert result.metrics["deletion"].value is not None
@@ -275,7 +277,7 @@ def test_errors_alone_can_be_shown_and_a_gallery_left_out(judge, make_prediction
 
 
 def test_a_set_without_classes_and_a_network_without_maps_are_refused(judge, make_predictions, classifier):
-    with pytest.raises(BlockError, match="no picture's true class"):
+    with pytest.raises(BlockError, match="no image's true class"):
         judge(make_predictions([-1, -1], np.zeros((2, 3))))
     flat = Classifier(Card(classifier.card.classes, BACKBONE, PLAIN), timm.create_model(BACKBONE, num_classes=3)).eval()
     flat.net.feature_info = []
@@ -297,7 +299,7 @@ def test_a_set_without_classes_and_a_network_without_maps_are_refused(judge, mak
 )
 def test_a_wrong_option_is_told_by_name(option, value, expected):
     with pytest.raises(ConfigError, match=rf"block\.gradcam\.{option}={value}: expected {expected}"):
-        build("gradcam", {option: value})
+        build_block("gradcam", {option: value})
 
 
 class RedFinder(nn.Module):
@@ -341,12 +343,14 @@ def test_a_network_that_sees_red_points_at_what_is_red(judge, make_predictions, 
     assert (logits.argmax(axis=1) == 0).all()
     predictions = make_predictions(np.zeros(12), logits)
     result = judge(predictions, network=network, inputs=torch.from_numpy(images), images=12, steps=16)
-    rows = [int(path.split(".")[0]) for path in result.tables["pictures"]["path"]]
+    rows = [int(path.split(".")[0]) for path in result.tables["images"]["path"]]
     peaks = [np.unravel_index(shown.argmax(), shown.shape) for shown in result.arrays["maps"]["predicted"]]
     np.testing.assert_array_equal(peaks, cells[rows])
-    for name in GAINS:
+    for name in FAITHFULNESS_GAINS:
         assert result.metrics[name].low > 0
-    assert result.metrics[SANITY].value == pytest.approx(1)  # its "random" weights are the same: maps do not change
+    assert result.metrics[SANITY_METRIC].value == pytest.approx(
+        1
+    )  # its "random" weights are the same: maps do not change
     assert result.warnings == []
 
 
@@ -363,12 +367,12 @@ def test_empty_maps_that_are_no_better_than_random_ones_are_told(judge, make_pre
     monkeypatch.setattr(backbones, "create_backbone", lambda *args, **kwargs: see_nothing())
     result = judge(make_predictions(np.zeros(6), np.tile([4.0, 0, 0], (6, 1))), network=network)
     assert result.warnings[0] == "6 of 6 maps are empty: no cell speaks for the class"
-    assert [line.split(":")[0] for line in result.warnings[1:]] == list(GAINS)
-    assert result.metrics[SANITY].value is None
-    assert "constant" in result.metrics[SANITY].reason
+    assert [line.split(":")[0] for line in result.warnings[1:]] == list(FAITHFULNESS_GAINS)
+    assert result.metrics[SANITY_METRIC].value is None
+    assert "constant" in result.metrics[SANITY_METRIC].reason
 
 
-def test_many_pictures_are_ranked_in_parts(judge, oracle):
+def test_many_images_are_ranked_in_parts(judge, oracle):
     result = judge(oracle("noisy", 90), images=90, steps=2)
     assert result.arrays["curves"]["deletion"].shape == (90, 3)
     assert result.tables["curves"]["n"].unique().tolist() == [90]

@@ -1,4 +1,4 @@
-"""Tests of the gradcam_wall block: what it draws is what the runs say of the same pictures."""
+"""Tests of the gradcam_wall block: what it draws is what the runs say of the same images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.blocks.gradcam_wall import GradCamWall
-from avatar_bench.evaluation.registry import build
+from avatar_bench.evaluation.registry import build_block
 from avatar_bench.models import attribution
 from avatar_bench.runs.run import Run
 
@@ -25,10 +25,10 @@ FIGURES = {"wall", "class_1_drawing", "class_2_generated", "class_3_real"}
 
 @pytest.fixture(scope="module")
 def judge(fake_run, dataset_of, colour_finder, noise):
-    """Put Predictions of the same pictures, each of a run of its own, through the block."""
+    """Put Predictions of the same images, each of a run of its own, through the block."""
 
     def run(*predictions, networks=None, allow=(), **options):
-        pictures = noise(len(predictions[0]))
+        images = noise(len(predictions[0]))
         runs = [
             fake_run(
                 one,
@@ -37,7 +37,7 @@ def judge(fake_run, dataset_of, colour_finder, noise):
                 allow=frozenset(allow),
                 classifier=networks[k] if networks else colour_finder(),
                 batch_size=32,
-                inputs=lambda dataset, rows: pictures[torch.as_tensor(np.asarray(rows))],
+                inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))],
                 preprocessing=SimpleNamespace(resize="squash"),
                 rest=lambda: None,
             )
@@ -58,11 +58,11 @@ def test_the_share_of_unanimous_verdicts_can_be_recomputed_from_the_table(judge,
 
 
 def words(figure):
-    """Give the words below each map, row by row, the first row being the pictures."""
+    """Give the words below each map, row by row, the first row being the images."""
     return [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
 
 
-def test_every_run_says_its_word_on_the_same_pictures(judge, oracle):
+def test_every_run_says_its_word_on_the_same_images(judge, oracle):
     first, second = oracle("noisy", 60), oracle("noisy", 60, seed=1)
     result = judge(first, second, images=4)
     table = result.tables["wall"]
@@ -107,8 +107,8 @@ def test_the_saved_maps_are_those_of_the_class_that_was_asked_for(judge, make_pr
         maps = judge(wrong, wrong, networks=networks, of=of, images=2, wall=1, allow={"permutation"}).arrays["maps"]
         np.testing.assert_array_equal(maps["shown"], [classes, classes])
         for number, network in enumerate(networks):
-            layer = attribution.spatial_layer(network, noise(6))
-            expected = attribution.grad_cam(network, layer, noise(6), classes)
+            layer = attribution.find_spatial_layer(network, noise(6))
+            expected = attribution.compute_grad_cam(network, layer, noise(6), classes)
             np.testing.assert_allclose(maps[f"maps_{number}"], expected, rtol=1e-5)
 
 
@@ -152,7 +152,7 @@ def test_networks_without_a_map_are_left_out_and_told(judge, oracle, colour_find
         judge(*both, networks=[flat, flat])
 
 
-def test_a_class_without_pictures_has_no_collage(judge, make_predictions):
+def test_a_class_without_images_has_no_collage(judge, make_predictions):
     result = judge(*[make_predictions([0, 2], [[4, 0, 0], [0, 0, 4]])] * 2)
     assert set(result.figures) == FIGURES - {"class_2_generated"}
 
@@ -170,7 +170,7 @@ def test_each_wrong_order_of_the_classes_raises_the_alarm(judge, oracle, order):
         judge(oracle("noisy"), oracle(("permuted", order)))
 
 
-def test_the_seed_draws_the_pictures(judge, oracle):
+def test_the_seed_draws_the_images(judge, oracle):
     drawn = [judge(*[oracle("noisy")] * 2, images=3, seed=seed).tables["wall"]["path"].tolist() for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
@@ -194,7 +194,7 @@ def test_two_trained_runs_go_through(tiny_run, tmp_path):
 )
 def test_a_wrong_option_is_told_by_name(option, value, expected):
     with pytest.raises(ConfigError, match=rf"block\.gradcam_wall\.{option}={value}: expected {expected}"):
-        build("gradcam_wall", {option: value})
+        build_block("gradcam_wall", {option: value})
 
 
 def test_the_yaml_states_every_option_and_its_default():

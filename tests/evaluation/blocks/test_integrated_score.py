@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import answers
+from avatar_bench.evaluation.block import tabulate_predictions
 from avatar_bench.evaluation.blocks import integrated_score
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.evaluation.blocks.calibration import Calibration
@@ -68,7 +68,7 @@ def results(seed=0, right=0.8, speed=100.0, size=5.0, shift=1.0, **changes):
     )
     cosine = pd.DataFrame({"group": groups, "silhouette_cosine": rng.uniform(0, 0.4, N)})
     mine = varied[varied["variation"].str.fullmatch(r"(\w+)/3")]
-    edges = calibration.equal_width(15)
+    edges = calibration.equal_width_edges(15)
     inside = scores[scores["kind"] == "in_domain"]["energy"]
 
     def auroc(name):
@@ -92,7 +92,7 @@ def results(seed=0, right=0.8, speed=100.0, size=5.0, shift=1.0, **changes):
         "blind_test": {"predictions": answered},
         "robustness": {"predictions": varied},
         "out_of_domain": {"scores": scores},
-        "clusters": {"pictures": cosine},
+        "clusters": {"images": cosine},
     }
     about = {"data_fingerprint": "f1", "options": {"seed": 0}, "sets": {"cats": "c", "mugs": "m"}, "machine": "one"}
     made = {
@@ -349,14 +349,14 @@ def test_intervals_of_the_qualities_equal_bootstraps_of_their_own():
     assert table.loc["good", "speed_low"] == table.loc["good", "speed"] == table.loc["good", "speed_high"]
 
 
-def test_intervals_tighten_with_more_pictures_drawn_alike():
-    """The difference of two scores is surer than either, since all models meet the same pictures."""
+def test_intervals_tighten_with_more_images_drawn_alike():
+    """The difference of two scores is surer than either, since all models meet the same images."""
     saved = results()
     flipped = saved["blind_test"].tables["predictions"].copy()
     flipped.loc[flipped.index[flipped["correct"]][0], "correct"] = False
     near = saved | {"blind_test": replace(saved["blind_test"], tables={"predictions": flipped})}
     near = with_metric(near, "blind_test", "accuracy", value=float(flipped["correct"].mean()))
-    edges = calibration.equal_width(15)
+    edges = calibration.equal_width_edges(15)
     error = float(calibration.ece(flipped["confidence"].to_numpy(), flipped["correct"].to_numpy(), edges))
     near = with_metric(near, "calibration", "scaled/ece_15", value=error)
     drawn = compare(run_of(saved, "a"), run_of(near, "b")).arrays["resamples"]["scores"]
@@ -394,7 +394,7 @@ def test_figures_that_do_not_rest_on_the_same_are_named():
     other["robustness"].provenance["options"] = {"at": "native"}
     result = compare(run_of(results(0), "a"), run_of(other, "b"), run_of(results(2), "c"))
     said = "\n".join(result.warnings)
-    assert "accuracy was not measured on the same pictures with the same options: a, c | b" in said
+    assert "accuracy was not measured on the same images with the same options: a, c | b" in said
     assert "robustness was not measured" in said
     assert "ood was not measured" in said
     assert "Speed was not timed on one machine with the same threads: a, c | b" in said
@@ -459,7 +459,7 @@ def test_options_that_make_no_sense_are_refused(options, told):
 
 
 def test_weights_of_the_command_line_are_put_into_the_rest():
-    block = registry.build("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
+    block = registry.build_block("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
     assert block.qualities == tuple(key for key in QUALITIES if key != "speed")
     assert block.ranges["size"] == [100, 1]
     assert block.reads_results
@@ -482,7 +482,7 @@ def test_it_reads_what_the_blocks_themselves_save(oracle, fake_run, dataset_of, 
     result = compare(run_of(made, "true"), run_of(results(1), "other"))
     row = result.tables["scores"].set_index("run").loc["true"]
     assert row["complete"], row["missing"]
-    assert made["blind_test"].tables["predictions"].shape[0] == len(answers(inside))
+    assert made["blind_test"].tables["predictions"].shape[0] == len(tabulate_predictions(inside))
     assert result.tables["qualities"].set_index("quality")["resampled"].to_dict() == {
         **dict.fromkeys(QUALITIES, True),
         "speed": False,

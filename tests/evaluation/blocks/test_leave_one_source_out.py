@@ -22,7 +22,7 @@ YAML = Path(__file__).parents[3] / "conf" / "block" / "leave_one_source_out.yaml
 def left_out(make_predictions, fake_run, dataset_of):
     """Build a run that left out one source of one class, and the dataset that it is judged on.
 
-    `right` (N,) says which pictures it recognises; the others are taken for the next class.
+    `right` (N,) says which images it recognises; the others are taken for the next class.
     """
 
     def build(source, target, right, recipe="net", seed=0, by="source", groups=None, column=None, **fields):
@@ -73,8 +73,8 @@ def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(compare
     matrix = result.tables["matrix"].set_index("source")
     assert dict(matrix["recall"]) == pytest.approx({"studio": 0.8, "ink": 0.9, "gan": 0.25})
     assert (matrix.loc["gan", "low"], matrix.loc["gan", "high"]) == stats.wilson(10, 40)
-    assert matrix.loc["gan", "taken_for_real"] == 0.75
-    assert matrix.loc["studio", "taken_for_drawing"] == pytest.approx(0.2)
+    assert matrix.loc["gan", "predicted_as_real"] == 0.75
+    assert matrix.loc["studio", "predicted_as_drawing"] == pytest.approx(0.2)
     assert set(matrix["target"]) == set(CLASSES)
     mean, worst = result.metrics["mean/net frozen"], result.metrics["worst/net frozen"]
     assert mean.value == pytest.approx((0.8 + 0.9 + 0.25) / 3)
@@ -102,7 +102,7 @@ def test_without_a_source_of_the_minimum_mean_and_worst_are_null(compare, left_o
     result = compare(left_out("street", "real", share(5, 4)))
     for name in ("mean/net frozen", "worst/net frozen"):
         assert result.metrics[name].value is None
-        assert "20 pictures" in result.metrics[name].reason
+        assert "20 images" in result.metrics[name].reason
     result.save(tmp_path / "leave_one_source_out")
 
 
@@ -126,8 +126,8 @@ def test_seeds_of_a_recipe_are_one_row_and_recipes_are_apart(compare, left_out):
     assert matrix.loc["a frozen", "interval"] == "bootstrap by seed and group"
 
 
-def test_only_pictures_of_what_was_held_out_are_judged(compare, left_out):
-    """Where a generator is held out, test may hold pictures of a class that has no generators."""
+def test_only_images_of_what_was_held_out_are_judged(compare, left_out):
+    """Where a generator is held out, test may hold images of a class that has no generators."""
     column = ["gan"] * 30 + [""] * 10
     result = compare(left_out("gan", "generated", share(40, 20), by="generator", column=column))
     row = result.tables["matrix"].iloc[0]
@@ -137,7 +137,7 @@ def test_only_pictures_of_what_was_held_out_are_judged(compare, left_out):
 def test_a_source_that_no_run_recognises_is_a_finding_and_not_an_alarm(compare, left_out):
     result = compare(left_out("studio", "real", share(100, 0)))
     assert result.metrics["worst/net frozen"].value == 0
-    assert result.tables["matrix"].loc[0, "taken_for_drawing"] == 1
+    assert result.tables["matrix"].loc[0, "predicted_as_drawing"] == 1
 
 
 def test_a_perfect_run_recognises_all(compare, left_out):
@@ -155,10 +155,10 @@ def test_a_uniform_run_recognises_a_third(compare, left_out):
 
 def test_the_classes_of_runs_are_matched_by_name(compare, left_out):
     first, (run, dataset) = left_out("studio", "real", share(50, 40)), left_out("ink", "drawing", share(50, 30))
-    turned = run.predictions(dataset).in_order(CLASSES[::-1])
+    turned = run.predictions(dataset).reorder(CLASSES[::-1])
     run.classes, run.predictions = turned.classes, lambda dataset: turned
     matrix = compare(first, (run, dataset)).tables["matrix"].set_index("source")
-    assert (matrix.loc["ink", "recall"], matrix.loc["ink", "taken_for_generated"]) == pytest.approx((0.6, 0.4))
+    assert (matrix.loc["ink", "recall"], matrix.loc["ink", "predicted_as_generated"]) == pytest.approx((0.6, 0.4))
 
 
 def test_other_runs_are_left_out_and_counted(compare, left_out, fake_run, dataset_of, oracle):
@@ -180,8 +180,8 @@ def test_a_set_without_what_was_held_out_is_refused(compare, left_out):
         compare((run, dataset))
 
 
-def test_seeds_on_other_pictures_are_refused(compare, left_out):
-    with pytest.raises(BlockError, match="other pictures of ink"):
+def test_seeds_on_other_images_are_refused(compare, left_out):
+    with pytest.raises(BlockError, match="other images of ink"):
         compare(left_out("ink", "drawing", share(40, 3), seed=1), left_out("ink", "drawing", share(41, 3), seed=2))
 
 
@@ -191,7 +191,7 @@ def test_a_recipe_that_lacks_a_source_is_named(compare, left_out):
     assert "No run of a frozen left these out, as those of others did: gan." in result.warnings
 
 
-def test_every_figure_can_be_recomputed_from_the_saved_pictures(compare, left_out, tmp_path):
+def test_every_figure_can_be_recomputed_from_the_saved_images(compare, left_out, tmp_path):
     rng = np.random.default_rng(0)
     pairs = [
         left_out(source, target, rng.random(n) < 0.7, recipe=recipe, seed=seed)
@@ -200,7 +200,7 @@ def test_every_figure_can_be_recomputed_from_the_saved_pictures(compare, left_ou
         for seed in (1, 2)
     ]
     loaded = Result.load(compare(*pairs).save(tmp_path / "leave_one_source_out"))
-    table = loaded.tables["pictures"]
+    table = loaded.tables["images"]
     recall = (table["prediction"] == table["target"]).groupby([table["recipe"], table["source"]]).mean()
     sizes = table.groupby("source")["path"].nunique()
     for row in loaded.tables["matrix"].itertuples():
@@ -218,7 +218,10 @@ def test_an_option_out_of_range_is_named():
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.leave_one_source_out\n")
-    assert registry.build("leave_one_source_out", OmegaConf.to_container(OmegaConf.load(YAML))) == LeaveOneSourceOut()
+    assert (
+        registry.build_block("leave_one_source_out", OmegaConf.to_container(OmegaConf.load(YAML)))
+        == LeaveOneSourceOut()
+    )
 
 
 @pytest.mark.slow

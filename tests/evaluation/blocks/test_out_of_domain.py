@@ -17,17 +17,17 @@ from sklearn import metrics as sk
 
 from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.out_of_domain import FIGURES, SCORES, OutOfDomain
+from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, SCORE_NAMES, OutOfDomain
 from avatar_bench.metrics import stats
-from avatar_bench.metrics.averaging import Mix
-from avatar_bench.runs.ensembles import combine
+from avatar_bench.metrics.averaging import AveragingWeights
+from avatar_bench.runs.ensembles import combine_predictions
 
 YAML = Path(__file__).parents[3] / "conf" / "block" / "out_of_domain.yaml"
 
 
 @pytest.fixture
 def outside(make_predictions):
-    """Build Predictions of pictures of no known class, groups of two, whose embeddings lie apart by `distance`."""
+    """Build Predictions of images of no known class, groups of two, whose embeddings lie apart by `distance`."""
 
     def build(name, n=60, distance=3.0, seed=5):
         rng = np.random.default_rng(seed)
@@ -80,19 +80,19 @@ def test_every_detection_figure_can_be_recomputed_from_the_saved_scores(saved):
     table = pd.read_csv(folder / "scores.csv")
     for name in ("animal_faces", "things"):
         both, beside = sides(table, name)
-        for score in SCORES:
+        for score in SCORE_NAMES:
             alarm, caught, _ = sk.roc_curve(beside, both[score], drop_intermediate=False)
             expected = {
                 "auroc": sk.roc_auc_score(beside, both[score]),
                 "aupr": sk.average_precision_score(beside, both[score]),
                 "fpr95": alarm[caught >= 0.95].min(),
             }
-            found = {figure: said["metrics"][f"{figure}/{name}/{score}"] for figure in FIGURES}
+            found = {figure: said["metrics"][f"{figure}/{name}/{score}"] for figure in DETECTION_METRICS}
             assert {figure: metric["value"] for figure, metric in found.items()} == pytest.approx(expected, abs=1e-6)
             assert found["auroc"]["floor"] == 0.5
             assert found["aupr"]["floor"] == pytest.approx(beside.mean())
             assert found["fpr95"]["floor"] == 0.95
-            assert [found[figure]["higher_is_better"] for figure in FIGURES] == [True, True, False]
+            assert [found[figure]["higher_is_better"] for figure in DETECTION_METRICS] == [True, True, False]
 
 
 def test_every_share_and_accuracy_can_be_recomputed_from_the_saved_tables(saved):
@@ -164,7 +164,9 @@ def test_two_members_whose_energies_are_known_have_their_weighted_mean(make_pred
     first = make_predictions([0, 1, 2, 0], [flat, tall, high, flat])
     second = make_predictions([0, 1, 2, 0], [tall, tall, flat, high])
     expected = -(0.25 * np.log([3, 10, 3 * np.e**2, 3]) + 0.75 * np.log([10, 10, 3, 3 * np.e**2]))
-    inside = combine([first, second], Mix(np.array([0.25, 0.75]), np.array([1.0, 4.0])), temperature=1.7)
+    inside = combine_predictions(
+        [first, second], AveragingWeights(np.array([0.25, 0.75]), np.array([1.0, 4.0])), temperature=1.7
+    )
     beside = replace(inside, targets=np.full(4, -1), logits=inside.logits + np.float32(-1))
     run = fake_run(inside, ood={"new": (dataset_of(beside, "new"), beside)}, allow=frozenset({"permutation"}))
     result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
@@ -182,7 +184,7 @@ def test_a_predictor_of_probabilities_alone_gets_no_score_of_logits_and_it_is_sa
     given = run.predictions
     run.predictions = lambda other: replace(given(other), has_logits=False)
     result = OutOfDomain(resamples=100).evaluate(run, dataset)
-    for figure, score in product(FIGURES, ("energy", "max_logit")):
+    for figure, score in product(DETECTION_METRICS, ("energy", "max_logit")):
         assert result.metrics[f"{figure}/things/{score}"].value is None
         assert "only probabilities" in result.metrics[f"{figure}/things/{score}"].reason
     assert all(result.metrics[f"auroc/things/{score}"].value for score in ("msp", "mahalanobis", "knn"))
@@ -264,7 +266,7 @@ def test_a_uniform_oracle_and_a_set_like_the_domain_give_chance(oracle, dataset_
     same = replace(same, targets=np.full(300, -1))
     run = fake_run(inside, training=oracle("uniform", n=300, seed=8), ood={"same": (dataset_of(same, "same"), same)})
     metrics = OutOfDomain(resamples=200).evaluate(run, dataset_of(inside)).metrics
-    for score in SCORES:
+    for score in SCORE_NAMES:
         assert metrics[f"auroc/same/{score}"].value == pytest.approx(0.5, abs=0.08)
         assert metrics[f"aupr/same/{score}"].value == pytest.approx(metrics[f"aupr/same/{score}"].floor, abs=0.08)
         assert metrics[f"fpr95/same/{score}"].value == pytest.approx(0.95, abs=0.08)
@@ -279,12 +281,12 @@ def test_each_wrong_order_of_three_classes_is_refused(order, world):
     assert OutOfDomain(resamples=100).evaluate(run, dataset).metrics
 
 
-def test_without_training_pictures_the_fitted_scores_are_null_and_said(world):
+def test_without_training_images_the_fitted_scores_are_null_and_said(world):
     run, dataset = world(training=False)
     result = OutOfDomain(resamples=100).evaluate(run, dataset)
-    for figure in FIGURES:
+    for figure in DETECTION_METRICS:
         assert result.metrics[f"{figure}/things/knn"].value is None
-        assert "training pictures" in result.metrics[f"{figure}/things/mahalanobis"].reason
+        assert "training images" in result.metrics[f"{figure}/things/mahalanobis"].reason
         assert result.metrics[f"{figure}/things/energy"].value is not None
     assert any("mahalanobis, knn" in line for line in result.warnings)
     assert "knn" not in result.tables["scores"]
@@ -305,7 +307,7 @@ def test_a_set_of_known_labels_gets_an_accuracy_and_the_rest_is_said(oracle, dat
     run = fake_run(inside, ood={"new": (dataset_of(other, "new"), other)})
     result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
     assert result.metrics["accuracy/new"].value == other.correct[6:].mean()
-    assert any(line.startswith("The class of 6 of 60 pictures of new") for line in result.warnings)
+    assert any(line.startswith("The class of 6 of 60 images of new") for line in result.warnings)
     assert set(result.figures) == {"shares", "confidence", "gallery"}
     assert not any(name.startswith("auroc") for name in result.metrics)
 
@@ -335,7 +337,7 @@ def test_a_wrong_name_of_a_set_or_class_is_said(options, words, world):
 @pytest.mark.parametrize("options", [{"scores": []}, {"scores": ["odin"]}, {"k": 0}, {"gallery": -1}, {"level": 95}])
 def test_a_wrong_option_is_said(options):
     with pytest.raises(ConfigError, match=r"block\.out_of_domain\."):
-        registry.build("out_of_domain", options)
+        registry.build_block("out_of_domain", options)
 
 
 def test_default_names_are_for_runs_that_know_them(oracle, outside, dataset_of, fake_run):
@@ -389,11 +391,11 @@ def test_no_line_of_chance_strikes_a_figure_through_and_wide_scores_have_a_logar
     training.embeddings[:, -1] = 1e-3 * training.embeddings[:, -1]
     drawn = OutOfDomain(resamples=100).evaluate(run, dataset).figures
     for axes in drawn["auroc"].axes:
-        assert len(axes.texts) == len(SCORES)
+        assert len(axes.texts) == len(SCORE_NAMES)
         assert all(text.get_position()[0] > 1 for text in axes.texts)
     scales = {axes.get_ylabel(): axes.get_xscale() for axes in drawn["scores"].axes if axes.get_ylabel()}
     assert scales == dict.fromkeys(scales, "linear") | {"Mahalanobis": "log"}
-    assert len(scales) == len(SCORES)
+    assert len(scales) == len(SCORE_NAMES)
 
 
 def test_block_all_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, capsys):
@@ -417,11 +419,11 @@ def test_sources_that_training_saw_and_small_sets_are_said(oracle, outside, data
     training = replace(oracle("noisy", seed=3), sources=np.array(["ink", ""] * 120))
     run = fake_run(inside, training=training, ood={"few": (dataset_of(few, "few"), few)})
     warnings = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside)).warnings
-    assert any("few has only 4 pictures" in line for line in warnings)
+    assert any("few has only 4 images" in line for line in warnings)
     assert any("sources that training saw (ink)" in line for line in warnings)
 
 
-def test_one_picture_beside_the_domain_is_enough(oracle, outside, dataset_of, fake_run, tmp_path):
+def test_one_image_beside_the_domain_is_enough(oracle, outside, dataset_of, fake_run, tmp_path):
     inside, one = oracle("noisy"), outside("one", n=1)
     run = fake_run(inside, training=oracle("noisy", seed=3), ood={"one": (dataset_of(one, "one"), one)})
     result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
@@ -442,13 +444,13 @@ def test_the_gallery_shows_the_most_confident_of_each_set(world):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.out_of_domain\n")
-    assert registry.build("out_of_domain", OmegaConf.to_container(OmegaConf.load(YAML))) == OutOfDomain()
+    assert registry.build_block("out_of_domain", OmegaConf.to_container(OmegaConf.load(YAML))) == OutOfDomain()
 
 
-def test_the_command_judges_a_trained_run(tiny_run, pictures, tmp_path):
+def test_the_command_judges_a_trained_run(tiny_run, images, tmp_path):
     from avatar_bench.cli.app import main
 
-    sets = f"data.ood={{noise: {pictures / 'blind' / 'real' / 'new-real'}}}"
+    sets = f"data.ood={{noise: {images / 'blind' / 'real' / 'new-real'}}}"
     assert main(["evaluate", f"ckpt={tiny_run}", "block=out_of_domain", sets, f"out={tmp_path}"]) == 0
     said = json.loads((tmp_path / "evaluation" / "test" / "out_of_domain" / "metrics.json").read_text())["metrics"]
     assert 0 <= said["auroc/noise/knn"]["value"] <= 1

@@ -16,7 +16,7 @@ from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.evaluation.blocks.out_of_domain import OutOfDomain
 from avatar_bench.evaluation.blocks.overview import Overview
 from avatar_bench.results.result import Metric, Result
-from avatar_bench.runs.ensembles import Ensemble
+from avatar_bench.runs.ensembles import EnsembleRun
 from avatar_bench.runs.run import Run
 
 CLASSES = ("drawing", "generated", "real")
@@ -56,8 +56,8 @@ def results(value=0.8, fingerprint="f1"):
         | {f"std_confidence/{name}": shown(0.2, None) for name in ("test", "cats", "mugs", "toons")},
         "error_bias": {
             "unbias": shown(0.4),
-            "mean_confidence_right": shown(0.9),
-            "mean_confidence_wrong": shown(0.6, False),
+            "mean_confidence_correct": shown(0.9),
+            "mean_confidence_incorrect": shown(0.6, False),
         },
         "efficiency": {name: Metric(5.0, 1, higher_is_better=False) for name in SIZES}
         | {"images_per_second/b1": shown(90.0), "latency_ms/b1": shown(11.0, False)},
@@ -165,11 +165,11 @@ def test_without_any_result_there_is_no_chart():
 def test_runs_of_different_data_are_named_in_groups():
     runs = [run_of(results(fingerprint=data), label) for data, label in (("f1", "a"), ("f2", "b"), ("f1", "c"))]
     result = compare(*runs)
-    assert "The runs were not judged on the same pictures: a, c | b." in result.warnings
+    assert "The runs were not judged on the same images: a, c | b." in result.warnings
     assert result.tables["runs"]["data_fingerprint"].tolist() == ["f1", "f2", "f1"]
     stale = results()
     stale["robustness"].provenance["data_fingerprint"] = "f0"
-    assert "Results of one run rest on different pictures: a." in compare(run_of(stale, "a")).warnings
+    assert "Results of one run rest on different images: a." in compare(run_of(stale, "a")).warnings
 
 
 def test_bias_equals_a_hand_count():
@@ -254,7 +254,7 @@ def test_robustness_stands_against_bias_with_what_guessing_gets():
 def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_network_has():
     saved = {name: one for name, one in results().items() if name not in ("efficiency", "architecture")}
     members = (Run(Path("a.ckpt")), Run(Path("b.ckpt")))
-    mixed = Ensemble(Path("e.json"), None, {}, label="soft_vote", recipe="soft_vote", members=members, order=CLASSES)
+    mixed = EnsembleRun(Path("e.json"), None, {}, label="soft_vote", recipe="soft_vote", members=members, order=CLASSES)
     mixed.saved = lambda block, name: saved.get(block)
     mixed.card = SimpleNamespace(classes=CLASSES, seed=1)
     result = compare(run_of(results(), "a"), mixed)
@@ -271,5 +271,5 @@ def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_networ
 
 def test_its_options_are_checked():
     with pytest.raises(ConfigError, match="ood_score"):
-        registry.build("overview", {"ood_score": "magic"})
-    assert registry.build("overview").reads_results
+        registry.build_block("overview", {"ood_score": "magic"})
+    assert registry.build_block("overview").reads_results

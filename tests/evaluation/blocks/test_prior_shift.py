@@ -25,7 +25,7 @@ MIXES = {"50-25-25": 0.5, "70-15-15": 0.7, "80-10-10": 0.8}
 
 @pytest.fixture
 def judge(fake_run, dataset_of):
-    """Put Predictions through the block, the counts of training pictures known."""
+    """Put Predictions through the block, the counts of training images known."""
 
     def build(predictions, run=None, **options):
         fields = {"record": {"split": {"train_counts": COUNTS}}} | (run or {})
@@ -43,7 +43,7 @@ def noisy(make_predictions, n=240, **fields):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.prior_shift\n")
-    assert registry.build("prior_shift", OmegaConf.to_container(OmegaConf.load(YAML))) == PriorShift()
+    assert registry.build_block("prior_shift", OmegaConf.to_container(OmegaConf.load(YAML))) == PriorShift()
 
 
 def test_every_metric_can_be_recomputed_from_the_saved_tables(judge, make_predictions, tmp_path):
@@ -104,8 +104,8 @@ def test_mixes_csv_gives_each_class_in_turn_each_share(judge, make_predictions):
         prior = [getattr(row, f"share_{name}") for name in CLASSES]
         always = np.full(3, np.argmax(prior))
         expected = sk.f1_score(range(3), always, sample_weight=prior, average="macro")
-        assert row.commonest_macro_f1 == pytest.approx(expected)
-        assert row.commonest_accuracy == pytest.approx(sk.accuracy_score(range(3), always, sample_weight=prior))
+        assert row.majority_macro_f1 == pytest.approx(expected)
+        assert row.majority_accuracy == pytest.approx(sk.accuracy_score(range(3), always, sample_weight=prior))
     assert set(result.figures) == {"mixes", "shares"}
     assert set(judge(noisy(make_predictions), shares=[]).figures) == {"mixes"}
 
@@ -167,7 +167,7 @@ def test_the_shares_of_training_are_counted_where_the_record_lacks_them(judge, m
 
 
 def test_a_set_without_a_class_and_a_run_of_other_classes_are_refused(judge, make_predictions, oracle):
-    with pytest.raises(BlockError, match="no picture of class 'real'"):
+    with pytest.raises(BlockError, match="no image of class 'real'"):
         judge(make_predictions(np.arange(60) % 2, np.zeros((60, 3)), sources=[""] * 60))
     with pytest.raises(BlockError, match="no mix is of this run's classes"):
         judge(oracle("noisy", classes=4))
@@ -186,12 +186,12 @@ def test_mixes_of_other_classes_are_left_out_and_named(judge, oracle):
     assert any("other" in line for line in result.warnings)
 
 
-def test_pictures_of_unknown_class_are_left_out_and_said(judge, make_predictions):
+def test_images_of_unknown_class_are_left_out_and_said(judge, make_predictions):
     given = noisy(make_predictions)
     given.targets[:6] = -1
     result = judge(given)
     assert result.n == 234
-    assert any(line.startswith("6 pictures") for line in result.warnings)
+    assert any(line.startswith("6 images") for line in result.warnings)
 
 
 @pytest.mark.parametrize(

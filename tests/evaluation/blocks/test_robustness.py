@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from avatar_bench.cli.app import main
-from avatar_bench.data.corruptions import KINDS, SEVERITIES, TIERS, Corruption
+from avatar_bench.data.corruptions import CORRUPTION_KINDS, DELIVERY_TIERS, SEVERITIES, Corruption
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
@@ -39,7 +39,7 @@ def judge(fake_run, dataset_of):
 
 @pytest.fixture
 def shaky(make_predictions):
-    """Predictions of pictures, two a group, and worse ones of each variation: they lean to real."""
+    """Predictions of images, two a group, and worse ones of each variation: they lean to real."""
     targets = np.repeat(np.arange(60) % 3, 2)
     groups = [f"g{i // 2}" for i in range(120)]
 
@@ -54,7 +54,7 @@ def shaky(make_predictions):
     return make(3, 0, 0), vary
 
 
-def test_the_figures_count_pictures_where_the_metrics_count_groups(judge, shaky) -> None:
+def test_the_figures_count_images_where_the_metrics_count_groups(judge, shaky) -> None:
     result = judge(*shaky)
     assert result.metrics["clean"].n == 60
     for name in ("delivery", "severity_3"):
@@ -65,7 +65,13 @@ def test_the_figures_count_pictures_where_the_metrics_count_groups(judge, shaky)
 
 def test_a_perfect_oracle_loses_nothing(judge, oracle) -> None:
     result = judge(oracle("perfect"))
-    for name in ("robustness", "clean", "mean_over_severities", *KINDS, *(f"delivery/{tier}" for tier in TIERS)):
+    for name in (
+        "robustness",
+        "clean",
+        "mean_over_severities",
+        *CORRUPTION_KINDS,
+        *(f"delivery/{tier}" for tier in DELIVERY_TIERS),
+    ):
         assert result.metrics[name].value == 1.0, name
         assert result.metrics[name].floor == pytest.approx(1 / 3)
     assert all(metric.value == 1.0 for name, metric in result.metrics.items() if name.startswith("relative/"))
@@ -77,7 +83,7 @@ def test_a_perfect_oracle_loses_nothing(judge, oracle) -> None:
 
 def test_a_uniform_oracle_scores_chance_and_is_said_to_have_nothing_to_lose(judge, oracle) -> None:
     result = judge(oracle("uniform"), lambda variation: oracle("uniform", seed=len(variation.key)))
-    for name in ("robustness", "clean", "mean_over_severities", *KINDS):
+    for name in ("robustness", "clean", "mean_over_severities", *CORRUPTION_KINDS):
         assert result.metrics[name].low < 1 / 3 < result.metrics[name].high, name
     assert any("chance" in warning for warning in result.warnings)
 
@@ -90,9 +96,9 @@ def test_each_wrong_order_of_the_classes_raises_the_alarm(judge, oracle, order) 
 
 
 def test_the_metrics_are_those_of_the_contract(judge, shaky) -> None:
-    tiers = [f"delivery/{tier}" for tier in TIERS]
-    kept = [*KINDS, "robustness", *tiers]
-    expected = ["robustness", "clean", *KINDS, "mean_over_severities", *tiers]
+    tiers = [f"delivery/{tier}" for tier in DELIVERY_TIERS]
+    kept = [*CORRUPTION_KINDS, "robustness", *tiers]
+    expected = ["robustness", "clean", *CORRUPTION_KINDS, "mean_over_severities", *tiers]
     expected += [f"{what}/{name}" for what in ("drop", "relative") for name in kept]
     expected += [f"{what}/{name}" for what in ("bias", "fragility") for name in CLASSES]
     result = judge(*shaky)
@@ -113,23 +119,23 @@ def test_every_figure_can_be_recomputed_from_the_saved_tables(judge, shaky, tmp_
     accuracy = {name: sk.accuracy_score(part["target"], part["prediction"]) for name, part in table.items()}
 
     assert value["clean"] == pytest.approx(accuracy["clean"], abs=1e-9)
-    for kind in KINDS:
+    for kind in CORRUPTION_KINDS:
         assert value[kind] == pytest.approx(accuracy[f"{kind}/3"], abs=1e-9)
-    kept = {kind: accuracy[f"{kind}/3"] for kind in KINDS}
+    kept = {kind: accuracy[f"{kind}/3"] for kind in CORRUPTION_KINDS}
     kept |= {"robustness": np.mean(list(kept.values()))} | {
-        f"delivery/{tier}": accuracy[f"delivery/{tier}"] for tier in TIERS
+        f"delivery/{tier}": accuracy[f"delivery/{tier}"] for tier in DELIVERY_TIERS
     }
     for name, share in kept.items():
         assert value[f"drop/{name}"] == pytest.approx(accuracy["clean"] - share, abs=1e-9)
         assert value[f"relative/{name}"] == pytest.approx(share / accuracy["clean"], abs=1e-9)
     assert value["robustness"] == pytest.approx(kept["robustness"], abs=1e-9)
-    every = [accuracy[f"{kind}/{k}"] for kind in KINDS for k in SEVERITIES]
+    every = [accuracy[f"{kind}/{k}"] for kind in CORRUPTION_KINDS for k in SEVERITIES]
     assert value["mean_over_severities"] == pytest.approx(np.mean(every), abs=1e-9)
-    for tier in TIERS:
+    for tier in DELIVERY_TIERS:
         assert value[f"delivery/{tier}"] == pytest.approx(accuracy[f"delivery/{tier}"], abs=1e-9)
 
     found = {name: ([], []) for name in CLASSES}
-    for kind in KINDS:
+    for kind in CORRUPTION_KINDS:
         clean, corrupted = table["clean"], table[f"{kind}/3"]
         gains = []
         for k in CLASSES:  # one class alone is transformed: its rows are the corrupted ones
@@ -157,7 +163,7 @@ def test_the_tables_say_what_the_predictions_say(judge, shaky) -> None:
     severities = result.tables["severities"]
     assert list(severities.columns[:7]) == ["corruption", "severity", "parameter", "accuracy", "low", "high", "n"]
     assert severities["severity"].tolist() == [0, *SEVERITIES * 5]
-    assert severities["corruption"].tolist() == ["clean", *np.repeat(KINDS, 5)]
+    assert severities["corruption"].tolist() == ["clean", *np.repeat(CORRUPTION_KINDS, 5)]
     names = ["clean", *(f"{row.corruption}/{row.severity}" for row in severities[1:].itertuples())]
     assert severities["accuracy"].tolist() == pytest.approx(share[names].tolist())
     assert (severities["low"] <= severities["accuracy"]).all()
@@ -169,7 +175,9 @@ def test_the_tables_say_what_the_predictions_say(judge, shaky) -> None:
         assert row.recall == pytest.approx(recalls[row.variation, row[2]])
         assert (row.n, row.groups) == (40, 20)
     delivery = result.tables["delivery"].set_index("tier")
-    assert delivery["drop"].tolist() == pytest.approx([share["clean"] - share[f"delivery/{tier}"] for tier in TIERS])
+    assert delivery["drop"].tolist() == pytest.approx(
+        [share["clean"] - share[f"delivery/{tier}"] for tier in DELIVERY_TIERS]
+    )
     counts = result.tables["one_class"]
     clean, dark = (rows[rows["variation"] == name] for name in ("clean", "brightness/3"))
     for row in counts[counts["corruption"] == "brightness"].itertuples():
@@ -177,9 +185,9 @@ def test_the_tables_say_what_the_predictions_say(judge, shaky) -> None:
             assert ((part["target"] == row.transformed) & (part["prediction"] == row.prediction)).sum() == n
 
 
-def test_groups_of_one_picture_have_wilson_intervals(judge, oracle) -> None:
+def test_groups_of_one_image_have_wilson_intervals(judge, oracle) -> None:
     result = judge(oracle("noisy"), lambda variation: oracle("noisy", seed=len(variation.key)))
-    for name in ("clean", *KINDS, *(f"delivery/{tier}" for tier in TIERS)):
+    for name in ("clean", *CORRUPTION_KINDS, *(f"delivery/{tier}" for tier in DELIVERY_TIERS)):
         metric = result.metrics[name]
         expected = binomtest(round(metric.value * 240), 240).proportion_ci(method="wilson")
         assert (metric.low, metric.high) == pytest.approx(tuple(expected))
@@ -195,7 +203,7 @@ def test_one_bootstrap_for_all_gives_what_one_for_each_gives(judge, shaky) -> No
     assert result.metrics["blur"] == block.share(blurred.correct, clean.groups, floor=1 / 3)
 
 
-def test_the_interval_of_a_drop_is_that_of_paired_pictures_drawn_by_group(judge, shaky) -> None:
+def test_the_interval_of_a_drop_is_that_of_paired_images_drawn_by_group(judge, shaky) -> None:
     clean, vary = shaky
     metric = judge(clean, vary, resamples=2000).metrics["drop/noise"]
     lost = (clean.correct.astype(float) - vary(Corruption("noise", 3)).correct).reshape(60, 2).sum(axis=1)
@@ -221,20 +229,20 @@ def test_with_some_of_the_corruptions_their_means_are_null_and_say_why(judge, sh
     assert not any(name.startswith("delivery/") or name.endswith("/robustness") for name in result.metrics)
     assert set(result.tables["severities"]["corruption"]) == {"clean", "jpeg", "noise"}
     assert len(result.tables["bias"]) == 6
-    assert set(result.figures) == {"severities", "severity_3", "one_class", "pictures"}
+    assert set(result.figures) == {"severities", "severity_3", "one_class", "images"}
     few = judge(*shaky, severities=[3])
     assert few.metrics["robustness"].value is not None
     assert few.metrics["mean_over_severities"].value is None
 
 
-def test_pictures_of_unknown_or_absent_classes_are_left_out_and_said(judge, make_predictions) -> None:
+def test_images_of_unknown_or_absent_classes_are_left_out_and_said(judge, make_predictions) -> None:
     targets = np.array([0, 1] * 40 + [-1] * 5)
     logits = np.random.default_rng(0).normal(size=(85, 3)) + 3 * np.eye(3)[targets]
     result = judge(make_predictions(targets, logits))
     assert result.n == 80
     assert result.warnings == [
-        "5 of 85 pictures have no known class and are left out.",
-        "The set has no picture of class real.",
+        "5 of 85 images have no known class and are left out.",
+        "The set has no image of class real.",
     ]
     assert result.metrics["fragility/real"].value is None
     assert result.metrics["bias/real"].value == 0.0
@@ -256,9 +264,9 @@ def test_a_network_that_is_never_right_has_no_relative_accuracy(judge, make_pred
     assert result.metrics["drop/noise"].value == 0.0
 
 
-def test_one_picture_is_enough_and_none_of_known_class_is_refused(judge, make_predictions) -> None:
+def test_one_image_is_enough_and_none_of_known_class_is_refused(judge, make_predictions) -> None:
     assert judge(make_predictions([0], [[2.0, 0, 0]])).metrics["robustness"].value == 1.0
-    with pytest.raises(BlockError, match="no picture's true class is known"):
+    with pytest.raises(BlockError, match="no image's true class is known"):
         judge(make_predictions([-1, -1], np.zeros((2, 3))))
 
 
@@ -278,19 +286,24 @@ def test_one_picture_is_enough_and_none_of_known_class_is_refused(judge, make_pr
 )
 def test_a_wrong_option_is_said(option, value, expected) -> None:
     with pytest.raises(ConfigError, match=rf"block\.robustness\.{option}=.*{expected}"):
-        registry.build("robustness", {option: value})
+        registry.build_block("robustness", {option: value})
 
 
 def test_the_yaml_states_the_defaults_of_the_block() -> None:
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.robustness\n")
-    assert registry.build("robustness", OmegaConf.to_container(OmegaConf.load(YAML))) == Robustness()
+    assert registry.build_block("robustness", OmegaConf.to_container(OmegaConf.load(YAML))) == Robustness()
 
 
 def test_workers_and_orders_change_no_digit(run_copy) -> None:
-    """The prediction of each picture under each variation, by 0, 1 and 4 workers, in any order of either."""
+    """The prediction of each image under each variation, by 0, 1 and 4 workers, in any order of either."""
     found = []
     options = {"severities": [3, 5], "delivery": ["hard"], "resamples": 100}
-    orders = [(0, 1, options), (1, 1, options), (4, 1, options), (1, -1, options | {"corruptions": [*KINDS][::-1]})]
+    orders = [
+        (0, 1, options),
+        (1, 1, options),
+        (4, 1, options),
+        (1, -1, options | {"corruptions": [*CORRUPTION_KINDS][::-1]}),
+    ]
     for workers, step, chosen in orders:
         run = Run.open(run_copy, accelerator="cpu", workers=workers, batch_size=4)
         dataset = run.dataset("test")
@@ -312,7 +325,7 @@ def test_workers_and_orders_change_no_digit(run_copy) -> None:
         assert np.abs(tables[0]["confidence"].to_numpy() - tables[1]["confidence"].to_numpy()).max() < 1e-5
 
 
-def test_native_corruptions_are_other_pictures_than_those_of_the_input(run_copy) -> None:
+def test_native_corruptions_are_other_images_than_those_of_the_input(run_copy) -> None:
     run = Run.open(run_copy, accelerator="cpu", workers=0)
     dataset = run.dataset("test")
     options = {"severities": [3], "delivery": [], "resamples": 100}
@@ -327,6 +340,6 @@ def test_the_command_writes_every_table_and_figure(tiny_run, tmp_path) -> None:
     assert main([*words, "block.robustness.severities=[1,3]"]) == 0
     written = {file.name for file in tmp_path.rglob("robustness/*")}
     tables = ("severities", "delivery", "recalls", "bias", "one_class", "predictions")
-    figures = ("severities", "severity_3", "delivery", "one_class", "pictures", "pictures_delivered")
+    figures = ("severities", "severity_3", "delivery", "one_class", "images", "images_delivered")
     drawn = {f"{name}.{ending}" for name in figures for ending in ("png", "svg")}
     assert written == {"metrics.json", *(f"{name}.csv" for name in tables), *drawn}

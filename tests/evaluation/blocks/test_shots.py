@@ -20,7 +20,7 @@ YAML = Path(__file__).parents[3] / "conf" / "block" / "shots.yaml"
 
 @pytest.fixture
 def compare(fake_run, dataset_of):
-    """Compare {(recipe, shots, seed): Predictions}; shots of None are a run on all pictures."""
+    """Compare {(recipe, shots, seed): Predictions}; shots of None are a run on all images."""
 
     def run(found, **options):
         runs = [
@@ -144,7 +144,7 @@ def test_a_wrong_class_order_is_refused(compare, oracle, order):
         compare({("a", 5, 1): oracle("noisy"), ("a", 10, 1): oracle(("permuted", order))})
 
 
-def test_runs_on_all_pictures_are_left_out_and_said(compare, oracle):
+def test_runs_on_all_images_are_left_out_and_said(compare, oracle):
     given = {("a", 5, 1): oracle("noisy"), ("a", 10, 1): oracle("noisy", seed=1), ("b", None, 1): oracle("noisy")}
     result = compare(given)
     assert len(result.tables["runs"]) == 2
@@ -181,7 +181,7 @@ def test_an_option_out_of_range_is_named():
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.shots\n")
-    assert registry.build("shots", OmegaConf.to_container(OmegaConf.load(YAML)) or {}) == Shots()
+    assert registry.build_block("shots", OmegaConf.to_container(OmegaConf.load(YAML)) or {}) == Shots()
 
 
 @pytest.mark.slow

@@ -58,23 +58,23 @@ def answers(make_predictions):
 def test_two_copies_of_one_model_are_tied(compare, oracle):
     result = compare({"a": oracle("noisy"), "b": oracle("noisy")})
     pair = result.tables["pairs"].iloc[0]
-    assert (pair["p"], pair["p_holm"], pair["difference"], pair["only_a_right"]) == (1, 1, 0, 0)
-    assert not pair["told_apart"]
-    assert np.isnan(pair["needed"])
+    assert (pair["p"], pair["p_holm"], pair["difference"], pair["only_a_correct"]) == (1, 1, 0, 0)
+    assert not pair["significant"]
+    assert np.isnan(pair["n_required"])
     ranking = result.tables["ranking"]
     assert list(ranking["rank"]) == list(ranking["rank_low"]) == list(ranking["rank_high"]) == [1, 1]
     assert list(ranking["letters"]) == ["a", "a"]
     assert ranking["tied_with_best"].all()
-    assert result.metrics["pairs_told_apart"].value == 0
-    assert result.metrics["needed"].value is None
-    assert "equally often" in result.metrics["needed"].reason
+    assert result.metrics["significant_pairs"].value == 0
+    assert result.metrics["n_required"].value is None
+    assert "equally often" in result.metrics["n_required"].reason
 
 
 def test_a_perfect_oracle_is_told_from_a_uniform_one_and_the_ranking_says_so(compare, oracle):
     result = compare({"guess": oracle("uniform"), "good": oracle("perfect")})
     pair = result.tables["pairs"].iloc[0]
     assert (pair["a"], pair["b"]) == ("good", "guess")
-    assert pair["told_apart"]
+    assert pair["significant"]
     assert pair["low"] < pair["difference"] < pair["high"]
     ranking = result.tables["ranking"].set_index("recipe")
     assert ranking.loc["good", "accuracy"] == 1.0
@@ -90,14 +90,14 @@ def test_a_wrong_class_order_is_refused(compare, oracle, order):
         compare({"a": oracle("noisy"), "b": oracle(("permuted", order))})
 
 
-def test_p_values_equal_those_of_the_library_where_each_group_has_one_picture(compare, answers):
+def test_p_values_equal_those_of_the_library_where_each_group_has_one_image(compare, answers):
     rng = np.random.default_rng(0)
     right = {name: rng.random(240) < share for name, share in (("a", 0.95), ("b", 0.85), ("c", 0.8), ("d", 0.5))}
     table = compare({name: answers(each) for name, each in right.items()}).tables["pairs"]
     assert len(table) == 6
     for row in table.itertuples():
         a, b = right[row.a], right[row.b]
-        assert (row.only_a_right, row.only_b_right) == ((a & ~b).sum(), (b & ~a).sum())
+        assert (row.only_a_correct, row.only_b_correct) == ((a & ~b).sum(), (b & ~a).sum())
         assert row.difference == pytest.approx(a.mean() - b.mean())
         counts = pd.crosstab(a, b).reindex(index=[False, True], columns=[False, True], fill_value=0)
         assert row.p == pytest.approx(mcnemar(counts, exact=True).pvalue, abs=1e-12)
@@ -117,9 +117,9 @@ def test_where_groups_repeat_the_groups_are_what_is_counted(compare, answers):
     assert pair["p"] == pytest.approx(single["p"])
     assert pair["low"] == pytest.approx(single["low"])
     assert pair["design_effect"] == pytest.approx(6)
-    assert pair["needed"] == pytest.approx(6 * single["needed"])
+    assert pair["n_required"] == pytest.approx(6 * single["n_required"])
     metrics = result.metrics["detectable_difference"]
-    discordance = (pair["only_a_right"] + pair["only_b_right"]) / 240
+    discordance = (pair["only_a_correct"] + pair["only_b_correct"]) / 240
     assert metrics.value == stats.detectable_difference(40, discordance)
 
 
@@ -130,9 +130,9 @@ def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
     pair, ranking = result.tables["pairs"].iloc[0], result.tables["ranking"]
     assert (pair["seeds_a"], pair["seeds_b"], pair["test"]) == (3, 3, "cluster permutation")
     a, b = ([right[name, seed] for seed in (1, 2, 3)] for name in "ab")
-    assert pair["only_a_right"] == pytest.approx(np.mean([(one & ~other).sum() for one in a for other in b]))
+    assert pair["only_a_correct"] == pytest.approx(np.mean([(one & ~other).sum() for one in a for other in b]))
     assert pair["difference"] == pytest.approx(np.mean(a) - np.mean(b))
-    assert pair["told_apart"]
+    assert pair["significant"]
     assert list(ranking["seeds"]) == [3, 3]
     assert set(ranking["interval"]) == {"bootstrap by seed and group"}
     assert result.warnings == []
@@ -140,7 +140,7 @@ def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Leave the figures, and the matching of pictures that are the same anyway, out of a simulation."""
+    """Leave the figures, and the matching of images that are the same anyway, out of a simulation."""
     monkeypatch.setattr(significance, "together", lambda runs, sets: [run.predictions(sets[0]) for run in runs])
     for name in ("ranking", "differences"):
         monkeypatch.setattr(figures, name, lambda *given: None)
@@ -148,14 +148,14 @@ def undrawn(monkeypatch):
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_lucky_seed_is_not_taken_for_a_better_recipe(compare, answers):
-    """Recipes of one kind whose seeds differ by more than pictures explain: the p-value knows pictures alone."""
+    """Recipes of one kind whose seeds differ by more than images explain: the p-value knows images alone."""
     rng = np.random.default_rng(0)
     told, small_p = [], []
     for _ in range(40):
         shares = np.clip(0.8 + 0.06 * rng.normal(size=(2, 5)), 0, 1)
         found = {(r, s): answers(rng.random(200) < shares[i, s]) for i, r in enumerate("ab") for s in range(5)}
         pair = compare(found, resamples=100).tables["pairs"].iloc[0]
-        told.append(pair["told_apart"])
+        told.append(pair["significant"])
         small_p.append(pair["p"] < 0.05)
     assert np.mean(told) < 0.1 < 0.2 < np.mean(small_p)
 
@@ -167,12 +167,12 @@ def test_equal_recipes_are_told_apart_at_most_as_often_as_alpha(compare, answers
     for _ in range(40):
         hard = rng.beta(3, 1, 90)
         result = compare({name: answers(rng.random(90) < hard) for name in "abc"}, resamples=100)
-        told += result.metrics["pairs_told_apart"].value > 0
+        told += result.metrics["significant_pairs"].value > 0
     assert told <= 4  # of 40: 2 are expected at most
 
 
 def judged(right):
-    """Give the Recipes that are right where {(recipe, seed): (N,)} says so, each picture a group of its own."""
+    """Give the Recipes that are right where {(recipe, seed): (N,)} says so, each image a group of its own."""
     members = {}
     for place, (name, _) in enumerate(right):
         members.setdefault(name, []).append(place)
@@ -193,12 +193,12 @@ def tries(gain, seeds, number, spread=0.0, block=None):
         }
         recipes = judged(right)
         drawn = recipes.draw(block) if block else np.zeros((2, 2))
-        found.append(recipe_pairs.compared(recipes, drawn, 0, 1, 0.95, 0.8, 0.05))
+        found.append(recipe_pairs.compare_pair(recipes, drawn, 0, 1, 0.95, 0.8, 0.05))
     return pd.DataFrame(found)
 
 
 def stated(pairs):
-    return np.mean([recipe_pairs.detectable(row, 0.8, 0.05) for _, row in pairs.iterrows()])
+    return np.mean([recipe_pairs.find_detectable_difference(row, 0.8, 0.05) for _, row in pairs.iterrows()])
 
 
 @pytest.mark.parametrize("seeds", [1, 5])
@@ -207,7 +207,7 @@ def test_the_test_finds_what_is_called_detectable_as_often_as_power_says(seeds):
     found = tries(1.1 * least, seeds, 300)  # what is capped at 1 gains less
     assert found["difference"].mean() == pytest.approx(least, rel=0.08)
     assert 0.7 < (found["p"] < 0.05).mean() < 0.9
-    assert 240 < found["needed"].median() < 380
+    assert 240 < found["n_required"].median() < 380
 
 
 def test_recipes_of_several_seeds_are_told_apart_about_as_often_as_power_says():
@@ -246,17 +246,17 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp
     assert metrics["accuracy/b"].value == pytest.approx(b.mean(), abs=1e-6)
     assert metrics["gain_over_second"].value == pytest.approx(a.mean() - b.mean(), abs=1e-6)
     pair = tables["pairs"].iloc[0]
-    assert pair["only_a_right"] == pytest.approx((a * (1 - b)).sum(), abs=1e-6)
+    assert pair["only_a_correct"] == pytest.approx((a * (1 - b)).sum(), abs=1e-6)
     gains = (a - b)[a != b]
     discordance, gain = len(gains) / 150, np.sqrt(np.mean(gains**2))
     assert (pair["discordance"], pair["gain"]) == (pytest.approx(discordance), pytest.approx(gain, abs=1e-6))
-    needed = stats.required_pictures(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
-    assert metrics["needed"].value == pair["needed"] == np.ceil(needed)
+    needed = stats.required_sample_size(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
+    assert metrics["n_required"].value == pair["n_required"] == np.ceil(needed)
     n = int(150 / pair["design_effect"])
     by_interval = (pair["high"] - pair["low"]) / 2 + norm.isf(0.2) * gain * np.sqrt(discordance / n)
     expected = max(gain * stats.detectable_difference(n, discordance), by_interval)
     assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
-    assert metrics["pairs_told_apart"].value == tables["pairs"]["told_apart"].sum()
+    assert metrics["significant_pairs"].value == tables["pairs"]["significant"].sum()
     assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()
 
 
@@ -281,7 +281,7 @@ def test_an_option_out_of_range_is_named(option, value):
 
 def test_the_yaml_states_the_defaults_of_the_block():
     assert YAML.read_text(encoding="utf-8").startswith("# @package block.significance\n")
-    assert registry.build("significance", OmegaConf.to_container(OmegaConf.load(YAML))) == Significance()
+    assert registry.build_block("significance", OmegaConf.to_container(OmegaConf.load(YAML))) == Significance()
 
 
 def test_nine_networks_that_guess_are_said_to_be_no_better_than_guessing(compare, oracle):

@@ -15,13 +15,13 @@ from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.evaluation.blocks.transformers import Transformers, figures
-from avatar_bench.evaluation.blocks.transformers.study_tables import history, study
-from avatar_bench.evaluation.blocks.transformers.study_warnings import about_families
-from avatar_bench.evaluation.model_traits import Pair, Start
-from avatar_bench.i18n import speak
+from avatar_bench.evaluation.blocks.transformers.study_tables import build_study_table, read_history
+from avatar_bench.evaluation.blocks.transformers.study_warnings import warn_about_families
+from avatar_bench.evaluation.model_traits import RecipePair, StartingWeights
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import calibration_errors
 from avatar_bench.models.inspection import FAMILIES
-from avatar_bench.models.profiling import macs
+from avatar_bench.models.profiling import count_macs
 from avatar_bench.results.result import Metric, Result
 
 SAM = {"name": "sam", "base": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
@@ -91,7 +91,7 @@ def compare(run, dataset_of):
 
 @pytest.fixture
 def answers(make_predictions):
-    """Give Predictions that are right of about this share of 240 pictures, in groups of two."""
+    """Give Predictions that are right of about this share of 240 images, in groups of two."""
 
     def build(share, seed=0):
         right = np.random.default_rng(seed).random(240) < share
@@ -218,9 +218,9 @@ def test_published_weights_of_two_networks_are_a_pair_where_the_same_data_and_la
     assert table["trained_with"].nunique() == 1 + (tags[0] != tags[1] and tags[1] != "augreg_in1k")
 
 
-def test_pretrainings_of_two_networks_are_alike_where_their_pictures_and_epochs_are(compare, answers):
+def test_pretrainings_of_two_networks_are_alike_where_their_images_and_epochs_are(compare, answers):
     def simclr(epochs):
-        return SIMCLR | {"epochs": epochs, "pictures_sha256": "cd" * 32}
+        return SIMCLR | {"epochs": epochs, "images_sha256": "cd" * 32}
 
     for epochs, expected in ((10, 1), (20, 0)):
         other = {"net": "vit", "init": simclr(epochs) | {"sha256": "ef" * 32}}
@@ -265,9 +265,19 @@ def test_differences_and_intervals_are_those_of_significance(compare, answers):
     result, other = compare(found), compare(found, Significance(resamples=200))
     pair, theirs = result.tables["pairs"].iloc[0], other.tables["pairs"].iloc[0]
     assert (pair["a"], theirs["a"]) == ("sam", "sam")
-    for column in ("n", "only_a_right", "only_b_right", "p", "p_holm", "difference", "low", "high", "design_effect"):
+    for column in (
+        "n",
+        "only_a_correct",
+        "only_b_correct",
+        "p",
+        "p_holm",
+        "difference",
+        "low",
+        "high",
+        "design_effect",
+    ):
         assert pair[column] == theirs[column], column
-    assert pair["told_apart"]
+    assert pair["significant"]
     right = {key: each.correct for key, (each, _) in found.items()}
     sam, plain = (np.mean([right[name, seed].mean() for seed in (1, 2)]) for name in ("sam", "plain"))
     assert pair["difference"] == pytest.approx(sam - plain)
@@ -290,15 +300,15 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
     }
     result = compare(found)
     pairs = result.tables["pairs"]
-    assert not pairs["told_apart"].any()
+    assert not pairs["significant"].any()
     for _, row in pairs.iterrows():
-        assert row["detectable"] == recipe_pairs.detectable(row, 0.8, 0.05 / 2)
+        assert row["detectable"] == recipe_pairs.find_detectable_difference(row, 0.8, 0.05 / 2)
         assert abs(row["difference"]) < row["detectable"]
-        assert (row["detectable_reason"], row["needed_reason"]) == ("", "")
+        assert (row["detectable_reason"], row["n_required_reason"]) == ("", "")
     said = " ".join(result.warnings)
     assert "2 of 2 pairs are not told apart, which does not make them equal" in said
     assert f"below {100 * pairs['detectable'].min():.1f}–{100 * pairs['detectable'].max():.1f} points" in said
-    assert "4 epochs, stage by stage, on 400 training pictures of 64 pixels" in said
+    assert "4 epochs, stage by stage, on 400 training images of 64 pixels" in said
 
 
 def test_a_budget_of_one_epoch_is_told_as_one(compare, answers):
@@ -313,12 +323,12 @@ def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much
     for side in "ab":
         net, size = nets[pair[side]], NETS[pair[side]][1]
         assert pair[f"params_m_{side}"] == sum(p.numel() for p in net.parameters()) / 1e6
-        assert pair[f"macs_g_{side}"] == macs(net, size) / 1e9
+        assert pair[f"macs_g_{side}"] == count_macs(net, size) / 1e9
     sizes = sorted(pair[["params_m_a", "params_m_b"]])
     assert any("more than twofold" in warning for warning in result.warnings) == (sizes[1] > 2 * sizes[0])
-    own = [SimpleNamespace(params=count, start=Start("scratch")) for count in (86e6, 6e6, 12e6)]
-    found = [Pair(0, 1, "family"), Pair(2, 1, "family"), Pair(0, 2, "start")]
-    (said,) = about_families(["large", "small", "twice"], own, found)
+    own = [SimpleNamespace(params=count, start=StartingWeights("scratch")) for count in (86e6, 6e6, 12e6)]
+    found = [RecipePair(0, 1, "family"), RecipePair(2, 1, "family"), RecipePair(0, 2, "start")]
+    (said,) = warn_about_families(["large", "small", "twice"], own, found)
     assert said.endswith("large (86.0 M) − small (6.0 M).")
 
 
@@ -378,10 +388,10 @@ def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answe
     pair = result.tables["pairs"].iloc[0]
     assert (pair["difference"], pair["p"]) == (0, 1)
     assert np.isnan(pair["detectable"])
-    assert pair["detectable_reason"] == "too few pictures on which the two differ"
-    assert np.isnan(pair["needed"])
-    assert pair["needed_reason"] == "the two are right equally often"
-    assert any("too few pictures part them" in warning for warning in result.warnings)
+    assert pair["detectable_reason"] == "too few images on which the two differ"
+    assert np.isnan(pair["n_required"])
+    assert pair["n_required_reason"] == "the two are right equally often"
+    assert any("too few images part them" in warning for warning in result.warnings)
     assert result.metrics["difference/sam minus plain"].reason
 
 
@@ -438,7 +448,7 @@ def test_figures_of_other_blocks_are_means_over_seeds_or_null_with_a_reason(comp
 
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_all_figures_are_drawn_and_saved(compare, answers, tmp_path, language):
-    with speak(language):
+    with use_language(language):
         result = compare({"plain": (answers(0.7), {}), "vit": (answers(0.6, 1), {"net": "vit", "optimizer": ADAMW})})
     folder = result.save(tmp_path / "transformers")
     assert {file.stem for file in folder.glob("*.png")} == {"accuracy", "cost", "differences", "history"}
@@ -457,7 +467,7 @@ def test_all_figures_are_drawn_whole(compare, answers, inside, language):
         "vit sam": (answers(0.6, 3), {"net": "vit", "optimizer": SAM}),
         "a name of a recipe that goes on and on": (answers(0.7, 4), tags | {"init": {"weights": "hub"}}),
     }
-    with speak(language):
+    with use_language(language):
         drawn = compare(found).figures
     assert set(drawn) == {"accuracy", "cost", "differences", "history", "study"}
     assert [name for name, figure in drawn.items() if not inside(figure)] == []
@@ -472,7 +482,7 @@ def test_recipes_of_one_network_and_start_are_told_apart_by_their_names(compare,
 
 def test_recipes_are_grouped_by_family_the_best_first():
     table = pd.DataFrame({"family": ["transformer", "convolutional", "convolutional"], "accuracy": [0.9, 0.5, 0.6]})
-    assert figures.grouped(table)["accuracy"].tolist() == [0.6, 0.5, 0.9]
+    assert figures.sort_by_family(table)["accuracy"].tolist() == [0.6, 0.5, 0.9]
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -484,8 +494,8 @@ def test_the_numbers_in_the_chart_of_cost_can_be_read_where_recipes_are_equal(eq
     rows = rows.assign(recipe=[f"r{place}" for place in range(20)], sam=rows.index % 2 == 0, family="transformer")
     rows = rows.assign(train_seconds=[*[100.0] * equal, *(100 + 50 * others)])
     rows.loc[1, "train_seconds"] = np.nan  # its number, that of the other chart, is left out
-    with speak(language):
-        figure = figures.cost(rows)
+    with use_language(language):
+        figure = figures.draw_cost(rows)
     figure.canvas.draw()
     axes = figure.axes[0]
     texts = [text for text in axes.texts if text.get_text()]
@@ -499,7 +509,7 @@ def test_the_numbers_in_the_chart_of_cost_can_be_read_where_recipes_are_equal(eq
 
 
 def test_every_published_figure_bears_its_source():
-    table = history()
+    table = read_history()
     assert len(table) > 15
     assert table.notna().all(axis=None)
     assert table["year"].is_monotonic_increasing
@@ -531,7 +541,7 @@ def test_what_the_study_typed_in_stands_beside_the_same_networks_of_ours():
     recipes = pd.DataFrame(
         [(name, *made) for name, made in RECIPES.items()], columns=["recipe", "architecture", "trained_with", "sam"]
     ).assign(accuracy=0.6, accuracy_low=0.5, accuracy_high=0.7, params_m=9.0, latency_ms=20.0, n=240)
-    table = study(recipes.assign(start=np.where(recipes["trained_with"] == "", "scratch", "published")))
+    table = build_study_table(recipes.assign(start=np.where(recipes["trained_with"] == "", "scratch", "published")))
     beside = table.groupby(["block", "network"], sort=False)["recipe"].agg(lambda own: sorted(own.dropna())).to_dict()
     assert beside == {
         (22, "ResNet-50"): [],
@@ -561,8 +571,8 @@ def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(com
     unnamed, avatars = drawn.figures["study"].axes
     table = drawn.tables["study"]
     (top1,), (typed, measured) = ([line.get_xdata() for line in axes.lines] for axes in (unnamed, avatars))
-    np.testing.assert_array_equal(top1, table["typed_accuracy"].where(table["block"] == 22))
-    np.testing.assert_array_equal(typed, table["typed_accuracy"].where(table["block"] == 23))
+    np.testing.assert_array_equal(top1, table["reported_accuracy"].where(table["block"] == 22))
+    np.testing.assert_array_equal(typed, table["reported_accuracy"].where(table["block"] == 23))
     labels = [tick.get_text() for tick in unnamed.get_yticklabels()]
     assert labels[:2] == ["ResNet-50, its block 22\nthree", "EfficientNet-B0, its block 22\nno recipe of this network"]
     row = table.set_index("recipe").loc["three"]

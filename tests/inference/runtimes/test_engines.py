@@ -21,7 +21,9 @@ SIZE = 32
 
 
 FAMILIES = ("convnext", "efficientnet", "mambaout", "vit3")
-needs_openvino = pytest.mark.skipif(bool(engines.missing("openvino")), reason="the extra openvino is not installed")
+needs_openvino = pytest.mark.skipif(
+    bool(engines.find_missing_package("openvino")), reason="the extra openvino is not installed"
+)
 
 
 def build(name: str, size: int = SIZE) -> Classifier:
@@ -37,17 +39,17 @@ def classifier() -> Classifier:
     return build("test_resnet.r160_in1k")
 
 
-def pictures(count: int, size: int = SIZE) -> torch.Tensor:
+def images(count: int, size: int = SIZE) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 def answers(runtime: str, classifier: Any, *counts: int) -> None:
     size = classifier.card.preprocessing["size"]
-    factory = engines.prepare(runtime, classifier, size)
+    factory = engines.prepare_engine(runtime, classifier, size)
     for count in counts:
         with torch.no_grad():
-            expected = classifier(pictures(count, size))[0].numpy()
-        np.testing.assert_allclose(factory(1)(pictures(count, size)), expected, atol=1e-5)
+            expected = classifier(images(count, size))[0].numpy()
+        np.testing.assert_allclose(factory(1)(images(count, size)), expected, atol=1e-5)
 
 
 def test_torch_answers_as_the_classifier(classifier: Classifier) -> None:
@@ -60,7 +62,7 @@ def test_contiguous_answers_as_the_classifier_and_leaves_it_alone(classifier: Cl
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(bool(engines.missing("onnx")), reason="the extra export is not installed")
+@pytest.mark.skipif(bool(engines.find_missing_package("onnx")), reason="the extra export is not installed")
 def test_onnx_answers_as_the_classifier_for_any_batch(classifier: Classifier) -> None:
     answers("onnx", classifier, 1, 2, 7)
 
@@ -80,7 +82,7 @@ def test_openvino_answers_as_each_family_of_networks(family: str) -> None:
 @needs_openvino
 def test_a_network_that_openvino_cannot_hold_is_refused(classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match="upsample_bicubic2d_aa") as caught:
-        engines.export("openvino", build("test_vit", 160), 160)
+        engines.export_network("openvino", build("test_vit", 160), 160)
     assert len(caught.value.lines) <= 2
 
 
@@ -93,9 +95,9 @@ def test_a_missing_package_is_named_with_its_extra(classifier: Classifier, monke
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else real(name))
     with pytest.raises(ConfigError, match="onnxruntime") as caught:
-        engines.prepare("onnx", classifier, SIZE)
+        engines.prepare_engine("onnx", classifier, SIZE)
     assert "avatar-bench[export]" in str(caught.value)
-    assert engines.missing("torch") == ""
+    assert engines.find_missing_package("torch") == ""
 
 
 @needs_openvino

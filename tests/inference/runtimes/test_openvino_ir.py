@@ -10,11 +10,11 @@ import timm
 import torch
 
 from avatar_bench.inference.runtimes import engines
-from avatar_bench.inference.runtimes.engines import Exported
+from avatar_bench.inference.runtimes.engines import ExportedNetwork
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 
-if engines.missing("openvino"):
+if engines.find_missing_package("openvino"):
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
 
 from avatar_bench.inference.runtimes import openvino_ir
@@ -31,8 +31,8 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def network(classifier: Classifier) -> Exported:
-    return engines.export("openvino", classifier, SIZE)
+def network(classifier: Classifier) -> ExportedNetwork:
+    return engines.export_network("openvino", classifier, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -47,23 +47,23 @@ def expected(classifier: Classifier, images: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize(("precision", "apart"), [("32", 1e-5), ("bf16", 0.02)])
 def test_it_answers_as_torch_whatever_the_layout_and_each_time_the_same(
-    precision: str, apart: float, classifier: Classifier, network: Exported, images: torch.Tensor
+    precision: str, apart: float, classifier: Classifier, network: ExportedNetwork, images: torch.Tensor
 ) -> None:
-    engine = engines.engine_of("openvino", network, 2, precision)
+    engine = engines.load_engine("openvino", network, 2, precision)
     found = engine(images)
     np.testing.assert_allclose(found, expected(classifier, images), atol=apart)
     np.testing.assert_array_equal(engine(images.contiguous(memory_format=torch.channels_last)), found)
 
 
 def test_a_quantised_network_is_near_and_says_how_often_it_agrees(
-    classifier: Classifier, network: Exported, images: torch.Tensor, capfd: pytest.CaptureFixture[str]
+    classifier: Classifier, network: ExportedNetwork, images: torch.Tensor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = expected(classifier, images)
     targets = whole.argmax(axis=1)
     targets[0] = (targets[0] + 1) % 3
-    made = openvino_ir.quantised(network, images, targets)
+    made = openvino_ir.quantise_network(network, images, targets)
     assert capfd.readouterr() == ("", "")
-    found = engines.engine_of("openvino", made, 1, "int8")(images)
+    found = engines.load_engine("openvino", made, 1, "int8")(images)
     assert 0 < np.abs(found - whole).max() < 0.1 * np.abs(whole).max()
     agreed = int((found.argmax(axis=1) == whole.argmax(axis=1)).sum())
     right = (found.argmax(axis=1) == targets).mean()
@@ -72,7 +72,7 @@ def test_a_quantised_network_is_near_and_says_how_often_it_agrees(
     assert len(made.weights) < len(network.weights) / 2
 
 
-def test_texts_are_kept_as_they_are(network: Exported) -> None:
+def test_texts_are_kept_as_they_are(network: ExportedNetwork) -> None:
     text = json.dumps({"классы": ["a<b>", "'\"&é"]}, ensure_ascii=False)
-    made = openvino_ir.written(openvino_ir.read(network), {"avatar_bench": text})
-    assert openvino_ir.read(made).get_rt_info(["avatar_bench"]).value == text
+    made = openvino_ir.serialise_network(openvino_ir.read_network(network), {"avatar_bench": text})
+    assert openvino_ir.read_network(made).get_rt_info(["avatar_bench"]).value == text

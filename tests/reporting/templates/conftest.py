@@ -12,7 +12,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from avatar_bench.files import html as pages
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 ODD = "<script>alert(1)</script>"
@@ -23,7 +23,7 @@ DEMO = """{% import "report/macros.html.jinja" as ui %}
 {% call ui.page(title, contents, models) %}
 <h1>Which network is best?</h1>
 {{ ui.note("answer", "Answer", body="None of them: " ~ odd) }}
-{{ ui.facts([("Pictures", 300), ("Accuracy", {"value": 0.9, "low": 0.85, "high": 0.93, "floor": 0.33})]) }}
+{{ ui.facts([("Images", 300), ("Accuracy", {"value": 0.9, "low": 0.85, "high": 0.93, "floor": 0.33})]) }}
 {% call ui.section("leaders", "Leader board") %}
 {{ ui.table(columns, rows, "Models, best first", csv="files/leaders.csv", id="board", notes="How to read it.") }}
 {% endcall %}
@@ -39,7 +39,7 @@ DEMO = """{% import "report/macros.html.jinja" as ui %}
 {% endfor %}
 {% endcall %}
 {% call ui.section("provenance", "Provenance") %}
-{{ ui.note("care", "Read with care", items=[odd, "few pictures"]) }}
+{{ ui.note("care", "Read with care", items=[odd, "few images"]) }}
 {{ ui.table(["file", "checkpoint", {"text": "n", "number": true}], files, "Where every number is from", id="files") }}
 {% endcall %}
 {% endcall %}
@@ -49,8 +49,8 @@ DEMO = """{% import "report/macros.html.jinja" as ui %}
 @pytest.fixture(scope="session")
 def templates() -> Environment:
     """The environment that the macros ask for."""
-    web = pages.web()
-    web.globals["say"] = say
+    web = pages.build_html_environment()
+    web.globals["_"] = _
     return web
 
 
@@ -62,7 +62,7 @@ def demo(templates: Environment, tmp_path_factory: pytest.TempPathFactory) -> Pa
         title=f"Study {ODD}",
         odd=ODD,
         contents=[("leaders", "Leader board"), ("models", "Models", parts), ("provenance", "Provenance")],
-        models=[(name, plots.color(i), plots.marker(i)) for i, name in enumerate(MODELS)],
+        models=[(name, plots.get_colour(i), plots.get_marker(i)) for i, name in enumerate(MODELS)],
         columns=_columns(),
         rows=[_row(i, name) for i, name in enumerate(MODELS)],
         image=_image(0, 1000, 700) | {"png": "files/a.png", "svg": "files/a.svg"},
@@ -90,13 +90,13 @@ def _row(i: int, name: str) -> dict[str, Any]:
     accuracy = {"value": value, "reason": "not judged"} if value is None else {"value": value, "low": 0.0, "high": 1.0}
     rank = {"first": i + 1, "last": i + 2, "letters": "ab"}
     latency = (9.0, 10.0, 100.0, None, 2.0, 30.0, 4.0, None, 5.0)[i]
-    name_cell = {"text": name, "color": plots.color(i), "marker": plots.marker(i)}
+    name_cell = {"text": name, "color": plots.get_colour(i), "marker": plots.get_marker(i)}
     score = {"text": "complete", "tone": "good"}
     return {"cells": [name_cell, rank, accuracy | {"floor": 1 / 3}, latency, score], "model": name, "best": i == 0}
 
 
 def _image(i: int, width: int, height: int) -> dict[str, Any]:
     stream = io.BytesIO()
-    Image.new("RGB", (width, height), plots.color(i)).save(stream, "WEBP")
+    Image.new("RGB", (width, height), plots.get_colour(i)).save(stream, "WEBP")
     src = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
-    return {"src": src, "alt": f"picture {i}", "caption": f"Caption {i} {ODD}", "width": width, "height": height}
+    return {"src": src, "alt": f"image {i}", "caption": f"Caption {i} {ODD}", "width": width, "height": height}

@@ -194,7 +194,7 @@ def test_arrows_go_through_the_images_of_a_wall(visit: Any, demo: Path) -> None:
     shown = page.locator("dialog.viewer img")
     for press, alt in (("ArrowRight", 2), ("ArrowLeft", 1), ("ArrowLeft", 0), ("ArrowLeft", 8), ("ArrowRight", 0)):
         page.keyboard.press(press)
-        assert shown.get_attribute("alt") == f"picture {alt}"
+        assert shown.get_attribute("alt") == f"image {alt}"
     assert page.locator("#viewer-caption").inner_text() == f"Caption 0 {ODD}"
     page.get_by_role("button", name="Full size").click()
     page.get_by_role("button", name="Close").click()

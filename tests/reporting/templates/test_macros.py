@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from avatar_bench.i18n import say, speak
+from avatar_bench.i18n import _, use_language
 
 VOID = {"meta", "link", "img", "input", "line", "circle", "path", "wbr", "br"}
 
@@ -79,7 +79,7 @@ def test_what_the_parts_are_labelled_by_is_there(parsed: Nesting) -> None:
 def test_nothing_is_read_from_elsewhere(demo: Path, parsed: Nesting) -> None:
     assert all(value.startswith("data:") for name, value in parsed.attributes if name == "src" and value)
     assert not re.search(r"url\(|@import|https?:", demo.read_text(encoding="utf-8"))
-    assert not [name for name, _ in parsed.attributes if name.startswith("on") or name == "style"]
+    assert not [name for name, __ in parsed.attributes if name.startswith("on") or name == "style"]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,6 @@ def test_a_row_of_two_models_names_both(templates: Environment) -> None:
 
 def test_the_words_are_russian_where_russian_is_spoken(templates: Environment) -> None:
     source = '{% import "report/macros.html.jinja" as ui %}{% call ui.page("x", []) %}{% endcall %}'
-    with speak("ru"):
+    with use_language("ru"):
         html = templates.from_string(source).render()
-        assert all(say(words) in html for words in ("Contents", "Dark theme", "Skip to the content", "Full size"))
+        assert all(_(words) in html for words in ("Contents", "Dark theme", "Skip to the content", "Full size"))

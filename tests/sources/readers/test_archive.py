@@ -1,4 +1,4 @@
-"""Tests of pictures in archives: unpacked safely or refused whole."""
+"""Tests of images in archives: unpacked safely or refused whole."""
 
 import hashlib
 import io
@@ -9,8 +9,8 @@ import pytest
 
 from avatar_bench.errors import DataError
 from avatar_bench.sources.readers import archive
-from avatar_bench.sources.readers.archive import KIND
-from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.archive import ARCHIVE_READER
+from avatar_bench.sources.readers.reader import SourceJob
 
 FILES = {"set/real/a.jpg": b"a", "set/drawing/b.svg": b"b", "README": b"hello"}
 
@@ -41,8 +41,8 @@ def special(path, **fields):
 
 
 def read(tmp_path, file, done=(), **options):
-    job = Job("packed", {"kind": "archive", "label": "", "file": str(file), **options}, tmp_path / "place", done)
-    return list(KIND.read(job)), job.quarantine
+    job = SourceJob("packed", {"kind": "archive", "label": "", "file": str(file), **options}, tmp_path / "place", done)
+    return list(ARCHIVE_READER.read(job)), job.quarantine
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def read(tmp_path, file, done=(), **options):
     ],
 )
 def test_every_kind_of_archive_is_read_like_a_folder(tmp_path, make):
-    pictures, quarantine = read(tmp_path, make(tmp_path / "packed.bin"), root="set")
-    assert [(one.name, one.label, one.read()) for one in pictures] == [
+    images, quarantine = read(tmp_path, make(tmp_path / "packed.bin"), root="set")
+    assert [(one.name, one.label, one.read()) for one in images] == [
         ("drawing/b.svg", "drawing", b"b"),
         ("real/a.jpg", "real", b"a"),
     ]
@@ -66,8 +66,8 @@ def test_every_kind_of_archive_is_read_like_a_folder(tmp_path, make):
 
 def test_a_manifest_within_says_more(tmp_path):
     files = {**FILES, "set/m.csv": b"path,label,group\nreal/a.jpg,real,anna\n../README,real,x\n"}
-    pictures, quarantine = read(tmp_path, zipped(tmp_path / "packed.zip", files), root="set", manifest="m.csv")
-    assert [(one.name, one.shared_group) for one in pictures] == [("drawing/b.svg", ""), ("real/a.jpg", "anna")]
+    images, quarantine = read(tmp_path, zipped(tmp_path / "packed.zip", files), root="set", manifest="m.csv")
+    assert [(one.name, one.shared_group) for one in images] == [("drawing/b.svg", ""), ("real/a.jpg", "anna")]
     assert quarantine == []
 
 
@@ -75,8 +75,8 @@ def test_it_is_unpacked_once(tmp_path, monkeypatch):
     file = zipped(tmp_path / "packed.zip")
     read(tmp_path, file, root="set")
     monkeypatch.setattr(archive, "_write", None)
-    pictures, _ = read(tmp_path, file, root="set", done={"real/a.jpg"})
-    assert [one.name for one in pictures] == ["drawing/b.svg"]
+    images, _ = read(tmp_path, file, root="set", done={"real/a.jpg"})
+    assert [one.name for one in images] == ["drawing/b.svg"]
 
 
 def test_an_archive_that_changed_is_unpacked_anew(tmp_path):
@@ -87,8 +87,8 @@ def test_an_archive_that_changed_is_unpacked_anew(tmp_path):
 
 def test_a_tar_that_holds_a_zip_is_a_tar(tmp_path):
     inner = zipped(tmp_path / "inner.zip", {"real/evil.jpg": b""}).read_bytes()
-    pictures, _ = read(tmp_path, tarred(tmp_path / "outer.tar", {"real/inner.zip": inner}, "w"))
-    assert [one.name for one in pictures] == ["real/inner.zip"]
+    images, _ = read(tmp_path, tarred(tmp_path / "outer.tar", {"real/inner.zip": inner}, "w"))
+    assert [one.name for one in images] == ["real/inner.zip"]
 
 
 def encrypted(path):
@@ -143,9 +143,9 @@ def test_two_members_of_one_name_are_refused(tmp_path):
 
 
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "SMALL", 2**20)
+    monkeypatch.setattr(archive, "ALWAYS_ALLOWED_BYTES", 2**20)
     bomb = zipped(tmp_path / "bomb.zip", {"real/a.jpg": bytes(2**22)}, compression=zipfile.ZIP_DEFLATED)
-    assert bomb.stat().st_size * archive.RATIO < 2**22
+    assert bomb.stat().st_size * archive.MAX_RATIO < 2**22
     with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
         read(tmp_path, bomb)
     assert list((tmp_path / "place").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Tests of pictures in folders of one's own."""
+"""Tests of images in folders of one's own."""
 
 import os
 from collections import Counter
@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.folder import KIND, _unusable
-from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.folder import FOLDER_READER, _explain_unusable
+from avatar_bench.sources.readers.reader import SourceJob
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
@@ -22,34 +22,34 @@ def plant(root, *names):
 
 
 def read(tmp_path, done=(), **options):
-    job = Job("own", {"kind": "folder", "label": "", **options}, tmp_path / "place", done)
-    return list(KIND.read(job)), job.quarantine
+    job = SourceJob("own", {"kind": "folder", "label": "", **options}, tmp_path / "place", done)
+    return list(FOLDER_READER.read(job)), job.quarantine
 
 
 def test_class_folders_give_class_and_source_in_the_order_of_paths(tmp_path):
     root = tmp_path / "set"
     plant(root, "real/b.jpg", "real/phone/deep/a.jpg", "drawing/c.svg")
-    pictures, quarantine = read(tmp_path, root=str(root))
-    assert [(one.name, one.label, one.source) for one in pictures] == [
+    images, quarantine = read(tmp_path, root=str(root))
+    assert [(one.name, one.label, one.source) for one in images] == [
         ("drawing/c.svg", "drawing", ""),
         ("real/b.jpg", "real", ""),
         ("real/phone/deep/a.jpg", "real", "phone"),
     ]
-    assert pictures[0].read() == b"drawing/c.svg"
+    assert images[0].read() == b"drawing/c.svg"
     assert quarantine == []
 
 
 def test_nothing_is_guessed_of_a_file_outside_class_folders(tmp_path):
     plant(tmp_path / "set", "real/a.jpg", "ai_portrait.jpg")
-    pictures, quarantine = read(tmp_path, root=str(tmp_path / "set"))
-    assert [one.name for one in pictures] == ["real/a.jpg"]
+    images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
+    assert [one.name for one in images] == ["real/a.jpg"]
     assert quarantine == [("ai_portrait.jpg", "lies in no class folder")]
 
 
 def test_split_folders_are_splits_and_not_classes(tmp_path):
     plant(tmp_path / "set", "train/real/a.jpg", "test/real/phone/b.jpg", "extra/real/c.jpg")
-    pictures, quarantine = read(tmp_path, root=str(tmp_path / "set"))
-    assert [(one.split, one.label, one.source) for one in pictures] == [
+    images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
+    assert [(one.split, one.label, one.source) for one in images] == [
         ("test", "real", "phone"),
         ("train", "real", ""),
     ]
@@ -58,17 +58,17 @@ def test_split_folders_are_splits_and_not_classes(tmp_path):
 
 def test_one_label_holds_for_all_files_of_several_roots(tmp_path):
     plant(tmp_path, "one/x/a.jpg", "two/a.jpg")
-    pictures, _ = read(tmp_path, roots={"two": str(tmp_path / "two"), "one": str(tmp_path / "one")}, label="real")
-    assert [(one.name, one.source, one.label) for one in pictures] == [
+    images, _ = read(tmp_path, roots={"two": str(tmp_path / "two"), "one": str(tmp_path / "one")}, label="real")
+    assert [(one.name, one.source, one.label) for one in images] == [
         ("one/x/a.jpg", "one", ""),
         ("two/a.jpg", "two", ""),
     ]
 
 
-def test_stored_pictures_are_left_out(tmp_path):
+def test_stored_images_are_left_out(tmp_path):
     plant(tmp_path / "set", "real/a.jpg", "real/b.jpg")
-    pictures, _ = read(tmp_path, done={"real/a.jpg"}, root=str(tmp_path / "set"))
-    assert [one.name for one in pictures] == ["real/b.jpg"]
+    images, _ = read(tmp_path, done={"real/a.jpg"}, root=str(tmp_path / "set"))
+    assert [one.name for one in images] == ["real/b.jpg"]
 
 
 def test_clutter_is_skipped_and_what_is_no_file_is_named(tmp_path):
@@ -80,8 +80,8 @@ def test_clutter_is_skipped_and_what_is_no_file_is_named(tmp_path):
     (root / "real" / "nothing.jpg").symlink_to(root / "gone.jpg")
     (root / "real" / "loop").symlink_to(root)
     os.mkfifo(root / "real" / "pipe")
-    pictures, quarantine = read(tmp_path, root=str(root))
-    assert [one.name for one in pictures] == ["real/a.jpg", "real/inside.jpg"]
+    images, quarantine = read(tmp_path, root=str(root))
+    assert [one.name for one in images] == ["real/a.jpg", "real/inside.jpg"]
     assert dict(quarantine) == {
         "real/out.jpg": "a link that leads out of the folder",
         "real/nothing.jpg": "a link to nothing",
@@ -96,8 +96,8 @@ def test_a_name_that_is_no_text_is_quarantined(tmp_path):
         (tmp_path / "set" / "real" / os.fsdecode(b"\xff.jpg")).write_text("")
     except OSError:
         pytest.skip("this file system takes UTF-8 alone")
-    pictures, quarantine = read(tmp_path, root=str(tmp_path / "set"))
-    assert [one.name for one in pictures] == ["real/a.jpg"]
+    images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
+    assert [one.name for one in images] == ["real/a.jpg"]
     assert quarantine == [("real/\\udcff.jpg", "its name is not UTF-8")]
 
 
@@ -109,8 +109,8 @@ def test_rules_read_the_class_or_name_what_they_cannot_decide(tmp_path):
         {"regex": r"gen/(?P<generator>\w+)-\d+\.png", "label": "generated"},
         {"glob": "**/*.jpg", "label": "generated"},
     ]
-    pictures, quarantine = read(tmp_path, root=str(root), rules=[*rules[:2], {"glob": "gen/*", "label": "generated"}])
-    assert [(one.name, one.label, one.group) for one in pictures] == [
+    images, quarantine = read(tmp_path, root=str(root), rules=[*rules[:2], {"glob": "gen/*", "label": "generated"}])
+    assert [(one.name, one.label, one.group) for one in images] == [
         ("faces/x/anna_1.jpg", "real", "anna"),
         ("faces/x/anna_2.jpg", "real", "anna"),
         ("gen/anna_9.jpg", "generated", ""),
@@ -131,7 +131,7 @@ def test_rules_read_the_class_or_name_what_they_cannot_decide(tmp_path):
 )
 def test_a_rule_that_makes_no_sense_is_refused_before_anything_is_read(rule, told):
     with pytest.raises(ConfigError, match=told):
-        KIND.check("own", {"root": "x", "label": "", "rules": [rule]})
+        FOLDER_READER.check("own", {"root": "x", "label": "", "rules": [rule]})
 
 
 def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
@@ -141,8 +141,8 @@ def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
         f"path,label,source,group,split\nset/real/a.jpg,real,phone,anna,test\n{root}/real/b.jpg,drawing,,,\n"
         "set/real/gone.jpg,real,,,\nelsewhere/d.jpg,real,,,\n"
     )
-    pictures, quarantine = read(tmp_path, root=str(root), manifest=str(tmp_path / "m.csv"))
-    assert [(one.name, one.source, one.shared_group, one.split) for one in pictures] == [
+    images, quarantine = read(tmp_path, root=str(root), manifest=str(tmp_path / "m.csv"))
+    assert [(one.name, one.source, one.shared_group, one.split) for one in images] == [
         ("real/a.jpg", "phone", "anna", "test"),
         ("real/c.jpg", "", "", ""),
     ]
@@ -156,8 +156,8 @@ def test_a_manifest_is_understood_however_the_folder_is_written(tmp_path, monkey
     plant(tmp_path, "set/real/a.jpg", "other/x")
     (tmp_path / "set" / "m.csv").write_text("path,group\nreal/a.jpg,anna\n")
     monkeypatch.chdir(tmp_path / "other")
-    pictures, quarantine = read(tmp_path, root="../set", manifest="../other/../set/m.csv")
-    assert [(one.name, one.shared_group) for one in pictures] == [("real/a.jpg", "anna")]
+    images, quarantine = read(tmp_path, root="../set", manifest="../other/../set/m.csv")
+    assert [(one.name, one.shared_group) for one in images] == [("real/a.jpg", "anna")]
     assert quarantine == []
 
 
@@ -185,27 +185,27 @@ def test_a_missing_folder_is_an_error(tmp_path):
 def test_the_state_changes_with_any_file_and_with_the_manifest(tmp_path):
     plant(tmp_path, "set/real/a.jpg", "m.csv")
     source = {"root": str(tmp_path / "set"), "manifest": str(tmp_path / "m.csv"), "label": ""}
-    states = [KIND.state(source), KIND.state(source)]
+    states = [FOLDER_READER.state(source), FOLDER_READER.state(source)]
     plant(tmp_path, "set/real/b.jpg")
-    states.append(KIND.state(source))
+    states.append(FOLDER_READER.state(source))
     os.utime(tmp_path / "set" / "real" / "a.jpg", ns=(1, 1))
-    states.append(KIND.state(source))
+    states.append(FOLDER_READER.state(source))
     (tmp_path / "m.csv").write_text("longer than before")
-    states.append(KIND.state(source))
+    states.append(FOLDER_READER.state(source))
     assert states[0] == states[1]
     assert len(set(states)) == 4
 
 
 @pytest.mark.shared
-def test_the_shared_pictures_come_with_the_counts_sources_and_groups_of_their_manifest(tmp_path):
+def test_the_shared_images_come_with_the_counts_sources_and_groups_of_their_manifest(tmp_path):
     if not (SHARED / "manifest.csv").is_file():
         pytest.skip("../shared/data is missing")
-    pictures, quarantine = read(tmp_path, root=str(SHARED / "avatars"), manifest=str(SHARED / "manifest.csv"))
+    images, quarantine = read(tmp_path, root=str(SHARED / "avatars"), manifest=str(SHARED / "manifest.csv"))
     table = pd.read_csv(SHARED / "manifest.csv", dtype=str)
     table = table[table["set"] == "avatars"]
     assert quarantine == []
-    assert Counter(one.label for one in pictures) == Counter(table["label"])
-    assert Counter((one.source, one.shared_group) for one in pictures) == Counter(
+    assert Counter(one.label for one in images) == Counter(table["label"])
+    assert Counter((one.source, one.shared_group) for one in images) == Counter(
         zip(table["source"], table["group"], strict=True)
     )
 
@@ -214,4 +214,4 @@ def test_links_that_lead_in_a_circle_are_put_aside(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.png").symlink_to("b.png")
     (tmp_path / "real" / "b.png").symlink_to("a.png")
-    assert _unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a link to nothing"
+    assert _explain_unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a link to nothing"

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.readers.huggingface import KIND
-from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.huggingface import HUGGINGFACE_READER
+from avatar_bench.sources.readers.reader import SourceJob
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,8 +25,10 @@ def shard(path, images, labels=None, names=None, **columns):
 
 
 def read(tmp_path, done=(), **options):
-    job = Job("hub", {"kind": "huggingface", "label": "", "label_column": "label", **options}, tmp_path / "place", done)
-    return list(KIND.read(job)), job.quarantine
+    job = SourceJob(
+        "hub", {"kind": "huggingface", "label": "", "label_column": "label", **options}, tmp_path / "place", done
+    )
+    return list(HUGGINGFACE_READER.read(job)), job.quarantine
 
 
 def test_shards_are_read_by_name_with_the_classes_of_their_metadata(tmp_path):
@@ -34,8 +36,8 @@ def test_shards_are_read_by_name_with_the_classes_of_their_metadata(tmp_path):
     images = [{"bytes": b"a", "path": "x/a.JPG"}, {"bytes": PNG + b"b", "path": None}]
     shard(tmp_path / "data/train-0.parquet", images, [0, 1], ["real", "fake"], person=["anna", None])
     shard(tmp_path / "data/test-0.parquet", images, [0, 1], ["real", "fake"])
-    pictures, quarantine = read(tmp_path, root=str(tmp_path), pattern="data/train-*.parquet")
-    assert [(one.name, one.label, one.read()) for one in pictures] == [
+    samples, quarantine = read(tmp_path, root=str(tmp_path), pattern="data/train-*.parquet")
+    assert [(one.name, one.label, one.read()) for one in samples] == [
         ("data/train-0/000000.jpg", "real", b"a"),
         ("data/train-0/000001.png", "fake", PNG + b"b"),
         ("data/train-1/000000.png", "fake", PNG),
@@ -47,37 +49,37 @@ def test_images_may_be_bytes_or_paths_beside_the_shard_and_no_others(tmp_path):
     (tmp_path / "a.png").write_bytes(PNG)
     shard(tmp_path / "bytes.parquet", [PNG], ["real"])
     shard(tmp_path / "paths.parquet", ["a.png", "../a.png", None], ["real"] * 3)
-    pictures, quarantine = read(tmp_path, files=[str(tmp_path / "bytes.parquet"), str(tmp_path / "paths.parquet")])
-    assert [(one.name, one.read()) for one in pictures] == [("bytes/000000.png", PNG), ("paths/000000.png", PNG)]
+    samples, quarantine = read(tmp_path, files=[str(tmp_path / "bytes.parquet"), str(tmp_path / "paths.parquet")])
+    assert [(one.name, one.read()) for one in samples] == [("bytes/000000.png", PNG), ("paths/000000.png", PNG)]
     assert quarantine == [("paths/000001", "../a.png does not lie beside the shard"), ("paths/000002", "has no image")]
 
 
 def test_shards_of_one_name_in_several_folders_keep_apart(tmp_path):
     for folder in ("a", "b"):
         shard(tmp_path / folder / "0.parquet", [PNG], ["real"])
-    pictures, _ = read(tmp_path, files=[str(tmp_path / folder / "0.parquet") for folder in ("a", "b")])
-    assert [one.name.split("/")[-3:] for one in pictures] == [["a", "0", "000000.png"], ["b", "0", "000000.png"]]
+    samples, _ = read(tmp_path, files=[str(tmp_path / folder / "0.parquet") for folder in ("a", "b")])
+    assert [one.name.split("/")[-3:] for one in samples] == [["a", "0", "000000.png"], ["b", "0", "000000.png"]]
 
 
 @pytest.mark.parametrize("labels", [{0: "real", 1: "generated"}, {"photo": "real", "ai": "generated"}])
 def test_labels_map_numbers_or_names_and_name_what_they_lack(tmp_path, labels):
     shard(tmp_path / "a.parquet", [PNG] * 3, [0, 1, 2], ["photo", "ai", "sketch"])
-    pictures, quarantine = read(tmp_path, root=str(tmp_path), labels=labels)
-    assert [one.label for one in pictures] == ["real", "generated"]
+    samples, quarantine = read(tmp_path, root=str(tmp_path), labels=labels)
+    assert [one.label for one in samples] == ["real", "generated"]
     assert quarantine == [("a/000002", "label sketch is not among labels")]
 
 
 def test_the_count_holds_for_each_class_and_over_an_interruption(tmp_path):
     shard(tmp_path / "a.parquet", [PNG] * 200, ["real"] * 150 + ["drawing"] * 50)
-    pictures, _ = read(tmp_path, root=str(tmp_path), count=2)
-    assert [one.name[2:8] for one in pictures] == ["000000", "000001", "000150", "000151"]
-    again, _ = read(tmp_path, {pictures[0].name}, root=str(tmp_path), count=2)
-    assert [one.name for one in again] == [one.name for one in pictures[1:]]
+    samples, _ = read(tmp_path, root=str(tmp_path), count=2)
+    assert [one.name[2:8] for one in samples] == ["000000", "000001", "000150", "000151"]
+    again, _ = read(tmp_path, {samples[0].name}, root=str(tmp_path), count=2)
+    assert [one.name for one in again] == [one.name for one in samples[1:]]
 
 
 def test_columns_give_group_and_generator(tmp_path):
     shard(tmp_path / "a.parquet", [PNG] * 2, person=["anna", None], model=["SDXL", "FLUX"])
-    pictures, _ = read(
+    samples, _ = read(
         tmp_path,
         root=str(tmp_path),
         label="generated",
@@ -85,7 +87,7 @@ def test_columns_give_group_and_generator(tmp_path):
         group_column="person",
         generator_column="model",
     )
-    assert [(one.label, one.group, one.generator) for one in pictures] == [
+    assert [(one.label, one.group, one.generator) for one in samples] == [
         ("generated", "anna", "SDXL"),
         ("generated", "", "FLUX"),
     ]
@@ -93,8 +95,8 @@ def test_columns_give_group_and_generator(tmp_path):
 
 def test_a_missing_column_and_a_broken_shard_are_errors(tmp_path):
     shard(tmp_path / "a.parquet", [PNG], [0])
-    with pytest.raises(DataError, match=r"no column picture.*\n.*It has: image, label"):
-        read(tmp_path, root=str(tmp_path), image_column="picture")
+    with pytest.raises(DataError, match=r"no column image.*\n.*It has: image, label"):
+        read(tmp_path, root=str(tmp_path), image_column="image")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(DataError, match="cannot be read"):
         read(tmp_path, root=str(tmp_path))
@@ -111,8 +113,8 @@ def test_a_repository_is_downloaded_at_its_revision(tmp_path, monkeypatch):
 
     hub = SimpleNamespace(snapshot_download=snapshot)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    pictures, _ = read(tmp_path, repo="ann/faces", revision="abc")
-    assert [one.name for one in pictures] == ["data/a/000000.png"]
+    samples, _ = read(tmp_path, repo="ann/faces", revision="abc")
+    assert [one.name for one in samples] == ["data/a/000000.png"]
     assert (asked["repo"], asked["revision"], asked["repo_type"]) == ("ann/faces", "abc", "dataset")
 
 
@@ -138,12 +140,12 @@ def test_offline_it_says_in_three_lines_what_else_can_be_done(tmp_path, monkeypa
 )
 def test_what_would_not_be_reproducible_or_has_no_class_is_refused(options, told):
     with pytest.raises(ConfigError, match=told):
-        KIND.check("hub", options)
+        HUGGINGFACE_READER.check("hub", options)
 
 
 def test_the_state_changes_with_the_shards(tmp_path):
     shard(tmp_path / "a.parquet", [PNG], ["real"])
-    before = KIND.state({"root": str(tmp_path)})
+    before = HUGGINGFACE_READER.state({"root": str(tmp_path)})
     shard(tmp_path / "b.parquet", [PNG], ["real"])
-    assert KIND.state({"root": str(tmp_path)}) != before
-    assert KIND.state({"repo": "a/b", "revision": "c"}) == ""
+    assert HUGGINGFACE_READER.state({"root": str(tmp_path)}) != before
+    assert HUGGINGFACE_READER.state({"repo": "a/b", "revision": "c"}) == ""

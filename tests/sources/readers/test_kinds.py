@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.sources.readers import KINDS, check_source
+from avatar_bench.sources.readers import SOURCE_READERS, check_source
 
 FOLDER = Path(__file__).parents[3] / "conf" / "source"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -34,7 +34,7 @@ def test_every_source_is_complete_and_goes_under_its_own_name(file):
 
 @pytest.mark.parametrize("name", YOURS)
 def test_a_source_of_yours_names_every_option_of_its_kind(name):
-    kind = KINDS[name]
+    kind = SOURCE_READERS[name]
     options = {key for choice in kind.required for key in choice.split("|")} | set(kind.optional)
     assert options - set(load(FOLDER / f"{name}.yaml")) == set()
 
@@ -42,7 +42,7 @@ def test_a_source_of_yours_names_every_option_of_its_kind(name):
 @pytest.mark.parametrize("name", YOURS)
 def test_a_source_of_yours_has_the_defaults_of_its_kind(name):
     told = load(FOLDER / f"{name}.yaml")
-    assert {key: told[key] for key in KINDS[name].optional} == dict(KINDS[name].optional)
+    assert {key: told[key] for key in SOURCE_READERS[name].optional} == dict(SOURCE_READERS[name].optional)
 
 
 def test_drawings_are_rasterised():
@@ -53,9 +53,9 @@ def test_drawings_are_rasterised():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_no_two_names_of_a_source_are_one(file):
-    from avatar_bench.sources.readers.urls import expand
+    from avatar_bench.sources.readers.urls import expand_pattern
 
-    names = [name for pattern in load(file).get("names") or [] for name in expand(pattern)]
+    names = [name for pattern in load(file).get("names") or [] for name in expand_pattern(pattern)]
     assert len(names) == len(set(names))
 
 

@@ -1,33 +1,33 @@
-"""Tests of pictures that a CSV names."""
+"""Tests of images that a CSV names."""
 
 import os
 
 import pytest
 
 from avatar_bench.errors import DataError
-from avatar_bench.sources.readers.manifest import KIND
-from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.manifest import MANIFEST_READER
+from avatar_bench.sources.readers.reader import SourceJob
 
 
 def read(tmp_path, text, done=(), label=""):
     (tmp_path / "m.csv").write_text(text)
-    job = Job("own", {"kind": "manifest", "label": label, "file": str(tmp_path / "m.csv")}, tmp_path, done)
-    return list(KIND.read(job)), job.quarantine
+    job = SourceJob("own", {"kind": "manifest", "label": label, "file": str(tmp_path / "m.csv")}, tmp_path, done)
+    return list(MANIFEST_READER.read(job)), job.quarantine
 
 
-def test_rows_give_pictures_in_their_order_with_all_they_say(tmp_path):
+def test_rows_give_images_in_their_order_with_all_they_say(tmp_path):
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         (tmp_path / name).write_text(name)
     text = "path,label,source,group,generator,licence,author,url,split,mood\n"
     text += "b.jpg,generated,web,anna,SDXL,CC0,Ann,https://x.org,val,sad\n"
     text += f"{tmp_path}/a.jpg, real ,,,,,,,,\nc.jpg,real,,,,,,,,\n"
-    pictures, quarantine = read(tmp_path, text, done={"c.jpg"})
+    images, quarantine = read(tmp_path, text, done={"c.jpg"})
     assert quarantine == []
-    assert [(one.name, one.read(), one.label) for one in pictures] == [
+    assert [(one.name, one.read(), one.label) for one in images] == [
         ("b.jpg", b"b.jpg", "generated"),
         (f"{tmp_path}/a.jpg", b"a.jpg", "real"),
     ]
-    first = pictures[0]
+    first = images[0]
     assert (first.source, first.shared_group, first.generator, first.licence) == ("web", "anna", "SDXL", "CC0")
     assert (first.author, first.url, first.split) == ("Ann", "https://x.org", "val")
 
@@ -47,16 +47,16 @@ def test_a_row_needs_a_class_unless_the_source_has_one(tmp_path):
 
 def test_a_missing_file_is_an_error_and_has_no_state(tmp_path):
     source = {"label": "", "file": str(tmp_path / "none.csv")}
-    assert KIND.state(source) == ""
+    assert MANIFEST_READER.state(source) == ""
     with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
-        list(KIND.read(Job("own", source, tmp_path)))
+        list(MANIFEST_READER.read(SourceJob("own", source, tmp_path)))
 
 
-def test_the_state_changes_with_the_pictures(tmp_path):
+def test_the_state_changes_with_the_images(tmp_path):
     (tmp_path / "a.jpg").write_text("")
     read(tmp_path, "path,label\na.jpg,real\n")
     source = {"file": str(tmp_path / "m.csv")}
-    before = KIND.state(source)
-    assert before == KIND.state(source)
+    before = MANIFEST_READER.state(source)
+    assert before == MANIFEST_READER.state(source)
     os.utime(tmp_path / "a.jpg", ns=(1, 1))
-    assert KIND.state(source) != before
+    assert MANIFEST_READER.state(source) != before

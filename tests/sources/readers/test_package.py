@@ -1,4 +1,4 @@
-"""Tests of pictures in packages: a wheel that lies in the cache."""
+"""Tests of images in packages: a wheel that lies in the cache."""
 
 import zipfile
 
@@ -6,8 +6,8 @@ import pytest
 
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files import package_files
-from avatar_bench.sources.readers.package import KIND, fetch_all
-from avatar_bench.sources.readers.reader import Job
+from avatar_bench.sources.readers.package import PACKAGE_READER, download_packages
+from avatar_bench.sources.readers.reader import SourceJob
 
 SOURCE = {"kind": "package", "distribution": "faces", "version": "1.0", "archive": "wheel", "label": "real"}
 
@@ -23,14 +23,14 @@ def wheel(tmp_path, monkeypatch):
 
 
 def read(tmp_path, done=(), **options):
-    job = Job("faces", {**SOURCE, **options}, tmp_path / "place", done)
-    return list(KIND.read(job)), job.quarantine
+    job = SourceJob("faces", {**SOURCE, **options}, tmp_path / "place", done)
+    return list(PACKAGE_READER.read(job)), job.quarantine
 
 
 def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_fits(tmp_path):
     files = {"*/anna-1.png": [0.1, 0.2, 0.5], "*.png": None, "*.svg": None, "*.gif": None}
-    pictures, quarantine = read(tmp_path, files=files)
-    assert [(one.name, one.read(), one.box) for one in pictures] == [
+    images, quarantine = read(tmp_path, files=files)
+    assert [(one.name, one.read(), one.box) for one in images] == [
         ("faces/anna-1.png", b"faces/anna-1.png", (0.1, 0.2, 0.5)),
         ("faces/anna-2.png", b"faces/anna-2.png", None),
         ("faces/flux_bob.svg", b"faces/flux_bob.svg", None),
@@ -40,34 +40,34 @@ def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_
 
 def test_two_sources_of_one_package_download_it_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(package_files, "fetch", lambda *given: asked.append(given))
-    fetch_all([SOURCE, {**SOURCE, "label": "thing"}, {**SOURCE, "version": "2.0"}])
+    monkeypatch.setattr(package_files, "fetch_archive", lambda *given: asked.append(given))
+    download_packages([SOURCE, {**SOURCE, "label": "thing"}, {**SOURCE, "version": "2.0"}])
     assert sorted(asked) == [("faces", version, "wheel", None, None) for version in ("1.0", "2.0")]
 
 
 @pytest.mark.parametrize("change", [{"tag": "manylinux"}, {"tag": "cp311-cp311-win32", "archive": "sdist"}])
 def test_a_tag_that_names_no_wheel_is_refused(change):
     with pytest.raises(ConfigError, match=r"source\.faces\.tag=.*expected the tag of a wheel"):
-        KIND.check("faces", {**SOURCE, **change})
+        PACKAGE_READER.check("faces", {**SOURCE, **change})
 
 
 def test_names_tell_group_and_generator(tmp_path):
     options = {"group": r"^(.+)-\d$", "groups": {"anna-2": "the_annas"}, "generators": {"*flux*": "FLUX"}}
-    pictures, _ = read(tmp_path, files={"*.png": None, "*.svg": None}, **options)
-    assert [(one.group, one.shared_group, one.generator) for one in pictures] == [
+    images, _ = read(tmp_path, files={"*.png": None, "*.svg": None}, **options)
+    assert [(one.group, one.shared_group, one.generator) for one in images] == [
         ("anna", "", ""),
         ("anna", "the_annas", ""),
         ("flux_bob", "", "FLUX"),
     ]
 
 
-def test_stored_pictures_are_left_out(tmp_path):
-    pictures, _ = read(tmp_path, {"faces/anna-1.png"}, files={"*.png": None})
-    assert [one.name for one in pictures] == ["faces/anna-2.png"]
+def test_stored_images_are_left_out(tmp_path):
+    images, _ = read(tmp_path, {"faces/anna-1.png"}, files={"*.png": None})
+    assert [one.name for one in images] == ["faces/anna-2.png"]
 
 
 def test_fetching_all_looks_at_packages_alone_and_tells_what_fails(monkeypatch):
-    fetch_all([{"kind": "folder"}, SOURCE])
+    download_packages([{"kind": "folder"}, SOURCE])
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(DataError, match=r"pip could not download faces==2\.0"):
-        fetch_all([{**SOURCE, "version": "2.0"}])
+        download_packages([{**SOURCE, "version": "2.0"}])

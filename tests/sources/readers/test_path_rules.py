@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from avatar_bench.sources.readers.path_rules import compile_rules, find_rule, translate
+from avatar_bench.sources.readers.path_rules import compile_rules, match_rules, translate_glob
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from avatar_bench.sources.readers.path_rules import compile_rules, find_rule, tr
     ],
 )
 def test_a_glob_fits_whole_paths(pattern, fits, fits_not):
-    compiled = re.compile(translate(pattern))
+    compiled = re.compile(translate_glob(pattern))
     assert [path for path in fits if not compiled.fullmatch(path)] == []
     assert [path for path in fits_not if compiled.fullmatch(path)] == []
 
@@ -31,16 +31,16 @@ def test_a_glob_fits_whole_paths(pattern, fits, fits_not):
 def test_globs_mean_what_the_standard_library_means(pattern):
     theirs = re.compile(glob.translate(pattern, recursive=True, include_hidden=True))
     paths = ["a.jpg", "x/a.jpg", "x/y/a.jpg", "a/q/b1.png", "a/b1.png", "a/x", "b/x", "c/x", "cx/y", "ax/y"]
-    mine = re.compile(translate(pattern))
+    mine = re.compile(translate_glob(pattern))
     assert [bool(mine.fullmatch(path)) for path in paths] == [bool(theirs.match(path)) for path in paths]
 
 
 def test_two_rules_of_one_outcome_are_no_contradiction():
     rules = compile_rules("own", [{"glob": "a/*", "label": "real"}, {"regex": "(?P<label>real)|a/b", "label": "real"}])
-    assert find_rule("a/b", rules) == {"label": "real"}
+    assert match_rules("a/b", rules) == {"label": "real"}
 
 
 def test_a_named_group_counts_more_than_the_rule_and_an_empty_one_less():
     rules = compile_rules("own", [{"regex": r"(?P<label>\w+)?/(?P<source>\w+)/.*", "label": "real"}])
-    assert find_rule("drawing/tux/1.png", rules) == {"label": "drawing", "source": "tux"}
-    assert find_rule("/tux/1.png", rules) == {"label": "real", "source": "tux"}
+    assert match_rules("drawing/tux/1.png", rules) == {"label": "drawing", "source": "tux"}
+    assert match_rules("/tux/1.png", rules) == {"label": "real", "source": "tux"}

@@ -19,8 +19,8 @@ import pytest
 from avatar_bench import __version__
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.readers import archive, download
-from avatar_bench.sources.readers.reader import Job
-from avatar_bench.sources.readers.urls import KIND, expand
+from avatar_bench.sources.readers.reader import SourceJob
+from avatar_bench.sources.readers.urls import URL_READER, expand_pattern
 
 BODY = bytes(range(256)) * 40
 
@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "BACKOFF", 0.02)
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.02)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -143,12 +143,12 @@ def server(monkeypatch):
 
 def job(tmp_path, done=(), **options):
     known = {"kind": "urls", "label": "real", "homepage": "https://example.org", "pause": 0, "timeout": 5, **options}
-    return Job("web", known, tmp_path / "place", done)
+    return SourceJob("web", known, tmp_path / "place", done)
 
 
 def read(tmp_path, done=(), **options):
     made = job(tmp_path, done, **options)
-    return list(KIND.read(made)), made.quarantine
+    return list(URL_READER.read(made)), made.quarantine
 
 
 def refusal(tmp_path, url, **options):
@@ -169,17 +169,17 @@ def refusal(tmp_path, url, **options):
     ],
 )
 def test_braces_stand_for_several_names(pattern, names):
-    assert expand(pattern)[: len(names)] == names
-    assert len(expand("{female,male}/512/{0..99}.jpg")) == 200
+    assert expand_pattern(pattern)[: len(names)] == names
+    assert len(expand_pattern("{female,male}/512/{0..99}.jpg")) == 200
 
 
-def test_pictures_come_in_the_order_of_their_names_however_the_downloads_end(tmp_path, server):
+def test_images_come_in_the_order_of_their_names_however_the_downloads_end(tmp_path, server):
     names = ["stalls/a.jpg", "good/{0..9}.jpg", "broken/z.jpg"]
     threading.Timer(0.3, server.release.set).start()
-    pictures, quarantine = read(tmp_path, base=server.base, names=names)
-    assert [one.name for one in pictures] == ["stalls/a.jpg", *(f"good/{n}.jpg" for n in range(10)), "broken/z.jpg"]
-    assert pictures[3].read() == b"/good/2.jpg"
-    assert pictures[0].content.suffix == ".jpg"
+    images, quarantine = read(tmp_path, base=server.base, names=names)
+    assert [one.name for one in images] == ["stalls/a.jpg", *(f"good/{n}.jpg" for n in range(10)), "broken/z.jpg"]
+    assert images[3].read() == b"/good/2.jpg"
+    assert images[0].content.suffix == ".jpg"
     assert quarantine == []
 
 
@@ -193,11 +193,11 @@ def test_it_says_honestly_who_asks(tmp_path, server):
 
 def test_a_proxy_of_the_environment_is_used_but_where_it_shall_not(tmp_path, server, monkeypatch):
     monkeypatch.setenv("http_proxy", server.base)
-    (picture,), _ = read(tmp_path, urls=["http://pictures.example/1.jpg"])
-    assert picture.read() == b"http://pictures.example/1.jpg"
+    (image,), _ = read(tmp_path, urls=["http://images.example/1.jpg"])
+    assert image.read() == b"http://images.example/1.jpg"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    (picture,), _ = read(tmp_path, urls=[f"{server.base}/good/1"])
-    assert picture.read() == b"/good/1"
+    (image,), _ = read(tmp_path, urls=[f"{server.base}/good/1"])
+    assert image.read() == b"/good/1"
 
 
 def test_what_is_not_there_is_quarantined_at_once(tmp_path, server):
@@ -206,8 +206,8 @@ def test_what_is_not_there_is_quarantined_at_once(tmp_path, server):
 
 
 def test_a_server_that_asks_to_wait_is_left_alone_that_long(tmp_path, server):
-    pictures, _ = read(tmp_path, base=server.base, names=["busy/1", "good/{0..5}"], parallel=1)
-    assert pictures[0].read() == b"at last"
+    images, _ = read(tmp_path, base=server.base, names=["busy/1", "good/{0..5}"], parallel=1)
+    assert images[0].read() == b"at last"
     times = [at for _, _, at in server.requests]
     assert times[1] - times[0] >= 0.4
 
@@ -218,18 +218,18 @@ def test_a_wait_that_is_too_long_is_not_waited(tmp_path, server):
 
 
 def test_errors_of_a_moment_are_tried_again(tmp_path, server):
-    (picture,), _ = read(tmp_path, urls=[f"{server.base}/broken/1"])
-    assert picture.read() == b"mended"
+    (image,), _ = read(tmp_path, urls=[f"{server.base}/broken/1"])
+    assert image.read() == b"mended"
 
 
 def test_a_server_that_stalls_is_asked_again(tmp_path, server):
-    (picture,), _ = read(tmp_path, urls=[f"{server.base}/stalls/1"], timeout=0.2)
-    assert picture.read() == b"awake"
+    (image,), _ = read(tmp_path, urls=[f"{server.base}/stalls/1"], timeout=0.2)
+    assert image.read() == b"awake"
 
 
 def test_a_download_that_was_cut_goes_on_where_it_stopped(tmp_path, server):
-    (picture,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"])
-    assert picture.read() == BODY
+    (image,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"])
+    assert image.read() == BODY
     asked = server.requests[1][1]
     assert (asked["Range"], asked["If-Range"]) == ("bytes=5000-", '"one"')
 
@@ -237,19 +237,19 @@ def test_a_download_that_was_cut_goes_on_where_it_stopped(tmp_path, server):
 def test_one_that_was_interrupted_goes_on_in_the_next_run(tmp_path, server):
     with pytest.raises(DataError, match="cut off after 5000 bytes"):
         read(tmp_path, urls=[f"{server.base}/cut/1"], retries=0)
-    (picture,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"], retries=0)
-    assert picture.read() == BODY
+    (image,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"], retries=0)
+    assert image.read() == BODY
     assert server.requests[1][1]["Range"] == "bytes=5000-"
 
 
 def test_a_file_that_changed_meanwhile_is_read_anew(tmp_path, server):
-    (picture,), _ = read(tmp_path, urls=[f"{server.base}/cut/changed"])
-    assert picture.read() == BODY
+    (image,), _ = read(tmp_path, urls=[f"{server.base}/cut/changed"])
+    assert image.read() == BODY
 
 
 def test_a_range_that_is_another_than_asked_is_not_joined(tmp_path, server):
-    (picture,), _ = read(tmp_path, urls=[f"{server.base}/wrongrange/1"])
-    assert picture.read() == BODY
+    (image,), _ = read(tmp_path, urls=[f"{server.base}/wrongrange/1"])
+    assert image.read() == BODY
 
 
 def test_a_server_that_lies_about_the_length_is_given_up(tmp_path, server):
@@ -263,8 +263,8 @@ def test_what_is_too_large_is_not_downloaded(tmp_path, server, kind):
 
 
 def test_redirects_are_followed_on_the_web_alone(tmp_path, server):
-    pictures, quarantine = read(tmp_path, base=server.base, names=["moved/1", "tofile/1", "circle/1"])
-    assert [one.read() for one in pictures] == [b"/good/moved"]
+    images, quarantine = read(tmp_path, base=server.base, names=["moved/1", "tofile/1", "circle/1"])
+    assert [one.read() for one in images] == [b"/good/moved"]
     assert [name for name, _ in quarantine] == ["tofile/1", "circle/1"]
     assert quarantine[0][1] == "leads to what is no address of http or https"
     assert "redirect" in quarantine[1][1]
@@ -281,21 +281,21 @@ def test_other_schemes_are_refused(tmp_path, url):
 def test_the_sha256_is_checked(tmp_path, server):
     right = hashlib.sha256(b"/good/1").hexdigest()
     urls = {f"{server.base}/good/1": right, f"{server.base}/good/2": right}
-    pictures, ((_, reason),) = read(tmp_path, urls=urls)
-    assert [one.read() for one in pictures] == [b"/good/1"]
+    images, ((_, reason),) = read(tmp_path, urls=urls)
+    assert [one.read() for one in images] == [b"/good/1"]
     assert reason.endswith(f"expected {right}")
 
 
-def test_finished_files_and_stored_pictures_are_not_asked_for_again(tmp_path, server):
+def test_finished_files_and_stored_images_are_not_asked_for_again(tmp_path, server):
     read(tmp_path, base=server.base, names=["good/{0..2}"])
-    pictures, _ = read(tmp_path, {"good/0", "good/4"}, base=server.base, names=["good/{0..4}"])
-    assert [one.name for one in pictures] == ["good/1", "good/2", "good/3"]
+    images, _ = read(tmp_path, {"good/0", "good/4"}, base=server.base, names=["good/{0..4}"])
+    assert [one.name for one in images] == ["good/1", "good/2", "good/3"]
     assert server.seen == {f"/good/{n}": 1 for n in range(4)}
 
 
 def test_all_that_was_left_failing_is_no_error_where_some_are_stored(tmp_path, server):
-    pictures, quarantine = read(tmp_path, {"good/1"}, base=server.base, names=["good/1", "missing/1"])
-    assert (pictures, len(quarantine)) == ([], 1)
+    images, quarantine = read(tmp_path, {"good/1"}, base=server.base, names=["good/1", "missing/1"])
+    assert (images, len(quarantine)) == ([], 1)
 
 
 def test_a_server_is_asked_as_often_at_once_as_is_polite(tmp_path, server):
@@ -310,15 +310,15 @@ def test_requests_keep_their_distance(tmp_path, server):
     assert all(later - earlier > 0.07 for earlier, later in itertools.pairwise(times))
 
 
-def test_a_host_that_cannot_be_reached_is_told_once_and_not_asked_for_every_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "BACKOFF", 0.05)
+def test_a_host_that_cannot_be_reached_is_told_once_and_not_asked_for_every_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.05)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
     made = job(tmp_path, base=f"http://127.0.0.1:{port}", names=["{0..199}.jpg"], parallel=2, retries=2)
     with pytest.raises(DataError, match=r"nothing could be downloaded.*\n.*Connection refused"):
-        list(KIND.read(made))
+        list(URL_READER.read(made))
     assert len(made.quarantine) == 200
     assert time.monotonic() - start < 3
 
@@ -328,9 +328,9 @@ def test_a_list_gives_addresses_with_all_that_is_known(tmp_path, server):
     table.write_text(
         f"url,name,label,group,split\n{server.base}/good/1?x=2,,drawing,anna,test\n{server.base}/good/2,b.jpg,,,\n"
     )
-    pictures, _ = read(tmp_path, list=str(table))
+    images, _ = read(tmp_path, list=str(table))
     host = server.base[7:]
-    assert [(one.name, one.label, one.shared_group, one.split) for one in pictures] == [
+    assert [(one.name, one.label, one.shared_group, one.split) for one in images] == [
         (f"{host}/x=2/good/1", "drawing", "anna", "test"),
         ("b.jpg", "", "", ""),
     ]
@@ -350,10 +350,10 @@ def test_a_list_that_cannot_be_read_is_an_error(tmp_path):
 
 def test_the_state_is_that_of_the_list(tmp_path):
     (tmp_path / "list").write_text("http://a/1")
-    before = KIND.state({"list": str(tmp_path / "list")})
+    before = URL_READER.state({"list": str(tmp_path / "list")})
     (tmp_path / "list").write_text("http://a/2")
-    assert before != KIND.state({"list": str(tmp_path / "list")})
-    assert KIND.state({"urls": ["http://a/1"]}) == ""
+    assert before != URL_READER.state({"list": str(tmp_path / "list")})
+    assert URL_READER.state({"urls": ["http://a/1"]}) == ""
 
 
 def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
@@ -363,16 +363,16 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
     server.content = buffer.getvalue()
     source = {"kind": "archive", "label": "", "url": f"{server.base}/content/set.zip"}
     source["sha256"] = hashlib.sha256(server.content).hexdigest()
-    (picture,) = archive.KIND.read(Job("packed", source, tmp_path))
-    assert (picture.name, picture.label, picture.read()) == ("real/a.jpg", "real", b"a")
+    (image,) = archive.ARCHIVE_READER.read(SourceJob("packed", source, tmp_path))
+    assert (image.name, image.label, image.read()) == ("real/a.jpg", "real", b"a")
     with pytest.raises(DataError, match="could not be downloaded: its sha256 is"):
-        list(archive.KIND.read(Job("packed", {**source, "sha256": "0" * 64}, tmp_path)))
+        list(archive.ARCHIVE_READER.read(SourceJob("packed", {**source, "sha256": "0" * 64}, tmp_path)))
 
 
 def test_boxes_and_groups_come_from_the_names(tmp_path, server):
     names = {"good/{a-1,a-2}.jpg": [0.5, 0, 0.5], "good/b.jpg": None}
-    pictures, _ = read(tmp_path, base=server.base, names=names, group="^(.)-")
-    assert [(one.box, one.group) for one in pictures] == [((0.5, 0, 0.5), "a"), ((0.5, 0, 0.5), "a"), (None, "")]
+    images, _ = read(tmp_path, base=server.base, names=names, group="^(.)-")
+    assert [(one.box, one.group) for one in images] == [((0.5, 0, 0.5), "a"), ((0.5, 0, 0.5), "a"), (None, "")]
     assert {one.group for one in read(tmp_path, base=server.base, names=names, group="all")[0]} == {"all"}
 
 
@@ -386,7 +386,7 @@ def test_boxes_and_groups_come_from_the_names(tmp_path, server):
 )
 def test_options_that_do_not_fit_are_refused(options, told):
     with pytest.raises(ConfigError, match=told):
-        KIND.check("web", options)
+        URL_READER.check("web", options)
 
 
 def test_ctrl_c_ends_it_promptly_though_the_server_hangs(tmp_path, server):

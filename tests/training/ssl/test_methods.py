@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from avatar_bench.errors import ConfigError
-from avatar_bench.training.ssl.methods import DINO, MAE, MethodOptions, SimCLR, create_method, shape_options
+from avatar_bench.training.ssl.methods import DINO, MAE, MethodOptions, SimCLR, choose_shape_options, create_method
 
 VIT = {"img_size": 64, "num_classes": 0}
 
 
 def flat() -> nn.Module:
-    """A network whose embedding of a picture of one pixel is its three values."""
+    """A network whose embedding of an image of one pixel is its three values."""
     return nn.Flatten()
 
 
@@ -61,9 +61,9 @@ def test_the_teacher_is_an_average_of_the_student_and_learns_nothing_itself() ->
     before, step = next(method.backbone.parameters()).clone(), 0.5
     with torch.no_grad():
         next(method.student.parameters()).add_(step)
-    method.follow(0.0)
+    method.update_teacher(0.0)
     assert torch.allclose(next(method.backbone.parameters()), before + 0.25 * step, atol=1e-6)
-    method.follow(1.0)  # at the end it stands still
+    method.update_teacher(1.0)  # at the end it stands still
     assert torch.allclose(next(method.backbone.parameters()), before + 0.25 * step, atol=1e-6)
 
 
@@ -79,7 +79,7 @@ def test_what_the_teacher_says_does_not_depend_on_chance() -> None:
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "test_vit"])
 def test_vision_transformers_of_one_size_take_small_views_too(name: str) -> None:
     options = MethodOptions("dino", temperature=0.04, projection=8, momentum=0.9, local_views=1)
-    net = timm.create_model(name, num_classes=0, img_size=64, depth=1, **shape_options(options, name))
+    net = timm.create_model(name, num_classes=0, img_size=64, depth=1, **choose_shape_options(options, name))
     method = create_method(net, 64, options)
     assert torch.isfinite(method([torch.rand(2, 3, side, side) for side in (64, 64, 32)]))
 
@@ -96,7 +96,7 @@ def test_the_loss_of_mae_is_the_error_on_normalised_hidden_patches() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "options", "told"),
     [
-        ("test_resnet", 32, MethodOptions("mae", 0, 0, 0, 0, 0.75, 1, 32), "does not see a picture as patches"),
+        ("test_resnet", 32, MethodOptions("mae", 0, 0, 0, 0, 0.75, 1, 32), "does not see an image as patches"),
         ("test_vit", 32, MethodOptions("mae", 0, 0, 0, 0, 0.9, 1, 32), "leaves none of 4 patches"),
         ("test_vit2", 64, MethodOptions("dino", 0.04, 8, 0.9, 2), "no small views"),
     ],

@@ -10,10 +10,10 @@ import pandas as pd
 
 from avatar_bench.evaluation.block import RunBlock
 from avatar_bench.evaluation.blocks.architecture import figures
-from avatar_bench.evaluation.model_traits import start_of
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.model_traits import read_starting_weights
+from avatar_bench.i18n import _
 from avatar_bench.models import first_layers
-from avatar_bench.models.inspection import Anatomy, dissect
+from avatar_bench.models.inspection import NetworkSummary, inspect_network
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
-MOST_CHANNELS = 4  # of each layer whose feature maps are shown
-MOST_CLASSES = 6  # of which an image is shown
+MAX_CHANNELS = 4  # of each layer whose feature maps are shown
+MAX_SHOWN_CLASSES = 6  # of which an image is shown
 
 
 @dataclass(kw_only=True)
@@ -32,35 +32,35 @@ class Architecture(RunBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Return sizes, tables of traits, stages and layers, a diagram, first filters and first feature maps."""
         size = run.preprocessing.size
-        anatomy = dissect(run.classifier.net, size)
+        anatomy = inspect_network(run.classifier.net, size)
         result = Result("architecture", dataset.name, len(dataset), run.classes)
-        result.metrics = _metrics(anatomy, size)
-        start = start_of(run)
+        result.metrics = _compute_metrics(anatomy, size)
+        start = read_starting_weights(run)
         traits = anatomy.traits | {"pretraining": str(start), "trained_with": start.trained}
         result.tables = {"traits": pd.DataFrame([traits]), "stages": anatomy.stages, "layers": anatomy.layers}
-        result.figures = {"diagram": figures.diagram(anatomy, run.card.backbone, size, len(run.classes))}
+        result.figures = {"diagram": figures.draw_diagram(anatomy, run.card.backbone, size, len(run.classes))}
         result.provenance = {"backbone": run.card.backbone, "network": type(run.classifier.net).__name__}
-        self._show_first_layers(result, run, dataset.at_hand)
+        self._show_first_layers(result, run, dataset.available)
         return result
 
     def _show_first_layers(self, result: Result, run: Run, dataset: Dataset) -> None:
         """Add filters and feature maps to a result, or the reason why there are none."""
-        name = first_layers.first_convolution(run.classifier.net, run.preprocessing.size)
+        name = first_layers.find_first_convolution(run.classifier.net, run.preprocessing.size)
         if name is None:
-            result.warnings.append(say("No filters are shown: the layer that takes the image is no convolution of it."))
+            result.warnings.append(_("No filters are shown: the layer that takes the image is no convolution of it."))
         else:
-            weights = first_layers.filters(run.classifier.net, name)
+            weights = first_layers.get_filters(run.classifier.net, name)
             result.arrays["filters"] = {"layer": np.array(name), "weights": weights}
-            result.figures["filters"] = figures.filters(weights, name)
+            result.figures["filters"] = figures.draw_filters(weights, name)
         labels = dataset.frame["label"].to_numpy()
-        rows = [int(np.flatnonzero(labels == each)[0]) for each in run.classes if each in labels][:MOST_CLASSES]
+        rows = [int(np.flatnonzero(labels == each)[0]) for each in run.classes if each in labels][:MAX_SHOWN_CLASSES]
         if not rows:
-            result.warnings.append(say("No feature maps are shown: no image of a known class is at hand."))
+            result.warnings.append(_("No feature maps are shown: no image of a known class is at hand."))
             return
         images = run.inputs(dataset, rows)
-        maps = first_layers.feature_maps(run.classifier, images, name, MOST_CHANNELS)
+        maps = first_layers.compute_feature_maps(run.classifier, images, name, MAX_CHANNELS)
         if not maps:
-            result.warnings.append(say("No feature maps are shown: no first layer of this network is a map."))
+            result.warnings.append(_("No feature maps are shown: no first layer of this network is a map."))
             return
         shown = images.permute(0, 2, 3, 1).numpy()
         result.arrays["feature_maps"] = {
@@ -71,10 +71,10 @@ class Architecture(RunBlock):
             **{f"channels_{number}": each.channels for number, each in enumerate(maps)},
             **{f"maps_{number}": each.maps for number, each in enumerate(maps)},
         }
-        result.figures["feature_maps"] = figures.feature_maps(shown, list(labels[rows]), maps)
+        result.figures["feature_maps"] = figures.draw_feature_maps(shown, list(labels[rows]), maps)
 
 
-def _metrics(anatomy: Anatomy, size: int) -> dict[str, Metric]:
+def _compute_metrics(anatomy: NetworkSummary, size: int) -> dict[str, Metric]:
     return {
         "params_m": Metric(float(anatomy.layers["params"].sum() / 1e6), 1, higher_is_better=False),
         "macs_g": Metric(float(anatomy.layers["macs"].sum() / 1e9), 1, higher_is_better=False),

@@ -13,35 +13,35 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.models.first_layers import FeatureMaps
-from avatar_bench.models.inspection import HEAD, STEM, Anatomy
+from avatar_bench.models.inspection import HEAD, STEM, NetworkSummary
 
-_BOX = 0.68  # height of a stage's box, of the 1 that a row has
-_MOST_FILTERS, _ACROSS = 64, 16  # in the figure, and in a row of it
-_INKS = {STEM: plots.color(5), HEAD: plots.color(1)}
+_BOX_HEIGHT = 0.68  # height of a stage's box, of the 1 that a row has
+_MAX_FILTERS, _FILTERS_PER_ROW = 64, 16  # in the figure, and in a row of it
+_STAGE_COLOURS = {STEM: plots.get_colour(5), HEAD: plots.get_colour(1)}
 
 
 @plots.use_style()
-def diagram(anatomy: Anatomy, name: str, size: int, classes: int) -> Figure:
-    """Draw a box per stage, from the picture of `size` pixels down to the classes; beside it, its share of the cost."""
+def draw_diagram(anatomy: NetworkSummary, name: str, size: int, classes: int) -> Figure:
+    """Draw a box per stage, from the image of `size` pixels down to the classes; beside it, its share of the cost."""
     stages = anatomy.stages
     count = len(stages)
-    figure = plots.new_figure(8.6, 1.2 + 0.56 * (count + 0.8))
+    figure = plots.create_figure(8.6, 1.2 + 0.56 * (count + 0.8))
     left, middle, right = figure.subplots(1, 3, width_ratios=[3.4, 1, 1], sharey=True)
     left.set(xlim=(0, 1), ylim=(count - 0.5, -1.3))
     left.set_axis_off()
-    _terminal(left, -1, say("picture: 3 x {size} x {size}", size=size))
-    for row, (_, stage) in enumerate(stages.iterrows()):
-        _box(left, row, stage)
-        _arrow(left, row - 1)
-    for axes, column, title in ((middle, "params", say("parameters")), (right, "macs", say("multiply-adds"))):
-        _shares(axes, stages, column, title)
+    _draw_input(left, -1, _("image: 3 x {size} x {size}", size=size))
+    for row, (__, stage) in enumerate(stages.iterrows()):
+        _draw_box(left, row, stage)
+        _draw_arrow(left, row - 1)
+    for axes, column, title in ((middle, "params", _("parameters")), (right, "macs", _("multiply-adds"))):
+        _draw_proportions(axes, stages, column, title)
     figure.suptitle(
-        say(
+        _(
             "{name}: {depth} layers deep, {params} M parameters, {macs} G multiply-adds, {classes} classes",
-            name=plots.short(name, 30),
+            name=plots.shorten_name(name, 30),
             depth=anatomy.depth,
             params=f"{stages['params'].sum() / 1e6:.2f}",
             macs=f"{stages['macs'].sum() / 1e9:.2f}",
@@ -53,24 +53,24 @@ def diagram(anatomy: Anatomy, name: str, size: int, classes: int) -> Figure:
 
 
 @plots.use_style()
-def filters(weights: NDArray[np.float32], layer: str) -> Figure:
+def draw_filters(weights: NDArray[np.float32], layer: str) -> Figure:
     """Draw filters (K, 3, h, w) in colour, those of the largest norm first, each scaled to its largest weight."""
     norms = np.linalg.norm(weights.reshape(len(weights), -1), axis=1)
-    order = np.argsort(-norms, kind="stable")[:_MOST_FILTERS]
-    rows = math.ceil(len(order) / _ACROSS)
-    figure, grid = _tiles([1.0] * _ACROSS, rows, side=0.46, left=0.1, top=0.32)
+    order = np.argsort(-norms, kind="stable")[:_MAX_FILTERS]
+    rows = math.ceil(len(order) / _FILTERS_PER_ROW)
+    figure, grid = _create_tiles([1.0] * _FILTERS_PER_ROW, rows, side=0.46, left=0.1, top=0.32)
     for axes, number in zip(grid.ravel(), order, strict=False):
         scaled = weights[number] / max(float(np.abs(weights[number]).max()), np.finfo(np.float32).tiny)
         axes.imshow((0.5 + scaled.transpose(1, 2, 0) / 2).clip(0, 1), interpolation="nearest")
     height, width = weights.shape[2:]
-    counted = say("{n} of {all} filters", n=len(order), all=len(weights))
-    about = say("{height} × {width} pixels; grey is 0, a colour what it responds to", height=height, width=width)
-    figure.suptitle(f"{plots.short(layer, 40)}, {counted}, {about}", fontsize=8.5)
+    counted = _("{n} of {all} filters", n=len(order), all=len(weights))
+    about = _("{height} × {width} pixels; grey is 0, a colour what it responds to", height=height, width=width)
+    figure.suptitle(f"{plots.shorten_name(layer, 40)}, {counted}, {about}", fontsize=8.5)
     return figure
 
 
 @plots.use_style()
-def feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Sequence[FeatureMaps]) -> Figure:
+def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Sequence[FeatureMaps]) -> Figure:
     """Draw a row an image (N, S, S, 3): the image, then the feature maps of each layer, a column a channel.
 
     A channel has one scale for all images, from its least value (dark) to its largest.
@@ -78,11 +78,17 @@ def feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Sequenc
     widths = [1.0]
     for layer in maps:
         widths += [0.15, *[1.0] * len(layer.channels)]  # a gap before each layer
-    figure, grid = _tiles(widths, len(images), side=0.78, left=0.3, top=0.45)
+    figure, grid = _create_tiles(widths, len(images), side=0.78, left=0.3, top=0.45)
     for row, (image, label) in enumerate(zip(images, labels, strict=True)):
         grid[row, 0].imshow(image)
         grid[row, 0].annotate(
-            plots.short(str(label), 13), (0, 0.5), (-5, 0), "axes fraction", "offset points", rotation=90, va="center",
+            plots.shorten_name(str(label), 13),
+            (0, 0.5),
+            (-5, 0),
+            "axes fraction",
+            "offset points",
+            rotation=90,
+            va="center",
             ha="right", fontsize=7.5,
         )  # fmt: skip
     place = 2
@@ -93,18 +99,18 @@ def feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Sequenc
                 grid[row, place + channel].imshow(one, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
             grid[0, place + channel].set_title(f"{number}", fontsize=7, pad=2)
         height, width = layer.maps.shape[2:]
-        words = f"{plots.short(layer.layer, 22)}, {height} × {width}"
+        words = f"{plots.shorten_name(layer.layer, 22)}, {height} × {width}"
         grid[0, place].annotate(words, (0, 1), (0, 14), "axes fraction", "offset points", fontsize=8)
         place += len(layer.channels) + 1
     return figure
 
 
-def _tiles(widths: Sequence[float], rows: int, *, side: float, left: float, top: float) -> tuple[Figure, Any]:
+def _create_tiles(widths: Sequence[float], rows: int, *, side: float, left: float, top: float) -> tuple[Figure, Any]:
     """Return a figure with a grid of bare axes `side` inches high, close together, and margins in inches."""
     gap, margin = 0.05, 0.1
     width = left + margin + side * sum(widths) + gap * (len(widths) - 1)
     height = top + margin + (side + gap) * rows - gap
-    figure = plots.new_figure(width, height)
+    figure = plots.create_figure(width, height)
     figure.set_layout_engine("none")
     place = {"left": left / width, "right": 1 - margin / width, "top": 1 - top / height, "bottom": margin / height}
     space = {"wspace": gap * len(widths) / (side * sum(widths)), "hspace": gap / side}
@@ -114,58 +120,65 @@ def _tiles(widths: Sequence[float], rows: int, *, side: float, left: float, top:
     return figure, grid
 
 
-def _box(axes: Axes, row: int, stage: pd.Series) -> None:
-    ink = _INKS.get(stage["stage"], plots.color(0))
+def _draw_box(axes: Axes, row: int, stage: pd.Series) -> None:
+    ink = _STAGE_COLOURS.get(stage["stage"], plots.get_colour(0))
     style = "round,pad=0,rounding_size=0.02"
     axes.add_patch(
         FancyBboxPatch(
-            (0.0, row - _BOX / 2), 1, _BOX, style, facecolor=ink, alpha=0.18, edgecolor="none", clip_on=False
+            (0.0, row - _BOX_HEIGHT / 2),
+            1,
+            _BOX_HEIGHT,
+            style,
+            facecolor=ink,
+            alpha=0.18,
+            edgecolor="none",
+            clip_on=False,
         )
     )
     kind = stage["block_type"]
     times = f"{stage['blocks']} × {kind}" if stage["blocks"] else kind
     extras = ", ".join(text for text in (stage["normalisation"], stage["activation"]) if text)
-    ends = {STEM: say("stem"), HEAD: say("head")}
-    title = ends.get(stage["stage"]) or say("stage {number}", number=stage["stage"])
+    ends = {STEM: _("stem"), HEAD: _("head")}
+    title = ends.get(stage["stage"]) or _("stage {number}", number=stage["stage"])
     small = {"fontsize": 7, "color": "#404040"}
     words: list[tuple[float, float, str, dict[str, Any]]] = [
         (0.02, -0.16, title, {"fontweight": "bold"}),
-        (0.17, -0.16, plots.short(times, 46), {}),
+        (0.17, -0.16, plots.shorten_name(times, 46), {}),
         (0.98, -0.16, stage["output"], {"ha": "right"}),
-        (0.17, 0.17, plots.short(extras, 56), small),
-        (0.98, 0.17, plots.short(stage["module"].replace(" to ", " … "), 30), {"ha": "right", **small}),
+        (0.17, 0.17, plots.shorten_name(extras, 56), small),
+        (0.98, 0.17, plots.shorten_name(stage["module"].replace(" to ", " … "), 30), {"ha": "right", **small}),
     ]
     for x, y, text, options in words:
         axes.text(x, row + y, text, va="center", **{"fontsize": 8.5, **options})
 
 
-def _terminal(axes: Axes, row: int, text: str) -> None:
+def _draw_input(axes: Axes, row: int, text: str) -> None:
     axes.text(0.5, row, text, ha="center", va="center", fontsize=8.5)
 
 
-def _arrow(axes: Axes, row: int) -> None:
-    gap = (1 - _BOX) / 2
+def _draw_arrow(axes: Axes, row: int) -> None:
+    gap = (1 - _BOX_HEIGHT) / 2
     style = {"arrowstyle": "-|>", "color": plots.GREY, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", (0.5, row + 1 - _BOX / 2), (0.5, row + 1 - _BOX / 2 - 2 * gap), arrowprops=style)
+    axes.annotate("", (0.5, row + 1 - _BOX_HEIGHT / 2), (0.5, row + 1 - _BOX_HEIGHT / 2 - 2 * gap), arrowprops=style)
 
 
-def _shares(axes: Axes, stages: pd.DataFrame, column: str, title: str) -> None:
+def _draw_proportions(axes: Axes, stages: pd.DataFrame, column: str, title: str) -> None:
     share = stages[column] / max(1, stages[column].sum())
-    inks = [_INKS.get(stage, plots.color(0)) for stage in stages["stage"]]
+    inks = [_STAGE_COLOURS.get(stage, plots.get_colour(0)) for stage in stages["stage"]]
     axes.barh(range(len(stages)), share, color=inks, alpha=0.75, height=0.5)
     for row, (value, part) in enumerate(zip(stages[column], share, strict=True)):
-        axes.annotate(_short_number(value), (part, row), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
-    axes.set(xlim=(0, 1.3 * share.max()), title=title, xlabel=say("share (%)"))
-    plots.percent_axis(axes.xaxis)
+        axes.annotate(_format_number(value), (part, row), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
+    axes.set(xlim=(0, 1.3 * share.max()), title=title, xlabel=_("share (%)"))
+    plots.format_percent_axis(axes.xaxis)
     axes.tick_params(left=False, labelleft=False)
     axes.grid(axis="x")
 
 
-def _short_number(value: float) -> str:
+def _format_number(value: float) -> str:
     if value >= 1e9:
-        return say("{number} G", number=f"{value / 1e9:.3g}")
+        return _("{number} G", number=f"{value / 1e9:.3g}")
     if value >= 1e6:
-        return say("{number} M", number=f"{value / 1e6:.3g}")
+        return _("{number} M", number=f"{value / 1e6:.3g}")
     if value >= 1e3:
-        return say("{number} k", number=f"{value / 1e3:.3g}")
+        return _("{number} k", number=f"{value / 1e3:.3g}")
     return f"{value:.0f}"

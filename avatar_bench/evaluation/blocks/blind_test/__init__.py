@@ -10,8 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.block import IntervalBlock, answers, check_class_order, known, left_out
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.block import (
+    IntervalBlock,
+    check_class_order,
+    labelled_rows,
+    tabulate_predictions,
+    warn_unlabelled,
+)
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification, plots, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results.result import Metric, Result
@@ -23,8 +29,8 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-_FEW = 30  # images of a class below which its figures are little more than anecdotes
-_OVERALL = {
+_FEW_IMAGES = 30  # images of a class below which its figures are little more than anecdotes
+_OVERALL_METRICS = {
     "balanced_accuracy": classification.balanced_accuracy,
     "macro_precision": classification.macro_precision,
     "macro_f1": classification.macro_f1,
@@ -56,75 +62,75 @@ class BlindTest(IntervalBlock):
         Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
-        rows = known(asked, dataset)
+        rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
         result = Result("blind_test", dataset.name, len(rows), predictions.classes)
-        confusion = _confusion(predictions)
-        result.metrics = self._metrics(predictions)
+        confusion = _count_confusion(predictions)
+        result.metrics = self._compute_metrics(predictions)
         result.tables = {
-            "predictions": _predictions_table(predictions, dataset.frame["sha256"].iloc[rows]),
-            "confusion": _confusion_table(predictions.classes, confusion),
-            "per_source": self._per_source(predictions),
+            "predictions": _tabulate_predictions(predictions, dataset.frame["sha256"].iloc[rows]),
+            "confusion": _tabulate_confusion(predictions.classes, confusion),
+            "per_source": self._tabulate_sources(predictions),
         }
         result.figures = {
-            "confusion": plots.confusion_matrix(confusion, predictions.classes),
-            "per_source": _per_source_figure(result.tables["per_source"], len(predictions.classes)),
+            "confusion": plots.draw_confusion_matrix(confusion, predictions.classes),
+            "per_source": _draw_per_source(result.tables["per_source"], len(predictions.classes)),
         }
         if self.gallery and not predictions.correct.all():
-            result.figures["gallery_of_errors"] = self._gallery(predictions, dataset, rows)
-        result.warnings = _warnings(predictions, len(asked)) + _about_guessing(result.metrics, self.level)
+            result.figures["gallery_of_errors"] = self._draw_gallery(predictions, dataset, rows)
+        result.warnings = _collect_warnings(predictions, len(asked)) + _warn_of_guessing(result.metrics, self.level)
         return result
 
-    def _metrics(self, predictions: Predictions) -> dict[str, Metric]:
+    def _compute_metrics(self, predictions: Predictions) -> dict[str, Metric]:
         n, classes = len(predictions), len(predictions.classes)
         found = {
             "accuracy": self.share(predictions.correct, predictions.groups, floor=1 / classes),
-            "accuracy_by_source": self._accuracy_by_source(predictions),
+            "accuracy_by_source": self._compute_accuracy_by_source(predictions),
             "chance": Metric(1 / classes, n, higher_is_better=None),
             "majority_share": Metric(float(np.bincount(predictions.targets).max() / n), n, higher_is_better=None),
         }
-        found |= self._resampled(predictions)
+        found |= self._bootstrap_metrics(predictions)
         for index, name in enumerate(predictions.classes):
             target, predicted = predictions.targets == index, predictions.predicted == index
-            absent = say("no picture of this class in the set")
-            found[f"recall/{name}"] = self._share_of(target, predictions, absent)
-            reason = say("the class is never predicted") if target.any() else absent
-            found[f"precision/{name}"] = self._share_of(predicted & target.any(), predictions, reason)
-        found["detectable_difference"] = self._detectable(found["accuracy"].value or 0.0, n)
+            absent = _("no image of this class in the set")
+            found[f"recall/{name}"] = self._compute_proportion(target, predictions, absent)
+            reason = _("the class is never predicted") if target.any() else absent
+            found[f"precision/{name}"] = self._compute_proportion(predicted & target.any(), predictions, reason)
+        found["detectable_difference"] = self._find_detectable_difference(found["accuracy"].value or 0.0, n)
         return found
 
-    def _share_of(self, images: NDArray[np.bool_], predictions: Predictions, reason: str) -> Metric:
+    def _compute_proportion(self, images: NDArray[np.bool_], predictions: Predictions, reason: str) -> Metric:
         if not images.any():
             return Metric(None, 0, reason=reason)
         return self.share(predictions.correct[images], predictions.groups[images])
 
-    def _accuracy_by_source(self, predictions: Predictions) -> Metric:
+    def _compute_accuracy_by_source(self, predictions: Predictions) -> Metric:
         known = predictions.sources != ""
         sources = predictions.sources[known]
         if len(np.unique(sources)) < 2:
-            return Metric(None, len(np.unique(sources)), reason=say("fewer than two sources are known"))
+            return Metric(None, len(np.unique(sources)), reason=_("fewer than two sources are known"))
         return self.share(predictions.correct[known], sources, "source")
 
-    def _resampled(self, predictions: Predictions) -> dict[str, Metric]:
+    def _bootstrap_metrics(self, predictions: Predictions) -> dict[str, Metric]:
         classes = predictions.classes
-        names = [*_OVERALL, *(f"{kind}/{name}" for kind in ("f1", "auroc") for name in classes)]
+        names = [*_OVERALL_METRICS, *(f"{kind}/{name}" for kind in ("f1", "auroc") for name in classes)]
         floors = {"mcc": 0.0, **{f"auroc/{name}": 0.5 for name in classes}}
         guessing = guessing_level(predictions.targets)
         floors |= {} if guessing is None else {"balanced_accuracy": guessing}
-        return self.resampled(names, _figures_of(predictions), predictions.groups, floors=floors)
+        return self.bootstrap(names, _build_statistic(predictions), predictions.groups, floors=floors)
 
-    def _detectable(self, accuracy: float, n: int) -> Metric:
+    def _find_detectable_difference(self, accuracy: float, n: int) -> Metric:
         discordance = 2 * accuracy * (1 - accuracy) if self.discordance is None else self.discordance
         difference = stats.detectable_difference(n, discordance)
-        reason = say(
-            "at {n} pictures and a discordance of {share} no difference is detectable", n=n, share=f"{discordance:.3g}"
+        reason = _(
+            "at {n} images and a discordance of {share} no difference is detectable", n=n, share=f"{discordance:.3g}"
         )
         return Metric(difference, n, higher_is_better=False, reason=reason if difference is None else None)
 
-    def _per_source(self, predictions: Predictions) -> pd.DataFrame:
+    def _tabulate_sources(self, predictions: Predictions) -> pd.DataFrame:
         names, rows = predictions.classes, []
-        for source, target, images in _by_source(predictions):
+        for source, target, images in _group_by_source(predictions):
             correct = predictions.correct[images]
             share = self.share(correct, predictions.groups[images])
             wrong = predictions.predicted[images][~correct]
@@ -133,75 +139,75 @@ class BlindTest(IntervalBlock):
         columns = ["source", "target", "n", "groups", "accuracy", "low", "high", "most_common_error"]
         return pd.DataFrame(rows, columns=columns)
 
-    def _gallery(self, predictions: Predictions, dataset: Dataset, rows: NDArray[np.intp]) -> Figure:
+    def _draw_gallery(self, predictions: Predictions, dataset: Dataset, rows: NDArray[np.intp]) -> Figure:
         wrong = np.flatnonzero(~predictions.correct)
         worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][: self.gallery]
         names = predictions.classes
         titles = [
-            say("true: {name}", name=names[predictions.targets[i]])
+            _("true: {name}", name=names[predictions.targets[i]])
             + "\n"
-            + say("predicted: {name}", name=names[predictions.predicted[i]])
+            + _("predicted: {name}", name=names[predictions.predicted[i]])
             + f", {predictions.confidence[i]:.1%}\n"
-            + (str(predictions.sources[i]) or say("source not known"))
+            + (str(predictions.sources[i]) or _("source not known"))
             for i in worst
         ]
-        return plots.gallery([dataset.image(int(rows[i])) for i in worst], titles)
+        return plots.draw_gallery([dataset.image(int(rows[i])) for i in worst], titles)
 
 
-def _confusion(predictions: Predictions) -> NDArray[np.float64]:
+def _count_confusion(predictions: Predictions) -> NDArray[np.float64]:
     return classification.confusion_matrix(predictions.targets, predictions.predicted, len(predictions.classes))
 
 
-def _by_source(predictions: Predictions) -> Iterator[tuple[str, int, NDArray[np.intp]]]:
+def _group_by_source(predictions: Predictions) -> Iterator[tuple[str, int, NDArray[np.intp]]]:
     keys = pd.DataFrame({"source": predictions.sources, "target": predictions.targets})
     for images in keys.groupby(["source", "target"]).indices.values():
         yield str(predictions.sources[images[0]]), int(predictions.targets[images[0]]), np.asarray(images)
 
 
-def _figures_of(predictions: Predictions) -> stats.Statistic:
+def _build_statistic(predictions: Predictions) -> stats.Statistic:
     targets, predicted, scores = predictions.targets, predictions.predicted, predictions.probabilities
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         confusion = classification.confusion_matrix(targets, predicted, len(predictions.classes), weights)
-        overall = [function(confusion) for function in _OVERALL.values()]
+        overall = [function(confusion) for function in _OVERALL_METRICS.values()]
         aurocs = [classification.auroc(column, targets == index, weights) for index, column in enumerate(scores.T)]
         return np.column_stack([*overall, classification.f1(confusion), *aurocs])
 
     return statistic
 
 
-def _predictions_table(predictions: Predictions, digests: pd.Series) -> pd.DataFrame:
+def _tabulate_predictions(predictions: Predictions, digests: pd.Series) -> pd.DataFrame:
     columns = [f"prob_{name}" for name in predictions.classes]
-    table = answers(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
+    table = tabulate_predictions(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
     return table.assign(sha256=digests.to_numpy())
 
 
-def _confusion_table(classes: tuple[str, ...], confusion: NDArray[np.float64]) -> pd.DataFrame:
+def _tabulate_confusion(classes: tuple[str, ...], confusion: NDArray[np.float64]) -> pd.DataFrame:
     table = pd.DataFrame(confusion.astype(int), columns=list(classes))
     table.insert(0, "target", list(classes), allow_duplicates=True)
     return table
 
 
-def _per_source_figure(table: pd.DataFrame, classes: int) -> Figure:
-    shown = table.nlargest(plots.MOST_BARS, "n").sort_values(["target", "accuracy"])
-    return plots.interval_bars(
-        [source or say("(not known)") for source in shown["source"]],
+def _draw_per_source(table: pd.DataFrame, classes: int) -> Figure:
+    shown = table.nlargest(plots.MAX_BARS, "n").sort_values(["target", "accuracy"])
+    return plots.draw_interval_bars(
+        [source or _("(not known)") for source in shown["source"]],
         shown["accuracy"],
         shown["low"],
         shown["high"],
         shown["n"],
-        label=say("share of the source's pictures that are recognised (%)"),
+        label=_("share of the source's images that are recognised (%)"),
         kinds=list(shown["target"]),
         chance=1 / classes,
     )
 
 
-def _about_guessing(metrics: Mapping[str, Metric], level: float) -> list[str]:
+def _warn_of_guessing(metrics: Mapping[str, Metric], level: float) -> list[str]:
     found = metrics["balanced_accuracy"]
     if found.value is None or beats_guessing(found.value, found.low, found.n, found.floor, level) is not False:
         return []
     return [
-        say(
+        _(
             "The run is no better than guessing: its balanced accuracy is {value}, and guessing gives {level}.",
             value=f"{found.value:.3f}",
             level=f"{found.floor:.3f}",
@@ -209,22 +215,18 @@ def _about_guessing(metrics: Mapping[str, Metric], level: float) -> list[str]:
     ]
 
 
-def _warnings(predictions: Predictions, asked: int) -> list[str]:
-    said = left_out(asked - len(predictions), asked)
+def _collect_warnings(predictions: Predictions, asked: int) -> list[str]:
+    said = warn_unlabelled(asked - len(predictions), asked)
     for name, n in zip(
         predictions.classes, np.bincount(predictions.targets, minlength=len(predictions.classes)), strict=True
     ):
         if n == 0:
-            told = say(
-                "The set has no picture of class '{name}': its figures are null, and means leave it out.", name=name
-            )
+            told = _("The set has no image of class '{name}': its figures are null, and means leave it out.", name=name)
             said.append(told)
-        elif n < _FEW:
-            told = say(
-                "The set has only {n} pictures of class '{name}': see the width of the intervals.", n=n, name=name
-            )
+        elif n < _FEW_IMAGES:
+            told = _("The set has only {n} images of class '{name}': see the width of the intervals.", n=n, name=name)
             said.append(told)
     unknown = int((predictions.sources == "").sum())
     if unknown:
-        said.append(say("The source of {n} pictures is not known; accuracy_by_source leaves them out.", n=unknown))
+        said.append(_("The source of {n} images is not known; accuracy_by_source leaves them out.", n=unknown))
     return said

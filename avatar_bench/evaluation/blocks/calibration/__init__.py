@@ -1,4 +1,4 @@
-"""calibration: whether a run's confidence can be believed, on the set and where the pictures have changed."""
+"""calibration: whether a run's confidence can be believed, on the set and where the images have changed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.corruptions import KINDS, SEVERITIES, Corruption
+from avatar_bench.data.corruptions import CORRUPTION_KINDS, SEVERITIES, Corruption
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known, left_out
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.calibration import figures
 from avatar_bench.evaluation.blocks.calibration.conformal_sets import ConformalSets, draw_uniforms
-from avatar_bench.evaluation.blocks.calibration.error_tables import error_floors, errors, reliability, temperatures
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.blocks.calibration.error_tables import (
+    compute_errors,
+    compute_temperatures,
+    tabulate_floors,
+    tabulate_reliability,
+)
+from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, selective
 from avatar_bench.results.result import Metric, Result
 
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _COVERAGES = np.arange(1, 21) / 20
-_ECE_15 = calibration.ECE_KINDS.index("ece_15")
+_ECE_15_INDEX = calibration.ECE_KINDS.index("ece_15")
 _TOLERANCE = 0.02  # of a refitted temperature: another machine's arithmetic moves it less
 
 
@@ -35,7 +40,7 @@ _TOLERANCE = 0.02  # of a refitted temperature: another machine's arithmetic mov
 class Calibration(IntervalBlock):
     """Judge the confidence of a Run with the temperature that it has, and sets of classes of a stated coverage.
 
-    `alpha` is the share of pictures whose set may miss the true class; `severity` (1 to 5) that of the corruptions
+    `alpha` is the share of images whose set may miss the true class; `severity` (1 to 5) that of the corruptions
     under which the same temperature and sets are judged again, 0: none.
     """
 
@@ -51,39 +56,39 @@ class Calibration(IntervalBlock):
         """Give the errors of calibration before and after scaling, selective prediction, conformal sets, and shift.
 
         Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order or
-        the set holds pictures that the sets are fitted on.
+        the set holds images that the sets are fitted on.
         """
         asked = run.predictions(dataset)
-        rows = known(asked, dataset)
+        rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
-        held_out = _held_out(run, dataset)
+        held_out = _read_held_out(run, dataset)
         sets = ConformalSets.fit(held_out, self.alpha, self.seed) if held_out else None
-        shifted = {dataset.name: predictions, **dict(self._shifted(run, dataset, rows))}
+        shifted = {dataset.name: predictions, **dict(self._predict_shifted(run, dataset, rows))}
         result = Result("calibration", dataset.name, len(rows), predictions.classes)
-        self._judge_confidence(result, predictions)
-        result.metrics |= temperatures(self, run.temperature, held_out)
-        self._judge_order(result, predictions)
-        self._judge_sets(result, predictions, sets)
-        self._judge_shift(result, shifted, sets)
-        result.arrays = _arrays(shifted, held_out, self.seed)
-        result.warnings[:0] = _warnings(len(asked), len(rows), run.temperature, held_out)
+        self._evaluate_confidence(result, predictions)
+        result.metrics |= compute_temperatures(self, run.temperature, held_out)
+        self._evaluate_ranking(result, predictions)
+        self._evaluate_sets(result, predictions, sets)
+        self._evaluate_shift(result, shifted, sets)
+        result.arrays = _collect_arrays(shifted, held_out, self.seed)
+        result.warnings[:0] = _collect_warnings(len(asked), len(rows), run.temperature, held_out)
         return result
 
-    def _judge_confidence(self, result: Result, predictions: Predictions) -> None:
+    def _evaluate_confidence(self, result: Result, predictions: Predictions) -> None:
         """Put the errors, their floors, the reliability tables and both figures of confidence into the result."""
         floors, both = [], (replace(predictions, temperature=1.0), predictions)
         for prefix, judged in zip(("", "scaled/"), both, strict=True):
-            floors.append(error_floors(self, judged, prefix))
-            result.metrics |= errors(self, judged, prefix, floors[-1])
-            result.tables["reliability_scaled" if prefix else "reliability"] = reliability(self, judged)
+            floors.append(tabulate_floors(self, judged, prefix))
+            result.metrics |= compute_errors(self, judged, prefix, floors[-1])
+            result.tables["reliability_scaled" if prefix else "reliability"] = tabulate_reliability(self, judged)
         result.tables["floors"] = pd.concat(floors, ignore_index=True)
         tables = (result.tables["reliability"], result.tables["reliability_scaled"])
         drawn = 1 if predictions.temperature == 1 else 2  # a temperature that was not fitted scales nothing
-        result.figures["reliability"] = figures.reliability(tables[:drawn], result.metrics, self.level)
-        result.figures["confidence"] = figures.confidence(both[:drawn])
+        result.figures["reliability"] = figures.draw_reliability(tables[:drawn], result.metrics, self.level)
+        result.figures["confidence"] = figures.draw_confidence(both[:drawn])
 
-    def _judge_order(self, result: Result, predictions: Predictions) -> None:
+    def _evaluate_ranking(self, result: Result, predictions: Predictions) -> None:
         """Put the risk-coverage curve and its area into the result."""
         confidence, correct = predictions.confidence, predictions.correct
         floors = {"aurc": float(1 - correct.mean())}
@@ -91,7 +96,7 @@ class Calibration(IntervalBlock):
         def area(weights: Floats) -> Floats:
             return selective.aurc(confidence, correct, weights)[:, None]
 
-        result.metrics |= self.resampled(["aurc"], area, predictions.groups, higher_is_better=False, floors=floors)
+        result.metrics |= self.bootstrap(["aurc"], area, predictions.groups, higher_is_better=False, floors=floors)
         rows = []
         for coverage, least in zip(_COVERAGES, selective.thresholds(_COVERAGES, confidence), strict=True):
             answered = confidence >= least
@@ -99,70 +104,70 @@ class Calibration(IntervalBlock):
             rows.append((coverage, least, answered.sum(), share.value, share.low, share.high))
         columns = ["coverage", "confidence", "answered", "accuracy", "low", "high"]
         table = result.tables["risk_coverage"] = pd.DataFrame(rows, columns=columns)
-        result.figures["risk_coverage"] = figures.risk_coverage(predictions, table, result.metrics["aurc"])
+        result.figures["risk_coverage"] = figures.draw_risk_coverage(predictions, table, result.metrics["aurc"])
 
-    def _judge_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
+    def _evaluate_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
         """Put coverage and size of the conformal sets into the result, overall and by class."""
         if sets is None:
-            nothing = Metric(None, 0, higher_is_better=None, reason=say("the calibration pictures are not known"))
+            nothing = Metric(None, 0, higher_is_better=None, reason=_("the calibration images are not known"))
             names = [f"{name}/{method}" for name in ("coverage", "set_size") for method in ("lac", "aps")]
             result.metrics |= dict.fromkeys(names, nothing)
             return
         result.metrics |= sets.metrics(self, predictions)
         result.tables["coverage"] = sets.by_class(self, predictions)
-        result.figures["coverage"] = figures.coverage(result.tables["coverage"], 1 - self.alpha)
+        result.figures["coverage"] = figures.draw_coverage(result.tables["coverage"], 1 - self.alpha)
         if any(np.isinf(list(sets.thresholds.values()))):
-            told = say(
-                "{n} calibration pictures are too few for sets of this coverage: each set holds every class.", n=sets.n
+            told = _(
+                "{n} calibration images are too few for sets of this coverage: each set holds every class.", n=sets.n
             )
             result.warnings.append(told)
 
-    def _judge_shift(self, result: Result, shifted: dict[str, Predictions], sets: ConformalSets | None) -> None:
-        """Put the table and the figure of the same temperature and sets under other pictures into the result."""
-        rows = [self._shift_row(name, predictions, sets) for name, predictions in shifted.items()]
+    def _evaluate_shift(self, result: Result, shifted: dict[str, Predictions], sets: ConformalSets | None) -> None:
+        """Put the table and the figure of the same temperature and sets under other images into the result."""
+        rows = [self._build_shift_row(name, predictions, sets) for name, predictions in shifted.items()]
         table = result.tables["shift"] = pd.DataFrame(rows)
         if len(table) > 1:
-            result.figures["shift"] = figures.shift(table, 1 - self.alpha)
+            result.figures["shift"] = figures.draw_shift(table, 1 - self.alpha)
         for row in rows if sets else []:
             if max(row["coverage_lac_high"], row["coverage_aps_high"]) < 1 - self.alpha:
-                told = say(
+                told = _(
                     "{name}: only {lac} (LAC) and {aps} (APS) of the sets hold the true class, {share} were promised.",
-                    name=figures.set_name(row["set"]),
+                    name=figures.name_set(row["set"]),
                     lac=f"{row['coverage_lac']:.1%}",
                     aps=f"{row['coverage_aps']:.1%}",
                     share=f"{1 - self.alpha:.0%}",
                 )
                 result.warnings.append(told)
 
-    def _shift_row(self, name: str, judged: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
+    def _build_shift_row(self, name: str, judged: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
         found = calibration.calibration_errors(judged.probabilities, judged.targets)
-        floor = error_floors(self, judged).iloc[_ECE_15]
+        floor = tabulate_floors(self, judged).iloc[_ECE_15_INDEX]
         row = {
             "set": name,
             "n": len(judged),
             "accuracy": float(judged.correct.mean()),
             "nll": calibration.nll(judged.logits, judged.targets, judged.temperature),
-            "ece_15": float(found[_ECE_15]),
+            "ece_15": float(found[_ECE_15_INDEX]),
             "ece_floor": float(floor["floor"]),
             "ece_floor_p95": float(floor["floor_p95"]),
         }
         return row | (sets.row(self, judged) if sets else {})
 
-    def _shifted(self, run: Run, dataset: Dataset, rows: NDArray[np.intp]) -> Iterator[tuple[str, Predictions]]:
-        kinds = KINDS if self.severity else ()
+    def _predict_shifted(self, run: Run, dataset: Dataset, rows: NDArray[np.intp]) -> Iterator[tuple[str, Predictions]]:
+        kinds = CORRUPTION_KINDS if self.severity else ()
         variations = [Corruption(kind, self.severity) for kind in kinds]
         for kind, varied in zip(kinds, run.variations(dataset, variations), strict=True):
             yield kind, varied.take(rows)
         blind = run.blind
         if blind is not None and blind.name != dataset.name:
-            _held_out(run, blind)  # what the sets are fitted on must not be among these either
+            _read_held_out(run, blind)  # what the sets are fitted on must not be among these either
             judged = run.predictions(blind)
             if (judged.targets >= 0).any():
                 yield blind.name, judged.take(judged.targets >= 0)
 
 
-def _held_out(run: Run, dataset: Dataset) -> Predictions | None:
-    """Give the pictures that may be fitted on to judge a set; None where the run does not know them."""
+def _read_held_out(run: Run, dataset: Dataset) -> Predictions | None:
+    """Give the images that may be fitted on to judge a set; None where the run does not know them."""
     try:
         found = run.calibration(dataset)
     except BlockError:
@@ -171,7 +176,7 @@ def _held_out(run: Run, dataset: Dataset) -> Predictions | None:
     return labelled if len(labelled) else None
 
 
-def _arrays(
+def _collect_arrays(
     shifted: dict[str, Predictions], held_out: Predictions | None, seed: int
 ) -> dict[str, dict[str, NDArray[np.generic]]]:
     judged = {"predictions": next(iter(shifted.values())), **({"calibration": held_out} if held_out else {})}
@@ -191,21 +196,19 @@ def _arrays(
     return found
 
 
-def _warnings(asked: int, n: int, temperature: float, held_out: Predictions | None) -> list[str]:
-    said = left_out(asked - n, asked)
+def _collect_warnings(asked: int, n: int, temperature: float, held_out: Predictions | None) -> list[str]:
+    said = warn_unlabelled(asked - n, asked)
     if temperature == 1:
-        said.append(
-            say("The run's temperature is 1, as it could not be fitted: the scaled figures are the plain ones.")
-        )
+        said.append(_("The run's temperature is 1, as it could not be fitted: the scaled figures are the plain ones."))
     elif held_out is not None:
         refit = calibration.fit_temperature(held_out.logits, held_out.targets)
         if abs(np.log(refit / temperature)) > _TOLERANCE:
-            told = say(
-                "A refit on the calibration pictures gives a temperature of {refit}, the run's is {fixed}.",
+            told = _(
+                "A refit on the calibration images gives a temperature of {refit}, the run's is {fixed}.",
                 refit=f"{refit:.3f}",
                 fixed=f"{temperature:.3f}",
             )
             said.append(told)
     if held_out is None:
-        said.append(say("The calibration pictures are not known, so there are no conformal sets."))
+        said.append(_("The calibration images are not known, so there are no conformal sets."))
     return said

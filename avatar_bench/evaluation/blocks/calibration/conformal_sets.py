@@ -33,32 +33,36 @@ class ConformalSets:
         """Fit every method's threshold on calibration images, so that 1 - alpha of the sets hold the true class."""
         uniform = draw_uniforms(len(held_out), seed, fitted=True)
         thresholds = {}
-        for method, scores in conformal.METHODS.items():
-            own = conformal.of_targets(scores(held_out.probabilities, uniform), held_out.targets)
+        for method, scores in conformal.CONFORMAL_SCORES.items():
+            own = conformal.select_targets(scores(held_out.probabilities, uniform), held_out.targets)
             thresholds[method] = conformal.threshold(own, alpha)
         return cls(thresholds, len(held_out), seed)
 
     def members(self, judged: Predictions) -> dict[str, NDArray[np.bool_]]:
         """Tell by method whether each class is in each image's set, (N, C)."""
         uniform = draw_uniforms(len(judged), self.seed)
-        scores = {method: function(judged.probabilities, uniform) for method, function in conformal.METHODS.items()}
+        scores = {
+            method: function(judged.probabilities, uniform) for method, function in conformal.CONFORMAL_SCORES.items()
+        }
         return {method: scores[method] <= limit for method, limit in self.thresholds.items()}
 
     def metrics(self, block: IntervalBlock, judged: Predictions) -> dict[str, Metric]:
         """Give coverage and mean size of each method's sets; the floor of coverage is that of sets drawn blindly."""
         found = {}
         for method, member in self.members(judged).items():
-            held, size = conformal.of_targets(member, judged.targets), member.sum(axis=1)
+            held, size = conformal.select_targets(member, judged.targets), member.sum(axis=1)
             blind = float(size.mean()) / len(judged.classes)
             found[f"coverage/{method}"] = block.share(held, judged.groups, higher_is_better=None, floor=blind)
-            found |= block.resampled([f"set_size/{method}"], _mean_of(size), judged.groups, higher_is_better=False)
+            found |= block.bootstrap(
+                [f"set_size/{method}"], _build_mean_statistic(size), judged.groups, higher_is_better=False
+            )
         return found
 
     def by_class(self, block: IntervalBlock, judged: Predictions) -> pd.DataFrame:
         """Tabulate coverage by method and true class; the rows without a class are of all images."""
         rows = []
         for method, member in self.members(judged).items():
-            held, size = conformal.of_targets(member, judged.targets), member.sum(axis=1)
+            held, size = conformal.select_targets(member, judged.targets), member.sum(axis=1)
             for index, name in enumerate(["", *judged.classes], start=-1):
                 images = judged.targets == index if index >= 0 else np.ones(len(judged), dtype=bool)
                 if images.any():
@@ -73,7 +77,7 @@ class ConformalSets:
         """Give coverage, its interval, and mean size of each method's sets, as columns of the table of shift."""
         found: dict[str, float | None] = {}
         for method, member in self.members(judged).items():
-            share = block.share(conformal.of_targets(member, judged.targets), judged.groups)
+            share = block.share(conformal.select_targets(member, judged.targets), judged.groups)
             ends = {"": share.value, "_low": share.low, "_high": share.high}
             found |= {f"coverage_{method}{end}": value for end, value in ends.items()}
             found[f"set_size_{method}"] = float(member.sum(axis=1).mean())
@@ -85,5 +89,5 @@ def draw_uniforms(n: int, seed: int, fitted: bool = False) -> Floats:
     return np.random.default_rng((seed, int(fitted))).random(n)
 
 
-def _mean_of(values: NDArray[np.integer]) -> Statistic:
+def _build_mean_statistic(values: NDArray[np.integer]) -> Statistic:
     return lambda weights: (weights @ values / weights.sum(axis=1))[:, None]

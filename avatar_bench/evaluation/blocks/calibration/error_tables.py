@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from avatar_bench.evaluation.block import between
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.block import metric_with_interval
+from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, stats
 from avatar_bench.results.result import Metric
 
@@ -23,85 +23,89 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def error_floors(block: IntervalBlock, judged: Predictions, prefix: str = "") -> pd.DataFrame:
+def tabulate_floors(block: IntervalBlock, judged: Predictions, prefix: str = "") -> pd.DataFrame:
     """Tabulate by kind of calibration error what chance alone makes of it: mean, 95th percentile, end of its interval.
 
-    Pictures of a group are drawn together as far as the gaps of the real ones correlate.
+    Images of a group are drawn together as far as the gaps of the real ones correlate.
     """
     correlation = calibration.group_correlation(judged.correct - judged.confidence, judged.groups)
-    drawn = calibration.noise_floor(judged.probabilities, block.resamples, block.seed, judged.groups, correlation)
+    drawn = calibration.simulate_noise_floor(
+        judged.probabilities, block.resamples, block.seed, judged.groups, correlation
+    )
     p95, high = np.quantile(drawn, [0.95, (1 + block.level) / 2], axis=0)
     names = [prefix + kind for kind in calibration.ECE_KINDS]
     return pd.DataFrame({"metric": names, "floor": drawn.mean(axis=0), "floor_p95": p95, "floor_high": high})
 
 
-def errors(block: IntervalBlock, judged: Predictions, prefix: str, floors: pd.DataFrame) -> dict[str, Metric]:
+def compute_errors(block: IntervalBlock, judged: Predictions, prefix: str, floors: pd.DataFrame) -> dict[str, Metric]:
     """Give NLL, Brier score and calibration errors, and the floor of the error in 15 bins; names begin with `prefix`.
 
     The floor of the first two is what equal probabilities for all classes would get.
     """
     classes, n = len(judged.classes), len(judged)
     floor = {prefix + "nll": float(np.log(classes)), prefix + "brier": 1 - 1 / classes}
-    found = block.resampled(list(floor), _losses_of(judged), judged.groups, higher_is_better=False, floors=floor)
-    found |= _calibration_errors(block, judged, floors)
+    found = block.bootstrap(
+        list(floor), _build_loss_statistic(judged), judged.groups, higher_is_better=False, floors=floor
+    )
+    found |= _compute_calibration_errors(block, judged, floors)
     row = calibration.ECE_KINDS.index("ece_15")
     for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
         found[prefix + name] = Metric(float(floors[column].iloc[row]), n, higher_is_better=None)
     return found
 
 
-def reliability(block: IntervalBlock, judged: Predictions) -> pd.DataFrame:
+def tabulate_reliability(block: IntervalBlock, judged: Predictions) -> pd.DataFrame:
     """Tabulate a reliability diagram of 15 bins, the accuracy with its interval."""
-    edges = calibration.equal_width(calibration.BINS)
-    bins = calibration.bin_of(judged.confidence, edges)
-    table = pd.DataFrame(calibration.reliability(judged.confidence, judged.correct, edges))
+    edges = calibration.equal_width_edges(calibration.ECE_BINS)
+    bins = calibration.assign_bins(judged.confidence, edges)
+    table = pd.DataFrame(calibration.reliability_bins(judged.confidence, judged.correct, edges))
     for row in np.unique(bins):
         share = block.share(judged.correct[bins == row], judged.groups[bins == row])
         table.loc[row, ["accuracy_low", "accuracy_high"]] = share.low, share.high
     return table
 
 
-def temperatures(block: IntervalBlock, temperature: float, held_out: Predictions | None) -> dict[str, Metric]:
-    """Give the run's temperature with the interval of refits on the calibration pictures, and what a refit would add.
+def compute_temperatures(block: IntervalBlock, temperature: float, held_out: Predictions | None) -> dict[str, Metric]:
+    """Give the run's temperature with the interval of refits on the calibration images, and what a refit would add.
 
     The latter, `scaled/temperature`, is the refit divided by the run's: 1 where both agree.
     """
     if held_out is None:
-        why = say("the calibration pictures are not known")
+        why = _("the calibration images are not known")
         fixed = Metric(temperature, 0, higher_is_better=None)
         return {"temperature": fixed, "scaled/temperature": Metric(None, 0, higher_is_better=None, reason=why)}
     logits, targets = held_out.logits, held_out.targets
 
     def refits(weights: Floats) -> Floats:
-        fitted = calibration.resampled_temperatures(logits, targets, weights)
+        fitted = calibration.fit_resampled_temperatures(logits, targets, weights)
         return np.column_stack([fitted, fitted / temperature])
 
-    found = block.resampled(["temperature", "scaled/temperature"], refits, held_out.groups, higher_is_better=None)
+    found = block.bootstrap(["temperature", "scaled/temperature"], refits, held_out.groups, higher_is_better=None)
     values = (temperature, calibration.fit_temperature(logits, targets) / temperature)
     return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
 
 
-def _losses_of(judged: Predictions) -> Statistic:
-    losses = calibration.losses_of(judged.logits, judged.targets, judged.temperature)
+def _build_loss_statistic(judged: Predictions) -> Statistic:
+    losses = calibration.image_losses(judged.logits, judged.targets, judged.temperature)
     each = np.column_stack([losses, calibration.brier_scores(judged.probabilities, judged.targets)])
     return lambda weights: weights @ each / weights.sum(axis=1, keepdims=True)
 
 
-def _calibration_errors(block: IntervalBlock, judged: Predictions, floors: pd.DataFrame) -> dict[str, Metric]:
+def _compute_calibration_errors(block: IntervalBlock, judged: Predictions, floors: pd.DataFrame) -> dict[str, Metric]:
     """Give the calibration errors with intervals that hold the true error at least as often as `level` says.
 
-    An end lies as far off as chance can move the error (`calibration.error_deviations`), and no nearer than that of
-    the accuracy, as pictures that are all right do not show what errors are to come. The low end is 0 where chance
+    An end lies as far off as chance can move the error (`calibration.make_deviation_statistic`), no nearer than that of
+    the accuracy, as images that are all right do not show what errors are to come. The low end is 0 where chance
     alone may make the error, by the bootstrap or by the noise floor.
     """
     values = calibration.calibration_errors(judged.probabilities, judged.targets)
-    moves = calibration.error_deviations(judged.probabilities, judged.targets, judged.groups)
-    _, ends = stats.bootstrap_interval(moves, judged.groups, block.resamples, block.level, block.seed)
+    moves = calibration.make_deviation_statistic(judged.probabilities, judged.targets, judged.groups)
+    __, ends = stats.bootstrap_interval(moves, judged.groups, block.resamples, block.level, block.seed)
     accuracy = block.share(judged.correct, judged.groups)
     # another error moves the probabilities of two classes, whose errors classwise ECE averages
     share = np.array([1, 1, 1, min(1.0, 2 / len(judged.classes))])
     least = share * (float(np.mean(judged.correct)) - (accuracy.low or 0.0))
-    alone, added, more, less = _stretch(accuracy.n, block.level) * ends.reshape(4, -1)
+    alone, added, more, less = _compute_student_factor(accuracy.n, block.level) * ends.reshape(4, -1)
     lows = values - np.maximum(added, least)
     lows[values <= np.maximum(alone, floors["floor_high"])] = 0.0
     highs = np.minimum(1.0, values + np.maximum(np.maximum(more, less), least))
@@ -109,12 +113,12 @@ def _calibration_errors(block: IntervalBlock, judged: Predictions, floors: pd.Da
         lows = highs = values
     rows = zip(floors["metric"], values, np.maximum(0.0, lows), highs, floors["floor"], strict=True)
     return {
-        name: between(value, low, high, accuracy.n, "widened bootstrap by group", False, float(floor))
+        name: metric_with_interval(value, low, high, accuracy.n, "widened bootstrap by group", False, float(floor))
         for name, value, low, high, floor in rows
     }
 
 
-def _stretch(groups: int, level: float) -> float:
+def _compute_student_factor(groups: int, level: float) -> float:
     """Give how much wider Student's interval of a mean is than a bootstrap of few groups makes it."""
     if groups < 2:
         return 1.0

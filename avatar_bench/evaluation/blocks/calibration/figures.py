@@ -12,170 +12,175 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from avatar_bench.evaluation.block import corruption_words
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.block import name_corruptions
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots, selective
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.results.result import Metric
 
-_RIGHT, _WRONG = plots.PALETTE[5], plots.PALETTE[4]
+_CORRECT_COLOUR, _INCORRECT_COLOUR = plots.PALETTE[5], plots.PALETTE[4]
 # marker, colour, and step off the row's middle
-_METHODS = {"lac": ("o", plots.PALETTE[0], -0.14), "aps": ("s", plots.PALETTE[1], 0.14)}
+_METHOD_STYLES = {"lac": ("o", plots.PALETTE[0], -0.14), "aps": ("s", plots.PALETTE[1], 0.14)}
 
 
 @plots.use_style()
-def reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric], level: float) -> Figure:
+def draw_reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric], level: float) -> Figure:
     """Draw reliability diagrams with intervals and counts, of the raw and of the scaled probabilities.
 
     One table is of a run without a fitted temperature, which has no scaled ones.
     """
-    figure = plots.new_figure(2.4 + 2.6 * len(tables), 5.0)
+    figure = plots.create_figure(2.4 + 2.6 * len(tables), 5.0)
     grid = figure.subplots(2, len(tables), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False)
-    for column, (table, title, prefix) in enumerate(zip(tables, _titles(len(tables)), ("", "scaled/"), strict=False)):
+    for column, (table, title, prefix) in enumerate(
+        zip(tables, _build_titles(len(tables)), ("", "scaled/"), strict=False)
+    ):
         upper, lower = grid[:, column]
         shown = table[table["count"] > 0]
         width = shown["high"] - shown["low"]
         bars: dict[str, Any] = {"align": "edge", "edgecolor": "white"}
-        label = say("accuracy of these answers")
-        upper.bar(shown["low"], shown["accuracy"], width, color=_RIGHT, alpha=0.6, label=label, **bars)
-        _whiskers(upper, shown, say("the same at their mean confidence, with {level:.0%} interval", level=level))
-        upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1, label=say("perfect calibration"))
-        upper.set_title(f"{title}\n{_error_and_floor(metrics, prefix)}")
+        label = _("accuracy of these answers")
+        upper.bar(shown["low"], shown["accuracy"], width, color=_CORRECT_COLOUR, alpha=0.6, label=label, **bars)
+        _draw_intervals(upper, shown, _("the same at their mean confidence, with {level:.0%} interval", level=level))
+        upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1, label=_("perfect calibration"))
+        upper.set_title(f"{title}\n{_format_error(metrics, prefix)}")
         lower.bar(shown["low"], shown["count"], width, color=plots.GREY, **bars)
-        lower.set(xlabel=say("confidence (%)"), xlim=(0, 1))
+        lower.set(xlabel=_("confidence (%)"), xlim=(0, 1))
         lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         for axes in (upper, lower):
             axes.grid(True)
-            plots.percent_axis(axes.xaxis)
+            plots.format_percent_axis(axes.xaxis)
         upper.set_ylim(0, 1.02)
-        plots.percent_axis(upper.yaxis)
-    grid[0, 0].set_ylabel(say("accuracy (%)"))
-    grid[1, 0].set_ylabel(say("number of images"))
-    _legend(figure, len(tables))
+        plots.format_percent_axis(upper.yaxis)
+    grid[0, 0].set_ylabel(_("accuracy (%)"))
+    grid[1, 0].set_ylabel(_("number of images"))
+    _draw_legend(figure, len(tables))
     return figure
 
 
 @plots.use_style()
-def confidence(judged: Sequence[Predictions]) -> Figure:
+def draw_confidence(judged: Sequence[Predictions]) -> Figure:
     """Draw how confident the right answers are, and how confident the wrong ones, before and after scaling.
 
     One Predictions is of a run without a fitted temperature.
     """
-    figure = plots.new_figure(2.4 + 2.6 * len(judged), 3.1)
+    figure = plots.create_figure(2.4 + 2.6 * len(judged), 3.1)
     grid = figure.subplots(1, len(judged), sharex=True, sharey=True, squeeze=False)[0]
     edges = np.linspace(1 / max(2, len(judged[0].classes)), 1, 21)
-    for axes, title, predictions in zip(grid, _titles(len(judged)), judged, strict=True):
-        for right, name, ink in ((True, say("right answers"), _RIGHT), (False, say("wrong answers"), _WRONG)):
+    for axes, title, predictions in zip(grid, _build_titles(len(judged)), judged, strict=True):
+        for right, name, ink in (
+            (True, _("right answers"), _CORRECT_COLOUR),
+            (False, _("wrong answers"), _INCORRECT_COLOUR),
+        ):
             own = predictions.confidence[predictions.correct == right]
             share, label = np.full(len(own), 1 / max(1, len(own))), f"{name} (n = {len(own)})"
             axes.hist(own, bins=list(edges), weights=share, color=ink, alpha=0.6, label=label, edgecolor="white")
-        axes.set(title=title, xlabel=say("confidence (%)"), xlim=(edges[0], 1))
-        plots.percent_axis(axes.xaxis)
+        axes.set(title=title, xlabel=_("confidence (%)"), xlim=(edges[0], 1))
+        plots.format_percent_axis(axes.xaxis)
         axes.grid(axis="y")
-    grid[0].set_ylabel(say("share of these answers (%)"))
-    plots.percent_axis(grid[0].yaxis)
-    _legend(figure, 2)
+    grid[0].set_ylabel(_("share of these answers (%)"))
+    plots.format_percent_axis(grid[0].yaxis)
+    _draw_legend(figure, 2)
     return figure
 
 
 @plots.use_style()
-def risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -> Figure:
-    """Draw the share of errors among the answers against the share of pictures answered, most confident first."""
-    figure = plots.new_figure(5.6, 3.7)
+def draw_risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -> Figure:
+    """Draw the share of errors among the answers against the share of images answered, most confident first."""
+    figure = plots.create_figure(5.6, 3.7)
     axes = figure.subplots()
     coverage, risk = selective.risk_coverage(predictions.confidence, predictions.correct)
-    blue, label = plots.color(0), say("this network, AURC = {value}", value=f"{area.value:.4f}")
+    blue, label = plots.get_colour(0), _("this network, AURC = {value}", value=f"{area.value:.4f}")
     axes.plot(coverage, risk, color=blue, label=label)
     low, high = 1 - table["high"], 1 - table["low"]
-    axes.fill_between(table["coverage"], low, high, color=blue, alpha=0.2, linewidth=0, label=say("its interval"))
+    axes.fill_between(table["coverage"], low, high, color=blue, alpha=0.2, linewidth=0, label=_("its interval"))
     wrong = 1 - predictions.correct.mean()
-    axes.axhline(wrong, color=plots.GREY, linestyle="--", linewidth=1, label=say("random order"))
+    axes.axhline(wrong, color=plots.GREY, linestyle="--", linewidth=1, label=_("random order"))
     share = np.linspace(1e-3, 1, 500)
     best = np.maximum(0, share - 1 + wrong) / share
-    axes.plot(share, best, ":", color=plots.GREY, label=say("best order: errors last"))
-    axes.set(xlabel=say("pictures answered, most confident first (%)"), ylabel=say("errors among the answers (%)"))
+    axes.plot(share, best, ":", color=plots.GREY, label=_("best order: errors last"))
+    axes.set(xlabel=_("images answered, most confident first (%)"), ylabel=_("errors among the answers (%)"))
     # the first few answers alone may all be wrong: what follows them is what matters
     axes.set(xlim=(0, 1), ylim=(0, 1.1 * float(1 - table["low"].min())))
     for axis in (axes.xaxis, axes.yaxis):
-        plots.percent_axis(axis)
+        plots.format_percent_axis(axis)
     axes.grid(True)
-    _legend(figure, 2)
+    _draw_legend(figure, 2)
     return figure
 
 
 @plots.use_style()
-def coverage(table: pd.DataFrame, aim: float) -> Figure:
-    """Draw the coverage and the mean size of the conformal sets, of all pictures and by true class."""
+def draw_coverage(table: pd.DataFrame, aim: float) -> Figure:
+    """Draw the coverage and the mean size of the conformal sets, of all images and by true class."""
     sides = {method: own.reset_index(drop=True) for method, own in table.groupby("method", sort=False)}
-    names = [name or say("all") for name in plots.shorten(sides["lac"]["class"], 18)]
-    figure = plots.new_figure(7.6, 1.5 + 0.42 * len(names))
+    names = [name or _("all") for name in plots.shorten_names(sides["lac"]["class"], 18)]
+    figure = plots.create_figure(7.6, 1.5 + 0.42 * len(names))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for method, own in sides.items():
-        _coverages(left, own, str(method), ("coverage", "low", "high"))
-        marker, ink, step = _METHODS[str(method)]
+        _draw_coverages(left, own, str(method), ("coverage", "low", "high"))
+        marker, ink, step = _METHOD_STYLES[str(method)]
         right.plot(own["set_size"], own.index + step, marker, color=ink, markersize=5)
-    _aim_at(left, aim, table["low"].min())
-    right.set(xlabel=say("classes in a set, mean"), xlim=(0, 1.1 * table["set_size"].max() + 0.1))
+    _draw_target(left, aim, table["low"].min())
+    right.set(xlabel=_("classes in a set, mean"), xlim=(0, 1.1 * table["set_size"].max() + 0.1))
     right.grid(True)
     _name_rows(left, names, sides["lac"]["n"])
-    _legend(figure, 3)
+    _draw_legend(figure, 3)
     return figure
 
 
 @plots.use_style()
-def shift(table: pd.DataFrame, aim: float) -> Figure:
-    """Draw what is left of the coverage, and what becomes of the calibration error, on changed and other pictures.
+def draw_shift(table: pd.DataFrame, aim: float) -> Figure:
+    """Draw what is left of the coverage, and what becomes of the calibration error, on changed and other images.
 
     Without conformal sets the table has no columns of coverage, and their side stays away.
     """
     with_sets = "coverage_lac" in table
-    figure = plots.new_figure(8.0 if with_sets else 5.2, 1.6 + 0.4 * len(table))
+    figure = plots.create_figure(8.0 if with_sets else 5.2, 1.6 + 0.4 * len(table))
     panels = np.atleast_1d(figure.subplots(1, 1 + with_sets, sharey=True))
-    for method in _METHODS if with_sets else ():
-        _coverages(panels[0], table, method, [f"coverage_{method}{end}" for end in ("", "_low", "_high")])
+    for method in _METHOD_STYLES if with_sets else ():
+        _draw_coverages(panels[0], table, method, [f"coverage_{method}{end}" for end in ("", "_low", "_high")])
     if with_sets:
-        _aim_at(panels[0], aim, min(table["coverage_lac_low"].min(), table["coverage_aps_low"].min()))
+        _draw_target(panels[0], aim, min(table["coverage_lac_low"].min(), table["coverage_aps_low"].min()))
     errors = panels[-1]
-    chance = say("chance alone, 95th percentile")
+    chance = _("chance alone, 95th percentile")
     errors.barh(table.index, table["ece_floor_p95"], color="#D9D9D9", height=0.7, label=chance)
-    errors.plot(table["ece_15"], table.index, "D", color=plots.PALETTE[4], markersize=5, label=say("ECE, 15 bins"))
-    errors.set(xlabel=say("ECE after scaling (%)"), xlim=(0, None))
-    plots.percent_axis(errors.xaxis)
+    errors.plot(table["ece_15"], table.index, "D", color=plots.PALETTE[4], markersize=5, label=_("ECE, 15 bins"))
+    errors.set(xlabel=_("ECE after scaling (%)"), xlim=(0, None))
+    plots.format_percent_axis(errors.xaxis)
     errors.grid(axis="x")
-    _name_rows(panels[0], plots.shorten(map(set_name, table["set"]), 24), table["n"])
-    _legend(figure, 3)
+    _name_rows(panels[0], plots.shorten_names(map(name_set, table["set"]), 24), table["n"])
+    _draw_legend(figure, 3)
     return figure
 
 
-def set_name(name: str) -> str:
+def name_set(name: str) -> str:
     """Give the words for a corruption; any other set bears its own name."""
-    return corruption_words().get(name, name)
+    return name_corruptions().get(name, name)
 
 
-def _titles(panels: int) -> tuple[str, ...]:
-    return (say("before scaling"), say("after scaling")) if panels > 1 else (say("no temperature was fitted"),)
+def _build_titles(panels: int) -> tuple[str, ...]:
+    return (_("before scaling"), _("after scaling")) if panels > 1 else (_("no temperature was fitted"),)
 
 
-def _error_and_floor(metrics: Mapping[str, Metric], prefix: str) -> str:
+def _format_error(metrics: Mapping[str, Metric], prefix: str) -> str:
     error, floor = (metrics[prefix + name].value or 0.0 for name in ("ece_15", "ece_floor_p95"))
-    return say("ECE {error}, chance alone up to {floor}", error=f"{error:.1%}", floor=f"{floor:.1%}")
+    return _("ECE {error}, chance alone up to {floor}", error=f"{error:.1%}", floor=f"{floor:.1%}")
 
 
-def _coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[str]) -> None:
+def _draw_coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[str]) -> None:
     """Draw one method's coverage with its intervals, a row of the table beside the other method's."""
     value, low, high = (table[column].to_numpy() for column in columns)
-    marker, ink, step = _METHODS[method]
+    marker, ink, step = _METHOD_STYLES[method]
     rows = table.index.to_numpy() + step
     axes.hlines(rows, low, high, color=ink, linewidth=1.3)
     axes.plot(value, rows, marker, color=ink, markersize=5, label=method.upper())
 
 
-def _aim_at(axes: Axes, aim: float, lowest: float) -> None:
-    axes.axvline(aim, color="black", linestyle="--", linewidth=1, label=say("promised: {share}", share=f"{aim:.0%}"))
-    axes.set(xlabel=say("sets that hold the true class (%)"), xlim=(max(0.0, min(lowest, aim) - 0.03), 1.01))
-    plots.percent_axis(axes.xaxis)
+def _draw_target(axes: Axes, aim: float, lowest: float) -> None:
+    axes.axvline(aim, color="black", linestyle="--", linewidth=1, label=_("promised: {share}", share=f"{aim:.0%}"))
+    axes.set(xlabel=_("sets that hold the true class (%)"), xlim=(max(0.0, min(lowest, aim) - 0.03), 1.01))
+    plots.format_percent_axis(axes.xaxis)
     axes.grid(True)
 
 
@@ -184,13 +189,13 @@ def _name_rows(axes: Axes, names: Sequence[str], ns: Iterable[int]) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _whiskers(axes: Axes, table: pd.DataFrame, label: str) -> None:
+def _draw_intervals(axes: Axes, table: pd.DataFrame, label: str) -> None:
     ends = np.maximum(0, [table["accuracy"] - table["accuracy_low"], table["accuracy_high"] - table["accuracy"]])
     style: dict[str, Any] = {"color": "black", "markersize": 3, "elinewidth": 1.1, "label": label}
     axes.errorbar(table["confidence"], table["accuracy"], ends, fmt="o", **style)
 
 
-def _legend(figure: Figure, columns: int) -> None:
+def _draw_legend(figure: Figure, columns: int) -> None:
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}

@@ -1,4 +1,4 @@
-"""cam_overlap: whether runs look at the same places of the same pictures, beside what maps of other pictures share."""
+"""cam_overlap: whether runs look at the same places of the same images, beside what maps of other images share."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.selection import stratified_rows
+from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import activation_figures as figures
 from avatar_bench.evaluation import class_activation as maps
-from avatar_bench.evaluation.block import IntervalCompareBlock, between, together
-from avatar_bench.evaluation.blocks.cam_overlap import overlap_tables as tables
-from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL, MEAN
-from avatar_bench.i18n import say
-from avatar_bench.metrics.overlap import NAMES
+from avatar_bench.evaluation import overlap_tables as tables
+from avatar_bench.evaluation.block import IntervalCompareBlock, align_predictions, metric_with_interval
+from avatar_bench.evaluation.overlap_tables import ALL_CLASSES, MEAN_OF_PAIRS
+from avatar_bench.i18n import _
+from avatar_bench.metrics.overlap import OVERLAP_MEASURES
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import Overlap
-    from avatar_bench.evaluation.class_activation import Panel
+    from avatar_bench.evaluation.class_activation import RunMaps
+    from avatar_bench.evaluation.overlap_tables import Overlap
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
 
-# the columns of value, ends and floor, and how the ends were made: of the same picture, and of other pictures
-_SAME = ("value", "low", "high", "null", "bootstrap by group")
-_OTHER = ("null", "null_low", "null_high", "null_random", "pictures of a class shuffled")
+# the columns of value, ends and floor, and how the ends were made: of the same image, and of other images
+_SAME_IMAGE = ("value", "low", "high", "null", "bootstrap by group")
+_OTHER_IMAGES = ("null", "null_low", "null_high", "null_random", "images of a class shuffled")
 
 
 @dataclass(kw_only=True)
 class CamOverlap(IntervalCompareBlock):
-    """Compare the raw Grad-CAM maps of runs, pair by pair and class by class, against maps of different pictures.
+    """Compare the raw Grad-CAM maps of runs, pair by pair and class by class, against maps of different images.
 
     `images` are drawn, in the classes' own proportions and no two of a group; `of` says whose map is taken: that of
-    the "target", the true class, or of each run's own "prediction"; `gallery`, the pictures shown a class. `resamples`
-    also counts the deals of maps to pictures at random.
+    the "target", the true class, or of each run's own "prediction"; `gallery`, the images shown a class. `resamples`
+    also counts the deals of maps to images at random.
     """
 
     images: int = 60
@@ -52,60 +52,60 @@ class CamOverlap(IntervalCompareBlock):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("images", self.images >= 1, "1 or more")
-        self.require("of", self.of in maps.OF, " or ".join(maps.OF))
+        self.require("of", self.of in maps.MAPPED_CLASSES, " or ".join(maps.MAPPED_CLASSES))
         self.require("gallery", self.gallery >= 0, "0 or more")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the overlap of maps of the same pictures with its null; runs without a map are left out, and told.
+        """Give the overlap of maps of the same images with its null; runs without a map are left out, and told.
 
-        Raise BlockError as `together` does, and where fewer than two runs have maps.
+        Raise BlockError as `align_predictions` does, and where fewer than two runs have maps.
         """
-        answers = together(runs, datasets)
-        panels, said = maps.panels(runs, datasets, answers, self._draw(answers[0]), self.of)
+        answers = align_predictions(runs, datasets)
+        panels, said = maps.compute_maps(runs, datasets, answers, self._sample_images(answers[0]), self.of)
         if len(panels) < 2:
-            raise BlockError("Only one run has a layer that is a map of its pictures.", *said[:1])
+            raise BlockError("Only one run has a layer that is a map of its images.", *said[:1])
         labels, one = [panel.label for panel in panels], panels[0].predictions
         raw = [panel.maps for panel in panels]
-        found = tables.compare(raw, one.targets, len(one.classes), self.resamples, self.seed)
+        found = tables.compute_overlap(raw, one.targets, len(one.classes), self.resamples, self.seed)
         result = Result("cam_overlap", datasets[0].name, len(one), one.classes)
-        result.provenance = {"layers": {panel.label: _layer(panel) for panel in panels}}
-        result.arrays["maps"] = maps.describe(panels)
-        summary = tables.summary(found, labels, one.classes, one.groups, self.level, self.resamples, self.seed)
-        means = summary[summary["a"] == MEAN]
+        result.provenance = {"layers": {panel.label: _describe_layer(panel) for panel in panels}}
+        result.arrays["maps"] = maps.collect_arrays(panels)
+        summary = tables.tabulate_summary(found, labels, one.classes, one.groups, self.level, self.resamples, self.seed)
+        means = summary[summary["a"] == MEAN_OF_PAIRS]
         result.tables = {
             "classes": means.drop(columns=["a", "b"]),
-            "pairs": summary[summary["a"] != MEAN],
-            "pictures": tables.pictures(found, labels, one.paths, one.classes),
+            "pairs": summary[summary["a"] != MEAN_OF_PAIRS],
+            "images": tables.tabulate_images(found, labels, one.paths, one.classes),
         }
-        result.metrics = _metrics(means, one.classes)
-        result.warnings = said + _warnings(means)
-        result.figures["overlap"] = figures.by_class(summary, self.level)
+        result.metrics = _build_metrics(means, one.classes)
+        result.warnings = said + _collect_warnings(means)
+        result.figures["overlap"] = figures.draw_overlaps_by_class(summary, self.level)
         if len(panels) > 2:
-            result.figures["pairs"] = figures.by_pair(summary, self.level)
+            result.figures["pairs"] = figures.draw_overlaps_by_pair(summary, self.level)
         if self.gallery:
-            result.figures["maps"] = self._gallery(panels, found)
+            result.figures["maps"] = self._draw_gallery(panels, found)
         return result
 
-    def _draw(self, answers: Predictions) -> NDArray[np.intp]:
-        """Draw pictures of different groups: the maps of two of a group are not those of different pictures."""
+    def _sample_images(self, answers: Predictions) -> NDArray[np.intp]:
+        """Draw images of different groups: the maps of two of a group are not those of different images."""
         order = np.random.default_rng(self.seed).permutation(len(answers))
         alone = np.sort(order[np.unique(answers.groups[order], return_index=True)[1]])
         frame = pd.DataFrame({"label": np.array(answers.classes)[answers.targets[alone]]})
-        return alone[stratified_rows(frame, self.images, self.seed)]
+        return alone[draw_stratified_rows(frame, self.images, self.seed)]
 
-    def _gallery(self, panels: Sequence[Panel], found: Overlap) -> Figure:
-        """Show pictures of each class from those that the runs agree on least to those that they agree on most."""
-        alike = found.values[-1, NAMES.index("iou_top20")]
-        rows = _spread(alike, found.targets, self.gallery)
+    def _draw_gallery(self, panels: Sequence[RunMaps], found: Overlap) -> Figure:
+        """Show images of each class from those that the runs agree on least to those that they agree on most."""
+        alike = found.values[-1, OVERLAP_MEASURES.index("iou_top20")]
+        rows = _select_spread(alike, found.targets, self.gallery)
         names = [panels[0].predictions.classes[found.targets[row]] for row in rows]
-        titles = [f"{name}\n{say('IoU {value:.2f}', value=alike[row])}" for name, row in zip(names, rows, strict=True)]
-        shown = [panel.take(np.array(rows)) for panel in panels[: figures.MOST_RUNS]]
-        about = say("image, its true class, and the IoU of the top 20 %, mean over pairs")
-        return figures.wall(shown, titles, figures.cells, self.of, about)
+        titles = [f"{name}\n{_('IoU {value:.2f}', value=alike[row])}" for name, row in zip(names, rows, strict=True)]
+        shown = [panel.take(np.array(rows)) for panel in panels[: figures.MAX_WALL_RUNS]]
+        about = _("image, its true class, and the IoU of the top 20 %, mean over pairs")
+        return figures.draw_wall(shown, titles, figures.draw_map_cells, self.of, about)
 
 
-def _spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each: int) -> list[int]:
-    """Give `each` pictures of every class, evenly spread from the least to the most alike, or the first."""
+def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each: int) -> list[int]:
+    """Give `each` images of every class, evenly spread from the least to the most alike, or the first."""
     rows: list[int] = []
     for k in range(int(targets.max()) + 1):
         own = np.flatnonzero((targets == k) & ~np.isnan(alike))
@@ -114,37 +114,37 @@ def _spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each: int) -
     return list(dict.fromkeys(rows)) or [0]
 
 
-def _layer(panel: Panel) -> str:
+def _describe_layer(panel: RunMaps) -> str:
     return f"{panel.layer.name}, {panel.layer.size[0]} x {panel.layer.size[1]}"
 
 
-def _metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Metric]:
-    """Give each figure over all classes and by class, and the same of maps of different pictures."""
-    rows = {(row["class"], row["metric"]): row for _, row in means.iterrows()}
+def _build_metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Metric]:
+    """Give each figure over all classes and by class, and the same of maps of different images."""
+    rows = {(row["class"], row["metric"]): row for __, row in means.iterrows()}
     found = {}
-    for name in (ALL, *classes):
-        for metric in NAMES:
-            row, full = rows.get((name, metric)), metric if name == ALL else f"{metric}/{name}"
+    for name in (ALL_CLASSES, *classes):
+        for metric in OVERLAP_MEASURES:
+            row, full = rows.get((name, metric)), metric if name == ALL_CLASSES else f"{metric}/{name}"
             if row is None:
                 for kind in (full, f"null/{full}"):
-                    reason = say("no picture of the class was drawn")
+                    reason = _("no image of the class was drawn")
                     found[kind] = Metric(None, 0, higher_is_better=None, reason=reason)
                 continue
-            found[full] = _metric(row, _SAME)
-            found[f"null/{full}"] = _metric(row, _OTHER)
+            found[full] = _build_metric(row, _SAME_IMAGE)
+            found[f"null/{full}"] = _build_metric(row, _OTHER_IMAGES)
     return found
 
 
-def _metric(row: pd.Series, columns: tuple[str, ...]) -> Metric:
+def _build_metric(row: pd.Series, columns: tuple[str, ...]) -> Metric:
     value, low, high, floor, method = columns
     n, base = int(row["n"]), None if np.isnan(row[floor]) else float(row[floor])
-    reason = say("fewer than two maps of the class have cells that differ")
-    return between(row[value], row[low], row[high], n, method, None, base, reason)
+    reason = _("fewer than two maps of the class have cells that differ")
+    return metric_with_interval(row[value], row[low], row[high], n, method, None, base, reason)
 
 
-def _warnings(means: pd.DataFrame) -> list[str]:
-    names = means.loc[(means["class"] == ALL) & means["value"].notna() & ~means["above_null"], "metric"]
+def _collect_warnings(means: pd.DataFrame) -> list[str]:
+    names = means.loc[(means["class"] == ALL_CLASSES) & means["value"].notna() & ~means["above_null"], "metric"]
     if names.empty:
         return []
     said = ", ".join(names)
-    return [say("{names}: maps of one picture are not shown to be more alike than those of different ones", names=said)]
+    return [_("{names}: maps of one image are not shown to be more alike than those of different ones", names=said)]

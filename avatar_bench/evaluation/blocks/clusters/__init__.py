@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.audit.probes import draw
+from avatar_bench.audit.probes import sample_rows
 from avatar_bench.errors import BlockError, DataError
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows
 from avatar_bench.evaluation.blocks.clusters import figures
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import clusters, neighbourhoods
-from avatar_bench.metrics.clusters import Space
-from avatar_bench.metrics.knn import knn_predictions
+from avatar_bench.metrics.clusters import EmbeddingSpace
+from avatar_bench.metrics.knn import predict_by_knn
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
-BY_PICTURE = ("silhouette", "silhouette_cosine", "knn_purity")
-OVERALL = ("separation_ratio", "davies_bouldin", "calinski_harabasz")
-SOURCE = ("source_silhouette", "source_knn_purity")
-METRICS = ("silhouette", "silhouette_cosine", *OVERALL, "knn_purity", "linear_probe", "knn_accuracy")
-_VOTES = 20  # neighbours that vote in the k-NN probe, as in that of pretraining
+METRICS_BY_IMAGE = ("silhouette", "silhouette_cosine", "knn_purity")
+OVERALL_METRICS = ("separation_ratio", "davies_bouldin", "calinski_harabasz")
+SOURCE_METRICS = ("source_silhouette", "source_knn_purity")
+CLUSTER_METRICS = ("silhouette", "silhouette_cosine", *OVERALL_METRICS, "knn_purity", "linear_probe", "knn_accuracy")
+_PROBE_NEIGHBOURS = 20  # neighbours that vote in the k-NN probe, as in that of pretraining
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,7 @@ class Clusters(IntervalBlock):
     """Judge how a run's embeddings gather by true class.
 
     `neighbors` (1 or more) of kNN purity; `folds` (2 or more) of the linear probe; `permutations` (1 or more) of the
-    labels, whose mean is each figure's floor; `limit`, the most pictures looked at; `sources`, rows of their heatmap.
+    labels, whose mean is each figure's floor; `limit`, the most images looked at; `sources`, rows of their heatmap.
     """
 
     neighbors: int = 10
@@ -56,128 +56,141 @@ class Clusters(IntervalBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give figures of separation by class, those of sources within classes, distances and silhouettes.
 
-        Raise BlockError where fewer than two classes have two pictures, or all embeddings are the same; GuardError
+        Raise BlockError where fewer than two classes have two images, or all embeddings are the same; GuardError
         where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
-        labelled = asked.take(known(asked, dataset))
+        labelled = asked.take(labelled_rows(asked, dataset))
         check_class_order(labelled, run.allow)
-        looked = labelled.take(draw(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
+        looked = labelled.take(sample_rows(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
         _require_classes(looked, dataset)
-        space = Space(looked.embeddings, looked.groups, self.neighbors)
-        pictures = _pictures_table(looked)
+        space = EmbeddingSpace(looked.embeddings, looked.groups, self.neighbors)
+        images = _tabulate_images(looked)
         result = Result("clusters", dataset.name, len(looked), run.classes)
-        result.metrics = self._by_class(space, looked, pictures, run) | self._by_source(space, looked, pictures)
-        result.tables = {"pictures": pictures, "distances": _distance_table(space.euclidean, pictures["target"])}
+        result.metrics = self._evaluate_classes(space, looked, images, run) | self._evaluate_sources(
+            space, looked, images
+        )
+        result.tables = {"images": images, "distances": _tabulate_distances(space.euclidean, images["target"])}
         result.arrays["embeddings"] = {"embeddings": looked.embeddings}
-        result.figures["silhouettes"] = figures.silhouettes(pictures["silhouette"], looked.targets, run.classes)
-        result.figures["distances"] = figures.distances(result.tables["distances"])
-        labels = _largest_sources(pictures, self.sources)
+        result.figures["silhouettes"] = figures.draw_silhouettes(images["silhouette"], looked.targets, run.classes)
+        result.figures["distances"] = figures.draw_distances(result.tables["distances"])
+        labels = _label_largest_sources(images, self.sources)
         if labels.nunique() > 1:
             rows = labels.index.to_numpy(dtype=np.intp)
             between = space.euclidean[np.ix_(rows, rows)]
-            result.tables["source_distances"] = _distance_table(between, labels)
-            result.figures["source_distances"] = figures.distances(result.tables["source_distances"])
-        result.warnings = _warnings(result.metrics, len(asked), len(labelled), len(looked))
+            result.tables["source_distances"] = _tabulate_distances(between, labels)
+            result.figures["source_distances"] = figures.draw_distances(result.tables["source_distances"])
+        result.warnings = _collect_warnings(result.metrics, len(asked), len(labelled), len(looked))
         return result
 
-    def _by_class(self, space: Space, looked: Predictions, pictures: pd.DataFrame, run: Run) -> dict[str, Metric]:
-        """Give METRICS, and put what they say of each picture into `pictures`."""
-        each = space.by_picture(looked.targets)
-        dealt = [one for one in self._dealt(looked.targets, looked.groups) if len(np.unique(one)) > 1]
+    def _evaluate_classes(
+        self, space: EmbeddingSpace, looked: Predictions, images: pd.DataFrame, run: Run
+    ) -> dict[str, Metric]:
+        """Give METRICS, and put what they say of each image into `images`."""
+        each = space.image_scores(looked.targets)
+        dealt = [one for one in self._permute_labels(looked.targets, looked.groups) if len(np.unique(one)) > 1]
         if not dealt:
             raise BlockError(
                 "clusters: the groups are few and mix classes, so that chance cannot be told by dealing them."
             )
-        noise = [np.append(np.nanmean(space.by_picture(one), axis=0), space.overall(one)) for one in dealt]
-        names = [*BY_PICTURE, *OVERALL]
+        noise = [np.append(np.nanmean(space.image_scores(one), axis=0), space.global_scores(one)) for one in dealt]
+        names = [*METRICS_BY_IMAGE, *OVERALL_METRICS]
         better = {name: name != "davies_bouldin" for name in names}
 
         def statistic(weights: Floats) -> Floats:
-            return np.column_stack([clusters.means(weights, each), space.overall(looked.targets, weights)])
+            return np.column_stack(
+                [clusters.weighted_means(weights, each), space.global_scores(looked.targets, weights)]
+            )
 
-        found = self.resampled(names, statistic, looked.groups, better, _floors(names, noise))
-        pictures[list(BY_PICTURE)] = each
-        found["linear_probe"] = self._linear_probe(looked, dealt, pictures)
-        found["knn_accuracy"] = self._knn_probe(run, looked, dealt, pictures)
-        return {name: found[name] for name in METRICS}
+        found = self.bootstrap(names, statistic, looked.groups, better, _average_floors(names, noise))
+        images[list(METRICS_BY_IMAGE)] = each
+        found["linear_probe"] = self._evaluate_linear_probe(looked, dealt, images)
+        found["knn_accuracy"] = self._evaluate_knn_probe(run, looked, dealt, images)
+        return {name: found[name] for name in CLUSTER_METRICS}
 
-    def _linear_probe(self, looked: Predictions, dealt: list[Labels], pictures: pd.DataFrame) -> Metric:
-        folds = min(self.folds, _fewest_groups(looked.targets, looked.groups))
+    def _evaluate_linear_probe(self, looked: Predictions, dealt: list[Labels], images: pd.DataFrame) -> Metric:
+        folds = min(self.folds, _count_fewest_groups(looked.targets, looked.groups))
         if folds < 2:
-            reason = say("a class has one group, which cannot be learned and judged at once")
+            reason = _("a class has one group, which cannot be learned and judged at once")
             return Metric(None, len(np.unique(looked.groups)), reason=reason)
         # where groups mix classes, dealing may leave a class to too few of them
-        sets = [looked.targets, *(one for one in dealt if _fewest_groups(one, looked.groups) >= folds)]
-        answers = [clusters.probe(looked.embeddings, labels, looked.groups, folds, self.seed) for labels in sets]
-        pictures["probe"] = np.array(looked.classes)[answers[0]]
+        sets = [looked.targets, *(one for one in dealt if _count_fewest_groups(one, looked.groups) >= folds)]
+        answers = [
+            clusters.predict_by_linear_probe(looked.embeddings, labels, looked.groups, folds, self.seed)
+            for labels in sets
+        ]
+        images["probe"] = np.array(looked.classes)[answers[0]]
         noise = [np.mean(answer == labels) for answer, labels in zip(answers[1:], sets[1:], strict=True)]
         floor = float(np.mean(noise)) if noise else None
         return self.share(answers[0] == looked.targets, looked.groups, floor=floor)
 
-    def _knn_probe(self, run: Run, looked: Predictions, dealt: list[Labels], pictures: pd.DataFrame) -> Metric:
-        """Judge the label that the nearest training pictures bear; null where they are not known, or not there."""
+    def _evaluate_knn_probe(self, run: Run, looked: Predictions, dealt: list[Labels], images: pd.DataFrame) -> Metric:
+        """Judge the label that the nearest training images bear; null where they are not known, or not there."""
         try:
             taught = run.training()
         except DataError as error:
             return Metric(None, len(np.unique(looked.groups)), reason=error.lines[0])
         names = np.array(looked.classes)
-        answer = knn_predictions(taught.embeddings, names[taught.targets], looked.embeddings, _VOTES)
-        pictures["knn"] = answer
+        answer = predict_by_knn(taught.embeddings, names[taught.targets], looked.embeddings, _PROBE_NEIGHBOURS)
+        images["knn"] = answer
         noise = [np.mean(answer == names[labels]) for labels in dealt]
         return self.share(answer == names[looked.targets], looked.groups, floor=float(np.mean(noise)))
 
-    def _by_source(self, space: Space, looked: Predictions, pictures: pd.DataFrame) -> dict[str, Metric]:
-        """Give how the pictures of a class gather by source, over the classes that hold several known ones."""
-        named = pictures["source"].where(pictures["source"] != "")
-        several = named.notna() & (named.groupby(pictures["target"]).transform("nunique") > 1)
+    def _evaluate_sources(self, space: EmbeddingSpace, looked: Predictions, images: pd.DataFrame) -> dict[str, Metric]:
+        """Give how the images of a class gather by source, over the classes that hold several known ones."""
+        named = images["source"].where(images["source"] != "")
+        several = named.notna() & (named.groupby(images["target"]).transform("nunique") > 1)
         rows = np.flatnonzero(several)
         if not len(rows):
-            reason = say("no class has two known sources")
-            return {name: Metric(None, 0, higher_is_better=None, reason=reason) for name in SOURCE}
+            reason = _("no class has two known sources")
+            return {name: Metric(None, 0, higher_is_better=None, reason=reason) for name in SOURCE_METRICS}
         between, groups, targets = space.euclidean[np.ix_(rows, rows)], looked.groups[rows], looked.targets[rows]
         sources = np.unique(looked.sources[rows], return_inverse=True)[1]
-        near = neighbourhoods.neighbours(between, groups, self.neighbors, within=targets)
+        near = neighbourhoods.find_neighbours(between, groups, self.neighbors, within=targets)
 
         def judge(labels: Labels) -> Floats:
             alone = clusters.silhouettes_within(between, labels, targets)
             return np.column_stack([alone, neighbourhoods.purity(near, labels)])
 
         each = judge(sources)
-        noise = [np.nanmean(judge(one), axis=0) for one in self._dealt(sources, groups, within=targets)]
-        pictures.loc[rows, list(SOURCE)] = each
-        return self.resampled(
-            SOURCE, lambda weights: clusters.means(weights, each), groups, None, _floors(SOURCE, noise)
+        noise = [np.nanmean(judge(one), axis=0) for one in self._permute_labels(sources, groups, within=targets)]
+        images.loc[rows, list(SOURCE_METRICS)] = each
+        return self.bootstrap(
+            SOURCE_METRICS,
+            lambda weights: clusters.weighted_means(weights, each),
+            groups,
+            None,
+            _average_floors(SOURCE_METRICS, noise),
         )
 
-    def _dealt(self, labels: Labels, groups: NDArray[np.str_], within: Labels | None = None) -> list[Labels]:
+    def _permute_labels(self, labels: Labels, groups: NDArray[np.str_], within: Labels | None = None) -> list[Labels]:
         generator = np.random.default_rng(self.seed)
-        return [clusters.permuted(labels, groups, generator, within) for _ in range(self.permutations)]
+        return [clusters.permute_labels(labels, groups, generator, within) for __ in range(self.permutations)]
 
 
-def _fewest_groups(labels: Labels, groups: NDArray[np.str_]) -> int:
+def _count_fewest_groups(labels: Labels, groups: NDArray[np.str_]) -> int:
     """Give the number of groups that the label of the fewest is in."""
     return min(len(np.unique(groups[labels == one])) for one in np.unique(labels))
 
 
-def _floors(names: Sequence[str], noise: list[Floats]) -> dict[str, float]:
+def _average_floors(names: Sequence[str], noise: list[Floats]) -> dict[str, float]:
     means = np.mean(noise, axis=0)
     return {name: float(mean) for name, mean in zip(names, means, strict=True) if np.isfinite(mean)}
 
 
 def _require_classes(looked: Predictions, dataset: Dataset) -> None:
     if (np.bincount(looked.targets) >= 2).sum() < 2:
-        raise BlockError(f"{dataset.name}: two classes of two pictures or more are needed to tell how far they part.")
+        raise BlockError(f"{dataset.name}: two classes of two images or more are needed to tell how far they part.")
     if (looked.embeddings == looked.embeddings[0]).all():
         raise BlockError(f"{dataset.name}: all embeddings are the same, so there is no distance to measure.")
 
 
-def _pictures_table(looked: Predictions) -> pd.DataFrame:
+def _tabulate_images(looked: Predictions) -> pd.DataFrame:
     target = np.array(looked.classes)[looked.targets]
     return pd.DataFrame({"path": looked.paths, "target": target, "source": looked.sources, "group": looked.groups})
 
 
-def _distance_table(between: Floats, labels: pd.Series[str]) -> pd.DataFrame:
+def _tabulate_distances(between: Floats, labels: pd.Series[str]) -> pd.DataFrame:
     """Give the mean distance of each two labels, a row and a column each, in the order of the alphabet."""
     names, codes = np.unique(labels.to_numpy(dtype=str), return_inverse=True)
     table = pd.DataFrame(clusters.mean_distances(between, codes), columns=list(names))
@@ -185,24 +198,24 @@ def _distance_table(between: Floats, labels: pd.Series[str]) -> pd.DataFrame:
     return table
 
 
-def _largest_sources(pictures: pd.DataFrame, most: int) -> pd.Series[str]:
-    """Give "class: source" of the pictures of the largest sources, by row."""
-    named = pictures[pictures["source"] != ""]
+def _label_largest_sources(images: pd.DataFrame, most: int) -> pd.Series[str]:
+    """Give "class: source" of the images of the largest sources, by row."""
+    named = images[images["source"] != ""]
     labels = named["target"] + ": " + named["source"]
     return labels[labels.isin(labels.value_counts().index[:most])]
 
 
-def _warnings(metrics: dict[str, Metric], asked: int, labelled: int, looked: int) -> list[str]:
+def _collect_warnings(metrics: dict[str, Metric], asked: int, labelled: int, looked: int) -> list[str]:
     said = []
     if labelled < asked:
-        said.append(say("{n} pictures without a known class are left out", n=asked - labelled))
+        said.append(_("{n} images without a known class are left out", n=asked - labelled))
     if looked < labelled:
-        said.append(say("{n} of {all} pictures are looked at, the same share of each class", n=looked, all=labelled))
+        said.append(_("{n} of {all} images are looked at, the same share of each class", n=looked, all=labelled))
     own = metrics["source_knn_purity"]
     if own.low is not None and own.floor is not None and own.low > own.floor:
         said.append(
-            say(
-                "pictures of a class gather by source: {share} of a picture's neighbours in its class are of its own "
+            _(
+                "images of a class gather by source: {share} of an image's neighbours in its class are of its own "
                 "source, {chance} by chance. The network tells the sources apart, and may know a class by them",
                 share=f"{own.value:.0%}",
                 chance=f"{own.floor:.0%}",

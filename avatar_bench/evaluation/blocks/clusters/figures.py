@@ -9,45 +9,45 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 
 @plots.use_style()
-def silhouettes(values: ArrayLike, targets: NDArray[np.integer], classes: Sequence[str]) -> Figure:
-    """Draw the silhouette of each picture, sorted within its class, with the mean of each class and of all."""
+def draw_silhouettes(values: ArrayLike, targets: NDArray[np.integer], classes: Sequence[str]) -> Figure:
+    """Draw the silhouette of each image, sorted within its class, with the mean of each class and of all."""
     value = np.asarray(values, dtype=np.float64)
     present = [index for index in range(len(classes)) if (targets == index).any()]
-    figure = plots.new_figure(5.6, 1.4 + 0.9 * len(present))
+    figure = plots.create_figure(5.6, 1.4 + 0.9 * len(present))
     axes = figure.subplots()
     gap, start = 0.03 * len(value), 0.0
     middles = []
     for index in present:
         own = np.sort(value[targets == index])[::-1]
         rows = start + np.arange(len(own))
-        axes.fill_betweenx(rows, 0, own, color=plots.color(index), alpha=0.75, linewidth=0, step="mid")
+        axes.fill_betweenx(rows, 0, own, color=plots.get_colour(index), alpha=0.75, linewidth=0, step="mid")
         axes.plot([own.mean()] * 2, [rows[0], rows[-1]], color="black", linewidth=1)
         middles.append(rows.mean())
         start = rows[-1] + 1 + gap
     axes.axvline(value.mean(), color="black", linestyle="--", linewidth=1)
     axes.axvline(0, color=plots.GREY, linewidth=0.8)
-    shown = plots.shorten(classes, 18)
+    shown = plots.shorten_names(classes, 18)
     names = [f"{shown[index]}\nn = {(targets == index).sum()}" for index in present]
     axes.set_yticks(middles, names)
-    axes.set(ylim=(start, -gap), xlabel=say("silhouette (line: mean of the class, dashed: of all)"))
+    axes.set(ylim=(start, -gap), xlabel=_("silhouette (line: mean of the class, dashed: of all)"))
     axes.grid(axis="x")
     return figure
 
 
 @plots.use_style()
-def distances(table: pd.DataFrame) -> Figure:
+def draw_distances(table: pd.DataFrame) -> Figure:
     """Draw the mean distance of each two classes or sources, `of` and a column each; a dash where there is none."""
-    names = plots.shorten(table["of"].astype(str), 30)
+    names = plots.shorten_names(table["of"].astype(str), 30)
     value = table[table.columns[1:]].to_numpy(dtype=np.float64)
     few = len(names) < 6
     side = 1.8 + (0.75 if few else 0.36) * len(names)
     decimals = max(0, 2 - int(np.floor(np.log10(np.nanmax(value)))))
-    figure = plots.new_figure(side + 1.6, side)
+    figure = plots.create_figure(side + 1.6, side)
     axes = figure.subplots()
     image = axes.imshow(value, cmap="Blues_r")
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
@@ -58,5 +58,5 @@ def distances(table: pd.DataFrame) -> Figure:
         said = "-" if np.isnan(distance) else f"{distance:.{decimals}f}"
         ink = "white" if distance < halfway else "black"
         axes.text(column, row, said, ha="center", va="center", color=ink, fontsize=8 if few else 6)
-    figure.colorbar(image, ax=axes, shrink=0.8, label=say("mean distance of two embeddings"))
+    figure.colorbar(image, ax=axes, shrink=0.8, label=_("mean distance of two embeddings"))
     return figure

@@ -1,4 +1,4 @@
-"""data_audit: can this data set tell its classes by what the pictures show, or do file, size or source tell them?"""
+"""data_audit: can this data set tell its classes by what the images show, or do file, size or source tell them?"""
 
 from __future__ import annotations
 
@@ -8,38 +8,46 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from avatar_bench.audit.assessment import Verdict, answer_words
+from avatar_bench.audit.assessment import Assessment, translate_suitability
 from avatar_bench.audit.content_credentials import HINTS
-from avatar_bench.audit.probes import Plan, Probe, carriers, draw, majority, probe, probe_source
+from avatar_bench.audit.probes import (
+    ProbeResult,
+    ProbeSettings,
+    probe,
+    probe_single_properties,
+    probe_source,
+    sample_rows,
+    score_majority_class,
+)
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
 from avatar_bench.audit.shortcuts import (
-    cross_table,
+    assess,
+    count_hints,
+    cross_tabulate,
     find_copies,
-    hint_counts,
-    judge,
-    measure_pictures,
+    measure_images,
     summarise,
 )
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.evaluation.block import DatasetBlock, left_out
+from avatar_bench.evaluation.block import DatasetBlock, warn_unlabelled
 from avatar_bench.evaluation.blocks.data_audit import figures
 from avatar_bench.evaluation.blocks.data_audit import label_errors as _suspects
-from avatar_bench.i18n import languages, say, speak
+from avatar_bench.i18n import _, list_languages, use_language
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
 
-PROBES = {"metadata": METADATA, "appearance": APPEARANCE, "colour": COLOUR, "residual": RESIDUAL}
-_SHOWN = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, "outlier")
+PROBE_PROPERTIES = {"metadata": METADATA, "appearance": APPEARANCE, "colour": COLOUR, "residual": RESIDUAL}
+_PROPERTY_COLUMNS = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, "outlier")
 
 
 @dataclass(kw_only=True)
 class DataAudit(DatasetBlock):
-    """Audit a data set: what separates its classes beside the pictures themselves, before and after equalising.
+    """Audit a data set: what separates its classes beside the images themselves, before and after equalising.
 
     `level` of the intervals, 0 to 1; `resamples` and `seed` of the bootstrap; `folds` of the cross-validation; `limit`,
-    the most pictures looked at; `equalised`: audit again after equalising, with `resize` making pictures square;
+    the most images looked at; `equalised`: audit again after equalising, with `resize` making images square;
     `duplicates`: look for copies; `label_errors`: true, false, or null (where cleanlab and the weights of `features`, a
     model of conf/model with package weights, are there already).
     """
@@ -67,92 +75,94 @@ class DataAudit(DatasetBlock):
                 raise ConfigError(f"block.data_audit.{name}={getattr(self, name)}: expected {expected}.")
 
     def audit(self, dataset: Dataset) -> Result:
-        """Give probes, tables, figures and, in `provenance["verdict"]`, the answer with its reasons.
+        """Give probes, tables, figures and, in `provenance["assessment"]`, the answer with its reasons.
 
-        Pictures without a label are left out. Raise DataError where none has one, or none can be decoded.
+        Images without a label are left out. Raise DataError where none has one, or none can be decoded.
         """
         known = dataset.take(np.flatnonzero(dataset.frame["label"] != ""))
         if not len(known):
-            raise DataError(f"{dataset.name}: no picture's class is known, so there is nothing to audit.")
-        drawn = known.take(draw(known.frame, self.limit, self.seed))
-        frame, bad = measure_pictures(drawn)
+            raise DataError(f"{dataset.name}: no image's class is known, so there is nothing to audit.")
+        drawn = known.take(sample_rows(known.frame, self.limit, self.seed))
+        frame, bad = measure_images(drawn)
         result = Result("data_audit", dataset.name, len(frame), drawn.classes)
-        result.warnings = _left_out(dataset, known, drawn, bad)
+        result.warnings = _collect_warnings(dataset, known, drawn, bad)
         result.tables = {
-            "properties": frame[list(_SHOWN)],
+            "properties": frame[list(_PROPERTY_COLUMNS)],
             "summary": summarise(frame),
-            "confounding": cross_table(frame, "source"),
-            "generators": cross_table(frame, "generator"),
-            "hints": hint_counts(frame),
+            "confounding": cross_tabulate(frame, "source"),
+            "generators": cross_tabulate(frame, "generator"),
+            "hints": count_hints(frame),
             "outliers": frame.loc[frame["outlier"] != "", ["path", "label", "source", "outlier"]],
         }
         matches = find_copies(drawn, frame) if self.duplicates else None
         if matches is not None:
             result.tables["duplicates"] = matches
-        self._probe(result, frame)
-        self._judge(result, frame, matches, prefix="")
+        self._run_probes(result, frame)
+        self._assess(result, frame, matches, prefix="")
         if self.equalised:
-            self._probe_equalised(result, drawn)
-            self._judge(result, frame, matches, prefix="equalised/")
-        self._suspect(result, drawn, frame)
-        self._draw(result, frame)
+            self._run_equalised_probes(result, drawn)
+            self._assess(result, frame, matches, prefix="equalised/")
+        self._find_label_errors(result, drawn, frame)
+        self._draw_figures(result, frame)
         return result
 
     @property
-    def _plan(self) -> Plan:
-        return Plan(self.folds, self.seed, self.resamples, self.level)
+    def _plan(self) -> ProbeSettings:
+        return ProbeSettings(self.folds, self.seed, self.resamples, self.level)
 
-    def _probe(self, result: Result, frame: pd.DataFrame) -> None:
-        found = {name: probe(frame, columns, self._plan) for name, columns in PROBES.items()}
+    def _run_probes(self, result: Result, frame: pd.DataFrame) -> None:
+        found = {name: probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
         found["source"] = probe_source(frame, plan=self._plan)
-        accuracy, balanced = majority(frame)
-        result.metrics |= _named(found, "")
+        accuracy, balanced = score_majority_class(frame)
+        result.metrics |= _name_metrics(found, "")
         result.metrics |= {"majority_accuracy": accuracy, "majority_balanced_accuracy": balanced}
-        result.tables["carriers"] = carriers(frame, [*METADATA, *APPEARANCE], self._plan)
+        result.tables["single_properties"] = probe_single_properties(frame, [*METADATA, *APPEARANCE], self._plan)
 
-    def _probe_equalised(self, result: Result, drawn: Dataset) -> None:
-        frame, _ = measure_pictures(drawn, self.resize)
-        found = {name: probe(frame, columns, self._plan) for name, columns in PROBES.items()}
-        result.metrics |= _named(found, "equalised/")
+    def _run_equalised_probes(self, result: Result, drawn: Dataset) -> None:
+        frame, __ = measure_images(drawn, self.resize)
+        found = {name: probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
+        result.metrics |= _name_metrics(found, "equalised/")
         # no re-encoding takes the source away
         told = {name: metric for name, metric in result.metrics.items() if name.startswith("source_auroc")}
         result.metrics |= {f"equalised/{name}": metric for name, metric in told.items()}
 
-    def _judge(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
+    def _assess(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
         """Write the verdict on the set as it is stored, or as it is after equalising."""
         file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
-        verdict = judge(frame, file_alone, source_alone, matches)
+        verdict = assess(frame, file_alone, source_alone, matches)
         reasons = {}
-        for name in languages():
-            with speak(name):
-                reasons[name] = judge(frame, file_alone, source_alone, matches).reasons
-        stated = {"answer": verdict.answer, "reasons": reasons.pop("en"), "reasons_in": reasons}
+        for name in list_languages():
+            with use_language(name):
+                reasons[name] = assess(frame, file_alone, source_alone, matches).reasons
+        stated = {"suitable": verdict.suitable, "reasons": reasons.pop("en"), "reasons_in": reasons}
         result.provenance[f"{prefix}verdict"] = stated
         if not prefix:
-            result.warnings = [_sentence(verdict), *result.warnings]
+            result.warnings = [_format_assessment(verdict), *result.warnings]
 
-    def _suspect(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> None:
-        reason = _suspects.why_not(self.features, frame, self.label_errors)
+    def _find_label_errors(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> None:
+        reason = _suspects.explain_skip(self.features, frame, self.label_errors)
         if reason:
             result.provenance["label_errors"] = reason
             return
-        embeddings = _suspects.embed(drawn, frame["row"].to_numpy(), self.features)
-        table = _suspects.suspects(embeddings, frame, self._plan)
+        embeddings = _suspects.compute_features(drawn, frame["row"].to_numpy(), self.features)
+        table = _suspects.find_suspects(embeddings, frame, self._plan)
         result.tables["suspects"] = table
-        result.provenance["label_errors"] = say(
+        result.provenance["label_errors"] = _(
             "{n} of {all} labels deserve a look: see suspects", n=len(table), all=len(frame)
         )
 
-    def _draw(self, result: Result, frame: pd.DataFrame) -> None:
-        result.figures["properties"] = figures.properties(frame, result.classes)
-        result.figures["confounding"] = figures.sources(result.tables["confounding"], result.classes)
+    def _draw_figures(self, result: Result, frame: pd.DataFrame) -> None:
+        result.figures["properties"] = figures.draw_properties(frame, result.classes)
+        result.figures["confounding"] = figures.draw_sources(result.tables["confounding"], result.classes)
         if result.metrics["metadata_auroc"].value is not None:
             groups = result.metrics["metadata_auroc"].n
-            result.figures["aurocs"] = figures.aurocs(result.metrics, [*PROBES, "source"])
-            result.figures["carriers"] = figures.carriers(result.tables["carriers"], groups)
+            result.figures["aurocs"] = figures.draw_aurocs(result.metrics, [*PROBE_PROPERTIES, "source"])
+            result.figures["single_properties"] = figures.draw_property_aurocs(
+                result.tables["single_properties"], groups
+            )
 
 
-def _named(found: dict[str, Probe], prefix: str) -> dict[str, Metric]:
+def _name_metrics(found: dict[str, ProbeResult], prefix: str) -> dict[str, Metric]:
     aurocs = {f"{prefix}{name}_auroc": one.auroc for name, one in found.items()}
     first = f"{prefix}metadata_auroc"  # what a command says of this block in one line
     return {
@@ -165,22 +175,18 @@ def _named(found: dict[str, Probe], prefix: str) -> dict[str, Metric]:
     }
 
 
-def _left_out(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[str]:
-    said = left_out(len(dataset) - len(known), len(dataset))
+def _collect_warnings(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[str]:
+    said = warn_unlabelled(len(dataset) - len(known), len(dataset))
     if len(drawn) < len(known):
-        said.append(
-            say("{n} of {all} pictures were looked at, the same share of each class", n=len(drawn), all=len(known))
-        )
+        said.append(_("{n} of {all} images were looked at, the same share of each class", n=len(drawn), all=len(known)))
     if bad:
-        said.append(
-            say("{n} of {all} pictures cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1])
-        )
+        said.append(_("{n} of {all} images cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1]))
     return said
 
 
-def _sentence(verdict: Verdict) -> str:
-    return say(
+def _format_assessment(verdict: Assessment) -> str:
+    return _(
         "can this set say what tells its classes apart? {answer}: {why}",
-        answer=answer_words(verdict.answer),
-        why="; ".join(verdict.reasons) or say("nothing speaks against it"),
+        answer=translate_suitability(verdict.suitable),
+        why="; ".join(verdict.reasons) or _("nothing speaks against it"),
     )

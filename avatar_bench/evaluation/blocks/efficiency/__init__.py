@@ -10,22 +10,22 @@ import pandas as pd
 import torch
 
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import IntervalBlock, between
+from avatar_bench.evaluation.block import IntervalBlock, metric_with_interval
 from avatar_bench.evaluation.blocks.efficiency import figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
-from avatar_bench.i18n import say
-from avatar_bench.inference.runtimes.engines import RUNTIMES, refuse_missing
+from avatar_bench.i18n import _
+from avatar_bench.inference.runtimes.engines import RUNTIMES, refuse_missing_package
 from avatar_bench.metrics.timing import quantiles
 from avatar_bench.models import profiling
-from avatar_bench.models.inspection import dissect
+from avatar_bench.models.inspection import inspect_network
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
-AGREEMENT = 1e-4  # of a runtime's logits with torch's, absolute below 1, relative above
-_COUNTED = ("params", "bytes", "macs")
+RUNTIME_TOLERANCE = 1e-4  # of a runtime's logits with torch's, absolute below 1, relative above
+_LAYER_COUNTS = ("params", "bytes", "macs")
 _TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": True}  # is more better?
 
 
@@ -33,7 +33,7 @@ _TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": Tru
 class Efficiency(IntervalBlock):
     """Measure what a run's network costs on this machine; the bootstrap draws whole rounds.
 
-    `batches` of pictures (1 is added) and `threads` of the network (0: as many as are set) are timed each with each,
+    `batches` of images (1 is added) and `threads` of the network (0: as many as are set) are timed each with each,
     in `runtimes`, by turns: `rounds` of them, about `seconds` in all for each setting. `passes` over real files last
     `pass_seconds` or more, decoded by the run's own number of workers and by each of `workers`. The machine is too
     noisy where two identical networks, or two passes of one setting, differ by more than `tolerance`.
@@ -63,35 +63,35 @@ class Efficiency(IntervalBlock):
         self.require("pass_seconds", self.pass_seconds >= 0, "0 or more")
         self.require("workers", min(self.workers, default=0) >= 0, "numbers of 0 or more")
         for runtime in self.runtimes:
-            refuse_missing(runtime, f"block.efficiency.runtimes: {runtime}")
+            refuse_missing_package(runtime, f"block.efficiency.runtimes: {runtime}")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give counts, timings with intervals, and a figure; the dataset's files are read, its labels are not."""
         if len(dataset) == 0:
-            raise BlockError(f"{dataset.name} has no pictures to time the network on.")
+            raise BlockError(f"{dataset.name} has no images to time the network on.")
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
         samples = self._time_network(run, result)
         workers = list(dict.fromkeys([run.workers, *self.workers]))
         passes = timing.time_files(run, dataset, workers, self.passes, self.pass_seconds, self.seed)
-        latency, end_to_end = self._latency(samples), self._end_to_end(passes)
+        latency, end_to_end = self._tabulate_latency(samples), self._tabulate_end_to_end(passes)
         latency["steady"] = latency["noise"].max() <= self.tolerance
-        latency["device"] = [timing.device_of(run, runtime) for runtime in latency["runtime"]]
-        layers = dissect(run.classifier.net, run.preprocessing.size).layers[["module", "type", *_COUNTED]]
-        memory = profiling.memory(run.classifier, timing.synthetic(run, max(self.batches)))
-        result.metrics = _counts(layers, memory) | self._metrics(latency, end_to_end)
+        latency["device"] = [timing.find_device(run, runtime) for runtime in latency["runtime"]]
+        layers = inspect_network(run.classifier.net, run.preprocessing.size).layers[["module", "type", *_LAYER_COUNTS]]
+        memory = profiling.trace_memory(run.classifier, timing.create_noise_images(run, max(self.batches)))
+        result.metrics = _build_count_metrics(layers, memory) | self._build_metrics(latency, end_to_end)
         result.tables = {"latency": latency, "end_to_end": end_to_end, "samples": samples, "passes": passes}
         result.tables |= {"layers": layers, "memory": memory}
-        result.figures = {"latency": figures.latency(latency, end_to_end, run.batch_size)}
-        result.provenance = {"machine": profiling.machine(run.device)}
-        result.warnings += self._doubts(latency, end_to_end)
+        result.figures = {"latency": figures.draw_latency(latency, end_to_end, run.batch_size)}
+        result.provenance = {"machine": profiling.describe_machine(run.device)}
+        result.warnings += self._warn_of_noise(latency, end_to_end)
         return result
 
     def _time_network(self, run: Run, result: Result) -> pd.DataFrame:
-        factories, distances = timing.build(run, self.runtimes)
+        factories, distances = timing.prepare_runtimes(run, self.runtimes)
         for name, distance in distances.items():
-            if not distance <= AGREEMENT:
+            if not distance <= RUNTIME_TOLERANCE:
                 result.warnings.append(
-                    say(
+                    _(
                         "The runtime {runtime} is not timed: its logits differ from torch's by {distance}.",
                         runtime=name,
                         distance=f"{distance:.2g}",
@@ -102,13 +102,13 @@ class Efficiency(IntervalBlock):
         turns = {"rounds": self.rounds, "seconds": self.seconds, "seed": self.seed}
         return timing.time_network(run, factories, self.batches, list(dict.fromkeys(threads)), turns)
 
-    def _latency(self, samples: pd.DataFrame) -> pd.DataFrame:
+    def _tabulate_latency(self, samples: pd.DataFrame) -> pd.DataFrame:
         """Give a row per setting: its quantiles and rate with intervals, and how far a copy of the network differs."""
         rows = []
-        for case, part in samples.groupby(list(timing.Case._fields), sort=False):
-            row: dict[str, Any] = dict(zip(timing.Case._fields, case, strict=True))
+        for case, part in samples.groupby(list(timing.TimedSetting._fields), sort=False):
+            row: dict[str, Any] = dict(zip(timing.TimedSetting._fields, case, strict=True))
             row |= {"rounds": part["round"].nunique(), "calls": len(part)}
-            for name, metric in self._figures(part, row["batch"]).items():
+            for name, metric in self._bootstrap_times(part, row["batch"]).items():
                 row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
             rows.append(row)
         table = pd.DataFrame(rows)
@@ -117,7 +117,7 @@ class Efficiency(IntervalBlock):
         noise = pairs.max(axis=1, skipna=False) / pairs.min(axis=1) - 1
         return table.join(noise.rename("noise"), on=setting)
 
-    def _figures(self, part: pd.DataFrame, batch: int) -> dict[str, Metric]:
+    def _bootstrap_times(self, part: pd.DataFrame, batch: int) -> dict[str, Metric]:
         seconds = part["seconds"].to_numpy()
 
         def statistic(weights: Any) -> Any:
@@ -125,50 +125,50 @@ class Efficiency(IntervalBlock):
             found[:, 2] = 1000 * batch / found[:, 2]
             return found
 
-        return self.resampled(list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
+        return self.bootstrap(list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
 
-    def _end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
+    def _tabulate_end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
         """Give a row per number of workers: the median pass's images per second with its interval, passes' noise."""
         rows, name = [], "images_per_second"
         for workers, part in passes.groupby("workers", sort=False):
-            rates = (part["pictures"] / part["seconds"]).to_numpy()
-            found = self.resampled([name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
-            row: dict[str, Any] = {"workers": workers, "pictures": int(part["pictures"].sum()), "passes": len(part)}
+            rates = (part["images"] / part["seconds"]).to_numpy()
+            found = self.bootstrap([name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
+            row: dict[str, Any] = {"workers": workers, "images": int(part["images"].sum()), "passes": len(part)}
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
             rows.append(row | {"noise": rates.max() / rates.min() - 1})
         table = pd.DataFrame(rows).astype({f"{name}_low": float, f"{name}_high": float})
         return table.assign(steady=table["noise"] <= self.tolerance)
 
-    def _metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
+    def _build_metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
         """Return the metrics of each runtime's first number of threads, torch's without a prefix, and of the files."""
         noise, found = float(latency["noise"].max()), {}
-        reason = None if noise <= self.tolerance else say("the machine is too noisy for it")
+        reason = None if noise <= self.tolerance else _("the machine is too noisy for it")
         first = latency.groupby("runtime")["threads"].transform("first")
         rows = latency[(latency["network"] == "run") & (latency["threads"] == first)]
-        for _, row in rows.iterrows():
+        for __, row in rows.iterrows():
             prefix = "" if row["runtime"] == "torch" else f"{row['runtime']}/"
             for name, better in _TIMES.items():
-                found[f"{prefix}{name}/b{row['batch']}"] = _metric(row, name, "round", better, reason)
+                found[f"{prefix}{name}/b{row['batch']}"] = _build_metric(row, name, "round", better, reason)
         own = end_to_end.iloc[0]
         if reason is None and not own["steady"]:
-            reason = say("passes over the same files differ too much")
-        found["end_to_end_images_per_second"] = _metric(own, "images_per_second", "pass", True, reason)
+            reason = _("passes over the same files differ too much")
+        found["end_to_end_images_per_second"] = _build_metric(own, "images_per_second", "pass", True, reason)
         rounds = int(latency["rounds"].min())
         return found | {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
 
-    def _doubts(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> list[str]:
+    def _warn_of_noise(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> list[str]:
         noise, allowed, doubts = latency["noise"].max(), f"{self.tolerance:.0%}", []
         if noise > self.tolerance:
             doubts.append(
-                say(
+                _(
                     "The machine is too noisy: two identical networks differ by {noise}, of {tolerance} allowed.",
                     noise=f"{noise:.0%}",
                     tolerance=allowed,
                 )
             )
-        for _, row in end_to_end[~end_to_end["steady"]].iterrows():
+        for __, row in end_to_end[~end_to_end["steady"]].iterrows():
             doubts.append(
-                say(
+                _(
                     "End to end is too noisy, workers: {workers}: passes differ by {noise}, of {tolerance} allowed.",
                     workers=row["workers"],
                     noise=f"{row['noise']:.0%}",
@@ -178,8 +178,8 @@ class Efficiency(IntervalBlock):
         return doubts
 
 
-def _counts(layers: pd.DataFrame, memory: pd.DataFrame) -> dict[str, Metric]:
-    params, stored, macs = layers[list(_COUNTED)].sum()
+def _build_count_metrics(layers: pd.DataFrame, memory: pd.DataFrame) -> dict[str, Metric]:
+    params, stored, macs = layers[list(_LAYER_COUNTS)].sum()
     counts = {
         "params_m": params / 1e6,
         "macs_g": macs / 1e9,
@@ -189,8 +189,8 @@ def _counts(layers: pd.DataFrame, memory: pd.DataFrame) -> dict[str, Metric]:
     return {name: Metric(float(value), 1, higher_is_better=False) for name, value in counts.items()}
 
 
-def _metric(row: pd.Series, name: str, unit: str, better: bool, reason: str | None) -> Metric:
+def _build_metric(row: pd.Series, name: str, unit: str, better: bool, reason: str | None) -> Metric:
     low, high = row[[f"{name}_low", f"{name}_high"]].astype(float)
     units = int(row["rounds"] if unit == "round" else row["passes"])
-    metric = between(row[name], low, high, units, f"bootstrap by {unit}", better)
+    metric = metric_with_interval(row[name], low, high, units, f"bootstrap by {unit}", better)
     return replace(metric, reason=reason or metric.reason)

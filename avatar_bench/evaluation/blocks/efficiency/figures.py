@@ -8,54 +8,54 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from avatar_bench.evaluation.blocks.efficiency.latency import CPU
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 
 @plots.use_style()
-def latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int) -> Figure:
+def draw_latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int) -> Figure:
     """Draw the median latency by batch with a bar up to its 95th percentile, and images per second with intervals.
 
     A line for each runtime and number of threads, and one for a copy of the network, which shows the machine's noise.
     Diamonds are real files, end to end, at `batch_size`.
     """
-    figure = plots.new_figure(8.4, 3.9)
+    figure = plots.create_figure(8.4, 3.9)
     left, right = figure.subplots(1, 2)
     kinds = list(table.groupby(["network", "runtime", "threads"], sort=False))
     for index, (kind, part) in enumerate(kinds):
         shift = 1.03 ** (index - (len(kinds) - 1) / 2)  # side by side, or bars would hide each other
-        style = {"color": plots.color(index), "marker": "o", "markersize": 3.5, "capsize": 2, "linewidth": 1.1}
-        style |= {"label": _name(part.iloc[0]), "linestyle": "--" if "copy" in kind else "-"}
-        _line(left, part, shift, "latency_ms", part["latency_ms"], part["latency_ms_p95"], style)
+        style = {"color": plots.get_colour(index), "marker": "o", "markersize": 3.5, "capsize": 2, "linewidth": 1.1}
+        style |= {"label": _label_line(part.iloc[0]), "linestyle": "--" if "copy" in kind else "-"}
+        _draw_line(left, part, shift, "latency_ms", part["latency_ms"], part["latency_ms_p95"], style)
         rate = "images_per_second"
-        _line(right, part, shift, rate, part[f"{rate}_low"], part[f"{rate}_high"], style)
-    _files(right, end_to_end, batch_size, len(kinds))
-    left.set(title=say("Latency: median, and bar to p95"), ylabel=say("milliseconds a batch"), yscale="log")
+        _draw_line(right, part, shift, rate, part[f"{rate}_low"], part[f"{rate}_high"], style)
+    _draw_files(right, end_to_end, batch_size, len(kinds))
+    left.set(title=_("Latency: median, and bar to p95"), ylabel=_("milliseconds a batch"), yscale="log")
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter(ScalarFormatter())
     left.yaxis.set_minor_locator(NullLocator())
-    right.set(title=say("Throughput, with intervals"), ylabel=say("pictures a second"), ylim=(0, None))
+    right.set(title=_("Throughput, with intervals"), ylabel=_("images a second"), ylim=(0, None))
     for axes in (left, right):
-        _scales(axes, sorted({*table["batch"], batch_size}))
+        _set_scales(axes, sorted({*table["batch"], batch_size}))
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 
-def _name(row: pd.Series) -> str:
+def _label_line(row: pd.Series) -> str:
     runtime, threads = "torch" if row["runtime"] == CPU else row["runtime"], row["threads"]
     if row["device"] != "cpu":
         return (
-            say("{runtime} on the GPU, copy", runtime=runtime)
+            _("{runtime} on the GPU, copy", runtime=runtime)
             if row["network"] == "copy"
-            else say("{runtime} on the GPU", runtime=runtime)
+            else _("{runtime} on the GPU", runtime=runtime)
         )
     if row["network"] == "copy":
-        return say("{runtime}, threads: {threads}, copy", runtime=runtime, threads=threads)
-    return say("{runtime}, threads: {threads}", runtime=runtime, threads=threads)
+        return _("{runtime}, threads: {threads}, copy", runtime=runtime, threads=threads)
+    return _("{runtime}, threads: {threads}", runtime=runtime, threads=threads)
 
 
-def _line(
+def _draw_line(
     axes: Axes, part: pd.DataFrame, shift: float, name: str, low: pd.Series, high: pd.Series, style: dict[str, object]
 ) -> None:
     value = part[name]
@@ -63,24 +63,24 @@ def _line(
     axes.errorbar(part["batch"] * shift, value, [below, above], **style)  # type: ignore[arg-type]
 
 
-def _files(axes: Axes, table: pd.DataFrame, batch_size: int, used: int) -> None:
+def _draw_files(axes: Axes, table: pd.DataFrame, batch_size: int, used: int) -> None:
     name = "images_per_second"
-    for index, (_, row) in enumerate(table.iterrows()):
+    for index, (__, row) in enumerate(table.iterrows()):
         ends = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
         axes.errorbar(
             batch_size * 1.06 ** (index + 1),
             row[name],
             ends,
             fmt="D",
-            color=plots.color(used + index),
+            color=plots.get_colour(used + index),
             markersize=5,
             capsize=2,
-            label=say("real files, workers: {workers}", workers=f"{row['workers']:.0f}"),
+            label=_("real files, workers: {workers}", workers=f"{row['workers']:.0f}"),
         )
 
 
-def _scales(axes: Axes, batches: list[int]) -> None:
-    axes.set(xscale="log", xlim=(batches[0] / 1.5, 1.5 * batches[-1]), xlabel=say("pictures a batch"))
+def _set_scales(axes: Axes, batches: list[int]) -> None:
+    axes.set(xscale="log", xlim=(batches[0] / 1.5, 1.5 * batches[-1]), xlabel=_("images a batch"))
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(True)

@@ -15,23 +15,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avatar_bench.data.dataset import files_of
-from avatar_bench.inference.runtimes.engines import EXPORTED, Engine, prepare
-from avatar_bench.models.profiling import Job, arrivals, interleaved
+from avatar_bench.data.dataset import list_files
+from avatar_bench.inference.runtimes.engines import EXPORTED_RUNTIMES, Engine, prepare_engine
+from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
 CPU = "cpu"  # the runtime that is torch on the CPU, timed beside torch on a GPU
-FEWEST = 4  # batches timed in each pass over real files
-_FEWEST_PASSES = 3
-_PREFETCHED = 2  # batches that a worker of torch's loader has ready at most
-_TESTED = 4  # pictures on which runtimes must agree
+MIN_TIMED_BATCHES = 4  # batches timed in each pass over real files
+_MIN_PASSES = 3
+_PREFETCH_FACTOR = 2  # batches that a worker of torch's loader has ready at most
+_TEST_IMAGES = 4  # images on which runtimes must agree
 Factory = Callable[[int], Engine]
 
 
-class Case(NamedTuple):
+class TimedSetting(NamedTuple):
     """Name a setting; `network` is "run", or "copy" for an identical one."""
 
     runtime: str
@@ -40,34 +40,34 @@ class Case(NamedTuple):
     network: str
 
 
-def synthetic(run: Run, count: int) -> Tensor:
-    """Give pictures of noise as the network takes them, uint8 (count, 3, S, S), on its device."""
+def create_noise_images(run: Run, count: int) -> Tensor:
+    """Give images of noise as the network takes them, uint8 (count, 3, S, S), on its device."""
     size, generator = run.preprocessing.size, torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator).to(run.device)
 
 
-def device_of(run: Run, runtime: str) -> str:
+def find_device(run: Run, runtime: str) -> str:
     """Return the device that a runtime computes on: the run's, or the CPU."""
-    return "cpu" if runtime in (CPU, *EXPORTED) else run.device
+    return "cpu" if runtime in (CPU, *EXPORTED_RUNTIMES) else run.device
 
 
-def build(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Factory], dict[str, float]]:
+def prepare_runtimes(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Factory], dict[str, float]]:
     """Return what builds each runtime's engines, and how far its logits are from torch's on the same device.
 
     Where the run computes on a GPU, torch on the CPU is one more runtime.
     """
     size = run.preprocessing.size
-    factories = {name: prepare(name, run.classifier, size) for name in runtimes}
+    factories = {name: prepare_engine(name, run.classifier, size) for name in runtimes}
     if run.device != "cpu":
-        factories[CPU] = prepare("torch", copy.deepcopy(run.classifier).cpu(), size)
-    pictures = synthetic(run, _TESTED)
+        factories[CPU] = prepare_engine("torch", copy.deepcopy(run.classifier).cpu(), size)
+    images = create_noise_images(run, _TEST_IMAGES)
     logits = {
-        name: factory(torch.get_num_threads())(pictures.cpu() if device_of(run, name) == "cpu" else pictures)
+        name: factory(torch.get_num_threads())(images.cpu() if find_device(run, name) == "cpu" else images)
         for name, factory in factories.items()
     }
     distances = {}
     for name, given in logits.items():
-        right = logits["torch" if device_of(run, name) == run.device else CPU]
+        right = logits["torch" if find_device(run, name) == run.device else CPU]
         distances[name] = float((np.abs(given - right) / np.maximum(1, np.abs(right))).max())
     return factories, distances
 
@@ -81,72 +81,76 @@ def time_network(
     as are set are used. A row per call: runtime, batch, threads, network, round, seconds.
     """
     own = [torch.get_num_threads()]
-    twin = prepare("torch", copy.deepcopy(run.classifier), run.preprocessing.size)
-    counts = {name: threads if device_of(run, name) == "cpu" else own for name in factories}
+    twin = prepare_engine("torch", copy.deepcopy(run.classifier), run.preprocessing.size)
+    counts = {name: threads if find_device(run, name) == "cpu" else own for name in factories}
     cases = {
-        Case(runtime, batch, count, "run"): factory(count)
+        TimedSetting(runtime, batch, count, "run"): factory(count)
         for runtime, factory in factories.items()
         for count in counts[runtime]
         for batch in batches
     }
     first = counts["torch"][0]
-    cases |= {Case("torch", batch, first, "copy"): twin(first) for batch in batches}
-    pictures = {batch: synthetic(run, batch) for batch in batches}
-    pictures_there = {batch: one.cpu() for batch, one in pictures.items()}
+    cases |= {TimedSetting("torch", batch, first, "copy"): twin(first) for batch in batches}
+    images = {batch: create_noise_images(run, batch) for batch in batches}
+    images_there = {batch: one.cpu() for batch, one in images.items()}
     jobs = [
-        _job(engine, (pictures_there if device_of(run, case.runtime) == "cpu" else pictures)[case.batch], case.threads)
+        _build_job(
+            engine, (images_there if find_device(run, case.runtime) == "cpu" else images)[case.batch], case.threads
+        )
         for case, engine in cases.items()
     ]
-    timed = interleaved(jobs, int(turns["rounds"]), turns["seconds"], int(turns["seed"]))
-    named = pd.DataFrame(list(cases), columns=list(Case._fields)).iloc[timed["job"]].reset_index(drop=True)
+    timed = time_interleaved(jobs, int(turns["rounds"]), turns["seconds"], int(turns["seed"]))
+    named = pd.DataFrame(list(cases), columns=list(TimedSetting._fields)).iloc[timed["job"]].reset_index(drop=True)
     return pd.concat([named, timed[["round", "seconds"]]], axis=1)
 
 
 def time_files(
     run: Run, dataset: Dataset, workers: Sequence[int], passes: int, seconds: float, seed: int
 ) -> pd.DataFrame:
-    """Time verdicts on files of a dataset, decode included; a row per pass: workers, round, pictures, seconds.
+    """Time verdicts on files of a dataset, decode included; a row per pass: workers, round, images, seconds.
 
     A pass lasts about `seconds` or more; where that is more than twice as long, there are fewer, 3 at least. At 0
     seconds a pass is as short as it can be. The
     settings take turns, and every pass begins with the same files in the same order, repeated where the dataset is
     small: passes differ by what the machine does, not by what they read.
     """
-    files = np.random.default_rng(seed).permutation([str(file) for file in files_of(dataset)])
+    files = np.random.default_rng(seed).permutation([str(file) for file in list_files(dataset)])
     batches = {
-        count: _enough(_pass(run, files, count, FEWEST), seconds, run.batch_size) if seconds else FEWEST
+        count: _count_batches(_time_pass(run, files, count, MIN_TIMED_BATCHES), seconds, run.batch_size)
+        if seconds
+        else MIN_TIMED_BATCHES
         for count in workers
     }
     for file in files[: max(batches.values()) * run.batch_size]:
         Path(file).read_bytes()  # into the system's cache
     rows: list[tuple[float, ...]] = []
     for turn in range(passes):
-        rows += [(count, turn, *_pass(run, files, count, batches[count])) for count in workers]
-        if turn + 1 >= _FEWEST_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
+        rows += [(count, turn, *_time_pass(run, files, count, batches[count])) for count in workers]
+        if turn + 1 >= _MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
             break
-    table = pd.DataFrame(rows, columns=["workers", "round", "pictures", "seconds"])
-    return table.astype({"workers": int, "round": int, "pictures": int})
+    table = pd.DataFrame(rows, columns=["workers", "round", "images", "seconds"])
+    return table.astype({"workers": int, "round": int, "images": int})
 
 
-def _enough(trial: tuple[float, float], seconds: float, batch_size: int) -> int:
-    pictures, took = trial
-    return max(FEWEST, math.ceil(seconds * pictures / max(took, 1e-9) / batch_size))
+def _count_batches(trial: tuple[float, float], seconds: float, batch_size: int) -> int:
+    images, took = trial
+    return max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / batch_size))
 
 
-def _pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tuple[float, float]:
-    """Give how many pictures were timed, and their seconds: those of the middle of a long job.
+def _time_pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) -> tuple[float, float]:
+    """Give how many images were timed, and their seconds: those of the middle of a long job.
 
     While workers start, batches come late and then all at once; at the end nothing is decoded beside the network.
     """
     timed = copy.copy(run)  # it shares the network
     timed.workers = workers
-    first, last = workers + 1, _PREFETCHED * workers
+    first, last = workers + 1, _PREFETCH_FACTOR * workers
     asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
     # it stops there: the last batches are to be decoded, and not to be waited for
-    waits = np.array(list(islice(arrivals(timed.verdicts(asked)), first + batches)))[first:]
-    pictures, seconds = waits.sum(axis=0).tolist()
-    return pictures, seconds
+    waits = np.array(list(islice(time_batches(timed.predict_rows(asked)), first + batches)))[first:]
+    images, seconds = waits.sum(axis=0).tolist()
+    return images, seconds
 
 
-def _job(engine: Engine, pictures: Tensor, threads: int) -> Job:
-    return Job(lambda: engine(pictures), threads)
+def _build_job(engine: Engine, images: Tensor, threads: int) -> TimedCall:
+    return TimedCall(lambda: engine(images), threads)

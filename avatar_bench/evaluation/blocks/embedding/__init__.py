@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.audit.probes import draw
+from avatar_bench.audit.probes import sample_rows
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import IntervalBlock, check_class_order
 from avatar_bench.evaluation.blocks.embedding import figures
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import clusters, neighbourhoods
 from avatar_bench.results.result import Metric, Result
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-Floats = NDArray[np.floating]
-METHODS = ("tsne", "pca", "umap")
-_FEWEST = 8  # pictures below which neighbourhoods mean nothing
-_SHUFFLES = 5  # maps whose points are shuffled, for the floor
+Reals = NDArray[np.floating]
+PROJECTION_METHODS = ("tsne", "pca", "umap")
+_MIN_IMAGES = 8  # images below which neighbourhoods mean nothing
+_N_SHUFFLES = 5  # maps whose points are shuffled, for the floor
 
 
 @dataclass(kw_only=True)
@@ -36,8 +36,8 @@ class Embedding(IntervalBlock):
     """Draw the embeddings of a set as maps.
 
     `method` is tsne, pca, umap, or a list of them; `perplexity` (1 or more) of t-SNE and `neighbors` (2 or more) of
-    UMAP are lowered where there are few pictures; `trust_neighbors` (1 or more) of trustworthiness; `limit`, the most
-    pictures drawn; `named_sources`, how many of the largest sources get a colour.
+    UMAP are lowered where there are few images; `trust_neighbors` (1 or more) of trustworthiness; `limit`, the most
+    images drawn; `named_sources`, how many of the largest sources get a colour.
     """
 
     method: Any = "tsne"
@@ -49,12 +49,12 @@ class Embedding(IntervalBlock):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        valid = bool(self._methods) and set(self._methods) <= set(METHODS)
-        self.require("method", valid, f"{', '.join(METHODS)}, or a list of them")
+        valid = bool(self._methods) and set(self._methods) <= set(PROJECTION_METHODS)
+        self.require("method", valid, f"{', '.join(PROJECTION_METHODS)}, or a list of them")
         self.require("perplexity", self.perplexity >= 1, "1 or more")
         self.require("neighbors", self.neighbors >= 2, "2 or more")
         self.require("trust_neighbors", self.trust_neighbors >= 1, "1 or more")
-        self.require("limit", self.limit >= _FEWEST, f"{_FEWEST} or more")
+        self.require("limit", self.limit >= _MIN_IMAGES, f"{_MIN_IMAGES} or more")
         self.require("named_sources", self.named_sources >= 0, "0 or more")
         if "umap" in self._methods and find_spec("umap") is None:
             raise ConfigError(
@@ -65,88 +65,89 @@ class Embedding(IntervalBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give a map, its points and its trustworthiness for each method; the true class need not be known.
 
-        Raise BlockError where there are fewer than 8 pictures, GuardError where the class names are in the wrong order.
+        Raise BlockError where there are fewer than 8 images, GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         check_class_order(asked, run.allow)
-        if len(asked) < _FEWEST:
-            raise BlockError(f"{dataset.name}: {len(asked)} pictures are too few for a map; {_FEWEST} are the least.")
-        drawn = asked.take(draw(pd.DataFrame({"label": asked.targets}), self.limit, self.seed))
+        if len(asked) < _MIN_IMAGES:
+            raise BlockError(f"{dataset.name}: {len(asked)} images are too few for a map; {_MIN_IMAGES} are the least.")
+        drawn = asked.take(sample_rows(pd.DataFrame({"label": asked.targets}), self.limit, self.seed))
         result = Result("embedding", dataset.name, len(drawn), run.classes)
-        result.warnings = self._warnings(len(asked), len(drawn))
+        result.warnings = self._collect_warnings(len(asked), len(drawn))
         result.arrays["embeddings"] = {"embeddings": drawn.embeddings}
         for method in self._methods:
             suffix = "" if method == self._methods[0] else f"_{method}"
-            points = self._map(method, drawn.embeddings)
-            result.tables[f"points{suffix}"] = _points_table(drawn, points)
-            result.figures[method] = figures.maps(points, drawn, method, self.named_sources)
-            result.metrics[f"trustworthiness{suffix.replace('_', '/')}"] = self._trust(drawn, points)
+            points = self._project(method, drawn.embeddings)
+            result.tables[f"points{suffix}"] = _tabulate_points(drawn, points)
+            result.figures[method] = figures.draw_maps(points, drawn, method, self.named_sources)
+            result.metrics[f"trustworthiness{suffix.replace('_', '/')}"] = self._compute_trustworthiness(drawn, points)
         return result
 
     @property
     def _methods(self) -> list[str]:
         return [self.method] if isinstance(self.method, str) else list(dict.fromkeys(self.method))
 
-    def _map(self, method: str, embeddings: Floats) -> Floats:
-        """Give the place of each picture on the map, (N, 2)."""
+    def _project(self, method: str, embeddings: Reals) -> Reals:
+        """Give the place of each image on the map, (N, 2)."""
         if method == "tsne":
-            return _tsne(embeddings, self._perplexity(len(embeddings)), self.seed)
+            return _project_tsne(embeddings, self._limit_perplexity(len(embeddings)), self.seed)
         if method == "umap":
-            return _umap(embeddings, min(self.neighbors, len(embeddings) - 1), self.seed)
-        return _pca(embeddings)
+            return _project_umap(embeddings, min(self.neighbors, len(embeddings) - 1), self.seed)
+        return _project_pca(embeddings)
 
-    def _perplexity(self, n: int) -> float:
+    def _limit_perplexity(self, n: int) -> float:
         # t-SNE looks to about three times as many neighbours, and there must be as many
         return min(self.perplexity, (n - 1) / 3)
 
-    def _trust(self, drawn: Predictions, points: Floats) -> Metric:
+    def _compute_trustworthiness(self, drawn: Predictions, points: Reals) -> Metric:
         n = len(points)
         k = min(self.trust_neighbors, (n - 1) // 2)
         each = neighbourhoods.trustworthiness(drawn.embeddings, points, k)
         generator = np.random.default_rng(self.seed)
         noise = [
-            neighbourhoods.trustworthiness(drawn.embeddings, generator.permutation(points), k) for _ in range(_SHUFFLES)
+            neighbourhoods.trustworthiness(drawn.embeddings, generator.permutation(points), k)
+            for __ in range(_N_SHUFFLES)
         ]
-        statistic = partial(clusters.means, values=each[:, None])
+        statistic = partial(clusters.weighted_means, values=each[:, None])
         name = "trustworthiness"
-        return self.resampled([name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
+        return self.bootstrap([name], statistic, drawn.groups, floors={name: float(np.mean(noise))})[name]
 
-    def _warnings(self, asked: int, drawn: int) -> list[str]:
+    def _collect_warnings(self, asked: int, drawn: int) -> list[str]:
         said = []
         if drawn < asked:
-            said.append(say("{drawn} of {n} pictures are drawn, the same share of each class", drawn=drawn, n=asked))
-        if "tsne" in self._methods and self._perplexity(drawn) < self.perplexity:
+            said.append(_("{drawn} of {n} images are drawn, the same share of each class", drawn=drawn, n=asked))
+        if "tsne" in self._methods and self._limit_perplexity(drawn) < self.perplexity:
             said.append(
-                say(
-                    "perplexity is lowered to {value}: there are only {n} pictures",
-                    value=f"{self._perplexity(drawn):.3g}",
+                _(
+                    "perplexity is lowered to {value}: there are only {n} images",
+                    value=f"{self._limit_perplexity(drawn):.3g}",
                     n=drawn,
                 )
             )
         return said
 
 
-def _tsne(embeddings: Floats, perplexity: float, seed: int) -> Floats:
+def _project_tsne(embeddings: Reals, perplexity: float, seed: int) -> Reals:
     from sklearn.manifold import TSNE
 
     model: Any = TSNE(perplexity=perplexity, init="pca", random_state=seed)  # type: ignore[no-untyped-call]
     return np.asarray(model.fit_transform(embeddings))
 
 
-def _pca(embeddings: Floats) -> Floats:
+def _project_pca(embeddings: Reals) -> Reals:
     from sklearn.decomposition import PCA
 
     model: Any = PCA(n_components=2, svd_solver="full")  # type: ignore[no-untyped-call]
     return np.asarray(model.fit_transform(embeddings.astype(np.float64)))
 
 
-def _umap(embeddings: Floats, neighbors: int, seed: int) -> Floats:
+def _project_umap(embeddings: Reals, neighbors: int, seed: int) -> Reals:
     umap: Any = import_module("umap")  # an extra
     model = umap.UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1)
     return np.asarray(model.fit_transform(embeddings))
 
 
-def _points_table(drawn: Predictions, points: Floats) -> pd.DataFrame:
+def _tabulate_points(drawn: Predictions, points: Reals) -> pd.DataFrame:
     names = np.array([*drawn.classes, ""])  # -1 is a class that is not known
     return pd.DataFrame(
         {

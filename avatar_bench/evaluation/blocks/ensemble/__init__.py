@@ -10,12 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation import ensemble_figures as figures
-from avatar_bench.evaluation.block import IntervalCompareBlock, known, recipes, together
+from avatar_bench.evaluation.block import IntervalCompareBlock, align_predictions, group_by_recipe, labelled_rows
 from avatar_bench.evaluation.blocks.ensemble import strategy_tables as tables
-from avatar_bench.evaluation.blocks.ensemble.weight_fitting import Cooked, HeldOut, Recipe, cook, fit, held_out
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.blocks.ensemble.weight_fitting import (
+    FittedMix,
+    FittedSoup,
+    HeldOutPredictions,
+    average_weights,
+    fit_strategies,
+    read_held_out,
+)
+from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, classification, stats
-from avatar_bench.metrics.averaging import STRATEGIES, Mix, average, best_member
+from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, find_best_member
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs import ensembles
 
@@ -27,13 +34,13 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
 SINGLE, SOUP = "single", "soup"
-_KINDS = ("accuracy", "macro_f1", "gain", "gain_macro_f1", "ece", "nll")
-_FEW = 100  # held-out pictures below which weights and choices are little more than chance
+_METRIC_KINDS = ("accuracy", "macro_f1", "gain", "gain_macro_f1", "ece", "nll")
+_FEW_IMAGES = 100  # held-out images below which weights and choices are little more than chance
 
 
 @dataclass(kw_only=True)
-class Ensemble(IntervalCompareBlock):
-    """Average runs, and hold each average against the single run that the held-out pictures choose.
+class EnsembleBlock(IntervalCompareBlock):
+    """Average runs, and hold each average against the single run that the held-out images choose.
 
     Without `soup` weights are not averaged, so that no network is run.
     """
@@ -43,90 +50,100 @@ class Ensemble(IntervalCompareBlock):
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give the accuracy, gain and calibration of each strategy, each run's contribution, and what is to be saved.
 
-        Raise BlockError where the runs cannot be compared or hold out too few pictures in common, GuardError where
-        the class names of one are in the wrong order or the set holds pictures that weights are fitted on.
+        Raise BlockError where the runs cannot be compared or hold out too few images in common, GuardError where
+        the class names of one are in the wrong order or the set holds images that weights are fitted on.
         """
-        held = held_out(runs, datasets)
-        fitted = fit(held)  # before the set is looked at
-        single = best_member(held.logits, held.targets)
-        judged = together(runs, datasets)
+        held = read_held_out(runs, datasets)
+        fitted = fit_strategies(held)  # before the set is looked at
+        single = find_best_member(held.logits, held.targets)
+        judged = align_predictions(runs, datasets)
         logits = np.stack([one.logits for one in judged])
         entries = {SINGLE: judged[single]} | {
-            name: ensembles.combine(judged, recipe.mix, recipe.temperature) for name, recipe in fitted.items()
+            name: ensembles.combine_predictions(judged, recipe.mix, recipe.temperature)
+            for name, recipe in fitted.items()
         }
-        soup = cook(runs, held) if self.soup else None
+        soup = average_weights(runs, held) if self.soup else None
         if soup is not None:
-            found = soup.run.predictions(datasets[0]).in_order(runs[0].classes)
-            entries[SOUP] = found.take(known(found, datasets[0]))
+            found = soup.run.predictions(datasets[0]).reorder(runs[0].classes)
+            entries[SOUP] = found.take(labelled_rows(found, datasets[0]))
         labels = [run.label for run in runs]
         result = Result("ensemble", datasets[0].name, len(judged[0]), judged[0].classes)
-        result.metrics = self._metrics(entries) | self._contributions(labels, logits, judged[0])
-        mixes = {name: recipe.mix for name, recipe in fitted.items()} | _soup_mix(soup, len(runs))
-        result.tables = tables.build(result.metrics, entries, mixes, labels, held, single)
-        result.arrays = _arrays(logits, judged, held)
-        result.figures = figures.draw(result, labels, _colours(runs), single)
-        result.warnings = self._warnings(result.metrics, held, labels[single], soup, runs)
-        result.provenance = _provenance(runs, fitted, soup, single, judged[0].classes)
+        result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, judged[0])
+        mixes = {name: recipe.mix for name, recipe in fitted.items()} | _build_soup_mix(soup, len(runs))
+        result.tables = tables.build_tables(result.metrics, entries, mixes, labels, held, single)
+        result.arrays = _collect_arrays(logits, judged, held)
+        result.figures = figures.draw(result, labels, _number_recipes(runs), single)
+        result.warnings = self._collect_warnings(result.metrics, held, labels[single], soup, runs)
+        result.provenance = _build_provenance(runs, fitted, soup, single, judged[0].classes)
         return result
 
-    def _metrics(self, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
+    def _compute_metrics(self, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Give each strategy's figures, those of the single run as well; a soup that there is not has nulls."""
         first, found = entries[SINGLE], {}
         names = [name for name in (*STRATEGIES, SINGLE, SOUP) if name in entries]
         for name in names:
             floor = 1 / len(first.classes)
             found[f"accuracy/{name}"] = self.share(entries[name].correct, first.groups, floor=floor)
-        for kind in _KINDS[1:]:
-            found |= self._of_kind(kind, {name: entries[name] for name in names})
+        for kind in _METRIC_KINDS[1:]:
+            found |= self._compute_kind(kind, {name: entries[name] for name in names})
         if SOUP not in entries:
-            why = say("there are not two runs of one architecture and origin") if self.soup else say("not asked for")
+            why = _("there are not two runs of one architecture and origin") if self.soup else _("not asked for")
             nothing = Metric(None, 0, higher_is_better=None, reason=why)
-            found |= {f"{kind}/{SOUP}": nothing for kind in _KINDS}
+            found |= {f"{kind}/{SOUP}": nothing for kind in _METRIC_KINDS}
         return found
 
-    def _of_kind(self, kind: str, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
+    def _compute_kind(self, kind: str, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
         groups = entries[SINGLE].groups
         if kind == "ece":
-            reason = say("no interval: put the ensemble through the block calibration")
+            reason = _("no interval: put the ensemble through the block calibration")
             return {
-                f"ece/{name}": Metric(tables.ece(one), len(one), higher_is_better=False, reason=reason)
+                f"ece/{name}": Metric(tables.compute_ece(one), len(one), higher_is_better=False, reason=reason)
                 for name, one in entries.items()
             }
         if kind in ("gain", "gain_macro_f1"):
             others = {name: one for name, one in entries.items() if name != SINGLE}
-            reached = (_accuracies if kind == "gain" else _macro_f1s)([*others.values(), entries[SINGLE]])
-            return self.resampled([f"{kind}/{name}" for name in others], _over_the_last(reached), groups)
+            reached = (_build_accuracy_statistic if kind == "gain" else _build_macro_f1_statistic)(
+                [*others.values(), entries[SINGLE]]
+            )
+            return self.bootstrap([f"{kind}/{name}" for name in others], _subtract_last(reached), groups)
         names = [f"{kind}/{name}" for name in entries]
         if kind == "nll":
-            losses = [calibration.losses_of(one.logits, one.targets, one.temperature) for one in entries.values()]
-            return self.resampled(names, _means(np.column_stack(losses)), groups, higher_is_better=False)
-        return self.resampled(names, _macro_f1s(list(entries.values())), groups)
+            losses = [calibration.image_losses(one.logits, one.targets, one.temperature) for one in entries.values()]
+            return self.bootstrap(names, _build_mean_statistic(np.column_stack(losses)), groups, higher_is_better=False)
+        return self.bootstrap(names, _build_macro_f1_statistic(list(entries.values())), groups)
 
-    def _contributions(self, labels: Sequence[str], logits: Reals, judged: Predictions) -> dict[str, Metric]:
+    def _compute_contributions(self, labels: Sequence[str], logits: Reals, judged: Predictions) -> dict[str, Metric]:
         """Give what soft voting loses in accuracy without each run in turn."""
-        everyone = _votes(logits) == judged.targets
-        without = [_votes(np.delete(logits, run, axis=0)) == judged.targets for run in range(len(logits))]
+        everyone = _vote(logits) == judged.targets
+        without = [_vote(np.delete(logits, run, axis=0)) == judged.targets for run in range(len(logits))]
         columns = np.column_stack([everyone.astype(float) - right for right in without])
-        return self.resampled([f"contribution/{label}" for label in labels], _means(columns), judged.groups)
+        return self.bootstrap(
+            [f"contribution/{label}" for label in labels], _build_mean_statistic(columns), judged.groups
+        )
 
-    def _warnings(
-        self, metrics: Mapping[str, Metric], held: HeldOut, single: str, soup: Cooked | None, runs: Sequence[Run]
+    def _collect_warnings(
+        self,
+        metrics: Mapping[str, Metric],
+        held: HeldOutPredictions,
+        single: str,
+        soup: FittedSoup | None,
+        runs: Sequence[Run],
     ) -> list[str]:
         said = []
         gains = [metric for name, metric in metrics.items() if name.startswith("gain/") and metric.value is not None]
         if not any(metric.low is not None and metric.low > 0 for metric in gains):
-            told = say("No ensemble is shown to be better than {name}, the single run chosen on val.", name=single)
+            told = _("No ensemble is shown to be better than {name}, the single run chosen on val.", name=single)
             said.append(told)
-        if len(held) < _FEW:
-            told = say(
-                "Weights, temperatures and the choice of the single run rest on only {n} held-out pictures.",
+        if len(held) < _FEW_IMAGES:
+            told = _(
+                "Weights, temperatures and the choice of the single run rest on only {n} held-out images.",
                 n=len(held),
             )
             said.append(told)
         if soup is not None and len(soup.kept) == 1:
-            told = say(
+            told = _(
                 "The soup is {name} alone: each other of the {n} runs of {backbone} lowers its accuracy on the "
-                "held-out pictures.",
+                "held-out images.",
                 name=runs[soup.kept[0]].label,
                 n=len(soup.candidates),
                 backbone=runs[soup.kept[0]].card.backbone,
@@ -135,21 +152,21 @@ class Ensemble(IntervalCompareBlock):
         return said
 
 
-def _votes(logits: Reals) -> NDArray[np.intp]:
-    mix = Mix(np.full(len(logits), 1 / len(logits)), np.ones(len(logits)))
-    return np.asarray(average(logits, mix).argmax(axis=1))
+def _vote(logits: Reals) -> NDArray[np.intp]:
+    mix = AveragingWeights(np.full(len(logits), 1 / len(logits)), np.ones(len(logits)))
+    return np.asarray(average_probabilities(logits, mix).argmax(axis=1))
 
 
-def _means(columns: Floats) -> stats.Statistic:
+def _build_mean_statistic(columns: Floats) -> stats.Statistic:
     """Give what maps weights (B, N) to the weighted mean of each column of (N, K)."""
     return lambda weights: np.asarray(weights @ columns / weights.sum(axis=1, keepdims=True))
 
 
-def _accuracies(entries: Sequence[Predictions]) -> stats.Statistic:
-    return _means(np.column_stack([one.correct for one in entries]).astype(float))
+def _build_accuracy_statistic(entries: Sequence[Predictions]) -> stats.Statistic:
+    return _build_mean_statistic(np.column_stack([one.correct for one in entries]).astype(float))
 
 
-def _over_the_last(statistic: stats.Statistic) -> stats.Statistic:
+def _subtract_last(statistic: stats.Statistic) -> stats.Statistic:
     """Return what each figure (B, K) is above the last of them."""
 
     def differences(weights: Floats) -> Floats:
@@ -159,7 +176,7 @@ def _over_the_last(statistic: stats.Statistic) -> stats.Statistic:
     return differences
 
 
-def _macro_f1s(entries: Sequence[Predictions]) -> stats.Statistic:
+def _build_macro_f1_statistic(entries: Sequence[Predictions]) -> stats.Statistic:
     size = len(entries[0].classes)
 
     def statistic(weights: Floats) -> Floats:
@@ -169,15 +186,17 @@ def _macro_f1s(entries: Sequence[Predictions]) -> stats.Statistic:
     return statistic
 
 
-def _soup_mix(soup: Cooked | None, runs: int) -> dict[str, Mix]:
+def _build_soup_mix(soup: FittedSoup | None, runs: int) -> dict[str, AveragingWeights]:
     if soup is None:
         return {}
     weights = np.zeros(runs)
     weights[soup.kept] = 1 / len(soup.kept)
-    return {SOUP: Mix(weights, np.ones(runs))}
+    return {SOUP: AveragingWeights(weights, np.ones(runs))}
 
 
-def _arrays(logits: Reals, judged: Sequence[Predictions], held: HeldOut) -> dict[str, dict[str, NDArray[np.generic]]]:
+def _collect_arrays(
+    logits: Reals, judged: Sequence[Predictions], held: HeldOutPredictions
+) -> dict[str, dict[str, NDArray[np.generic]]]:
     """Give what every figure can be recomputed from."""
     first = judged[0]
     own = np.array([one.temperature for one in judged])
@@ -185,22 +204,22 @@ def _arrays(logits: Reals, judged: Sequence[Predictions], held: HeldOut) -> dict
     return {"members": members, "calibration": {"logits": held.logits, "targets": held.targets}}
 
 
-def _colours(runs: Sequence[Run]) -> list[int]:
+def _number_recipes(runs: Sequence[Run]) -> list[int]:
     """Give the number of each run's recipe, by which it is coloured everywhere."""
-    return [list(recipes(runs)).index(run.recipe) for run in runs]
+    return [list(group_by_recipe(runs)).index(run.recipe) for run in runs]
 
 
-def _provenance(
-    runs: Sequence[Run], fitted: Mapping[str, Recipe], soup: Cooked | None, single: int, classes: tuple[str, ...]
+def _build_provenance(
+    runs: Sequence[Run], fitted: Mapping[str, FittedMix], soup: FittedSoup | None, single: int, classes: tuple[str, ...]
 ) -> dict[str, Any]:
     found = {
-        name: ensembles.describe("ensemble", runs, recipe.mix, recipe.temperature, classes)
+        name: ensembles.describe_ensemble("ensemble", runs, recipe.mix, recipe.temperature, classes)
         for name, recipe in fitted.items()
     }
     told: dict[str, Any] = {"single": runs[single].label, "ensembles": found}
     if soup is not None:
         kept = soup.run
-        found[SOUP] = ensembles.describe("soup", kept.members, kept.mix, kept.fitted, kept.classes)
+        found[SOUP] = ensembles.describe_ensemble("soup", kept.members, kept.mix, kept.fitted, kept.classes)
         candidates, inside = ([runs[place].label for place in some] for some in (soup.candidates, soup.kept))
         told["soup"] = {"backbone": kept.card.backbone, "candidates": candidates, "kept": inside}
     return told

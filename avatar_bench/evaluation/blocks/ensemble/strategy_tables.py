@@ -8,41 +8,43 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from avatar_bench.evaluation.block import answers
-from avatar_bench.evaluation.blocks.ensemble.weight_fitting import HeldOut
+from avatar_bench.evaluation.block import tabulate_predictions
+from avatar_bench.evaluation.blocks.ensemble.weight_fitting import HeldOutPredictions
 from avatar_bench.metrics import calibration
-from avatar_bench.metrics.averaging import Mix
+from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric
 
 _ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 
-def build(
+def build_tables(
     metrics: Mapping[str, Metric],
     entries: Mapping[str, Predictions],
-    mixes: Mapping[str, Mix],
+    mixes: Mapping[str, AveragingWeights],
     labels: Sequence[str],
-    held: HeldOut,
+    held: HeldOutPredictions,
     single: int,
 ) -> dict[str, pd.DataFrame]:
     """Give the tables by name; `entries` are what the single run and each strategy say, the single run first."""
     return {
-        "strategies": _strategies(metrics, entries, mixes),
-        "weights": _weights(mixes, labels),
-        "members": _members(metrics, labels, held, single),
-        "predictions": pd.concat([_answers(name, one) for name, one in entries.items()], ignore_index=True),
+        "strategies": _tabulate_strategies(metrics, entries, mixes),
+        "weights": _tabulate_weights(mixes, labels),
+        "members": _tabulate_members(metrics, labels, held, single),
+        "predictions": pd.concat(
+            [_tabulate_predictions(name, one) for name, one in entries.items()], ignore_index=True
+        ),
     }
 
 
-def ece(predictions: Predictions) -> float:
+def compute_ece(predictions: Predictions) -> float:
     """Give the calibration error of 15 bins, with the temperature that the predictions have."""
-    edges = calibration.equal_width(calibration.BINS)
+    edges = calibration.equal_width_edges(calibration.ECE_BINS)
     return float(calibration.ece(predictions.confidence, predictions.correct, edges))
 
 
-def _strategies(
-    metrics: Mapping[str, Metric], entries: Mapping[str, Predictions], mixes: Mapping[str, Mix]
+def _tabulate_strategies(
+    metrics: Mapping[str, Metric], entries: Mapping[str, Predictions], mixes: Mapping[str, AveragingWeights]
 ) -> pd.DataFrame:
     rows, single = [], next(iter(entries.values())).correct
     for name, one in entries.items():
@@ -51,13 +53,13 @@ def _strategies(
         for kind in ("accuracy", "macro_f1", "gain", "gain_macro_f1", "nll"):
             metric = metrics.get(f"{kind}/{name}")
             row |= {f"{kind}{end}": getattr(metric, part, None) for end, part in _ENDS.items()}
-        only = {"only_it_right": one.correct & ~single, "only_single_right": single & ~one.correct}
+        only = {"only_strategy_correct": one.correct & ~single, "only_single_correct": single & ~one.correct}
         row |= {key: int(images.sum()) for key, images in only.items()}
-        rows.append(row | {"ece": ece(one), "temperature": one.temperature})
+        rows.append(row | {"ece": compute_ece(one), "temperature": one.temperature})
     return pd.DataFrame(rows)
 
 
-def _weights(mixes: Mapping[str, Mix], labels: Sequence[str]) -> pd.DataFrame:
+def _tabulate_weights(mixes: Mapping[str, AveragingWeights], labels: Sequence[str]) -> pd.DataFrame:
     rows = [
         (name, label, weight, temperature)
         for name, mix in mixes.items()
@@ -66,7 +68,9 @@ def _weights(mixes: Mapping[str, Mix], labels: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["strategy", "run", "weight", "temperature"])
 
 
-def _members(metrics: Mapping[str, Metric], labels: Sequence[str], held: HeldOut, single: int) -> pd.DataFrame:
+def _tabulate_members(
+    metrics: Mapping[str, Metric], labels: Sequence[str], held: HeldOutPredictions, single: int
+) -> pd.DataFrame:
     rows = []
     for place, (label, plain) in enumerate(zip(labels, held.predictions, strict=True)):
         contribution = metrics[f"contribution/{label}"]
@@ -76,15 +80,15 @@ def _members(metrics: Mapping[str, Metric], labels: Sequence[str], held: HeldOut
             "chosen": place == single,
             "calibration_n": len(plain),
             "calibration_accuracy": float(plain.correct.mean()),
-            "calibration_ece": ece(unscaled),
+            "calibration_ece": compute_ece(unscaled),
             "calibration_nll": calibration.nll(plain.logits, plain.targets),
         }
         rows.append(row | {f"contribution{end}": getattr(contribution, part) for end, part in _ENDS.items()})
     return pd.DataFrame(rows)
 
 
-def _answers(name: str, predictions: Predictions) -> pd.DataFrame:
+def _tabulate_predictions(name: str, predictions: Predictions) -> pd.DataFrame:
     columns = [f"prob_{name}" for name in predictions.classes]
-    table = answers(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
+    table = tabulate_predictions(predictions).join(pd.DataFrame(predictions.probabilities, columns=columns))
     table.insert(1, "strategy", np.full(len(table), name))
     return table

@@ -1,4 +1,4 @@
-"""What the block ensemble fits on held-out pictures alone: the strategies and the soup."""
+"""What the block ensemble fits on held-out images alone: the strategies and the soup."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_bench.data.selection import FEW_CALIBRATION, more_calibration
+from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES, suggest_calibration_options
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import BlockError
 from avatar_bench.metrics import calibration
-from avatar_bench.metrics.averaging import STRATEGIES, Mix, average, greedy_soup
-from avatar_bench.runs.ensembles import Combined, Soup
+from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, select_greedy_soup
+from avatar_bench.runs.ensembles import CombinedRun, WeightSoup
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Hold the pictures that are of the calibration half for every run, and what each run says of them."""
+class HeldOutPredictions:
+    """Hold the images that are of the calibration half for every run, and what each run says of them."""
 
     dataset: Dataset
     predictions: list[Predictions]
@@ -38,37 +38,37 @@ class HeldOut:
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """Give the class (N,) of each picture."""
+        """Give the class (N,) of each image."""
         return self.predictions[0].targets
 
     def __len__(self) -> int:
         return len(self.dataset)
 
 
-class Recipe(NamedTuple):
+class FittedMix(NamedTuple):
     """Hold how a strategy mixes the runs, and the temperature of the mixture."""
 
-    mix: Mix
+    mix: AveragingWeights
     temperature: float
 
 
-class Cooked(NamedTuple):
+class FittedSoup(NamedTuple):
     """Hold a soup: the runs that could be in it and those that are, by position, and the Run that they make."""
 
     candidates: list[int]
     kept: list[int]
-    run: Soup
+    run: WeightSoup
 
 
-def held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOut:
-    """Give the pictures that every run holds out for calibration and none has learned from.
+def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPredictions:
+    """Give the images that every run holds out for calibration and none has learned from.
 
     Raise BlockError where a run does not know its own, or they are fewer than 20 or lack a class; GuardError where a
-    set that is judged shares pictures with them.
+    set that is judged shares images with them.
     """
     asked = [run.calibration(dataset) for run, dataset in zip(runs, datasets, strict=True)]
     images = [run.images for run in runs]
-    parts = [one.part("calibration") for one in images if one is not None]
+    parts = [one.select_split("calibration") for one in images if one is not None]
     shared = reduce(set.intersection, (set(part.frame["sha256"]) for part in parts))
     for one in images:
         frame = one.frame if one is not None else parts[0].frame.iloc[:0]
@@ -76,55 +76,55 @@ def held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOut:
     first = parts[0].frame
     wanted = first["sha256"].isin(shared) & (first["label"] != "") & ~first["sha256"].duplicated()
     dataset = parts[0].take(wanted)
-    _refuse_few(runs, parts, dataset)
+    _require_enough(runs, parts, dataset)
     keys = dataset.frame["sha256"].tolist()
-    rows = [_positions(part, keys) for part in parts]
-    found = [one.in_order(runs[0].classes).take(place) for one, place in zip(asked, rows, strict=True)]
-    return HeldOut(dataset, found)
+    rows = [_find_positions(part, keys) for part in parts]
+    found = [one.reorder(runs[0].classes).take(place) for one, place in zip(asked, rows, strict=True)]
+    return HeldOutPredictions(dataset, found)
 
 
-def fit(held: HeldOut) -> dict[str, Recipe]:
+def fit_strategies(held: HeldOutPredictions) -> dict[str, FittedMix]:
     """Give every strategy's recipe: what is judged later does not come here."""
     found = {}
     for name, strategy in STRATEGIES.items():
         mix = strategy(held.logits, held.targets)
-        found[name] = Recipe(mix, _temperature(average(held.logits, mix), held.targets))
+        found[name] = FittedMix(mix, _fit_temperature(average_probabilities(held.logits, mix), held.targets))
     return found
 
 
-def cook(runs: Sequence[Run], held: HeldOut) -> Cooked | None:
+def average_weights(runs: Sequence[Run], held: HeldOutPredictions) -> FittedSoup | None:
     """Give the greedy soup of the runs of one network and one origin, the most that there are; None of fewer than two.
 
-    Of networks with equally many runs, the one with the best run on the held-out pictures is taken. Its runs come in
+    Of networks with equally many runs, the one with the best run on the held-out images is taken. Its runs come in
     the order of their accuracy there, and each stays if the soup's does not fall.
     """
     right = [float(predictions.correct.mean()) for predictions in held.predictions]
-    candidates = max(_kin(runs), key=lambda kin: (len(kin), max(right[run] for run in kin)), default=[])
+    candidates = max(_group_compatible(runs), key=lambda kin: (len(kin), max(right[run] for run in kin)), default=[])
     if len(candidates) < 2:
         return None
     scores = [right[run] for run in candidates]
 
     def judge(some: list[int]) -> float:
-        soup = Soup.of([runs[candidates[index]] for index in some])
+        soup = WeightSoup.of([runs[candidates[index]] for index in some])
         return float(soup.predictions(held.dataset).correct.mean())
 
-    kept = [candidates[index] for index in greedy_soup(scores, judge)]
-    soup = Soup.of([runs[position] for position in kept])
+    kept = [candidates[index] for index in select_greedy_soup(scores, judge)]
+    soup = WeightSoup.of([runs[position] for position in kept])
     told = soup.predictions(held.dataset)
-    temperature = _temperature(told.logits, told.targets)
-    return Cooked(candidates, kept, replace(soup, fitted=temperature))
+    temperature = _fit_temperature(told.logits, told.targets)
+    return FittedSoup(candidates, kept, replace(soup, fitted=temperature))
 
 
-def _temperature(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> float:
+def _fit_temperature(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> float:
     """Return the temperature to 6 decimals: the rest depends on the number of threads, and would change the hash."""
     return round(calibration.fit_temperature(logits, targets), 6)
 
 
-def _kin(runs: Sequence[Run]) -> list[list[int]]:
+def _group_compatible(runs: Sequence[Run]) -> list[list[int]]:
     """Give the positions of runs whose weights may be averaged, in order of appearance; of copies the first."""
     found: dict[str, dict[str, int]] = {}
     for position, run in enumerate(runs):
-        if isinstance(run, Combined):
+        if isinstance(run, CombinedRun):
             continue
         card = run.card
         # random weights of another seed are another origin
@@ -134,29 +134,29 @@ def _kin(runs: Sequence[Run]) -> list[list[int]]:
     return [list(members.values()) for members in found.values()]
 
 
-def _refuse_few(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Dataset) -> None:
+def _require_enough(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Dataset) -> None:
     """Raise BlockError where the images in common are too few, or lack a class, and say what gives more of them."""
     missing = [name for name in runs[0].classes if name not in dataset.classes]
-    if len(dataset) >= FEW_CALIBRATION and not missing:
+    if len(dataset) >= MIN_CALIBRATION_IMAGES and not missing:
         return
     lacking = f", none of {missing[0]!r}" if missing else ""
     told = "Compare runs of one data.split.seed and one set of images, or name them: 'ckpt=[RUN,RUN]'."
     scarce = [
         run
         for run, part in zip(runs, parts, strict=True)
-        if len(part) < FEW_CALIBRATION or set(run.classes) - set(part.classes)
+        if len(part) < MIN_CALIBRATION_IMAGES or set(run.classes) - set(part.classes)
     ]
     if scarce and scarce[0].images is not None:
-        more = more_calibration(scarce[0].images, _plan_of(scarce[0]))
+        more = suggest_calibration_options(scarce[0].images, _read_split_plan(scarce[0]))
         told = f"Their own are too few. For more, {more}, every run with the same split."
     raise BlockError(
         f"Weights are fitted on images that all runs hold out for calibration: there are {len(dataset)}{lacking}.",
-        f"Expected {FEW_CALIBRATION} or more, of every class.",
+        f"Expected {MIN_CALIBRATION_IMAGES} or more, of every class.",
         told,
     )
 
 
-def _plan_of(run: Run) -> SplitPlan:
+def _read_split_plan(run: Run) -> SplitPlan:
     """Return the split that a run's configuration states, as far as it decides what is held out."""
     data = run.config.get("data") or {}
     split = data.get("split") or {}
@@ -164,7 +164,7 @@ def _plan_of(run: Run) -> SplitPlan:
     return SplitPlan(**known, held_out=tuple(split.get("held_out") or ()), limit=data.get("limit"))
 
 
-def _positions(part: Dataset, keys: Sequence[str]) -> NDArray[np.intp]:
+def _find_positions(part: Dataset, keys: Sequence[str]) -> NDArray[np.intp]:
     frame = part.frame
     place = {key: row for row, key in reversed(list(enumerate(frame["sha256"])))}
     return np.array([place[key] for key in keys], dtype=np.intp)

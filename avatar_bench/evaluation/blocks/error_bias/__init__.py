@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation import ood_sets as reading
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known, left_out
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.error_bias import figures
 from avatar_bench.evaluation.blocks.error_bias.bias_tables import (
     Slice,
-    accuracy_of_rest,
-    confusion_table,
-    cut_by,
-    ood_table,
-    pictures_table,
+    build_confusion_table,
+    build_images_table,
+    build_ood_table,
+    compute_rest_accuracy,
+    cut_slices,
 )
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import error_bias as chance
 from avatar_bench.metrics import stats
 from avatar_bench.results.result import Metric, Result
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-CONFIDENCE: dict[str, bool | None] = {  # higher is better
+CONFIDENCE_METRICS: dict[str, bool | None] = {  # higher is better
     "mean_confidence": None,
     "std_confidence": None,
-    "mean_confidence_right": True,
-    "mean_confidence_wrong": False,
+    "mean_confidence_correct": True,
+    "mean_confidence_incorrect": False,
 }
 
 
@@ -45,7 +45,7 @@ CONFIDENCE: dict[str, bool | None] = {  # higher is better
 class ErrorBias(IntervalBlock):
     """Judge where a run's errors lie: accuracy by source, generator, size, format and JPEG quality.
 
-    A slice of fewer than `minimum` pictures, or one that holds all of its class, is listed, but neither tested nor
+    A slice of fewer than `minimum` images, or one that holds all of its class, is listed, but neither tested nor
     called the weakest.
     """
 
@@ -56,17 +56,17 @@ class ErrorBias(IntervalBlock):
         self.require("minimum", self.minimum >= 1, "1 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give the bias and confidence of the answers, and the accuracy of each slice, of pictures of known class.
+        """Give the bias and confidence of the answers, and the accuracy of each slice, of images of known class.
 
-        Raise BlockError where no picture's class is known, GuardError where the class names are in the wrong order.
+        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
-        rows = known(asked, dataset)
+        rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
-        beside, why = _beside(run)
-        kinds = image_slices.describe(dataset).iloc[rows].reset_index(drop=True)
-        parts = list(cut_by(predictions, kinds))
+        beside, why = _read_ood_predictions(run)
+        kinds = image_slices.assign_slices(dataset).iloc[rows].reset_index(drop=True)
+        parts = list(cut_slices(predictions, kinds))
         table, floor = self._slices(predictions, parts)
         result = Result("error_bias", dataset.name, len(rows), predictions.classes)
         result.metrics = {
@@ -76,17 +76,19 @@ class ErrorBias(IntervalBlock):
         }
         result.tables = {
             "slices": table,
-            "confusion_by_slice": confusion_table(predictions, parts),
-            "pictures": pictures_table(predictions, kinds),
-            "ood_predictions": ood_table(beside),
+            "confusion_by_slice": build_confusion_table(predictions, parts),
+            "images": build_images_table(predictions, kinds),
+            "ood_predictions": build_ood_table(beside),
         }
         result.figures = {
-            "bias_map": figures.bias_map(result.tables["confusion_by_slice"], predictions.classes),
-            "confidence": figures.confidence(predictions.confidence, predictions.correct, len(predictions.classes)),
+            "bias_map": figures.draw_bias_map(result.tables["confusion_by_slice"], predictions.classes),
+            "confidence": figures.draw_confidence(
+                predictions.confidence, predictions.correct, len(predictions.classes)
+            ),
         }
         if table["p"].notna().any():
             tested = table[table["p"].notna()]
-            result.figures["weakest_slices"] = figures.weakest(tested, predictions.classes, 1 - self.level)
+            result.figures["weakest_slices"] = figures.draw_weakest_slices(tested, predictions.classes, 1 - self.level)
         result.warnings = self._warnings(result, len(asked))
         return result
 
@@ -101,19 +103,21 @@ class ErrorBias(IntervalBlock):
             shares = weights @ chosen / weights.sum(axis=1, keepdims=True)
             return np.asarray(1 - shares.max(axis=1, keepdims=True))
 
-        return self.resampled(["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
+        return self.bootstrap(["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
 
     def _confidence(self, predictions: Predictions) -> dict[str, Metric]:
         sure, right = predictions.confidence, predictions.correct
         parts = np.column_stack([np.ones(len(sure)), right, ~right])
 
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            mean, spread = stats.moments(weights, sure, parts)
+            mean, spread = stats.weighted_moments(weights, sure, parts)
             return np.column_stack([mean[:, :1], spread[:, :1], mean[:, 1:]])
 
-        floors = dict.fromkeys(("mean_confidence_right", "mean_confidence_wrong"), float(sure.mean()))
-        reason = say("the set has no such answer")
-        return self.resampled(list(CONFIDENCE), statistic, predictions.groups, CONFIDENCE, floors, reason)
+        floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
+        reason = _("the set has no such answer")
+        return self.bootstrap(
+            list(CONFIDENCE_METRICS), statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason
+        )
 
     def _slices(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
         """Give the table of slices, the weakest first, and the accuracy that the weakest would have by chance."""
@@ -123,24 +127,24 @@ class ErrorBias(IntervalBlock):
         if len(tested):
             level = 1 - (1 - self.level) / len(tested)
             about = predictions.correct, predictions.targets, predictions.groups
-            members = np.stack([parts[row].pictures for row in tested], axis=1)
-            seen, dealt = chance.accuracies(*about, members, self.resamples, self.seed)
-            table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t(seen, dealt))
+            members = np.stack([parts[row].images for row in tested], axis=1)
+            seen, dealt = chance.slice_accuracies(*about, members, self.resamples, self.seed)
+            table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t_p_values(seen, dealt))
             table.loc[tested, ["low_joint", "high_joint"]] = [
-                stats.share_interval(own.correct, own.groups, self.resamples, level, self.seed)[:2]
-                for own in (predictions.take(parts[row].pictures) for row in tested)
+                stats.proportion_interval(own.correct, own.groups, self.resamples, level, self.seed)[:2]
+                for own in (predictions.take(parts[row].images) for row in tested)
             ]
             floor = float(dealt.min(axis=1).mean())
         return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
 
     def _row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
-        own = predictions.take(each.pictures)
+        own = predictions.take(each.images)
         share = self.share(own.correct, own.groups)
         wrong = own.predicted[~own.correct]
         return {
             **dict(zip(_COLUMNS, (*each[:3], len(own), share.n, share.value, share.low, share.high), strict=False)),
             **dict.fromkeys(("low_joint", "high_joint", "p", "p_adjusted"), np.nan),
-            "rest": accuracy_of_rest(predictions, each),
+            "rest": compute_rest_accuracy(predictions, each),
             "mean_confidence": own.confidence.mean(),
             "most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
         }
@@ -148,7 +152,7 @@ class ErrorBias(IntervalBlock):
     def _worst(self, table: pd.DataFrame, floor: float) -> Metric:
         tested = table[table["p"].notna()]
         if tested.empty:
-            reason = say("no slice of {n} pictures has others of its class beside it", n=self.minimum)
+            reason = _("no slice of {n} images has others of its class beside it", n=self.minimum)
             return Metric(None, 0, reason=reason)
         # with all intervals right at once, the lowest accuracy lies between the lowest of their ends
         value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
@@ -156,10 +160,10 @@ class ErrorBias(IntervalBlock):
         return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices", floor=floor)
 
     def _warnings(self, result: Result, asked: int) -> list[str]:
-        said = left_out(asked - result.n, asked)
+        said = warn_unlabelled(asked - result.n, asked)
         unbias, worst = result.metrics["unbias"], result.metrics["worst_slice"]
         if unbias.value is not None:
-            told = say(
+            told = _(
                 "unbias is {value}: a network that guesses gets {chance}, so that a high one is no merit of itself.",
                 value=f"{unbias.value:.3f}",
                 chance=f"{unbias.floor:.3f}",
@@ -175,15 +179,15 @@ class ErrorBias(IntervalBlock):
         found = int((tested["p_adjusted"] < 1 - self.level).sum())
         if not found:
             return []
-        weakest = say(
+        weakest = _(
             "The weakest of {n} slices is {name}: {accuracy}; by chance the weakest would have {floor}.",
             n=len(tested),
             name=figures.label(tested.iloc[0]),
             accuracy=f"{worst.value:.1%}",
             floor=f"{worst.floor:.1%}",
         )
-        differing = say(
-            "{found} of {n} slices differ from the other pictures of their class by more than chance.",
+        differing = _(
+            "{found} of {n} slices differ from the other images of their class by more than chance.",
             found=found,
             n=len(tested),
         )
@@ -196,10 +200,10 @@ _COLUMNS = [
 ]
 
 
-def _beside(run: Run) -> tuple[dict[str, Predictions], str]:
+def _read_ood_predictions(run: Run) -> tuple[dict[str, Predictions], str]:
     """Give the Predictions of the out-of-domain sets, or none and why."""
     try:
-        found = reading.read(run)
+        found = reading.read_ood_sets(run)
     except BlockError as error:
-        return {}, say("a set cannot be read: {why}", why=error.lines[0])
-    return {name: predictions for name, (_, predictions) in found.items()}, say("the run has no out-of-domain set")
+        return {}, _("a set cannot be read: {why}", why=error.lines[0])
+    return {name: predictions for name, (__, predictions) in found.items()}, _("the run has no out-of-domain set")

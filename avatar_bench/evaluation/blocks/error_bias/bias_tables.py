@@ -1,4 +1,4 @@
-"""The slices that error_bias cuts a set into, and its tables of pictures."""
+"""The slices that error_bias cuts a set into, and its tables of images."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class Slice(NamedTuple):
-    """Hold the pictures (N,) of one slice, of one true class, or of all its classes where `target` is ""."""
+    """Hold the images (N,) of one slice, of one true class, or of all its classes where `target` is ""."""
 
     by: str
     name: str
     target: str
-    pictures: NDArray[np.bool_]
+    images: NDArray[np.bool_]
     others: NDArray[np.bool_]
 
 
-def cut_by(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
-    """Cut the pictures by each column: each slice by true class, and whole where it holds more than one."""
+def cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
+    """Cut the images by each column: each slice by true class, and whole where it holds more than one."""
     for by in kinds:
         values = kinds[by].to_numpy(str)
         for name in sorted(set(values) - {""}):
@@ -39,17 +39,17 @@ def cut_by(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
                 yield Slice(str(by), name, predictions.classes[index], inside & own, ~inside & own)
 
 
-def accuracy_of_rest(predictions: Predictions, each: Slice) -> float:
-    """Give the accuracy of the other pictures, at the slice's own mix of classes; NaN where a class has none."""
+def compute_rest_accuracy(predictions: Predictions, each: Slice) -> float:
+    """Give the accuracy of the other images, at the slice's own mix of classes; NaN where a class has none."""
     classes = len(predictions.classes)
-    mix = np.bincount(predictions.targets[each.pictures], minlength=classes)
+    mix = np.bincount(predictions.targets[each.images], minlength=classes)
     others = predictions.take(each.others)
     recall = classification.recall(classification.confusion_matrix(others.targets, others.predicted, classes))
     return float(recall[mix > 0] @ mix[mix > 0] / mix.sum())
 
 
-def confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
-    """Count the predictions of each slice by true class; the rows `by` "class" are of all pictures."""
+def build_confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
+    """Count the predictions of each slice by true class; the rows `by` "class" are of all images."""
     names = predictions.classes
     whole = [
         Slice("class", name, name, predictions.targets == index, predictions.targets != index)
@@ -58,13 +58,13 @@ def confusion_table(predictions: Predictions, parts: list[Slice]) -> pd.DataFram
     ]
     rows = []
     for each in [*whole, *(one for one in parts if one.target)]:
-        counts = np.bincount(predictions.predicted[each.pictures], minlength=len(names))
+        counts = np.bincount(predictions.predicted[each.images], minlength=len(names))
         rows.append((each.by, each.name, each.target, int(counts.sum()), *counts))
     return pd.DataFrame(rows, columns=["by", "slice", "target", "n", *(f"predicted_{name}" for name in names)])
 
 
-def pictures_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.DataFrame:
-    """Give a row a picture, with the slices that it is in."""
+def build_images_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.DataFrame:
+    """Give a row an image, with the slices that it is in."""
     names = np.array(predictions.classes)
     table = {
         "path": predictions.paths,
@@ -77,8 +77,8 @@ def pictures_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.DataFram
     return pd.concat([pd.DataFrame(table), kinds], axis=1)
 
 
-def ood_table(beside: Mapping[str, Predictions]) -> pd.DataFrame:
-    """Give a row for each picture of the sets `beside` the domain."""
+def build_ood_table(beside: Mapping[str, Predictions]) -> pd.DataFrame:
+    """Give a row for each image of the sets `beside` the domain."""
     columns = ["set", "path", "group", "prediction", "confidence"]
     parts = [
         (name, each.paths, each.groups, np.array(each.classes)[each.predicted], each.confidence)

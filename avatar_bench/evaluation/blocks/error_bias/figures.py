@@ -13,10 +13,10 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
-RIGHT, WRONG = plots.GREY, plots.color(4)
+CORRECT_COLOUR, INCORRECT_COLOUR = plots.GREY, plots.get_colour(4)
 _BINS, _MOST_SLICES = 15, 20
 _DIAMOND: dict[str, Any] = {
     "marker": "D",
@@ -28,25 +28,25 @@ _DIAMOND: dict[str, Any] = {
 
 
 @plots.use_style()
-def bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw which classes the pictures of each source are taken for, from the table of confusions by slice.
+def draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Draw which classes the images of each source are taken for, from the table of confusions by slice.
 
     The rows are sources by true class, whose cell is framed; the classes themselves where no source is known.
     """
     by_source = bool((table["by"] == "source").any())
     shown = table[table["by"] == ("source" if by_source else "class")]
-    shown = shown.nlargest(plots.MOST_BARS, "n").sort_values(["target", "slice"])
+    shown = shown.nlargest(plots.MAX_BARS, "n").sort_values(["target", "slice"])
     counts = shown[[f"predicted_{name}" for name in classes]].to_numpy(float)
     share = counts / counts.sum(axis=1, keepdims=True)
-    figure = plots.new_figure(3.6 + 0.8 * len(classes), max(3.6, 1.4 + 0.24 * len(shown)))
+    figure = plots.create_figure(3.6 + 0.8 * len(classes), max(3.6, 1.4 + 0.24 * len(shown)))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(classes)), plots.shorten(classes, 16))
-    slices = plots.shorten(shown["slice"].astype(str), 24)
+    axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 16))
+    slices = plots.shorten_names(shown["slice"].astype(str), 24)
     names = [f"{name} (n = {n})" for name, n in zip(slices, shown["n"], strict=True)]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
-    axes.set(xlabel=say("predicted class"))
-    axes.set_ylabel(say("source, by true class (framed)") if by_source else say("class (true class framed)"))
+    axes.set(xlabel=_("predicted class"))
+    axes.set_ylabel(_("source, by true class (framed)") if by_source else _("class (true class framed)"))
     axes.spines[:].set_visible(False)
     targets = [list(classes).index(target) for target in shown["target"]]
     for (row, column), part in np.ndenumerate(share):
@@ -54,23 +54,23 @@ def bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axes.text(column, row, f"{part:.0%}", ha="center", va="center", color=ink, fontsize=7)
     for row, (target, tick) in enumerate(zip(targets, axes.get_yticklabels(), strict=True)):
         frame = Rectangle(
-            (target - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=plots.color(target), linewidth=1.4
+            (target - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=plots.get_colour(target), linewidth=1.4
         )
         axes.add_patch(frame)
-        tick.set_color(plots.color(target))
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
+        tick.set_color(plots.get_colour(target))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
 
 @plots.use_style()
-def confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classes: int) -> Figure:
+def draw_confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classes: int) -> Figure:
     """Draw how confidence (N,) is distributed over right and over wrong answers, with the mean of each."""
-    figure = plots.new_figure(5.4, 3.2)
+    figure = plots.create_figure(5.4, 3.2)
     axes = figure.subplots()
     edges = np.linspace(1 / classes, 1, _BINS + 1)
     kinds = (
-        (right, RIGHT, {"alpha": 0.6}, say("right (n = {n})", n=int(right.sum()))),
-        (~right, WRONG, {"histtype": "step", "linewidth": 1.6}, say("wrong (n = {n})", n=int((~right).sum()))),
+        (right, CORRECT_COLOUR, {"alpha": 0.6}, _("right (n = {n})", n=int(right.sum()))),
+        (~right, INCORRECT_COLOUR, {"histtype": "step", "linewidth": 1.6}, _("wrong (n = {n})", n=int((~right).sum()))),
     )
     for rows, colour, how, name in kinds:
         if rows.any():
@@ -78,21 +78,21 @@ def confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classes: in
             weights = [1 / len(values)] * len(values)
             axes.hist(values, bins=edges.tolist(), weights=weights, color=colour, label=name, **how)  # type: ignore[arg-type]
             axes.axvline(float(values.mean()), color=colour, linestyle="--", linewidth=1.2)
-    axes.set(xlabel=say("confidence (%; dashed: mean)"), ylabel=say("share of the answers of a kind (%)"))
+    axes.set(xlabel=_("confidence (%; dashed: mean)"), ylabel=_("share of the answers of a kind (%)"))
     axes.set_xlim(edges[0], 1)
-    plots.percent_axis(axes.xaxis)
-    plots.percent_axis(axes.yaxis)
+    plots.format_percent_axis(axes.xaxis)
+    plots.format_percent_axis(axes.yaxis)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
 @plots.use_style()
-def weakest(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure:
+def draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure:
     """Draw the weakest slices with their intervals, beside the rest of their class; a star where p is below alpha."""
     shown = table.head(_MOST_SLICES)
     rows = np.arange(len(shown))
     colours = [_colour(name, classes) for name in shown["target"]]
-    figure = plots.new_figure(6.8, 1.8 + 0.26 * len(shown))
+    figure = plots.create_figure(6.8, 1.8 + 0.26 * len(shown))
     axes = figure.subplots()
     axes.barh(rows, shown["accuracy"], color=colours, alpha=0.75, height=0.72)
     axes.hlines(rows, shown["low"], shown["high"], color="black", linewidth=1.1)
@@ -100,9 +100,9 @@ def weakest(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure
     for row, (n, p) in enumerate(zip(shown["n"], shown["p_adjusted"], strict=True)):
         axes.text(1.015, row, f"{n}{' *' if p < alpha else ''}", va="center", fontsize=8, color="#404040")
     axes.annotate("n", (1.015, 1), (0, 3), axes.get_xaxis_transform(), "offset points", fontsize=8, color="#404040")
-    axes.set_yticks(rows, plots.shorten((label(slice_) for _, slice_ in shown.iterrows()), 40), fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=say("share of the slice's pictures recognised (%)"))
-    plots.percent_axis(axes.xaxis)
+    axes.set_yticks(rows, plots.shorten_names((label(slice_) for __, slice_ in shown.iterrows()), 40), fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=_("share of the slice's images recognised (%)"))
+    plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     kinds = [name for name in (*classes, "") if name in set(shown["target"])]
     figure.legend(handles=_legend(kinds, classes), loc="outside lower center", ncols=3)
@@ -117,24 +117,24 @@ def label(row: pd.Series) -> str:
 
 def _kind(by: str) -> str:
     words = {
-        "source": say("source"),
-        "generator": say("generator"),
-        "size": say("size"),
-        "format": say("format"),
-        "jpeg_quality": say("JPEG quality"),
+        "source": _("source"),
+        "generator": _("generator"),
+        "size": _("size"),
+        "format": _("format"),
+        "jpeg_quality": _("JPEG quality"),
     }
     return words[by]
 
 
 def _colour(target: str, classes: Sequence[str]) -> str:
-    return plots.color(list(classes).index(target)) if target else plots.GREY
+    return plots.get_colour(list(classes).index(target)) if target else plots.GREY
 
 
 def _legend(kinds: Sequence[str], classes: Sequence[str]) -> list[Patch | Line2D]:
-    names = {name: shown or say("all classes") for name, shown in zip(kinds, plots.shorten(kinds), strict=True)}
-    star = Line2D([], [], marker="*", linestyle="", color="#404040", label=say("differs by more than chance"))
+    names = {name: shown or _("all classes") for name, shown in zip(kinds, plots.shorten_names(kinds), strict=True)}
+    star = Line2D([], [], marker="*", linestyle="", color="#404040", label=_("differs by more than chance"))
     return [
         *(Patch(color=_colour(name, classes), alpha=0.75, label=shown) for name, shown in names.items()),
-        Line2D([], [], label=say("the rest of the class"), **_DIAMOND),
+        Line2D([], [], label=_("the rest of the class"), **_DIAMOND),
         star,
     ]

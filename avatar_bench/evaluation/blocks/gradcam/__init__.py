@@ -1,4 +1,4 @@
-"""gradcam: where in a picture a run finds its evidence, and whether those maps are true to it."""
+"""gradcam: where in an image a run finds its evidence, and whether those maps are true to it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.selection import stratified_rows
+from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.evaluation import faithfulness_tables as tables
 from avatar_bench.evaluation import gradcam_figures as figures
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known
-from avatar_bench.evaluation.faithfulness_tables import GAINS, ROLLOUT, SANITY, Arrays, endings
-from avatar_bench.files.paths import folder_name
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows
+from avatar_bench.evaluation.faithfulness_tables import (
+    FAITHFULNESS_GAINS,
+    ROLLOUT_SUFFIX,
+    SANITY_METRIC,
+    MapArrays,
+    list_suffixes,
+)
+from avatar_bench.files.paths import make_folder_name
+from avatar_bench.i18n import _
 from avatar_bench.metrics import faithfulness as numbers
 from avatar_bench.metrics import stats
 from avatar_bench.models import attribution
@@ -32,12 +38,12 @@ if TYPE_CHECKING:
     from avatar_bench.results.result import Metric
     from avatar_bench.runs.run import Run
 
-_BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(GAINS, True), SANITY: False}
-_BETTER |= {f"{name}{ROLLOUT}": better for name, better in _BETTER.items() if name != SANITY}
+_BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(FAITHFULNESS_GAINS, True), SANITY_METRIC: False}
+_BETTER |= {f"{name}{ROLLOUT_SUFFIX}": better for name, better in _BETTER.items() if name != SANITY_METRIC}
 _FILLS = ("mean", "blur")
-_AT_ONCE = 64  # pictures whose pixels are ranked at once: 100 MB at 224 px
-_MOST_SHOWN = 6  # pictures in the figure of random weights
-_MOST_LETTERS = 40  # of a picture's name in that of its overlay
+_AT_ONCE = 64  # images whose pixels are ranked at once: 100 MB at 224 px
+_MOST_SHOWN = 6  # images in the figure of random weights
+_MOST_LETTERS = 40  # of an image's name in that of its overlay
 
 
 @dataclass(kw_only=True)
@@ -46,8 +52,8 @@ class GradCam(IntervalBlock):
 
     Where the run is read off a class token, its attention rollout is judged beside them.
     `images` are drawn, in the classes' own proportions; `steps` of deletion and insertion; `deletion_to` and
-    `insertion_from` say what a picture without content is ("mean", "blur"); `random_weights`, how many networks with
-    ever more random weights the maps are compared with; `gallery`, the pictures shown a class, as many right and wrong;
+    `insertion_from` say what an image without content is ("mean", "blur"); `random_weights`, how many networks with
+    ever more random weights the maps are compared with; `gallery`, the images shown a class, as many right and wrong;
     `overlays`, how many images get a file with their map over them, None for all that are drawn or shown.
     """
 
@@ -70,48 +76,50 @@ class GradCam(IntervalBlock):
         self.require("overlays", self.overlays is None or self.overlays >= 0, "0 or more, or null for all")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give maps, faithfulness and sanity of a draw of pictures whose class is known; errors are added to show.
+        """Give maps, faithfulness and sanity of a draw of images whose class is known; errors are added to show.
 
         Raise BlockError where no class is known or no stage of the network is a map, GuardError where the class names
         are in the wrong order.
         """
         asked = run.predictions(dataset)
-        rows = known(asked, dataset)
+        rows = labelled_rows(asked, dataset)
         check_class_order(asked, run.allow)
-        drawn = rows[stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
+        drawn = rows[draw_stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
         every = np.concatenate([drawn, self._errors(asked, drawn)])
         predictions, inputs, n = asked.take(every), run.inputs(dataset, every), len(drawn)
-        layer = attribution.spatial_layer(run.classifier, inputs)
+        layer = attribution.find_spatial_layer(run.classifier, inputs)
         maps = _maps(run, layer, inputs, predictions)
-        judged = {"": maps["predicted"][:n]} | ({ROLLOUT: maps["rollout"][:n]} if "rollout" in maps else {})
+        judged = {"": maps["predicted"][:n]} | ({ROLLOUT_SUFFIX: maps["rollout"][:n]} if "rollout" in maps else {})
         curves = self._curves(run, inputs[:n], judged, predictions.predicted[:n])
         sanity = self._sanity(run, layer, inputs[:n], predictions.predicted[:n])
         result = Result("gradcam", dataset.name, n, run.classes)
         result.provenance = {"layer": layer.name, "map_size": list(layer.size)}
-        result.arrays = {"maps": tables.describe(maps, predictions, n), "curves": curves, "sanity": sanity}
-        pictures, groups = tables.pictures(predictions, curves, sanity), predictions.groups[:n]
+        result.arrays = {"maps": tables.collect_arrays(maps, predictions, n), "curves": curves, "sanity": sanity}
+        images, groups = tables.tabulate_images(predictions, curves, sanity), predictions.groups[:n]
 
         def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            return stats.bootstrap_interval(tables.means(values), groups, self.resamples, self.level, self.seed)
+            return stats.bootstrap_interval(
+                tables.build_mean_statistic(values), groups, self.resamples, self.level, self.seed
+            )
 
         result.tables = {
-            "pictures": pictures,
-            "curves": tables.curves(curves, interval),
-            "sanity": tables.sanity(sanity, interval),
+            "images": images,
+            "curves": tables.tabulate_curves(curves, interval),
+            "sanity": tables.tabulate_sanity(sanity, interval),
         }
-        result.metrics = self._metrics(pictures[:n], curves, sanity, groups)
+        result.metrics = self._metrics(images[:n], curves, sanity, groups)
         result.warnings = _warnings(layer, maps["predicted"][:n], result.metrics)
         self._draw(result, inputs, predictions, maps, sanity)
         return result
 
     def _errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Give the most confident errors of each class that are not among the pictures drawn."""
+        """Give the most confident errors of each class that are not among the images drawn."""
         wrong = np.setdiff1d(np.flatnonzero((predictions.targets >= 0) & ~predictions.correct), drawn)
         wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
         targets = predictions.targets[wrong]
         return np.concatenate([wrong[targets == k][: self.gallery] for k in range(len(predictions.classes))])
 
-    def _curves(self, run: Run, pictures: Tensor, maps: Arrays, classes: NDArray[np.int64]) -> Arrays:
+    def _curves(self, run: Run, images: Tensor, maps: MapArrays, classes: NDArray[np.int64]) -> MapArrays:
         """Give the probability of the predicted class by step, (n, steps + 1), for each of CURVES and of further maps.
 
         Maps go by what ends the names of their curves.
@@ -119,69 +127,69 @@ class GradCam(IntervalBlock):
         rng = np.random.default_rng(self.seed)
         shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
         parts = [
-            self._fade(run, pictures[rows], {end: part[rows] for end, part in shown.items()}, classes[rows], rng)
-            for rows in (slice(first, first + _AT_ONCE) for first in range(0, len(pictures), _AT_ONCE))
+            self._fade(run, images[rows], {end: part[rows] for end, part in shown.items()}, classes[rows], rng)
+            for rows in (slice(first, first + _AT_ONCE) for first in range(0, len(images), _AT_ONCE))
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _fade(
         self,
         run: Run,
-        pictures: Tensor,
+        images: Tensor,
         maps: Mapping[str, NDArray[np.floating]],
         classes: NDArray[np.int64],
         rng: np.random.Generator,
-    ) -> Arrays:
-        empty, blurred = (attribution.void(pictures, kind) for kind in (self.deletion_to, self.insertion_from))
+    ) -> MapArrays:
+        empty, blurred = (attribution.make_baseline(images, kind) for kind in (self.deletion_to, self.insertion_from))
         found = {}
         for ending, shown in maps.items():
-            ranks = numbers.removal_order(shown, pictures.shape[-1], rng)
-            for kind, start, end in (("deletion", pictures, empty), ("insertion", blurred, pictures)):
-                found[f"{kind}{ending}"] = attribution.fade(
+            ranks = numbers.rank_pixels(shown, images.shape[-1], rng)
+            for kind, start, end in (("deletion", images, empty), ("insertion", blurred, images)):
+                found[f"{kind}{ending}"] = attribution.compute_replacement_curves(
                     run.classifier, start, end, ranks, classes, self.steps, run.batch_size
                 )
         return found
 
-    def _sanity(self, run: Run, layer: SpatialLayer, pictures: Tensor, classes: NDArray[np.int64]) -> Arrays:
+    def _sanity(self, run: Run, layer: SpatialLayer, images: Tensor, classes: NDArray[np.int64]) -> MapArrays:
         """Give unrectified maps (n, h, w) of the run, (K, n, h, w) of K networks with random weights, and of chance."""
         size = run.batch_size
-        trained = attribution.grad_cam(run.classifier, layer, pictures, classes, size, rectify=False)
-        networks = attribution.cascade(run.classifier, self.seed, self.random_weights)
+        trained = attribution.compute_grad_cam(run.classifier, layer, images, classes, size, rectify=False)
+        networks = attribution.randomise_layers(run.classifier, self.seed, self.random_weights)
         found = [
-            (drawn, of, attribution.grad_cam(network, layer, pictures, classes, size, rectify=False))
+            (drawn, of, attribution.compute_grad_cam(network, layer, images, classes, size, rectify=False))
             for drawn, of, network in networks
         ]
         chance = np.random.default_rng(self.seed).random(trained.shape).astype(np.float32)
         return {
             "trained": trained,
-            "randomised": np.stack([maps for _, _, maps in found]),
-            "groups_randomised": np.array([drawn for drawn, _, _ in found]),
-            "groups": np.array([of for _, of, _ in found]),
+            "randomised": np.stack([maps for *_rest, maps in found]),
+            "groups_randomised": np.array([drawn for drawn, *_rest in found]),
+            "groups": np.array([of for _drawn, of, _maps in found]),
             "chance": chance,
         }
 
     def _metrics(
-        self, pictures: pd.DataFrame, curves: Arrays, sanity: Arrays, groups: NDArray[np.str_]
+        self, images: pd.DataFrame, curves: MapArrays, sanity: MapArrays, groups: NDArray[np.str_]
     ) -> dict[str, Metric]:
-        kinds = endings(curves)
-        names = [*curves, *(f"{gain}{ending}" for ending in kinds for gain in GAINS), SANITY]
-        values = pictures[names].to_numpy(dtype=np.float64)
+        kinds = list_suffixes(curves)
+        names = [*curves, *(f"{gain}{ending}" for ending in kinds for gain in FAITHFULNESS_GAINS), SANITY_METRIC]
+        values = images[names].to_numpy(dtype=np.float64)
         floors = {
-            f"{kind}{ending}": float(pictures[f"{kind}_random"].mean())
+            f"{kind}{ending}": float(images[f"{kind}_random"].mean())
             for kind in ("deletion", "insertion")
             for ending in kinds
         }
-        floors |= {f"{gain}{ending}": 0.0 for ending in kinds for gain in GAINS}
+        floors |= {f"{gain}{ending}": 0.0 for ending in kinds for gain in FAITHFULNESS_GAINS}
         chance = np.abs(numbers.rank_correlation(sanity["trained"], sanity["chance"]))
         if not np.isnan(chance).all():
-            floors[SANITY] = float(np.nanmean(chance))
-        return self.resampled(
+            floors[SANITY_METRIC] = float(np.nanmean(chance))
+        return self.bootstrap(
             names,
-            tables.means(values),
+            tables.build_mean_statistic(values),
             groups,
             {name: _BETTER.get(name) for name in names},
             floors,
-            say("the maps are constant, so that they have no ranks"),
+            _("the maps are constant, so that they have no ranks"),
         )
 
     def _draw(
@@ -189,48 +197,48 @@ class GradCam(IntervalBlock):
         result: Result,
         inputs: Tensor,
         predictions: Predictions,
-        maps: Arrays,
-        sanity: Arrays,
+        maps: MapArrays,
+        sanity: MapArrays,
     ) -> None:
-        pictures = inputs.permute(0, 2, 3, 1).numpy()
-        result.figures["curves"] = figures.curves(result.tables["curves"], result.metrics, self.level)
+        images = inputs.permute(0, 2, 3, 1).numpy()
+        result.figures["curves"] = figures.draw_curves(result.tables["curves"], result.metrics, self.level)
         right = np.flatnonzero(predictions.correct[: result.n])
         first = [next(iter(right[predictions.targets[right] == k]), None) for k in range(len(predictions.classes))]
         shown = [row for row in first if row is not None][:_MOST_SHOWN] or [0]
-        floor = result.metrics[SANITY].floor
-        result.figures["sanity"] = figures.sanity(pictures[shown], sanity, shown, result.tables["sanity"], floor)
+        floor = result.metrics[SANITY_METRIC].floor
+        result.figures["sanity"] = figures.draw_sanity(images[shown], sanity, shown, result.tables["sanity"], floor)
         if self.gallery:
-            result.figures["panels"] = figures.panels(pictures, predictions, maps, self.gallery)
-        for row in range(len(pictures))[: self.overlays]:
-            name = f"overlays/{row + 1:04d}_{folder_name(PurePath(predictions.paths[row]).stem)[:_MOST_LETTERS]}"
-            result.images[name] = figures.overlaid(pictures[row], maps["predicted"][row])
+            result.figures["panels"] = figures.draw_panels(images, predictions, maps, self.gallery)
+        for row in range(len(images))[: self.overlays]:
+            name = f"overlays/{row + 1:04d}_{make_folder_name(PurePath(predictions.paths[row]).stem)[:_MOST_LETTERS]}"
+            result.images[name] = figures.render_overlay(images[row], maps["predicted"][row])
         files = [f"{name}.png" for name in result.images]
-        result.tables["pictures"]["overlay"] = files + [""] * (len(pictures) - len(files))
+        result.tables["images"]["overlay"] = files + [""] * (len(images) - len(files))
 
 
-def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> Arrays:
-    """Give the map of the predicted and of the true class of each picture, and its attention rollout where it has one.
+def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
+    """Give the map of the predicted and of the true class of each image, and its attention rollout where it has one.
 
     The first two are one where the run is right.
     """
-    predicted = attribution.grad_cam(run.classifier, layer, inputs, predictions.predicted, run.batch_size)
+    predicted = attribution.compute_grad_cam(run.classifier, layer, inputs, predictions.predicted, run.batch_size)
     true, wrong = predicted.copy(), np.flatnonzero(~predictions.correct)
     if len(wrong):
         targets = predictions.targets[wrong]
-        true[wrong] = attribution.grad_cam(run.classifier, layer, inputs[wrong], targets, run.batch_size)
-    rollout = attribution.attention_rollout(run.classifier, inputs, run.batch_size)
+        true[wrong] = attribution.compute_grad_cam(run.classifier, layer, inputs[wrong], targets, run.batch_size)
+    rollout = attribution.compute_attention_rollout(run.classifier, inputs, run.batch_size)
     return {"predicted": predicted, "true": true} | ({} if rollout is None else {"rollout": rollout})
 
 
 def _warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict[str, Metric]) -> list[str]:
     said = []
     if not layer.last:
-        said.append(say("the maps are those of {layer}: no later stage has a map that counts", layer=layer.name))
+        said.append(_("the maps are those of {layer}: no later stage has a map that counts", layer=layer.name))
     empty = int((maps.max(axis=(1, 2)) == 0).sum())
     if empty:
-        said.append(say("{n} of {total} maps are empty: no cell speaks for the class", n=empty, total=len(maps)))
-    for name in (name for name in metrics if name.removesuffix(ROLLOUT) in GAINS):
+        said.append(_("{n} of {total} maps are empty: no cell speaks for the class", n=empty, total=len(maps)))
+    for name in (name for name in metrics if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS):
         low = metrics[name].low
         if low is None or low <= 0:
-            said.append(say("{name}: the maps are not shown to be better than random ones", name=name))
+            said.append(_("{name}: the maps are not shown to be better than random ones", name=name))
     return said

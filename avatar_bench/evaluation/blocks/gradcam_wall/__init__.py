@@ -1,4 +1,4 @@
-"""gradcam_wall: the Grad-CAM maps of several runs of the same pictures, to be looked at side by side."""
+"""gradcam_wall: the Grad-CAM maps of several runs of the same images, to be looked at side by side."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from avatar_bench.data.selection import draw_shots
 from avatar_bench.evaluation import activation_figures as figures
 from avatar_bench.evaluation import class_activation as maps
-from avatar_bench.evaluation.block import CompareBlock, together
-from avatar_bench.files.paths import folder_name
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.block import CompareBlock, align_predictions
+from avatar_bench.files.paths import make_folder_name
+from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
 from avatar_bench.results.result import Metric, Result
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from avatar_bench.data.dataset import Dataset
-    from avatar_bench.evaluation.class_activation import Panel
+    from avatar_bench.evaluation.class_activation import RunMaps
     from avatar_bench.runs.run import Run
 
 
 @dataclass(kw_only=True)
 class GradCamWall(CompareBlock):
-    """Set the maps of runs of the same pictures side by side.
+    """Set the maps of runs of the same images side by side.
 
     `images` of each class are drawn by `seed` for the collage of the class, the first `wall` of them stand in the wall
     of all classes; `of` says whose map is drawn: that of each run's own "prediction", or of the "target", the truth.
@@ -43,46 +43,46 @@ class GradCamWall(CompareBlock):
     def __post_init__(self) -> None:
         self.require("images", self.images >= 1, "1 or more")
         self.require("wall", 1 <= self.wall <= self.images, f"1 to {self.images}, the images of a class")
-        self.require("of", self.of in maps.OF, " or ".join(maps.OF))
+        self.require("of", self.of in maps.MAPPED_CLASSES, " or ".join(maps.MAPPED_CLASSES))
         self.require("seed", self.seed >= 0, "0 or more")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give a wall and a collage a class; runs without a layer that is a map are left out, and told.
 
-        Raise BlockError as `together` does, and where no run has a map.
+        Raise BlockError as `align_predictions` does, and where no run has a map.
         """
-        answers = together(runs, datasets)
+        answers = align_predictions(runs, datasets)
         rows = draw_shots(np.array(answers[0].classes)[answers[0].targets].tolist(), self.images, self.seed)
-        panels, said = maps.panels(runs, datasets, answers, rows, self.of)
+        panels, said = maps.compute_maps(runs, datasets, answers, rows, self.of)
         one = panels[0].predictions
         result = Result("gradcam_wall", datasets[0].name, len(rows), one.classes)
         result.provenance = {"layers": {panel.label: panel.layer.name for panel in panels}}
-        result.arrays["maps"] = maps.describe(panels)
+        result.arrays["maps"] = maps.collect_arrays(panels)
         result.metrics["unanimous"] = _unanimous(panels)
-        result.tables["wall"] = pd.concat([_verdicts(panel) for panel in panels], ignore_index=True)
+        result.tables["wall"] = pd.concat([_build_predictions_table(panel) for panel in panels], ignore_index=True)
         result.warnings = said
-        if len(panels) > figures.MOST_RUNS:
+        if len(panels) > figures.MAX_WALL_RUNS:
             result.warnings.append(
-                say("{n} of {all} runs are drawn; the table has them all", n=figures.MOST_RUNS, all=len(panels))
+                _("{n} of {all} runs are drawn; the table has them all", n=figures.MAX_WALL_RUNS, all=len(panels))
             )
         by_class = {k: np.flatnonzero(one.targets == k) for k in range(len(one.classes))}
         result.figures["wall"] = _draw(panels, np.concatenate([own[: self.wall] for own in by_class.values()]), self.of)
         for k, own in by_class.items():
             if len(own):
-                result.figures[f"class_{k + 1}_{folder_name(one.classes[k])}"] = _draw(panels, own, self.of)
+                result.figures[f"class_{k + 1}_{make_folder_name(one.classes[k])}"] = _draw(panels, own, self.of)
         return result
 
 
-def _unanimous(panels: Sequence[Panel]) -> Metric:
-    """Give the share of the pictures that all runs take for the same class."""
+def _unanimous(panels: Sequence[RunMaps]) -> Metric:
+    """Give the share of the images that all runs take for the same class."""
     said = np.stack([panel.predictions.predicted for panel in panels])
     hits = (said == said[0]).all(axis=0)
-    ends = stats.share_interval(hits, panels[0].predictions.groups)
+    ends = stats.proportion_interval(hits, panels[0].predictions.groups)
     return Metric(float(hits.mean()), ends.n, ends.low, ends.high, ends.method, higher_is_better=None)
 
 
-def _verdicts(panel: Panel) -> pd.DataFrame:
-    """Give what a run says of each picture: path, target, run, prediction, confidence, correct."""
+def _build_predictions_table(panel: RunMaps) -> pd.DataFrame:
+    """Give what a run says of each image: path, target, run, prediction, confidence, correct."""
     one, names = panel.predictions, np.array(panel.predictions.classes)
     return pd.DataFrame(
         {
@@ -96,7 +96,7 @@ def _verdicts(panel: Panel) -> pd.DataFrame:
     )
 
 
-def _draw(panels: Sequence[Panel], rows: NDArray[np.intp], of: str) -> Figure:
+def _draw(panels: Sequence[RunMaps], rows: NDArray[np.intp], of: str) -> Figure:
     titles = [panels[0].predictions.classes[k] for k in panels[0].predictions.targets[rows]]
-    shown = [panel.take(rows) for panel in panels[: figures.MOST_RUNS]]
-    return figures.wall(shown, titles, figures.over, of, say("picture, and its true class"))
+    shown = [panel.take(rows) for panel in panels[: figures.MAX_WALL_RUNS]]
+    return figures.draw_wall(shown, titles, figures.draw_map_over_image, of, _("image, and its true class"))

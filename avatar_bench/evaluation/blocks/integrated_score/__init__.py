@@ -11,16 +11,25 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation.block import IntervalCompareBlock, between
+from avatar_bench.evaluation.block import IntervalCompareBlock, metric_with_interval
 from avatar_bench.evaluation.blocks.integrated_score import figures
 from avatar_bench.evaluation.blocks.integrated_score import score_tables as tables
 from avatar_bench.evaluation.blocks.integrated_score import score_warnings as warnings
-from avatar_bench.evaluation.blocks.integrated_score.score_inputs import QUALITIES, Quality, Reading, read
-from avatar_bench.evaluation.blocks.integrated_score.score_resamples import resampled, seed_means, units_of
-from avatar_bench.evaluation.model_scatter import Looks
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import (
+    SCORE_QUALITIES,
+    Quality,
+    RunQualities,
+    read_qualities,
+)
+from avatar_bench.evaluation.blocks.integrated_score.score_resamples import (
+    average_over_seeds,
+    count_units,
+    resample_qualities,
+)
+from avatar_bench.evaluation.model_scatter import RunStyles
+from avatar_bench.i18n import _
 from avatar_bench.metrics import integrated_score
-from avatar_bench.results.predictions import strings
+from avatar_bench.results.predictions import to_string_array
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 SCALES = ("fixed", "min_max")
 OOD_SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
-RANGES: dict[str, list[float | None]] = {
+QUALITY_RANGES: dict[str, list[float | None]] = {
     "accuracy": [None, 1.0],
     "robustness": [None, 1.0],
     "calibration": [None, 0.0],
@@ -52,22 +61,24 @@ class IntegratedScore(IntervalCompareBlock):
 
     reads_results: ClassVar[bool] = True
 
-    weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(QUALITIES, 1.0))
-    ranges: dict[str, list[float | None]] = field(default_factory=lambda: {k: list(v) for k, v in RANGES.items()})
+    weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SCORE_QUALITIES, 1.0))
+    ranges: dict[str, list[float | None]] = field(
+        default_factory=lambda: {k: list(v) for k, v in QUALITY_RANGES.items()}
+    )
     scale: str = "fixed"
     ood_score: str = "energy"
     weightings: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = set(self.weights) <= set(QUALITIES)
+        known = set(self.weights) <= set(SCORE_QUALITIES)
         valid = known and all(0 <= w < np.inf for w in self.weights.values()) and sum(self.weights.values()) > 0
-        self.require("weights", valid, f"0 or more for some of {', '.join(QUALITIES)}, not all 0")
-        valid = set(self.ranges) <= set(QUALITIES) and set(self.qualities) <= set(self.ranges)
+        self.require("weights", valid, f"0 or more for some of {', '.join(SCORE_QUALITIES)}, not all 0")
+        valid = set(self.ranges) <= set(SCORE_QUALITIES) and set(self.qualities) <= set(self.ranges)
         self.require("ranges", valid, "a range for each quality that bears a weight")
         for key, ends in self.ranges.items():
-            expected = "two numbers, worst and best" + (", above 0" if QUALITIES[key].log else "")
-            self.require("ranges", _valid(QUALITIES[key], ends), f"{expected}, in {key}")
+            expected = "two numbers, worst and best" + (", above 0" if SCORE_QUALITIES[key].log else "")
+            self.require("ranges", _is_valid_range(SCORE_QUALITIES[key], ends), f"{expected}, in {key}")
         self.require("scale", self.scale in SCALES, " or ".join(SCALES))
         self.require("ood_score", self.ood_score in OOD_SCORES, f"one of {', '.join(OOD_SCORES)}")
         self.require("weightings", self.weightings >= 100, "100 or more")
@@ -75,36 +86,36 @@ class IntegratedScore(IntervalCompareBlock):
     @property
     def qualities(self) -> tuple[str, ...]:
         """Give the qualities that bear a weight."""
-        return tuple(key for key in QUALITIES if self.weights.get(key, 0) > 0)
+        return tuple(key for key in SCORE_QUALITIES if self.weights.get(key, 0) > 0)
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give scores, ranks and their intervals of the models: recipes, whose runs of several seeds are averaged.
 
         Raise BlockError where runs know different classes, ConfigError where a range contradicts a figure's direction.
         """
-        classes, name = _classes(runs), datasets[0].name
-        readings = [read(run, name, self.qualities, self.ood_score) for run in runs]
+        classes, name = _require_same_classes(runs), datasets[0].name
+        readings = [read_qualities(run, name, self.qualities, self.ood_score) for run in runs]
         self._check_directions(runs, readings, len(classes))
-        models = tables.models(runs, readings, self.qualities)
+        models = tables.group_models(runs, readings, self.qualities)
         standing = self._stand(models, readings, len(classes))
         result = Result("integrated_score", name, len(datasets[0]), classes)
         result.metrics = self._metrics(models, standing, readings, name)
         result.tables = {
-            "scores": tables.of_scores(models, standing, self.qualities, self.level),
-            "raw": tables.of_runs(runs, readings),
-            "models": tables.of_models(models, standing, self.qualities),
-            "normalised": tables.of_qualities(models, standing.normalised, self.qualities),
+            "scores": tables.build_scores_table(models, standing, self.qualities, self.level),
+            "raw": tables.build_runs_table(runs, readings),
+            "models": tables.build_models_table(models, standing, self.qualities),
+            "normalised": tables.build_normalised_table(models, standing.normalised, self.qualities),
             "qualities": self._settings(readings, len(classes)),
         }
-        result.warnings = warnings.of(runs, readings, models, self.qualities)
+        result.warnings = warnings.collect_warnings(runs, readings, models, self.qualities)
         result.warnings += self._beyond(models, len(classes))
         if standing.complete.any():
-            result.tables["ranks"] = tables.of_ranks(models, standing)
-            result.arrays = {"resamples": {"scores": standing.drawn, "models": strings(standing.names(models))}}
-            result.figures = figures.draw(result.tables, self.qualities, Looks(runs), self.scale)
+            result.tables["ranks"] = tables.build_ranks_table(models, standing)
+            result.arrays = {"resamples": {"scores": standing.drawn, "models": to_string_array(standing.names(models))}}
+            result.figures = figures.draw(result.tables, self.qualities, RunStyles(runs), self.scale)
         return result
 
-    def _check_directions(self, runs: Sequence[Run], readings: Sequence[Reading], classes: int) -> None:
+    def _check_directions(self, runs: Sequence[Run], readings: Sequence[RunQualities], classes: int) -> None:
         """Refuse a range whose better end is not the better direction of the figure."""
         for run, reading in zip(runs, readings, strict=True):
             for key in self.qualities:
@@ -113,34 +124,36 @@ class IntegratedScore(IntervalCompareBlock):
                     raise ConfigError(
                         f"block.integrated_score.ranges.{key}=[{worst:.4g}, {best:.4g}] calls the "
                         f"{'higher' if best > worst else 'lower'} value the better one.",
-                        f"The Result of {QUALITIES[key].block} of {run.label} says otherwise of its figure.",
+                        f"The Result of {SCORE_QUALITIES[key].block} of {run.label} says otherwise of its figure.",
                         "Expected the worst value first, then the best.",
                     )
 
     def _ends(self, key: str, classes: int) -> tuple[float, float]:
         """Give the worst and the best value of a quality."""
         worst, best = self.ranges[key]
-        guessing = QUALITIES[key].guessing
+        guessing = SCORE_QUALITIES[key].guessing
         if worst is None and guessing is not None:
             worst = guessing(classes)
         assert worst is not None
         assert best is not None
         return worst, best
 
-    def _stand(self, models: Sequence[tables.Model], readings: Sequence[Reading], classes: int) -> tables.Standing:
+    def _stand(
+        self, models: Sequence[tables.RankedModel], readings: Sequence[RunQualities], classes: int
+    ) -> tables.ModelRanking:
         """Score the models, and those that are complete again by resamples and by random weightings."""
         raw = np.array([model.values for model in models])
         complete = ~np.isnan(raw).any(axis=1)
         normalised = self._normalise(raw, complete, classes)
         weights = np.array([self.weights[key] for key in self.qualities])
-        runs = resampled(readings, self.qualities, self.resamples, self.seed)
-        means = seed_means(runs, [model.members for model in models], self.seed)
+        runs = resample_qualities(readings, self.qualities, self.resamples, self.seed)
+        means = average_over_seeds(runs, [model.members for model in models], self.seed)
         drawn = integrated_score.weighted_mean(self._normalise(means, complete, classes), weights)
-        others = integrated_score.random_weights(self.weightings, len(weights), self.seed)[:, None]
+        others = integrated_score.draw_weights(self.weightings, len(weights), self.seed)[:, None]
         weighted = integrated_score.weighted_mean(normalised[complete], others)
         score = integrated_score.weighted_mean(normalised, weights)
         ends = np.quantile(means, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
-        return tables.Standing(complete, ends, normalised, score, drawn[:, complete], weighted)
+        return tables.ModelRanking(complete, ends, normalised, score, drawn[:, complete], weighted)
 
     def _normalise(self, values: Floats, complete: NDArray[np.bool_], classes: int) -> Floats:
         """Put qualities (..., M, Q) on a scale from 0 to 1, 1 the best."""
@@ -148,27 +161,33 @@ class IntegratedScore(IntervalCompareBlock):
         for index, key in enumerate(self.qualities):
             worst, best = self._ends(key, classes)
             if self.scale == "fixed":
-                columns.append(integrated_score.fixed_range(values[..., index], worst, best, QUALITIES[key].log))
+                columns.append(
+                    integrated_score.scale_to_range(values[..., index], worst, best, SCORE_QUALITIES[key].log)
+                )
             else:
-                columns.append(integrated_score.min_max(values[..., index], best > worst, complete))
+                columns.append(integrated_score.scale_min_max(values[..., index], best > worst, complete))
         return np.stack(columns, axis=-1)
 
     def _metrics(
-        self, models: Sequence[tables.Model], standing: tables.Standing, readings: Sequence[Reading], name: str
+        self,
+        models: Sequence[tables.RankedModel],
+        standing: tables.ModelRanking,
+        readings: Sequence[RunQualities],
+        name: str,
     ) -> dict[str, Metric]:
         lows, highs = standing.interval(self.level)
-        units = units_of(readings, name)
+        units = count_units(readings, name)
         found = {}
         for model, score, low, high in zip(models, standing.score, lows, highs, strict=True):
             how = "bootstrap by seed and group" if len(model.members) > 1 else "bootstrap by group"
             n = 0 if np.isnan(score) else units
-            found[f"score/{model.name}"] = between(score, low, high, n, how, reason=model.missing)
+            found[f"score/{model.name}"] = metric_with_interval(score, low, high, n, how, reason=model.missing)
         return found
 
-    def _settings(self, readings: Sequence[Reading], classes: int) -> pd.DataFrame:
+    def _settings(self, readings: Sequence[RunQualities], classes: int) -> pd.DataFrame:
         """Tabulate what stands for each quality, its weight and its range, and whether it is resampled."""
         rows = []
-        for key, about in QUALITIES.items():
+        for key, about in SCORE_QUALITIES.items():
             worst, best = self._ends(key, classes) if key in self.ranges else (np.nan, np.nan)
             metric = about.metric.format(score=self.ood_score)
             drawn = any(key in reading.samples for reading in readings)
@@ -176,21 +195,19 @@ class IntegratedScore(IntervalCompareBlock):
         columns = ["quality", "block", "metric", "weight", "worst", "best", "log", "resampled"]
         return pd.DataFrame(rows, columns=columns)
 
-    def _beyond(self, models: Sequence[tables.Model], classes: int) -> list[str]:
+    def _beyond(self, models: Sequence[tables.RankedModel], classes: int) -> list[str]:
         """Say which figures lie outside their fixed range."""
         said = []
         for index, key in enumerate(self.qualities if self.scale == "fixed" else ()):
             low, high = sorted(self._ends(key, classes))
             cut = [model.name for model in models if not np.isnan(v := model.values[index]) and not low <= v <= high]
             if cut:
-                told = say(
-                    "{quality} lies outside its range and is cut off: {names}.", quality=key, names=", ".join(cut)
-                )
+                told = _("{quality} lies outside its range and is cut off: {names}.", quality=key, names=", ".join(cut))
                 said.append(told)
         return said
 
 
-def _classes(runs: Sequence[Run]) -> tuple[str, ...]:
+def _require_same_classes(runs: Sequence[Run]) -> tuple[str, ...]:
     first = runs[0]
     for run in runs:
         if set(run.classes) != set(first.classes):
@@ -201,7 +218,7 @@ def _classes(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(first.classes)
 
 
-def _valid(quality: Quality, ends: Sequence[float | None]) -> bool:
+def _is_valid_range(quality: Quality, ends: Sequence[float | None]) -> bool:
     """Say whether a range has two different ends, a worst one that may be what guessing gets, and a best one."""
     if len(ends) != 2 or ends[1] is None or (ends[0] is None and quality.guessing is None):
         return False

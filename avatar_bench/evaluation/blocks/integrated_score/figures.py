@@ -12,32 +12,34 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from avatar_bench.evaluation.model_scatter import Looks, log_axis
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.model_scatter import RunStyles, set_log_axis
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 _INK = "#404040"
 _FRONT: dict[str, Any] = {"linestyle": "--", "color": plots.GREY, "linewidth": 1}
 
 
-def draw(tables: Mapping[str, pd.DataFrame], qualities: Sequence[str], looks: Looks, scale: str) -> dict[str, Figure]:
+def draw(
+    tables: Mapping[str, pd.DataFrame], qualities: Sequence[str], looks: RunStyles, scale: str
+) -> dict[str, Figure]:
     """Draw what each model is good at, how sure its rank is, and what its accuracy costs."""
     ranked = tables["scores"][tables["scores"]["complete"]]
     drawn = {
-        "profile": profile(tables["scores"], qualities, looks, scale),
-        "ranks": rank_shares(tables["ranks"], list(ranked["run"])),
+        "profile": draw_profile(tables["scores"], qualities, looks, scale),
+        "ranks": draw_rank_shares(tables["ranks"], list(ranked["run"])),
     }
     costs = [key for key in ("speed", "size") if f"pareto/{key}" in tables["models"]]
     if costs:
-        drawn["pareto"] = pareto(tables["models"].set_index("run").loc[list(ranked["run"])], costs, looks)
+        drawn["pareto"] = draw_pareto(tables["models"].set_index("run").loc[list(ranked["run"])], costs, looks)
     return drawn
 
 
 @plots.use_style()
-def profile(table: pd.DataFrame, qualities: Sequence[str], looks: Looks, scale: str) -> Figure:
+def draw_profile(table: pd.DataFrame, qualities: Sequence[str], looks: RunStyles, scale: str) -> Figure:
     """Draw each model's qualities from 0 to 1, and beside them its score with its interval, the best on top."""
     rows = np.arange(len(table))
-    figure = plots.new_figure(4.6 + 0.62 * len(qualities), 1.6 + 0.34 * len(table))
+    figure = plots.create_figure(4.6 + 0.62 * len(qualities), 1.6 + 0.34 * len(table))
     left, right = figure.subplots(1, 2, width_ratios=[0.62 * len(qualities), 2.2], sharey=True)
     values = table[[f"normalised/{key}" for key in qualities]].to_numpy(dtype=float)
     left.imshow(np.nan_to_num(values), vmin=0, vmax=1, aspect="auto")
@@ -46,24 +48,24 @@ def profile(table: pd.DataFrame, qualities: Sequence[str], looks: Looks, scale: 
         left.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
     words = _words()
     left.set_xticks(range(len(qualities)), [words[key] for key in qualities], rotation=35, ha="right")
-    names = plots.shorten(table["run"], 30)
-    left.set_yticks(rows, [_ranked(row, name) for (_, row), name in zip(table.iterrows(), names, strict=True)])
-    left.set_title(say("Qualities, 0 (worst) to 1") if scale == "fixed" else say("Qualities, 0 and 1: of these models"))
+    names = plots.shorten_names(table["run"], 30)
+    left.set_yticks(rows, [_ranked(row, name) for (__, row), name in zip(table.iterrows(), names, strict=True)])
+    left.set_title(_("Qualities, 0 (worst) to 1") if scale == "fixed" else _("Qualities, 0 and 1: of these models"))
     left.spines[:].set_visible(False)
-    for row, (_, about) in enumerate(table.iterrows()):
+    for row, (__, about) in enumerate(table.iterrows()):
         _score(right, row, about, looks)
-    right.set(title=say("Score"), xlim=(0, 1), xlabel=say("weighted mean, with interval"))
+    right.set(title=_("Score"), xlim=(0, 1), xlabel=_("weighted mean, with interval"))
     right.tick_params(left=False)
     right.grid(axis="x")
     return figure
 
 
 @plots.use_style()
-def rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Draw how often each model has each rank, by resample of the pictures and by random weights of the qualities."""
+def draw_rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Draw how often each model has each rank, by resample of the images and by random weights of the qualities."""
     n = len(names)
-    figure = plots.new_figure(max(7.2, 3.6 + 0.8 * n), max(2.6, 1.8 + 0.34 * n))
-    kinds = {"resamples": say("Pictures drawn again"), "weightings": say("Weights drawn at random")}
+    figure = plots.create_figure(max(7.2, 3.6 + 0.8 * n), max(2.6, 1.8 + 0.34 * n))
+    kinds = {"resamples": _("Images drawn again"), "weightings": _("Weights drawn at random")}
     for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), kinds.items(), strict=True):
         share = table.pivot(index="run", columns="rank", values=kind).loc[list(names)].to_numpy()
         image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
@@ -72,18 +74,18 @@ def rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
                 ink = "white" if part > 0.55 else "black"
                 axes.text(column, row, f"{100 * part:.0f}", ha="center", va="center", color=ink, fontsize=7.5)
         axes.set_xticks(range(n), [str(rank) for rank in range(1, n + 1)])
-        axes.set_yticks(range(n), plots.shorten(names, 28))
-        axes.set(title=title, xlabel=say("rank"))
+        axes.set_yticks(range(n), plots.shorten_names(names, 28))
+        axes.set(title=title, xlabel=_("rank"))
         axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=figure.axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of draws (%)"))
+    figure.colorbar(image, ax=figure.axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of draws (%)"))
     return figure
 
 
 @plots.use_style()
-def pareto(models: pd.DataFrame, costs: Sequence[str], looks: Looks) -> Figure:
+def draw_pareto(models: pd.DataFrame, costs: Sequence[str], looks: RunStyles) -> Figure:
     """Draw accuracy, with its interval, against speed and size; a line joins models that none beats in both."""
     width = 1.6 + 3.4 * len(costs)
-    figure = plots.new_figure(width, 3.3 + looks.height(width))
+    figure = plots.create_figure(width, 3.3 + looks.height(width))
     panels = np.atleast_1d(figure.subplots(1, len(costs), sharey=True))
     for axes, key in zip(panels, costs, strict=True):
         for name, row in models.iterrows():
@@ -91,24 +93,24 @@ def pareto(models: pd.DataFrame, costs: Sequence[str], looks: Looks) -> Figure:
         line = models[models[f"pareto/{key}"].astype(bool)].sort_values(key)
         axes.plot(line[key], line["accuracy"], **_FRONT, zorder=1)
         axes.set_xlabel(_axis(key))
-        log_axis(axes, "x", models[key])
+        set_log_axis(axes, "x", models[key])
         axes.grid(True)
-    panels[0].set_ylabel(say("accuracy (%)"))
-    plots.percent_axis(panels[0].yaxis)
-    front = Line2D([], [], label=say("Pareto front: none better in both"), **_FRONT)
+    panels[0].set_ylabel(_("accuracy (%)"))
+    plots.format_percent_axis(panels[0].yaxis)
+    front = Line2D([], [], label=_("Pareto front: none better in both"), **_FRONT)
     looks.legend(figure, [str(name) for name in models.index], [front])
     return figure
 
 
-def _point(axes: Axes, row: pd.Series, key: str, name: str, looks: Looks) -> None:
+def _point(axes: Axes, row: pd.Series, key: str, name: str, looks: RunStyles) -> None:
     look = looks.of(name)
     axes.vlines(row[key], row["accuracy_low"], row["accuracy_high"], color=look["color"], linewidth=1.4)
     axes.plot(row[key], row["accuracy"], markersize=7, **look)
 
 
-def _score(axes: Axes, row: int, about: pd.Series, looks: Looks) -> None:
+def _score(axes: Axes, row: int, about: pd.Series, looks: RunStyles) -> None:
     if not about["complete"]:
-        axes.text(0.02, row, say("not ranked"), va="center", fontsize=8, color=_INK)
+        axes.text(0.02, row, _("not ranked"), va="center", fontsize=8, color=_INK)
         return
     look = looks.of(str(about["run"]))
     axes.hlines(row, about["score_low"], about["score_high"], color=look["color"], linewidth=2)
@@ -123,15 +125,15 @@ def _ranked(about: pd.Series, name: str) -> str:
 
 def _words() -> dict[str, str]:
     return {
-        "accuracy": say("accuracy"),
-        "robustness": say("robustness"),
-        "calibration": say("calibration"),
-        "ood": say("out of domain"),
-        "separation": say("separation"),
-        "speed": say("speed"),
-        "size": say("size"),
+        "accuracy": _("accuracy"),
+        "robustness": _("robustness"),
+        "calibration": _("calibration"),
+        "ood": _("out of domain"),
+        "separation": _("separation"),
+        "speed": _("speed"),
+        "size": _("size"),
     }
 
 
 def _axis(key: str) -> str:
-    return say("pictures a second, one at a time") if key == "speed" else say("parameters (millions)")
+    return _("images a second, one at a time") if key == "speed" else _("parameters (millions)")

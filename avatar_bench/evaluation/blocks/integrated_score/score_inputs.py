@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import calibration, clusters, detection
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Quality:
     guessing: Callable[[int], float] | None = None
 
 
-QUALITIES = {
+SCORE_QUALITIES = {
     "accuracy": Quality("blind_test", "accuracy", guessing=lambda classes: 1 / classes),
     "robustness": Quality("robustness", "robustness", guessing=lambda classes: 1 / classes),
     "calibration": Quality("calibration", "scaled/ece_15", guessing=lambda classes: 1 - 1 / classes),  # and is sure
@@ -49,8 +49,8 @@ QUALITIES = {
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Hold what a figure is resampled from: each picture's set and group, (N,), and what maps weights (B, N) to (B,).
+class ResampledQuality:
+    """Hold what a figure is resampled from: each image's set and group, (N,), and what maps weights (B, N) to (B,).
 
     Where it is `centred`, resamples lie off the figure on one side (an error that never falls below 0 grows by being
     drawn again), and are moved back to it.
@@ -62,7 +62,7 @@ class Sample:
 
 
 @dataclass
-class Reading:
+class RunQualities:
     """Hold a run's figures by quality, or why one is missing; their directions; and what they rest on.
 
     `noisy` says why the speed has no interval.
@@ -71,25 +71,25 @@ class Reading:
     values: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     higher_is_better: dict[str, bool | None] = field(default_factory=dict)
-    samples: dict[str, Sample] = field(default_factory=dict)
+    samples: dict[str, ResampledQuality] = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
     fingerprints: set[str] = field(default_factory=set)
-    noisy: str = ""
+    no_interval_reason: str = ""
 
 
-def read(run: Run, name: str, qualities: Collection[str], score: str) -> Reading:
-    """Read the figures of a run on a set; `score` is that of the out-of-domain pictures."""
-    reading = Reading()
-    saved = {quality.block: run.saved(quality.block, name) for quality in QUALITIES.values()}
-    for key in QUALITIES:
-        result, pattern = saved[QUALITIES[key].block], QUALITIES[key].metric.format(score=score)
+def read_qualities(run: Run, name: str, qualities: Collection[str], score: str) -> RunQualities:
+    """Read the figures of a run on a set; `score` is that of the out-of-domain images."""
+    reading = RunQualities()
+    saved = {quality.block: run.saved(quality.block, name) for quality in SCORE_QUALITIES.values()}
+    for key in SCORE_QUALITIES:
+        result, pattern = saved[SCORE_QUALITIES[key].block], SCORE_QUALITIES[key].metric.format(score=score)
         if result is None:
-            reading.missing[key] = say("no usable Result of {block}", block=QUALITIES[key].block)
+            reading.missing[key] = _("no usable Result of {block}", block=SCORE_QUALITIES[key].block)
             continue
         found = {metric: about for metric, about in result.metrics.items() if fnmatchcase(metric, pattern)}
         lacking = [about.reason or "" for about in found.values() if about.value is None]
         if lacking or not found:
-            reading.missing[key] = lacking[0] if lacking else say("its Result holds no {metric}", metric=pattern)
+            reading.missing[key] = lacking[0] if lacking else _("its Result holds no {metric}", metric=pattern)
             continue
         _put(reading, key, found, result)
         if key in qualities and key in _SAMPLERS:
@@ -97,19 +97,19 @@ def read(run: Run, name: str, qualities: Collection[str], score: str) -> Reading
     return reading
 
 
-def _put(reading: Reading, key: str, found: dict[str, Metric], result: Result) -> None:
+def _put(reading: RunQualities, key: str, found: dict[str, Metric], result: Result) -> None:
     reading.values[key] = float(np.mean([about.value for about in found.values() if about.value is not None]))
     directions = {about.higher_is_better for about in found.values()}
     reading.higher_is_better[key] = directions.pop() if len(directions) == 1 else None
     reading.basis[key] = "" if key == "size" else _basis(key, found, result)
     if key == "speed":
-        reading.noisy = next((about.reason for about in found.values() if about.reason), "")
-    if QUALITIES[key].block != "efficiency":  # which reads no picture's class
+        reading.no_interval_reason = next((about.reason for about in found.values() if about.reason), "")
+    if SCORE_QUALITIES[key].block != "efficiency":  # which reads no image's class
         reading.fingerprints.add(str(result.provenance.get("data_fingerprint", "")))
 
 
 def _basis(key: str, found: dict[str, Metric], result: Result) -> str:
-    """Give a text that is the same for figures that can be compared: the pictures, the options, the machine."""
+    """Give a text that is the same for figures that can be compared: the images, the options, the machine."""
     about = result.provenance
     options = {name: value for name, value in about.get("options", {}).items() if name not in _INTERVALS}
     if key == "speed":
@@ -118,7 +118,7 @@ def _basis(key: str, found: dict[str, Metric], result: Result) -> str:
     return json.dumps([about.get("data_fingerprint"), options, sets], sort_keys=True)
 
 
-def _sample(reading: Reading, key: str, saved: dict[str, Result | None], score: str) -> None:
+def _sample(reading: RunQualities, key: str, saved: dict[str, Result | None], score: str) -> None:
     """Find what a figure is resampled from; where that gives another figure, it is missing."""
     block, sampler = _SAMPLERS[key]
     result = saved[block]
@@ -133,32 +133,32 @@ def _sample(reading: Reading, key: str, saved: dict[str, Result | None], score: 
         reading.samples[key] = sample
     else:
         del reading.values[key]
-        reading.missing[key] = say("the tables and the metrics of its Result do not agree")
+        reading.missing[key] = _("the tables and the metrics of its Result do not agree")
 
 
-def _accuracy(result: Result, score: str) -> Sample:
+def _accuracy(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
-    return Sample(_units(result.set, table["group"]), _mean_of(table["correct"].to_numpy(dtype=float)))
+    return ResampledQuality(_units(result.set, table["group"]), _mean_of(table["correct"].to_numpy(dtype=float)))
 
 
-def _robustness(result: Result, score: str) -> Sample:
+def _robustness(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
     variation = table["variation"].astype(str)
     kept = table[variation.str.endswith("/3") & ~variation.str.startswith("delivery/")]
-    pictures = kept.groupby("path", sort=False).agg(correct=("correct", "mean"), group=("group", "first"))
-    return Sample(_units(result.set, pictures["group"]), _mean_of(pictures["correct"].to_numpy(dtype=float)))
+    images = kept.groupby("path", sort=False).agg(correct=("correct", "mean"), group=("group", "first"))
+    return ResampledQuality(_units(result.set, images["group"]), _mean_of(images["correct"].to_numpy(dtype=float)))
 
 
-def _calibration(result: Result, score: str) -> Sample:
+def _calibration(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
     confidence, correct = table["confidence"].to_numpy(dtype=float), table["correct"].to_numpy(dtype=float)
-    edges = calibration.equal_width(calibration.BINS)
-    return Sample(
+    edges = calibration.equal_width_edges(calibration.ECE_BINS)
+    return ResampledQuality(
         _units(result.set, table["group"]), lambda w: calibration.ece(confidence, correct, edges, w), centred=True
     )
 
 
-def _ood(result: Result, score: str) -> Sample:
+def _ood(result: Result, score: str) -> ResampledQuality:
     table = result.tables["scores"]
     table = table[table["kind"] != "shifted"].reset_index(drop=True)
     scores, inside = table[score].to_numpy(dtype=float), (table["kind"] == "in_domain").to_numpy()
@@ -168,20 +168,22 @@ def _ood(result: Result, score: str) -> Sample:
         curves = (detection.roc(scores[inside | own], own[inside | own], weights[:, inside | own]) for own in sets)
         return np.asarray(np.mean([detection.auroc(curve) for curve in curves], axis=0))
 
-    return Sample(_units(table["set"], table["group"]), statistic)
+    return ResampledQuality(_units(table["set"], table["group"]), statistic)
 
 
-def _separation(result: Result, score: str) -> Sample:
-    table = result.tables["pictures"]
+def _separation(result: Result, score: str) -> ResampledQuality:
+    table = result.tables["images"]
     each = table[["silhouette_cosine"]].to_numpy(dtype=float)
-    return Sample(_units(result.set, table["group"]), lambda weights: clusters.means(weights, each)[:, 0])
+    return ResampledQuality(
+        _units(result.set, table["group"]), lambda weights: clusters.weighted_means(weights, each)[:, 0]
+    )
 
 
-# what has no entry rests on no pictures, and is held fixed
-_SAMPLERS: dict[str, tuple[str, Callable[[Result, str], Sample]]] = {
+# what has no entry rests on no images, and is held fixed
+_SAMPLERS: dict[str, tuple[str, Callable[[Result, str], ResampledQuality]]] = {
     "accuracy": ("blind_test", _accuracy),
     "robustness": ("robustness", _robustness),
-    "calibration": ("blind_test", _calibration),  # which holds the same answers to the same pictures
+    "calibration": ("blind_test", _calibration),  # which holds the same answers to the same images
     "ood": ("out_of_domain", _ood),
     "separation": ("clusters", _separation),
 }

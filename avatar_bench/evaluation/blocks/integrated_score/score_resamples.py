@@ -1,4 +1,4 @@
-"""Resamples of the qualities of several runs at once: the same pictures and seeds for all."""
+"""Resamples of the qualities of several runs at once: the same images and seeds for all."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading, Sample
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import ResampledQuality, RunQualities
 from avatar_bench.metrics import integrated_score
 
 Floats = NDArray[np.float64]
 _CHUNK_ELEMENTS = 4_000_000  # weights held at once: 32 MB
 
 
-def resampled(readings: Sequence[Reading], qualities: Sequence[str], resamples: int, seed: int) -> Floats:
-    """Give each run's qualities, (B, R, Q), when groups are drawn with replacement, within each set of pictures.
+def resample_qualities(readings: Sequence[RunQualities], qualities: Sequence[str], resamples: int, seed: int) -> Floats:
+    """Give each run's qualities, (B, R, Q), when groups are drawn with replacement, within each set of images.
 
-    All runs get the same draw, so that they are compared in pairs. A quality without pictures stays as it is, one
+    All runs get the same draw, so that they are compared in pairs. A quality without images stays as it is, one
     that is missing NaN.
     """
     found = np.stack([np.full((resamples, len(qualities)), _values(one, qualities)) for one in readings], axis=1)
@@ -33,27 +33,27 @@ def resampled(readings: Sequence[Reading], qualities: Sequence[str], resamples: 
     return found
 
 
-def seed_means(values: Floats, members: Sequence[Sequence[int]], seed: int) -> Floats:
+def average_over_seeds(values: Floats, members: Sequence[Sequence[int]], seed: int) -> Floats:
     """Give the mean over each model's runs, (B, M, Q), of runs drawn with replacement from values (B, R, Q)."""
     generator = np.random.default_rng((seed, 1))
     columns = []
     for own in members:
-        counts = integrated_score.resampled_counts(len(own), len(values), generator)
+        counts = integrated_score.draw_counts(len(own), len(values), generator)
         columns.append(np.einsum("bs,bsq->bq", counts / len(own), values[:, list(own)]))
     return np.stack(columns, axis=1)
 
 
-def units_of(readings: Sequence[Reading], name: str) -> int:
+def count_units(readings: Sequence[RunQualities], name: str) -> int:
     """Count the groups of the set `name` that are drawn."""
     drawn = {unit for one in readings for sample in one.samples.values() for unit in sample.units.unique()}
     return sum(of == name for of, _ in drawn)
 
 
-def _values(reading: Reading, qualities: Sequence[str]) -> list[float]:
+def _values(reading: RunQualities, qualities: Sequence[str]) -> list[float]:
     return [reading.values.get(key, np.nan) for key in qualities]
 
 
-def _fill(found: Floats, samples: Sequence[tuple[tuple[int, int], Sample]], seed: int) -> None:
+def _fill(found: Floats, samples: Sequence[tuple[tuple[int, int], ResampledQuality]], seed: int) -> None:
     units = samples[0][1].units.unique()
     for _, sample in samples[1:]:
         units = units.union(sample.units.unique())
@@ -78,5 +78,5 @@ def _draws(units: pd.Index, resamples: int, step: int, seed: int) -> Iterator[tu
         counts = np.empty((rows.stop - start, len(units)))
         for name in sets.unique():
             own = np.flatnonzero(sets == name)
-            counts[:, own] = integrated_score.resampled_counts(len(own), len(counts), generator)
+            counts[:, own] = integrated_score.draw_counts(len(own), len(counts), generator)
         yield rows, counts

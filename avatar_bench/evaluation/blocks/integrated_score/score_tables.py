@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.block import recipes
-from avatar_bench.evaluation.blocks.integrated_score.score_inputs import QUALITIES, Reading
+from avatar_bench.evaluation.block import group_by_recipe
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import SCORE_QUALITIES, RunQualities
 from avatar_bench.metrics import integrated_score
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Model:
+class RankedModel:
     """Hold a recipe: its name, the positions of its runs, their mean qualities (Q,), and what they lack."""
 
     name: str
@@ -32,7 +32,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ModelRanking:
     """Hold which of M models are complete, (M,), their qualities from 0 to 1, (M, Q), and scores, (M,).
 
     `ends` (2, M, Q) are the intervals of the qualities as measured; `drawn` (B, K) the scores of the K complete models
@@ -46,7 +46,7 @@ class Standing:
     drawn: Floats
     weighted: Floats
 
-    def names(self, models: Sequence[Model]) -> list[str]:
+    def names(self, models: Sequence[RankedModel]) -> list[str]:
         """Give the names of the complete models."""
         return [model.name for model, whole in zip(models, self.complete, strict=True) if whole]
 
@@ -64,10 +64,10 @@ class Standing:
         return tuple(whole)
 
 
-def models(runs: Sequence[Run], readings: Sequence[Reading], qualities: Sequence[str]) -> list[Model]:
+def group_models(runs: Sequence[Run], readings: Sequence[RunQualities], qualities: Sequence[str]) -> list[RankedModel]:
     """Give the recipes in order of appearance; one of a single run bears its label."""
     found = []
-    for recipe, members in recipes(runs).items():
+    for recipe, members in group_by_recipe(runs).items():
         own = [readings[member] for member in members]
         values = np.array([[reading.values.get(key, np.nan) for key in qualities] for reading in own])
         lacking = [
@@ -78,11 +78,13 @@ def models(runs: Sequence[Run], readings: Sequence[Reading], qualities: Sequence
         ]
         name = runs[members[0]].label if len(members) == 1 else recipe
         prints = "|".join(sorted(set().union(*(reading.fingerprints for reading in own))))
-        found.append(Model(name, members, values.mean(axis=0), "; ".join(lacking), prints))
+        found.append(RankedModel(name, members, values.mean(axis=0), "; ".join(lacking), prints))
     return found
 
 
-def of_scores(models: Sequence[Model], standing: Standing, qualities: Sequence[str], level: float) -> pd.DataFrame:
+def build_scores_table(
+    models: Sequence[RankedModel], standing: ModelRanking, qualities: Sequence[str], level: float
+) -> pd.DataFrame:
     """Give a row a model, the best first, those that lack something last: score, ranks, front, qualities."""
     score_low, score_high = standing.interval(level)
     table = pd.DataFrame(
@@ -105,7 +107,7 @@ def of_scores(models: Sequence[Model], standing: Standing, qualities: Sequence[s
     return table.sort_values("score", ascending=False, kind="stable", na_position="last", ignore_index=True)
 
 
-def of_ranks(models: Sequence[Model], standing: Standing) -> pd.DataFrame:
+def build_ranks_table(models: Sequence[RankedModel], standing: ModelRanking) -> pd.DataFrame:
     """Give how often each complete model has each rank, by resample and by random weighting."""
     names, found = standing.names(models), {}
     for kind, drawn in (("resamples", standing.drawn), ("weightings", standing.weighted)):
@@ -114,17 +116,17 @@ def of_ranks(models: Sequence[Model], standing: Standing) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "rank"]).assign(**found)
 
 
-def of_runs(runs: Sequence[Run], readings: Sequence[Reading]) -> pd.DataFrame:
+def build_runs_table(runs: Sequence[Run], readings: Sequence[RunQualities]) -> pd.DataFrame:
     """Give a row a run: the figure of each quality as its Result says it; empty where it is missing."""
     rows = []
     for run, reading in zip(runs, readings, strict=True):
         about = {"run": run.label, "recipe": run.recipe, "seed": run.seed}
         about["data_fingerprint"] = "|".join(sorted(reading.fingerprints))
-        rows.append(about | {key: reading.values.get(key, np.nan) for key in QUALITIES})
+        rows.append(about | {key: reading.values.get(key, np.nan) for key in SCORE_QUALITIES})
     return pd.DataFrame(rows)
 
 
-def of_models(models: Sequence[Model], standing: Standing, qualities: Sequence[str]) -> pd.DataFrame:
+def build_models_table(models: Sequence[RankedModel], standing: ModelRanking, qualities: Sequence[str]) -> pd.DataFrame:
     """Give a row a model: its mean figures with intervals, and whether none beats it in accuracy and a cost."""
     table = pd.DataFrame({"run": [model.name for model in models]})
     for index, key in enumerate(qualities):
@@ -136,7 +138,7 @@ def of_models(models: Sequence[Model], standing: Standing, qualities: Sequence[s
     return table
 
 
-def of_qualities(models: Sequence[Model], normalised: Floats, qualities: Sequence[str]) -> pd.DataFrame:
+def build_normalised_table(models: Sequence[RankedModel], normalised: Floats, qualities: Sequence[str]) -> pd.DataFrame:
     """Give a row a model: each quality from 0 to 1; empty where it is missing."""
     table = pd.DataFrame(normalised, columns=list(qualities))
     table.insert(0, "run", [model.name for model in models])
@@ -149,7 +151,7 @@ _RANKS = (
 )
 
 
-def _ranks(standing: Standing, level: float) -> tuple[Floats, ...]:
+def _ranks(standing: ModelRanking, level: float) -> tuple[Floats, ...]:
     """Give the columns of _RANKS for the complete models."""
     if not standing.complete.any():
         return (np.zeros(0),) * len(_RANKS)
@@ -163,7 +165,7 @@ def _ranks(standing: Standing, level: float) -> tuple[Floats, ...]:
     )
 
 
-def _front(standing: Standing, columns: Sequence[int] | slice = slice(None)) -> NDArray[np.bool_]:
+def _front(standing: ModelRanking, columns: Sequence[int] | slice = slice(None)) -> NDArray[np.bool_]:
     front = np.zeros(len(standing.complete), dtype=bool)
     front[standing.complete] = integrated_score.pareto_front(standing.normalised[standing.complete][:, columns])
     return front

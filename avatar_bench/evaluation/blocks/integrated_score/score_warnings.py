@@ -5,35 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading
-from avatar_bench.evaluation.blocks.integrated_score.score_tables import Model
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.blocks.integrated_score.score_inputs import RunQualities
+from avatar_bench.evaluation.blocks.integrated_score.score_tables import RankedModel
+from avatar_bench.i18n import _
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
-def of(
-    runs: Sequence[Run], readings: Sequence[Reading], models: Sequence[Model], qualities: Sequence[str]
+def collect_warnings(
+    runs: Sequence[Run], readings: Sequence[RunQualities], models: Sequence[RankedModel], qualities: Sequence[str]
 ) -> list[str]:
     """Give the warnings: who is not ranked, what cannot be compared, what is noisy, what is averaged."""
     said = _incomplete(models)
     for key in qualities:
         said += _apart(key, runs, readings)
     for run, reading in zip(runs, readings, strict=True):
-        if reading.noisy and "speed" in qualities:
-            said.append(say("The speed of {name} has no interval: {reason}.", name=run.label, reason=reading.noisy))
+        if reading.no_interval_reason and "speed" in qualities:
+            said.append(
+                _("The speed of {name} has no interval: {reason}.", name=run.label, reason=reading.no_interval_reason)
+            )
     averaged = [model.name for model in models if len(model.members) > 1]
     if averaged:
-        said.append(say("Runs that differ in seed alone are averaged: {names}.", names=", ".join(averaged)))
+        said.append(_("Runs that differ in seed alone are averaged: {names}.", names=", ".join(averaged)))
     return said
 
 
-def _incomplete(models: Sequence[Model]) -> list[str]:
+def _incomplete(models: Sequence[RankedModel]) -> list[str]:
     lacking = [model.name for model in models if model.missing]
     if not lacking:
         return []
-    told = say(
+    told = _(
         "{n} of {all} models lack a quality and are not ranked: {names}.",
         n=len(lacking),
         all=len(models),
@@ -42,7 +44,7 @@ def _incomplete(models: Sequence[Model]) -> list[str]:
     return [told]
 
 
-def _apart(key: str, runs: Sequence[Run], readings: Sequence[Reading]) -> list[str]:
+def _apart(key: str, runs: Sequence[Run], readings: Sequence[RunQualities]) -> list[str]:
     """Name the groups of runs whose figures of a quality do not rest on the same."""
     groups: dict[str, list[str]] = {}
     for run, reading in zip(runs, readings, strict=True):
@@ -52,10 +54,10 @@ def _apart(key: str, runs: Sequence[Run], readings: Sequence[Reading]) -> list[s
         return []
     names = " | ".join(", ".join(labels) for labels in groups.values())
     if key == "speed":
-        return [say("Speed was not timed on one machine with the same threads: {groups}.", groups=names)]
+        return [_("Speed was not timed on one machine with the same threads: {groups}.", groups=names)]
     return [
-        say(
-            "{quality} was not measured on the same pictures with the same options: {groups}.",
+        _(
+            "{quality} was not measured on the same images with the same options: {groups}.",
             quality=key,
             groups=names,
         )

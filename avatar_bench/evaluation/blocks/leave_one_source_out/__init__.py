@@ -11,19 +11,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import IntervalCompareBlock, between
+from avatar_bench.evaluation.block import IntervalCompareBlock, metric_with_interval
 from avatar_bench.evaluation.blocks.leave_one_source_out import figures
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import (
     Cell,
     Cells,
-    cells_of,
-    held_out,
-    in_domain,
-    pictures,
-    side_by_side,
+    average_in_domain_accuracy,
+    build_images_table,
+    build_recipes,
+    group_cells,
+    read_held_out,
 )
-from avatar_bench.evaluation.seeds import Recipes, about_seeds
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
+from avatar_bench.i18n import _
 from avatar_bench.metrics import paired, stats
 from avatar_bench.results.result import Metric, Result
 
@@ -40,7 +40,7 @@ _NO_WORST = (np.nan, np.nan, np.nan, "", "", 0, "")
 class LeaveOneSourceOut(IntervalCompareBlock):
     """Compare runs that each left out a source or generator, judged on it alone.
 
-    `minimum` is the number of pictures below which a source is listed, and has no part in mean and worst.
+    `minimum` is the number of images below which a source is listed, and has no part in mean and worst.
     """
 
     minimum: int = 20
@@ -52,28 +52,31 @@ class LeaveOneSourceOut(IntervalCompareBlock):
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give the recall of each source by runs that were trained without it, and by recipe its mean and worst.
 
-        Raise BlockError where no run left a source out, or none is judged on pictures of what it left out.
+        Raise BlockError where no run left a source out, or none is judged on images of what it left out.
         """
-        kept = [place for place, run in enumerate(runs) if held_out(run)]
+        kept = [place for place, run in enumerate(runs) if read_held_out(run)]
         if not kept:
             raise BlockError(
                 f"None of the {len(runs)} runs left a source or generator out.",
                 "Train some with: avatar-bench train sweep=leave_one_source_out",
             )
         used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
-        cells = cells_of(used, sets)
+        cells = group_cells(used, sets)
         if not cells:
-            raise BlockError(f"{sets[0].name} holds no picture of what the runs left out: judge them on split=test.")
+            raise BlockError(f"{sets[0].name} holds no image of what the runs left out: judge them on split=test.")
         classes = used[0].classes
-        judged = {cell: side_by_side(cell, members) for cell, members in cells.items()}
+        judged = {cell: build_recipes(cell, members) for cell, members in cells.items()}
         drawn = {cell: recipes.draw(self) for cell, recipes in judged.items()}
         matrix = self._matrix(cells, judged, drawn, classes)
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
-        summary = self._summary(matrix, drawn, in_domain(used))
-        result.tables = {"matrix": matrix, "summary": summary, "pictures": pictures(cells)}
+        summary = self._summary(matrix, drawn, average_in_domain_accuracy(used))
+        result.tables = {"matrix": matrix, "summary": summary, "images": build_images_table(cells)}
         result.metrics = self._metrics(matrix, summary)
-        result.figures = {"recall": figures.recall(matrix, classes), "taken_for": figures.taken_for(matrix, classes)}
+        result.figures = {
+            "recall": figures.draw_recall(matrix, classes),
+            "predicted_as": figures.draw_predictions(matrix, classes),
+        }
         result.warnings = _left_out(len(runs) - len(kept), len(runs)) + self._warnings(matrix, cells)
         return result
 
@@ -85,11 +88,11 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         for cell, recipes in judged.items():
             metric = recipes.accuracies(self, drawn[cell])[cell.recipe]
             n = recipes.right.shape[1]
-            taken = [np.bincount(one.predicted, minlength=len(classes)) / n for _, one in cells[cell]]
+            taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in cells[cell]]
             ends = (metric.value, metric.low, metric.high, metric.interval)
             rows.append((*cell, len(taken), n, recipes.units, *ends, n >= self.minimum, *np.mean(taken, axis=0)))
         columns = ["recipe", "source", "target", "seeds", "n", "groups", "recall", "low", "high", "interval", "counted"]
-        return pd.DataFrame(rows, columns=[*columns, *(f"taken_for_{name}" for name in classes)])
+        return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
 
     def _summary(self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], beside: Mapping[str, float]) -> pd.DataFrame:
         """Give a row a recipe: mean and worst over the sources that count, beside the accuracy in the domain."""
@@ -105,21 +108,21 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         return pd.DataFrame(rows, columns=["recipe", "sources", *means, *worsts, "in_domain"])
 
     def _mean(self, counted: pd.DataFrame, drawn: Floats) -> tuple[float, float, float]:
-        low, high = stats.percentiles(paired.mean_over_units(drawn, self.seed), self.level)
+        low, high = stats.percentiles(paired.resample_units(drawn, self.seed), self.level)
         value = float(counted["recall"].mean())
         return (value, float(low), float(high)) if low < high else (value, np.nan, np.nan)
 
     def _metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
         counted = matrix[matrix["counted"]]
         found = {}
-        few = say("no source has {n} pictures", n=self.minimum)
-        for _, row in summary.iterrows():
+        few = _("no source has {n} images", n=self.minimum)
+        for __, row in summary.iterrows():
             ends = (row["mean"], row["mean_low"], row["mean_high"])
             how = "bootstrap by source and group"
-            found[f"mean/{row['recipe']}"] = between(*ends, int(row["sources"]), how, reason=few)
+            found[f"mean/{row['recipe']}"] = metric_with_interval(*ends, int(row["sources"]), how, reason=few)
             ends = (row["worst"], row["worst_low"], row["worst_high"])
             how = row["worst_interval"]
-            found[f"worst/{row['recipe']}"] = between(*ends, int(row["worst_groups"]), how, reason=few)
+            found[f"worst/{row['recipe']}"] = metric_with_interval(*ends, int(row["worst_groups"]), how, reason=few)
         sources = Metric(float(counted["source"].nunique()), len(matrix), higher_is_better=None)
         return found | {"sources": sources}
 
@@ -127,19 +130,19 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         said = []
         if small := sorted(set(matrix.loc[~matrix["counted"], "source"])):
             names = ", ".join(small)
-            told = say("Fewer than {n} pictures, and so not in mean and worst: {names}.", n=self.minimum, names=names)
+            told = _("Fewer than {n} images, and so not in mean and worst: {names}.", n=self.minimum, names=names)
             said.append(told)
         for recipe, own in matrix.groupby("recipe", sort=False):
             if missing := sorted(set(matrix["source"]) - set(own["source"])):
-                told = say(
+                told = _(
                     "No run of {recipe} left these out, as those of others did: {names}.",
                     recipe=recipe,
                     names=", ".join(missing),
                 )
                 said.append(told)
-        seeds = {cell.recipe: [run.seed for run, _ in members] for cell, members in cells.items()}
-        return said + about_seeds(seeds)
+        seeds = {cell.recipe: [run.seed for run, __ in members] for cell, members in cells.items()}
+        return said + warn_about_seeds(seeds)
 
 
 def _left_out(n: int, runs: int) -> list[str]:
-    return [say("Left out, as they held no source out: {n} of {all} runs.", n=n, all=runs)] if n else []
+    return [_("Left out, as they held no source out: {n} of {all} runs.", n=n, all=runs)] if n else []

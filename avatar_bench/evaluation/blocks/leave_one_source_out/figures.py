@@ -11,68 +11,68 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
-Key = tuple[str, str]  # a source, and the class of its pictures
+SourceClass = tuple[str, str]  # a source, and the class of its images
 
 
 @plots.use_style()
-def recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def draw_recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw the recall of each source with its interval, a mark a recipe; by class, the least recognised first.
 
-    Hollow marks are of sources with too few pictures to count; dashed lines are the recipes' means.
+    Hollow marks are of sources with too few images to count; dashed lines are the recipes' means.
     """
     sources = _sources(matrix, classes)
     recipes = list(dict.fromkeys(matrix["recipe"]))
-    shown = plots.shorten(recipes, 44)
+    shown = plots.shorten_names(recipes, 44)
     step = min(0.2, 0.7 / len(recipes))
     height = 0.24 + 0.05 * (len(recipes) - 1)
-    figure = plots.new_figure(7.2, 1.6 + height * len(sources) + 0.18 * len(recipes))
+    figure = plots.create_figure(7.2, 1.6 + height * len(sources) + 0.18 * len(recipes))
     axes = figure.subplots()
     for index, recipe in enumerate(recipes):
         own = matrix[matrix["recipe"] == recipe]
         _marks(axes, own, sources, index, step * (index - (len(recipes) - 1) / 2))
-        axes.axvline(float(own.loc[own["counted"], "recall"].mean()), color=plots.color(index), linestyle="--")
-        axes.plot([], [], plots.marker(index), color=plots.color(index), label=shown[index])
+        axes.axvline(float(own.loc[own["counted"], "recall"].mean()), color=plots.get_colour(index), linestyle="--")
+        axes.plot([], [], plots.get_marker(index), color=plots.get_colour(index), label=shown[index])
     # class colours would be taken for those of recipes here: the class is written
     axes.set_yticks(range(len(sources)), _row_names(matrix, sources, with_class=True), fontsize=8)
     for row in range(1, len(sources)):
         if sources[row][1] != sources[row - 1][1]:
             axes.axhline(row - 0.5, color=plots.GREY, linewidth=0.6)
     axes.set(xlim=(-0.01, 1.01), ylim=(len(sources) - 0.4, -0.6))
-    axes.set_xlabel(say("share of the source's pictures recognised without having seen the source (%)"))
-    plots.percent_axis(axes.xaxis)
+    axes.set_xlabel(_("share of the source's images recognised without having seen the source (%)"))
+    plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    figure.legend(loc="outside lower center", title=say("dashed: mean; hollow: too few pictures to count"))
+    figure.legend(loc="outside lower center", title=_("dashed: mean; hollow: too few images to count"))
     return figure
 
 
 @plots.use_style()
-def taken_for(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw what share of each source is taken for each class, over all recipes; its true class is framed."""
     sources = _sources(matrix, classes)
-    columns = [f"taken_for_{name}" for name in classes]
+    columns = [f"predicted_as_{name}" for name in classes]
     means = matrix.groupby(["source", "target"])[columns].mean()
     share = means.loc[sources].to_numpy(dtype=np.float64)
-    figure = plots.new_figure(4.0 + 0.8 * len(classes), 1.4 + 0.24 * len(sources))
+    figure = plots.create_figure(4.0 + 0.8 * len(classes), 1.4 + 0.24 * len(sources))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(classes)), plots.shorten(classes, 16))
-    axes.set(xlabel=say("predicted class"))
+    axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 16))
+    axes.set(xlabel=_("predicted class"))
     axes.spines[:].set_visible(False)
     axes.set_yticks(range(len(sources)), _row_names(matrix, sources), fontsize=8)
-    axes.set_ylabel(say("source, by true class (framed)"))
-    for (_, target), tick in zip(sources, axes.get_yticklabels(), strict=True):
-        tick.set_color(plots.color(list(classes).index(target)))
+    axes.set_ylabel(_("source, by true class (framed)"))
+    for (__, target), tick in zip(sources, axes.get_yticklabels(), strict=True):
+        tick.set_color(plots.get_colour(list(classes).index(target)))
     for (row, column), part in np.ndenumerate(share):
         ink = "white" if part > 0.55 else "black"
         axes.text(column, row, _percent(part), ha="center", va="center", color=ink, fontsize=7)
-    for row, (_, target) in enumerate(sources):
+    for row, (__, target) in enumerate(sources):
         place = list(classes).index(target)
-        frame = Rectangle((place - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=plots.color(place))
+        frame = Rectangle((place - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=plots.get_colour(place))
         axes.add_patch(frame)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
 
@@ -83,24 +83,24 @@ def _percent(share: float) -> str:
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
-def _sources(matrix: pd.DataFrame, classes: Sequence[str]) -> list[Key]:
+def _sources(matrix: pd.DataFrame, classes: Sequence[str]) -> list[SourceClass]:
     """Give each source and class once, by class, the least recognised first."""
     means = matrix.groupby(["source", "target"])["recall"].mean()
     keys = [(str(source), str(target)) for source, target in means.index]
     return sorted(keys, key=lambda key: (list(classes).index(key[1]), means[key], key[0]))
 
 
-def _marks(axes: Axes, own: pd.DataFrame, sources: list[Key], index: int, aside: float) -> None:
+def _marks(axes: Axes, own: pd.DataFrame, sources: list[SourceClass], index: int, aside: float) -> None:
     """Draw one recipe's marks and intervals, a little aside of each row."""
     rows = np.array([sources.index(key) for key in zip(own["source"], own["target"], strict=True)]) + aside
-    colour, counted = plots.color(index), own["counted"].to_numpy(dtype=bool)
+    colour, counted = plots.get_colour(index), own["counted"].to_numpy(dtype=bool)
     axes.hlines(rows, own["low"], own["high"], color=colour, linewidth=1.1)
     for which, fill in ((counted, colour), (~counted, "white")):
-        shown = (own["recall"][which], rows[which], plots.marker(index))
+        shown = (own["recall"][which], rows[which], plots.get_marker(index))
         axes.plot(*shown, color=colour, markerfacecolor=fill, linestyle="", markersize=4.5)
 
 
-def _row_names(matrix: pd.DataFrame, sources: list[Key], with_class: bool = False) -> list[str]:
+def _row_names(matrix: pd.DataFrame, sources: list[SourceClass], with_class: bool = False) -> list[str]:
     sizes = matrix.groupby(["source", "target"])["n"].max()
     names = [", ".join(key) if with_class else key[0] for key in sources]
-    return [f"{name} (n = {sizes[key]})" for name, key in zip(plots.shorten(names, 34), sources, strict=True)]
+    return [f"{name} (n = {sizes[key]})" for name, key in zip(plots.shorten_names(names, 34), sources, strict=True)]

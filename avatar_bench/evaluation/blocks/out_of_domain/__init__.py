@@ -1,4 +1,4 @@
-"""out_of_domain: what a run says of pictures that are none of its classes, and how well it tells them apart."""
+"""out_of_domain: what a run says of images that are none of its classes, and how well it tells them apart."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from avatar_bench.evaluation.block import IntervalBlock, check_class_order
 from avatar_bench.evaluation.blocks.out_of_domain import figures
 from avatar_bench.evaluation.blocks.out_of_domain import ood_confidence as confidence
 from avatar_bench.evaluation.blocks.out_of_domain import ood_warnings as warnings
-from avatar_bench.evaluation.ood_sets import Set, scores_table, sets_table
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.ood_sets import OutOfDomainSet, tabulate_scores, tabulate_sets
+from avatar_bench.i18n import _
 from avatar_bench.metrics import detection, plots
 from avatar_bench.results.result import Metric, Result
 
@@ -30,38 +30,38 @@ if TYPE_CHECKING:
 
 Scorer = Callable[["Predictions"], NDArray[np.float64]]
 
-OF_OUTPUTS: dict[str, Scorer] = {
+OUTPUT_SCORERS: dict[str, Scorer] = {
     "msp": lambda predictions: detection.msp(predictions.logits),
     "max_logit": lambda predictions: detection.max_logit(predictions.logits),
     "energy": lambda predictions: detection.energy(predictions.logits),
 }
-OF_LOGITS = ("max_logit", "energy")  # which need more than probabilities
-OF_EMBEDDINGS = ("mahalanobis", "knn")
-SCORES = (*OF_OUTPUTS, *OF_EMBEDDINGS)
-FIGURES = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
-LABELS = {"children_adults": "real", "simpsons": "drawing"}
-NEAR = ("animal_faces", "icons")
+LOGIT_SCORES = ("max_logit", "energy")  # which need more than probabilities
+EMBEDDING_SCORES = ("mahalanobis", "knn")
+SCORE_NAMES = (*OUTPUT_SCORERS, *EMBEDDING_SCORES)
+DETECTION_METRICS = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
+SHIFTED_SET_LABELS = {"children_adults": "real", "simpsons": "drawing"}
+NEAR_SETS = ("animal_faces", "icons")
 
 
 @dataclass(kw_only=True)
 class OutOfDomain(IntervalBlock):
-    """Judge a run on its out-of-domain sets, against the pictures of the set that is judged.
+    """Judge a run on its out-of-domain sets, against the images of the set that is judged.
 
-    `labels` gives the true class of sets whose pictures bear none: they are in the domain, if shifted, and get an
+    `labels` gives the true class of sets whose images bear none: they are in the domain, if shifted, and get an
     accuracy. `near` names those of the others that are near to the domain. `scores` are computed, `k` is the neighbour
-    that knn measures to, `gallery` the number of pictures shown.
+    that knn measures to, `gallery` the number of images shown.
     """
 
-    labels: dict[str, str] = field(default_factory=lambda: dict(LABELS))
-    near: list[str] = field(default_factory=lambda: list(NEAR))
-    scores: list[str] = field(default_factory=lambda: list(SCORES))
+    labels: dict[str, str] = field(default_factory=lambda: dict(SHIFTED_SET_LABELS))
+    near: list[str] = field(default_factory=lambda: list(NEAR_SETS))
+    scores: list[str] = field(default_factory=lambda: list(SCORE_NAMES))
     k: int = 50
     gallery: int = 12
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = bool(self.scores) and set(self.scores) <= set(SCORES)
-        self.require("scores", known, f"one or more of {', '.join(SCORES)}")
+        known = bool(self.scores) and set(self.scores) <= set(SCORE_NAMES)
+        self.require("scores", known, f"one or more of {', '.join(SCORE_NAMES)}")
         self.require("k", self.k >= 1, "1 or more")
         self.require("gallery", self.gallery >= 0, "0 or more")
 
@@ -73,29 +73,29 @@ class OutOfDomain(IntervalBlock):
         """
         sets = self._sets(run, dataset)
         inside = run.predictions(dataset)
-        training = _training(run)
+        training = _read_training(run)
         gaussians = None if training is None else detection.fit_gaussians(training.embeddings, training.targets)
         everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
         for predictions in everything.values():
             check_class_order(predictions, run.allow)
         missing = self._missing(everything.values(), training)
         scorers = {name: how for name, how in self._scorers(training, gaussians).items() if name not in missing}
-        scores = {name: _scored(predictions, scorers) for name, predictions in everything.items()}
+        scores = {name: _score(predictions, scorers) for name, predictions in everything.items()}
         result = Result("out_of_domain", dataset.name, len(inside), run.classes)
-        measured, table = confidence.measure(self, dataset.name, inside, sets)
+        measured, table = confidence.measure_confidence(self, dataset.name, inside, sets)
         result.metrics = self._metrics(inside, sets, scores, missing) | measured
         result.tables = {
-            "sets": sets_table(dataset.name, inside, sets),
+            "sets": tabulate_sets(dataset.name, inside, sets),
             "confidence": table,
-            "scores": scores_table(dataset.name, inside, sets, scores),
+            "scores": tabulate_scores(dataset.name, inside, sets, scores),
         }
         result.figures = self._figures(result, sets, list(scorers))
         shrinkage = gaussians.shrinkage if gaussians is not None and "mahalanobis" in scorers else 0.0
-        result.warnings = [*warnings.of_scores(missing, shrinkage), *warnings.of_sets(training, sets)]
+        result.warnings = [*warnings.warn_about_scores(missing, shrinkage), *warnings.warn_about_sets(training, sets)]
         return result
 
-    def _sets(self, run: Run, dataset: Dataset) -> list[Set]:
-        found = reading.read(run)
+    def _sets(self, run: Run, dataset: Dataset) -> list[OutOfDomainSet]:
+        found = reading.read_ood_sets(run)
         if not found:
             raise BlockError(
                 "The run has no out-of-domain set.", "Name some: 'data.ood={name: FOLDER}' of evaluate or train."
@@ -107,8 +107,8 @@ class OutOfDomain(IntervalBlock):
 
     def _check_names(self, run: Run) -> None:
         """Refuse names that the user gave and the run lacks; the defaults are of sets that a run may do without."""
-        given = {name: label for name, label in self.labels.items() if LABELS.get(name) != label}
-        for option, names in (("labels", given), ("near", set(self.near) - set(NEAR))):
+        given = {name: label for name, label in self.labels.items() if SHIFTED_SET_LABELS.get(name) != label}
+        for option, names in (("labels", given), ("near", set(self.near) - set(NEAR_SETS))):
             for name in sorted(set(names) - set(run.ood)):
                 raise ConfigError(
                     f"block.out_of_domain.{option}: the run has no out-of-domain set {name!r}.",
@@ -120,18 +120,18 @@ class OutOfDomain(IntervalBlock):
                     f"block.out_of_domain.labels.{name}={label}: expected one of {', '.join(run.classes)}."
                 )
 
-    def _judged(self, classes: Sequence[str], name: str, other: Dataset, predictions: Predictions) -> Set:
+    def _judged(self, classes: Sequence[str], name: str, other: Dataset, predictions: Predictions) -> OutOfDomainSet:
         label = self.labels.get(name)
         if label in classes:
             targets = np.where(predictions.targets < 0, classes.index(label), predictions.targets)
             predictions = replace(predictions, targets=targets)
         shifted = bool((predictions.targets >= 0).any())
         kind = "shifted" if shifted else "near" if name in self.near else "far"
-        return Set(name, kind, other, predictions)
+        return OutOfDomainSet(name, kind, other, predictions)
 
     def _scorers(self, training: Predictions | None, gaussians: detection.Gaussians | None) -> dict[str, Scorer]:
         """Give how each score that is asked for is computed, where training is known for those that need it."""
-        scorers = dict(OF_OUTPUTS)
+        scorers = dict(OUTPUT_SCORERS)
         if training is not None and gaussians is not None:
             embeddings = training.embeddings
             scorers["mahalanobis"] = lambda other: detection.mahalanobis(other.embeddings, gaussians)
@@ -142,13 +142,17 @@ class OutOfDomain(IntervalBlock):
         """Return why each score that is asked for and cannot be had is missing, by name."""
         why: dict[str, str] = {}
         if not all(predictions.has_logits for predictions in found):
-            why |= dict.fromkeys(OF_LOGITS, warnings.without_logits())
+            why |= dict.fromkeys(LOGIT_SCORES, warnings.explain_missing_logits())
         if training is None:
-            why |= dict.fromkeys(OF_EMBEDDINGS, warnings.unfitted())
+            why |= dict.fromkeys(EMBEDDING_SCORES, warnings.explain_missing_embeddings())
         return {name: why[name] for name in self.scores if name in why}
 
     def _metrics(
-        self, inside: Predictions, sets: Sequence[Set], scores: Mapping[str, pd.DataFrame], missing: Mapping[str, str]
+        self,
+        inside: Predictions,
+        sets: Sequence[OutOfDomainSet],
+        scores: Mapping[str, pd.DataFrame],
+        missing: Mapping[str, str],
     ) -> dict[str, Metric]:
         found: dict[str, Metric] = {}
         for each in sets:
@@ -157,7 +161,7 @@ class OutOfDomain(IntervalBlock):
                 for score, why in missing.items():
                     found |= {
                         f"{figure}/{each.name}/{score}": Metric(None, 0, higher_is_better=figure != "fpr95", reason=why)
-                        for figure in FIGURES
+                        for figure in DETECTION_METRICS
                     }
         classes = inside.classes
         for each in sets:
@@ -171,61 +175,61 @@ class OutOfDomain(IntervalBlock):
         return found
 
     def _detection(
-        self, inside: Predictions, each: Set, domain: pd.DataFrame, beside: pd.DataFrame
+        self, inside: Predictions, each: OutOfDomainSet, domain: pd.DataFrame, beside: pd.DataFrame
     ) -> dict[str, Metric]:
         both = pd.concat([domain, beside], ignore_index=True)
         if both.empty:
             return {}
         outside = np.arange(len(both)) >= len(domain)
-        floor = {"auroc": 0.5, "aupr": float(outside.mean()), "fpr95": detection.RECALL}
-        names = [(figure, score) for score in both for figure in FIGURES]
+        floor = {"auroc": 0.5, "aupr": float(outside.mean()), "fpr95": detection.FPR_RECALL}
+        names = [(figure, score) for score in both for figure in DETECTION_METRICS]
 
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
             curves = [detection.roc(both[score], outside, weights) for score in both]
-            return np.column_stack([figure(curve) for curve in curves for figure in FIGURES.values()])
+            return np.column_stack([figure(curve) for curve in curves for figure in DETECTION_METRICS.values()])
 
         keys = {f"{figure}/{each.name}/{score}": figure for figure, score in names}
         better = {key: figure != "fpr95" for key, figure in keys.items()}
         floors = {key: floor[figure] for key, figure in keys.items()}
         groups = np.concatenate([inside.groups, each.predictions.groups])
-        return self.resampled(list(keys), statistic, groups, better, floors)
+        return self.bootstrap(list(keys), statistic, groups, better, floors)
 
-    def _figures(self, result: Result, sets: Sequence[Set], scores: Sequence[str]) -> dict[str, Figure]:
+    def _figures(self, result: Result, sets: Sequence[OutOfDomainSet], scores: Sequence[str]) -> dict[str, Figure]:
         drawn = {
-            "shares": figures.shares(result.tables["sets"], result.metrics, result.classes),
-            "confidence": figures.confidences(result.tables["confidence"], result.tables["sets"], result.classes),
+            "shares": figures.draw_shares(result.tables["sets"], result.metrics, result.classes),
+            "confidence": figures.draw_confidence(result.tables["confidence"], result.tables["sets"], result.classes),
         }
         beside = [each.name for each in sets if each.kind != "shifted"]
         if beside and scores:
-            drawn["auroc"] = figures.aurocs(result.metrics, result.tables["sets"], beside, scores)
-            drawn["scores"] = figures.histograms(result.tables["scores"], beside, scores)
-        if self.gallery and any(each.unusual.any() for each in sets):
+            drawn["auroc"] = figures.draw_auroc(result.metrics, result.tables["sets"], beside, scores)
+            drawn["scores"] = figures.draw_histograms(result.tables["scores"], beside, scores)
+        if self.gallery and any(each.should_reject.any() for each in sets):
             drawn["gallery"] = self._gallery(sets)
         return drawn
 
-    def _gallery(self, sets: Sequence[Set]) -> Figure:
-        """Draw the most confident answers to pictures of no class, or the errors where there is no such set."""
-        asked = [each for each in sets if each.kind != "shifted"] or [each for each in sets if each.unusual.any()]
+    def _gallery(self, sets: Sequence[OutOfDomainSet]) -> Figure:
+        """Draw the most confident answers to images of no class, or the errors where there is no such set."""
+        asked = [each for each in sets if each.kind != "shifted"] or [each for each in sets if each.should_reject.any()]
         images, titles = [], []
-        for each, number in zip(asked, _dealt(self.gallery, len(asked)), strict=True):
-            rows = np.flatnonzero(each.unusual)
+        for each, number in zip(asked, _split_evenly(self.gallery, len(asked)), strict=True):
+            rows = np.flatnonzero(each.should_reject)
             confidence = each.predictions.confidence
             for row in rows[np.argsort(-confidence[rows], kind="stable")][:number].tolist():
                 images.append(each.dataset.image(row))
                 name = each.predictions.classes[each.predictions.predicted[row]]
-                titles.append("\n".join([each.name, say("predicted:"), name, f"{confidence[row]:.1%}"]))
-        return plots.gallery(images, titles)
+                titles.append("\n".join([each.name, _("predicted:"), name, f"{confidence[row]:.1%}"]))
+        return plots.draw_gallery(images, titles)
 
 
-def _dealt(number: int, hands: int) -> list[int]:
+def _split_evenly(number: int, hands: int) -> list[int]:
     return [len(range(hand, number, hands)) for hand in range(hands)]
 
 
-def _scored(predictions: Predictions, scorers: Mapping[str, Scorer]) -> pd.DataFrame:
+def _score(predictions: Predictions, scorers: Mapping[str, Scorer]) -> pd.DataFrame:
     return pd.DataFrame({name: scorer(predictions) for name, scorer in scorers.items()})
 
 
-def _training(run: Run) -> Predictions | None:
+def _read_training(run: Run) -> Predictions | None:
     try:
         return run.training()
     except BlockError:

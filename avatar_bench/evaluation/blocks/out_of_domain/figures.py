@@ -14,51 +14,51 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.ood_sets import kind_words, score_words
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.ood_sets import name_kind, name_scores
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric
 
-INSIDE, OUTSIDE = plots.GREY, plots.color(4)
+IN_DOMAIN_COLOUR, OOD_COLOUR = plots.GREY, plots.get_colour(4)
 _COLUMNS, _MOST_PANELS = 3, 6  # sets side by side that can still be read, with a text beside each row and without
 _BINS = 30
 _WIDE = 50  # times: a wider range of scores is drawn on a logarithmic axis
 
 
 @plots.use_style()
-def shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence[str]) -> Figure:
+def draw_shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence[str]) -> Figure:
     """Draw the share of each predicted class by set, with its interval; the set of the domain on top."""
     share = table[[f"share_{name}" for name in classes]].to_numpy()
-    figure = plots.new_figure(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
+    figure = plots.create_figure(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(classes)), plots.shorten(classes, 18))
+    axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 18))
     axes.set_yticks(range(len(table)), _set_names(table), fontsize=8)
-    axes.set(xlabel=say("predicted class"))
+    axes.set(xlabel=_("predicted class"))
     axes.spines[:].set_visible(False)
     for (row, column), part in np.ndenumerate(share):
         ink = "white" if part > 0.68 else "black"
         about = metrics.get(f"share/{table['set'].iat[row]}/{classes[column]}")
         axes.text(column, row, f"{part:.0%}{_ends(about)}", ha="center", va="center", color=ink, fontsize=7.5)
     axes.axhline(0.5, color="white", linewidth=3)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=say("share of row (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
 
 
 @plots.use_style()
-def confidences(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def draw_confidence(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw the mean confidence on each set, the domain on top, and its standard deviation, with intervals.
 
     Beside that of all images stands that of each predicted class. A cross is the accuracy where classes are known: a
     dot to the right of it is overconfidence.
     """
     step = 0.8 / (1 + len(classes))
-    figure = plots.new_figure(8.2, 1.9 + (0.3 + 0.17 * len(classes)) * len(sets))
+    figure = plots.create_figure(8.2, 1.9 + (0.3 + 0.17 * len(classes)) * len(sets))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 3))
     for row, of in enumerate(sets["set"]):
         own = table[table["set"] == of].set_index("class")
         for index, name in enumerate(("", *classes)):
-            colour = plots.color(index - 1) if name else "black"
+            colour = plots.get_colour(index - 1) if name else "black"
             place = row - 0.4 + step * (index + 0.5)
             for axes, number in ((left, "mean_confidence"), (right, "std_confidence")):
                 value, low, high = own.loc[name, [number, f"{number}_low", f"{number}_high"]].astype(float)
@@ -68,15 +68,15 @@ def confidences(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[str])
     names = _set_names(sets)
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.set_ylim(len(names) - 0.5, -0.5)
-    left.set(xlabel=say("mean confidence (%)"), xlim=(None, 101))
-    right.set(xlabel=say("std. deviation (points)"), xlim=(0, None))
+    left.set(xlabel=_("mean confidence (%)"), xlim=(None, 101))
+    right.set(xlabel=_("std. deviation (points)"), xlim=(0, None))
     handles = [
-        Line2D([], [], marker="s", color="black", markersize=4, label=say("all images")),
-        Line2D([], [], marker="x", color="black", linestyle="", label=say("accuracy, where classes are known")),
+        Line2D([], [], marker="s", color="black", markersize=4, label=_("all images")),
+        Line2D([], [], marker="x", color="black", linestyle="", label=_("accuracy, where classes are known")),
     ]
     for index, name in enumerate(classes):
-        label = say("predicted as {name}", name=plots.short(name, 18))
-        handles.append(Line2D([], [], marker="o", color=plots.color(index), markersize=4, label=label))
+        label = _("predicted as {name}", name=plots.shorten_name(name, 18))
+        handles.append(Line2D([], [], marker="o", color=plots.get_colour(index), markersize=4, label=label))
     for axes in (left, right):
         axes.grid(axis="x")
         axes.hlines(np.arange(len(names) - 1) + 0.5, *axes.get_xlim(), color="#E3E3E3", linewidth=0.6)
@@ -85,35 +85,37 @@ def confidences(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[str])
 
 
 @plots.use_style()
-def aurocs(metrics: Mapping[str, Metric], table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) -> Figure:
+def draw_auroc(
+    metrics: Mapping[str, Metric], table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]
+) -> Figure:
     """Draw the AUROC of each score with its interval, a panel for each set; chance is marked."""
     columns = min(len(sets), _COLUMNS)
     lines = math.ceil(len(sets) / columns)
-    figure = plots.new_figure(max(5.0, 1.5 + 2.2 * columns), 0.6 + lines * (0.9 + 0.3 * len(scores)))
+    figure = plots.create_figure(max(5.0, 1.5 + 2.2 * columns), 0.6 + lines * (0.9 + 0.3 * len(scores)))
     grid = figure.subplots(lines, columns, sharey=True, sharex=True, squeeze=False)
     for axes, name in zip(grid.flat, sets, strict=False):
         for row, score in enumerate(scores):
             _point(axes, row, metrics[f"auroc/{name}/{score}"])
         about = table.set_index("set").loc[name]
         axes.axvline(0.5, color="black", linestyle="--", linewidth=1)
-        axes.set(title=f"{plots.short(name, 22)}\n{kind_words(str(about['kind']))}, n = {about['n']}")
+        axes.set(title=f"{plots.shorten_name(name, 22)}\n{name_kind(str(about['kind']))}, n = {about['n']}")
         axes.tick_params(labelbottom=True)
         axes.grid(axis="x")
     for axes in grid.flat[len(sets) :]:
         axes.set_axis_off()
-    grid[0, 0].set_yticks(range(len(scores)), [score_words()[score] for score in scores])
+    grid[0, 0].set_yticks(range(len(scores)), [name_scores()[score] for score in scores])
     ends = [metrics[f"auroc/{name}/{score}"].low for name in sets for score in scores]
     low = min(0.45, *(end - 0.05 for end in ends if end is not None))
     grid[0, 0].set(ylim=(len(scores) - 0.5, -0.5), xlim=(low, 1.02))
-    figure.supxlabel(say("AUROC, out of domain against in domain (dashed: chance)"), fontsize=9)
+    figure.supxlabel(_("AUROC, out of domain against in domain (dashed: chance)"), fontsize=9)
     return figure
 
 
 @plots.use_style()
-def histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) -> Figure:
+def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) -> Figure:
     """Draw how each score is distributed in the domain and in each set, from the table of scores."""
     shown = sets[:_MOST_PANELS]
-    figure = plots.new_figure(max(4.0, 0.9 + 1.9 * len(shown)), 0.9 + 1.15 * len(scores))
+    figure = plots.create_figure(max(4.0, 0.9 + 1.9 * len(shown)), 0.9 + 1.15 * len(scores))
     grid = figure.subplots(len(scores), len(shown), squeeze=False, sharex="row", sharey="row")
     domain = table[table["kind"] == "in_domain"]
     for line, score in zip(grid, scores, strict=True):
@@ -123,24 +125,26 @@ def histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) 
         edges = (np.geomspace if wide else np.linspace)(low, high if high > low else low + 1, _BINS + 1)
         for axes, name in zip(line, shown, strict=True):
             beside = table[(table["set"] == name) & (table["kind"] != "in_domain")]
-            _distribution(axes, domain[score], edges, color=INSIDE, alpha=0.6, label=say("in domain"))
-            _distribution(axes, beside[score], edges, color=OUTSIDE, histtype="step", label=say("out of domain"))
+            _distribution(axes, domain[score], edges, color=IN_DOMAIN_COLOUR, alpha=0.6, label=_("in domain"))
+            _distribution(axes, beside[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
             if wide:
                 _logarithmic(axes)
-        line[0].set_ylabel(score_words()[score])
+        line[0].set_ylabel(name_scores()[score])
         line[0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes, name in zip(grid[0], shown, strict=True):
-        axes.set_title(plots.short(name, 20))
-    left_out = say("{n} of {all} sets", n=len(shown), all=len(sets)) if len(sets) > len(shown) else ""
-    figure.supylabel(say("share of the set's images (%)"), fontsize=9)
-    figure.supxlabel(say("score; the higher, the more out of domain"), fontsize=9)
+        axes.set_title(plots.shorten_name(name, 20))
+    left_out = _("{n} of {all} sets", n=len(shown), all=len(sets)) if len(sets) > len(shown) else ""
+    figure.supylabel(_("share of the set's images (%)"), fontsize=9)
+    figure.supxlabel(_("score; the higher, the more out of domain"), fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, title=left_out)
     return figure
 
 
 def _set_names(table: pd.DataFrame) -> list[str]:
-    return [f"{plots.short(str(row.set), 26)}\n{kind_words(str(row.kind))}, n = {row.n}" for row in table.itertuples()]
+    return [
+        f"{plots.shorten_name(str(row.set), 26)}\n{name_kind(str(row.kind))}, n = {row.n}" for row in table.itertuples()
+    ]
 
 
 def _point(axes: Axes, row: int, metric: Metric) -> None:

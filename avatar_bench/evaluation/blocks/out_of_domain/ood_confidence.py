@@ -9,50 +9,50 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
 
 if TYPE_CHECKING:
-    from avatar_bench.evaluation.block import Intervals
-    from avatar_bench.evaluation.ood_sets import Set
+    from avatar_bench.evaluation.block import IntervalOptions
+    from avatar_bench.evaluation.ood_sets import OutOfDomainSet
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.results.result import Metric
 
-FIGURES = ("mean_confidence", "std_confidence")
+CONFIDENCE_STATISTICS = ("mean_confidence", "std_confidence")
 
 
-def measure(
-    intervals: Intervals, name: str, inside: Predictions, sets: Sequence[Set]
+def measure_confidence(
+    intervals: IntervalOptions, name: str, inside: Predictions, sets: Sequence[OutOfDomainSet]
 ) -> tuple[dict[str, Metric], pd.DataFrame]:
     """Return the metrics of confidence by set, and a table with a row for each set and predicted class, "" for all."""
     metrics: dict[str, Metric] = {}
     rows = []
     for of, kind, predictions in [(name, "in_domain", inside), *((s.name, s.kind, s.predictions) for s in sets)]:
         found = _of_set(intervals, kind, predictions)
-        metrics |= {f"{figure}/{of}": found[figure, ""] for figure in FIGURES}
+        metrics |= {f"{figure}/{of}": found[figure, ""] for figure in CONFIDENCE_STATISTICS}
         counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
         for label, n in [("", len(predictions)), *zip(predictions.classes, counts, strict=True)]:
             row = {"set": of, "kind": kind, "class": label, "n": n, "share": n / len(predictions)}
-            for figure in FIGURES:
+            for figure in CONFIDENCE_STATISTICS:
                 metric = found[figure, label]
                 row |= {figure: metric.value, f"{figure}_low": metric.low, f"{figure}_high": metric.high}
             rows.append(row)
-    numbers = [f"{figure}{end}" for figure in FIGURES for end in ("", "_low", "_high")]
+    numbers = [f"{figure}{end}" for figure in CONFIDENCE_STATISTICS for end in ("", "_low", "_high")]
     return metrics, pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
-def _of_set(intervals: Intervals, kind: str, predictions: Predictions) -> dict[tuple[str, str], Metric]:
+def _of_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> dict[tuple[str, str], Metric]:
     """Return mean and standard deviation of the confidence, by predicted class and as "" of all images."""
     confidence, classes = predictions.confidence, predictions.classes
     parts = np.column_stack([np.ones(len(predictions)), np.eye(len(classes))[predictions.predicted]])
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.hstack(stats.moments(weights, confidence, parts))
+        return np.hstack(stats.weighted_moments(weights, confidence, parts))
 
-    names = [(figure, label) for figure in FIGURES for label in ("", *classes)]
+    names = [(figure, label) for figure in CONFIDENCE_STATISTICS for label in ("", *classes)]
     keys = ["/".join(name) for name in names]
     low_is_good = kind in ("near", "far")  # elsewhere it is good where it is as high as the accuracy
-    better = {key: False if low_is_good and key.startswith(FIGURES[0]) else None for key in keys}
-    reason = say("too few images are predicted as this class")
-    found = intervals.resampled(keys, statistic, predictions.groups, better, reason=reason)
+    better = {key: False if low_is_good and key.startswith(CONFIDENCE_STATISTICS[0]) else None for key in keys}
+    reason = _("too few images are predicted as this class")
+    found = intervals.bootstrap(keys, statistic, predictions.groups, better, reason=reason)
     return dict(zip(names, found.values(), strict=True))

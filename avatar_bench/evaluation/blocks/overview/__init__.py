@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from avatar_bench.data.corruptions import KINDS
+from avatar_bench.data.corruptions import CORRUPTION_KINDS
 from avatar_bench.evaluation.block import CompareBlock
 from avatar_bench.evaluation.blocks.overview import figures
 from avatar_bench.evaluation.blocks.overview import overview_tables as tables
-from avatar_bench.evaluation.model_scatter import Looks
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.model_scatter import RunStyles
+from avatar_bench.i18n import _
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -36,42 +36,42 @@ class Overview(CompareBlock):
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Give the table of main figures, what is missing, and each chart that a run has Results for."""
         name = datasets[0].name
-        saved = [{block: run.saved(block, name) for block in tables.MAIN} for run in runs]
+        saved = [{block: run.saved(block, name) for block in tables.MAIN_METRICS} for run in runs]
         result = Result("overview", name, len(datasets[0]), tuple(runs[0].classes))
         result.metrics = {f"accuracy/{run.label}": _accuracy(one) for run, one in zip(runs, saved, strict=True)}
         result.tables = {
-            "runs": tables.of_runs(runs, saved, self.ood_score),
-            "missing": tables.missing(runs, saved, self.ood_score),
+            "runs": tables.build_runs_table(runs, saved, self.ood_score),
+            "missing": tables.list_missing(runs, saved, self.ood_score),
         }
         result.warnings = _warnings(result)
         charts = {
-            "by_class": tables.by_class(runs, saved),
-            "robustness": tables.robustness(runs, saved, KINDS),
-            "robustness_bias": tables.robustness_bias(runs, saved),
-            "calibration": tables.calibration(runs, saved),
-            "confidence": tables.confidence(runs, saved),
-            "ood_confidence": tables.ood_confidence(runs, saved),
-            "ood_shares": tables.ood_shares(runs, saved),
-            "bias": tables.bias(runs, saved),
-            "architectures": tables.architectures(runs, saved),
-            "speed_size": tables.speed_size(runs, saved),
-            "costs": tables.costs(runs, saved),
-            "history": tables.history(runs),
+            "by_class": tables.tabulate_classes(runs, saved),
+            "robustness": tables.tabulate_robustness(runs, saved, CORRUPTION_KINDS),
+            "robustness_bias": tables.tabulate_robustness_bias(runs, saved),
+            "calibration": tables.tabulate_calibration(runs, saved),
+            "confidence": tables.tabulate_confidence(runs, saved),
+            "ood_confidence": tables.tabulate_ood_confidence(runs, saved),
+            "ood_shares": tables.tabulate_ood_shares(runs, saved),
+            "bias": tables.tabulate_bias(runs, saved),
+            "architectures": tables.tabulate_architectures(runs, saved),
+            "speed_size": tables.tabulate_speed_size(runs, saved),
+            "costs": tables.tabulate_costs(runs, saved),
+            "history": tables.tabulate_history(runs),
         }
-        looks = Looks(runs)
+        looks = RunStyles(runs)
         for chart, table in charts.items():
             if len(table):
                 result.tables[chart] = table
                 result.figures[chart] = figures.DRAW[chart](table, looks)
             else:
-                result.warnings.append(say("The chart {chart} is left out: no run has what it draws.", chart=chart))
+                result.warnings.append(_("The chart {chart} is left out: no run has what it draws.", chart=chart))
         return result
 
 
 def _accuracy(results: tables.Saved) -> Metric:
     found = results["blind_test"]
     if found is None or "accuracy" not in found.metrics:
-        return Metric(None, 0, reason=say("no usable Result of {block}", block="blind_test"))
+        return Metric(None, 0, reason=_("no usable Result of {block}", block="blind_test"))
     return found.metrics["accuracy"]
 
 
@@ -80,13 +80,13 @@ def _warnings(result: Result) -> list[str]:
     table, lacking = result.tables["runs"], result.tables["missing"]
     apart = table.groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
     if len(apart := apart[apart.index != ""]) > 1:
-        said.append(say("The runs were not judged on the same pictures: {groups}.", groups=" | ".join(apart)))
+        said.append(_("The runs were not judged on the same images: {groups}.", groups=" | ".join(apart)))
     mixed = table.loc[table["data_fingerprint"].str.contains("|", regex=False), "run"]
     if len(mixed):
-        said.append(say("Results of one run rest on different pictures: {names}.", names=", ".join(mixed)))
+        said.append(_("Results of one run rest on different images: {names}.", names=", ".join(mixed)))
     networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to take apart or time
     absent = lacking[(lacking["metric"] == "") & lacking["run"].isin(networks)]
     for name, rows in absent.groupby("run", sort=False):
         blocks = ", ".join(rows["block"])
-        said.append(say("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
+        said.append(_("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
     return said

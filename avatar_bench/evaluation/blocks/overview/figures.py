@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from avatar_bench.evaluation.block import corruption_words
-from avatar_bench.evaluation.model_scatter import Looks, log_axis
-from avatar_bench.evaluation.ood_sets import kind_words
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.block import name_corruptions
+from avatar_bench.evaluation.model_scatter import RunStyles, set_log_axis
+from avatar_bench.evaluation.ood_sets import name_kind
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 _MOST_SETS = 8  # side by side that can still be read
@@ -25,15 +25,15 @@ _FEW = 6  # models whose names fit below a narrow figure
 
 
 @plots.use_style()
-def by_class(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the recall, precision and F1 of each class, with intervals."""
     classes = ["", *dict.fromkeys(table.loc[table["class"] != "", "class"])]
-    words = {name: plots.short(name, 18) or say("all classes") for name in classes}
+    words = {name: plots.shorten_name(name, 18) or _("all classes") for name in classes}
     figure = _figure_of_dots(10.2, len(classes), looks)
     titles = {
-        "recall": say("Recall; all classes: accuracy (%)"),
-        "precision": say("Precision; all classes: mean (%)"),
-        "f1": say("F1; all classes: mean (%)"),
+        "recall": _("Recall; all classes: accuracy (%)"),
+        "precision": _("Precision; all classes: mean (%)"),
+        "f1": _("F1; all classes: mean (%)"),
     }
     for axes, (kind, title) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
         part = table[table["kind"] == kind]
@@ -44,29 +44,29 @@ def by_class(table: pd.DataFrame, looks: Looks) -> Figure:
 
 
 @plots.use_style()
-def robustness(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw accuracy as it is, under each corruption and in the mean of these, with intervals; chance is marked."""
-    words = {"clean": say("clean"), **corruption_words(), "robustness": say("mean of the five")}
+    words = {"clean": _("clean"), **name_corruptions(), "robustness": _("mean of the five")}
     words = {name: word for name, word in words.items() if name in set(table["metric"])}
     figure = _figure_of_dots(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
     axes = figure.subplots()
     _dots(axes, table.assign(of=table["metric"]), words, looks)
-    axes.set_xlabel(say("accuracy at severity 3 (%)"))
+    axes.set_xlabel(_("accuracy at severity 3 (%)"))
     chance = table["floor"].dropna().unique()
     if len(chance) == 1:
         axes.axvline(chance[0], color="black", linestyle="--", linewidth=1)
-        axes.annotate(say("chance"), (chance[0], 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
+        axes.annotate(_("chance"), (chance[0], 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
     looks.legend(figure, list(table["run"]))
     return figure
 
 
 @plots.use_style()
-def robustness_bias(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw robustness against `unbias`, both with intervals; dashed lines mark what guessing gets."""
     width = 5.6 if len(looks.models) <= _FEW else 8.4
-    figure = plots.new_figure(width, 3.8 + looks.height(width))
+    figure = plots.create_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
-    for _, row in table.iterrows():
+    for __, row in table.iterrows():
         look = looks.of(str(row["run"]))
         axes.hlines(row["robustness"], row["unbias_low"], row["unbias_high"], color=look["color"], linewidth=1.1)
         axes.vlines(row["unbias"], row["robustness_low"], row["robustness_high"], color=look["color"], linewidth=1.1)
@@ -74,123 +74,123 @@ def robustness_bias(table: pd.DataFrame, looks: Looks) -> Figure:
     right, top = table["unbias_floor"].min(), table["robustness_floor"].min()
     axes.axvline(right, color="black", linestyle="--", linewidth=1)
     axes.axhline(top, color="black", linestyle="--", linewidth=1)
-    axes.annotate(say("chance"), (right, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
-    axes.annotate(say("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
-    axes.set_xlabel(say("1 − largest share of a class over all images of no class (%)"))
-    axes.set_ylabel(fill(say("mean accuracy under corruption (%)"), _LINE))
+    axes.annotate(_("chance"), (right, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
+    axes.annotate(_("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
+    axes.set_xlabel(_("1 − largest share of a class over all images of no class (%)"))
+    axes.set_ylabel(fill(_("mean accuracy under corruption (%)"), _LINE))
     for axis in (axes.xaxis, axes.yaxis):
-        plots.percent_axis(axis)
+        plots.format_percent_axis(axis)
     axes.grid(True)
     looks.legend(figure, list(table["run"]))
     return figure
 
 
 @plots.use_style()
-def calibration(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the calibration error against accuracy, both with intervals; a dash is the error that chance alone makes."""
     width = 5.6 if len(looks.models) <= _FEW else 8.4
-    figure = plots.new_figure(width, 3.8 + looks.height(width))
+    figure = plots.create_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
-    for _, row in table.iterrows():
+    for __, row in table.iterrows():
         look = looks.of(str(row["run"]))
         axes.hlines(row["ece"], row["accuracy_low"], row["accuracy_high"], color=look["color"], linewidth=1.1)
         axes.vlines(row["accuracy"], row["ece_low"], row["ece_high"], color=look["color"], linewidth=1.1)
         axes.plot(row["accuracy"], row["ece"], markersize=7, **look)
         axes.plot(row["accuracy"], row["ece_floor"], "_", color=look["color"], markersize=13, markeredgewidth=2)
-    axes.set(xlabel=say("accuracy (%)"), ylabel=fill(say("ECE in 15 bins (%; dash: by chance alone)"), _LINE))
+    axes.set(xlabel=_("accuracy (%)"), ylabel=fill(_("ECE in 15 bins (%; dash: by chance alone)"), _LINE))
     axes.set_ylim(0, None)
     for axis in (axes.xaxis, axes.yaxis):
-        plots.percent_axis(axis)
+        plots.format_percent_axis(axis)
     axes.grid(True)
     looks.legend(figure, list(table["run"]))
     return figure
 
 
 @plots.use_style()
-def confidence(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the mean confidence of each run's right answers (filled) and wrong ones (hollow), with intervals."""
     labels = [label for label in looks.labels if label in set(table["run"])]
-    figure = plots.new_figure(6.4, 1.5 + 0.34 * len(labels))
+    figure = plots.create_figure(6.4, 1.5 + 0.34 * len(labels))
     axes = figure.subplots()
     for row, label in enumerate(labels):
         own = table[table["run"] == label]
         axes.plot(own["value"], [row] * len(own), color=plots.GREY, linewidth=0.8, zorder=1)
-        for _, about in own.iterrows():
-            wrong = about["metric"] == "mean_confidence_wrong"
+        for __, about in own.iterrows():
+            wrong = about["metric"] == "mean_confidence_incorrect"
             _mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
     axes.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    figure.supxlabel(say("mean confidence (%; filled: right answers, hollow: wrong)"), fontsize=9)
-    plots.percent_axis(axes.xaxis)
+    figure.supxlabel(_("mean confidence (%; filled: right answers, hollow: wrong)"), fontsize=9)
+    plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     return figure
 
 
 @plots.use_style()
-def ood_confidence(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_ood_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the mean confidence on the set judged (filled) and on each set beside it (hollow), with intervals."""
     labels = [label for label in looks.labels if label in set(table["run"])]
     inside = table[table["kind"] == "in_domain"]
     outside = table[table["kind"] != "in_domain"]
     kinds = dict(zip(outside["set"], outside["kind"], strict=True))
     shown = list(kinds)[:_MOST_SETS]
-    figure = plots.new_figure(2.6 + 2.0 * len(shown), 1.7 + 0.3 * len(labels))
+    figure = plots.create_figure(2.6 + 2.0 * len(shown), 1.7 + 0.3 * len(labels))
     panels = figure.subplots(1, len(shown), sharey=True, sharex=True, squeeze=False)[0]
     for axes, name in zip(panels, shown, strict=True):
         for row, label in enumerate(labels):
             both = pd.concat([part[part["run"] == label] for part in (inside, table[table["set"] == name])])
             axes.plot(both["value"], [row] * len(both), color=plots.GREY, linewidth=0.8, zorder=1)
-            for _, about in both.iterrows():
+            for __, about in both.iterrows():
                 _mark(axes, row, about, looks, markerfacecolor=None if about["kind"] == "in_domain" else "white")
-        axes.set_title(f"{plots.short(name, 22)}\n{kind_words(kinds[name])}", fontsize=8.5)
-        plots.percent_axis(axes.xaxis)
+        axes.set_title(f"{plots.shorten_name(name, 22)}\n{name_kind(kinds[name])}", fontsize=8.5)
+        plots.format_percent_axis(axes.xaxis)
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     panels[0].set_ylim(len(labels) - 0.4, -0.6)
-    figure.supxlabel(say("mean confidence (%; filled: the set judged, hollow: the set named above)"), fontsize=9)
+    figure.supxlabel(_("mean confidence (%; filled: the set judged, hollow: the set named above)"), fontsize=9)
     return figure
 
 
 @plots.use_style()
-def ood_shares(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_ood_shares(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the share of each predicted class by run, a panel a set."""
     kinds = dict(zip(table["set"], table["kind"], strict=True))
     panels = {
-        f"{plots.short(str(name), 20)}\n{kind_words(str(kinds[name]))}": table["set"] == name
+        f"{plots.shorten_name(str(name), 20)}\n{name_kind(str(kinds[name]))}": table["set"] == name
         for name in list(kinds)[:_MOST_SETS]
     }
     table = table.rename(columns={"share": "value"})
-    return _heatmap(table, panels, looks, say("share of answers (%)"), "Blues", (0, 1))
+    return _heatmap(table, panels, looks, _("share of answers (%)"), "Blues", (0, 1))
 
 
 @plots.use_style()
-def bias(table: pd.DataFrame, looks: Looks) -> Figure:
-    """Draw how much more often each class is predicted than it is there, by run, a panel a kind of pictures."""
+def draw_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
+    """Draw how much more often each class is predicted than it is there, by run, a panel a kind of images."""
     words = {
-        "domain": say("pictures of the set"),
-        "ood": say("pictures of no class"),
-        "corrupted": say("corrupted pictures"),
+        "domain": _("images of the set"),
+        "ood": _("images of no class"),
+        "corrupted": _("corrupted images"),
     }
     panels = {word: table["on"] == kind for kind, word in words.items() if (table["on"] == kind).any()}
     most = max(0.05, float(table["excess"].abs().max()))
-    label = say("predicted too often (points)")
+    label = _("predicted too often (points)")
     return _heatmap(table.rename(columns={"excess": "value"}), panels, looks, label, "PuOr_r", (-most, most))
 
 
 @plots.use_style()
-def architectures(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw what each network is made of, a row a model, and bars of its parameters and multiply-adds."""
     table = table.drop_duplicates("recipe").set_index("run")  # runs that differ in seed alone are one network
     labels = list(table.index)
     heads = {
-        "core_block": say("core block"),
-        "squeeze_excitation": say("squeeze-excitation"),
-        "depthwise": say("depthwise convolution"),
-        "attention": say("attention"),
-        "patch": say("patches"),
-        "normalisation": say("normalisation"),
-        "activation": say("activation"),
-        "pretraining": say("pretraining"),
+        "core_block": _("core block"),
+        "squeeze_excitation": _("squeeze-excitation"),
+        "depthwise": _("depthwise convolution"),
+        "attention": _("attention"),
+        "patch": _("patches"),
+        "normalisation": _("normalisation"),
+        "activation": _("activation"),
+        "pretraining": _("pretraining"),
     }
     columns = {head: [_trait(name, each) for each in table[name]] for name, head in heads.items()}
     widths = [
@@ -199,7 +199,7 @@ def architectures(table: pd.DataFrame, looks: Looks) -> Figure:
     ]
     lines = 1 + max(text.count("\n") for cells in columns.values() for text in cells)
     width = 0.062 * sum(widths)
-    figure = plots.new_figure(width + 5.2, 1.1 + (0.14 + 0.14 * lines) * len(labels))
+    figure = plots.create_figure(width + 5.2, 1.1 + (0.14 + 0.14 * lines) * len(labels))
     left, *bars = figure.subplots(1, 3, sharey=True, width_ratios=[width, 1.3, 1.3])
     places = 0.01 + np.cumsum([0, *widths[:-1]]) / sum(widths)
     for place, (head, cells) in zip(places, columns.items(), strict=True):
@@ -213,26 +213,26 @@ def architectures(table: pd.DataFrame, looks: Looks) -> Figure:
     left.set(xlim=(0, 1), ylim=(len(labels) - 0.5, -0.5), xticks=[])
     left.tick_params(axis="y", length=0)
     left.spines[:].set_visible(False)
-    titles = {"params_m": say("parameters (millions)"), "macs_g": say("multiply-adds (billions)")}
+    titles = {"params_m": _("parameters (millions)"), "macs_g": _("multiply-adds (billions)")}
     for axes, (name, title) in zip(bars, titles.items(), strict=True):
         _bars(axes, table[name], looks, title)
     return figure
 
 
 @plots.use_style()
-def speed_size(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw images a second, with intervals, against parameters, multiply-adds and accuracy; hollow on a GPU."""
     titles = {
-        "params_m": say("parameters (millions)"),
-        "macs_g": say("multiply-adds (billions)"),
-        "accuracy": say("accuracy (%)"),
+        "params_m": _("parameters (millions)"),
+        "macs_g": _("multiply-adds (billions)"),
+        "accuracy": _("accuracy (%)"),
     }
     titles = {name: title for name, title in titles.items() if table[name].notna().any()}
     width = 0.8 + 3.0 * len(titles)
-    figure = plots.new_figure(width, 3.4 + looks.height(width))
+    figure = plots.create_figure(width, 3.4 + looks.height(width))
     panels = figure.subplots(1, len(titles), sharey=True)
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
-        for _, row in table.dropna(subset=name).iterrows():
+        for __, row in table.dropna(subset=name).iterrows():
             look, speed = looks.of(str(row["run"])), "images_per_second"
             axes.vlines(row[name], row[f"{speed}_low"], row[f"{speed}_high"], color=look["color"], linewidth=1.4)
             if name == "accuracy":
@@ -241,28 +241,28 @@ def speed_size(table: pd.DataFrame, looks: Looks) -> Figure:
         axes.set_xlabel(title)
         axes.grid(True)
         if name == "accuracy":
-            plots.percent_axis(axes.xaxis)
+            plots.format_percent_axis(axes.xaxis)
         else:
-            log_axis(axes, "x", table[name])
-    log_axis(panels[0], "y", table["images_per_second"])
+            set_log_axis(axes, "x", table[name])
+    set_log_axis(panels[0], "y", table["images_per_second"])
     both = set(table["device"]) != {"cpu"}
     panels[0].set_ylabel(
-        say("images a second, one at a time (hollow: GPU)") if both else say("images a second, one at a time")
+        _("images a second, one at a time (hollow: GPU)") if both else _("images a second, one at a time")
     )
     looks.legend(figure, list(table["run"]))
     return figure
 
 
 @plots.use_style()
-def costs(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_costs(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw bars of the time of an image, with intervals, on each device, of the weights, and of the memory at peak."""
     labels = [label for label in looks.labels if label in set(table["run"])]
     devices = [device for device in ("cpu", *sorted({*table["device"]} - {"cpu"})) if device in set(table["device"])]
-    figure = plots.new_figure(10.2, 1.2 + (0.18 + 0.16 * len(devices)) * len(labels))
+    figure = plots.create_figure(10.2, 1.2 + (0.18 + 0.16 * len(devices)) * len(labels))
     times, *sizes = figure.subplots(1, 3, sharey=True)
-    title = say("milliseconds an image (hollow: GPU)") if devices != ["cpu"] else say("milliseconds an image")
+    title = _("milliseconds an image (hollow: GPU)") if devices != ["cpu"] else _("milliseconds an image")
     _bars(times, table.set_index("run")["latency_ms"], looks, title, table, devices)
-    titles = {"weights_mb": say("weights (MB)"), "peak_memory_mb": say("peak memory (MB)")}
+    titles = {"weights_mb": _("weights (MB)"), "peak_memory_mb": _("peak memory (MB)")}
     for axes, (name, title) in zip(sizes, titles.items(), strict=True):
         _bars(axes, table.drop_duplicates("run").set_index("run")[name].loc[labels], looks, title)
     times.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
@@ -271,10 +271,10 @@ def costs(table: pd.DataFrame, looks: Looks) -> Figure:
 
 
 @plots.use_style()
-def history(table: pd.DataFrame, looks: Looks) -> Figure:
+def draw_history(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the best epoch of each run."""
-    figure = plots.new_figure(8.4, 3.4 + looks.height(8.4))
-    titles = {"loss": say("Loss (nats)"), "macro_f1": say("Macro-F1 (%)")}
+    figure = plots.create_figure(8.4, 3.4 + looks.height(8.4))
+    titles = {"loss": _("Loss (nats)"), "macro_f1": _("Macro-F1 (%)")}
     for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for label, part in table.groupby("run", sort=False):
             look = looks.of(str(label))
@@ -284,38 +284,38 @@ def history(table: pd.DataFrame, looks: Looks) -> Figure:
             best = part[part["best"]]
             ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "", "clip_on": False}
             axes.plot(best["step"], best[f"val/{metric}"], **look | ring)
-        lines = say("solid: val, dashed: train, ring: best epoch")
-        axes.set(title=title, xlabel=f"{say('epoch')}\n{lines}")
+        lines = _("solid: val, dashed: train, ring: best epoch")
+        axes.set(title=title, xlabel=f"{_('epoch')}\n{lines}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(True)
     axes.set_ylim(0, 1.02)
-    plots.percent_axis(axes.yaxis)
+    plots.format_percent_axis(axes.yaxis)
     looks.legend(figure, list(table["run"]), linestyle="-")
     return figure
 
 
-def _figure_of_dots(width: float, groups: int, looks: Looks) -> Figure:
+def _figure_of_dots(width: float, groups: int, looks: RunStyles) -> Figure:
     a_group = 0.16 + 0.13 * len(looks.labels)
-    return plots.new_figure(width, 1.0 + groups * max(0.36, a_group) + looks.height(width))
+    return plots.create_figure(width, 1.0 + groups * max(0.36, a_group) + looks.height(width))
 
 
-def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: Looks) -> None:
+def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: RunStyles) -> None:
     """Draw a value with its interval for each run, one below the other, in groups by the column `of`."""
     n = len(looks.labels)
     offsets = (np.arange(n) - (n - 1) / 2) * min(0.28, 0.78 / max(1, n - 1))
     for place, name in enumerate(words):
-        for _, about in table[table["of"] == name].iterrows():
+        for __, about in table[table["of"] == name].iterrows():
             _mark(axes, place + float(offsets[looks.labels.index(str(about["run"]))]), about, looks)
         if place:
             axes.axhline(place - 0.5, color=plots.GREY, linewidth=0.6)
     axes.set_yticks(range(len(words)), list(words.values()))
     axes.tick_params(axis="y", length=0)
     axes.set(ylim=(len(words) - 0.5, -0.5), xlim=(min(1.0, float(table["low"].min())) - 0.03, 1.01))
-    plots.percent_axis(axes.xaxis)
+    plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
 
 
-def _mark(axes: Axes, place: float, about: pd.Series, looks: Looks, **style: Any) -> None:
+def _mark(axes: Axes, place: float, about: pd.Series, looks: RunStyles, **style: Any) -> None:
     look = looks.of(str(about["run"]))
     axes.hlines(place, about["low"], about["high"], color=look["color"], linewidth=1.4)
     axes.plot(about["value"], place, markersize=5, **look, **style)
@@ -328,9 +328,9 @@ def _on(device: str) -> dict[str, Any]:
 def _trait(name: str, value: object) -> str:
     """Return a trait as a cell says it: two lines at most, a dash where there is none."""
     text = "" if name == "squeeze_excitation" and not value else str(value)
-    words = {"scratch": say("none"), "self-attention": say("self-attention")}
+    words = {"scratch": _("none"), "self-attention": _("self-attention")}
     if text.startswith(_WINDOWS):
-        text = say("windows of {size}", size=text.removeprefix(_WINDOWS))
+        text = _("windows of {size}", size=text.removeprefix(_WINDOWS))
     text = words.get(text, text.removeprefix("published "))
     parts = text.split(", ")
     return ",\n".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 and len(text) > 14 else text or "–"
@@ -339,7 +339,7 @@ def _trait(name: str, value: object) -> str:
 def _bars(
     axes: Axes,
     values: pd.Series,
-    looks: Looks,
+    looks: RunStyles,
     title: str,
     table: pd.DataFrame | None = None,
     devices: Sequence[str] = ("cpu",),
@@ -369,7 +369,7 @@ def _bars(
 def _heatmap(
     table: pd.DataFrame,
     panels: Mapping[str, pd.Series],
-    looks: Looks,
+    looks: RunStyles,
     label: str,
     cmap: str,
     limits: tuple[float, float],
@@ -377,7 +377,7 @@ def _heatmap(
     """Draw the column `value` by run and class, a panel for each part of the table."""
     labels = [name for name in looks.labels if name in set(table["run"])]
     classes = list(dict.fromkeys(table["class"]))
-    figure = plots.new_figure(3.6 + 0.48 * len(classes) * len(panels), 2.2 + 0.3 * len(labels))
+    figure = plots.create_figure(3.6 + 0.48 * len(classes) * len(panels), 2.2 + 0.3 * len(labels))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, rows) in zip(grid, panels.items(), strict=True):
         shown = table[rows].pivot(index="run", columns="class", values="value").reindex(index=labels, columns=classes)
@@ -386,12 +386,14 @@ def _heatmap(
         )
         for (row, column), value in np.ndenumerate(shown.to_numpy()):
             _number(axes, row, column, float(value), limits)
-        axes.set_xticks(range(len(classes)), [plots.short(name, 14) for name in classes], rotation=40, ha="right")
+        axes.set_xticks(
+            range(len(classes)), [plots.shorten_name(name, 14) for name in classes], rotation=40, ha="right"
+        )
         axes.set_yticks(range(len(labels)), [looks.word(name) for name in labels])
         axes.set_title("\n".join(fill(line, 16) for line in title.split("\n")), fontsize=8)
         axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=list(grid), shrink=0.9, label=label)
-    plots.percent_axis(bar.ax.yaxis)
+    plots.format_percent_axis(bar.ax.yaxis)
     return figure
 
 
@@ -403,17 +405,17 @@ def _number(axes: Axes, row: int, column: int, value: float, limits: tuple[float
     axes.text(column, row, text, ha="center", va="center", color="white" if strong else "black", fontsize=7.5)
 
 
-DRAW: dict[str, Callable[[pd.DataFrame, Looks], Figure]] = {
-    "by_class": by_class,
-    "robustness": robustness,
-    "robustness_bias": robustness_bias,
-    "calibration": calibration,
-    "confidence": confidence,
-    "ood_confidence": ood_confidence,
-    "ood_shares": ood_shares,
-    "bias": bias,
-    "architectures": architectures,
-    "speed_size": speed_size,
-    "costs": costs,
-    "history": history,
+DRAW: dict[str, Callable[[pd.DataFrame, RunStyles], Figure]] = {
+    "by_class": draw_classes,
+    "robustness": draw_robustness,
+    "robustness_bias": draw_robustness_bias,
+    "calibration": draw_calibration,
+    "confidence": draw_confidence,
+    "ood_confidence": draw_ood_confidence,
+    "ood_shares": draw_ood_shares,
+    "bias": draw_bias,
+    "architectures": draw_architectures,
+    "speed_size": draw_speed_size,
+    "costs": draw_costs,
+    "history": draw_history,
 }

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.results.result import Metric, Result
-from avatar_bench.runs.ensembles import Combined, Soup
+from avatar_bench.runs.ensembles import CombinedRun, WeightSoup
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
@@ -22,12 +22,12 @@ _CURVES = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/ac
 _HISTORY = ("epoch", "stage", *_CURVES)
 
 # the figures of each block that stand for it; of a pattern with a *, all that fit
-MAIN: dict[str, tuple[str, ...]] = {
+MAIN_METRICS: dict[str, tuple[str, ...]] = {
     "blind_test": ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
     "robustness": ("robustness", "mean_over_severities"),
     "calibration": ("ece_15", "scaled/ece_15", "scaled/nll", "scaled/brier", "aurc"),
     "out_of_domain": ("auroc/*/{score}", "accuracy/*"),
-    "error_bias": ("unbias", "worst_slice", "mean_confidence_right", "mean_confidence_wrong"),
+    "error_bias": ("unbias", "worst_slice", "mean_confidence_correct", "mean_confidence_incorrect"),
     "clusters": ("silhouette_cosine", "linear_probe"),
     "gradcam": ("deletion_gain", "insertion_gain"),
     "efficiency": ("params_m", "macs_g", "latency_ms/b1", "images_per_second/b1"),
@@ -37,13 +37,13 @@ MAIN: dict[str, tuple[str, ...]] = {
 }
 
 
-def of_runs(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
+def build_runs_table(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
     """Give a row a run: its recipe, seed, data and main figures, each with the ends of its interval."""
     rows = []
     for run, results in zip(runs, saved, strict=True):
-        row: dict[str, object] = {"run": run.label, "kind": kind_of(run), "recipe": run.recipe, "seed": run.seed}
-        row["data_fingerprint"] = fingerprint(results)
-        for block, patterns in MAIN.items():
+        row: dict[str, object] = {"run": run.label, "kind": name_kind(run), "recipe": run.recipe, "seed": run.seed}
+        row["data_fingerprint"] = join_fingerprints(results)
+        for block, patterns in MAIN_METRICS.items():
             named = {pattern: _NOTHING for pattern in patterns if "*" not in pattern}  # a column even where all lack it
             named |= dict(_matching(results[block], [pattern.format(score=score) for pattern in patterns]))
             for name, metric in named.items():
@@ -52,30 +52,30 @@ def of_runs(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def kind_of(run: Run) -> str:
+def name_kind(run: Run) -> str:
     """Return "run", or of one made of others "ensemble" or "soup"."""
-    return "soup" if isinstance(run, Soup) else "ensemble" if isinstance(run, Combined) else "run"
+    return "soup" if isinstance(run, WeightSoup) else "ensemble" if isinstance(run, CombinedRun) else "run"
 
 
-def missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
+def list_missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
     """Give a row a Result that a run lacks, and a main figure that its Result could not give, with the reason."""
     rows: list[tuple[str, str, str, str | None]] = []
     for run, results in zip(runs, saved, strict=True):
-        for block, patterns in MAIN.items():
+        for block, patterns in MAIN_METRICS.items():
             if results[block] is None:
-                rows.append((run.label, block, "", say("not there, damaged, or of another checkpoint")))
+                rows.append((run.label, block, "", _("not there, damaged, or of another checkpoint")))
             found = _matching(results[block], [pattern.format(score=score) for pattern in patterns])
             rows += [(run.label, block, name, metric.reason) for name, metric in found if metric.value is None]
     return pd.DataFrame(rows, columns=["run", "block", "metric", "reason"])
 
 
-def fingerprint(results: Saved) -> str:
+def join_fingerprints(results: Saved) -> str:
     """Give the fingerprint of the data that a run's Results rest on; several, joined by |, where they differ."""
     known = (result.provenance.get("data_fingerprint") for result in results.values() if result is not None)
     return "|".join(sorted({str(each) for each in known if each}))
 
 
-def by_class(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_classes(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return recall, precision and F1 of each class, and as class "" the accuracy and the macro means of all."""
     names = ("accuracy", "recall/*", "macro_precision", "precision/*", "macro_f1", "f1/*")
     table = _long(runs, saved, "blind_test", names)
@@ -84,24 +84,24 @@ def by_class(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     return table.assign(kind=kinds, **{"class": parts[1]})
 
 
-def robustness(runs: Sequence[Run], saved: Sequence[Saved], kinds: Sequence[str]) -> pd.DataFrame:
-    """Give the accuracy on clean pictures, under each corruption at severity 3, and their mean."""
+def tabulate_robustness(runs: Sequence[Run], saved: Sequence[Saved], kinds: Sequence[str]) -> pd.DataFrame:
+    """Give the accuracy on clean images, under each corruption at severity 3, and their mean."""
     return _long(runs, saved, "robustness", ("clean", *kinds, "robustness"))
 
 
-def calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Give a row a run: accuracy and the scaled ECE in 15 bins with their intervals, and the floor of the latter."""
     table = _beside(runs, saved, {"accuracy": ("blind_test", "accuracy"), "ece": ("calibration", "scaled/ece_15")})
     floors = [about.floor if (about := _metric(one, "calibration", "scaled/ece_15")) else None for one in saved]
     return table.merge(pd.DataFrame({"run": [run.label for run in runs], "ece_floor": floors}), on="run")
 
 
-def confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Give the mean confidence of right and of wrong answers."""
-    return _long(runs, saved, "error_bias", ("mean_confidence_right", "mean_confidence_wrong"))
+    return _long(runs, saved, "error_bias", ("mean_confidence_correct", "mean_confidence_incorrect"))
 
 
-def robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return a row a run: robustness and `unbias` with their intervals, and what guessing gets of both."""
     names = {"robustness": ("robustness", "robustness"), "unbias": ("error_bias", "unbias")}
     table = _beside(runs, saved, names)
@@ -109,11 +109,11 @@ def robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame
     return table.assign(robustness_floor=chance, unbias_floor=1 - chance)
 
 
-def ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return the mean confidence in each set that out_of_domain saw, the domain first, and its standard deviation."""
     rows = []
     for run, result in _having(runs, saved, "out_of_domain"):
-        for _, about in result.tables["sets"].iterrows():
+        for __, about in result.tables["sets"].iterrows():
             row: dict[str, object] = {"run": run.label, "set": about["set"], "kind": about["kind"], "n": about["n"]}
             for column, name in {"value": "mean_confidence", "std": "std_confidence"}.items():
                 found = result.metrics.get(f"{name}/{about['set']}", _NOTHING)
@@ -126,7 +126,7 @@ def ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     return table[table["run"].isin(outside)].dropna(subset="value").reset_index(drop=True)
 
 
-def architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return a row a run: the traits of its network, as the block architecture read them off, and its size."""
     rows = []
     for run, result in _having(runs, saved, "architecture"):
@@ -139,22 +139,22 @@ def architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def speed_size(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_speed_size(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return a row a run and device: its size, images a second, one at a time, and its accuracy, with intervals."""
     table = _by_device(runs, saved, ("params_m", "macs_g", "images_per_second"))
     return table.merge(_beside(runs, saved, {"accuracy": ("blind_test", "accuracy")}), on="run", how="left")
 
 
-def costs(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_costs(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Return a row a run and device: milliseconds an image, with the interval, and 10^6 bytes of weights and peak."""
     return _by_device(runs, saved, ("latency_ms", "weights_mb", "peak_memory_mb"))
 
 
-def ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Give the share of each predicted class in each set that out_of_domain saw, the domain's own included."""
     rows = []
     for run, result in _having(runs, saved, "out_of_domain"):
-        for _, about in result.tables["sets"].iterrows():
+        for __, about in result.tables["sets"].iterrows():
             for name in result.classes:
                 share = result.metrics.get(f"share/{about['set']}/{name}")
                 ends = (share.low, share.high) if share else (None, None)
@@ -162,10 +162,10 @@ def ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "set", "kind", "n", "class", "share", "low", "high"])
 
 
-def bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
+def tabulate_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     """Give how much more often each class is predicted than it is there, 0 for a network that leans to none.
 
-    On "domain", pictures of the classes: the share predicted minus the true one. On "ood", pictures of no class: minus
+    On "domain", images of the classes: the share predicted minus the true one. On "ood", images of no class: minus
     what all classes would get alike. On "corrupted": the share that corruptions add.
     """
     rows: list[tuple[str, str, str, float | None]] = []
@@ -179,7 +179,7 @@ def bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "on", "class", "excess"]).astype({"excess": float})
 
 
-def history(runs: Sequence[Run]) -> pd.DataFrame:
+def tabulate_history(runs: Sequence[Run]) -> pd.DataFrame:
     """Return a row for each run and epoch: `step` counts them through all stages, `best` marks the one kept."""
     tables = []
     for run in runs:

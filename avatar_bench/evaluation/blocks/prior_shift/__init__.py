@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows
 from avatar_bench.evaluation.blocks.prior_shift import figures
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import prior_shift
 from avatar_bench.results.result import Metric, Result
 
@@ -35,7 +35,7 @@ def _mixes() -> dict[str, dict[str, float] | None]:
 
 @dataclass(kw_only=True)
 class PriorShift(IntervalBlock):
-    """Judge a run as if the classes had other shares, which its pictures are weighted to.
+    """Judge a run as if the classes had other shares, which its images are weighted to.
 
     `mixes` maps a name to the share of each class, of sum 1 (None: leave that mix out); `shares`, between 0 and 1, are
     given to each class in turn, the others sharing the rest equally; `training`, the share of each class that the
@@ -58,11 +58,11 @@ class PriorShift(IntervalBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give accuracy and macro-F1 under each mix: as they are, corrected by its shares, and by estimated ones.
 
-        Raise BlockError where a class has no picture, no mix is of the run's classes, or the shares of training are
+        Raise BlockError where a class has no image, no mix is of the run's classes, or the shares of training are
         not known; GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
-        predictions = asked.take(known(asked, dataset))
+        predictions = asked.take(labelled_rows(asked, dataset))
         _require_each_class(predictions, dataset)
         check_class_order(predictions, run.allow)
         mixes = self._mixes_of(run.classes)
@@ -70,7 +70,9 @@ class PriorShift(IntervalBlock):
         found = {name: self._judge(predictions, training, prior) for name, prior in mixes.items()}
         turns = self._turns(predictions, training)
         result = Result("prior_shift", dataset.name, len(predictions), run.classes)
-        result.metrics = {f"{column}/{name}": found[name][column] for column in prior_shift.COLUMNS for name in mixes}
+        result.metrics = {
+            f"{column}/{name}": found[name][column] for column in prior_shift.PRIOR_SHIFT_COLUMNS for name in mixes
+        }
         result.tables = {
             "mixes": self._in_order_of_mixes(
                 pd.DataFrame([_row(name, "", mixes[name], found[name], run.classes) for name in mixes] + turns)
@@ -80,9 +82,9 @@ class PriorShift(IntervalBlock):
         }
         shares = dict(zip(run.classes, training.tolist(), strict=True))
         table = result.tables["mixes"]
-        result.figures["mixes"] = figures.mixes(table[table["frequent"] == ""])
+        result.figures["mixes"] = figures.draw_mixes(table[table["frequent"] == ""])
         if turns:
-            result.figures["shares"] = figures.shares(table, run.classes, shares)
+            result.figures["shares"] = figures.draw_shares(table, run.classes, shares)
         result.provenance["training_shares"] = shares
         result.provenance["training_shares_from"] = origin
         result.warnings = self._warnings(mixes, len(asked) - len(predictions))
@@ -130,20 +132,20 @@ class PriorShift(IntervalBlock):
 
     def _judge(self, predictions: Predictions, training: Floats, prior: Floats) -> dict[str, Metric]:
         """Give each of COLUMNS, and the estimated share of each class under `estimate/<class>`."""
-        mix = prior_shift.Mix(
+        mix = prior_shift.PriorShiftStatistic(
             predictions.logits.astype(np.float64) / predictions.temperature, predictions.targets, training, prior
         )
-        names = [*prior_shift.COLUMNS, *(f"estimate/{name}" for name in predictions.classes)]
-        floors = {name: prior_shift.floor(name, training, prior) for name in prior_shift.COLUMNS}
+        names = [*prior_shift.PRIOR_SHIFT_COLUMNS, *(f"estimate/{name}" for name in predictions.classes)]
+        floors = {name: prior_shift.guessing_floor(name, training, prior) for name in prior_shift.PRIOR_SHIFT_COLUMNS}
         better = dict.fromkeys(names, True) | {"prior_error": False}
-        return self.resampled(names, mix, predictions.groups, better, floors)
+        return self.bootstrap(names, mix, predictions.groups, better, floors)
 
     def _turns(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
         """Give the rows of the mixes in which each class in turn has each of `shares`."""
         rows, classes = [], predictions.classes
         for index, frequent in enumerate(classes):
             for share in self.shares:
-                prior = prior_shift.one_frequent(index, share, len(classes))
+                prior = prior_shift.make_prior(index, share, len(classes))
                 found = self._judge(predictions, training, prior)
                 rows.append(_row(f"{frequent} {share:g}", frequent, prior, found, classes))
         return rows
@@ -151,12 +153,10 @@ class PriorShift(IntervalBlock):
     def _warnings(self, mixes: dict[str, Floats], unknown: int) -> list[str]:
         said = []
         if unknown:
-            said.append(say("{n} pictures without a known class are left out", n=unknown))
+            said.append(_("{n} images without a known class are left out", n=unknown))
         left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
         if left:
-            said.append(
-                say("mixes that name other classes than the run's are left out: {names}", names=", ".join(left))
-            )
+            said.append(_("mixes that name other classes than the run's are left out: {names}", names=", ".join(left)))
         return said
 
 
@@ -168,18 +168,18 @@ def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:
     absent = sorted(set(predictions.classes) - {predictions.classes[target] for target in predictions.targets})
     if absent:
         raise BlockError(
-            f"{dataset.name} holds no picture of class {absent[0]!r}, so no weights give it a share of that class."
+            f"{dataset.name} holds no image of class {absent[0]!r}, so no weights give it a share of that class."
         )
 
 
 def _row(mix: str, frequent: str, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]) -> dict[str, Any]:
     shares = {f"share_{name}": float(share) for name, share in zip(classes, prior, strict=True)}
     row: dict[str, Any] = {"mix": mix, "frequent": frequent, **shares}
-    for column in prior_shift.COLUMNS:
+    for column in prior_shift.PRIOR_SHIFT_COLUMNS:
         name = column.replace("/", "_")
         row |= {name: found[column].value, f"{name}_low": found[column].low, f"{name}_high": found[column].high}
     for figure in ("accuracy", "macro_f1"):
-        row[f"commonest_{figure}"] = prior_shift.floor(f"corrected/{figure}", prior, prior)
+        row[f"majority_{figure}"] = prior_shift.guessing_floor(f"corrected/{figure}", prior, prior)
     return row
 
 

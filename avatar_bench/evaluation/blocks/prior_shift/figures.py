@@ -11,44 +11,48 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.metrics.prior_shift import WAYS, floor, one_frequent
+from avatar_bench.metrics.prior_shift import PRIOR_PREFIXES, guessing_floor, make_prior
 
 _MOST = 6  # classes that get a panel
 # how the answers are come by: own, corrected by known shares, by estimated ones
 _LOOKS: dict[str, dict[str, Any]] = dict(
-    zip(WAYS, ({"marker": "o", "ls": "-"}, {"marker": "s", "ls": "-"}, {"marker": "^", "ls": "--"}), strict=True)
+    zip(
+        PRIOR_PREFIXES,
+        ({"marker": "o", "ls": "-"}, {"marker": "s", "ls": "-"}, {"marker": "^", "ls": "--"}),
+        strict=True,
+    )
 )
 
 
 @plots.use_style()
-def mixes(table: pd.DataFrame) -> Figure:
+def draw_mixes(table: pd.DataFrame) -> Figure:
     """Draw accuracy and macro-F1 under each mix with intervals, and what naming the commonest class alone gets.
 
     A row of the table is one of mixes.csv; the share of each class stands below it, in the order of the columns.
     """
     panel = max(2.6, 1.0 + 1.05 * len(table))
     named = [column.removeprefix("share_") for column in map(str, table) if column.startswith("share_")]
-    figure = plots.new_figure(2 * panel, 3.6 + 0.16 * min(len(named), _MOST))
+    figure = plots.create_figure(2 * panel, 3.6 + 0.16 * min(len(named), _MOST))
     place = np.arange(len(table))
     for axes, (measure, title) in zip(figure.subplots(1, 2, sharey=True), _measures().items(), strict=True):
-        for offset, way in zip((-0.2, 0.0, 0.2), WAYS, strict=True):
+        for offset, way in zip((-0.2, 0.0, 0.2), PRIOR_PREFIXES, strict=True):
             value, low, high = _columns(table, way, measure)
-            ink = plots.GREY if way == WAYS[0] else "black"
+            ink = plots.GREY if way == PRIOR_PREFIXES[0] else "black"
             axes.vlines(place + offset, low, high, color=ink, linewidth=1.1)
             axes.plot(place + offset, value, **_LOOKS[way] | {"ls": ""}, color=ink, markersize=5)
         axes.hlines(
-            table[f"commonest_{measure}"].astype(float),
+            table[f"majority_{measure}"].astype(float),
             place - 0.35,
             place + 0.35,
             color="black",
             linestyle="--",
             linewidth=1,
         )
-        axes.set_xticks(place, [_mix_words(row, named) for _, row in table.iterrows()])
-        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=say("share of each class (%)"), ylabel=title, ylim=(0, 1.02))
-        plots.percent_axis(axes.yaxis)
+        axes.set_xticks(place, [_mix_words(row, named) for __, row in table.iterrows()])
+        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=_("share of each class (%)"), ylabel=title, ylim=(0, 1.02))
+        plots.format_percent_axis(axes.yaxis)
         axes.tick_params(labelleft=True)
         axes.grid(axis="y")
     figure.legend(handles=_handles(lines=False), loc="outside lower center", ncols=2)
@@ -56,55 +60,55 @@ def mixes(table: pd.DataFrame) -> Figure:
 
 
 @plots.use_style()
-def shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[str, float]) -> Figure:
+def draw_shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[str, float]) -> Figure:
     """Draw accuracy, and below it macro-F1, over the share of each class in turn, the others sharing the rest equally.
 
     A column is a class.
     """
     shown = list(classes)[:_MOST]
-    figure = plots.new_figure(max(5.4, 2.4 * len(shown) + 0.5), 5.6)
+    figure = plots.create_figure(max(5.4, 2.4 * len(shown) + 0.5), 5.6)
     grid = figure.subplots(2, len(shown), sharex=True, sharey=True, squeeze=False)
     grid_shares = np.linspace(0.01, 0.99, 99)  # at 0 and 1 a class is absent, and macro-F1 one of fewer classes
     for row, (measure, title) in zip(grid, _measures().items(), strict=True):
         for index, (axes, name) in enumerate(zip(row, shown, strict=True)):
             own = table[table["frequent"] == name].sort_values(f"share_{name}")
-            _panel(axes, own, name, measure, plots.color(index))
-            priors = [one_frequent(index, share, len(classes)) for share in grid_shares]
-            commonest = [floor(f"corrected/{measure}", prior, prior) for prior in priors]
+            _panel(axes, own, name, measure, plots.get_colour(index))
+            priors = [make_prior(index, share, len(classes)) for share in grid_shares]
+            commonest = [guessing_floor(f"corrected/{measure}", prior, prior) for prior in priors]
             axes.plot(grid_shares, commonest, "--", color="black", linewidth=1)
             axes.axvline(training[name], color=plots.GREY, linewidth=1, linestyle=":")
         row[0].set_ylabel(title)
     for axes, name in zip(grid[0], shown, strict=True):
-        axes.set_title(plots.short(name))
+        axes.set_title(plots.shorten_name(name))
     for axes in grid[-1]:
-        axes.set_xlabel(say("share of the class (%)"))
-    share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=say("share in training"))
+        axes.set_xlabel(_("share of the class (%)"))
+    share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=_("share in training"))
     figure.legend(handles=[*_handles(lines=True), share], loc="outside lower center", ncols=3 if len(shown) > 2 else 2)
     return figure
 
 
 def _measures() -> dict[str, str]:
-    return {"accuracy": say("accuracy (%)"), "macro_f1": say("macro-F1 (%)")}
+    return {"accuracy": _("accuracy (%)"), "macro_f1": _("macro-F1 (%)")}
 
 
 def _mix_words(row: pd.Series, classes: Sequence[str]) -> str:
     """Return the mix's name and a line for each class with a share, which says which class is the 50 of 50-25-25."""
     shares = {name: float(row[f"share_{name}"]) for name in classes if row[f"share_{name}"] > 0}
-    lines = [f"{plots.short(name, 14)} {100 * share:.3g}" for name, share in list(shares.items())[:_MOST]]
-    return "\n".join([plots.short(str(row["mix"]), 16), *lines, *["…"] * (len(shares) > _MOST)])
+    lines = [f"{plots.shorten_name(name, 14)} {100 * share:.3g}" for name, share in list(shares.items())[:_MOST]]
+    return "\n".join([plots.shorten_name(str(row["mix"]), 16), *lines, *["…"] * (len(shares) > _MOST)])
 
 
 def _panel(axes: Axes, own: pd.DataFrame, name: str, measure: str, colour: str) -> None:
     share = own[f"share_{name}"].to_numpy()
-    for way in WAYS:
+    for way in PRIOR_PREFIXES:
         value, low, high = _columns(own, way, measure)
-        ink = plots.GREY if way == WAYS[0] else colour
-        if way != WAYS[-1]:  # a third band would hide the others
+        ink = plots.GREY if way == PRIOR_PREFIXES[0] else colour
+        if way != PRIOR_PREFIXES[-1]:  # a third band would hide the others
             axes.fill_between(share, low, high, color=ink, alpha=0.18, linewidth=0)
         axes.plot(share, value, color=ink, markersize=3.5, **_LOOKS[way])
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
-        plots.percent_axis(axis)
+        plots.format_percent_axis(axis)
     axes.grid(True)
 
 
@@ -116,14 +120,14 @@ def _columns(table: pd.DataFrame, way: str, measure: str) -> list[Any]:
 
 
 def _handles(lines: bool) -> list[Line2D]:
-    own, known, estimated = WAYS
+    own, known, estimated = PRIOR_PREFIXES
     words = {
-        own: say("the network's own answers"),
-        known: say("corrected, shares known"),
-        estimated: say("corrected, shares estimated"),
+        own: _("the network's own answers"),
+        known: _("corrected, shares known"),
+        estimated: _("corrected, shares estimated"),
     }
-    inks = {way: plots.GREY if way == own else "black" for way in WAYS}
-    looks = {way: _LOOKS[way] if lines else _LOOKS[way] | {"ls": ""} for way in WAYS}
-    handles = [Line2D([], [], color=inks[way], label=words[way], markersize=4, **looks[way]) for way in WAYS]
-    commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=say("always the commonest class"))
+    inks = {way: plots.GREY if way == own else "black" for way in PRIOR_PREFIXES}
+    looks = {way: _LOOKS[way] if lines else _LOOKS[way] | {"ls": ""} for way in PRIOR_PREFIXES}
+    handles = [Line2D([], [], color=inks[way], label=words[way], markersize=4, **looks[way]) for way in PRIOR_PREFIXES]
+    commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=_("always the commonest class"))
     return [*handles, commonest]

@@ -1,4 +1,4 @@
-"""robustness: how much of its accuracy a run keeps when pictures are corrupted, or delivered as the web does."""
+"""robustness: how much of its accuracy a run keeps when images are corrupted, or delivered as the web does."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_bench.data.corruptions import (
-    KINDS,
-    PLACES,
+    CORRUPTION_KINDS,
+    DELIVERY_TIERS,
+    RESOLUTIONS,
     SEVERITIES,
-    TIERS,
     Corruption,
     Delivery,
     Variation,
-    seed_of,
-    vary,
+    apply_variation,
+    derive_seed,
 )
-from avatar_bench.evaluation.block import IntervalBlock, check_class_order, known, left_out
+from avatar_bench.evaluation.block import IntervalBlock, check_class_order, labelled_rows, warn_unlabelled
 from avatar_bench.evaluation.blocks.robustness import figures
 from avatar_bench.evaluation.blocks.robustness import severity_tables as tables
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import classification
-from avatar_bench.metrics.robustness import bias, fragility, moves
+from avatar_bench.metrics.robustness import bias, fragility, prediction_shifts
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -37,31 +37,33 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-Found = Mapping[str, "Predictions"]  # by variation: "clean", "noise/3", "delivery/web"
-MEANS = ("robustness", "mean_over_severities")
+PredictionsByVariation = Mapping[str, "Predictions"]  # by variation: "clean", "noise/3", "delivery/web"
+MEAN_METRICS = ("robustness", "mean_over_severities")
 
 
 @dataclass(kw_only=True)
 class Robustness(IntervalBlock):
-    """Judge a run on pictures that something has happened to.
+    """Judge a run on images that something has happened to.
 
     `corruptions` of data/corruptions.py at `severities` (3 among them) are applied `at` the network's "input" size or
     the "native" size; `delivery` are tiers of the same module, always at the native size.
     """
 
     severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
-    corruptions: list[str] = field(default_factory=lambda: list(KINDS))
+    corruptions: list[str] = field(default_factory=lambda: list(CORRUPTION_KINDS))
     at: str = "input"
-    delivery: list[str] = field(default_factory=lambda: list(TIERS))
+    delivery: list[str] = field(default_factory=lambda: list(DELIVERY_TIERS))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         valid = _some_of(self.severities, SEVERITIES) and 3 in self.severities
         self.require("severities", valid, "some of 1, 2, 3, 4, 5, with 3 among them")
-        valid = _some_of(self.corruptions, KINDS) and len(self.corruptions) > 0
-        self.require("corruptions", valid, f"one or more of {', '.join(KINDS)}")
-        self.require("at", self.at in PLACES, " or ".join(PLACES))
-        self.require("delivery", _some_of(self.delivery, TIERS), f"some of {', '.join(TIERS)}, or none")
+        valid = _some_of(self.corruptions, CORRUPTION_KINDS) and len(self.corruptions) > 0
+        self.require("corruptions", valid, f"one or more of {', '.join(CORRUPTION_KINDS)}")
+        self.require("at", self.at in RESOLUTIONS, " or ".join(RESOLUTIONS))
+        self.require(
+            "delivery", _some_of(self.delivery, DELIVERY_TIERS), f"some of {', '.join(DELIVERY_TIERS)}, or none"
+        )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Give accuracies under every variation, what they lose, and the one-class test.
@@ -69,7 +71,7 @@ class Robustness(IntervalBlock):
         Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
-        rows = known(asked, dataset)
+        rows = labelled_rows(asked, dataset)
         clean = asked.take(rows)
         check_class_order(clean, run.allow)
         variations = self._variations()
@@ -80,16 +82,16 @@ class Robustness(IntervalBlock):
         result = Result("robustness", dataset.name, len(rows), clean.classes)
         result.metrics = self._metrics(accuracies, self._paired(found), one_class)
         result.tables = {
-            "severities": tables.severities(accuracies, len(rows)),
-            "recalls": tables.recalls(self._recalls(found), clean),
-            "bias": tables.bias(one_class, self.corruptions, clean.classes),
-            "one_class": tables.moved(found, self.corruptions),
-            "predictions": tables.predictions(found),
+            "severities": tables.tabulate_severities(accuracies, len(rows)),
+            "recalls": tables.tabulate_recalls(self._recalls(found), clean),
+            "bias": tables.tabulate_bias(one_class, self.corruptions, clean.classes),
+            "one_class": tables.count_moved_predictions(found, self.corruptions),
+            "predictions": tables.tabulate_predictions(found),
         }
         if self.delivery:
-            result.tables["delivery"] = tables.delivery(result.metrics, self.delivery, len(rows))
+            result.tables["delivery"] = tables.tabulate_delivery(result.metrics, self.delivery, len(rows))
         result.figures = figures.draw(result)
-        result.figures |= self._pictures(run, dataset, rows, found, variations)
+        result.figures |= self._images(run, dataset, rows, found, variations)
         result.warnings = _warnings(clean, len(asked), accuracies["clean"])
         return result
 
@@ -99,9 +101,9 @@ class Robustness(IntervalBlock):
 
     @property
     def _whole(self) -> bool:
-        return len(self.corruptions) == len(KINDS)
+        return len(self.corruptions) == len(CORRUPTION_KINDS)
 
-    def _recalls(self, found: Found) -> dict[str, dict[str, Metric]]:
+    def _recalls(self, found: PredictionsByVariation) -> dict[str, dict[str, Metric]]:
         clean = found["clean"]
         mine = {name: np.flatnonzero(clean.targets == index) for index, name in enumerate(clean.classes)}
         return {
@@ -110,14 +112,14 @@ class Robustness(IntervalBlock):
             if len(rows)
         }
 
-    def _shares(self, found: Found, floor: float | None = None) -> dict[str, Metric]:
-        """Give the share of pictures that is recognised under each variation; one bootstrap serves all."""
+    def _shares(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
+        """Give the share of images that is recognised under each variation; one bootstrap serves all."""
         groups = found["clean"].groups
         hits = {name: one.correct for name, one in found.items()}
         joint: dict[str, Metric] = {}
         if len(np.unique(groups)) < len(groups):
             table = np.column_stack(list(hits.values())).astype(np.float64)
-            joint = self.resampled(
+            joint = self.bootstrap(
                 list(hits),
                 lambda weights: weights @ table / weights.sum(axis=1, keepdims=True),
                 groups,
@@ -132,13 +134,13 @@ class Robustness(IntervalBlock):
         paired: Mapping[str, Metric],
         one_class: Mapping[tuple[str, str, str], Metric],
     ) -> dict[str, Metric]:
-        lacking = Metric(None, 0, reason=say("it needs all five corruptions, and a mean over severities all of these"))
+        lacking = Metric(None, 0, reason=_("it needs all five corruptions, and a mean over severities all of these"))
         return {
             "robustness": paired.get("robustness", lacking),  # first: what a command says of this block in one line
             "clean": accuracies["clean"],
             **{kind: accuracies[f"{kind}/3"] for kind in self.corruptions},
             "mean_over_severities": paired.get("mean_over_severities", lacking),
-            **{name: metric for name, metric in paired.items() if name not in MEANS},
+            **{name: metric for name, metric in paired.items() if name not in MEAN_METRICS},
             **{name: metric for name, metric in accuracies.items() if name.startswith("delivery/")},
             **{
                 f"{what}/{c}": one if self._whole else replace(lacking, higher_is_better=one.higher_is_better)
@@ -147,8 +149,8 @@ class Robustness(IntervalBlock):
             },
         }
 
-    def _paired(self, found: Found) -> dict[str, Metric]:
-        """Give what sets accuracies of the same pictures against each other, and means of them."""
+    def _paired(self, found: PredictionsByVariation) -> dict[str, Metric]:
+        """Give what sets accuracies of the same images against each other, and means of them."""
         table = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
 
         def statistic(weights: Floats) -> Floats:
@@ -156,13 +158,13 @@ class Robustness(IntervalBlock):
             return np.column_stack(list(self._figures(dict(zip(found, accuracy.T, strict=True))).values()))
 
         names = list(self._figures(dict.fromkeys(found, np.ones(1))))
-        return self.resampled(
+        return self.bootstrap(
             names,
             statistic,
             found["clean"].groups,
             higher_is_better={name: not name.startswith("drop/") for name in names},
-            floors=dict.fromkeys(MEANS, 1 / len(found["clean"].classes)),
-            reason=say("no picture is recognised even when clean"),
+            floors=dict.fromkeys(MEAN_METRICS, 1 / len(found["clean"].classes)),
+            reason=_("no image is recognised even when clean"),
         )
 
     def _figures(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -173,14 +175,14 @@ class Robustness(IntervalBlock):
         if self._whole:
             kept["robustness"] = figures["robustness"] = np.mean(list(kept.values()), axis=0)
         if self._whole and len(self.severities) == len(SEVERITIES):
-            corrupted = [accuracy[f"{kind}/{k}"] for kind in KINDS for k in SEVERITIES]
+            corrupted = [accuracy[f"{kind}/{k}"] for kind in CORRUPTION_KINDS for k in SEVERITIES]
             figures["mean_over_severities"] = np.mean(corrupted, axis=0)
         kept |= {f"delivery/{tier}": accuracy[f"delivery/{tier}"] for tier in self.delivery}
         figures |= {f"drop/{name}": clean - share for name, share in kept.items()}
         some = np.where(clean > 0, clean, np.nan)
         return figures | {f"relative/{name}": share / some for name, share in kept.items()}
 
-    def _one_class(self, found: Found) -> dict[tuple[str, str, str], Metric]:
+    def _one_class(self, found: PredictionsByVariation) -> dict[tuple[str, str, str], Metric]:
         """Give by ("bias" or "fragility", corruption or "" for the mean, class) what the one-class test finds."""
         clean, size = found["clean"], len(found["clean"].classes)
 
@@ -189,7 +191,7 @@ class Robustness(IntervalBlock):
 
         def statistic(weights: Floats) -> Floats:
             before = count("clean", weights)
-            moved = [moves(before, count(f"{kind}/3", weights)) for kind in self.corruptions]
+            moved = [prediction_shifts(before, count(f"{kind}/3", weights)) for kind in self.corruptions]
             figures = [[what(one) for one in moved] for what in (bias, fragility)]
             columns = [column for by_kind in figures for column in (*by_kind, np.mean(by_kind, axis=0))]
             return np.concatenate(columns, axis=1)
@@ -197,20 +199,25 @@ class Robustness(IntervalBlock):
         keys = list(product(("bias", "fragility"), (*self.corruptions, ""), clean.classes))
         names = [repr(key) for key in keys]
         better = {name: None if key[0] == "bias" else False for name, key in zip(names, keys, strict=True)}
-        found_by_name = self.resampled(names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0))
+        found_by_name = self.bootstrap(names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0))
         return dict(zip(keys, found_by_name.values(), strict=True))
 
-    def _pictures(
-        self, run: Run, dataset: Dataset, rows: NDArray[np.intp], found: Found, variations: Mapping[str, Variation]
+    def _images(
+        self,
+        run: Run,
+        dataset: Dataset,
+        rows: NDArray[np.intp],
+        found: PredictionsByVariation,
+        variations: Mapping[str, Variation],
     ) -> dict[str, Figure]:
-        """Show what was done to the picture that is misread about as often as pictures are on the mean."""
+        """Show what was done to the image that is misread about as often as images are on the mean."""
         wrong = np.mean([~found[name].correct for name in variations], axis=0)
         typical = int(np.abs(wrong - wrong.mean()).argmin())
         row = int(rows[typical])
-        image, seed = dataset.image(row), seed_of(str(dataset.frame["sha256"].iat[row]))
-        shown = {name: vary(one, image, run.preprocessing, seed) for name, one in variations.items()}
+        image, seed = dataset.image(row), derive_seed(str(dataset.frame["sha256"].iat[row]))
+        shown = {name: apply_variation(one, image, run.preprocessing, seed) for name, one in variations.items()}
         verdicts = {name: one.take(np.array([typical])) for name, one in found.items()}
-        return figures.pictures({"clean": run.preprocessing(image), **shown}, verdicts)
+        return figures.draw_images({"clean": run.preprocessing(image), **shown}, verdicts)
 
 
 def _some_of(given: Collection[object], whole: Collection[object]) -> bool:
@@ -218,13 +225,11 @@ def _some_of(given: Collection[object], whole: Collection[object]) -> bool:
 
 
 def _warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[str]:
-    said = left_out(asked - len(clean), asked)
+    said = warn_unlabelled(asked - len(clean), asked)
     counts = np.bincount(clean.targets, minlength=len(clean.classes))
     said += [
-        say("The set has no picture of class {name}.", name=n)
-        for n, k in zip(clean.classes, counts, strict=True)
-        if not k
+        _("The set has no image of class {name}.", name=n) for n, k in zip(clean.classes, counts, strict=True) if not k
     ]
     if accuracy.low is not None and accuracy.low <= 1 / len(clean.classes):
-        said.append(say("Clean accuracy may be chance, and who guesses loses nothing: the drops say little."))
+        said.append(_("Clean accuracy may be chance, and who guesses loses nothing: the drops say little."))
     return said

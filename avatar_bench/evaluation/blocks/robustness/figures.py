@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from avatar_bench.data.corruptions import KINDS
-from avatar_bench.evaluation.block import corruption_words
-from avatar_bench.i18n import say
+from avatar_bench.data.corruptions import CORRUPTION_KINDS
+from avatar_bench.evaluation.block import name_corruptions
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric, Result
@@ -23,61 +23,61 @@ Image = NDArray[np.uint8]
 def draw(result: Result) -> dict[str, Figure]:
     """Draw every figure that tables and metrics hold."""
     chance = 1 / len(result.classes)
-    kinds = [kind for kind in KINDS if kind in result.metrics]
+    kinds = [kind for kind in CORRUPTION_KINDS if kind in result.metrics]
     tiers = [name for name in result.metrics if name.startswith("delivery/")]
     drawn = {
-        "severities": severities(result.tables["severities"], result.tables["recalls"], result.classes),
-        "severity_3": bars(result.metrics, ["clean", *kinds, "robustness"], result.n, chance),
-        "one_class": one_class(result.tables["bias"], result.classes),
+        "severities": draw_severities(result.tables["severities"], result.tables["recalls"], result.classes),
+        "severity_3": draw_bars(result.metrics, ["clean", *kinds, "robustness"], result.n, chance),
+        "one_class": draw_one_class(result.tables["bias"], result.classes),
     }
     if tiers:
-        drawn["delivery"] = bars(result.metrics, ["clean", *tiers], result.n, chance)
+        drawn["delivery"] = draw_bars(result.metrics, ["clean", *tiers], result.n, chance)
     return drawn
 
 
-def bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chance: float) -> Figure:
-    """Draw accuracies of n pictures as bars with their intervals, those that cannot be had left out."""
+def draw_bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chance: float) -> Figure:
+    """Draw accuracies of n images as bars with their intervals, those that cannot be had left out."""
     shown = {name: metrics[name] for name in names if metrics[name].value is not None}
     value, low, high = (
         np.array([getattr(one, end) for one in shown.values()], dtype=float) for end in ("value", "low", "high")
     )
-    label = say("share of the pictures that are recognised (%)")
-    said = [variation_name(name) for name in shown]
-    return plots.interval_bars(said, value, low, high, [n] * len(shown), label=label, chance=chance)
+    label = _("share of the images that are recognised (%)")
+    said = [name_variation(name) for name in shown]
+    return plots.draw_interval_bars(said, value, low, high, [n] * len(shown), label=label, chance=chance)
 
 
 @plots.use_style()
-def severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw accuracy with its interval, and each class's recall, against severity, a panel a corruption."""
     kinds = list(dict.fromkeys(table["corruption"]))[1:]
-    figure = plots.new_figure(0.8 + 1.75 * max(2, len(kinds)), 2.9)
+    figure = plots.create_figure(0.8 + 1.75 * max(2, len(kinds)), 2.9)
     panels = np.atleast_1d(figure.subplots(1, len(kinds), sharey=True))
     for axes, kind in zip(panels, kinds, strict=True):
         _recall_lines(axes, recalls, kind, classes)
         rows = table[table["corruption"].isin(["clean", kind])]
         low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
         axes.fill_between(rows["severity"], low, high, color="black", alpha=0.15, linewidth=0)
-        axes.plot(rows["severity"], rows["accuracy"], "o-", color="black", markersize=3.5, label=say("accuracy"))
-        axes.axhline(1 / len(classes), color="black", linestyle="--", linewidth=1, label=say("chance"))
-        axes.set(title=variation_name(kind), xlabel=say("severity"), xlim=(-0.2, 5.2), ylim=(0, 1.02))
+        axes.plot(rows["severity"], rows["accuracy"], "o-", color="black", markersize=3.5, label=_("accuracy"))
+        axes.axhline(1 / len(classes), color="black", linestyle="--", linewidth=1, label=_("chance"))
+        axes.set(title=name_variation(kind), xlabel=_("severity"), xlim=(-0.2, 5.2), ylim=(0, 1.02))
         axes.set_xticks(range(6))
         axes.grid(True)
-    panels[0].set_ylabel(say("share recognised (%)"))
-    plots.percent_axis(panels[0].yaxis)
+    panels[0].set_ylabel(_("share recognised (%)"))
+    plots.format_percent_axis(panels[0].yaxis)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 
 @plots.use_style()
-def one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw fragility and bias of each class by corruption, with intervals."""
     kinds = list(dict.fromkeys(table["corruption"]))
-    figure = plots.new_figure(7.6, 1.5 + 0.5 * len(kinds))
+    figure = plots.create_figure(7.6, 1.5 + 0.5 * len(kinds))
     left, right = figure.subplots(1, 2, sharey=True)
     titles = {
-        "fragility": say("recall that a class loses\nwhen it alone is corrupted (points)"),
-        "bias": say("share of predictions that a class gains\nwhen one class is corrupted (points)"),
+        "fragility": _("recall that a class loses\nwhen it alone is corrupted (points)"),
+        "bias": _("share of predictions that a class gains\nwhen one class is corrupted (points)"),
     }
     for axes, (what, title) in zip((left, right), titles.items(), strict=True):
         for index, name in enumerate(classes):
@@ -85,37 +85,37 @@ def one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axes.axvline(0, color="black", linewidth=1)
         axes.set_xlabel(title)
         axes.grid(axis="x")
-    left.set_yticks(range(len(kinds)), [variation_name(kind) for kind in kinds])
+    left.set_yticks(range(len(kinds)), [name_variation(kind) for kind in kinds])
     left.set_ylim(len(kinds) - 0.5, -0.5)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     return figure
 
 
-def pictures(images: Mapping[str, Image], verdicts: Mapping[str, Predictions]) -> dict[str, Figure]:
-    """Draw one picture under every corruption and severity, and after every tier, with what it is taken for."""
+def draw_images(images: Mapping[str, Image], verdicts: Mapping[str, Predictions]) -> dict[str, Figure]:
+    """Draw one image under every corruption and severity, and after every tier, with what it is taken for."""
     corrupted = {name: image for name, image in images.items() if not name.startswith("delivery/")}
-    drawn = {"pictures": _corruption_wall(corrupted, verdicts)}
+    drawn = {"images": _corruption_wall(corrupted, verdicts)}
     if len(corrupted) < len(images):
         shown = [name for name in images if name == "clean" or name not in corrupted]
-        titles = [f"{variation_name(name)}\n{_verdict(verdicts[name])[0]}" for name in shown]
-        drawn["pictures_delivered"] = plots.gallery([images[name] for name in shown], titles)
+        titles = [f"{name_variation(name)}\n{_format_prediction(verdicts[name])[0]}" for name in shown]
+        drawn["images_delivered"] = plots.draw_gallery([images[name] for name in shown], titles)
     return drawn
 
 
-def variation_name(name: str) -> str:
+def name_variation(name: str) -> str:
     """Give the words for a corruption, a tier or a mean of them."""
     words = {
-        "clean": say("clean"),
-        **corruption_words(),
-        "robustness": say("mean of the five"),
-        "delivery/web": say("web: 768 px, JPEG 60"),
-        "delivery/hard": say("hard: 512 px, JPEG 40"),
-        "delivery/thumbnail_64": say("thumbnail of 64 px"),
-        "delivery/thumbnail_128": say("thumbnail of 128 px"),
-        "delivery/webp": say("WebP 75"),
-        "delivery/double_jpeg": say("JPEG twice"),
-        "delivery/screenshot": say("screenshot"),
+        "clean": _("clean"),
+        **name_corruptions(),
+        "robustness": _("mean of the five"),
+        "delivery/web": _("web: 768 px, JPEG 60"),
+        "delivery/hard": _("hard: 512 px, JPEG 40"),
+        "delivery/thumbnail_64": _("thumbnail of 64 px"),
+        "delivery/thumbnail_128": _("thumbnail of 128 px"),
+        "delivery/webp": _("WebP 75"),
+        "delivery/double_jpeg": _("JPEG twice"),
+        "delivery/screenshot": _("screenshot"),
     }
     return words[name]
 
@@ -123,27 +123,27 @@ def variation_name(name: str) -> str:
 @plots.use_style()
 def _corruption_wall(images: Mapping[str, Image], verdicts: Mapping[str, Predictions]) -> Figure:
     pairs = [name.split("/") for name in images if name != "clean"]
-    kinds, levels = list(dict.fromkeys(kind for kind, _ in pairs)), sorted({level for _, level in pairs})
-    figure = plots.new_figure(1.3 * (len(levels) + 1) + 0.3, 1.5 * len(kinds) + 0.3)
+    kinds, levels = list(dict.fromkeys(kind for kind, __ in pairs)), sorted({level for __, level in pairs})
+    figure = plots.create_figure(1.3 * (len(levels) + 1) + 0.3, 1.5 * len(kinds) + 0.3)
     grid = figure.subplots(len(kinds), len(levels) + 1, squeeze=False)
     for row, kind in zip(grid, kinds, strict=True):
         for axes, name in zip(row, ["clean", *(f"{kind}/{level}" for level in levels)], strict=True):
-            said, index = _verdict(verdicts[name])
+            said, index = _format_prediction(verdicts[name])
             axes.imshow(images[name])
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            axes.set_xlabel(said, fontsize=7, color=plots.color(index))
-        row[0].set_ylabel(variation_name(kind))
+            axes.set_xlabel(said, fontsize=7, color=plots.get_colour(index))
+        row[0].set_ylabel(name_variation(kind))
     for axes, level in zip(grid[0], ["0", *levels], strict=True):
-        axes.set_title(say("severity {k}", k=level) if level != "0" else say("clean"), fontsize=9)
+        axes.set_title(_("severity {k}", k=level) if level != "0" else _("clean"), fontsize=9)
     clean = verdicts["clean"]
-    figure.supxlabel(say("true class: {name}", name=clean.classes[int(clean.targets[0])]), fontsize=9)
+    figure.supxlabel(_("true class: {name}", name=clean.classes[int(clean.targets[0])]), fontsize=9)
     return figure
 
 
-def _verdict(one: Predictions) -> tuple[str, int]:
+def _format_prediction(one: Predictions) -> tuple[str, int]:
     index = int(one.predicted[0])
-    return f"{plots.short(one.classes[index], 14)}, {one.confidence[0]:.0%}", index
+    return f"{plots.shorten_name(one.classes[index], 14)}, {one.confidence[0]:.0%}", index
 
 
 def _recall_lines(axes: Axes, recalls: pd.DataFrame, kind: str, classes: Sequence[str]) -> None:
@@ -152,12 +152,19 @@ def _recall_lines(axes: Axes, recalls: pd.DataFrame, kind: str, classes: Sequenc
         levels = [level for level in range(6) if level == 0 or f"{kind}/{level}" in mine.index]
         if len(mine):
             values = [mine["clean" if level == 0 else f"{kind}/{level}"] for level in levels]
-            label = say("recall of {name}", name=plots.short(name))
-            axes.plot(levels, values, color=plots.color(index), linewidth=1.2, label=label)
+            label = _("recall of {name}", name=plots.shorten_name(name))
+            axes.plot(levels, values, color=plots.get_colour(index), linewidth=1.2, label=label)
 
 
 def _dots(axes: Axes, table: pd.DataFrame, what: str, index: int, classes: int) -> None:
     rows = np.arange(len(table)) + 0.6 * ((index + 0.5) / classes - 0.5)
     value, low, high = (100 * table[f"{what}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
-    axes.hlines(rows, low, high, color=plots.color(index), linewidth=1.2)
-    axes.plot(value, rows, "o", color=plots.color(index), markersize=4, label=plots.short(str(table["class"].iloc[0])))
+    axes.hlines(rows, low, high, color=plots.get_colour(index), linewidth=1.2)
+    axes.plot(
+        value,
+        rows,
+        "o",
+        color=plots.get_colour(index),
+        markersize=4,
+        label=plots.shorten_name(str(table["class"].iloc[0])),
+    )

@@ -7,31 +7,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from avatar_bench.data.corruptions import PARAMETERS
+from avatar_bench.data.corruptions import CORRUPTION_PARAMETERS
 from avatar_bench.metrics import classification
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric
 
 
-def severities(accuracies: Mapping[str, Metric], n: int) -> pd.DataFrame:
+def tabulate_severities(accuracies: Mapping[str, Metric], n: int) -> pd.DataFrame:
     """Give accuracy by corruption and severity, clean as severity 0; `groups` counts the independent units of n."""
     rows = [("clean", 0, "", *_ends(accuracies["clean"]), n, accuracies["clean"].n)]
     for name, metric in accuracies.items():
         kind, _, severity = name.partition("/")
-        if kind in PARAMETERS:
-            parameter = str(PARAMETERS[kind][int(severity) - 1])
+        if kind in CORRUPTION_PARAMETERS:
+            parameter = str(CORRUPTION_PARAMETERS[kind][int(severity) - 1])
             rows.append((kind, int(severity), parameter, *_ends(metric), n, metric.n))
     columns = ["corruption", "severity", "parameter", "accuracy", "low", "high", "n", "groups"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def delivery(metrics: Mapping[str, Metric], tiers: Sequence[str], n: int) -> pd.DataFrame:
+def tabulate_delivery(metrics: Mapping[str, Metric], tiers: Sequence[str], n: int) -> pd.DataFrame:
     """Give accuracy after each tier, and what it lost."""
     rows = [(tier, *_ends(metrics[f"delivery/{tier}"]), n, *_ends(metrics[f"drop/delivery/{tier}"])) for tier in tiers]
     return pd.DataFrame(rows, columns=["tier", "accuracy", "low", "high", "n", "drop", "drop_low", "drop_high"])
 
 
-def recalls(found: Mapping[str, Mapping[str, Metric]], clean: Predictions) -> pd.DataFrame:
+def tabulate_recalls(found: Mapping[str, Mapping[str, Metric]], clean: Predictions) -> pd.DataFrame:
     """Give the recall of each class under each variation; absent classes have no row."""
     counts = dict(zip(clean.classes, np.bincount(clean.targets, minlength=len(clean.classes)), strict=True))
     rows = [
@@ -42,7 +42,9 @@ def recalls(found: Mapping[str, Mapping[str, Metric]], clean: Predictions) -> pd
     return pd.DataFrame(rows, columns=["variation", "class", "recall", "low", "high", "n", "groups"])
 
 
-def bias(found: Mapping[tuple[str, str, str], Metric], kinds: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+def tabulate_bias(
+    found: Mapping[tuple[str, str, str], Metric], kinds: Sequence[str], classes: Sequence[str]
+) -> pd.DataFrame:
     """Give bias and fragility of each class under each corruption at severity 3."""
     rows = [
         (kind, name, *_ends(found["bias", kind, name]), *_ends(found["fragility", kind, name]))
@@ -53,8 +55,8 @@ def bias(found: Mapping[tuple[str, str, str], Metric], kinds: Sequence[str], cla
     return pd.DataFrame(rows, columns=["corruption", "class", *ends])
 
 
-def moved(found: Mapping[str, Predictions], kinds: Sequence[str]) -> pd.DataFrame:
-    """Count the predictions of each class's pictures, clean and when that class is transformed at severity 3."""
+def count_moved_predictions(found: Mapping[str, Predictions], kinds: Sequence[str]) -> pd.DataFrame:
+    """Count the predictions of each class's images, clean and when that class is transformed at severity 3."""
     clean, rows = found["clean"], []
     for kind in kinds:
         before, after = (
@@ -67,8 +69,8 @@ def moved(found: Mapping[str, Predictions], kinds: Sequence[str]) -> pd.DataFram
     return pd.DataFrame(rows, columns=["corruption", "transformed", "prediction", "clean", "corrupted"])
 
 
-def predictions(found: Mapping[str, Predictions]) -> pd.DataFrame:
-    """Give a row a picture and variation: all that the block's figures are computed from."""
+def tabulate_predictions(found: Mapping[str, Predictions]) -> pd.DataFrame:
+    """Give a row an image and variation: all that the block's figures are computed from."""
     names = np.array(found["clean"].classes)
     frames = [
         pd.DataFrame(

@@ -1,4 +1,4 @@
-"""shots: how accuracy grows with the number of training pictures a class."""
+"""shots: how accuracy grows with the number of training images a class."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import IntervalCompareBlock, between, left_out, together
+from avatar_bench.evaluation.block import IntervalCompareBlock, align_predictions, metric_with_interval, warn_unlabelled
 from avatar_bench.evaluation.blocks.shots import figures
-from avatar_bench.evaluation.seeds import Recipes, about_seeds, families, macro_f1s
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic, group_across_option, warn_about_seeds
+from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
 from avatar_bench.results.result import Metric, Result
 
@@ -28,7 +28,7 @@ _BOOTSTRAP = "bootstrap by seed and group"
 
 
 class Point(NamedTuple):
-    """Name a point of a curve: the recipe, and how many pictures a class it was trained on."""
+    """Name a point of a curve: the recipe, and how many images a class it was trained on."""
 
     recipe: str
     shots: int
@@ -39,7 +39,7 @@ class Shots(IntervalCompareBlock):
     """Compare runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the learning curve of each recipe; runs that were trained on all pictures are left out.
+        """Give the learning curve of each recipe; runs that were trained on all images are left out.
 
         Raise BlockError where there are fewer than two numbers of shots, or the runs cannot be set side by side.
         """
@@ -51,21 +51,23 @@ class Shots(IntervalCompareBlock):
                 "Train them with: avatar-bench train sweep=shots",
             )
         used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
-        found = together(used, sets)
+        found = align_predictions(used, sets)
         points = _points(used)
         judged = Recipes.of({f"{p.recipe}/{p.shots}": places for p, places in points.items()}, used, found)
-        drawn = {"accuracy": judged.draw(self), "macro_f1": judged.draw(self, macro_f1s(found))}
+        drawn = {"accuracy": judged.draw(self), "macro_f1": judged.draw(self, build_macro_f1_statistic(found))}
         result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
         by_run = result.tables["runs"] = _runs_table(used, points, found)
         curve = result.tables["curve"] = self._curve(points, judged, drawn, by_run)
         guessing = _guessing(found[0])
         result.metrics = _metrics(curve, guessing) | self._gains(curve, drawn["accuracy"])
-        result.figures["curve"] = figures.curve(curve, by_run, guessing)
+        result.figures["curve"] = figures.draw_curve(curve, by_run, guessing)
         result.arrays["answers"] = _answers(found)
-        result.warnings = left_out(len(sets[0]) - len(found[0]), len(sets[0])) + about_seeds(judged.seeds_of)
+        result.warnings = warn_unlabelled(len(sets[0]) - len(found[0]), len(sets[0])) + warn_about_seeds(
+            judged.seeds_by_recipe
+        )
         if len(kept) < len(runs):
             left = len(runs) - len(kept)
-            told = say("Left out, as not trained on a number of shots: {n} of {all} runs.", n=left, all=len(runs))
+            told = _("Left out, as not trained on a number of shots: {n} of {all} runs.", n=left, all=len(runs))
             result.warnings.append(told)
         return result
 
@@ -85,7 +87,7 @@ class Shots(IntervalCompareBlock):
         return pd.DataFrame(rows, columns=[*columns, "spread_over_seeds"])
 
     def _gains(self, curve: pd.DataFrame, drawn: Floats) -> dict[str, Metric]:
-        """Give what each doubling of the pictures adds to accuracy, of each recipe with two numbers or more."""
+        """Give what each doubling of the images adds to accuracy, of each recipe with two numbers or more."""
         found = {}
         for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
             if len(rows) > 1:
@@ -93,7 +95,9 @@ class Shots(IntervalCompareBlock):
                 low, high = stats.percentiles(drawn[:, rows] @ slope, self.level)
                 name = "gain_per_doubling" if _alone(curve) else f"gain_per_doubling/{recipe}"
                 value = float(curve["accuracy"].to_numpy()[rows] @ slope)
-                found[name] = between(value, float(low), float(high), int(curve["groups"].iloc[0]), _BOOTSTRAP)
+                found[name] = metric_with_interval(
+                    value, float(low), float(high), int(curve["groups"].iloc[0]), _BOOTSTRAP
+                )
         return found
 
 
@@ -104,7 +108,7 @@ def _shots(run: Run) -> int:
 def _points(runs: Sequence[Run]) -> dict[Point, list[int]]:
     """Give the runs of each point, by recipe and then by number of shots."""
     found: dict[Point, list[int]] = {}
-    for recipe, places in families(runs, "mode.shots").items():
+    for recipe, places in group_across_option(runs, "mode.shots").items():
         for place in sorted(places, key=lambda place: _shots(runs[place])):
             found.setdefault(Point(recipe, _shots(runs[place])), []).append(place)
     return found
@@ -115,7 +119,7 @@ def _runs_table(
 ) -> pd.DataFrame:
     """Give a row a run, in the order of the runs."""
     point_of = {place: point for point, places in points.items() for place in places}
-    f1 = macro_f1s(found)(np.ones((1, len(found[0]))))[0]
+    f1 = build_macro_f1_statistic(found)(np.ones((1, len(found[0]))))[0]
     rows = [
         (*point_of[place], run.label, run.seed, found[place].correct.mean(), f1[place])
         for place, run in enumerate(runs)
@@ -133,17 +137,19 @@ def _guessing(known: Predictions) -> tuple[float, float]:
 def _metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Metric]:
     """Give accuracy, macro-F1 and the spread over seeds of each point."""
     found = {}
-    for _, row in curve.iterrows():
+    for __, row in curve.iterrows():
         name = str(row["shots"]) if _alone(curve) else f"{row['recipe']}/{row['shots']}"
         ends = (float(row["low"]), float(row["high"]))
-        found[f"accuracy/{name}"] = between(
+        found[f"accuracy/{name}"] = metric_with_interval(
             float(row["accuracy"]), *ends, row["groups"], row["interval"], floor=guessing[0]
         )
         method = _BOOTSTRAP if row["seeds"] > 1 else "bootstrap by group"
         ends = (float(row["macro_f1_low"]), float(row["macro_f1_high"]))
-        found[f"macro_f1/{name}"] = between(float(row["macro_f1"]), *ends, row["groups"], method, floor=guessing[1])
+        found[f"macro_f1/{name}"] = metric_with_interval(
+            float(row["macro_f1"]), *ends, row["groups"], method, floor=guessing[1]
+        )
         spread, why = (
-            (float(row["spread_over_seeds"]), None) if row["seeds"] > 1 else (None, say("trained with one seed"))
+            (float(row["spread_over_seeds"]), None) if row["seeds"] > 1 else (None, _("trained with one seed"))
         )
         found[f"spread_over_seeds/{name}"] = Metric(spread, row["seeds"], higher_is_better=False, reason=why)
     return found
@@ -161,7 +167,7 @@ def _alone(curve: pd.DataFrame) -> bool:
 
 
 def _answers(found: Sequence[Predictions]) -> dict[str, np.ndarray]:
-    """Give what every figure here rests on: a row a run, in the order of runs.csv, a column a picture."""
+    """Give what every figure here rests on: a row a run, in the order of runs.csv, a column an image."""
     first = found[0]
     predicted = np.stack([one.predicted for one in found])
     return {"predicted": predicted, "target": first.targets, "path": first.paths, "group": first.groups}

@@ -1,4 +1,4 @@
-"""The figure of shots: learning curves over the number of pictures a class."""
+"""The figure of shots: learning curves over the number of images a class."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 
 @plots.use_style()
-def curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, float]) -> Figure:
+def draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, float]) -> Figure:
     """Draw accuracy and macro-F1 over shots, a line a recipe with intervals, a dot a run, and both of `guessing`."""
     names = list(dict.fromkeys(table["recipe"]))
-    figure = plots.new_figure(8.4, 3.3 + 0.2 * ((len(names) + 2) // 3))
+    figure = plots.create_figure(8.4, 3.3 + 0.2 * ((len(names) + 2) // 3))
     left, right = figure.subplots(1, 2)
-    for place, (name, shown) in enumerate(zip(names, plots.shorten(names, 40), strict=True)):
+    for place, (name, shown) in enumerate(zip(names, plots.shorten_names(names, 40), strict=True)):
         own, single = table[table["recipe"] == name], runs[runs["recipe"] == name]
         # a little to the side, so that intervals of two recipes do not cover each other
         aside = 1 + 0.03 * (place - (len(names) - 1) / 2)
@@ -26,16 +26,16 @@ def curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, float]
             (left, "accuracy", "low", "high"),
             (right, "macro_f1", "macro_f1_low", "macro_f1_high"),
         ):
-            shots, colour = own["shots"] * aside, plots.color(place)
-            axes.plot(shots, own[value], f"{plots.marker(place)}-", color=colour, markersize=5, label=shown)
+            shots, colour = own["shots"] * aside, plots.get_colour(place)
+            axes.plot(shots, own[value], f"{plots.get_marker(place)}-", color=colour, markersize=5, label=shown)
             axes.vlines(shots, own[low], own[high], color=colour, linewidth=1.2)
             axes.plot(single["shots"] * aside * 1.012, single[value], ".", color=colour, markersize=3, alpha=0.6)
-    for axes, label, chance in zip((left, right), (say("accuracy (%)"), say("macro-F1 (%)")), guessing, strict=True):
+    for axes, label, chance in zip((left, right), (_("accuracy (%)"), _("macro-F1 (%)")), guessing, strict=True):
         _label(axes, label, sorted(set(table["shots"])))
         line = axes.axhline(chance, color="black", linestyle="--", linewidth=1)
     handles, labels = left.get_legend_handles_labels()
     handles += [Line2D([], [], linestyle="", marker=".", color=plots.GREY, markersize=4), line]
-    labels += [say("single seeds"), say("chance")]
+    labels += [_("single seeds"), _("chance")]
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
@@ -44,6 +44,6 @@ def _label(axes: Axes, value: str, shots: list[int]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(shots, [str(number) for number in shots])
     axes.xaxis.set_minor_locator(NullLocator())
-    plots.percent_axis(axes.yaxis)
-    axes.set(xlabel=say("pictures a class (log scale)"), ylabel=value)
+    plots.format_percent_axis(axes.yaxis)
+    axes.set(xlabel=_("images a class (log scale)"), ylabel=value)
     axes.grid(True)

@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.evaluation import recipe_pairs
-from avatar_bench.evaluation.block import between, left_out, recipes, together
+from avatar_bench.evaluation.block import align_predictions, group_by_recipe, metric_with_interval, warn_unlabelled
 from avatar_bench.evaluation.blocks.significance import figures
-from avatar_bench.evaluation.seeds import Recipes, about_seeds, balanced_accuracies
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.seeds import Recipes, build_balanced_accuracy_statistic, warn_about_seeds
+from avatar_bench.i18n import _
 from avatar_bench.metrics import paired, stats
 from avatar_bench.metrics.guessing import beats_guessing, guessing_level
 from avatar_bench.results.result import Metric, Result
@@ -29,11 +29,11 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(kw_only=True)
-class Significance(recipe_pairs.PairingBlock):
-    """Compare the accuracy of every two recipes on the same pictures.
+class Significance(recipe_pairs.PairwiseBlock):
+    """Compare the accuracy of every two recipes on the same images.
 
     Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
-    out 0. `power` is the chance of that which `needed` and `detectable_difference` ask for.
+    out 0. `power` is the chance of that which `n_required` and `detectable_difference` ask for.
     """
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
@@ -41,8 +41,8 @@ class Significance(recipe_pairs.PairingBlock):
 
         Raise BlockError where the runs cannot be set side by side, GuardError where a class order is wrong.
         """
-        found = together(runs, datasets)
-        members = recipes(runs)
+        found = align_predictions(runs, datasets)
+        members = group_by_recipe(runs)
         if len(members) == 1:
             members = {run.label: [place] for place, run in enumerate(runs)}
         judged = Recipes.of(members, runs, found)
@@ -57,17 +57,19 @@ class Significance(recipe_pairs.PairingBlock):
             f"accuracy/{name}": metric for name, metric in accuracies.items()
         }
         result.figures = {
-            "ranking": figures.ranking(ranking, judged.names),
-            "differences": figures.differences(pairs, list(ranking["recipe"])),
+            "ranking": figures.draw_ranking(ranking, judged.names),
+            "differences": figures.draw_differences(pairs, list(ranking["recipe"])),
         }
         result.arrays = {"answers": _answers(judged, found[0], runs)}
-        result.warnings = left_out(len(datasets[0]) - len(found[0]), len(datasets[0])) + about_seeds(judged.seeds_of)
+        result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0])) + warn_about_seeds(
+            judged.seeds_by_recipe
+        )
         result.warnings += _about_guessing(ranking)
         return result
 
     def _against_guessing(self, ranking: pd.DataFrame, judged: Recipes, found: Sequence[Predictions]) -> pd.DataFrame:
         """Add the balanced accuracy of each recipe with its interval, and whether that lies above guessing."""
-        statistic, guessing = balanced_accuracies(found), guessing_level(found[0].targets)
+        statistic, guessing = build_balanced_accuracy_statistic(found), guessing_level(found[0].targets)
         each = statistic(np.ones((1, len(found[0]))))[0]
         values = [float(each[list(runs)].mean()) for runs in judged.members.values()]
         ends = np.column_stack(stats.percentiles(judged.draw(self, statistic), self.level))
@@ -91,29 +93,29 @@ class Significance(recipe_pairs.PairingBlock):
     def _pairs(self, judged: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
         """Give a row for every two recipes, the better one as a."""
         rows = [
-            recipe_pairs.compared(judged, drawn, a, b, self.level, self.power, self.alpha)
+            recipe_pairs.compare_pair(judged, drawn, a, b, self.level, self.power, self.alpha)
             for a, b in combinations(order, 2)
         ]
-        return recipe_pairs.told_apart(pd.DataFrame(rows), self.alpha)
+        return recipe_pairs.mark_significant(pd.DataFrame(rows), self.alpha)
 
     def _metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, judged: Recipes) -> dict[str, Metric]:
         closest = pairs.iloc[0]  # the best and the second
         n, units = int(closest["n"]), judged.units
         gain = (closest["difference"], closest["low"], closest["high"])
-        detectable = recipe_pairs.detectable(closest, self.power, self.alpha)
-        needed = None if np.isnan(closest["needed"]) else float(closest["needed"])
-        equal = say("the best two are right equally often")
-        few = say("too few pictures on which the best two differ")
+        detectable = recipe_pairs.find_detectable_difference(closest, self.power, self.alpha)
+        needed = None if np.isnan(closest["n_required"]) else float(closest["n_required"])
+        equal = _("the best two are right equally often")
+        few = _("too few images on which the best two differ")
         return {
             "best_accuracy": _best(ranking, units),
-            "pairs_told_apart": Metric(float(pairs["told_apart"].sum()), len(pairs), higher_is_better=None),
+            "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
             "better_than_guessing": _better_than_guessing(ranking),
             "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
-            "gain_over_second": between(*gain, units, "paired bootstrap"),
+            "gain_over_second": metric_with_interval(*gain, units, "paired bootstrap"),
             "detectable_difference": Metric(
                 detectable, n, higher_is_better=False, reason=few if detectable is None else None
             ),
-            "needed": Metric(needed, n, higher_is_better=False, reason=equal if needed is None else None),
+            "n_required": Metric(needed, n, higher_is_better=False, reason=equal if needed is None else None),
         }
 
 
@@ -148,7 +150,7 @@ def _ranking(
             "rank_low": places[0, list(order)],
             "rank_high": places[1, list(order)],
             "tied_with_best": ~apart[0],
-            "letters": paired.letters(paired.tie_groups(apart), len(names)),
+            "letters": paired.assign_letters(paired.find_tie_groups(apart), len(names)),
         }
     )
 
@@ -157,7 +159,7 @@ def _apart(pairs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
     """Give which two recipes are told apart, (R, R)."""
     place = {name: index for index, name in enumerate(names)}
     apart = np.zeros((len(names), len(names)), dtype=bool)
-    for row in pairs[pairs["told_apart"]].itertuples():
+    for row in pairs[pairs["significant"]].itertuples():
         apart[place[str(row.a)], place[str(row.b)]] = apart[place[str(row.b)], place[str(row.a)]] = True
     return apart
 
@@ -170,7 +172,7 @@ def _best(ranking: pd.DataFrame, units: int) -> Metric:
 def _better_than_guessing(ranking: pd.DataFrame) -> Metric:
     found, n = ranking["better_than_guessing"], len(ranking)
     if found.isna().any():
-        return Metric(None, n, higher_is_better=None, reason=say("the set holds too few classes for it"))
+        return Metric(None, n, higher_is_better=None, reason=_("the set holds too few classes for it"))
     return Metric(float(found.sum()), n, higher_is_better=None)
 
 
@@ -181,14 +183,14 @@ def _about_guessing(ranking: pd.DataFrame) -> list[str]:
     level = f"{guess['guessing'].iloc[0]:.3f}"
     if len(guess) == len(ranking):
         return [
-            say("None of the {n} is better than guessing: a balanced accuracy of {level}.", n=len(guess), level=level)
+            _("None of the {n} is better than guessing: a balanced accuracy of {level}.", n=len(guess), level=level)
         ]
     names = ", ".join(guess["recipe"])
-    return [say("No better than guessing (a balanced accuracy of {level}): {names}.", level=level, names=names)]
+    return [_("No better than guessing (a balanced accuracy of {level}): {names}.", level=level, names=names)]
 
 
 def _answers(judged: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:
-    """Give what every figure here rests on: a row a run, a column a picture."""
+    """Give what every figure here rests on: a row a run, a column an image."""
     recipe = {run: name for name, members in judged.members.items() for run in members}
     return {
         "right": judged.right,

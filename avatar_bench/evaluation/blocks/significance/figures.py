@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
 _SMALLEST = 0.05  # of accuracy: what the colours of the differences reach at least
 
 
 @plots.use_style()
-def ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
+def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Draw the accuracy of each recipe with its interval, the best on top, and a line through those that are tied.
 
     Recipes that are no better than guessing have hollow markers, which the title explains.
@@ -24,55 +24,55 @@ def ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     rows = np.arange(len(table))
     guess = table["better_than_guessing"].eq(False).to_numpy()
     letters = sorted(set("".join(table["letters"])) - set("0123456789")) if len(table) else []
-    figure = plots.new_figure(6.8, 1.3 + 0.32 * len(table))
+    figure = plots.create_figure(6.8, 1.3 + 0.32 * len(table))
     axes, ties = figure.subplots(1, 2, sharey=True, width_ratios=[1, max(0.24, 0.03 + 0.05 * len(letters))])
     for row, each in zip(rows.tolist(), table.itertuples(), strict=True):
         place = list(names).index(str(each.recipe))
-        axes.hlines(row, each.low, each.high, color=plots.color(place), linewidth=1.6)
-        inside = "white" if guess[row] else plots.color(place)
+        axes.hlines(row, each.low, each.high, color=plots.get_colour(place), linewidth=1.6)
+        inside = "white" if guess[row] else plots.get_colour(place)
         axes.plot(
-            *(each.accuracy, row, plots.marker(place)),
-            color=plots.color(place),
+            *(each.accuracy, row, plots.get_marker(place)),
+            color=plots.get_colour(place),
             markersize=5.5,
             markerfacecolor=inside,
         )
     if guess.any():
-        axes.set_title(say("hollow: no better than guessing"), loc="left", fontsize=9)
+        axes.set_title(_("hollow: no better than guessing"), loc="left", fontsize=9)
     axes.set_yticks(
-        rows, [_row_name(*each) for each in zip(plots.shorten(table["recipe"], 32), table["seeds"], strict=True)]
+        rows, [_row_name(*each) for each in zip(plots.shorten_names(table["recipe"], 32), table["seeds"], strict=True)]
     )
-    axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("accuracy (%)"))
-    plots.percent_axis(axes.xaxis)
+    axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("accuracy (%)"))
+    plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     for column, letter in enumerate(letters):
         own = rows[table["letters"].str.contains(letter).to_numpy()]
         # dots, as a recipe between two that are tied need not be
         ties.plot([column] * len(own), own, "o-", color="black", linewidth=1.2, markersize=4)
         ties.annotate(letter, (column, own[0]), (0, 4), textcoords="offset points", ha="center", fontsize=8)
-    ties.set(xlim=(-0.7, len(letters) - 0.3), xticks=[], xlabel=say("ties"))
+    ties.set(xlim=(-0.7, len(letters) - 0.3), xticks=[], xlabel=_("ties"))
     ties.spines[:].set_visible(False)
     ties.tick_params(left=False, labelleft=False)
     return figure
 
 
 @plots.use_style()
-def differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
+def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     """Draw how many points of accuracy the recipe of each row is ahead of that of each column; a star if told apart."""
     place = {name: index for index, name in enumerate(order)}
     value = np.full((len(order), len(order)), np.nan)
     star = np.zeros(value.shape, dtype=bool)
-    for first, second, ahead, told in pairs[["a", "b", "difference", "told_apart"]].to_numpy(object):
+    for first, second, ahead, told in pairs[["a", "b", "difference", "significant"]].to_numpy(object):
         a, b = place[first], place[second]
         value[a, b], value[b, a] = 100 * ahead, -100 * ahead
         star[a, b] = star[b, a] = told
     most = max(100 * _SMALLEST, float(np.nanmax(np.abs(value))))
-    figure = plots.new_figure(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
+    figure = plots.create_figure(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
     axes = figure.subplots()
     image = axes.imshow(value, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
-    names = plots.shorten(order, 30)
+    names = plots.shorten_names(order, 30)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title(say("Row minus column; * and bold: told apart"), loc="left", fontsize=9)
+    axes.set_title(_("Row minus column; * and bold: told apart"), loc="left", fontsize=9)
     axes.spines[:].set_visible(False)
     for (row, column), points in np.ndenumerate(value):
         shown = "0.0" if abs(points) < 0.05 else f"{points:+.1f}"
@@ -80,9 +80,9 @@ def differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
         ink = "white" if abs(points) > 0.7 * most else "black"
         weight = "bold" if star[row, column] else "normal"
         axes.text(column, row, said, ha="center", va="center", color=ink, fontsize=7.5, fontweight=weight)
-    figure.colorbar(image, ax=axes, shrink=0.9, label=say("difference in accuracy (points)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, label=_("difference in accuracy (points)"))
     return figure
 
 
 def _row_name(recipe: str, seeds: int) -> str:
-    return recipe + ("" if seeds == 1 else "\n" + say("{n} seeds", n=seeds))
+    return recipe + ("" if seeds == 1 else "\n" + _("{n} seeds", n=seeds))

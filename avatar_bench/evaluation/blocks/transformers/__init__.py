@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from avatar_bench.evaluation import recipe_pairs
-from avatar_bench.evaluation.block import between, left_out, recipes, together
+from avatar_bench.evaluation.block import align_predictions, group_by_recipe, metric_with_interval, warn_unlabelled
 from avatar_bench.evaluation.blocks.transformers import figures
 from avatar_bench.evaluation.blocks.transformers import study_tables as tables
 from avatar_bench.evaluation.blocks.transformers import study_warnings as warnings
-from avatar_bench.evaluation.model_traits import crossed, pairs, protocol, traits
-from avatar_bench.evaluation.seeds import Recipes, about_seeds
+from avatar_bench.evaluation.model_traits import find_crossed_pairs, find_pairs, read_traits, tabulate_protocol
+from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
 from avatar_bench.results.result import Metric, Result
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Transformers(recipe_pairs.PairingBlock):
+class Transformers(recipe_pairs.PairwiseBlock):
     """Compare recipes that differ in network, optimizer and start, in pairs where they differ in one of these alone.
 
     Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
-    out 0. `power` is the chance of that which `detectable` and `needed` ask for.
+    out 0. `power` is the chance of that which `detectable` and `n_required` ask for.
     """
 
     reads_results: ClassVar[bool] = True
@@ -38,42 +38,45 @@ class Transformers(recipe_pairs.PairingBlock):
         Raise BlockError where there are fewer than two runs, they cannot be set side by side, or one has no network;
         GuardError where a class order is wrong.
         """
-        found = together(runs, datasets)
-        judged = Recipes.of(recipes(runs), runs, found)
-        own = [traits([runs[place] for place in members]) for members in judged.members.values()]
+        found = align_predictions(runs, datasets)
+        judged = Recipes.of(group_by_recipe(runs), runs, found)
+        own = [read_traits([runs[place] for place in members]) for members in judged.members.values()]
         drawn = judged.draw(self)
-        measured = tables.figures_of(self, judged, found, own, drawn)
-        saved, missing = tables.saved_figures(judged.members, runs, datasets[0].name)
+        measured = tables.compute_metrics(self, judged, found, own, drawn)
+        saved, missing = tables.read_saved_metrics(judged.members, runs, datasets[0].name)
         by_recipe = {name: measured[name] | saved[name] for name in judged.names}
         result = Result("transformers", datasets[0].name, len(found[0]), found[0].classes)
-        table = tables.of_recipes(judged, own, by_recipe)
-        found_pairs = pairs(own)
-        compared = tables.of_pairs(judged, own, found_pairs, drawn, self, self.power, self.alpha)
-        interactions = tables.of_interactions(judged, crossed(found_pairs), drawn, self.level)
+        table = tables.build_recipes_table(judged, own, by_recipe)
+        found_pairs = find_pairs(own)
+        compared = tables.build_pairs_table(judged, own, found_pairs, drawn, self, self.power, self.alpha)
+        interactions = tables.build_interactions_table(judged, find_crossed_pairs(found_pairs), drawn, self.level)
         result.tables = {
             "recipes": table,
             "pairs": compared,
             "interactions": interactions,
-            "protocol": protocol(judged.names, own),
+            "protocol": tabulate_protocol(judged.names, own),
             "missing": missing,
-            "history": tables.history(),
-            "study": tables.study(table),
+            "history": tables.read_history(),
+            "study": tables.build_study_table(table),
         }
         result.metrics = _metrics(by_recipe, compared, interactions, judged)
-        result.figures = {"accuracy": figures.accuracy(table), "history": figures.history(result.tables["history"])}
+        result.figures = {
+            "accuracy": figures.draw_accuracy(table),
+            "history": figures.draw_history(result.tables["history"]),
+        }
         if table["train_seconds"].notna().any():
-            result.figures["cost"] = figures.cost(table)
+            result.figures["cost"] = figures.draw_cost(table)
         if result.tables["study"]["recipe"].notna().any():
-            result.figures["study"] = figures.study(result.tables["study"])
+            result.figures["study"] = figures.draw_study(result.tables["study"])
         if len(compared):
-            result.figures["differences"] = figures.differences(compared, interactions, table)
+            result.figures["differences"] = figures.draw_differences(compared, interactions, table)
         result.warnings = [
-            *left_out(len(datasets[0]) - len(found[0]), len(datasets[0])),
-            *about_seeds(judged.seeds_of),
-            *warnings.about_protocol(result.tables["protocol"], own),
-            *warnings.about_families(judged.names, own, found_pairs),
-            *warnings.about_pairs(compared),
-            *warnings.about_interactions(interactions),
+            *warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0])),
+            *warn_about_seeds(judged.seeds_by_recipe),
+            *warnings.warn_about_protocol(result.tables["protocol"], own),
+            *warnings.warn_about_families(judged.names, own, found_pairs),
+            *warnings.warn_about_pairs(compared),
+            *warnings.warn_about_interactions(interactions),
         ]
         return result
 
@@ -82,7 +85,7 @@ def _metrics(
     figures_of: dict[str, dict[str, Metric]], compared: pd.DataFrame, interactions: pd.DataFrame, judged: Recipes
 ) -> dict[str, Metric]:
     found = {f"{figure}/{name}": metric for name, own in figures_of.items() for figure, metric in own.items()}
-    found["pairs_told_apart"] = Metric(float(compared["told_apart"].sum()), len(compared), higher_is_better=None)
+    found["significant_pairs"] = Metric(float(compared["significant"].sum()), len(compared), higher_is_better=None)
     for _, row in compared.iterrows():
         found[f"difference/{row['a']} minus {row['b']}"] = _difference(row, judged.units)
     for _, row in interactions.iterrows():
@@ -91,4 +94,4 @@ def _metrics(
 
 
 def _difference(row: pd.Series, units: int) -> Metric:
-    return between(row["difference"], row["low"], row["high"], units, "paired bootstrap", better=None)
+    return metric_with_interval(row["difference"], row["low"], row["high"], units, "paired bootstrap", better=None)

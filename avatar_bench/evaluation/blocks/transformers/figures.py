@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from avatar_bench.evaluation.model_scatter import log_axis
+from avatar_bench.evaluation.model_scatter import set_log_axis
 from avatar_bench.evaluation.model_traits import PUBLISHED, SAM, SAM_AT_COST, SCRATCH, START
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.plots import number_points
 from avatar_bench.models.inspection import FAMILIES
@@ -20,83 +20,83 @@ from avatar_bench.models.inspection import FAMILIES
 _MARKERS = dict(zip(FAMILIES, "osD^", strict=True))
 
 
-def family_words() -> dict[str, str]:
+def translate_families() -> dict[str, str]:
     """Give the words for each family of networks, by its name."""
     return {
-        "convolutional": say("convolutions"),
-        "transformer": say("transformer"),
-        "hybrid": say("convolutions and attention"),
-        "other": say("neither convolutions nor attention"),
+        "convolutional": _("convolutions"),
+        "transformer": _("transformer"),
+        "hybrid": _("convolutions and attention"),
+        "other": _("neither convolutions nor attention"),
     }
 
 
-def grouped(table: pd.DataFrame) -> pd.DataFrame:
+def sort_by_family(table: pd.DataFrame) -> pd.DataFrame:
     """Give the recipes family by family, the most accurate of each first."""
     order = table["family"].map(list(FAMILIES).index)
     return table.assign(_order=order).sort_values(["_order", "accuracy"], ascending=[True, False], kind="stable")
 
 
 @plots.use_style()
-def accuracy(table: pd.DataFrame) -> Figure:
+def draw_accuracy(table: pd.DataFrame) -> Figure:
     """Draw the accuracy of each recipe with its interval, grouped by family; hollow with SAM."""
-    rows = grouped(table)
-    figure = plots.new_figure(7.0, 1.4 + 0.42 * len(rows))
+    rows = sort_by_family(table)
+    figure = plots.create_figure(7.0, 1.4 + 0.42 * len(rows))
     axes = figure.subplots()
-    for place, (_, row) in enumerate(rows.iterrows()):
+    for place, (__, row) in enumerate(rows.iterrows()):
         axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.6)
         axes.plot(row["accuracy"], place, **_look(row["family"], row["sam"]))
     families = rows["family"].to_numpy()
     for last in np.flatnonzero(families[1:] != families[:-1]):
         axes.axhline(last + 0.5, color=plots.GREY, linewidth=0.8)
-    names = _told_apart([_name(row) for _, row in rows.iterrows()], rows["recipe"])
+    names = _disambiguate([_name(row) for __, row in rows.iterrows()], rows["recipe"])
     axes.set_yticks(range(len(rows)), [f"{number}  {name}" for number, name in enumerate(names, 1)])
-    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=say("accuracy (%)"))
-    plots.percent_axis(axes.xaxis)
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=_("accuracy (%)"))
+    plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    _legend(figure, rows["family"], say("with SAM") if rows["sam"].any() else "")
+    _legend(figure, rows["family"], _("with SAM") if rows["sam"].any() else "")
     return figure
 
 
 @plots.use_style()
-def cost(table: pd.DataFrame) -> Figure:
-    """Draw accuracy against the seconds that training took, numbered as in `accuracy`; hollow with SAM."""
-    rows = grouped(table).assign(number=range(1, len(table) + 1))
-    figure = plots.new_figure(6.4, 3.8)
+def draw_cost(table: pd.DataFrame) -> Figure:
+    """Draw accuracy against the seconds that training took, numbered as in `draw_accuracy`; hollow with SAM."""
+    rows = sort_by_family(table).assign(number=range(1, len(table) + 1))
+    figure = plots.create_figure(6.4, 3.8)
     axes = figure.subplots()
     known = rows[rows["train_seconds"].notna()]
-    for _, row in known.iterrows():
+    for __, row in known.iterrows():
         at = row["train_seconds"]
         axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.2)
         axes.plot(at, row["accuracy"], **_look(row["family"], row["sam"]))
-    log_axis(axes, "x", known["train_seconds"])
-    axes.set(xlabel=say("seconds of training (log scale)"), ylabel=say("accuracy (%)"))
-    plots.percent_axis(axes.yaxis)
+    set_log_axis(axes, "x", known["train_seconds"])
+    axes.set(xlabel=_("seconds of training (log scale)"), ylabel=_("accuracy (%)"))
+    plots.format_percent_axis(axes.yaxis)
     axes.grid(True)
-    _legend(figure, known["family"], say("with SAM") if known["sam"].any() else "")
+    _legend(figure, known["family"], _("with SAM") if known["sam"].any() else "")
     columns = {"train_seconds": "x", "accuracy": "y", "accuracy_low": "low", "accuracy_high": "high"}
     number_points(figure, axes, known.rename(columns=columns))
     return figure
 
 
 @plots.use_style()
-def differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: pd.DataFrame) -> Figure:
+def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: pd.DataFrame) -> Figure:
     """Draw the difference in accuracy of each pair with its interval, and in grey what would go unseen.
 
     Below stand the differences of two gains by SAM, as diamonds.
     """
     about = recipes.set_index("recipe")
     rows = len(pairs) + len(interactions)
-    figure = plots.new_figure(7.0, 1.5 + 0.46 * rows)
+    figure = plots.create_figure(7.0, 1.5 + 0.46 * rows)
     axes = figure.subplots()
-    for place, (_, row) in enumerate(pairs.iterrows()):
+    for place, (__, row) in enumerate(pairs.iterrows()):
         if np.isnan(row["detectable"]):  # no difference would have been seen
             axes.axhspan(place - 0.35, place + 0.35, color="#E0E0E0", linewidth=0)
         else:
             axes.barh(place, 200 * row["detectable"], left=-100 * row["detectable"], height=0.7, color="#E0E0E0")
-        told = bool(row["told_apart"])
+        told = bool(row["significant"])
         axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if told else 1.0)
         axes.plot(100 * row["difference"], place, "o", color="black", fillstyle="full" if told else "none")
-    for place, (_, row) in enumerate(interactions.iterrows(), start=len(pairs)):
+    for place, (__, row) in enumerate(interactions.iterrows(), start=len(pairs)):
         axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.0)
         axes.plot(100 * row["difference"], place, "D", color="black", markersize=5, fillstyle="none")
     axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
@@ -106,81 +106,83 @@ def differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: pd.Dat
     ends = 100 * np.array([*shown.ravel(), -grey, grey, -0.02, 0.02])
     low, high = np.nanmin(ends), np.nanmax(ends)
     axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    names = _told_apart([_pair_name(row, about) for _, row in pairs.iterrows()], pairs["a"])
-    names += _told_apart([_interaction_name(row, about) for _, row in interactions.iterrows()], interactions["a_sam"])
+    names = _disambiguate([_pair_name(row, about) for __, row in pairs.iterrows()], pairs["a"])
+    names += _disambiguate(
+        [_interaction_name(row, about) for __, row in interactions.iterrows()], interactions["a_sam"]
+    )
     axes.set_yticks(range(rows), names)
-    axes.set(ylim=(rows - 0.4, -0.6), xlabel=say("difference in accuracy (points)"))
+    axes.set(ylim=(rows - 0.4, -0.6), xlabel=_("difference in accuracy (points)"))
     axes.grid(axis="x")
     handles = [
-        Line2D([], [], color="black", marker="o", label=say("told apart")),
-        Line2D([], [], color="black", marker="o", fillstyle="none", label=say("not told apart")),
-        Line2D([], [], color="#E0E0E0", linewidth=7, label=say("would likely go unseen")),
+        Line2D([], [], color="black", marker="o", label=_("told apart")),
+        Line2D([], [], color="black", marker="o", fillstyle="none", label=_("not told apart")),
+        Line2D([], [], color="#E0E0E0", linewidth=7, label=_("would likely go unseen")),
     ]
     if len(interactions):
         axes.axhline(len(pairs) - 0.5, color=plots.GREY, linewidth=0.8)
         handles.append(
-            Line2D([], [], color="black", marker="D", fillstyle="none", label=say("difference of two gains, untested"))
+            Line2D([], [], color="black", marker="D", fillstyle="none", label=_("difference of two gains, untested"))
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(interactions) else 3)
     return figure
 
 
 @plots.use_style()
-def history(table: pd.DataFrame) -> Figure:
+def draw_history(table: pd.DataFrame) -> Figure:
     """Draw published top-1 accuracies on ImageNet-1k, a row a network by year; hollow where self-supervised."""
-    figure = plots.new_figure(6.8, 1.5 + 0.24 * len(table))
+    figure = plots.create_figure(6.8, 1.5 + 0.24 * len(table))
     axes = figure.subplots()
-    for place, (_, row) in enumerate(table.iterrows()):
+    for place, (__, row) in enumerate(table.iterrows()):
         axes.plot(
             row["published_top1"], place, **_look(row["family"], str(row["training"]).startswith("self-supervised"))
         )
-        millions = say("{number} M", number=f"{row['published_params_m']:g}")
+        millions = _("{number} M", number=f"{row['published_params_m']:g}")
         beside = axes.get_yaxis_transform()
         axes.text(1.02, place, millions, transform=beside, va="center", fontsize=8, color="#404040")
     years = table["year"].to_numpy()
     for last in np.flatnonzero(years[1:] != years[:-1]):
         axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)
-    axes.set_yticks(range(len(table)), [f"{row['network']}  {row['year']}" for _, row in table.iterrows()])
-    axes.set(xlim=(0.6, 0.92), ylim=(len(table) - 0.4, -0.6), xlabel=say("published top-1 accuracy on ImageNet-1k (%)"))
-    axes.set_title(say("Published figures, not measured here; on the right the parameters"), loc="left", fontsize=9)
-    plots.percent_axis(axes.xaxis)
+    axes.set_yticks(range(len(table)), [f"{row['network']}  {row['year']}" for __, row in table.iterrows()])
+    axes.set(xlim=(0.6, 0.92), ylim=(len(table) - 0.4, -0.6), xlabel=_("published top-1 accuracy on ImageNet-1k (%)"))
+    axes.set_title(_("Published figures, not measured here; on the right the parameters"), loc="left", fontsize=9)
+    plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    _legend(figure, table["family"], say("self-supervised"))
+    _legend(figure, table["family"], _("self-supervised"))
     return figure
 
 
 @plots.use_style()
-def study(table: pd.DataFrame) -> Figure:
+def draw_study(table: pd.DataFrame) -> Figure:
     """Draw the accuracies that the study typed in as crosses, and those measured here on avatars with intervals.
 
     What it typed in of a set that it does not name has a panel of its own: it cannot be compared with avatars.
     """
-    figure = plots.new_figure(8.2, 1.8 + 0.36 * len(table))
+    figure = plots.create_figure(8.2, 1.8 + 0.36 * len(table))
     unnamed, avatars = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(table))
-    on_avatars = table["said_of"] == "avatars"
-    typed = {"color": plots.GREY, "label": say("typed in by the study")}
+    on_avatars = table["reported_on"] == "avatars"
+    typed = {"color": plots.GREY, "label": _("typed in by the study")}
     for axes, own in ((unnamed, ~on_avatars), (avatars, on_avatars)):
-        axes.plot(table["typed_accuracy"].where(own), places, "x", **typed)
-        plots.percent_axis(axes.xaxis)
+        axes.plot(table["reported_accuracy"].where(own), places, "x", **typed)
+        plots.format_percent_axis(axes.xaxis)
         axes.grid(axis="x")
     avatars.hlines(places, table["accuracy_low"], table["accuracy_high"], color="black", linewidth=1.6)
-    avatars.plot(table["accuracy"], places, "o", color="black", label=say("measured here, with interval"))
-    recipes = plots.shorten(table["recipe"].fillna(table["reason"]), 40)
+    avatars.plot(table["accuracy"], places, "o", color="black", label=_("measured here, with interval"))
+    recipes = plots.shorten_names(table["recipe"].fillna(table["reason"]), 40)
     names = [
-        say("{network}, its block {number}", network=network, number=number) + f"\n{recipe}"
+        _("{network}, its block {number}", network=network, number=number) + f"\n{recipe}"
         for network, number, recipe in zip(table["network"], table["block"], recipes, strict=True)
     ]
     avatars.set_yticks(places, names)
-    unnamed.set(ylim=(len(table) - 0.4, -0.6), xlabel=say("top-1 accuracy (%)"), title=say("A set that is not named"))
-    avatars.set(xlabel=say("accuracy (%)"), title=say("Avatars"))
-    figure.suptitle(say("No code that the study published computes its figures"), fontsize=9)
+    unnamed.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("top-1 accuracy (%)"), title=_("A set that is not named"))
+    avatars.set(xlabel=_("accuracy (%)"), title=_("Avatars"))
+    figure.suptitle(_("No code that the study published computes its figures"), fontsize=9)
     figure.legend(*avatars.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def _colour(family: str) -> str:
-    return plots.color(FAMILIES.index(family))
+    return plots.get_colour(FAMILIES.index(family))
 
 
 def _look(family: str, hollow: bool) -> dict[str, Any]:
@@ -189,7 +191,7 @@ def _look(family: str, hollow: bool) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, families: pd.Series, hollow: str) -> None:
-    words = family_words()
+    words = translate_families()
     there = [family for family in FAMILIES if family in set(families)]
     handles = [Line2D([], [], linestyle="", label=words[family], **_look(family, False)) for family in there]
     if hollow:
@@ -200,7 +202,7 @@ def _legend(figure: Figure, families: pd.Series, hollow: str) -> None:
 def _start(row: pd.Series) -> str:
     """Say what a recipe began with: published weights by their tag alone, as that says what trained them."""
     if row["start"] == SCRATCH:
-        return say("from scratch")
+        return _("from scratch")
     return (
         str(row["start_detail"]).removesuffix(" by package")
         if row["start"] == PUBLISHED
@@ -208,34 +210,36 @@ def _start(row: pd.Series) -> str:
     )
 
 
-def _told_apart(names: list[str], recipes: Iterable[str]) -> list[str]:
+def _disambiguate(names: list[str], recipes: Iterable[str]) -> list[str]:
     """Add the recipe to names that several have: such recipes differ in their settings."""
-    pairs = zip(names, plots.shorten(recipes, 40), strict=True)
+    pairs = zip(names, plots.shorten_names(recipes, 40), strict=True)
     return [f"{name}\n{recipe}" if names.count(name) > 1 else name for name, recipe in pairs]
 
 
 def _name(row: pd.Series) -> str:
-    seeds = "" if row["seeds"] == 1 else ", " + say("{n} seeds", n=row["seeds"])
+    seeds = "" if row["seeds"] == 1 else ", " + _("{n} seeds", n=row["seeds"])
     sam = ", SAM" if row["sam"] else ""
-    return f"{plots.short(row['architecture'], 34)}\n{plots.short(_start(row), 24)}{sam}{seeds}"
+    return f"{plots.shorten_name(row['architecture'], 34)}\n{plots.shorten_name(_start(row), 24)}{sam}{seeds}"
 
 
 def _pair_name(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = about.loc[row["a"]], about.loc[row["b"]]
     sam = ", SAM" if a["sam"] else ""
-    name, start = plots.short(a["architecture"], 30), plots.short(_start(a), 20)
+    name, start = plots.shorten_name(a["architecture"], 30), plots.shorten_name(_start(a), 20)
     if row["changed"] == SAM:
-        return f"{name}, {start}\n" + say("with SAM minus without")
+        return f"{name}, {start}\n" + _("with SAM minus without")
     if row["changed"] == SAM_AT_COST:
-        return f"{name}, {start}\n" + say("with SAM minus without, in as many passes")
+        return f"{name}, {start}\n" + _("with SAM minus without, in as many passes")
     if row["changed"] == START:
-        return f"{name}{sam}\n{start} − {plots.short(_start(b), 20)}"
-    return f"{name}, {start}{sam}\n− {plots.short(b['architecture'], 30)}, {plots.short(_start(b), 20)}{sam}"
+        return f"{name}{sam}\n{start} − {plots.shorten_name(_start(b), 20)}"
+    return (
+        f"{name}, {start}{sam}\n− {plots.shorten_name(b['architecture'], 30)}, {plots.shorten_name(_start(b), 20)}{sam}"
+    )
 
 
 def _interaction_name(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = (
-        f"{plots.short(one['architecture'], 24)}, {plots.short(_start(one), 16)}"
+        f"{plots.shorten_name(one['architecture'], 24)}, {plots.shorten_name(_start(one), 16)}"
         for one in (about.loc[row["a"]], about.loc[row["b"]])
     )
-    return say("gain by SAM: {a}", a=a) + f"\n− {b}"
+    return _("gain by SAM: {a}", a=a) + f"\n− {b}"

@@ -11,20 +11,20 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.evaluation import recipe_pairs
-from avatar_bench.evaluation.block import Intervals, between
-from avatar_bench.evaluation.model_traits import FAMILY, SAM, SAM_AT_COST, SCRATCH, START, Pair, Traits
-from avatar_bench.evaluation.seeds import Recipes, macro_f1s
+from avatar_bench.evaluation.block import IntervalOptions, metric_with_interval
+from avatar_bench.evaluation.model_traits import FAMILY, SAM, SAM_AT_COST, SCRATCH, START, RecipePair, Traits
+from avatar_bench.evaluation.seeds import Recipes, build_macro_f1_statistic
 from avatar_bench.files.csv_io import read_csv
-from avatar_bench.i18n import say
+from avatar_bench.i18n import _
 from avatar_bench.metrics import stats
-from avatar_bench.metrics.calibration import ece, equal_width
+from avatar_bench.metrics.calibration import ece, equal_width_edges
 from avatar_bench.results.result import Metric
 
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-READ = {  # of other blocks' Results: the block, its figure, and whether more is better
+SAVED_METRICS = {  # of other blocks' Results: the block, its figure, and whether more is better
     "robustness": ("robustness", "robustness", True),
     "latency_ms": ("efficiency", "latency_ms/b1", False),
     "peak_memory_mb": ("efficiency", "peak_memory_mb", False),
@@ -33,63 +33,73 @@ _BINS = 15  # of the calibration error, as in the block calibration
 _INTERACTIONS = ["a", "b", "a_sam", "b_sam", "gain_a", "gain_b", "difference", "low", "high"]
 _INTERACTIONS += ["fewest_seeds", "n", "groups"]
 _MISSING = ["recipe", "run", "figure", "reason"]
-_TYPED = ["block", "network", "said_of", "typed_year", "typed_accuracy", "typed_params_m", "typed_seconds"]
+_TYPED = [
+    "block",
+    "network",
+    "reported_on",
+    "reported_year",
+    "reported_accuracy",
+    "reported_params_m",
+    "reported_seconds",
+]
 _OURS = ["recipe", "start", "accuracy", "accuracy_low", "accuracy_high", "params_m", "seconds", "n"]
 _STUDY = [*_TYPED, *_OURS, "reason", "where"]
 
 
-def history() -> pd.DataFrame:
+def read_history() -> pd.DataFrame:
     """Give published figures of well-known networks on ImageNet-1k, a row a network, each with its citation."""
     return _packaged("history")
 
 
-def study(recipes: pd.DataFrame) -> pd.DataFrame:
+def build_study_table(recipes: pd.DataFrame) -> pd.DataFrame:
     """Return the figures that the study typed in, each beside every recipe of that network, start and SAM.
 
     One without such a recipe has a `reason` beside it. Accuracies are proportions, `seconds` are those of one image.
     """
     typed, ours = _packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
-    found = [_beside(row, ours) for _, row in typed.iterrows()]
-    beside = pd.concat([own.assign(row=row) for row, (own, _) in enumerate(found)])
-    typed = typed.assign(row=range(len(typed)), reason=[reason for _, reason in found])
+    found = [_beside(row, ours) for __, row in typed.iterrows()]
+    beside = pd.concat([own.assign(row=row) for row, (own, __) in enumerate(found)])
+    typed = typed.assign(row=range(len(typed)), reason=[reason for __, reason in found])
     return typed[["row", *_TYPED, "reason", "where"]].merge(beside[["row", *_OURS]], on="row", how="left")[_STUDY]
 
 
-def figures_of(
-    block: Intervals, judged: Recipes, found: Sequence[Predictions], own: Sequence[Traits], drawn: np.ndarray
+def compute_metrics(
+    block: IntervalOptions, judged: Recipes, found: Sequence[Predictions], own: Sequence[Traits], drawn: np.ndarray
 ) -> dict[str, dict[str, Metric]]:
     """Give the figures of each recipe that need no other Result: of accuracy, macro-F1, calibration and training."""
     accuracies = judged.accuracies(block, drawn)
-    f1 = macro_f1s(found)
+    f1 = build_macro_f1_statistic(found)
     values, resampled = f1(np.ones((1, len(found[0]))))[0], judged.draw(block, f1)
     lows, highs = stats.percentiles(resampled, block.level)
-    errors = [float(ece(one.confidence, one.correct, equal_width(_BINS))) for one in found]
+    errors = [float(ece(one.confidence, one.correct, equal_width_edges(_BINS))) for one in found]
     figures = {}
     for place, (name, runs) in enumerate(judged.members.items()):
         traits, several = own[place], len(runs) > 1
         method = "bootstrap by seed and group" if several else "bootstrap by group"
         figures[name] = {
             "accuracy": accuracies[name],
-            "macro_f1": between(values[list(runs)].mean(), lows[place], highs[place], judged.units, method),
+            "macro_f1": metric_with_interval(
+                values[list(runs)].mean(), lows[place], highs[place], judged.units, method
+            ),
             "ece": Metric(float(np.mean([errors[run] for run in runs])), len(found[0]), higher_is_better=False),
             "train_seconds": _of_record(
-                traits.seconds, len(runs), say("the run's record does not say how long fitting took")
+                traits.seconds, len(runs), _("the run's record does not say how long fitting took")
             ),
-            "passes_per_step": _of_record(traits.passes, len(runs), say("the run's record does not say")),
+            "passes_per_step": _of_record(traits.passes, len(runs), _("the run's record does not say")),
         }
     return figures
 
 
-def saved_figures(
+def read_saved_metrics(
     members: Mapping[str, Sequence[int]], runs: Sequence[Run], of: str
 ) -> tuple[dict[str, dict[str, Metric]], pd.DataFrame]:
     """Give the mean over its runs of each figure that blocks have saved of a recipe on a set, and what is missing."""
-    results = [{block: run.saved(block, of) for block, _, _ in READ.values()} for run in runs]
+    results = [{block: run.saved(block, of) for block, *_rest in SAVED_METRICS.values()} for run in runs]
     found: dict[str, dict[str, Metric]] = {}
     missing = []
     for name, own in members.items():
         found[name] = {}
-        for figure, (block, metric, better) in READ.items():
+        for figure, (block, metric, better) in SAVED_METRICS.items():
             values = []
             for run in own:
                 result = results[run][block]
@@ -97,7 +107,7 @@ def saved_figures(
                 if about is not None and about.value is not None:
                     values.append(about.value)
                     continue
-                why = (about.reason if about else None) or say("no usable Result of {block}", block=block)
+                why = (about.reason if about else None) or _("no usable Result of {block}", block=block)
                 missing.append((name, runs[run].label, figure, why))
             whole = len(values) == len(own)  # a mean over some seeds would be another figure than the rest of the row
             reason = None if whole else missing[-1][3]
@@ -106,7 +116,9 @@ def saved_figures(
     return found, pd.DataFrame(missing, columns=_MISSING)
 
 
-def of_recipes(judged: Recipes, own: Sequence[Traits], figures: Mapping[str, Mapping[str, Metric]]) -> pd.DataFrame:
+def build_recipes_table(
+    judged: Recipes, own: Sequence[Traits], figures: Mapping[str, Mapping[str, Metric]]
+) -> pd.DataFrame:
     """Give a row a recipe: what it is made of, and its figures."""
     rows = []
     for place, (name, traits) in enumerate(zip(judged.names, own, strict=True)):
@@ -132,12 +144,12 @@ def of_recipes(judged: Recipes, own: Sequence[Traits], figures: Mapping[str, Map
     return pd.DataFrame(rows).astype(dict.fromkeys(figures[judged.names[0]], float))
 
 
-def of_pairs(
+def build_pairs_table(
     judged: Recipes,
     own: Sequence[Traits],
-    found: Sequence[Pair],
+    found: Sequence[RecipePair],
     drawn: np.ndarray,
-    block: Intervals,
+    block: IntervalOptions,
     power: float,
     alpha: float,
 ) -> pd.DataFrame:
@@ -150,24 +162,24 @@ def of_pairs(
     for pair in found:
         a, b = own[pair.a], own[pair.b]
         row: dict[str, object] = {"changed": pair.changed, "from": _said(b, pair.changed), "to": _said(a, pair.changed)}
-        row |= recipe_pairs.compared(judged, drawn, pair.a, pair.b, block.level, power, alpha)
-        for name in ("epochs", "train_pictures", "image_size"):
+        row |= recipe_pairs.compare_pair(judged, drawn, pair.a, pair.b, block.level, power, alpha)
+        for name in ("epochs", "train_images", "image_size"):
             row[name] = " | ".join(dict.fromkeys((a.settings[name], b.settings[name])))
         for side, one in (("a", a), ("b", b)):
             row |= {f"params_m_{side}": one.params / 1e6, f"macs_g_{side}": one.macs / 1e9}
         rows.append(row)
     if not rows:
-        return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "told_apart"])
-    table = recipe_pairs.told_apart(pd.DataFrame(rows), alpha)
-    least = [recipe_pairs.detectable(row, power, alpha / len(rows)) for _, row in table.iterrows()]
-    few = say("too few pictures on which the two differ")
+        return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "significant"])
+    table = recipe_pairs.mark_significant(pd.DataFrame(rows), alpha)
+    least = [recipe_pairs.find_detectable_difference(row, power, alpha / len(rows)) for __, row in table.iterrows()]
+    few = _("too few images on which the two differ")
     return table.assign(
         detectable=np.array(least, dtype=float), detectable_reason=["" if one is not None else few for one in least]
     )
 
 
-def of_interactions(
-    judged: Recipes, found: Sequence[tuple[Pair, Pair]], drawn: np.ndarray, level: float
+def build_interactions_table(
+    judged: Recipes, found: Sequence[tuple[RecipePair, RecipePair]], drawn: np.ndarray, level: float
 ) -> pd.DataFrame:
     """Give a row for every two families with and without SAM: its gain in the one, in the other, and their difference.
 
@@ -177,7 +189,9 @@ def of_interactions(
     rows = []
     for one, other in found:
         gains = [accuracy[pair.a] - accuracy[pair.b] for pair in (one, other)]
-        low, high = recipe_pairs.ends(drawn[:, one.a] - drawn[:, one.b] - drawn[:, other.a] + drawn[:, other.b], level)
+        low, high = recipe_pairs.compute_interval(
+            drawn[:, one.a] - drawn[:, one.b] - drawn[:, other.a] + drawn[:, other.b], level
+        )
         places = (one.b, other.b, one.a, other.a)
         names = dict(zip(("a", "b", "a_sam", "b_sam"), (judged.names[place] for place in places), strict=True))
         figures = (gains[0], gains[1], gains[0] - gains[1], low, high)
@@ -209,11 +223,11 @@ def _beside(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if len(found):
         return found, ""
     if network.empty:
-        return found, say("no recipe of this network")
+        return found, _("no recipe of this network")
     if with_sam.empty:
-        return found, say("none of its recipes has SAM") if typed["sam"] else say("all of its recipes have SAM")
+        return found, _("none of its recipes has SAM") if typed["sam"] else _("all of its recipes have SAM")
     scratch = (with_sam["start"] == SCRATCH).all()
-    return found, say("its recipes began from scratch") if scratch else say("its recipes began with other weights")
+    return found, _("its recipes began from scratch") if scratch else _("its recipes began with other weights")
 
 
 def _said(traits: Traits, changed: str) -> str:

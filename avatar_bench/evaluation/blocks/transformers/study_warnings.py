@@ -6,48 +6,48 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from avatar_bench.evaluation.model_traits import FAMILY, Pair, Traits
-from avatar_bench.i18n import say
+from avatar_bench.evaluation.model_traits import FAMILY, RecipePair, Traits
+from avatar_bench.i18n import _
 
 _ENOUGH_SEEDS = 5  # of a recipe, for a difference of differences; see the simulations in significance's page
 
 
-def about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
+def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
     """Say in what the recipes differ that they are not compared by, what budget they had, and where they trained."""
     said = []
     differing = list(dict.fromkeys(settings.loc[settings["differs"], "setting"]))
     if differing:
-        told = say(
+        told = _(
             "The recipes differ in more than network, optimizer and start, see protocol.csv: {settings}.",
             settings=", ".join(differing),
         )
         said.append(told)
     if len(frozenset().union(*(each.hosts for each in own))) > 1:
-        said.append(say("The recipes were not trained on one machine: their seconds of training cannot be compared."))
+        said.append(_("The recipes were not trained on one machine: their seconds of training cannot be compared."))
     budget = {
         name: " | ".join(settings.loc[settings["setting"] == name, "value"])
-        for name in ("epochs", "train_pictures", "image_size")
+        for name in ("epochs", "train_images", "image_size")
     }
-    pictures, size = budget["train_pictures"], budget["image_size"]
+    images, size = budget["train_images"], budget["image_size"]
     if budget["epochs"] == "1":
-        told = say(
-            "The budget was one epoch on {pictures} training pictures of {size} pixels. What more of either, or other "
+        told = _(
+            "The budget was one epoch on {images} training images of {size} pixels. What more of either, or other "
             "settings, would give is not shown.",
-            pictures=pictures,
+            images=images,
             size=size,
         )
     else:
-        told = say(
-            "The budget was {epochs} epochs, stage by stage, on {pictures} training pictures of {size} pixels. What "
+        told = _(
+            "The budget was {epochs} epochs, stage by stage, on {images} training images of {size} pixels. What "
             "more of either, or other settings, would give is not shown.",
             epochs=budget["epochs"],
-            pictures=pictures,
+            images=images,
             size=size,
         )
     return [*said, told]
 
 
-def about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[Pair]) -> list[str]:
+def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[RecipePair]) -> list[str]:
     """Say which pairs of two networks may differ in what their weights were trained with, or differ much in size."""
     families = [(names[pair.a], own[pair.a], names[pair.b], own[pair.b]) for pair in found if pair.changed == FAMILY]
     unknown = [
@@ -62,13 +62,13 @@ def about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[
     ]
     said = []
     if unknown:
-        told = say(
+        told = _(
             "What these weights were trained with is not known, and may be what makes the difference: {pairs}.",
             pairs="; ".join(unknown),
         )
         said.append(told)
     if unequal:
-        told = say(
+        told = _(
             "These networks differ more than twofold in parameters, so that their pair is of size as well: {pairs}.",
             pairs="; ".join(unequal),
         )
@@ -76,19 +76,19 @@ def about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[
     return said
 
 
-def about_pairs(compared: pd.DataFrame) -> list[str]:
+def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
     """Say what the pairs cannot show."""
     if not len(compared):
         return [
-            say("No two recipes differ in SAM, in the start or in the family of the network alone: there is no pair.")
+            _("No two recipes differ in SAM, in the start or in the family of the network alone: there is no pair.")
         ]
-    tied = compared[~compared["told_apart"]]
+    tied = compared[~compared["significant"]]
     beyond = tied["detectable"].isna()
     told = []
     if beyond.any():
         told.append(
-            say(
-                "{n} of {all} pairs are not told apart, which does not make them equal: too few pictures part them.",
+            _(
+                "{n} of {all} pairs are not told apart, which does not make them equal: too few images part them.",
                 n=int(beyond.sum()),
                 all=len(compared),
             )
@@ -96,24 +96,24 @@ def about_pairs(compared: pd.DataFrame) -> list[str]:
     if not beyond.all():
         least = sorted({f"{100 * ends:.1f}" for ends in tied["detectable"].agg(["min", "max"])}, key=float)
         told.append(
-            say(
-                "{n} of {all} pairs are not told apart, which does not make them equal: on {pictures} pictures a "
+            _(
+                "{n} of {all} pairs are not told apart, which does not make them equal: on {images} images a "
                 "difference below {least} points would likely go unseen.",
                 n=int((~beyond).sum()),
                 all=len(compared),
                 least="–".join(least),
-                pictures=compared["n"].iloc[0],
+                images=compared["n"].iloc[0],
             )
         )
     return told
 
 
-def about_interactions(interactions: pd.DataFrame) -> list[str]:
+def warn_about_interactions(interactions: pd.DataFrame) -> list[str]:
     """Say on how few seeds a difference of differences rests."""
     if not len(interactions) or interactions["fewest_seeds"].min() >= _ENOUGH_SEEDS:
         return []
     return [
-        say(
+        _(
             "What SAM gains in one family beyond another is a difference of differences, here of as few as {n} seeds a "
             "recipe: train {enough}. Its interval is not corrected for several of them.",
             n=interactions["fewest_seeds"].min(),

@@ -1,4 +1,4 @@
-"""Tests of the picture loader on odd and hostile files: no wrong verdict, no traceback, little time and memory."""
+"""Tests of the image loader on odd and hostile files: no wrong verdict, no traceback, little time and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from avatar_bench.data.dataset import read_folder
 from avatar_bench.data.decoding import SUFFIXES, decode, decode_bytes
 from avatar_bench.errors import DataError
 from tests.data.bombs import BOMBS
-from tests.data.odd_pictures import RGB, corpus, save
+from tests.data.odd_images import RGB, corpus, save
 
 # pytest resets the filter that decode.py sets when it is imported; subprocesses below check that one.
 pytestmark = [
@@ -72,7 +72,7 @@ def test_the_corpus_is_large_and_of_every_format() -> None:
 
 
 @pytest.mark.parametrize("kind", corpus())
-def test_an_odd_picture_gives_its_pixels_or_the_reason_why_not(kind: str) -> None:
+def test_an_odd_image_gives_its_pixels_or_the_reason_why_not(kind: str) -> None:
     odd = corpus()[kind]
     if odd.pixels is None:
         with pytest.raises(DataError) as caught:
@@ -100,7 +100,7 @@ def test_the_corpus_takes_little_and_writes_nothing(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figures")
 @pytest.mark.parametrize("kind", BOMBS)
-def test_the_costliest_pictures_stay_under_5_seconds_and_1_5_gib(kind: str, tmp_path: Path) -> None:
+def test_the_costliest_images_stay_under_5_seconds_and_1_5_gib(kind: str, tmp_path: Path) -> None:
     data, expected = BOMBS[kind]()
     (tmp_path / kind).write_bytes(data)
     del data
@@ -114,7 +114,7 @@ def test_the_costliest_pictures_stay_under_5_seconds_and_1_5_gib(kind: str, tmp_
         assert verdict == [*expected, 3]
 
 
-def test_predict_gives_each_odd_picture_its_row_and_no_more(
+def test_predict_gives_each_odd_image_its_row_and_no_more(
     folder: Path, tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.csv"
@@ -126,10 +126,10 @@ def test_predict_gives_each_odd_picture_its_row_and_no_more(
 
 
 def test_prepare_keeps_the_valid_and_names_the_others(
-    folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
-    shutil.copytree(pictures / "blind", root)
+    shutil.copytree(images / "blind", root)
     shutil.copytree(folder, root / "real" / "odd")
     words = [
         f"block.data_audit.{word}" for word in ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
@@ -143,11 +143,11 @@ def test_prepare_keeps_the_valid_and_names_the_others(
     assert not refused & valid
 
 
-def test_training_refuses_a_bad_picture_by_name(
-    pictures: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_training_refuses_a_bad_image_by_name(
+    images: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "data"
-    shutil.copytree(pictures / "all", root)
+    shutil.copytree(images / "all", root)
     words = [word for word in small if not word.startswith(("data=", "data.manifest=", "data.blind="))]
     for name in ("text.jpg", "rgba cut at 50.png", "300 scans of 8000x6000.jpg"):
         file = root / "real" / name

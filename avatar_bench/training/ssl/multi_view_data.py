@@ -1,4 +1,4 @@
-"""Views: pictures as self-supervised learning takes them, several random views of each and never a label."""
+"""Views: images as self-supervised learning takes them, several random views of each and never a label."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, default_collate
 
-from avatar_bench.data.cache import PictureCache
-from avatar_bench.data.dataset import Dataset, files_of
-from avatar_bench.data.loaders import Images, evaluation_loader, loader
+from avatar_bench.data.cache import ImageCache
+from avatar_bench.data.dataset import Dataset, list_files
+from avatar_bench.data.loaders import ImageDataset, build_evaluation_loader, build_loader
 from avatar_bench.data.training_batches import EpochSampler
-from avatar_bench.data.transforms import Preprocessing, Views
+from avatar_bench.data.transforms import Preprocessing, RandomViews
 
 
-class ViewedImages(Images):
+class MultiViewImages(ImageDataset):
     """Give image k, asked for as (k, seed), as {"views": a list of uint8 (S, S, 3), "row": k}."""
 
     def __init__(
-        self, dataset: Dataset, views: Views, preprocessing: Preprocessing, cache: PictureCache | None
+        self, dataset: Dataset, views: RandomViews, preprocessing: Preprocessing, cache: ImageCache | None
     ) -> None:
         unknown = np.full(len(dataset), -1)
-        super().__init__(files_of(dataset), unknown, preprocessing, cache=cache, hashes=list(dataset.frame["sha256"]))
+        super().__init__(list_files(dataset), unknown, preprocessing, cache=cache, hashes=list(dataset.frame["sha256"]))
         self.views = views
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
@@ -30,19 +30,19 @@ class ViewedImages(Images):
         return {"views": self.views(self._prepared(row), seed), "row": row}
 
 
-class ViewModule(pl.LightningDataModule):
-    """Serve views of one dataset to Lightning, and pictures as they are, with labels, to a probe."""
+class MultiViewDataModule(pl.LightningDataModule):
+    """Serve views of one dataset to Lightning, and images as they are, with labels, to a probe."""
 
     def __init__(
         self,
         dataset: Dataset,
-        views: Views,
+        views: RandomViews,
         preprocessing: Preprocessing,
         *,
         seed: int,
         batch_size: int,
         workers: int,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -55,21 +55,23 @@ class ViewModule(pl.LightningDataModule):
         self.position = 0, 0  # the epoch, and the batches of it that are done, where training begins
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Serve each picture once an epoch: {"views": a list of uint8 (N, 3, S, S), "row"}.
+        """Serve each image once an epoch: {"views": a list of uint8 (N, 3, S, S), "row"}.
 
-        Only whole batches are served, where there is one: each picture is compared with equally many others.
+        Only whole batches are served, where there is one: each image is compared with equally many others.
         """
-        images = ViewedImages(self.dataset, self.views, self.preprocessing, self.cache)
+        images = MultiViewImages(self.dataset, self.views, self.preprocessing, self.cache)
         epoch, batches = self.position
         sampler = EpochSampler(len(images), self.seed, epoch=epoch, skip=batches * self.batch_size)
         whole = len(images) >= self.batch_size
-        return loader(images, self.batch_size, self.workers, sampler=sampler, drop_last=whole, collate_fn=_by_view)
+        return build_loader(
+            images, self.batch_size, self.workers, sampler=sampler, drop_last=whole, collate_fn=_collate_views
+        )
 
     def plain(self, images: Dataset) -> DataLoader[dict[str, Any]]:
         """Serve every image of a dataset once, in order, as it is."""
-        return evaluation_loader(images, (), self.preprocessing, self.batch_size, self.workers, cache=self.cache)
+        return build_evaluation_loader(images, (), self.preprocessing, self.batch_size, self.workers, cache=self.cache)
 
 
-def _by_view(items: list[dict[str, Any]]) -> dict[str, Any]:
+def _collate_views(items: list[dict[str, Any]]) -> dict[str, Any]:
     views = [default_collate(list(one)).movedim(-1, -3) for one in zip(*(item["views"] for item in items), strict=True)]
     return {"views": views, "row": default_collate([item["row"] for item in items])}

@@ -1,6 +1,6 @@
-"""A corpus of odd and hostile picture files, each with its pixels or the reason why it is refused.
+"""A corpus of odd and hostile image files, each with its pixels or the reason why it is refused.
 
-Pixels are known by construction (picture_writers), or come from OpenCV where a format is lossy: never from our loader.
+Pixels are known by construction (image_writers), or come from OpenCV where a format is lossy: never from our loader.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.data.picture_writers import (
+from tests.data.image_writers import (
     bmp,
     chunk,
     exif,
@@ -284,10 +284,10 @@ def _jpeg_structure() -> Cases:
         "xmp that is cut": jfif + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Ori") + rest,
         "several exifs": jfif + segment(0xE1, b"Exif\0\0" + bytes(60000)) * 20 + rest,
         "photoshop of minus size": jfif + segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\xff\xff\xff\xff") + rest,
-        "pictures of a camera": frames.getvalue(),
+        "images of a camera": frames.getvalue(),
     }
     cases: Cases = {f"{name}.jpg": (data, expected, 1) for name, data in sized.items()}
-    cases["pictures of a camera.jpg"] = frames.getvalue(), opencv(frames.getvalue()), 1
+    cases["images of a camera.jpg"] = frames.getvalue(), opencv(frames.getvalue()), 1
     scan = scan_bomb(64, 64, 300)
     cases["300 scans of 64x64.jpg"] = scan, opencv(scan), 1
     cases["300 scans of 8000x6000.jpg"] = scan_bomb(8000, 6000, 300), "too many scans"
@@ -574,7 +574,7 @@ def _avif() -> Cases:
 
 
 def _turned() -> Cases:
-    """Store the picture in the eight ways of EXIF 2.3."""
+    """Store the image in the eight ways of EXIF 2.3."""
     ways = {1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1]}
     across = RGB.transpose(1, 0, 2)
     ways |= {5: across, 6: across[::-1].copy(), 7: across[::-1, ::-1], 8: across[:, ::-1]}
@@ -601,7 +601,7 @@ def _zip() -> bytes:
 
 def _foreign() -> Cases:
     whole = png(RGB, 8, 2)
-    unknown = "not a known picture format"
+    unknown = "not a known image format"
     return {
         "empty.png": (b"", "empty file"),
         "one byte.jpg": (b"\xff", unknown),
@@ -636,7 +636,7 @@ def _foreign() -> Cases:
         "encapsulated.tif": (b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n", unknown),
         "a mark before it.png": (b"\xef\xbb\xbf" + whole, unknown),
         "line ends turned.png": (whole.replace(b"\r\n", b"\n"), unknown),
-        "bm and words.bmp": (b"BM only begins like a picture" * 9, "BMP cannot be decoded"),
+        "bm and words.bmp": (b"BM only begins like an image" * 9, "BMP cannot be decoded"),
     }
 
 

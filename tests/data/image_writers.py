@@ -1,4 +1,4 @@
-"""Writers of picture files, byte by byte, for tests that must know the pixels without any library's word."""
+"""Writers of image files, byte by byte, for tests that must know the pixels without any library's word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of cam_overlap: the overlap of each pair of runs by picture, and its means beside their nulls."""
+"""The tables of cam_overlap: the overlap of each pair of runs by image, and its means beside their nulls."""
 
 from __future__ import annotations
 
@@ -10,72 +10,80 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.evaluation.faithfulness_tables import means
+from avatar_bench.evaluation.faithfulness_tables import build_mean_statistic
 from avatar_bench.metrics import overlap, stats
-from avatar_bench.metrics.overlap import NAMES, nan_mean
+from avatar_bench.metrics.overlap import OVERLAP_MEASURES, nan_mean
 
 Floats = NDArray[np.float64]
 
-ALL = "(all)"  # stands for every class where the table names one
-MEAN = ""  # stands for the mean over pairs where it names a run
+ALL_CLASSES = "(all)"  # stands for every class where the table names one
+MEAN_OF_PAIRS = ""  # stands for the mean over pairs where it names a run
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Hold the overlap of P pairs of runs on n pictures of `targets` (n,), K figures each.
+    """Hold the overlap of P pairs of runs on n images of `targets` (n,), K figures each.
 
-    `pairs` are positions of runs. `values` (P + 1, K, n) compare maps of the same picture, `others` those of different
-    pictures of its class, `chances` maps with shuffled cells; the last of P + 1 is the mean over pairs. `dealt`
-    (P + 1, K, C + 1, B) are means over the pictures of all and of each class, maps being dealt to pictures at random;
-    `apart` the same without maps that were dealt to the same picture.
+    `pairs` are positions of runs. `values` (P + 1, K, n) compare maps of the same image, `others` those of different
+    images of its class, `chances` maps with shuffled cells; the last of P + 1 is the mean over pairs. `dealt`
+    (P + 1, K, C + 1, B) are means over the images of all and of each class, maps being dealt to images at random;
+    `apart` the same without maps that were dealt to the same image.
     """
 
     pairs: list[tuple[int, int]]
     targets: NDArray[np.int64]
     values: Floats
     others: Floats
-    chances: Floats
-    dealt: Floats
-    apart: Floats
+    shuffled_cells: Floats
+    permuted: Floats
+    permuted_apart: Floats
 
 
-def compare(
+def compute_overlap(
     maps: Sequence[NDArray[np.floating]], targets: NDArray[np.int64], classes: int, times: int, seed: int
 ) -> Overlap:
     """Compare the raw maps (n, h, w) of each run with those of each other; deal them `times` times, within classes."""
     pairs = list(combinations(range(len(maps)), 2))
     found = [list(overlap.overlaps(maps[a], maps[b]).values()) for a, b in pairs]
     rng = np.random.default_rng(seed)
-    places = [overlap.dealt(targets, times, rng) for _ in maps]
-    chances = [list(overlap.chance(maps[a], maps[b]).values()) for a, b in pairs]
-    masks = _masks(targets, classes)
+    places = [overlap.shuffle_within_strata(targets, times, rng) for _ in maps]
+    chances = [list(overlap.chance_overlaps(maps[a], maps[b]).values()) for a, b in pairs]
+    masks = _build_class_masks(targets, classes)
 
     def deal(same: bool) -> Floats:
-        ways = ([tables[k] if same else _without_same(tables[k]) for tables in found] for k in range(len(NAMES)))
-        return np.stack([_dealt(one, pairs, places, masks) for one in ways], axis=1)
+        ways = (
+            [tables[k] if same else _mask_diagonal(tables[k]) for tables in found] for k in range(len(OVERLAP_MEASURES))
+        )
+        return np.stack([_average_permuted(one, pairs, places, masks) for one in ways], axis=1)
 
     return Overlap(
         pairs,
         targets,
-        _and_mean(np.array([[np.diag(table) for table in tables] for tables in found])),
-        _and_mean(np.array([[overlap.of_others(table, targets) for table in tables] for tables in found])),
-        _and_mean(np.array(chances)),
+        _append_mean(np.array([[np.diag(table) for table in tables] for tables in found])),
+        _append_mean(
+            np.array([[overlap.overlap_with_other_images(table, targets) for table in tables] for tables in found])
+        ),
+        _append_mean(np.array(chances)),
         deal(same=True),
         deal(same=False),
     )
 
 
-def pictures(found: Overlap, runs: Sequence[str], paths: NDArray[np.str_], classes: Sequence[str]) -> pd.DataFrame:
-    """Give a row a picture and pair, with each figure and what it is with maps of other pictures of its class."""
+def tabulate_images(
+    found: Overlap, runs: Sequence[str], paths: NDArray[np.str_], classes: Sequence[str]
+) -> pd.DataFrame:
+    """Give a row an image and pair, with each figure and what it is with maps of other images of its class."""
     frames = []
     for (a, b), values, others in zip(found.pairs, found.values, found.others, strict=False):
         told = {"path": paths, "class": np.array(classes)[found.targets], "a": runs[a], "b": runs[b]}
-        named = dict(zip(NAMES, values, strict=True)) | dict(zip((f"null_{n}" for n in NAMES), others, strict=True))
+        named = dict(zip(OVERLAP_MEASURES, values, strict=True)) | dict(
+            zip((f"null_{n}" for n in OVERLAP_MEASURES), others, strict=True)
+        )
         frames.append(pd.DataFrame(told | named))
     return pd.concat(frames, ignore_index=True)
 
 
-def summary(
+def tabulate_summary(
     found: Overlap,
     runs: Sequence[str],
     classes: Sequence[str],
@@ -87,24 +95,28 @@ def summary(
     """Give a row a pair, class and figure: its mean with its interval, and those of the null; MEAN and ALL come last.
 
     `p` is the share of deals, the true one among them, that give as much, and `above_null` that it is 1 - level or
-    less. The range of the null is that of means over different pictures alone.
+    less. The range of the null is that of means over different images alone.
     """
-    names = [(runs[a], runs[b]) for a, b in found.pairs] + [(MEAN, MEAN)]
-    keys = pd.DataFrame([(*pair, metric) for pair in names for metric in NAMES], columns=["a", "b", "metric"])
+    names = [(runs[a], runs[b]) for a, b in found.pairs] + [(MEAN_OF_PAIRS, MEAN_OF_PAIRS)]
+    keys = pd.DataFrame(
+        [(*pair, metric) for pair in names for metric in OVERLAP_MEASURES], columns=["a", "b", "metric"]
+    )
     parts = []
-    for number, (name, mask) in enumerate(zip([ALL, *classes], _masks(found.targets, len(classes)), strict=True)):
+    for number, (name, mask) in enumerate(
+        zip([ALL_CLASSES, *classes], _build_class_masks(found.targets, len(classes)), strict=True)
+    ):
         if not mask.any():
             continue
         columns = {
             kind: values[:, :, mask].reshape(len(keys), -1).T
-            for kind, values in (("value", found.values), ("null", found.others), ("null_random", found.chances))
+            for kind, values in (("value", found.values), ("null", found.others), ("null_random", found.shuffled_cells))
         }
         part = keys.assign(**{"class": name}, **{kind: nan_mean(values, axis=0) for kind, values in columns.items()})
-        ends = stats.bootstrap_interval(means(columns["value"]), groups[mask], resamples, level, seed)
-        dealt, apart = (ways[:, :, number].reshape(len(keys), -1) for ways in (found.dealt, found.apart))
+        ends = stats.bootstrap_interval(build_mean_statistic(columns["value"]), groups[mask], resamples, level, seed)
+        dealt, apart = (ways[:, :, number].reshape(len(keys), -1) for ways in (found.permuted, found.permuted_apart))
         part["low"], part["high"] = ends
         part["null_low"], part["null_high"] = stats.percentiles(apart.T, level)
-        part["p"] = _p(part["value"].to_numpy(), dealt)
+        part["p"] = _compute_p_values(part["value"].to_numpy(), dealt)
         part["n"] = (~np.isnan(columns["value"])).sum(axis=0)
         parts.append(part)
     table = pd.concat(parts[1:] + parts[:1], ignore_index=True)
@@ -113,7 +125,7 @@ def summary(
     return table[[*wanted, "null_random", "p", "above_null"]]
 
 
-def _dealt(
+def _average_permuted(
     tables: Sequence[Floats],
     pairs: Sequence[tuple[int, int]],
     places: Sequence[NDArray[np.intp]],
@@ -129,20 +141,20 @@ def _dealt(
     return np.array([*found, [nan_mean(mean[:, mask], axis=1) for mask in masks]])
 
 
-def _without_same(table: Floats) -> Floats:
+def _mask_diagonal(table: Floats) -> Floats:
     return np.where(np.eye(len(table), dtype=np.bool_), np.nan, table)
 
 
-def _and_mean(values: Floats) -> Floats:
+def _append_mean(values: Floats) -> Floats:
     return np.concatenate([values, nan_mean(values, axis=0)[None]])
 
 
-def _masks(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:
-    """Mark the pictures of all classes, then those of each."""
+def _build_class_masks(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:
+    """Mark the images of all classes, then those of each."""
     return [np.ones(len(targets), dtype=np.bool_), *(targets == k for k in range(classes))]
 
 
-def _p(values: Floats, dealt: Floats) -> Floats:
+def _compute_p_values(values: Floats, dealt: Floats) -> Floats:
     """Give the one-sided p-value of each of K means in its deals (K, B); NaN where there is no mean."""
     as_much = (dealt >= values[:, None] - 1e-9).sum(axis=1)
     return np.asarray(np.where(np.isnan(values), np.nan, (1 + as_much) / (1 + dealt.shape[1])))
