@@ -45,7 +45,7 @@ class Card:
         known = {item.name for item in fields(cls)}
         if isinstance(card, dict) and "classes" in card and card.get("schema") != CARD_SCHEMA:
             raise CheckpointError(
-                f"{file} has schema {ascii(card.get('schema'))[:20]}, and this version reads {CARD_SCHEMA}: train again."
+                f"{file} has schema {ascii(card.get('schema'))[:20]}, this version reads {CARD_SCHEMA}: train again."
             )
         if not isinstance(card, dict) or not {"classes", "backbone", "preprocessing"} <= card.keys() <= known:
             raise CheckpointError(

@@ -88,7 +88,8 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
     if beyond.any():
         told.append(
             _(
-                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: too few images differ between them.",
+                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: too few images differ between "
+                "them.",
                 n=int(beyond.sum()),
                 all=len(compared),
             )
