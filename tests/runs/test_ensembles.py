@@ -158,7 +158,7 @@ def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], images: Path, tm
     assert pd.read_csv(out)["prediction"].tolist() == expected["prediction"].tolist()
 
 
-def test_a_image_is_of_train_for_all_where_any_member_trained_on_it(
+def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(
     train: Callable[..., Path], runs: list[Path], tmp_path: Path
 ) -> None:
     other = train(tmp_path / "other", "data.split.seed=3")
