@@ -1,4 +1,4 @@
-"""The figures of maps side by side: walls of runs by images, and the overlap of runs beside its null."""
+"""Figures that compare maps of several runs: a wall of runs by images, and map overlap beside its null."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ DrawMap = Callable[[Axes, NDArray[np.uint8], NDArray[np.float32]], None]
 
 
 def draw_map_over_image(axes: Axes, image: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
-    """Lay a map over its image, to be looked at."""
+    """Draw a map over its image."""
     draw_overlay(axes, image, shown, EVIDENCE_COLORMAP)
 
 
 def draw_map_cells(axes: Axes, image: NDArray[np.uint8], shown: NDArray[np.float32]) -> None:
-    """Draw a raw map, cell by cell."""
+    """Draw a raw map cell by cell."""
     axes.imshow(shown / (float(shown.max()) or 1.0), cmap=EVIDENCE_COLORMAP, vmin=0, vmax=1)
 
 
 @plots.use_style()
 def draw_wall(panels: Sequence[RunMaps], titles: Sequence[str], draw: DrawMap, of: str, about: str) -> Figure:
-    """Draw runs by images: the images with a title each on top, then a row of maps a run, each with its prediction.
+    """Draw runs by images: the titled images at the top, then one row of maps per run, each with its prediction.
 
-    `of` says whose the maps are, of the "target" or the "prediction"; `about` what the titles are.
+    `of` is the class of the maps, "target" or "prediction"; `about` describes the titles.
     """
     figure, grid = _create_grid(len(panels) + 1, len(titles))
     for axes in grid.ravel():
@@ -71,9 +71,9 @@ def draw_wall(panels: Sequence[RunMaps], titles: Sequence[str], draw: DrawMap, o
 
 @plots.use_style()
 def draw_overlaps(table: pd.DataFrame, names: Sequence[str], level: float) -> Figure:
-    """Draw each figure of `names` rows, with its interval, over the range of its null; the first row on top.
+    """Draw each metric of the rows `names`, with its interval, over the range of its null; the first row at the top.
 
-    `table` holds a row a name and figure, those of a name together. A point that is not above the null is hollow.
+    `table` has one row per name and metric, those of a name together. A point that is not above the null is hollow.
     """
     figure = plots.create_figure(9.6, 1.95 + 0.3 * len(names))
     rows = np.arange(len(names))
@@ -95,7 +95,7 @@ def draw_overlaps(table: pd.DataFrame, names: Sequence[str], level: float) -> Fi
 
 
 def draw_overlaps_by_class(table: pd.DataFrame, level: float) -> Figure:
-    """Draw the mean over pairs, of all images and of those of each class."""
+    """Draw the mean over pairs, for all images and for those of each class."""
     means = table[table["a"] == MEAN_OF_PAIRS]
     order = [ALL_CLASSES, *(name for name in dict.fromkeys(means["class"]) if name != ALL_CLASSES)]
     counts = means.groupby("class")["n"].max()
@@ -106,7 +106,7 @@ def draw_overlaps_by_class(table: pd.DataFrame, level: float) -> Figure:
 
 
 def draw_overlaps_by_pair(table: pd.DataFrame, level: float) -> Figure:
-    """Draw the pairs of runs, over all classes, the most alike first; the first 40 where there are more."""
+    """Draw the pairs of runs over all classes, the most similar first; at most 40 pairs."""
     pairs = table[(table["a"] != MEAN_OF_PAIRS) & (table["class"] == ALL_CLASSES)]
     alike = pairs[pairs["metric"] == "spearman"].sort_values("value", ascending=False, kind="stable")
     order = list(zip(alike["a"], alike["b"], strict=True))[: plots.MAX_BARS]
@@ -117,7 +117,7 @@ def draw_overlaps_by_pair(table: pd.DataFrame, level: float) -> Figure:
 
 
 def name_overlap_metrics() -> dict[str, str]:
-    """Give the words for each figure of overlap, by its name."""
+    """Return the display name of each overlap metric."""
     return {
         "iou_top20": _("IoU of the top 20 %"),
         "iou_half": _("IoU above .5 of the largest"),
@@ -127,7 +127,7 @@ def name_overlap_metrics() -> dict[str, str]:
 
 
 def _create_grid(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
-    """Give a figure of square cells, laid out by the inch: to solve for hundreds of axes takes half a minute."""
+    """Create a figure of square cells laid out in inches; a layout engine takes half a minute for hundreds of axes."""
     left, right, top, bottom = 1.65, 0.1, 0.45, 0.8
     width, height = left + _COLUMN * columns + right, top + _ROW * rows + bottom
     with mpl.rc_context({"figure.dpi": _DPI}):

@@ -1,4 +1,4 @@
-"""Block: a dataclass whose fields are its yaml and whose method turns a Dataset, or a Run on one, into a Result."""
+"""Base classes of evaluation blocks, and the helpers that several blocks use."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _ROUNDING = 1e-12  # of one figure by several resamples, whose weights are summe
 
 @dataclass(kw_only=True)
 class BlockOptions:
-    """Hold what every block has: options that say what is wrong with their values."""
+    """Options of a block, with checks of their values."""
 
     def require(self, option: str, valid: bool, expected: str) -> None:
-        """Raise ConfigError where an option's value is not valid; `expected` says in words what is."""
+        """Raise ConfigError if an option's value is not valid; `expected` describes the valid values."""
         if not valid:
             name = type(self).__module__.rpartition(".")[2]
             raise ConfigError(f"block.{name}.{option}={getattr(self, option)}: expected {expected}.")
@@ -38,7 +38,7 @@ class BlockOptions:
 
 @dataclass(kw_only=True)
 class IntervalOptions(BlockOptions):
-    """Give figures their intervals.
+    """Options of confidence intervals.
 
     `level` of the intervals, 0 to 1; `resamples` (100 or more) and `seed` of the bootstrap, which draws whole groups.
     """
@@ -60,7 +60,7 @@ class IntervalOptions(BlockOptions):
         higher_is_better: bool | None = True,
         floor: float | None = None,
     ) -> Metric:
-        """Give the share of True in `hits` (N,), N at least 1, as `stats.proportion_interval` does."""
+        """Compute the proportion of True in `hits` (N,), N at least 1, with the interval of `stats.share_interval`."""
         ends = stats.proportion_interval(hits, groups, self.resamples, self.level, self.seed, unit)
         value = float(np.mean(hits))
         return Metric(value, ends.n, ends.low, ends.high, ends.method, higher_is_better, floor=floor)
@@ -74,9 +74,9 @@ class IntervalOptions(BlockOptions):
         floors: Mapping[str, float] | None = None,
         reason: str | None = None,
     ) -> dict[str, Metric]:
-        """Give figures by name with bootstrap intervals; `statistic` maps weights (B, N) to (B, K) for K names.
+        """Compute metrics by name with bootstrap intervals; `statistic` maps weights (B, N) to (B, K) for K names.
 
-        A figure that is NaN becomes null with `reason`. `higher_is_better` and `floors` may tell names apart.
+        A metric that is NaN becomes null with `reason`. `higher_is_better` and `floors` may differ by name.
         """
         group = np.asarray(groups)
         values = statistic(np.ones((1, len(group))))[0]
@@ -94,45 +94,48 @@ class IntervalOptions(BlockOptions):
 
 @dataclass(kw_only=True)
 class RunBlock(BlockOptions):
-    """Judge one Run on one Dataset; a subclass adds its options as fields and touches no disk, path or config."""
+    """Evaluation of one Run on one Dataset.
+
+    A subclass adds its options as fields and uses no files, paths or config.
+    """
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give the Result of this block; `run.predictions(dataset)` is cached, so ask for it freely."""
+        """Compute the Result of this block; `run.predictions(dataset)` is cached, so repeated calls cost nothing."""
         raise NotImplementedError
 
 
 @dataclass(kw_only=True)
 class IntervalBlock(IntervalOptions, RunBlock):
-    """Judge a Run by figures that bear intervals."""
+    """Evaluation of a Run by metrics with confidence intervals."""
 
 
 @dataclass(kw_only=True)
 class CompareBlock(BlockOptions):
-    """Compare several Runs, each on the Dataset that stands at its place; else as a RunBlock.
+    """Comparison of several Runs, each on the Dataset at the same position; otherwise like a RunBlock.
 
-    Where `reads_results`, it reads what blocks have said of the runs, and is judged anew when that changes. Where
-    `takes_ensembles`, it runs last, and the saved ensembles of the runs stand beside them.
+    With `reads_results`, it reads the saved results of the runs and is computed again when they change. With
+    `takes_ensembles`, it runs last and also compares the saved ensembles of the runs.
     """
 
     reads_results: ClassVar[bool] = False
     takes_ensembles: ClassVar[bool] = False
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the Result of this block; runs that differ in seed alone have the same `recipe`."""
+        """Compute the Result of this block; runs that differ only in seed have the same `recipe`."""
         raise NotImplementedError
 
 
 @dataclass(kw_only=True)
 class IntervalCompareBlock(IntervalOptions, CompareBlock):
-    """Compare Runs by figures that bear intervals."""
+    """Comparison of Runs by metrics with confidence intervals."""
 
 
 @dataclass(kw_only=True)
 class DatasetBlock(BlockOptions):
-    """Judge one Dataset, without a network; else as a RunBlock."""
+    """Evaluation of one Dataset without a network; otherwise like a RunBlock."""
 
     def audit(self, dataset: Dataset) -> Result:
-        """Give the Result of this block."""
+        """Compute the Result of this block."""
         raise NotImplementedError
 
 
@@ -140,11 +143,11 @@ Block = RunBlock | CompareBlock | DatasetBlock
 
 
 def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
-    """Give what each run says of the one set that all are judged on: images of known class, in one order.
+    """Return each run's predictions on the common set: images of known class, in the same order.
 
-    Classes stand in the first run's order, matched by name. Raise BlockError where there are fewer runs than
-    `minimum`, where they are judged on different images or know different classes, or where no class is known;
-    GuardError where the class names of one are in the wrong order.
+    Classes are in the first run's order, matched by name. Raise BlockError if there are fewer than `minimum` runs, if
+    the runs are evaluated on different images or have different classes, or if no class is known; raise GuardError if
+    the class names of a run are in the wrong order.
     """
     if len(runs) < minimum:
         given = ", ".join(run.label for run in runs)
@@ -174,7 +177,7 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum:
 
 
 def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
-    """Give the positions of the runs of each recipe, runs that differ in seed alone, in order of appearance."""
+    """Return the positions of the runs of each recipe (runs that differ only in seed), in order of appearance."""
     found: dict[str, list[int]] = {}
     for position, run in enumerate(runs):
         found.setdefault(run.recipe, []).append(position)
@@ -182,7 +185,7 @@ def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
 
 
 def labelled_rows(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
-    """Give the rows whose true class is known, (M,); raise BlockError where there is none."""
+    """Return the rows whose true class is known, (M,); raise BlockError if there are none."""
     rows = np.flatnonzero(predictions.targets >= 0)
     if len(rows) == 0:
         raise BlockError(f"{dataset.name}: no image's true class is known, so there is nothing to judge.")
@@ -199,7 +202,7 @@ def metric_with_interval(
     floor: float | None = None,
     reason: str | None = None,
 ) -> Metric:
-    """Give a figure with the ends that resampling gave it; none, which is said, where these do not differ or are NaN.
+    """Return a metric with its resampled interval; without one, and with the reason, if the ends are equal or NaN.
 
     A value of NaN becomes null with `reason`.
     """
@@ -212,14 +215,14 @@ def metric_with_interval(
 
 
 def warn_unlabelled(n: int, asked: int) -> list[str]:
-    """Say that `n` of the images asked for have no known class; nothing where all have one."""
+    """Return a warning about the `n` images without a known class; nothing if all have one."""
     if not n:
         return []
     return [_("{n} of {all} images have no known class and are left out.", n=n, all=asked)]
 
 
 def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
-    """Give a row an image of known class: path, target, prediction, confidence, correct, source, group."""
+    """Return one row per image of known class: path, target, prediction, confidence, correct, source, group."""
     names = np.array(predictions.classes)
     return pd.DataFrame(
         {
@@ -235,7 +238,7 @@ def tabulate_predictions(predictions: Predictions) -> pd.DataFrame:
 
 
 def name_corruptions() -> dict[str, str]:
-    """Give the words for each corruption, by its name."""
+    """Return the display name of each corruption."""
     return {
         "noise": _("noise"),
         "blur": _("blur"),
@@ -246,10 +249,10 @@ def name_corruptions() -> dict[str, str]:
 
 
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:
-    """Raise GuardError where another order of the class names explains the predictions significantly better.
+    """Raise GuardError if another order of the class names explains the predictions significantly better.
 
-    Images without a known class are left out; "permutation" in `allow` passes the guard. See
-    `stats.find_class_permutation` for the test.
+    Images without a known class are ignored; "permutation" in `allow` skips the check. See `stats.permutation_alarm`
+    for the test.
     """
     if "permutation" in allow:
         return
@@ -263,7 +266,7 @@ def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> 
 
 
 def _align_rows(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:
-    """Give the rows of the first dataset; images are matched by content, label and group, as fingerprints are."""
+    """Return the rows of the first dataset; images are matched by content, label and group, as in fingerprints."""
     frames = [one.frame for one in (first, dataset)]
     keys = [frame["sha256"] + "\n" + frame["label"] + "\n" + frame["group"] for frame in frames]
     wanted, there = (np.argsort(key.to_numpy(dtype=np.str_), kind="stable") for key in keys)

@@ -1,4 +1,4 @@
-"""The Grad-CAM maps of several runs of the same images, for the blocks that set them side by side."""
+"""Grad-CAM maps of several runs on the same images, for blocks that compare them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MAPPED_CLASSES = ("target", "prediction")
 
 @dataclass(frozen=True)
 class RunMaps:
-    """Hold what one run makes of n images.
+    """Maps and predictions of one run on n images.
 
-    `maps` (n, h, w) are raw Grad-CAM maps, of the class that `shown` (n,) gives, an index into `predictions.classes`;
-    `images` (n, S, S, 3) uint8 are what the network takes; `place` is that of the run's recipe, for its colour.
+    `maps` (n, h, w) are raw Grad-CAM maps, each of the class with index `mapped` (n,) in `predictions.classes`;
+    `images` (n, S, S, 3) uint8 are the network's input; `place` is the position of the run's recipe, for its colour.
     """
 
     label: str
@@ -41,7 +41,7 @@ class RunMaps:
     predictions: Predictions
 
     def take(self, rows: NDArray[np.integer]) -> RunMaps:
-        """Give some of the images."""
+        """Return a selection of the images."""
         parts = (self.maps[rows], self.mapped[rows], self.images[rows], self.predictions.take(rows))
         return RunMaps(self.label, self.place, self.layer, *parts)
 
@@ -53,10 +53,10 @@ def compute_maps(
     rows: NDArray[np.integer],
     of: str,
 ) -> tuple[list[RunMaps], list[str]]:
-    """Give each run's maps of some `rows` of what `together` gave, and what is to be told of them.
+    """Compute each run's maps of the given `rows` of its aligned predictions; return them with warnings.
 
-    They are of the "target" or of the "prediction". A run without a layer that is a map is left out, and told. Raises
-    BlockError where all are.
+    The maps are of the "target" or of the "prediction". A run without a spatial layer is left out with a warning. Raise
+    BlockError if no run has one.
     """
     made, said, places = [], [], {name: place for place, name in enumerate(group_by_recipe(runs))}
     every = zip(runs, datasets, predictions, strict=True)
@@ -72,7 +72,7 @@ def compute_maps(
 
 
 def collect_arrays(made: Sequence[RunMaps]) -> dict[str, NDArray[np.generic]]:
-    """Give what maps.npz holds: `maps_<k>` (n, h, w) of run k of `runs`, and of which images and classes they are."""
+    """Return the contents of maps.npz: `maps_<k>` (n, h, w) of run k of `runs`, with their images and classes."""
     first = made[0].predictions
     return {
         **{f"maps_{number}": panel.maps for number, panel in enumerate(made)},

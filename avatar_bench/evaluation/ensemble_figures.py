@@ -1,4 +1,4 @@
-"""The figures of the blocks ensemble and ensemble_diversity."""
+"""Figures of the blocks ensemble and ensemble_diversity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_NUMBERED_POINTS = 45  # points above which numbers beside them cannot be re
 
 
 def name_strategies() -> dict[str, str]:
-    """Give the words for each strategy, by its name."""
+    """Return the display name of each strategy."""
     return {
         "soft_vote": _("soft vote"),
         "accuracy_ece": _("accuracy × (1 − ECE)"),
@@ -35,7 +35,7 @@ def name_strategies() -> dict[str, str]:
 
 
 def draw(result: Result, labels: Sequence[str], colours: Sequence[int], single: int) -> dict[str, Figure]:
-    """Draw what the metrics and tables of the block ensemble hold; `colours` number each run's recipe."""
+    """Draw the figures of the block ensemble from its metrics and tables; `colours` number each run's recipe."""
     contributions = [result.metrics[f"contribution/{label}"] for label in labels]
     return {
         "gain": draw_gain(result.metrics, result.n, labels[single], colours[single]),
@@ -70,7 +70,7 @@ def draw_gain(metrics: Mapping[str, Metric], n: int, single: str, colour: int) -
 
 @plots.use_style()
 def draw_weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
-    """Draw what each run weighs in each strategy."""
+    """Draw the weight of each run in each strategy."""
     words = name_strategies()
     names = [name for name in words if name in set(table["strategy"])]
     rows = [table[table["strategy"] == name].set_index("run")["weight"].reindex(list(labels)) for name in names]
@@ -90,7 +90,7 @@ def draw_weights(table: pd.DataFrame, labels: Sequence[str]) -> Figure:
 
 @plots.use_style()
 def draw_contribution(metrics: Sequence[Metric], labels: Sequence[str], colours: Sequence[int]) -> Figure:
-    """Draw what soft voting loses without each run, with intervals, the one it needs most on top."""
+    """Draw the accuracy that soft voting loses without each run, with intervals, the largest loss at the top."""
     order = np.argsort([-(metric.value or 0) for metric in metrics], kind="stable")
     figure = plots.create_figure(6.6, 1.3 + 0.3 * len(labels))
     axes = figure.subplots()
@@ -104,9 +104,9 @@ def draw_contribution(metrics: Sequence[Metric], labels: Sequence[str], colours:
 
 @plots.use_style()
 def draw_pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, signed: bool) -> Figure:
-    """Draw a figure of every pair of runs, (M, M) and symmetric, as a triangle; NaN is a pair that has none.
+    """Draw a measure of every pair of runs, (M, M) and symmetric, as a triangle; NaN means no value.
 
-    Colours go from -1 to 1 where it is `signed`, else from 0 to the largest.
+    The colour scale is -1 to 1 if the measure is `signed`, else 0 to the largest value.
     """
     size = len(labels)
     figure = plots.create_figure(max(4.8, 3.0 + 0.48 * size), max(4.4, 2.4 + 0.48 * size))
@@ -131,10 +131,10 @@ def draw_pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, s
 
 @plots.use_style()
 def draw_kappa_error(table: pd.DataFrame, accuracies: Mapping[str, float], colours: Mapping[str, int]) -> Figure:
-    """Draw each pair's kappa against its mean error, each half of a marker in the colour of one of its runs.
+    """Draw each pair's kappa against its mean error; each half of a marker has the colour of one of the runs.
 
-    Where runs of one recipe share a colour, runs are numbered and so are the pairs, up to 45 of them. Margineantu and
-    Dietterich, ICML 1997: pairs at the lower left are accurate and differ, which averaging gains from.
+    If runs of one recipe share a colour, runs and pairs are numbered, up to 45 pairs. Margineantu and Dietterich, ICML
+    1997: pairs at the lower left are accurate and diverse, and averaging gains from them.
     """
     number = {name: place for place, name in enumerate(colours, 1)}
     numbered = len(set(colours.values())) < len(colours) and len(table) <= _MAX_NUMBERED_POINTS
@@ -174,7 +174,7 @@ def _draw_reference(axes: Axes, x: float) -> None:
 
 
 def _draw_intervals(axes: Axes, metrics: Sequence[Metric | None], colours: Sequence[int | None]) -> None:
-    """Draw shares as percents with their intervals, a row each; None leaves a row empty."""
+    """Draw proportions as per cent with their intervals, one row each; None leaves a row empty."""
     for row, (metric, number) in enumerate(zip(metrics, colours, strict=True)):
         if metric is None or metric.value is None:
             continue

@@ -1,4 +1,4 @@
-"""The figures of gradcam: maps over images, deletion and insertion, and the maps of random weights."""
+"""Figures of gradcam: maps over images, deletion and insertion curves, and maps of networks with random weights."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _MAP_OPACITY = 0.55  # opacity of a map over its image
 
 @plots.use_style()
 def draw_panels(images: ImageArray, predictions: Predictions, maps: MapsByName, each: int) -> Figure:
-    """Draw `each` right and wrong images (N, S, S, 3) of each class: the image, then its maps (N, h, w) over it.
+    """Draw `each` correct and incorrect images (N, S, S, 3) of each class, each followed by its maps (N, h, w) over it.
 
-    A right image has one map, that of its class; a wrong one that of the predicted and that of the true class. Each
-    ends with its attention rollout where there is one.
+    A correct image has one map, that of its class; an incorrect one has those of the predicted and of the true class.
+    The attention rollout comes last if there is one.
     """
     lines = [line for k in range(len(predictions.classes)) for line in _select_rows(predictions, k, each)]
     lines = lines[: plots.MAX_BARS]
@@ -59,7 +59,7 @@ def draw_panels(images: ImageArray, predictions: Predictions, maps: MapsByName, 
 
 @plots.use_style()
 def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
-    """Draw the mean probability of the predicted class over the share of pixels, with its interval and its area."""
+    """Draw the mean probability of the predicted class by proportion of pixels, with its interval and its area."""
     figure = plots.create_figure(8.4, 4.0)
     for axes, kind, title, label in zip(
         figure.subplots(1, 2, sharey=True),
@@ -95,7 +95,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
 def draw_sanity(
     images: ImageArray, maps: MapsByName, rows: Sequence[int], table: pd.DataFrame, floor: float | None
 ) -> Figure:
-    """Draw how like the run's maps are to those of random weights: the mean correlation, and the maps of some images.
+    """Draw the similarity of the run's maps to those of random weights: the mean correlation, and maps of some images.
 
     `images` (R, S, S, 3) are those of `rows` of the maps; `floor` is the correlation with random maps.
     """
@@ -122,7 +122,7 @@ def draw_sanity(
 
 
 def render_overlay(image: ImageArray, shown: NDArray[np.float32]) -> ImageArray:
-    """Return a map (h, w), as a share of its largest value, over a grey image (S, S, 3), 360 pixels a side at most."""
+    """Return a map (h, w), scaled to its largest value, over a grey image (S, S, 3), at most 360 pixels a side."""
     share = upsample(shown[None] / (float(shown.max()) or 1.0), image.shape[0])[0]
     colours = 255 * colormaps[EVIDENCE_COLORMAP](share)[..., :3]
     grey = image.mean(axis=2, keepdims=True)
@@ -130,7 +130,7 @@ def render_overlay(image: ImageArray, shown: NDArray[np.float32]) -> ImageArray:
 
 
 def draw_overlay(axes: Axes, image: ImageArray, shown: NDArray[np.float32], colours: str, signed: bool = False) -> None:
-    """Lay a map (h, w), as a share of its largest value, over a grey image (S, S, 3)."""
+    """Draw a map (h, w), scaled to its largest value, over a grey image (S, S, 3)."""
     side = image.shape[0]
     axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     largest = float(np.abs(shown).max()) or 1.0
@@ -141,7 +141,7 @@ def draw_overlay(axes: Axes, image: ImageArray, shown: NDArray[np.float32], colo
 
 
 def _select_rows(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
-    """Pair the first right images of a class with its most confident errors; None where there are too few."""
+    """Pair the first correct images of a class with its most confident errors; None if there are too few."""
     own = predictions.targets == k
     right = np.flatnonzero(own & predictions.correct)[:each].tolist()
     wrong = np.flatnonzero(own & ~predictions.correct)
@@ -174,7 +174,7 @@ def _draw_explanation(
 
 
 def _draw_correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> None:
-    """Draw the mean correlation by network, one point above each column of maps."""
+    """Draw the mean correlation of each network, one point above each column of maps."""
     places = np.arange(len(table))
     axes.vlines(places, table["low"], table["high"], color=plots.get_colour(0), linewidth=1.4)
     axes.plot(places, table["correlation"], "o", color=plots.get_colour(0), markersize=4)

@@ -1,4 +1,4 @@
-"""Save Results, each in a process beside what is computed meanwhile, and tell each once it is there."""
+"""Background saving of Results, in processes of their own while evaluation goes on."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class _PendingResult:
         return self.process is not None and self.process.is_alive()
 
     def start(self) -> None:
-        """Begin a process that saves the Result, where the machine has one to give.
+        """Start a process that saves the Result, on Linux only.
 
-        It is forked: it needs no copy of the Result, which may hold what cannot be pickled, and it computes nothing in
-        threads, so it does not miss those that a fork leaves behind.
+        The process is forked: it needs no copy of the Result, which may not be picklable, and it computes nothing in
+        threads, so threads lost in a fork do not matter.
         """
         if sys.platform != "linux" or multiprocessing.current_process().daemon:
             return
@@ -60,10 +60,10 @@ class _PendingResult:
 
 
 class ResultWriter:
-    """Save Results, and tell them in the order in which they were added.
+    """Writer that saves Results and prints a line for each, in the order in which they were added.
 
-    In a `with`, all are saved and told at its end, be it an error's. Ctrl-C and SIGTERM leave out what is not saved.
-    Then come the warnings, each once, with the runs and blocks that it is of.
+    At the end of a `with` block all are saved and printed, also after an error. Ctrl-C and SIGTERM drop unsaved
+    Results. Then each warning is printed once, with the runs and blocks that it concerns.
     """
 
     def __init__(self) -> None:
@@ -86,15 +86,15 @@ class ResultWriter:
             self._stop_processes()
 
     def add(self, result: Result, folder: Path, there: bool = False) -> None:
-        """Take a Result to save; `there` says that it is saved already, and only to be told."""
+        """Add a Result to save; `there` means that it is saved already and only needs its line."""
         self._entries.append(_PendingResult(result, folder, there))
         while self._entries and not (self._entries[0].is_waiting or self._entries[0].is_writing):
             self._finish_first()
 
     def begin(self) -> None:
-        """Begin to write what was added, as there is something to compute meanwhile.
+        """Start writing the added Results, before a longer computation.
 
-        Hence the last Result of a command, or its only one, is saved without a process.
+        The last or only Result of a command is therefore saved without a process.
         """
         for entry in [entry for entry in self._entries if entry.is_waiting]:
             while sum(other.is_writing for other in self._entries) >= _MAX_PROCESSES:
@@ -104,12 +104,12 @@ class ResultWriter:
             self._finish_first()
 
     def finish(self) -> None:
-        """Have all saved and told; raise OutputError where one cannot be written."""
+        """Save and print everything; raise OutputError if a Result cannot be written."""
         while self._entries:
             self._finish_first()
 
     def _finish_first(self) -> None:
-        """Wait until the first Result is saved, and tell it; what a process could not write fails here once more."""
+        """Wait until the first Result is saved and print its line; save again if its process failed."""
         entry = self._entries[0]
         if entry.process is not None:
             entry.process.join()
@@ -129,7 +129,7 @@ class ResultWriter:
         print_line(f"{'already there: ' * entry.is_saved}{entry.folder}: {_summarise(entry.result)}")
 
     def _print_warnings(self) -> None:
-        """Print each warning once for all runs of which the same blocks have given it."""
+        """Print each warning once, with the runs in which the same blocks raised it."""
         for text, found in self._warnings.items():
             runs: dict[str, list[str]] = {}
             for run, blocks in found.items():
@@ -138,7 +138,7 @@ class ResultWriter:
                 print_line(f"warning: {format_names(names, 3)}: {theirs}: {text}", file=sys.stderr)
 
     def _stop_processes(self) -> None:
-        """End the processes that still write; each takes its half-written folder away."""
+        """Terminate the processes that still write; each removes its unfinished folder."""
         processes = [entry.process for entry in self._entries if entry.process is not None]
         self._entries.clear()
         with ignore_termination():
@@ -166,7 +166,7 @@ def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _summarise(result: Result) -> str:
-    """Say the first figure of a Result with its interval."""
+    """Return the first metric of a Result with its interval, as text."""
     if not result.metrics:
         return f"on {result.set} (n = {result.n})"
     name, metric = next(iter(result.metrics.items()))

@@ -1,4 +1,4 @@
-"""Put Runs, or the data alone, through blocks; a Result that would come out the same is kept."""
+"""Runs blocks on Runs or on a data set alone; an up-to-date Result is reused."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 
 class BlockRunner:
-    """Put Runs, each with its Dataset, or a Dataset alone, through one block after the other.
+    """Runner of blocks on Runs, each with its Dataset, or on a Dataset alone.
 
-    Results go to `place`/<set>/<block>/. Raise ConfigError where that of other images, called alike, is there: it
-    would be replaced, or read as if it were of these.
+    Results go to `place`/<set>/<block>/. Raise ConfigError if that folder holds results of other images under the same
+    name, which would be overwritten, or read as results of these.
     """
 
     def __init__(self, settings: EvaluateConfig, runs: Sequence[Run], datasets: Sequence[Dataset], place: Path) -> None:
@@ -47,7 +47,7 @@ class BlockRunner:
         self._refuse_other_images()
 
     def __call__(self, name: str, block: Block, saving: ResultWriter) -> Result:
-        """Give the Result that is there already where nothing has changed, else a new one, which `saving` gets."""
+        """Return the saved Result if nothing has changed; otherwise compute a new one and pass it to `saving`."""
         folder = self.folder / name
         if registry.is_user_block(block) or (isinstance(block, CompareBlock) and block.reads_results):
             saving.finish()  # for it to read
@@ -69,7 +69,10 @@ class BlockRunner:
         return result
 
     def _find_places(self) -> list[str]:
-        """Give the folder, manifest or, of its own splits, run of each set: there it may change and be the same set."""
+        """Find the place of each set: its folder, manifest or run.
+
+        Images that change at the same place still count as the same set.
+        """
         data = self.settings.data
         paths: list[Path | str | None] = [data.manifest if data.kind == "manifest" else data.root]
         if data.kind == "run":
@@ -108,7 +111,7 @@ class BlockRunner:
             raise ConfigError(reason, "It is a block of yours; AVATAR_BENCH_DEBUG=1 shows where.") from error
 
     def _describe_inputs(self, block: Block) -> dict[str, Any]:
-        """Give all that a Result depends on, as plain values; where a run lies is no part of it."""
+        """Return everything that a Result depends on, as plain values; the location of a run is not part of it."""
         settings = self.settings
         found = {
             "split": settings.split if settings.data.kind == "run" else "all",
@@ -134,7 +137,7 @@ class BlockRunner:
         return found | parts[0] | (_collect_provenance(self.runs[0]) if self.runs else {})
 
     def _describe_sources(self, block: Block) -> dict[str, Any]:
-        """Give what a Result read that can only be told when it is made."""
+        """Return the inputs of a Result that are known only after it is computed."""
         if not isinstance(block, CompareBlock):
             run = next(iter(self.runs), None)
             return {"run": _locate(run), "sets": run.used} if run else {"sets": {}}
@@ -142,7 +145,7 @@ class BlockRunner:
         return found | ({"read": self._list_digests()} if block.reads_results else {})
 
     def _list_digests(self) -> list[dict[str, str]]:
-        """Give the digest of what is saved of each run on its set, by block."""
+        """Return the digests of each run's saved results on its set, by block."""
         return [run.hash_results(dataset.name) for run, dataset in zip(self.runs, self.datasets, strict=True)]
 
     def _load_current(self, folder: Path, origin: dict[str, Any]) -> Result | None:
@@ -165,7 +168,7 @@ class BlockRunner:
 
 
 def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[str]:
-    """Say how much of a set is not new to a network, as its first weights had seen it; of which, where they differ."""
+    """Return a warning with the number of images that pretraining has used, by run if the runs differ."""
     said: dict[str, list[str]] = {}
     for run, dataset in zip(runs, datasets, strict=False):  # of data alone, there are no runs
         told = _(
@@ -178,7 +181,7 @@ def _warn_of_overlap(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[s
 
 
 def _warn_of_unchecked(run: Run) -> list[str]:
-    """Say what is judged on trust: what cannot be compared with the images that a network has seen."""
+    """Return warnings about overlap with training images that cannot be checked."""
     if run.images is None:
         name = run.checkpoint.name
         return [_("{file} lies in no run folder: whether it was trained on these images is not known", file=name)]
@@ -197,7 +200,7 @@ def _warn_of_unchecked(run: Run) -> list[str]:
 
 
 def select_slice(dataset: Dataset, where: WhereConfig) -> Dataset:
-    """Give the images of a dataset that are in all slices of `where`; raise ConfigError where none is."""
+    """Return the images of a dataset that are in all slices of `where`; raise ConfigError if there are none."""
     wanted = {key: value for key, value in asdict(where).items() if value is not None}
     if not wanted:
         return dataset
@@ -213,7 +216,7 @@ def select_slice(dataset: Dataset, where: WhereConfig) -> Dataset:
 
 
 def check_preprocessing(run: Run, settings: EvaluateConfig) -> None:
-    """Refuse to judge a network on images that are prepared in another way than those it was trained on."""
+    """Raise GuardError if images would be preprocessed differently from those that the network was trained on."""
     names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
     for option, name in names.items():
         value, kept = getattr(settings.data, option), run.card.preprocessing.get(name)
@@ -225,7 +228,7 @@ def check_preprocessing(run: Run, settings: EvaluateConfig) -> None:
 
 
 def _read_images(file: Path) -> tuple[set[str], list[str]]:
-    """Read the fingerprints and places of a Result's images; nothing where it is damaged, or too old to tell."""
+    """Read the fingerprints and places of a Result's images; empty if the file is damaged or lacks them."""
     try:
         origin = json.loads(file.read_text(encoding="utf-8"))["provenance"]
         prints = {part["data_fingerprint"] for part in origin.get("compared", [origin])}

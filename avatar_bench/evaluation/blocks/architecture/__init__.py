@@ -1,4 +1,4 @@
-"""architecture: a network's stages, layers, depth, cost and first layers, read off the network itself."""
+"""Block architecture: stages, layers, depth, cost and first layers of a network, measured on the network itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_SHOWN_CLASSES = 6  # of which an image is shown
 
 @dataclass(kw_only=True)
 class Architecture(RunBlock):
-    """Describe a run's network by inspection, by a run on one image, and by its first layers on one of each class."""
+    """Description of a run's network: structure, cost on one image, and first layers on an image per class."""
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Return sizes, tables of traits, stages and layers, a diagram, first filters and first feature maps."""

@@ -1,4 +1,4 @@
-"""Figures of architecture: a network's stages from the image down to the classes, and what its first layers see."""
+"""Figures of architecture: stages of a network from the image to the classes, first filters and feature maps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STAGE_COLOURS = {STEM: plots.get_colour(5), HEAD: plots.get_colour(1)}
 
 @plots.use_style()
 def draw_diagram(anatomy: NetworkSummary, name: str, size: int, classes: int) -> Figure:
-    """Draw a box per stage, from the image of `size` pixels down to the classes; beside it, its share of the cost."""
+    """Draw a box per stage, from the image of `size` pixels down to the classes, with its proportion of the cost."""
     stages = anatomy.stages
     count = len(stages)
     figure = plots.create_figure(8.6, 1.2 + 0.56 * (count + 0.8))
@@ -71,9 +71,9 @@ def draw_filters(weights: NDArray[np.float32], layer: str) -> Figure:
 
 @plots.use_style()
 def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Sequence[FeatureMaps]) -> Figure:
-    """Draw a row an image (N, S, S, 3): the image, then the feature maps of each layer, a column a channel.
+    """Draw one row per image (N, S, S, 3): the image, then the feature maps of each layer, one column per channel.
 
-    A channel has one scale for all images, from its least value (dark) to its largest.
+    A channel has one scale for all images, from its lowest value (dark) to its highest.
     """
     widths = [1.0]
     for layer in maps:
@@ -106,7 +106,7 @@ def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Se
 
 
 def _create_tiles(widths: Sequence[float], rows: int, *, side: float, left: float, top: float) -> tuple[Figure, Any]:
-    """Return a figure with a grid of bare axes `side` inches high, close together, and margins in inches."""
+    """Create a figure with a tight grid of bare axes `side` inches high, and margins in inches."""
     gap, margin = 0.05, 0.1
     width = left + margin + side * sum(widths) + gap * (len(widths) - 1)
     height = top + margin + (side + gap) * rows - gap

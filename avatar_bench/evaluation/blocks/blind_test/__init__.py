@@ -1,4 +1,4 @@
-"""blind_test: how often a run is right, with intervals, by class and by source."""
+"""Block blind_test: accuracy and other classification metrics with intervals, by class and by source."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _OVERALL_METRICS = {
 
 @dataclass(kw_only=True)
 class BlindTest(IntervalBlock):
-    """Judge a run on images whose true class is known.
+    """Evaluation of a run on images whose true class is known.
 
-    `discordance` is the share of images that exactly one of two networks has right, for the detectable difference
-    (None: as if two networks of this accuracy erred independently, 2 a (1 - a)); `gallery`, how many of the most
-    confident errors are shown.
+    `discordance` is the proportion of images that exactly one of two networks classifies correctly, for the detectable
+    difference (None: as if two networks of this accuracy erred independently, 2 a (1 - a)); `gallery` is the number of
+    most confident errors shown.
     """
 
     discordance: float | None = None
@@ -57,9 +57,9 @@ class BlindTest(IntervalBlock):
         self.require("gallery", self.gallery >= 0, "0 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give accuracy and its kin, tables and figures of the images whose class is known.
+        """Compute metrics, tables and figures on the images whose class is known.
 
-        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
+        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)

@@ -1,4 +1,4 @@
-"""calibration: whether a run's confidence can be believed, on the set and where the images have changed."""
+"""Block calibration: reliability of a run's confidence, on the set and under distribution shift."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _TOLERANCE = 0.02  # of a refitted temperature: another machine's arithmetic mov
 
 @dataclass(kw_only=True)
 class Calibration(IntervalBlock):
-    """Judge the confidence of a Run with the temperature that it has, and sets of classes of a stated coverage.
+    """Evaluation of a Run's confidence at its temperature, and of prediction sets with a stated coverage.
 
-    `alpha` is the share of images whose set may miss the true class; `severity` (1 to 5) that of the corruptions
-    under which the same temperature and sets are judged again, 0: none.
+    `alpha` is the proportion of images whose set may miss the true class; `severity` (1 to 5) is that of the
+    corruptions under which the same temperature and sets are evaluated again, 0: none.
     """
 
     alpha: float = 0.1
@@ -53,10 +53,10 @@ class Calibration(IntervalBlock):
         self.require("severity", self.severity in (0, *SEVERITIES), "0 to 5")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give the errors of calibration before and after scaling, selective prediction, conformal sets, and shift.
+        """Compute calibration errors before and after scaling, selective prediction, conformal sets, and shift.
 
-        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order or
-        the set holds images that the sets are fitted on.
+        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order or if the
+        set contains images that the sets are fitted on.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
@@ -76,7 +76,7 @@ class Calibration(IntervalBlock):
         return result
 
     def _evaluate_confidence(self, result: Result, predictions: Predictions) -> None:
-        """Put the errors, their floors, the reliability tables and both figures of confidence into the result."""
+        """Add the errors, their floors, the reliability tables and both figures of confidence to the result."""
         floors, both = [], (replace(predictions, temperature=1.0), predictions)
         for prefix, judged in zip(("", "scaled/"), both, strict=True):
             floors.append(tabulate_floors(self, judged, prefix))
@@ -89,7 +89,7 @@ class Calibration(IntervalBlock):
         result.figures["confidence"] = figures.draw_confidence(both[:drawn])
 
     def _evaluate_ranking(self, result: Result, predictions: Predictions) -> None:
-        """Put the risk-coverage curve and its area into the result."""
+        """Add the risk-coverage curve and the area under it to the result."""
         confidence, correct = predictions.confidence, predictions.correct
         floors = {"aurc": float(1 - correct.mean())}
 
@@ -107,7 +107,7 @@ class Calibration(IntervalBlock):
         result.figures["risk_coverage"] = figures.draw_risk_coverage(predictions, table, result.metrics["aurc"])
 
     def _evaluate_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
-        """Put coverage and size of the conformal sets into the result, overall and by class."""
+        """Add coverage and size of the conformal sets to the result, overall and by class."""
         if sets is None:
             nothing = Metric(None, 0, higher_is_better=None, reason=_("the calibration images are not known"))
             names = [f"{name}/{method}" for name in ("coverage", "set_size") for method in ("lac", "aps")]
@@ -123,7 +123,7 @@ class Calibration(IntervalBlock):
             result.warnings.append(told)
 
     def _evaluate_shift(self, result: Result, shifted: dict[str, Predictions], sets: ConformalSets | None) -> None:
-        """Put the table and the figure of the same temperature and sets under other images into the result."""
+        """Add the table and the figure of the same temperature and sets on shifted images to the result."""
         rows = [self._build_shift_row(name, predictions, sets) for name, predictions in shifted.items()]
         table = result.tables["shift"] = pd.DataFrame(rows)
         if len(table) > 1:
@@ -167,7 +167,7 @@ class Calibration(IntervalBlock):
 
 
 def _read_held_out(run: Run, dataset: Dataset) -> Predictions | None:
-    """Give the images that may be fitted on to judge a set; None where the run does not know them."""
+    """Return the calibration images for a set; None if the run does not know them."""
     try:
         found = run.calibration(dataset)
     except BlockError:

@@ -1,4 +1,4 @@
-"""The errors of confidence of the block calibration, with intervals and noise floors."""
+"""Calibration errors of the block calibration, with intervals and noise floors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Floats = NDArray[np.float64]
 
 
 def tabulate_floors(block: IntervalBlock, judged: Predictions, prefix: str = "") -> pd.DataFrame:
-    """Tabulate by kind of calibration error what chance alone makes of it: mean, 95th percentile, end of its interval.
+    """Tabulate each calibration error expected by chance alone: mean, 95th percentile, end of its interval.
 
-    Images of a group are drawn together as far as the gaps of the real ones correlate.
+    Images of a group are drawn together as far as the confidence gaps of the real ones correlate.
     """
     correlation = calibration.group_correlation(judged.correct - judged.confidence, judged.groups)
     drawn = calibration.simulate_noise_floor(
@@ -38,9 +38,9 @@ def tabulate_floors(block: IntervalBlock, judged: Predictions, prefix: str = "")
 
 
 def compute_errors(block: IntervalBlock, judged: Predictions, prefix: str, floors: pd.DataFrame) -> dict[str, Metric]:
-    """Give NLL, Brier score and calibration errors, and the floor of the error in 15 bins; names begin with `prefix`.
+    """Compute NLL, Brier score, calibration errors and the floor of the error in 15 bins; names start with `prefix`.
 
-    The floor of the first two is what equal probabilities for all classes would get.
+    The floor of the first two is the value of equal probabilities for all classes.
     """
     classes, n = len(judged.classes), len(judged)
     floor = {prefix + "nll": float(np.log(classes)), prefix + "brier": 1 - 1 / classes}
@@ -66,9 +66,9 @@ def tabulate_reliability(block: IntervalBlock, judged: Predictions) -> pd.DataFr
 
 
 def compute_temperatures(block: IntervalBlock, temperature: float, held_out: Predictions | None) -> dict[str, Metric]:
-    """Give the run's temperature with the interval of refits on the calibration images, and what a refit would add.
+    """Return the run's temperature with the interval of refits on the calibration images, and the relative refit.
 
-    The latter, `scaled/temperature`, is the refit divided by the run's: 1 where both agree.
+    The latter, `scaled/temperature`, is the refit divided by the run's temperature: 1 if both agree.
     """
     if held_out is None:
         why = _("the calibration images are not known")
@@ -92,11 +92,11 @@ def _build_loss_statistic(judged: Predictions) -> Statistic:
 
 
 def _compute_calibration_errors(block: IntervalBlock, judged: Predictions, floors: pd.DataFrame) -> dict[str, Metric]:
-    """Give the calibration errors with intervals that hold the true error at least as often as `level` says.
+    """Compute the calibration errors with intervals that cover the true error at least as often as `level` states.
 
-    An end lies as far off as chance can move the error (`calibration.make_deviation_statistic`), no nearer than that of
-    the accuracy, as images that are all right do not show what errors are to come. The low end is 0 where chance
-    alone may make the error, by the bootstrap or by the noise floor.
+    An end lies as far away as chance can move the error (`calibration.error_deviations`), and at least as far as that
+    of the accuracy, since images that are all correct do not show which errors are to come. The low end is 0 if chance
+    alone may explain the error, by the bootstrap or by the noise floor.
     """
     values = calibration.calibration_errors(judged.probabilities, judged.targets)
     moves = calibration.make_deviation_statistic(judged.probabilities, judged.targets, judged.groups)
@@ -119,7 +119,7 @@ def _compute_calibration_errors(block: IntervalBlock, judged: Predictions, floor
 
 
 def _compute_student_factor(groups: int, level: float) -> float:
-    """Give how much wider Student's interval of a mean is than a bootstrap of few groups makes it."""
+    """Compute the ratio of Student's interval of a mean to the narrower bootstrap interval of few groups."""
     if groups < 2:
         return 1.0
     tail = (1 - level) / 2

@@ -1,4 +1,4 @@
-"""The figures of the block calibration."""
+"""Figures of the block calibration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _METHOD_STYLES = {"lac": ("o", plots.PALETTE[0], -0.14), "aps": ("s", plots.PALE
 def draw_reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metric], level: float) -> Figure:
     """Draw reliability diagrams with intervals and counts, of the raw and of the scaled probabilities.
 
-    One table is of a run without a fitted temperature, which has no scaled ones.
+    A run without a fitted temperature has one table, that of the raw probabilities.
     """
     figure = plots.create_figure(2.4 + 2.6 * len(tables), 5.0)
     grid = figure.subplots(2, len(tables), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False)
@@ -61,9 +61,9 @@ def draw_reliability(tables: Sequence[pd.DataFrame], metrics: Mapping[str, Metri
 
 @plots.use_style()
 def draw_confidence(judged: Sequence[Predictions]) -> Figure:
-    """Draw how confident the right answers are, and how confident the wrong ones, before and after scaling.
+    """Draw the confidence of correct and of incorrect predictions, before and after scaling.
 
-    One Predictions is of a run without a fitted temperature.
+    A run without a fitted temperature has one Predictions.
     """
     figure = plots.create_figure(2.4 + 2.6 * len(judged), 3.1)
     grid = figure.subplots(1, len(judged), sharex=True, sharey=True, squeeze=False)[0]
@@ -87,7 +87,7 @@ def draw_confidence(judged: Sequence[Predictions]) -> Figure:
 
 @plots.use_style()
 def draw_risk_coverage(predictions: Predictions, table: pd.DataFrame, area: Metric) -> Figure:
-    """Draw the share of errors among the answers against the share of images answered, most confident first."""
+    """Draw the error rate among the answered images by coverage, most confident first."""
     figure = plots.create_figure(5.6, 3.7)
     axes = figure.subplots()
     coverage, risk = selective.risk_coverage(predictions.confidence, predictions.correct)
@@ -131,9 +131,9 @@ def draw_coverage(table: pd.DataFrame, aim: float) -> Figure:
 
 @plots.use_style()
 def draw_shift(table: pd.DataFrame, aim: float) -> Figure:
-    """Draw what is left of the coverage, and what becomes of the calibration error, on changed and other images.
+    """Draw coverage and calibration error on corrupted and other images.
 
-    Without conformal sets the table has no columns of coverage, and their side stays away.
+    Without conformal sets the table has no columns of coverage, and that panel is left out.
     """
     with_sets = "coverage_lac" in table
     figure = plots.create_figure(8.0 if with_sets else 5.2, 1.6 + 0.4 * len(table))
@@ -155,7 +155,7 @@ def draw_shift(table: pd.DataFrame, aim: float) -> Figure:
 
 
 def name_set(name: str) -> str:
-    """Give the words for a corruption; any other set bears its own name."""
+    """Return the display name of a corruption; any other set keeps its own name."""
     return name_corruptions().get(name, name)
 
 
@@ -169,7 +169,7 @@ def _format_error(metrics: Mapping[str, Metric], prefix: str) -> str:
 
 
 def _draw_coverages(axes: Axes, table: pd.DataFrame, method: str, columns: Sequence[str]) -> None:
-    """Draw one method's coverage with its intervals, a row of the table beside the other method's."""
+    """Draw one method's coverage with its intervals, in rows next to the other method's."""
     value, low, high = (table[column].to_numpy() for column in columns)
     marker, ink, step = _METHOD_STYLES[method]
     rows = table.index.to_numpy() + step

@@ -1,4 +1,4 @@
-"""cam_overlap: whether runs look at the same places of the same images, beside what maps of other images share."""
+"""Block cam_overlap: agreement of Grad-CAM maps between runs, compared with a null of maps of other images."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _OTHER_IMAGES = ("null", "null_low", "null_high", "null_random", "images of a cl
 
 @dataclass(kw_only=True)
 class CamOverlap(IntervalCompareBlock):
-    """Compare the raw Grad-CAM maps of runs, pair by pair and class by class, against maps of different images.
+    """Comparison of runs' raw Grad-CAM maps by pair and class, against maps of different images.
 
-    `images` are drawn, in the classes' own proportions and no two of a group; `of` says whose map is taken: that of
-    the "target", the true class, or of each run's own "prediction"; `gallery`, the images shown a class. `resamples`
-    also counts the deals of maps to images at random.
+    `images` are drawn in the proportions of the classes, at most one per group; `of` is the class of the maps:
+    "target", the true class, or each run's own "prediction"; `gallery` is the number of images shown per class.
+    `resamples` is also the number of permutations of maps among images.
     """
 
     images: int = 60
@@ -56,9 +56,9 @@ class CamOverlap(IntervalCompareBlock):
         self.require("gallery", self.gallery >= 0, "0 or more")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the overlap of maps of the same images with its null; runs without a map are left out, and told.
+        """Compute the overlap of maps of the same images with its null; runs without a map are left out with a warning.
 
-        Raise BlockError as `align_predictions` does, and where fewer than two runs have maps.
+        Raise BlockError like `align_predictions`, and if fewer than two runs have maps.
         """
         answers = align_predictions(runs, datasets)
         panels, said = maps.compute_maps(runs, datasets, answers, self._sample_images(answers[0]), self.of)
@@ -87,14 +87,14 @@ class CamOverlap(IntervalCompareBlock):
         return result
 
     def _sample_images(self, answers: Predictions) -> NDArray[np.intp]:
-        """Draw images of different groups: the maps of two of a group are not those of different images."""
+        """Draw images of different groups: maps of two images of a group are not maps of different images."""
         order = np.random.default_rng(self.seed).permutation(len(answers))
         alone = np.sort(order[np.unique(answers.groups[order], return_index=True)[1]])
         frame = pd.DataFrame({"label": np.array(answers.classes)[answers.targets[alone]]})
         return alone[draw_stratified_rows(frame, self.images, self.seed)]
 
     def _draw_gallery(self, panels: Sequence[RunMaps], found: Overlap) -> Figure:
-        """Show images of each class from those that the runs agree on least to those that they agree on most."""
+        """Draw images of each class, from those with the least to those with the most agreement between runs."""
         alike = found.values[-1, OVERLAP_MEASURES.index("iou_top20")]
         rows = _select_spread(alike, found.targets, self.gallery)
         names = [panels[0].predictions.classes[found.targets[row]] for row in rows]
@@ -105,7 +105,7 @@ class CamOverlap(IntervalCompareBlock):
 
 
 def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each: int) -> list[int]:
-    """Give `each` images of every class, evenly spread from the least to the most alike, or the first."""
+    """Return `each` images of every class, evenly spread from the least to the most similar, or the first image."""
     rows: list[int] = []
     for k in range(int(targets.max()) + 1):
         own = np.flatnonzero((targets == k) & ~np.isnan(alike))
@@ -119,7 +119,7 @@ def _describe_layer(panel: RunMaps) -> str:
 
 
 def _build_metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Metric]:
-    """Give each figure over all classes and by class, and the same of maps of different images."""
+    """Return each metric over all classes and by class, and the same for maps of different images."""
     rows = {(row["class"], row["metric"]): row for __, row in means.iterrows()}
     found = {}
     for name in (ALL_CLASSES, *classes):

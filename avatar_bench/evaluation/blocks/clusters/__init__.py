@@ -1,4 +1,4 @@
-"""clusters: how far apart a run's embeddings of the true classes lie, and whether sources part within a class."""
+"""Block clusters: separation of the true classes in a run's embeddings, and of sources within a class."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ _PROBE_NEIGHBOURS = 20  # neighbours that vote in the k-NN probe, as in that of 
 
 @dataclass(kw_only=True)
 class Clusters(IntervalBlock):
-    """Judge how a run's embeddings gather by true class.
+    """Evaluation of how well a run's embeddings cluster by true class.
 
     `neighbors` (1 or more) of kNN purity; `folds` (2 or more) of the linear probe; `permutations` (1 or more) of the
-    labels, whose mean is each figure's floor; `limit`, the most images looked at; `sources`, rows of their heatmap.
+    labels, whose mean is the floor of each metric; `limit`, the maximum number of images; `sources`, rows of their
+    heatmap.
     """
 
     neighbors: int = 10
@@ -54,10 +55,10 @@ class Clusters(IntervalBlock):
             self.require(option, getattr(self, option) >= least, f"{least} or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give figures of separation by class, those of sources within classes, distances and silhouettes.
+        """Compute separation by class, that of sources within classes, distances and silhouettes.
 
-        Raise BlockError where fewer than two classes have two images, or all embeddings are the same; GuardError
-        where the class names are in the wrong order.
+        Raise BlockError if fewer than two classes have two images, or all embeddings are equal; GuardError if the class
+        names are in the wrong order.
         """
         asked = run.predictions(dataset)
         labelled = asked.take(labelled_rows(asked, dataset))
@@ -86,7 +87,7 @@ class Clusters(IntervalBlock):
     def _evaluate_classes(
         self, space: EmbeddingSpace, looked: Predictions, images: pd.DataFrame, run: Run
     ) -> dict[str, Metric]:
-        """Give METRICS, and put what they say of each image into `images`."""
+        """Compute CLUSTER_METRICS, and add their values for each image to `images`."""
         each = space.image_scores(looked.targets)
         dealt = [one for one in self._permute_labels(looked.targets, looked.groups) if len(np.unique(one)) > 1]
         if not dealt:
@@ -125,7 +126,7 @@ class Clusters(IntervalBlock):
         return self.share(answers[0] == looked.targets, looked.groups, floor=floor)
 
     def _evaluate_knn_probe(self, run: Run, looked: Predictions, dealt: list[Labels], images: pd.DataFrame) -> Metric:
-        """Judge the label that the nearest training images bear; null where they are not known, or not there."""
+        """Evaluate the labels of the nearest training images; null if these are unknown or missing."""
         try:
             taught = run.training()
         except DataError as error:
@@ -137,7 +138,7 @@ class Clusters(IntervalBlock):
         return self.share(answer == names[looked.targets], looked.groups, floor=float(np.mean(noise)))
 
     def _evaluate_sources(self, space: EmbeddingSpace, looked: Predictions, images: pd.DataFrame) -> dict[str, Metric]:
-        """Give how the images of a class gather by source, over the classes that hold several known ones."""
+        """Compute how images of a class cluster by source, over the classes with several known sources."""
         named = images["source"].where(images["source"] != "")
         several = named.notna() & (named.groupby(images["target"]).transform("nunique") > 1)
         rows = np.flatnonzero(several)
@@ -169,7 +170,7 @@ class Clusters(IntervalBlock):
 
 
 def _count_fewest_groups(labels: Labels, groups: NDArray[np.str_]) -> int:
-    """Give the number of groups that the label of the fewest is in."""
+    """Count the groups of the label that occurs in the fewest."""
     return min(len(np.unique(groups[labels == one])) for one in np.unique(labels))
 
 
@@ -191,7 +192,7 @@ def _tabulate_images(looked: Predictions) -> pd.DataFrame:
 
 
 def _tabulate_distances(between: Floats, labels: pd.Series[str]) -> pd.DataFrame:
-    """Give the mean distance of each two labels, a row and a column each, in the order of the alphabet."""
+    """Tabulate the mean distance of each two labels, one row and one column each, in alphabetical order."""
     names, codes = np.unique(labels.to_numpy(dtype=str), return_inverse=True)
     table = pd.DataFrame(clusters.mean_distances(between, codes), columns=list(names))
     table.insert(0, "of", names, allow_duplicates=True)
@@ -199,7 +200,7 @@ def _tabulate_distances(between: Floats, labels: pd.Series[str]) -> pd.DataFrame
 
 
 def _label_largest_sources(images: pd.DataFrame, most: int) -> pd.Series[str]:
-    """Give "class: source" of the images of the largest sources, by row."""
+    """Return "class: source" of the images of the largest sources, by row."""
     named = images[images["source"] != ""]
     labels = named["target"] + ": " + named["source"]
     return labels[labels.isin(labels.value_counts().index[:most])]

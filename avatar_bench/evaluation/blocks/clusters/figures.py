@@ -41,7 +41,7 @@ def draw_silhouettes(values: ArrayLike, targets: NDArray[np.integer], classes: S
 
 @plots.use_style()
 def draw_distances(table: pd.DataFrame) -> Figure:
-    """Draw the mean distance of each two classes or sources, `of` and a column each; a dash where there is none."""
+    """Draw the mean distance of each two classes or sources, `of` and one column each; a dash marks a missing value."""
     names = plots.shorten_names(table["of"].astype(str), 30)
     value = table[table.columns[1:]].to_numpy(dtype=np.float64)
     few = len(names) < 6

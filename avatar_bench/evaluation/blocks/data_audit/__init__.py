@@ -1,4 +1,4 @@
-"""data_audit: can this data set tell its classes by what the images show, or do file, size or source tell them?"""
+"""Block data_audit: whether file format, size, colours or source of images predict the class."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _PROPERTY_COLUMNS = ("path", "label", "source", *METADATA, *APPEARANCE, *HINTS, 
 
 @dataclass(kw_only=True)
 class DataAudit(DatasetBlock):
-    """Audit a data set: what separates its classes beside the images themselves, before and after equalising.
+    """Audit of a data set: what separates its classes besides image content, before and after equalising.
 
     `level` of the intervals, 0 to 1; `resamples` and `seed` of the bootstrap; `folds` of the cross-validation; `limit`,
-    the most images looked at; `equalised`: audit again after equalising, with `resize` making images square;
-    `duplicates`: look for copies; `label_errors`: true, false, or null (where cleanlab and the weights of `features`, a
-    model of conf/model with package weights, are there already).
+    the maximum number of images; `equalised`: audit again after equalising, with `resize` making images square;
+    `duplicates`: search for copies; `label_errors`: true, false, or null (if cleanlab and the weights of `features`, a
+    model of conf/model with package weights, are present).
     """
 
     level: float = 0.95
@@ -75,9 +75,9 @@ class DataAudit(DatasetBlock):
                 raise ConfigError(f"block.data_audit.{name}={getattr(self, name)}: expected {expected}.")
 
     def audit(self, dataset: Dataset) -> Result:
-        """Give probes, tables, figures and, in `provenance["assessment"]`, the answer with its reasons.
+        """Compute probes, tables, figures and, in `provenance["assessment"]`, the assessment with its reasons.
 
-        Images without a label are left out. Raise DataError where none has one, or none can be decoded.
+        Images without a label are left out. Raise DataError if none has one, or none can be decoded.
         """
         known = dataset.take(np.flatnonzero(dataset.frame["label"] != ""))
         if not len(known):
@@ -127,7 +127,7 @@ class DataAudit(DatasetBlock):
         result.metrics |= {f"equalised/{name}": metric for name, metric in told.items()}
 
     def _assess(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
-        """Write the verdict on the set as it is stored, or as it is after equalising."""
+        """Write the assessment of the set as stored, or after equalising."""
         file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
         verdict = assess(frame, file_alone, source_alone, matches)
         reasons = {}

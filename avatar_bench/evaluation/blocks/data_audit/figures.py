@@ -1,4 +1,4 @@
-"""The figures of data_audit: how the properties, and the sources, are spread over the classes."""
+"""Figures of data_audit: distribution of properties and sources over the classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS, _BINS, _MAX_CATEGORIES = 4, 24, 6
 
 @plots.use_style()
 def draw_properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw a small panel a property: the share of each class's images by value; numbers are cut at 1 and 99 %."""
+    """Draw a panel per property: the proportion of each class's images by value; numbers are clipped at 1 and 99 %."""
     numbers = _title_numbers()
     names = {**_title_categories(), "flags": _("stored with"), **numbers}
     rows = -(-len(names) // _COLUMNS)
@@ -46,7 +46,7 @@ def draw_properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 
 def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
-    """Draw the AUROC of each probe, as stored and after equalising, with intervals and the line of chance."""
+    """Draw the AUROC of each probe, as stored and after equalising, with intervals and the chance level."""
     words = {
         "metadata": _("how the file is stored"),
         "appearance": _("overall look"),
@@ -78,7 +78,7 @@ def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
 
 
 def draw_property_aurocs(table: pd.DataFrame, groups: int) -> Figure:
-    """Draw the AUROC of each single property with its interval, the most telling on top."""
+    """Draw the AUROC of each single property with its interval, the highest at the top."""
     known = table[table["auroc"].notna()].head(plots.MAX_BARS)
     words = _title_numbers() | _title_categories() | _name_flags()
     return plots.draw_interval_bars(
@@ -94,7 +94,7 @@ def draw_property_aurocs(table: pd.DataFrame, groups: int) -> Figure:
 
 @plots.use_style()
 def draw_sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw counts by source (rows, the largest 40) and class as a heatmap of each class's shares."""
+    """Draw counts by source (rows, the largest 40) and class as a heatmap of proportions of each class."""
     shown = table.head(plots.MAX_BARS)
     counts = shown[list(classes)].to_numpy(dtype=float)
     shares = counts / np.maximum(table[list(classes)].sum().to_numpy(dtype=float), 1)
@@ -127,7 +127,7 @@ def _draw_histograms(axes: Axes, frame: pd.DataFrame, name: str, classes: Sequen
 
 
 def _draw_bars(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw bars side by side: words (rows) by class (columns)."""
+    """Draw bars side by side: values (rows) by class (columns)."""
     width = 0.8 / max(len(table.columns), 1)
     for index, label in enumerate(table.columns):
         places = np.arange(len(table)) + (index - (len(table.columns) - 1) / 2) * width

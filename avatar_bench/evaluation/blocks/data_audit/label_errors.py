@@ -1,4 +1,4 @@
-"""Suspected label errors: images whose label the frozen features of an ImageNet network contradict."""
+"""Suspected label errors: images whose label contradicts the frozen features of an ImageNet network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _BATCH, _SIZE = 32, 224
 
 
 def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
-    """Say why label errors cannot be looked for, or "": `fetch` False: not asked; None: only with what is there."""
+    """Return why label errors are not searched for, or "".
+
+    `fetch` False: not requested; None: only with what is installed and cached.
+    """
     if fetch is False:
         return _("not asked: label_errors=false")
     if importlib.util.find_spec("cleanlab") is None:
@@ -41,7 +44,7 @@ def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
 
 
 def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
-    """Give the pre-logits features (N, D) of the images at `rows` by the package weights of a model of conf/model."""
+    """Compute pre-logits features (N, D) of the images at `rows` with the package weights of a conf/model entry."""
     import torch  # torch takes seconds to load, and a set can be audited without
 
     from avatar_bench.models.backbones import create_backbone, get_normalisation
@@ -61,11 +64,11 @@ def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) ->
 
 
 def find_suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: ProbeSettings) -> pd.DataFrame:
-    """Name images that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
+    """Find images that are probably mislabelled, the likeliest first: path, label, source, suggested, quality.
 
-    `quality` is the chance, 0 to 1, that the features give the label which the image bears: out-of-fold, by logistic
-    regression, cross-validated by group. Confident learning looks in these chances for labels that do not fit them.
-    What both of its rules name is given. Northcutt et al., J. Artif. Intell. Res. 70 (2021).
+    `quality` is the probability, 0 to 1, that the features give to the image's label: out-of-fold, by logistic
+    regression, cross-validated by group. Confident learning finds labels that contradict these probabilities; labels
+    found by both of its rules are returned. Northcutt et al., J. Artif. Intell. Res. 70 (2021).
     """
     from cleanlab.filter import find_label_issues  # type: ignore[import-untyped]
     from cleanlab.rank import get_label_quality_scores  # type: ignore[import-untyped]

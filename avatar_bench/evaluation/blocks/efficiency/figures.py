@@ -1,4 +1,4 @@
-"""The figure of efficiency: latency and images per second by batch."""
+"""Figure of efficiency: latency and images per second by batch size."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from avatar_bench.metrics import plots
 
 @plots.use_style()
 def draw_latency(table: pd.DataFrame, end_to_end: pd.DataFrame, batch_size: int) -> Figure:
-    """Draw the median latency by batch with a bar up to its 95th percentile, and images per second with intervals.
+    """Draw the median latency by batch size with a bar up to its 95th percentile, and images per second with intervals.
 
-    A line for each runtime and number of threads, and one for a copy of the network, which shows the machine's noise.
-    Diamonds are real files, end to end, at `batch_size`.
+    There is a line for each runtime and number of threads, and one for a copy of the network, which shows the machine's
+    noise. Diamonds are real files, end to end, at `batch_size`.
     """
     figure = plots.create_figure(8.4, 3.9)
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""embedding: maps of a run's pre-logits embeddings in two dimensions, coloured by class and by source."""
+"""Block embedding: two-dimensional maps of a run's pre-logits embeddings, coloured by class and by source."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _N_SHUFFLES = 5  # maps whose points are shuffled, for the floor
 
 @dataclass(kw_only=True)
 class Embedding(IntervalBlock):
-    """Draw the embeddings of a set as maps.
+    """Two-dimensional maps of the embeddings of a set.
 
     `method` is tsne, pca, umap, or a list of them; `perplexity` (1 or more) of t-SNE and `neighbors` (2 or more) of
-    UMAP are lowered where there are few images; `trust_neighbors` (1 or more) of trustworthiness; `limit`, the most
-    images drawn; `named_sources`, how many of the largest sources get a colour.
+    UMAP are lowered if there are few images; `trust_neighbors` (1 or more) of trustworthiness; `limit`, the maximum
+    number of images drawn; `named_sources`, how many of the largest sources get a colour.
     """
 
     method: Any = "tsne"
@@ -63,9 +63,9 @@ class Embedding(IntervalBlock):
             )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give a map, its points and its trustworthiness for each method; the true class need not be known.
+        """Compute a map, its points and its trustworthiness for each method; the true class may be unknown.
 
-        Raise BlockError where there are fewer than 8 images, GuardError where the class names are in the wrong order.
+        Raise BlockError if there are fewer than 8 images, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         check_class_order(asked, run.allow)
@@ -88,7 +88,7 @@ class Embedding(IntervalBlock):
         return [self.method] if isinstance(self.method, str) else list(dict.fromkeys(self.method))
 
     def _project(self, method: str, embeddings: Reals) -> Reals:
-        """Give the place of each image on the map, (N, 2)."""
+        """Return the position of each image on the map, (N, 2)."""
         if method == "tsne":
             return _project_tsne(embeddings, self._limit_perplexity(len(embeddings)), self.seed)
         if method == "umap":

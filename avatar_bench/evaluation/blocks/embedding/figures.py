@@ -21,7 +21,7 @@ _MARKERS = "s^Dv<>PX"  # each with its colour, none the circle of the classes
 
 @plots.use_style()
 def draw_maps(points: ArrayLike, drawn: Predictions, method: str, named: int) -> Figure:
-    """Draw the places (N, 2) of images by true class, left, and by source, right, where the largest are named."""
+    """Draw the positions (N, 2) of images by true class, left, and by source, right, where the largest are named."""
     place = np.asarray(points)
     rows = -(-max(len(drawn.classes), min(named, len(set(drawn.sources.tolist()))) + 1) // 2)
     figure = plots.create_figure(8.6, 4.7 + 0.15 * rows)

@@ -1,4 +1,4 @@
-"""ensemble: what averaging several runs gains over the single one that val would have chosen."""
+"""Block ensemble: gain from averaging several runs over the single best run on val."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FEW_IMAGES = 100  # held-out images below which weights and choices are little 
 
 @dataclass(kw_only=True)
 class EnsembleBlock(IntervalCompareBlock):
-    """Average runs, and hold each average against the single run that the held-out images choose.
+    """Averages of several runs, each compared with the single run that is best on the held-out images.
 
     Without `soup` weights are not averaged, so that no network is run.
     """
@@ -48,10 +48,10 @@ class EnsembleBlock(IntervalCompareBlock):
     soup: bool = True
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the accuracy, gain and calibration of each strategy, each run's contribution, and what is to be saved.
+        """Compute accuracy, gain and calibration of each strategy, each run's contribution, and the ensembles to save.
 
-        Raise BlockError where the runs cannot be compared or hold out too few images in common, GuardError where
-        the class names of one are in the wrong order or the set holds images that weights are fitted on.
+        Raise BlockError if the runs cannot be compared or have too few held-out images in common, GuardError if the
+        class names of one are in the wrong order or if the set contains images that weights are fitted on.
         """
         held = read_held_out(runs, datasets)
         fitted = fit_strategies(held)  # before the set is looked at
@@ -78,7 +78,7 @@ class EnsembleBlock(IntervalCompareBlock):
         return result
 
     def _compute_metrics(self, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
-        """Give each strategy's figures, those of the single run as well; a soup that there is not has nulls."""
+        """Compute the metrics of each strategy and of the single run; those of a missing soup are null."""
         first, found = entries[SINGLE], {}
         names = [name for name in (*STRATEGIES, SINGLE, SOUP) if name in entries]
         for name in names:
@@ -113,7 +113,7 @@ class EnsembleBlock(IntervalCompareBlock):
         return self.bootstrap(names, _build_macro_f1_statistic(list(entries.values())), groups)
 
     def _compute_contributions(self, labels: Sequence[str], logits: Reals, judged: Predictions) -> dict[str, Metric]:
-        """Give what soft voting loses in accuracy without each run in turn."""
+        """Compute the accuracy that soft voting loses without each run in turn."""
         everyone = _vote(logits) == judged.targets
         without = [_vote(np.delete(logits, run, axis=0)) == judged.targets for run in range(len(logits))]
         columns = np.column_stack([everyone.astype(float) - right for right in without])
@@ -158,7 +158,7 @@ def _vote(logits: Reals) -> NDArray[np.intp]:
 
 
 def _build_mean_statistic(columns: Floats) -> stats.Statistic:
-    """Give what maps weights (B, N) to the weighted mean of each column of (N, K)."""
+    """Return a function that maps weights (B, N) to the weighted mean of each column of (N, K)."""
     return lambda weights: np.asarray(weights @ columns / weights.sum(axis=1, keepdims=True))
 
 
@@ -167,7 +167,7 @@ def _build_accuracy_statistic(entries: Sequence[Predictions]) -> stats.Statistic
 
 
 def _subtract_last(statistic: stats.Statistic) -> stats.Statistic:
-    """Return what each figure (B, K) is above the last of them."""
+    """Return a function of each column (B, K) minus the last."""
 
     def differences(weights: Floats) -> Floats:
         found = statistic(weights)
@@ -197,7 +197,7 @@ def _build_soup_mix(soup: FittedSoup | None, runs: int) -> dict[str, AveragingWe
 def _collect_arrays(
     logits: Reals, judged: Sequence[Predictions], held: HeldOutPredictions
 ) -> dict[str, dict[str, NDArray[np.generic]]]:
-    """Give what every figure can be recomputed from."""
+    """Return the arrays from which every metric can be recomputed."""
     first = judged[0]
     own = np.array([one.temperature for one in judged])
     members = {"logits": logits, "targets": first.targets, "groups": first.groups, "temperatures": own}
@@ -205,7 +205,7 @@ def _collect_arrays(
 
 
 def _number_recipes(runs: Sequence[Run]) -> list[int]:
-    """Give the number of each run's recipe, by which it is coloured everywhere."""
+    """Return the number of each run's recipe, which sets its colour everywhere."""
     return [list(group_by_recipe(runs)).index(run.recipe) for run in runs]
 
 

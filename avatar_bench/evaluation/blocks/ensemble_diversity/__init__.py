@@ -1,4 +1,4 @@
-"""ensemble_diversity: how far runs give the same answers and make the same errors, pair by pair."""
+"""Block ensemble_diversity: agreement of predictions and errors between runs, pair by pair."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ _BETTER = {"agreement": None, "kappa": None, "disagreement": None, "double_fault
 
 @dataclass(kw_only=True)
 class EnsembleDiversity(IntervalCompareBlock):
-    """Measure how alike the answers and errors of runs are, pair by pair."""
+    """Pairwise similarity of the predictions and errors of runs."""
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the means over all pairs with intervals, and the figures of each pair.
+        """Compute the means over all pairs with intervals, and the measures of each pair.
 
-        Raise BlockError where the runs cannot be compared, GuardError where the class names of one are in the wrong
-        order.
+        Raise BlockError if the runs cannot be compared, GuardError if the class names of one are in the wrong order.
         """
         judged = align_predictions(runs, datasets)
         labels = [run.label for run in runs]
@@ -81,7 +80,7 @@ def _build_pair_statistic(judged: Sequence[Predictions], pair: RunIndexPair) -> 
 
 
 def _average_pairs(columns: Sequence[Floats]) -> Floats:
-    """Give the mean over pairs, those that are NaN left out, NaN where all are."""
+    """Compute the mean over pairs, ignoring NaN; NaN if all are."""
     values = np.stack(columns)
     known = ~np.isnan(values)
     total, none = np.where(known, values, 0.0).sum(axis=0), np.full(values.shape[1:], np.nan)
@@ -109,7 +108,7 @@ def _tabulate_pairs(
 
 
 def _tabulate_predictions(judged: Sequence[Predictions], labels: Sequence[str]) -> pd.DataFrame:
-    """Give each run's answer and its probability of the true class, a row an image and run."""
+    """Return each run's prediction and its probability of the true class, one row per image and run."""
     frames = []
     for label, one in zip(labels, judged, strict=True):
         names = np.array(one.classes)
