@@ -24,9 +24,9 @@ from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES
 
-MAX_WALL_RUNS = 20  # rows of a wall that can still be found
-_DPI = 140  # a cell of 130 pixels: at the house's 300 a wall of nine runs would have 10 MB
-_CELL, _COLUMN, _ROW = 0.86, 0.93, 1.22  # inches: an image, and from one to the next
+MAX_WALL_RUNS = 20  # more rows of a wall are hard to distinguish
+_DPI = 140  # a cell has 130 pixels; at the usual 300 dpi a wall of nine runs would take 10 MB
+_CELL, _COLUMN, _ROW = 0.86, 0.93, 1.22  # inches: size of an image, horizontal and vertical distance between images
 _CORRECT_COLOUR, _INCORRECT_COLOUR = "#404040", "#D55E00"
 
 DrawMap = Callable[[Axes, NDArray[np.uint8], NDArray[np.float32]], None]
@@ -120,7 +120,7 @@ def name_overlap_metrics() -> dict[str, str]:
     """Return the display name of each overlap metric."""
     return {
         "iou_top20": _("IoU of the top 20 %"),
-        "iou_half": _("IoU above .5 of the largest"),
+        "iou_half": _("IoU above half of the maximum"),
         "pearson": _("Pearson's r"),
         "spearman": _("Spearman's ρ"),
     }
@@ -134,7 +134,7 @@ def _create_grid(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
         figure = plots.create_figure(width, height)
     figure.set_layout_engine(None)
     grid = figure.subplots(rows, columns, squeeze=False)
-    # the last row needs room for its words, as the others have it between them
+    # the last row needs room for its labels below; the other rows have it between them
     edges = {"left": left / width, "right": 1 - right / width, "top": 1 - top / height}
     bottom += _ROW - _CELL
     figure.subplots_adjust(**edges, bottom=bottom / height, wspace=_COLUMN / _CELL - 1, hspace=_ROW / _CELL - 1)
@@ -146,8 +146,8 @@ def _draw_colour_bar(figure: Figure, of: str) -> None:
     long = min(4.5, 0.8 * width)
     axes = figure.add_axes(((width - long) / 2 / width, 0.62 / height, long / width, 0.09 / height))
     label = {
-        "target": _("evidence for the true class, share of the map's largest value (%)"),
-        "prediction": _("evidence for the predicted class, share of the map's largest value (%)"),
+        "target": _("evidence for the true class (% of the map's maximum)"),
+        "prediction": _("evidence for the predicted class (% of the map's maximum)"),
     }[of]
     scale = ScalarMappable(Normalize(0, 1), EVIDENCE_COLORMAP)
     figure.colorbar(scale, cax=axes, orientation="horizontal", format=PercentFormatter(1.0))
@@ -156,7 +156,7 @@ def _draw_colour_bar(figure: Figure, of: str) -> None:
 
 
 def _label_row(axes: Axes, text: str) -> None:
-    words = text.replace("_", "_ ")  # names of recipes have few other places to break at
+    words = text.replace("_", "_ ")  # recipe names have few other places to break
     axes.set_ylabel(
         "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(words, 19)),
         rotation=0,
@@ -168,12 +168,12 @@ def _label_row(axes: Axes, text: str) -> None:
 
 
 def _draw_prediction(axes: Axes, panel: RunMaps, row: int) -> None:
-    right = bool(panel.predictions.correct[row])
+    correct = bool(panel.predictions.correct[row])
     name = panel.predictions.classes[panel.predictions.predicted[row]]
     share = panel.predictions.confidence[row]
-    sign, ink = ("✓", _CORRECT_COLOUR) if right else ("✗", _INCORRECT_COLOUR)
+    sign, ink = ("✓", _CORRECT_COLOUR) if correct else ("✗", _INCORRECT_COLOUR)
     axes.set_xlabel(f"{sign} {plots.shorten_name(name, 12)}\n{share:.0%}", fontsize=7, color=ink, labelpad=2)
-    axes.spines[:].set(visible=True, color=ink, linewidth=0.8 if right else 2.2, linestyle="-" if right else "--")
+    axes.spines[:].set(visible=True, color=ink, linewidth=0.8 if correct else 2.2, linestyle="-" if correct else "--")
 
 
 def _build_legend(level: float) -> list[Line2D | Patch]:
@@ -183,6 +183,6 @@ def _build_legend(level: float) -> list[Line2D | Patch]:
     return [
         Line2D([], [], color=blue, marker="o", markersize=5, label=same),
         Line2D([], [], color=blue, marker="o", markersize=5, markerfacecolor="white", label=hollow),
-        Patch(color="#D0D0D0", label=_("of different images of a class ({level:.0%} range)", level=level)),
-        Line2D([], [], color="black", marker="|", linestyle="", markersize=9, label=_("cells shuffled (mean)")),
+        Patch(color="#D0D0D0", label=_("maps of different images of a class ({level:.0%} range)", level=level)),
+        Line2D([], [], color="black", marker="|", linestyle="", markersize=9, label=_("shuffled cells (mean)")),
     ]

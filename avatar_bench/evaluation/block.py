@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
-_ROUNDING = 1e-12  # of one figure by several resamples, whose weights are summed in another order
+_ROUNDING = 1e-12  # differences between resamples that come from summing in another order
 
 
 @dataclass(kw_only=True)
@@ -60,7 +60,7 @@ class IntervalOptions(BlockOptions):
         higher_is_better: bool | None = True,
         floor: float | None = None,
     ) -> Metric:
-        """Compute the proportion of True in `hits` (N,), N at least 1, with the interval of `stats.share_interval`."""
+        """Compute the proportion of True in `hits` (N,), N at least 1, with `stats.proportion_interval`."""
         ends = stats.proportion_interval(hits, groups, self.resamples, self.level, self.seed, unit)
         value = float(np.mean(hits))
         return Metric(value, ends.n, ends.low, ends.high, ends.method, higher_is_better, floor=floor)
@@ -83,7 +83,7 @@ class IntervalOptions(BlockOptions):
         lows, highs = stats.bootstrap_interval(statistic, group, self.resamples, self.level, self.seed)
         better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
         units, floor = len(np.unique(group)), floors or {}
-        why = reason or _("the set holds too few classes for it")
+        why = reason or _("the set has too few classes for this metric")
         return {
             name: metric_with_interval(
                 value, low, high, units, "bootstrap by group", better[name], floor.get(name), why
@@ -152,19 +152,19 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum:
     if len(runs) < minimum:
         given = ", ".join(run.label for run in runs)
         raise BlockError(
-            f"This block compares {minimum} runs or more, and there is {given or 'none'}.",
-            "Give several: 'ckpt=[RUN,RUN]', or ckpt=FOLDER that holds them.",
+            f"This block compares at least {minimum} runs, but got {given or 'none'}.",
+            "Pass several runs: 'ckpt=[RUN,RUN]', or ckpt=FOLDER that contains them.",
         )
     first = datasets[0]
     for run, dataset in zip(runs, datasets, strict=True):
         if dataset.fingerprint != first.fingerprint:
             raise BlockError(
-                f"{run.label} is judged on other images of {dataset.name} than {runs[0].label}.",
-                "Compare on one set: split=blind, data=manifest data.manifest=FILE, or runs of one data.split.seed.",
+                f"{run.label} and {runs[0].label} are evaluated on different images of {dataset.name}.",
+                "Use one set: split=blind, data=manifest data.manifest=FILE, or runs with the same data.split.seed.",
             )
         if set(run.classes) != set(runs[0].classes):
             raise BlockError(
-                f"{run.label} knows the classes {', '.join(run.classes)}, {runs[0].label} {', '.join(runs[0].classes)}."
+                f"{run.label} has the classes {', '.join(run.classes)}, {runs[0].label} {', '.join(runs[0].classes)}."
             )
     asked = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
     for run, predictions in zip(runs, asked, strict=True):
@@ -188,7 +188,7 @@ def labelled_rows(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp
     """Return the rows whose true class is known, (M,); raise BlockError if there are none."""
     rows = np.flatnonzero(predictions.targets >= 0)
     if len(rows) == 0:
-        raise BlockError(f"{dataset.name}: no image's true class is known, so there is nothing to judge.")
+        raise BlockError(f"{dataset.name}: no image has a known class, so nothing can be evaluated.")
     return rows
 
 
@@ -209,7 +209,7 @@ def metric_with_interval(
     if np.isnan(value):
         return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
     if not high - low > _ROUNDING:
-        why = _("no interval: every resample gives the same figure")
+        why = _("no interval: all resamples give the same value")
         return Metric(float(value), n, higher_is_better=better, reason=why, floor=floor)
     return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
 
@@ -280,7 +280,7 @@ def _explain_order(classes: tuple[str, ...], order: tuple[int, ...], confusion: 
     named, reordered = confusion.trace() / total, confusion[list(order), range(len(order))].sum() / total
     moved = [f"{classes[i]!r} is {classes[real]!r}" for i, real in enumerate(order) if i != real]
     return [
-        f"The class names are in the wrong order: accuracy is {named:.1%} as they stand, {reordered:.1%} reordered.",
-        f"What the network calls {', '.join(moved)}.",
-        "Check the labels of this set and the class order of the checkpoint; allow=[permutation] passes this guard.",
+        f"The class names are in the wrong order: accuracy is {named:.1%} as given, {reordered:.1%} reordered.",
+        f"By the network's predictions, {', '.join(moved)}.",
+        "Check the labels of this set and the class order of the checkpoint, or pass allow=[permutation].",
     ]

@@ -37,7 +37,7 @@ class EarlierResults:
         if not found:
             have = sorted({file.parent.name for file in self.place.rglob(_METRICS)} - {AGAINST_FOLDER})
             raise DataError(
-                f"against={self.place} holds no result of {', '.join(blocks)} on {folder.name}"
+                f"against={self.place} has no result of {', '.join(blocks)} on {folder.name}"
                 + (f"; it has {format_names(have, 5)}." if have else "."),
                 _EXPECTED,
             )
@@ -73,7 +73,7 @@ class EarlierResults:
             raise RegressionError(self.worse[0], *[rest] * bool(rest))
 
 
-_EXPECTED = "Expected an earlier RUN/evaluation/<set>/<block>, or a run that was evaluated on this set by this block."
+_EXPECTED = "Expected an earlier RUN/evaluation/<set>/<block>, or a run already evaluated on this set with this block."
 
 
 def _load(folder: Path) -> Result | None:

@@ -19,8 +19,8 @@ from avatar_bench.metrics import plots
 from avatar_bench.metrics.plots import number_points
 from avatar_bench.results.result import Metric, Result
 
-_MAX_RUNS_WITH_NUMBERS = 14  # runs above which numbers in the cells of a heatmap cannot be read
-_MAX_NUMBERED_POINTS = 45  # points above which numbers beside them cannot be read
+_MAX_RUNS_WITH_NUMBERS = 14  # with more runs, numbers in the cells of a heatmap are illegible
+_MAX_NUMBERED_POINTS = 45  # with more points, numbers beside them are illegible
 
 
 def name_strategies() -> dict[str, str]:
@@ -30,7 +30,7 @@ def name_strategies() -> dict[str, str]:
         "accuracy_ece": _("accuracy × (1 − ECE)"),
         "greedy": _("greedy selection"),
         "scaled_vote": _("scaled soft vote"),
-        "soup": _("soup of weights"),
+        "soup": _("weight soup"),
     }
 
 
@@ -98,7 +98,7 @@ def draw_contribution(metrics: Sequence[Metric], labels: Sequence[str], colours:
     axes.set_yticks(range(len(labels)), plots.shorten_names((labels[row] for row in order), 34))
     axes.set_ylim(len(labels) - 0.5, -0.5)
     _draw_reference(axes, 0)
-    axes.set_xlabel(_("accuracy that soft voting loses without the run (points)"))
+    axes.set_xlabel(_("accuracy lost by soft voting without the run (points)"))
     return figure
 
 
@@ -122,9 +122,9 @@ def draw_pairs(values: NDArray[np.float64], labels: Sequence[str], label: str, s
     for row in range(1, size if size <= _MAX_RUNS_WITH_NUMBERS else 1):
         for column in range(row):
             value = values[row, column]
-            said = "-" if np.isnan(value) else f"{value:.2f}"
+            text = "-" if np.isnan(value) else f"{value:.2f}"
             ink = "white" if abs(value) > 0.62 * high else "black"
-            axes.text(column, row - 1, said, ha="center", va="center", color=ink, fontsize=8)
+            axes.text(column, row - 1, text, ha="center", va="center", color=ink, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.8, label=label)
     return figure
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CURVE_NAMES = ("deletion", "insertion", "deletion_random", "insertion_random")
 FAITHFULNESS_GAINS = ("deletion_gain", "insertion_gain")
-ROLLOUT_SUFFIX = "_rollout"  # ends the names of what is attention rollout's, and not Grad-CAM's
+ROLLOUT_SUFFIX = "_rollout"  # suffix of names that belong to attention rollout instead of Grad-CAM
 SANITY_METRIC = "sanity_correlation"
 
 MapArrays = dict[str, NDArray[np.float32]]

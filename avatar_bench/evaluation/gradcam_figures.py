@@ -47,12 +47,12 @@ def draw_panels(images: ImageArray, predictions: Predictions, maps: MapsByName, 
     for axes in grid.ravel():
         axes.set_axis_off()
     names = plots.shorten_names(predictions.classes, 20)
-    for line, (right, wrong) in zip(grid, lines, strict=True):
-        for row, cells in ((right, line[: 2 + more]), (wrong, line[2 + more :])):
+    for line, (correct, incorrect) in zip(grid, lines, strict=True):
+        for row, cells in ((correct, line[: 2 + more]), (incorrect, line[2 + more :])):
             if row is not None:
                 _draw_explanation(cells, images[row], row, predictions, maps, names)
     scale = ScalarMappable(Normalize(0, 1), EVIDENCE_COLORMAP)
-    label = _("evidence for the class, share of the map's largest value (%)")
+    label = _("evidence for the class (% of the map's maximum)")
     figure.colorbar(scale, ax=grid, location="bottom", aspect=50, shrink=0.6, label=label, format=PercentFormatter(1.0))
     return figure
 
@@ -71,7 +71,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
         (_("pixels deleted, most important first (%)"), _("pixels inserted, most important first (%)")),
         strict=True,
     ):
-        for name, said, colour, dash in (
+        for name, title, colour, dash in (
             (kind, "Grad-CAM", plots.get_colour(0), "-"),
             (f"{kind}_rollout", _("attention rollout"), plots.get_colour(1), "-"),
             (f"{kind}_random", _("random maps"), plots.GREY, "--"),
@@ -79,7 +79,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
             if name not in metrics:
                 continue
             one = table[table["curve"] == name]
-            area = _("{name}, area {value:.3f}", name=said, value=metrics[name].value)
+            area = _("{name}, area {value:.3f}", name=title, value=metrics[name].value)
             axes.plot(one["share"], one["probability"], dash, color=colour, label=area)
             axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title)
@@ -114,7 +114,7 @@ def draw_sanity(
             for axes, title in zip(cells, [_("image"), _("trained")], strict=False):
                 axes.set_title(title, fontsize=8)
     scale = ScalarMappable(Normalize(-1, 1), _SIGNED_COLORMAP)
-    label = _("evidence against and for the class, share of the map's largest value (%)")
+    label = _("evidence against and for the class (% of the map's maximum)")
     label = textwrap.fill(label, round(12 * figure.get_figwidth()))
     bar: dict[str, Any] = {"location": "bottom", "aspect": 50, "shrink": 0.6, "ticks": [-1, -0.5, 0, 0.5, 1]}
     figure.colorbar(scale, ax=figure.axes, label=label, format=PercentFormatter(1.0), **bar)
@@ -143,10 +143,10 @@ def draw_overlay(axes: Axes, image: ImageArray, shown: NDArray[np.float32], colo
 def _select_rows(predictions: Predictions, k: int, each: int) -> list[tuple[int | None, int | None]]:
     """Pair the first correct images of a class with its most confident errors; None if there are too few."""
     own = predictions.targets == k
-    right = np.flatnonzero(own & predictions.correct)[:each].tolist()
-    wrong = np.flatnonzero(own & ~predictions.correct)
-    wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:each].tolist()
-    pairs = [(_get_or_none(right, i), _get_or_none(wrong, i)) for i in range(each)]
+    correct = np.flatnonzero(own & predictions.correct)[:each].tolist()
+    incorrect = np.flatnonzero(own & ~predictions.correct)
+    incorrect = incorrect[np.argsort(-predictions.confidence[incorrect], kind="stable")][:each].tolist()
+    pairs = [(_get_or_none(correct, i), _get_or_none(incorrect, i)) for i in range(each)]
     return [pair for pair in pairs if pair != (None, None)]
 
 
@@ -159,9 +159,11 @@ def _draw_explanation(
 ) -> None:
     target, guess = names[predictions.targets[row]], names[predictions.predicted[row]]
     share = predictions.confidence[row]
-    said = _("right, {share:.0%}", share=share) if predictions.correct[row] else _("wrong, {share:.0%}", share=share)
+    text = (
+        _("correct, {share:.0%}", share=share) if predictions.correct[row] else _("incorrect, {share:.0%}", share=share)
+    )
     cells[0].imshow(image)
-    cells[0].set_title(f"{target}\n{said}", fontsize=7.5)
+    cells[0].set_title(f"{target}\n{text}", fontsize=7.5)
     if "rollout" in maps:
         *cells, last = cells
         draw_overlay(last, image, maps["rollout"][row], EVIDENCE_COLORMAP)
@@ -185,6 +187,6 @@ def _draw_correlations(axes: Axes, table: pd.DataFrame, floor: float | None) -> 
     axes.set_xticks(places, names, fontsize=8)
     axes.set(xlim=(-0.5, len(table) - 0.5), ylim=(0, 1.02))
     axes.set_ylabel(textwrap.fill(_("mean |Spearman's ρ|"), 15), fontsize=8)
-    label = _("layer groups with random weights, from the head downward")
+    label = _("layer groups with random weights, starting from the head")
     axes.set_xlabel(textwrap.fill(label, 8 + 17 * len(table)), fontsize=8)
     axes.grid(axis="y")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NAME_LENGTH = 34  # characters of a model's name
 _CHARACTERS_PER_INCH = 12  # characters of a legend
-_MIN_RATIO = 6.0  # between the ends of an axis, so that it holds two or three of its marks
+_MIN_RATIO = 6.0  # of the ends of an axis, so that it has two or three ticks
 
 
 class RunStyles:
@@ -53,9 +53,11 @@ class RunStyles:
     def legend(self, figure: Figure, names: Iterable[str], others: Iterable[Line2D] = (), **line: Any) -> None:
         """Draw the legend of the given runs' models, and of `others`, in as many columns as fit below."""
         shown = [self.models[index] for index in sorted({self._index[name] for name in names})]
-        told = [self.word(name) for name in shown]
+        texts = [self.word(name) for name in shown]
         style = {"linestyle": "", "markersize": 5.5, **line}
-        handles = [Line2D([], [], label=text, **style, **self.of(name)) for name, text in zip(shown, told, strict=True)]
+        handles = [
+            Line2D([], [], label=text, **style, **self.of(name)) for name, text in zip(shown, texts, strict=True)
+        ]
         handles += others
         longest = max(len(str(handle.get_label())) for handle in handles)
         columns = int(figure.get_figwidth() * _CHARACTERS_PER_INCH // (longest + 6))

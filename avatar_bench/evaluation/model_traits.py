@@ -20,7 +20,7 @@ import re
 
 UNKNOWN = "?"
 SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"
-SAM, SAM_AT_COST, START, FAMILY = "sam", "sam at equal cost", "start", "family"  # what may change in a pair
+SAM, SAM_AT_COST, START, FAMILY = "sam", "sam at equal cost", "start", "family"  # traits that a pair may differ in
 _STAGE_SETTINGS = {"unfreeze": "unfreeze", "epochs": "epochs", "learning_rate": "lr"}
 _SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -30,7 +30,7 @@ _SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
 _IGNORED_SETTINGS = (
     "seeds",
     "device",
-)  # they may differ in a pair: seeds are resampled, and a device makes no accuracy
+)  # pairs may differ in these: seeds are resampled, and the device does not affect accuracy
 
 
 class StartingWeights(NamedTuple):
@@ -54,8 +54,8 @@ class StartingWeights(NamedTuple):
 
     def is_comparable(self, other: StartingWeights) -> bool:
         """Return whether another architecture's weights were trained on the same data and labels, as far as known."""
-        told = self.known and other.known
-        return self.kind == other.kind and (self.trained == other.trained or not told)
+        both_known = self.known and other.known
+        return self.kind == other.kind and (self.trained == other.trained or not both_known)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Traits:
         """
         same = self.architecture == other.architecture
         starts = self.start == other.start if same else self.start.is_comparable(other.start)
-        return [name for name, kept in ((SAM, self.sam == other.sam), (START, starts), (FAMILY, same)) if not kept]
+        return [name for name, equal in ((SAM, self.sam == other.sam), (START, starts), (FAMILY, same)) if not equal]
 
     @property
     def cost(self) -> list[float]:
@@ -137,7 +137,7 @@ def find_pairs(found: Sequence[Traits]) -> list[RecipePair]:
     In each pair, a has SAM, starts from weights, or is less convolutional. Recipes with unknown settings form no pairs.
     Recipes with and without SAM may also differ in epochs if they make equally many passes: SAM_AT_COST.
     """
-    told = []
+    pairs = []
     for j, second in enumerate(found):
         for i, first in enumerate(found[:j]):
             changed = first.changed(second)
@@ -145,8 +145,8 @@ def find_pairs(found: Sequence[Traits]) -> list[RecipePair]:
                 continue
             ranks = [_rank_recipe(each, changed[0]) for each in (first, second)]
             if what == START or ranks[0] != ranks[1]:
-                told.append(RecipePair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), what))
-    return sorted(told, key=lambda pair: (SAM, SAM_AT_COST, START, FAMILY).index(pair.changed))
+                pairs.append(RecipePair(*((i, j) if ranks[0] >= ranks[1] else (j, i)), what))
+    return sorted(pairs, key=lambda pair: (SAM, SAM_AT_COST, START, FAMILY).index(pair.changed))
 
 
 def find_crossed_pairs(found: Sequence[RecipePair]) -> list[tuple[RecipePair, RecipePair]]:
@@ -179,8 +179,8 @@ def _find_comparison(changed: str, first: Traits, second: Traits) -> str:
 
 def _has_same_settings(first: Traits, second: Traits, but: tuple[str, ...] = ()) -> bool:
     left_out = (*_IGNORED_SETTINGS, *but)
-    kept = [{k: v for k, v in each.settings.items() if k not in left_out} for each in (first, second)]
-    return kept[0] == kept[1] and UNKNOWN not in (first.settings["data_fingerprint"], first.settings["epochs"])
+    settings = [{k: v for k, v in each.settings.items() if k not in left_out} for each in (first, second)]
+    return settings[0] == settings[1] and UNKNOWN not in (first.settings["data_fingerprint"], first.settings["epochs"])
 
 
 def _rank_recipe(each: Traits, changed: str) -> int:
@@ -191,8 +191,8 @@ def _rank_recipe(each: Traits, changed: str) -> int:
 
 def _name_architecture(run: Run) -> str:
     """Return the name of the network without its weights' tag, with the options that change its shape."""
-    said = [f"{name}={value}" for name, value in sorted(_read_options(run).items()) if not _is_regularisation(name)]
-    return " ".join([run.card.backbone.partition(".")[0], *said])
+    options = [f"{name}={value}" for name, value in sorted(_read_options(run).items()) if not _is_regularisation(name)]
+    return " ".join([run.card.backbone.partition(".")[0], *options])
 
 
 def _read_options(run: Run) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def _average(values: Sequence[Any]) -> float | None:
 
 _LABELS = "labels of ImageNet"
 _MASKED = "masked autoencoding on ImageNet-1k"
-_PRETRAINING_BY_TAG = {  # what a tag says of data and labels, in the words of timm
+_PRETRAINING_BY_TAG = {  # data and labels by part of timm's tag
     "in1k": f"{_LABELS}-1k",
     "in12k": f"{_LABELS}-12k",
     "in21k": f"{_LABELS}-21k",
@@ -295,26 +295,26 @@ _PRETRAINING_BY_TAG = {  # what a tag says of data and labels, in the words of t
     "laion2b": "texts of LAION-2B",
     "clip_laion2b": "texts of LAION-2B",
 }
-_RECIPE_TAGS = (  # words for who trained with labels, and how: nothing but the data's own labels had a part
+_RECIPE_TAGS = (  # parts of a tag that name the author or schedule of supervised training on the data's own labels
     *("a1", "a1h", "a2", "a3", "agc", "augreg", "augreg2", "bt", "c1", "c2", "c3", "ch", "cvnets", "d", "fb", "gluon"),
     *("lamb", "ms", "nav", "orig", "pycls", "ra", "ra2", "ra3", "ra4", "rmsp", "sbb", "sw", "tv", "tv2"),
 )
-_SIZE_TAG = re.compile(r"[re]?\d+")  # of images and epochs: r224, e300, 384
-_AMBIGUOUS_TAGS = ("in22k_ft_in1k",)  # a tag of several meanings: those of EVA and BEiT began without labels
+_SIZE_TAG = re.compile(r"[re]?\d+")  # image sizes and epochs: r224, e300, 384
+_AMBIGUOUS_TAGS = ("in22k_ft_in1k",)  # EVA and BEiT weights with this tag started without labels
 
 
 def find_tag(backbone: str) -> str:
     """Return the tag of the weights that timm loads by this name; its default tag if the name has none."""
     if tag := backbone.partition(".")[2]:
         return tag
-    import timm  # takes a second, which names with a tag do without
+    import timm  # takes a second to import, and is not needed for names with a tag
 
     config = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None  # type: ignore[attr-defined]
     return str(config.tag or "") if config else ""
 
 
 def describe_pretraining(tag: str) -> str:
-    """Describe the data and labels behind a weights tag; "" if it does not tell, as with teachers or other data."""
+    """Describe the data and labels behind a weights tag; "" if unknown, as with teachers or other data."""
     if tag in _AMBIGUOUS_TAGS:
         return ""
     words = [word for word in tag.split("_") if word not in _RECIPE_TAGS and not _SIZE_TAG.fullmatch(word)]

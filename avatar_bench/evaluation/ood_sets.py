@@ -75,7 +75,7 @@ def tabulate_scores(
 
 
 def _build_score_rows(name: str, kind: str, predictions: Predictions, scores: pd.DataFrame) -> pd.DataFrame:
-    names = np.array([*predictions.classes, ""])  # the last, for -1: not known
+    names = np.array([*predictions.classes, ""])  # the last one stands for unknown (-1)
     rows = {
         "set": name,
         "kind": kind,
@@ -127,5 +127,5 @@ def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
         which = f"The out-of-domain set {name}" if name else "An out-of-domain set"
         raise BlockError(
             f"{which} cannot be used: {error.lines[0]}",
-            f"Mend it, or name another folder: 'data.ood={{{name or 'NAME'}: FOLDER}}'",
+            f"Repair it, or pass another folder: 'data.ood={{{name or 'NAME'}: FOLDER}}'",
         ) from error

@@ -16,8 +16,8 @@ from avatar_bench.metrics.overlap import OVERLAP_MEASURES, nan_mean
 
 Floats = NDArray[np.float64]
 
-ALL_CLASSES = "(all)"  # stands for every class where the table names one
-MEAN_OF_PAIRS = ""  # stands for the mean over pairs where it names a run
+ALL_CLASSES = "(all)"  # value of column `class` for all classes
+MEAN_OF_PAIRS = ""  # value of columns `a` and `b` for the mean over pairs
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def tabulate_images(
     """Return one row per image and pair, with each metric and its value with maps of other images of the class."""
     frames = []
     for (a, b), values, others in zip(found.pairs, found.values, found.others, strict=False):
-        told = {"path": paths, "class": np.array(classes)[found.targets], "a": runs[a], "b": runs[b]}
+        columns = {"path": paths, "class": np.array(classes)[found.targets], "a": runs[a], "b": runs[b]}
         named = dict(zip(OVERLAP_MEASURES, values, strict=True)) | dict(
             zip((f"null_{n}" for n in OVERLAP_MEASURES), others, strict=True)
         )
-        frames.append(pd.DataFrame(told | named))
+        frames.append(pd.DataFrame(columns | named))
     return pd.concat(frames, ignore_index=True)
 
 

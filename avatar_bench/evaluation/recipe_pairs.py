@@ -32,7 +32,7 @@ class PairwiseBlock(IntervalCompareBlock):
 
 
 def compare_pair(
-    judged: Recipes, drawn: Floats, a: int, b: int, level: float, power: float, alpha: float
+    recipes: Recipes, drawn: Floats, a: int, b: int, level: float, power: float, alpha: float
 ) -> dict[str, object]:
     """Compare the recipes at two positions; `drawn` (B, R) are their accuracies in the same resamples.
 
@@ -41,20 +41,20 @@ def compare_pair(
     of the differences on these images: 1 for single runs, less for means over seeds. With `n_required` images the test
     would find the difference with `power` at `alpha`; it is NaN if there is no difference, with `n_required_reason`.
     """
-    groups, n = judged.groups, judged.right.shape[1]
-    first, second = (judged.counts[place] / judged.sizes[place] for place in (a, b))
+    groups, n = recipes.groups, recipes.right.shape[1]
+    first, second = (recipes.counts[place] / recipes.sizes[place] for place in (a, b))
     only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
-    gains, whole = _compute_gains(judged, a, b)
+    gains, whole = _compute_gains(recipes, a, b)
     sums = paired.sum_by_group(gains, groups)
     difference = float(gains.sum() / (whole * n))
-    single = judged.units == n and judged.sizes[a] == judged.sizes[b] == 1
+    single = recipes.units == n and recipes.sizes[a] == recipes.sizes[b] == 1
     low, high = compute_interval(drawn[:, a] - drawn[:, b], level)
     discordance = float((gains != 0).mean())
     gain = float(np.sqrt((gains[gains != 0] ** 2).mean()) / whole) if discordance else 0.0
     needed = stats.required_sample_size(discordance, difference / gain, power, alpha) if discordance else None
     return {
-        "a": judged.names[a],
-        "b": judged.names[b],
+        "a": recipes.names[a],
+        "b": recipes.names[b],
         "n": n,
         "only_a_correct": only_a,
         "only_b_correct": only_b,
@@ -63,15 +63,15 @@ def compare_pair(
         "low": low,
         "high": high,
         "test": "exact McNemar" if single else "cluster permutation",
-        "groups": judged.units,
+        "groups": recipes.units,
         "discordant_groups": int((sums != 0).sum()),
-        "seeds_a": int(judged.sizes[a]),
-        "seeds_b": int(judged.sizes[b]),
+        "seeds_a": int(recipes.sizes[a]),
+        "seeds_b": int(recipes.sizes[b]),
         "discordance": discordance,
         "gain": gain,
         "design_effect": paired.design_effect(gains, groups),
         "n_required": math.ceil(needed * paired.design_effect(gains, groups)) if needed else math.nan,
-        "n_required_reason": "" if needed else _("the two are right equally often"),
+        "n_required_reason": "" if needed else _("both are correct equally often"),
     }
 
 
@@ -88,7 +88,7 @@ def find_detectable_difference(pair: pd.Series, power: float, alpha: float) -> f
 
     In the sign test, a mean over seeds that gains `gain` per image equals a single run's gain times `gain`. The design
     effect reduces the number of images if groups repeat. The interval over several seeds is wider than the test
-    assumes, and must exclude 0 too. Return None if too few images tell the two apart.
+    assumes, and must exclude 0 too. Return None if too few images separate the two.
     """
     n = int(pair["n"] / pair["design_effect"])
     least = stats.detectable_difference(n, pair["discordance"], power, alpha)
@@ -107,8 +107,8 @@ def compute_interval(drawn: Floats, level: float) -> tuple[float, float]:
     return (float(low), float(high)) if low < high else (math.nan, math.nan)
 
 
-def _compute_gains(judged: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
+def _compute_gains(recipes: Recipes, a: int, b: int) -> tuple[NDArray[np.int64], int]:
     """Return the gain of a over b on each image (N,), in integer parts, and the number of parts per image."""
-    whole = math.lcm(int(judged.sizes[a]), int(judged.sizes[b]))
-    first, second = (judged.counts[place] * (whole // judged.sizes[place]) for place in (a, b))
+    whole = math.lcm(int(recipes.sizes[a]), int(recipes.sizes[b]))
+    first, second = (recipes.counts[place] * (whole // recipes.sizes[place]) for place in (a, b))
     return np.asarray(first - second), whole

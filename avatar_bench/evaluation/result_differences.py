@@ -34,7 +34,7 @@ _PREDICTION_COLUMNS = (
     "target",
     "prediction",
     "group",
-)  # columns of a table of predictions, beside prob_<class>
+)  # columns of a table of predictions besides prob_<class>
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
         found.tables |= {"pairs": pd.concat(pairs, ignore_index=True), "changed": pd.concat(changed, ignore_index=True)}
         found.figures["differences"] = _draw(found.tables["differences"])
     else:
-        found.warnings.append(_("The two results have no predictions of common images: every difference is unpaired."))
+        found.warnings.append(
+            _("The two results have no predictions on common images, so all differences are unpaired.")
+        )
     found.provenance = {
         "alpha": alpha,
         EARLIER: _describe_result(other),
@@ -107,8 +109,8 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
 def _build_options(new: Result, alpha: float) -> recipe_pairs.PairwiseBlock:
     """Return the interval options of the new Result, completed by those of significance."""
     stated = new.provenance.get("options", {})
-    kept = {name: stated[name] for name in ("level", "resamples", "seed") if name in stated}
-    return recipe_pairs.PairwiseBlock(alpha=alpha, **kept)
+    options = {name: stated[name] for name in ("level", "resamples", "seed") if name in stated}
+    return recipe_pairs.PairwiseBlock(alpha=alpha, **options)
 
 
 def _match_images(new: Result, earlier: Result) -> CommonImages | None:
@@ -122,14 +124,14 @@ def _match_images(new: Result, earlier: Result) -> CommonImages | None:
     if joined.empty and new.set == earlier.set:
         raise DataError(
             f"against=: the two results of {new.block} on {new.set} have no image in common (matched by {by}).",
-            "Evaluate both on the same images, or give a result of another set to compare without pairing.",
+            "Evaluate both on the same images, or pass a result of another set for an unpaired comparison.",
         )
     if joined.empty:
         return None
     same = joined[f"target_{NEW}"] == joined[f"target_{EARLIER}"]
-    kept = joined[same].reset_index(drop=True)
-    kept = kept.rename(columns={f"{name}_{NEW}": name for name in ("path", "target", "group")})
-    return CommonImages(kept, new.classes, by, int((~same).sum())) if len(kept) else None
+    matched = joined[same].reset_index(drop=True)
+    matched = matched.rename(columns={f"{name}_{NEW}": name for name in ("path", "target", "group")})
+    return CommonImages(matched, new.classes, by, int((~same).sum())) if len(matched) else None
 
 
 def _get_predictions(one: Result) -> pd.DataFrame | None:
@@ -144,9 +146,9 @@ def _get_predictions(one: Result) -> pd.DataFrame | None:
 
 def _compare_pair(common: CommonImages, options: recipe_pairs.PairwiseBlock) -> pd.DataFrame:
     """Compare the two results like the block significance: one row, with the new result as a."""
-    right = np.stack([np.equal(*common.predictions(whose)[:2]) for whose in (NEW, EARLIER)])
-    judged = Recipes({NEW: [0], EARLIER: [1]}, right, common.groups, (0, 0))
-    row = recipe_pairs.compare_pair(judged, judged.draw(options), 0, 1, options.level, options.power, options.alpha)
+    correct = np.stack([np.equal(*common.predictions(whose)[:2]) for whose in (NEW, EARLIER)])
+    recipes = Recipes({NEW: [0], EARLIER: [1]}, correct, common.groups, (0, 0))
+    row = recipe_pairs.compare_pair(recipes, recipes.draw(options), 0, 1, options.level, options.power, options.alpha)
     return recipe_pairs.mark_significant(pd.DataFrame([row]), options.alpha)
 
 
@@ -157,7 +159,7 @@ def _compute_paired(common: CommonImages, options: recipe_pairs.PairwiseBlock, p
         _list_metrics(common.classes), lambda weights: new(weights) - earlier(weights), common.groups
     )
     found = {name: replace(one, interval=one.interval and f"paired {one.interval}") for name, one in found.items()}
-    row = pair.iloc[0]  # the same difference, from the very functions of significance
+    row = pair.iloc[0]  # computed by the same functions as in significance
     if not np.isnan(row["low"]):
         value, low, high = (float(row[name]) for name in ("difference", "low", "high"))
         found["accuracy"] = replace(found["accuracy"], value=value, low=low, high=high)
@@ -193,7 +195,7 @@ def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterato
             continue
         difference, bounds = a.value - b.value, [(one.low, one.high) for one in (a, b)]
         if levels[0] != levels[1] or None in (*bounds[0], *bounds[1]):
-            why = _("no interval: one of the two has none of this level")
+            why = _("no interval: one of the two results has none at this level")
             yield name, Metric(difference, n, higher_is_better=a.higher_is_better, reason=why)
             continue
         low, high = stats.difference_interval((a.value, *bounds[0]), (b.value, *bounds[1]))  # type: ignore[arg-type]
@@ -234,23 +236,21 @@ def _find_changed(common: CommonImages) -> pd.DataFrame:
 
 
 def _warn_about_matching(common: CommonImages, new: Result, earlier: Result) -> list[str]:
-    said, n = [], len(common.table)
+    messages, n = [], len(common.table)
     if n < max(new.n, earlier.n):
-        told = _(
-            "Paired differences are of the {n} images in common; the new result has {new}, the earlier one {earlier}.",
+        message = _(
+            "Paired differences cover the {n} common images; the new result has {new}, the earlier one {earlier}.",
             n=n,
             new=new.n,
             earlier=earlier.n,
         )
-        said.append(told)
+        messages.append(message)
     if common.n_relabelled:
-        told = _(
-            "Images in common whose true class is another one now, and which are left out: {n}.", n=common.n_relabelled
-        )
-        said.append(told)
+        message = _("Common images left out because their true class has changed: {n}.", n=common.n_relabelled)
+        messages.append(message)
     if common.by == "path":
-        said.append(_("Images are matched by path, as the earlier result does not state their content."))
-    return said
+        messages.append(_("Images are matched by path because the earlier result has no content hashes."))
+    return messages
 
 
 def _describe_result(one: Result) -> dict[str, Any]:

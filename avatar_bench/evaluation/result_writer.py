@@ -20,8 +20,8 @@ from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import OutputError
 from avatar_bench.results.result import Result
 
-_MAX_PROCESSES = 2  # processes that write: a third would hold one more Result in memory, and gains nothing
-_GRACE_SECONDS = 5  # seconds for a process to take away what it has half written
+_MAX_PROCESSES = 2  # writing processes; a third would keep one more Result in memory without a gain
+_GRACE_SECONDS = 5  # time for a process to remove an unfinished folder
 
 
 @dataclass
@@ -50,7 +50,9 @@ class _PendingResult:
         process = multiprocessing.get_context("fork").Process(
             target=_write, args=(self.result, self.folder), daemon=True
         )
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)  # until it has handlers of its own
+        before = signal.pthread_sigmask(
+            signal.SIG_BLOCK, TERMINATION_SIGNALS
+        )  # until it has installed its own handlers
         try:
             with suppress(OSError):
                 process.start()
@@ -67,9 +69,9 @@ class ResultWriter:
     """
 
     def __init__(self) -> None:
-        self.told: dict[Path, bool] = {}  # each folder, and whether its Result was there already
+        self.told: dict[Path, bool] = {}  # by folder, whether its Result existed already
         self._entries: deque[_PendingResult] = deque()
-        self._warnings: dict[str, dict[str, list[str]]] = {}  # by text, the blocks of each run
+        self._warnings: dict[str, dict[str, list[str]]] = {}  # text -> run -> blocks
 
     def __enter__(self) -> ResultWriter:
         return self
@@ -79,8 +81,8 @@ class ResultWriter:
             if kind is None or issubclass(kind, Exception):
                 self.finish()
             else:
-                told = "what is told above is saved, and the same command, without again=true, makes the rest"
-                print_line(f"interrupted: {told}", file=sys.stderr)
+                advice = "the results above are saved; run the command again, without again=true, for the rest"
+                print_line(f"interrupted: {advice}", file=sys.stderr)
         finally:
             self._print_warnings()
             self._stop_processes()
@@ -120,8 +122,8 @@ class ResultWriter:
             except OSError as error:
                 self._stop_processes()
                 reason = f"{entry.folder} cannot be written: {error.strerror or error}."
-                raise OutputError(reason, "Give another place: out=DIR") from error
-        entry.result.figures.clear()  # they are the larger part of it
+                raise OutputError(reason, "Choose another folder: out=DIR") from error
+        entry.result.figures.clear()  # figures take most of its memory
         run = str(entry.result.provenance.get("run", entry.folder.parents[2]))
         for warning in entry.result.warnings:
             self._warnings.setdefault(warning, {}).setdefault(run, []).append(entry.folder.name)
@@ -151,8 +153,8 @@ class ResultWriter:
 
 
 def _write(result: Result, folder: Path) -> None:
-    gc.freeze()  # what the evaluation holds is not for this process to look through, or to free
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the evaluation ends this process
+    gc.freeze()  # keeps the garbage collector off objects of the parent process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
     signal.signal(signal.SIGTERM, _exit_on_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
     try:

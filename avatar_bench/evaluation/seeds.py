@@ -90,7 +90,7 @@ class Recipes:
     def _average_over_seeds(self, block: IntervalOptions, value: float, drawn: Floats) -> Metric:
         low, high = map(float, stats.percentiles(drawn, block.level))
         method = "bootstrap by seed and group"
-        if not low < high:  # as in stats.share_interval: resamples that all agree say nothing
+        if not low < high:  # as in stats.proportion_interval: identical resamples carry no information
             (low, high), method = stats.wilson(self.units * value, self.units, block.level), "wilson by group"
         return Metric(float(value), self.units, low, high, method)
 
@@ -117,20 +117,22 @@ def _build_confusion_statistic(found: Sequence[Predictions], metric: Callable[[F
 
 def warn_about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[str]:
     """Return warnings about recipes with one run, whose intervals ignore other seeds, and about repeated seeds."""
-    said = []
+    messages = []
     single = [name for name, own in seeds.items() if len(own) == 1]
     twice = [name for name, own in seeds.items() if len(set(own)) < len(own)]
     if single and len(single) == len(seeds):
-        told = _("Each recipe was trained with one seed: the intervals do not hold what another seed would give.")
-        said.append(told)
+        message = _("Each recipe was trained with one seed: the intervals do not cover variation between seeds.")
+        messages.append(message)
     elif single:
         names = ", ".join(single)
-        told = _("Trained with one seed, so that intervals do not hold what another would give: {names}.", names=names)
-        said.append(told)
+        message = _(
+            "Trained with one seed, so the intervals do not cover variation between seeds: {names}.", names=names
+        )
+        messages.append(message)
     if twice:
         names = ", ".join(twice)
-        said.append(_("Several runs have the same seed, and count as if they had not: {names}.", names=names))
-    return said
+        messages.append(_("Several runs have the same seed but are treated as independent: {names}.", names=names))
+    return messages
 
 
 def group_across_option(runs: Sequence[Run], option: str) -> dict[str, list[int]]:

@@ -18,8 +18,8 @@ from avatar_bench.metrics import plots
 from avatar_bench.models.first_layers import FeatureMaps
 from avatar_bench.models.inspection import HEAD, STEM, NetworkSummary
 
-_BOX_HEIGHT = 0.68  # height of a stage's box, of the 1 that a row has
-_MAX_FILTERS, _FILTERS_PER_ROW = 64, 16  # in the figure, and in a row of it
+_BOX_HEIGHT = 0.68  # height of a stage's box; a row has height 1
+_MAX_FILTERS, _FILTERS_PER_ROW = 64, 16  # filters in the figure
 _STAGE_COLOURS = {STEM: plots.get_colour(5), HEAD: plots.get_colour(1)}
 
 
@@ -64,7 +64,9 @@ def draw_filters(weights: NDArray[np.float32], layer: str) -> Figure:
         axes.imshow((0.5 + scaled.transpose(1, 2, 0) / 2).clip(0, 1), interpolation="nearest")
     height, width = weights.shape[2:]
     counted = _("{n} of {all} filters", n=len(order), all=len(weights))
-    about = _("{height} × {width} pixels; grey is 0, a colour what it responds to", height=height, width=width)
+    about = _(
+        "{height} × {width} pixels; grey is 0, colours show what a filter responds to", height=height, width=width
+    )
     figure.suptitle(f"{plots.shorten_name(layer, 40)}, {counted}, {about}", fontsize=8.5)
     return figure
 
@@ -168,7 +170,7 @@ def _draw_proportions(axes: Axes, stages: pd.DataFrame, column: str, title: str)
     axes.barh(range(len(stages)), share, color=inks, alpha=0.75, height=0.5)
     for row, (value, part) in enumerate(zip(stages[column], share, strict=True)):
         axes.annotate(_format_number(value), (part, row), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
-    axes.set(xlim=(0, 1.3 * share.max()), title=title, xlabel=_("share (%)"))
+    axes.set(xlim=(0, 1.3 * share.max()), title=title, xlabel=_("proportion (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.tick_params(left=False, labelleft=False)
     axes.grid(axis="x")

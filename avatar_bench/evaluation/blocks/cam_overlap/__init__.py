@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
-# the columns of value, ends and floor, and how the ends were made: of the same image, and of other images
+# columns of value, ends and floor, and the interval's method: for the same image, and for other images
 _SAME_IMAGE = ("value", "low", "high", "null", "bootstrap by group")
 _OTHER_IMAGES = ("null", "null_low", "null_high", "null_random", "images of a class shuffled")
 
@@ -60,10 +60,10 @@ class CamOverlap(IntervalCompareBlock):
 
         Raise BlockError like `align_predictions`, and if fewer than two runs have maps.
         """
-        answers = align_predictions(runs, datasets)
-        panels, said = maps.compute_maps(runs, datasets, answers, self._sample_images(answers[0]), self.of)
+        aligned = align_predictions(runs, datasets)
+        panels, messages = maps.compute_maps(runs, datasets, aligned, self._sample_images(aligned[0]), self.of)
         if len(panels) < 2:
-            raise BlockError("Only one run has a layer that is a map of its images.", *said[:1])
+            raise BlockError("Only one run has a layer with a spatial map.", *messages[:1])
         labels, one = [panel.label for panel in panels], panels[0].predictions
         raw = [panel.maps for panel in panels]
         found = tables.compute_overlap(raw, one.targets, len(one.classes), self.resamples, self.seed)
@@ -78,7 +78,7 @@ class CamOverlap(IntervalCompareBlock):
             "images": tables.tabulate_images(found, labels, one.paths, one.classes),
         }
         result.metrics = _build_metrics(means, one.classes)
-        result.warnings = said + _collect_warnings(means)
+        result.warnings = messages + _collect_warnings(means)
         result.figures["overlap"] = figures.draw_overlaps_by_class(summary, self.level)
         if len(panels) > 2:
             result.figures["pairs"] = figures.draw_overlaps_by_pair(summary, self.level)
@@ -86,11 +86,11 @@ class CamOverlap(IntervalCompareBlock):
             result.figures["maps"] = self._draw_gallery(panels, found)
         return result
 
-    def _sample_images(self, answers: Predictions) -> NDArray[np.intp]:
+    def _sample_images(self, aligned: Predictions) -> NDArray[np.intp]:
         """Draw images of different groups: maps of two images of a group are not maps of different images."""
-        order = np.random.default_rng(self.seed).permutation(len(answers))
-        alone = np.sort(order[np.unique(answers.groups[order], return_index=True)[1]])
-        frame = pd.DataFrame({"label": np.array(answers.classes)[answers.targets[alone]]})
+        order = np.random.default_rng(self.seed).permutation(len(aligned))
+        alone = np.sort(order[np.unique(aligned.groups[order], return_index=True)[1]])
+        frame = pd.DataFrame({"label": np.array(aligned.classes)[aligned.targets[alone]]})
         return alone[draw_stratified_rows(frame, self.images, self.seed)]
 
     def _draw_gallery(self, panels: Sequence[RunMaps], found: Overlap) -> Figure:
@@ -127,7 +127,7 @@ def _build_metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Met
             row, full = rows.get((name, metric)), metric if name == ALL_CLASSES else f"{metric}/{name}"
             if row is None:
                 for kind in (full, f"null/{full}"):
-                    reason = _("no image of the class was drawn")
+                    reason = _("no image of the class was sampled")
                     found[kind] = Metric(None, 0, higher_is_better=None, reason=reason)
                 continue
             found[full] = _build_metric(row, _SAME_IMAGE)
@@ -146,5 +146,10 @@ def _collect_warnings(means: pd.DataFrame) -> list[str]:
     names = means.loc[(means["class"] == ALL_CLASSES) & means["value"].notna() & ~means["above_null"], "metric"]
     if names.empty:
         return []
-    said = ", ".join(names)
-    return [_("{names}: maps of one image are not shown to be more alike than those of different ones", names=said)]
+    joined = ", ".join(names)
+    return [
+        _(
+            "{names}: maps of the same image are not significantly more similar than maps of different images",
+            names=joined,
+        )
+    ]

@@ -30,8 +30,7 @@ from avatar_bench.audit.shortcuts import (
 )
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation.block import DatasetBlock, warn_unlabelled
-from avatar_bench.evaluation.blocks.data_audit import figures
-from avatar_bench.evaluation.blocks.data_audit import label_errors as _suspects
+from avatar_bench.evaluation.blocks.data_audit import figures, label_errors
 from avatar_bench.i18n import _, list_languages, use_language
 from avatar_bench.results.result import Metric, Result
 
@@ -81,7 +80,7 @@ class DataAudit(DatasetBlock):
         """
         known = dataset.take(np.flatnonzero(dataset.frame["label"] != ""))
         if not len(known):
-            raise DataError(f"{dataset.name}: no image's class is known, so there is nothing to audit.")
+            raise DataError(f"{dataset.name}: no image has a known class, so nothing can be audited.")
         drawn = known.take(sample_rows(known.frame, self.limit, self.seed))
         frame, bad = measure_images(drawn)
         result = Result("data_audit", dataset.name, len(frame), drawn.classes)
@@ -122,33 +121,33 @@ class DataAudit(DatasetBlock):
         frame, __ = measure_images(drawn, self.resize)
         found = {name: probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
         result.metrics |= _name_metrics(found, "equalised/")
-        # no re-encoding takes the source away
-        told = {name: metric for name, metric in result.metrics.items() if name.startswith("source_auroc")}
-        result.metrics |= {f"equalised/{name}": metric for name, metric in told.items()}
+        # re-encoding does not remove the source
+        source_metrics = {name: metric for name, metric in result.metrics.items() if name.startswith("source_auroc")}
+        result.metrics |= {f"equalised/{name}": metric for name, metric in source_metrics.items()}
 
     def _assess(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
         """Write the assessment of the set as stored, or after equalising."""
         file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
-        verdict = assess(frame, file_alone, source_alone, matches)
+        assessment = assess(frame, file_alone, source_alone, matches)
         reasons = {}
         for name in list_languages():
             with use_language(name):
                 reasons[name] = assess(frame, file_alone, source_alone, matches).reasons
-        stated = {"suitable": verdict.suitable, "reasons": reasons.pop("en"), "reasons_in": reasons}
-        result.provenance[f"{prefix}verdict"] = stated
+        stated = {"suitable": assessment.suitable, "reasons": reasons.pop("en"), "reasons_in": reasons}
+        result.provenance[f"{prefix}assessment"] = stated
         if not prefix:
-            result.warnings = [_format_assessment(verdict), *result.warnings]
+            result.warnings = [_format_assessment(assessment), *result.warnings]
 
     def _find_label_errors(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> None:
-        reason = _suspects.explain_skip(self.features, frame, self.label_errors)
+        reason = label_errors.explain_skip(self.features, frame, self.label_errors)
         if reason:
             result.provenance["label_errors"] = reason
             return
-        embeddings = _suspects.compute_features(drawn, frame["row"].to_numpy(), self.features)
-        table = _suspects.find_suspects(embeddings, frame, self._plan)
+        embeddings = label_errors.compute_features(drawn, frame["row"].to_numpy(), self.features)
+        table = label_errors.find_suspects(embeddings, frame, self._plan)
         result.tables["suspects"] = table
         result.provenance["label_errors"] = _(
-            "{n} of {all} labels deserve a look: see suspects", n=len(table), all=len(frame)
+            "{n} of {all} labels may be incorrect: see table suspects", n=len(table), all=len(frame)
         )
 
     def _draw_figures(self, result: Result, frame: pd.DataFrame) -> None:
@@ -164,7 +163,7 @@ class DataAudit(DatasetBlock):
 
 def _name_metrics(found: dict[str, ProbeResult], prefix: str) -> dict[str, Metric]:
     aurocs = {f"{prefix}{name}_auroc": one.auroc for name, one in found.items()}
-    first = f"{prefix}metadata_auroc"  # what a command says of this block in one line
+    first = f"{prefix}metadata_auroc"  # the first metric is printed on the terminal
     return {
         first: aurocs[first],
         f"{prefix}metadata_balanced_accuracy": found["metadata"].balanced_accuracy,
@@ -176,17 +175,19 @@ def _name_metrics(found: dict[str, ProbeResult], prefix: str) -> dict[str, Metri
 
 
 def _collect_warnings(dataset: Dataset, known: Dataset, drawn: Dataset, bad: list[tuple[str, str]]) -> list[str]:
-    said = warn_unlabelled(len(dataset) - len(known), len(dataset))
+    messages = warn_unlabelled(len(dataset) - len(known), len(dataset))
     if len(drawn) < len(known):
-        said.append(_("{n} of {all} images were looked at, the same share of each class", n=len(drawn), all=len(known)))
+        messages.append(_("{n} of {all} images are used, in the same class proportions", n=len(drawn), all=len(known)))
     if bad:
-        said.append(_("{n} of {all} images cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1]))
-    return said
+        messages.append(
+            _("{n} of {all} images cannot be decoded; first: {why}", n=len(bad), all=len(drawn), why=bad[0][1])
+        )
+    return messages
 
 
-def _format_assessment(verdict: Assessment) -> str:
+def _format_assessment(assessment: Assessment) -> str:
     return _(
-        "can this set say what tells its classes apart? {answer}: {why}",
-        answer=translate_suitability(verdict.suitable),
-        why="; ".join(verdict.reasons) or _("nothing speaks against it"),
+        "is this set suitable for evaluating classifiers? {answer}: {why}",
+        answer=translate_suitability(assessment.suitable),
+        why="; ".join(assessment.reasons) or _("no problem found"),
     )

@@ -41,7 +41,7 @@ def draw_properties(frame: pd.DataFrame, classes: Sequence[str]) -> Figure:
         Patch(color=plots.get_colour(i), alpha=0.8, label=name) for i, name in enumerate(plots.shorten_names(classes))
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
-    figure.supylabel(_("share of the class's images (%)"), fontsize=9)
+    figure.supylabel(_("proportion of the class's images (%)"), fontsize=9)
     return figure
 
 
@@ -49,7 +49,7 @@ def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
     """Draw the AUROC of each probe, as stored and after equalising, with intervals and the chance level."""
     words = {
         "metadata": _("how the file is stored"),
-        "appearance": _("overall look"),
+        "appearance": _("overall appearance"),
         "colour": _("colours"),
         "residual": _("noise and frequencies"),
         "source": _("source"),
@@ -62,7 +62,7 @@ def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
             ("equalised/", _(", equalised"), _("after equalising")),
         )
         if f"{prefix}{name}_auroc" in found and found[f"{prefix}{name}_auroc"].value is not None
-        if not (prefix and name == "source")  # which equalising leaves as it is
+        if not (prefix and name == "source")  # equalising does not change the source
     ]
     metrics = [metric for _name, metric, _kind in rows]
     return plots.draw_interval_bars(
@@ -71,7 +71,7 @@ def draw_aurocs(found: dict[str, Metric], names: Sequence[str]) -> Figure:
         _to_array([metric.low for metric in metrics]),
         _to_array([metric.high for metric in metrics]),
         [metric.n for metric in metrics],
-        label=_("AUROC of the class told best from this alone (%; n: groups)"),
+        label=_("AUROC of the best separated class (%; n: groups)"),
         kinds=[kind for *_rest, kind in rows],
         chance=0.5,
     )
@@ -87,7 +87,7 @@ def draw_property_aurocs(table: pd.DataFrame, groups: int) -> Figure:
         known["low"],
         known["high"],
         [groups] * len(known),
-        label=_("AUROC of the class told best from this property (%; n: groups)"),
+        label=_("AUROC of the best separated class (%; n: groups)"),
         chance=0.5,
     )
 
@@ -111,7 +111,7 @@ def draw_sources(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
         if count:
             ink = "white" if shares[row, place] > 0.55 * shares.max() else "black"
             axes.text(place, row, f"{count:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of the class (%)"))
+    figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("proportion of the class (%)"))
     return figure
 
 
@@ -157,7 +157,7 @@ def _title_numbers() -> dict[str, str]:
         "aspect": _("width / height"),
         "jpeg_quality": _("JPEG quality (-1: no JPEG)"),
         "bytes_per_pixel": _("bytes per pixel"),
-        "grey": _("share of grey pixels"),
+        "grey": _("proportion of grey pixels"),
         "brightness": _("mean brightness"),
         "contrast": _("contrast (sd of brightness)"),
         "saturation": _("mean saturation"),

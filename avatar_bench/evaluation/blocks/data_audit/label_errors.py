@@ -19,7 +19,7 @@ from avatar_bench.files.paths import cache_root
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.i18n import _
 
-MIN_GROUPS = 5  # of a class: fewer cannot be spread over the folds
+MIN_GROUPS = 5  # per class: with fewer, some folds lack the class
 _BATCH, _SIZE = 32, 224
 
 
@@ -29,23 +29,24 @@ def explain_skip(model: str, frame: pd.DataFrame, fetch: bool | None) -> str:
     `fetch` False: not requested; None: only with what is installed and cached.
     """
     if fetch is False:
-        return _("not asked: label_errors=false")
+        return _("not requested: label_errors=false")
     if importlib.util.find_spec("cleanlab") is None:
         return _("cleanlab is not installed: pip install 'avatar-bench[audit]'")
     groups = frame.groupby("label")["group"].nunique()
     if len(groups) < 2 or groups.min() < MIN_GROUPS:
-        return _("a class has fewer than {n} groups, or there is but one class", n=MIN_GROUPS)
+        return _("a class has fewer than {n} groups, or there is only one class", n=MIN_GROUPS)
     package = _read_model_recipe(model)["package"]
     if fetch is None and not _is_cached(package):
         return _(
-            "the weights of {model} are not in the cache; block.data_audit.label_errors=true fetches them", model=model
+            "the weights of {model} are not in the cache; block.data_audit.label_errors=true downloads them",
+            model=model,
         )
     return ""
 
 
 def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) -> NDArray[np.float32]:
     """Compute pre-logits features (N, D) of the images at `rows` with the package weights of a conf/model entry."""
-    import torch  # torch takes seconds to load, and a set can be audited without
+    import torch  # imported here because it takes seconds and most audits do not need it
 
     from avatar_bench.models.backbones import create_backbone, get_normalisation
 
@@ -94,7 +95,7 @@ def _read_model_recipe(model: str) -> dict[str, Any]:
     recipe = read_yaml(file)["model"] if file else {}
     if not recipe.get("package"):
         raise ConfigError(
-            f"block.data_audit.features={model}: no model of this name has weights that come with a package.",
+            f"block.data_audit.features={model}: no model of this name has package weights.",
             "Expected efficientnet_lite0 or another with `package` in its conf/model yaml.",
         )
     return dict(recipe)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
-RUNTIME_TOLERANCE = 1e-4  # of a runtime's logits with torch's, absolute below 1, relative above
+RUNTIME_TOLERANCE = 1e-4  # between a runtime's logits and torch's: absolute below 1, relative above
 _LAYER_COUNTS = ("params", "bytes", "macs")
-_TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": True}  # is more better?
+_TIMES = {"latency_ms": False, "latency_ms_p95": False, "images_per_second": True}  # metric -> higher is better
 
 
 @dataclass(kw_only=True)
@@ -68,7 +68,7 @@ class Efficiency(IntervalBlock):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute counts, timings with intervals, and a figure; reads the dataset's files, not its labels."""
         if len(dataset) == 0:
-            raise BlockError(f"{dataset.name} has no images to time the network on.")
+            raise BlockError(f"{dataset.name} has no images, so the network cannot be timed.")
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
         samples = self._time_network(run, result)
         workers = list(dict.fromkeys([run.workers, *self.workers]))
@@ -142,7 +142,7 @@ class Efficiency(IntervalBlock):
     def _build_metrics(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> dict[str, Metric]:
         """Return the metrics of each runtime's first number of threads, torch's without a prefix, and of the files."""
         noise, found = float(latency["noise"].max()), {}
-        reason = None if noise <= self.tolerance else _("the machine is too noisy for it")
+        reason = None if noise <= self.tolerance else _("timings on this machine are too noisy")
         first = latency.groupby("runtime")["threads"].transform("first")
         rows = latency[(latency["network"] == "run") & (latency["threads"] == first)]
         for __, row in rows.iterrows():
@@ -161,7 +161,7 @@ class Efficiency(IntervalBlock):
         if noise > self.tolerance:
             doubts.append(
                 _(
-                    "The machine is too noisy: two identical networks differ by {noise}, of {tolerance} allowed.",
+                    "The machine is too noisy: two identical networks differ by {noise} ({tolerance} allowed).",
                     noise=f"{noise:.0%}",
                     tolerance=allowed,
                 )
@@ -169,7 +169,8 @@ class Efficiency(IntervalBlock):
         for __, row in end_to_end[~end_to_end["steady"]].iterrows():
             doubts.append(
                 _(
-                    "End to end is too noisy, workers: {workers}: passes differ by {noise}, of {tolerance} allowed.",
+                    "End-to-end timing (workers: {workers}) is too noisy: passes differ by {noise} "
+                    "({tolerance} allowed).",
                     workers=row["workers"],
                     noise=f"{row['noise']:.0%}",
                     tolerance=allowed,

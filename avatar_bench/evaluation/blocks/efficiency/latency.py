@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
-CPU = "cpu"  # the runtime that is torch on the CPU, timed beside torch on a GPU
+CPU = "cpu"  # runtime name of torch on the CPU, timed beside torch on a GPU
 MIN_TIMED_BATCHES = 4  # batches timed in each pass over real files
 _MIN_PASSES = 3
-_PREFETCH_FACTOR = 2  # batches that a worker of torch's loader has ready at most
-_TEST_IMAGES = 4  # images on which runtimes must agree
+_PREFETCH_FACTOR = 2  # of torch's DataLoader: batches that each worker prepares in advance
+_TEST_IMAGES = 4  # images on which the runtimes' logits are compared
 Factory = Callable[[int], Engine]
 
 
@@ -121,7 +121,7 @@ def time_files(
         for count in workers
     }
     for file in files[: max(batches.values()) * run.batch_size]:
-        Path(file).read_bytes()  # into the system's cache
+        Path(file).read_bytes()  # fills the system's file cache
     rows: list[tuple[float, ...]] = []
     for turn in range(passes):
         rows += [(count, turn, *_time_pass(run, files, count, batches[count])) for count in workers]
@@ -141,11 +141,11 @@ def _time_pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) ->
 
     While workers start, batches arrive late and then all at once; at the end nothing is decoded beside the network.
     """
-    timed = copy.copy(run)  # it shares the network
+    timed = copy.copy(run)  # shares the network
     timed.workers = workers
     first, last = workers + 1, _PREFETCH_FACTOR * workers
     asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
-    # it stops there: the last batches are to be decoded, and not to be waited for
+    # stop here: the last batches are decoded in the background but not timed
     waits = np.array(list(islice(time_batches(timed.predict_rows(asked)), first + batches)))[first:]
     images, seconds = waits.sum(axis=0).tolist()
     return images, seconds

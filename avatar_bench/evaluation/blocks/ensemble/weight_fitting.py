@@ -56,7 +56,7 @@ class FittedSoup(NamedTuple):
     """Weight soup: positions of candidate runs and of averaged runs, and the Run they make."""
 
     candidates: list[int]
-    kept: list[int]
+    averaged: list[int]
     run: WeightSoup
 
 
@@ -98,21 +98,23 @@ def average_weights(runs: Sequence[Run], held: HeldOutPredictions) -> FittedSoup
     Among groups of equal size, the one with the best run on the held-out images is taken. Its runs are tried in order
     of their accuracy there, and each is averaged in if the soup's accuracy does not fall.
     """
-    right = [float(predictions.correct.mean()) for predictions in held.predictions]
-    candidates = max(_group_compatible(runs), key=lambda kin: (len(kin), max(right[run] for run in kin)), default=[])
+    accuracies = [float(predictions.correct.mean()) for predictions in held.predictions]
+    candidates = max(
+        _group_compatible(runs), key=lambda group: (len(group), max(accuracies[run] for run in group)), default=[]
+    )
     if len(candidates) < 2:
         return None
-    scores = [right[run] for run in candidates]
+    scores = [accuracies[run] for run in candidates]
 
-    def judge(some: list[int]) -> float:
+    def score(some: list[int]) -> float:
         soup = WeightSoup.of([runs[candidates[index]] for index in some])
         return float(soup.predictions(held.dataset).correct.mean())
 
-    kept = [candidates[index] for index in select_greedy_soup(scores, judge)]
-    soup = WeightSoup.of([runs[position] for position in kept])
-    told = soup.predictions(held.dataset)
-    temperature = _fit_temperature(told.logits, told.targets)
-    return FittedSoup(candidates, kept, replace(soup, fitted=temperature))
+    averaged = [candidates[index] for index in select_greedy_soup(scores, score)]
+    soup = WeightSoup.of([runs[position] for position in averaged])
+    predictions = soup.predictions(held.dataset)
+    temperature = _fit_temperature(predictions.logits, predictions.targets)
+    return FittedSoup(candidates, averaged, replace(soup, fitted=temperature))
 
 
 def _fit_temperature(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> float:
@@ -127,7 +129,7 @@ def _group_compatible(runs: Sequence[Run]) -> list[list[int]]:
         if isinstance(run, CombinedRun):
             continue
         card = run.card
-        # random weights of another seed are another origin
+        # random weights of another seed are different initial weights
         origin = (card.weights, card.seed if card.weights == "none" else None)
         parts = [card.backbone, card.options, card.preprocessing, list(card.classes), origin]
         found.setdefault(json.dumps(parts, sort_keys=True), {}).setdefault(run.checkpoint_sha256, position)
@@ -140,7 +142,7 @@ def _require_enough(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Data
     if len(dataset) >= MIN_CALIBRATION_IMAGES and not missing:
         return
     lacking = f", none of {missing[0]!r}" if missing else ""
-    told = "Compare runs of one data.split.seed and one set of images, or name them: 'ckpt=[RUN,RUN]'."
+    advice = "Compare runs with the same data.split.seed and images, or select runs: 'ckpt=[RUN,RUN]'."
     scarce = [
         run
         for run, part in zip(runs, parts, strict=True)
@@ -148,11 +150,11 @@ def _require_enough(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Data
     ]
     if scarce and scarce[0].images is not None:
         more = suggest_calibration_options(scarce[0].images, _read_split_plan(scarce[0]))
-        told = f"Their own are too few. For more, {more}, every run with the same split."
+        advice = f"Each run has too few. For more, {more}, with the same split for all runs."
     raise BlockError(
-        f"Weights are fitted on images that all runs hold out for calibration: there are {len(dataset)}{lacking}.",
+        f"The runs share too few calibration images to fit weights: {len(dataset)}{lacking}.",
         f"Expected {MIN_CALIBRATION_IMAGES} or more, of every class.",
-        told,
+        advice,
     )
 
 
