@@ -479,7 +479,7 @@ def test_equalisation_is_kept_in_the_checkpoint_and_used_in_evaluation(
     assert main(["evaluate", *words]) == 0
     other = train(tmp_path / "other", "trainer=debug")
     assert main(["evaluate", f"ckpt={other}", "data.equalise=jpeg"]) == 3
-    assert "data.equalise=jpeg, but this network was trained with None" in capsys.readouterr().err
+    assert "`data.equalise=jpeg` conflicts with the checkpoint (trained with `None`)" in capsys.readouterr().err
 
 
 def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name(
@@ -775,5 +775,5 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
     assert advice is not None
     assert ensemble("data.split.folds=10") == 3
     err = capsys.readouterr().err.splitlines()
-    assert f"For more, train with {advice[1]} {advice[2]}, every run with the same split." in err[-1]
+    assert f"For more, train with {advice[1]} {advice[2]}, with the same split for all runs." in err[-1]
     assert ensemble(advice[1], advice[2]) == 0

@@ -229,7 +229,7 @@ def test_recipes_of_a_single_seed_are_said(compare, answers):
     assert "one seed" in compare({"a": answers(right), "b": answers(other)}).warnings[0]
     some = compare({("a", 1): answers(right), ("a", 2): answers(right), ("b", 1): answers(other)})
     assert some.warnings == [
-        "Trained with one seed, so that intervals do not hold what another would give: b.",
+        "Trained with one seed, so the intervals do not cover variation between seeds: b.",
     ]
 
 
