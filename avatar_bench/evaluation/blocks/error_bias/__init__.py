@@ -1,4 +1,4 @@
-"""error_bias: where a run errs, into which class, and how sure it is of its errors."""
+"""error_bias: where a run misclassifies, which classes it predicts instead, and how confident it is in its errors."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ CONFIDENCE_METRICS: dict[str, bool | None] = {  # higher is better
 
 @dataclass(kw_only=True)
 class ErrorBias(IntervalBlock):
-    """Judge where a run's errors lie: accuracy by source, generator, size, format and JPEG quality.
+    """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors.
 
-    A slice of fewer than `minimum` images, or one that holds all of its class, is listed, but neither tested nor
-    called the weakest.
+    A slice of fewer than `minimum` images, or one that holds all images of its class, is listed, but neither tested nor
+    considered as the weakest.
     """
 
     minimum: int = 20
@@ -56,9 +56,9 @@ class ErrorBias(IntervalBlock):
         self.require("minimum", self.minimum >= 1, "1 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give the bias and confidence of the answers, and the accuracy of each slice, of images of known class.
+        """Compute bias and confidence of the predictions, and the accuracy of each slice, over the labelled images.
 
-        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
+        Raise BlockError if no image is labelled, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
@@ -120,7 +120,7 @@ class ErrorBias(IntervalBlock):
         )
 
     def _slices(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
-        """Give the table of slices, the weakest first, and the accuracy that the weakest would have by chance."""
+        """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest."""
         table = pd.DataFrame([self._row(predictions, each) for each in parts], columns=_COLUMNS)
         tested = np.flatnonzero((table["n"] >= self.minimum) & table["rest"].notna())
         floor = np.nan
@@ -174,7 +174,7 @@ class ErrorBias(IntervalBlock):
         return said
 
     def _told(self, worst: Metric, table: pd.DataFrame) -> list[str]:
-        """Name the weakest slice where slices differ at all; where none does, it is no finding."""
+        """Describe the weakest slice; return nothing if no slice differs significantly, as it then means nothing."""
         tested = table[table["p"].notna()]
         found = int((tested["p_adjusted"] < 1 - self.level).sum())
         if not found:
@@ -201,7 +201,7 @@ _COLUMNS = [
 
 
 def _read_ood_predictions(run: Run) -> tuple[dict[str, Predictions], str]:
-    """Give the Predictions of the out-of-domain sets, or none and why."""
+    """Return the predictions for each out-of-domain set, and why there are none."""
     try:
         found = reading.read_ood_sets(run)
     except BlockError as error:

@@ -1,4 +1,4 @@
-"""The figures of error_bias."""
+"""Figures of error_bias."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _DIAMOND: dict[str, Any] = {
 
 @plots.use_style()
 def draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw which classes the images of each source are taken for, from the table of confusions by slice.
+    """Draw the proportion of each predicted class for each source, from the table of confusions by slice.
 
-    The rows are sources by true class, whose cell is framed; the classes themselves where no source is known.
+    Rows are sources by true class, or the classes if no source is known; the cell of the true class is framed.
     """
     by_source = bool((table["by"] == "source").any())
     shown = table[table["by"] == ("source" if by_source else "class")]
@@ -64,7 +64,7 @@ def draw_bias_map(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 @plots.use_style()
 def draw_confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classes: int) -> Figure:
-    """Draw how confidence (N,) is distributed over right and over wrong answers, with the mean of each."""
+    """Draw the distributions of confidence (N,) for correct and for incorrect predictions, with their means."""
     figure = plots.create_figure(5.4, 3.2)
     axes = figure.subplots()
     edges = np.linspace(1 / classes, 1, _BINS + 1)
@@ -88,7 +88,7 @@ def draw_confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classe
 
 @plots.use_style()
 def draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str], alpha: float) -> Figure:
-    """Draw the weakest slices with their intervals, beside the rest of their class; a star where p is below alpha."""
+    """Draw the weakest slices with intervals beside the rest of their class; a star marks p below `alpha`."""
     shown = table.head(_MOST_SLICES)
     rows = np.arange(len(shown))
     colours = [_colour(name, classes) for name in shown["target"]]
@@ -110,7 +110,7 @@ def draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str], alpha: floa
 
 
 def label(row: pd.Series) -> str:
-    """Name a row of the table of slices: what it is cut by, the slice, and its true class."""
+    """Return the label of a row of the table of slices: property, slice and true class."""
     target = f" ({row['target']})" if row["target"] else ""
     return f"{_kind(str(row['by']))} {row['slice']}{target}"
 

@@ -1,4 +1,4 @@
-"""gradcam: where in an image a run finds its evidence, and whether those maps are true to it."""
+"""gradcam: which regions of an image drive the prediction of a run, and how faithful its Grad-CAM maps are."""
 
 from __future__ import annotations
 
@@ -48,13 +48,14 @@ _MOST_LETTERS = 40  # of an image's name in that of its overlay
 
 @dataclass(kw_only=True)
 class GradCam(IntervalBlock):
-    """Judge the Grad-CAM maps of a run by what becomes of its verdict when it loses, or is given, what they point at.
+    """Faithfulness of the Grad-CAM maps of a run: change in probability as highlighted pixels are deleted or inserted.
 
-    Where the run is read off a class token, its attention rollout is judged beside them.
-    `images` are drawn, in the classes' own proportions; `steps` of deletion and insertion; `deletion_to` and
-    `insertion_from` say what an image without content is ("mean", "blur"); `random_weights`, how many networks with
-    ever more random weights the maps are compared with; `gallery`, the images shown a class, as many right and wrong;
-    `overlays`, how many images get a file with their map over them, None for all that are drawn or shown.
+    For a run with a class token, attention rollout is evaluated too.
+    `images` are drawn in proportion to the classes; `steps` of deletion and insertion; `deletion_to` and
+    `insertion_from` choose the image without content ("mean", "blur"); `random_weights` is the number of networks with
+    progressively randomised weights that the maps are compared with; `gallery` is the number of images shown of each
+    class, for correct and incorrect predictions each; `overlays` is the number of images that get a file with their map
+    overlaid, None for all that are drawn or shown.
     """
 
     images: int = 60
@@ -76,10 +77,10 @@ class GradCam(IntervalBlock):
         self.require("overlays", self.overlays is None or self.overlays >= 0, "0 or more, or null for all")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give maps, faithfulness and sanity of a draw of images whose class is known; errors are added to show.
+        """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown.
 
-        Raise BlockError where no class is known or no stage of the network is a map, GuardError where the class names
-        are in the wrong order.
+        Raise BlockError if no image is labelled or no stage of the network has a spatial map, GuardError if the class
+        names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
@@ -113,16 +114,16 @@ class GradCam(IntervalBlock):
         return result
 
     def _errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Give the most confident errors of each class that are not among the images drawn."""
+        """Return the rows of the most confident errors of each class outside the draw."""
         wrong = np.setdiff1d(np.flatnonzero((predictions.targets >= 0) & ~predictions.correct), drawn)
         wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
         targets = predictions.targets[wrong]
         return np.concatenate([wrong[targets == k][: self.gallery] for k in range(len(predictions.classes))])
 
     def _curves(self, run: Run, images: Tensor, maps: MapArrays, classes: NDArray[np.int64]) -> MapArrays:
-        """Give the probability of the predicted class by step, (n, steps + 1), for each of CURVES and of further maps.
+        """Compute the probability of the predicted class by step, (n, steps + 1), for each curve of each map.
 
-        Maps go by what ends the names of their curves.
+        The keys of `maps` are the suffixes of the names of their curves.
         """
         rng = np.random.default_rng(self.seed)
         shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
@@ -151,7 +152,7 @@ class GradCam(IntervalBlock):
         return found
 
     def _sanity(self, run: Run, layer: SpatialLayer, images: Tensor, classes: NDArray[np.int64]) -> MapArrays:
-        """Give unrectified maps (n, h, w) of the run, (K, n, h, w) of K networks with random weights, and of chance."""
+        """Compute unrectified maps of the run (n, h, w), of K randomised networks (K, n, h, w), and random maps."""
         size = run.batch_size
         trained = attribution.compute_grad_cam(run.classifier, layer, images, classes, size, rectify=False)
         networks = attribution.randomise_layers(run.classifier, self.seed, self.random_weights)
@@ -217,9 +218,9 @@ class GradCam(IntervalBlock):
 
 
 def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
-    """Give the map of the predicted and of the true class of each image, and its attention rollout where it has one.
+    """Compute the maps of the predicted and of the true class of each image, and its attention rollout if available.
 
-    The first two are one where the run is right.
+    The first two are identical where the prediction is correct.
     """
     predicted = attribution.compute_grad_cam(run.classifier, layer, inputs, predictions.predicted, run.batch_size)
     true, wrong = predicted.copy(), np.flatnonzero(~predictions.correct)

@@ -1,4 +1,4 @@
-"""gradcam_wall: the Grad-CAM maps of several runs of the same images, to be looked at side by side."""
+"""gradcam_wall: Grad-CAM maps of several runs on the same images, side by side."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class GradCamWall(CompareBlock):
-    """Set the maps of runs of the same images side by side.
+    """Grad-CAM maps of several runs on the same images, side by side.
 
-    `images` of each class are drawn by `seed` for the collage of the class, the first `wall` of them stand in the wall
-    of all classes; `of` says whose map is drawn: that of each run's own "prediction", or of the "target", the truth.
+    `images` of each class are drawn with `seed` for the collage of the class; the first `wall` of them appear on the
+    wall of all classes; `of` selects the class whose map is drawn: each run's own "prediction" or the "target", the
+    true class.
     """
 
     images: int = 6
@@ -47,9 +48,9 @@ class GradCamWall(CompareBlock):
         self.require("seed", self.seed >= 0, "0 or more")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give a wall and a collage a class; runs without a layer that is a map are left out, and told.
+        """Draw a wall and a collage of each class; runs without a layer with a spatial map are left out with a warning.
 
-        Raise BlockError as `align_predictions` does, and where no run has a map.
+        Raise BlockError as `align_predictions` does, and if no run has a map.
         """
         answers = align_predictions(runs, datasets)
         rows = draw_shots(np.array(answers[0].classes)[answers[0].targets].tolist(), self.images, self.seed)
@@ -74,7 +75,7 @@ class GradCamWall(CompareBlock):
 
 
 def _unanimous(panels: Sequence[RunMaps]) -> Metric:
-    """Give the share of the images that all runs take for the same class."""
+    """Compute the proportion of images for which all runs predict the same class."""
     said = np.stack([panel.predictions.predicted for panel in panels])
     hits = (said == said[0]).all(axis=0)
     ends = stats.proportion_interval(hits, panels[0].predictions.groups)
@@ -82,7 +83,7 @@ def _unanimous(panels: Sequence[RunMaps]) -> Metric:
 
 
 def _build_predictions_table(panel: RunMaps) -> pd.DataFrame:
-    """Give what a run says of each image: path, target, run, prediction, confidence, correct."""
+    """Return path, target, run, prediction, confidence and correctness of each image for one run."""
     one, names = panel.predictions, np.array(panel.predictions.classes)
     return pd.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""integrated_score: one figure a model from several qualities, and how far its rank hangs on chance and on weights."""
+"""integrated_score: one score per model from several qualities, and how its rank depends on chance and weights."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ QUALITY_RANGES: dict[str, list[float | None]] = {
 
 @dataclass(kw_only=True)
 class IntegratedScore(IntervalCompareBlock):
-    """Score and rank models by the weighted mean of their qualities, each from 0, the worst, to 1.
+    """Ranking of models by the weighted mean of their qualities, each scaled from 0 (worst) to 1.
 
-    `weights` of the qualities: 0, or none given, drops one. `ranges` are the worst and the best value of each, null for
-    what guessing gets; `scale` puts qualities on them ("fixed") or between the models compared ("min_max").
-    `ood_score` is the score whose AUROC counts; `weightings`, how many random weightings the ranks are tried under.
+    `weights` of the qualities: 0, or none, drops one. `ranges` are the worst and the best value of each, null for the
+    level of guessing; `scale` maps qualities onto them ("fixed") or onto the range of the compared models ("min_max").
+    `ood_score` is the score whose AUROC counts; `weightings` is the number of random weightings used to test the ranks.
     """
 
     reads_results: ClassVar[bool] = True
@@ -85,13 +85,13 @@ class IntegratedScore(IntervalCompareBlock):
 
     @property
     def qualities(self) -> tuple[str, ...]:
-        """Give the qualities that bear a weight."""
+        """Return the qualities with a weight above 0."""
         return tuple(key for key in SCORE_QUALITIES if self.weights.get(key, 0) > 0)
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give scores, ranks and their intervals of the models: recipes, whose runs of several seeds are averaged.
+        """Compute scores, ranks and their intervals for each model, a recipe averaged over its seeds.
 
-        Raise BlockError where runs know different classes, ConfigError where a range contradicts a figure's direction.
+        Raise BlockError if runs have different classes, ConfigError if a range contradicts the direction of a metric.
         """
         classes, name = _require_same_classes(runs), datasets[0].name
         readings = [read_qualities(run, name, self.qualities, self.ood_score) for run in runs]
@@ -116,7 +116,7 @@ class IntegratedScore(IntervalCompareBlock):
         return result
 
     def _check_directions(self, runs: Sequence[Run], readings: Sequence[RunQualities], classes: int) -> None:
-        """Refuse a range whose better end is not the better direction of the figure."""
+        """Raise ConfigError if the better end of a range contradicts the direction of its metric."""
         for run, reading in zip(runs, readings, strict=True):
             for key in self.qualities:
                 worst, best = self._ends(key, classes)
@@ -129,7 +129,7 @@ class IntegratedScore(IntervalCompareBlock):
                     )
 
     def _ends(self, key: str, classes: int) -> tuple[float, float]:
-        """Give the worst and the best value of a quality."""
+        """Return the worst and the best value of a quality."""
         worst, best = self.ranges[key]
         guessing = SCORE_QUALITIES[key].guessing
         if worst is None and guessing is not None:
@@ -141,7 +141,7 @@ class IntegratedScore(IntervalCompareBlock):
     def _stand(
         self, models: Sequence[tables.RankedModel], readings: Sequence[RunQualities], classes: int
     ) -> tables.ModelRanking:
-        """Score the models, and those that are complete again by resamples and by random weightings."""
+        """Score the models, and the complete ones again by resample and by random weighting."""
         raw = np.array([model.values for model in models])
         complete = ~np.isnan(raw).any(axis=1)
         normalised = self._normalise(raw, complete, classes)
@@ -156,7 +156,7 @@ class IntegratedScore(IntervalCompareBlock):
         return tables.ModelRanking(complete, ends, normalised, score, drawn[:, complete], weighted)
 
     def _normalise(self, values: Floats, complete: NDArray[np.bool_], classes: int) -> Floats:
-        """Put qualities (..., M, Q) on a scale from 0 to 1, 1 the best."""
+        """Scale qualities (..., M, Q) to the range from 0 to 1, where 1 is best."""
         columns = []
         for index, key in enumerate(self.qualities):
             worst, best = self._ends(key, classes)
@@ -185,7 +185,7 @@ class IntegratedScore(IntervalCompareBlock):
         return found
 
     def _settings(self, readings: Sequence[RunQualities], classes: int) -> pd.DataFrame:
-        """Tabulate what stands for each quality, its weight and its range, and whether it is resampled."""
+        """Tabulate the metric, weight and range of each quality, and whether it is resampled."""
         rows = []
         for key, about in SCORE_QUALITIES.items():
             worst, best = self._ends(key, classes) if key in self.ranges else (np.nan, np.nan)
@@ -196,7 +196,7 @@ class IntegratedScore(IntervalCompareBlock):
         return pd.DataFrame(rows, columns=columns)
 
     def _beyond(self, models: Sequence[tables.RankedModel], classes: int) -> list[str]:
-        """Say which figures lie outside their fixed range."""
+        """Return a warning for each quality with values outside its fixed range."""
         said = []
         for index, key in enumerate(self.qualities if self.scale == "fixed" else ()):
             low, high = sorted(self._ends(key, classes))
@@ -219,7 +219,7 @@ def _require_same_classes(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _is_valid_range(quality: Quality, ends: Sequence[float | None]) -> bool:
-    """Say whether a range has two different ends, a worst one that may be what guessing gets, and a best one."""
+    """Check that a range has two different ends: a worst, which may be the level of guessing, and a best."""
     if len(ends) != 2 or ends[1] is None or (ends[0] is None and quality.guessing is None):
         return False
     known = [end for end in ends if end is not None]

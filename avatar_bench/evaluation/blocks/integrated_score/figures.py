@@ -1,4 +1,4 @@
-"""The figures of the integrated score."""
+"""Figures of the integrated score."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FRONT: dict[str, Any] = {"linestyle": "--", "color": plots.GREY, "linewidth": 1
 def draw(
     tables: Mapping[str, pd.DataFrame], qualities: Sequence[str], looks: RunStyles, scale: str
 ) -> dict[str, Figure]:
-    """Draw what each model is good at, how sure its rank is, and what its accuracy costs."""
+    """Draw the profile of the models, the distribution of their ranks, and accuracy against cost."""
     ranked = tables["scores"][tables["scores"]["complete"]]
     drawn = {
         "profile": draw_profile(tables["scores"], qualities, looks, scale),
@@ -37,7 +37,7 @@ def draw(
 
 @plots.use_style()
 def draw_profile(table: pd.DataFrame, qualities: Sequence[str], looks: RunStyles, scale: str) -> Figure:
-    """Draw each model's qualities from 0 to 1, and beside them its score with its interval, the best on top."""
+    """Draw the qualities of each model from 0 to 1 beside its score with its interval, the best at the top."""
     rows = np.arange(len(table))
     figure = plots.create_figure(4.6 + 0.62 * len(qualities), 1.6 + 0.34 * len(table))
     left, right = figure.subplots(1, 2, width_ratios=[0.62 * len(qualities), 2.2], sharey=True)
@@ -62,7 +62,7 @@ def draw_profile(table: pd.DataFrame, qualities: Sequence[str], looks: RunStyles
 
 @plots.use_style()
 def draw_rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Draw how often each model has each rank, by resample of the images and by random weights of the qualities."""
+    """Draw how often each model has each rank, over resamples of the images and over random weights."""
     n = len(names)
     figure = plots.create_figure(max(7.2, 3.6 + 0.8 * n), max(2.6, 1.8 + 0.34 * n))
     kinds = {"resamples": _("Images drawn again"), "weightings": _("Weights drawn at random")}
@@ -83,7 +83,7 @@ def draw_rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 @plots.use_style()
 def draw_pareto(models: pd.DataFrame, costs: Sequence[str], looks: RunStyles) -> Figure:
-    """Draw accuracy, with its interval, against speed and size; a line joins models that none beats in both."""
+    """Draw accuracy, with its interval, against speed and size; a line joins the Pareto-optimal models."""
     width = 1.6 + 3.4 * len(costs)
     figure = plots.create_figure(width, 3.3 + looks.height(width))
     panels = np.atleast_1d(figure.subplots(1, len(costs), sharey=True))

@@ -1,4 +1,4 @@
-"""The qualities of the integrated score, read from what blocks have saved of a run."""
+"""Qualities of the integrated score, read from the saved results of other blocks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _INTERVALS = ("level", "resamples", "seed", "gallery")  # options that leave the
 
 @dataclass(frozen=True)
 class Quality:
-    """Hold the block and the metric that stand for a quality; of a pattern with a `*`, the mean of all that fit.
+    """Block and metric that measure a quality; for a pattern with a `*`, the mean of all matching metrics.
 
-    `log`: equal ratios are equal steps. `guessing` gives, by the number of classes, what a network gets that guesses.
+    `log`: equal ratios are equal steps. `guessing` returns the value of random guessing for a number of classes.
     """
 
     block: str
@@ -50,10 +50,10 @@ SCORE_QUALITIES = {
 
 @dataclass(frozen=True)
 class ResampledQuality:
-    """Hold what a figure is resampled from: each image's set and group, (N,), and what maps weights (B, N) to (B,).
+    """Resampling of a quality: set and group of each image (N,), and a statistic from weights (B, N) to (B,).
 
-    Where it is `centred`, resamples lie off the figure on one side (an error that never falls below 0 grows by being
-    drawn again), and are moved back to it.
+    If it is `centred`, the resamples are biased to one side of the value (an error that cannot fall below 0 grows when
+    it is resampled) and are shifted back to it.
     """
 
     units: pd.Index
@@ -63,9 +63,9 @@ class ResampledQuality:
 
 @dataclass
 class RunQualities:
-    """Hold a run's figures by quality, or why one is missing; their directions; and what they rest on.
+    """Values of a run by quality or why one is missing, their directions, and the data and settings behind them.
 
-    `noisy` says why the speed has no interval.
+    `no_interval_reason` explains why the speed has no interval.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class RunQualities:
 
 
 def read_qualities(run: Run, name: str, qualities: Collection[str], score: str) -> RunQualities:
-    """Read the figures of a run on a set; `score` is that of the out-of-domain images."""
+    """Read the qualities of a run on a data set; `score` is the out-of-domain score."""
     reading = RunQualities()
     saved = {quality.block: run.saved(quality.block, name) for quality in SCORE_QUALITIES.values()}
     for key in SCORE_QUALITIES:
@@ -109,7 +109,7 @@ def _put(reading: RunQualities, key: str, found: dict[str, Metric], result: Resu
 
 
 def _basis(key: str, found: dict[str, Metric], result: Result) -> str:
-    """Give a text that is the same for figures that can be compared: the images, the options, the machine."""
+    """Return a text that is equal for comparable values: images, options and machine."""
     about = result.provenance
     options = {name: value for name, value in about.get("options", {}).items() if name not in _INTERVALS}
     if key == "speed":
@@ -119,7 +119,7 @@ def _basis(key: str, found: dict[str, Metric], result: Result) -> str:
 
 
 def _sample(reading: RunQualities, key: str, saved: dict[str, Result | None], score: str) -> None:
-    """Find what a figure is resampled from; where that gives another figure, it is missing."""
+    """Find the source of the resamples of a quality; mark it as missing if the source contradicts its value."""
     block, sampler = _SAMPLERS[key]
     result = saved[block]
     if result is None:

@@ -1,4 +1,4 @@
-"""Resamples of the qualities of several runs at once: the same images and seeds for all."""
+"""Resamples of the qualities of several runs, with the same images and seeds for all."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CHUNK_ELEMENTS = 4_000_000  # weights held at once: 32 MB
 
 
 def resample_qualities(readings: Sequence[RunQualities], qualities: Sequence[str], resamples: int, seed: int) -> Floats:
-    """Give each run's qualities, (B, R, Q), when groups are drawn with replacement, within each set of images.
+    """Compute the qualities of each run, (B, R, Q), with groups drawn with replacement within each set of images.
 
-    All runs get the same draw, so that they are compared in pairs. A quality without images stays as it is, one
-    that is missing NaN.
+    All runs share the draws, so that they are compared in pairs. A quality without images is constant, a missing one
+    NaN.
     """
     found = np.stack([np.full((resamples, len(qualities)), _values(one, qualities)) for one in readings], axis=1)
     samples = [
@@ -34,7 +34,7 @@ def resample_qualities(readings: Sequence[RunQualities], qualities: Sequence[str
 
 
 def average_over_seeds(values: Floats, members: Sequence[Sequence[int]], seed: int) -> Floats:
-    """Give the mean over each model's runs, (B, M, Q), of runs drawn with replacement from values (B, R, Q)."""
+    """Compute the mean over runs of each model, (B, M, Q), drawing its runs with replacement from values (B, R, Q)."""
     generator = np.random.default_rng((seed, 1))
     columns = []
     for own in members:
@@ -44,7 +44,7 @@ def average_over_seeds(values: Floats, members: Sequence[Sequence[int]], seed: i
 
 
 def count_units(readings: Sequence[RunQualities], name: str) -> int:
-    """Count the groups of the set `name` that are drawn."""
+    """Count the resampled groups of the set `name`."""
     drawn = {unit for one in readings for sample in one.samples.values() for unit in sample.units.unique()}
     return sum(of == name for of, _ in drawn)
 
@@ -70,7 +70,7 @@ def _fill(found: Floats, samples: Sequence[tuple[tuple[int, int], ResampledQuali
 
 
 def _draws(units: pd.Index, resamples: int, step: int, seed: int) -> Iterator[tuple[slice, Floats]]:
-    """Give how often each unit, a set and a group, is drawn, (rows, U), so many rows at a time."""
+    """Yield chunks of rows with the number of draws of each unit (set and group), (rows, U)."""
     generator = np.random.default_rng(seed)
     sets = units.get_level_values(0)
     for start in range(0, resamples, step):

@@ -1,4 +1,4 @@
-"""What is to be said of an integrated score beside its figures."""
+"""Warnings of the integrated score."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def collect_warnings(
     runs: Sequence[Run], readings: Sequence[RunQualities], models: Sequence[RankedModel], qualities: Sequence[str]
 ) -> list[str]:
-    """Give the warnings: who is not ranked, what cannot be compared, what is noisy, what is averaged."""
+    """Return warnings about unranked models, incomparable or noisy values, and averaged runs."""
     said = _incomplete(models)
     for key in qualities:
         said += _apart(key, runs, readings)
@@ -45,7 +45,7 @@ def _incomplete(models: Sequence[RankedModel]) -> list[str]:
 
 
 def _apart(key: str, runs: Sequence[Run], readings: Sequence[RunQualities]) -> list[str]:
-    """Name the groups of runs whose figures of a quality do not rest on the same."""
+    """Return a warning if the values of a quality come from different images, options or machines."""
     groups: dict[str, list[str]] = {}
     for run, reading in zip(runs, readings, strict=True):
         if key in reading.values:

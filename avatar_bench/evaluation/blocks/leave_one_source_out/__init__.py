@@ -1,4 +1,4 @@
-"""leave_one_source_out: whether a source that training never saw is recognised, over all sources held out in turn."""
+"""leave_one_source_out: recall on sources that were held out of training in turn."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _NO_WORST = (np.nan, np.nan, np.nan, "", "", 0, "")
 
 @dataclass(kw_only=True)
 class LeaveOneSourceOut(IntervalCompareBlock):
-    """Compare runs that each left out a source or generator, judged on it alone.
+    """Comparison of runs that each held out a source or generator and are evaluated on it alone.
 
-    `minimum` is the number of images below which a source is listed, and has no part in mean and worst.
+    A source of fewer than `minimum` images is listed, but excluded from mean and worst.
     """
 
     minimum: int = 20
@@ -50,9 +50,9 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         self.require("minimum", self.minimum >= 1, "1 or more")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the recall of each source by runs that were trained without it, and by recipe its mean and worst.
+        """Compute the recall on each source of the runs trained without it, and the mean and worst by recipe.
 
-        Raise BlockError where no run left a source out, or none is judged on images of what it left out.
+        Raise BlockError if no run held out a source, or if the data set holds no image of the held-out sources.
         """
         kept = [place for place, run in enumerate(runs) if read_held_out(run)]
         if not kept:
@@ -83,7 +83,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
     def _matrix(
         self, cells: Cells, judged: Mapping[Cell, Recipes], drawn: Mapping[Cell, Floats], classes: Sequence[str]
     ) -> pd.DataFrame:
-        """Give a row for each recipe and source: recall, and what share is taken for each class."""
+        """Return recall and the proportion of each predicted class for each recipe and source."""
         rows = []
         for cell, recipes in judged.items():
             metric = recipes.accuracies(self, drawn[cell])[cell.recipe]
@@ -95,7 +95,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
 
     def _summary(self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], beside: Mapping[str, float]) -> pd.DataFrame:
-        """Give a row a recipe: mean and worst over the sources that count, beside the accuracy in the domain."""
+        """Return mean and worst recall over the counted sources of each recipe, beside its in-domain accuracy."""
         rows = []
         for recipe, own in matrix.groupby("recipe", sort=False):
             counted = own[own["counted"]]

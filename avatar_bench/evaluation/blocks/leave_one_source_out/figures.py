@@ -1,4 +1,4 @@
-"""The figures of leave_one_source_out: recall by source, and what each source is taken for."""
+"""Figures of leave_one_source_out: recall and predicted classes by source."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SourceClass = tuple[str, str]  # a source, and the class of its images
 
 @plots.use_style()
 def draw_recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw the recall of each source with its interval, a mark a recipe; by class, the least recognised first.
+    """Draw the recall of each source with its interval, one marker per recipe, by class and then by recall.
 
-    Hollow marks are of sources with too few images to count; dashed lines are the recipes' means.
+    Hollow markers are sources with too few images to count; dashed lines are the means of the recipes.
     """
     sources = _sources(matrix, classes)
     recipes = list(dict.fromkeys(matrix["recipe"]))
@@ -50,7 +50,7 @@ def draw_recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 @plots.use_style()
 def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw what share of each source is taken for each class, over all recipes; its true class is framed."""
+    """Draw the proportion of each predicted class by source, averaged over recipes; the true class is framed."""
     sources = _sources(matrix, classes)
     columns = [f"predicted_as_{name}" for name in classes]
     means = matrix.groupby(["source", "target"])[columns].mean()
@@ -77,21 +77,21 @@ def draw_predictions(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 
 def _percent(share: float) -> str:
-    """Write a share in whole percent, but never as none or all where it is not."""
+    """Format a proportion in whole percent, with "<1%" and ">99%" in place of a rounded 0% and 100%."""
     if 0 < share < 0.005:
         return "<1%"
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def _sources(matrix: pd.DataFrame, classes: Sequence[str]) -> list[SourceClass]:
-    """Give each source and class once, by class, the least recognised first."""
+    """Return each source and class once, by class and then by increasing recall."""
     means = matrix.groupby(["source", "target"])["recall"].mean()
     keys = [(str(source), str(target)) for source, target in means.index]
     return sorted(keys, key=lambda key: (list(classes).index(key[1]), means[key], key[0]))
 
 
 def _marks(axes: Axes, own: pd.DataFrame, sources: list[SourceClass], index: int, aside: float) -> None:
-    """Draw one recipe's marks and intervals, a little aside of each row."""
+    """Draw one recipe's markers and intervals, shifted slightly from the centre of each row."""
     rows = np.array([sources.index(key) for key in zip(own["source"], own["target"], strict=True)]) + aside
     colour, counted = plots.get_colour(index), own["counted"].to_numpy(dtype=bool)
     axes.hlines(rows, own["low"], own["high"], color=colour, linewidth=1.1)

@@ -1,4 +1,4 @@
-"""What runs say of the sources that each of them left out, set side by side for leave_one_source_out."""
+"""Predictions of runs for the sources that they held out of training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OPTION = "data.split.held_out"
 
 
 class Cell(NamedTuple):
-    """Name what is judged at once: the images of one class of one source, by the runs of a recipe without it."""
+    """Unit of evaluation: images of one class of one source, predicted by the runs of a recipe trained without it."""
 
     recipe: str
     source: str
@@ -32,16 +32,16 @@ Cells = dict[Cell, list[tuple["Run", "Predictions"]]]
 
 
 def read_held_out(run: Run) -> tuple[str, list[str]] | None:
-    """Give "source" or "generator" and the names of those that a run left out; None where it left none out."""
+    """Return "source" or "generator" and the names that a run held out; None if it held out nothing."""
     split: dict[str, Any] = (run.config.get("data") or {}).get("split") or {}
     names = [str(name) for name in split.get("held_out") or []]
     return (split["by"], names) if split.get("by") in HOLD_OUT_UNITS and names else None
 
 
 def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
-    """Give what each run says of each class of each source that it left out, images and classes in one order.
+    """Return the predictions of each run for each class of its held-out sources, with images and classes aligned.
 
-    Raises BlockError where runs know different classes, or those of one cell are judged on different images.
+    Raise BlockError if runs have different classes, or if the runs of one cell are evaluated on different images.
     """
     found: Cells = {}
     for recipe, places in group_across_option(runs, _OPTION).items():
@@ -54,13 +54,13 @@ def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
 
 
 def build_recipes(cell: Cell, members: Sequence[tuple[Run, Predictions]]) -> Recipes:
-    """Give the answers of one cell's runs as those of one recipe."""
+    """Combine the predictions of one cell's runs into one recipe."""
     runs, found = [run for run, _ in members], [predictions for _, predictions in members]
     return Recipes.of({cell.recipe: range(len(runs))}, runs, found)
 
 
 def average_in_domain_accuracy(runs: Sequence[Run]) -> dict[str, float]:
-    """Give the mean accuracy on val, whose sources training knows, by recipe; NaN where none is recorded."""
+    """Compute the mean validation accuracy, on sources of training, by recipe; NaN if none is recorded."""
     values = [(run.record.get("metrics") or {}).get("val/accuracy") for run in runs]
     known = {
         recipe: [float(value) for place in places if (value := values[place]) is not None]
@@ -70,7 +70,7 @@ def average_in_domain_accuracy(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def build_images_table(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) -> pd.DataFrame:
-    """Give a row for each image and run, from which every figure of the block can be computed."""
+    """Return a row for each image and run; the block's numbers can be recomputed from it."""
     parts = []
     for cell, members in cells.items():
         for run, one in members:

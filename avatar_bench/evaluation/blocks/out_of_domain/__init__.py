@@ -1,4 +1,4 @@
-"""out_of_domain: what a run says of images that are none of its classes, and how well it tells them apart."""
+"""out_of_domain: predictions for images outside all classes, and how well scores detect them."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ NEAR_SETS = ("animal_faces", "icons")
 
 @dataclass(kw_only=True)
 class OutOfDomain(IntervalBlock):
-    """Judge a run on its out-of-domain sets, against the images of the set that is judged.
+    """Predictions and detection of the out-of-domain sets of a run, against the images of the evaluated set.
 
-    `labels` gives the true class of sets whose images bear none: they are in the domain, if shifted, and get an
-    accuracy. `near` names those of the others that are near to the domain. `scores` are computed, `k` is the neighbour
-    that knn measures to, `gallery` the number of images shown.
+    `labels` assigns a true class to sets without labels: they count as shifted in-domain data and get an accuracy.
+    `near` names the sets that are close to the domain. `scores` are computed, `k` is the neighbour whose distance knn
+    uses, `gallery` the number of images shown.
     """
 
     labels: dict[str, str] = field(default_factory=lambda: dict(SHIFTED_SET_LABELS))
@@ -66,10 +66,10 @@ class OutOfDomain(IntervalBlock):
         self.require("gallery", self.gallery >= 0, "0 or more")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give shares, detection figures and accuracies of each set.
+        """Compute class proportions, detection metrics and accuracy for each set.
 
-        Raise BlockError where the run has no out-of-domain set, one is broken, or `dataset` is one; GuardError where
-        the class names are in the wrong order.
+        Raise BlockError if the run has no out-of-domain set, one cannot be read, or `dataset` is one of them;
+        GuardError if the class names are in the wrong order.
         """
         sets = self._sets(run, dataset)
         inside = run.predictions(dataset)
@@ -106,7 +106,7 @@ class OutOfDomain(IntervalBlock):
         return [self._judged(run.classes, name, *both) for name, both in found.items()]
 
     def _check_names(self, run: Run) -> None:
-        """Refuse names that the user gave and the run lacks; the defaults are of sets that a run may do without."""
+        """Raise ConfigError for names in the options that the run lacks; the defaults may be missing."""
         given = {name: label for name, label in self.labels.items() if SHIFTED_SET_LABELS.get(name) != label}
         for option, names in (("labels", given), ("near", set(self.near) - set(NEAR_SETS))):
             for name in sorted(set(names) - set(run.ood)):
@@ -130,7 +130,7 @@ class OutOfDomain(IntervalBlock):
         return OutOfDomainSet(name, kind, other, predictions)
 
     def _scorers(self, training: Predictions | None, gaussians: detection.Gaussians | None) -> dict[str, Scorer]:
-        """Give how each score that is asked for is computed, where training is known for those that need it."""
+        """Return the function of each requested score; those fitted on training images need `training`."""
         scorers = dict(OUTPUT_SCORERS)
         if training is not None and gaussians is not None:
             embeddings = training.embeddings
@@ -139,7 +139,7 @@ class OutOfDomain(IntervalBlock):
         return {name: scorers[name] for name in self.scores if name in scorers}
 
     def _missing(self, found: Collection[Predictions], training: Predictions | None) -> dict[str, str]:
-        """Return why each score that is asked for and cannot be had is missing, by name."""
+        """Return why each requested score that cannot be computed is missing, by name."""
         why: dict[str, str] = {}
         if not all(predictions.has_logits for predictions in found):
             why |= dict.fromkeys(LOGIT_SCORES, warnings.explain_missing_logits())
@@ -208,7 +208,7 @@ class OutOfDomain(IntervalBlock):
         return drawn
 
     def _gallery(self, sets: Sequence[OutOfDomainSet]) -> Figure:
-        """Draw the most confident answers to images of no class, or the errors where there is no such set."""
+        """Draw the most confident predictions for images outside all classes, or errors if every set is labelled."""
         asked = [each for each in sets if each.kind != "shifted"] or [each for each in sets if each.should_reject.any()]
         images, titles = [], []
         for each, number in zip(asked, _split_evenly(self.gallery, len(asked)), strict=True):

@@ -1,4 +1,4 @@
-"""The figures of out_of_domain."""
+"""Figures of out_of_domain."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WIDE = 50  # times: a wider range of scores is drawn on a logarithmic axis
 
 @plots.use_style()
 def draw_shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Sequence[str]) -> Figure:
-    """Draw the share of each predicted class by set, with its interval; the set of the domain on top."""
+    """Draw the share of each predicted class by set, with its interval; the in-domain set is at the top."""
     share = table[[f"share_{name}" for name in classes]].to_numpy()
     figure = plots.create_figure(3.4 + 0.85 * len(classes), 1.5 + 0.42 * len(table))
     axes = figure.subplots()
@@ -47,10 +47,10 @@ def draw_shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Seq
 
 @plots.use_style()
 def draw_confidence(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw the mean confidence on each set, the domain on top, and its standard deviation, with intervals.
+    """Draw mean and standard deviation of confidence on each set with intervals; the in-domain set is at the top.
 
-    Beside that of all images stands that of each predicted class. A cross is the accuracy where classes are known: a
-    dot to the right of it is overconfidence.
+    Squares are all images, dots those of each predicted class. A cross is the accuracy of labelled images: a square to
+    the right of it means overconfidence.
     """
     step = 0.8 / (1 + len(classes))
     figure = plots.create_figure(8.2, 1.9 + (0.3 + 0.17 * len(classes)) * len(sets))
@@ -88,7 +88,7 @@ def draw_confidence(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[s
 def draw_auroc(
     metrics: Mapping[str, Metric], table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]
 ) -> Figure:
-    """Draw the AUROC of each score with its interval, a panel for each set; chance is marked."""
+    """Draw the AUROC of each score with its interval in a panel for each set; chance is marked."""
     columns = min(len(sets), _COLUMNS)
     lines = math.ceil(len(sets) / columns)
     figure = plots.create_figure(max(5.0, 1.5 + 2.2 * columns), 0.6 + lines * (0.9 + 0.3 * len(scores)))
@@ -113,7 +113,7 @@ def draw_auroc(
 
 @plots.use_style()
 def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) -> Figure:
-    """Draw how each score is distributed in the domain and in each set, from the table of scores."""
+    """Draw the distribution of each score in the domain and in each set, from the table of scores."""
     shown = sets[:_MOST_PANELS]
     figure = plots.create_figure(max(4.0, 0.9 + 1.9 * len(shown)), 0.9 + 1.15 * len(scores))
     grid = figure.subplots(len(scores), len(shown), squeeze=False, sharex="row", sharey="row")
@@ -164,7 +164,7 @@ def _ends(share: Metric | None) -> str:
 
 
 def _distribution(axes: Axes, values: pd.Series, edges: NDArray[np.float64], **how: Any) -> None:
-    """Draw shares; what lies beyond the outer edges is counted in the outer bins."""
+    """Draw a histogram in percent; values beyond the outer edges count in the outer bins."""
     percent = [100 / len(values)] * len(values)
     axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), weights=percent, **how)
     axes.tick_params(labelsize=7)

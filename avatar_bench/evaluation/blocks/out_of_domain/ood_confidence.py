@@ -1,4 +1,4 @@
-"""Confidence on the domain and on each set beside it, of all images and by predicted class."""
+"""Confidence on the in-domain and out-of-domain sets, over all images and by predicted class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIDENCE_STATISTICS = ("mean_confidence", "std_confidence")
 def measure_confidence(
     intervals: IntervalOptions, name: str, inside: Predictions, sets: Sequence[OutOfDomainSet]
 ) -> tuple[dict[str, Metric], pd.DataFrame]:
-    """Return the metrics of confidence by set, and a table with a row for each set and predicted class, "" for all."""
+    """Return the metrics of confidence by set, and a table by set and predicted class, "" for all images."""
     metrics: dict[str, Metric] = {}
     rows = []
     for of, kind, predictions in [(name, "in_domain", inside), *((s.name, s.kind, s.predictions) for s in sets)]:
@@ -42,7 +42,7 @@ def measure_confidence(
 
 
 def _of_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> dict[tuple[str, str], Metric]:
-    """Return mean and standard deviation of the confidence, by predicted class and as "" of all images."""
+    """Return mean and standard deviation of the confidence by predicted class, with "" for all images."""
     confidence, classes = predictions.confidence, predictions.classes
     parts = np.column_stack([np.ones(len(predictions)), np.eye(len(classes))[predictions.predicted]])
 

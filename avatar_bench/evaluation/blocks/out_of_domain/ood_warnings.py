@@ -1,4 +1,4 @@
-"""What out_of_domain warns of."""
+"""Warnings of out_of_domain."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _FEW = 30  # images of a set below which its figures are little more than anecdo
 
 
 def explain_missing_embeddings() -> str:
-    """Say why a score that is fitted on training images is not there."""
+    """Return the reason for a missing score that is fitted on training images."""
     return _("the run's training images are not known, and this score is fitted on them")
 
 
 def explain_missing_logits() -> str:
-    """Say why a score that is made of logits is not there."""
+    """Return the reason for a missing score that needs logits."""
     return _("only probabilities are known, and this score is made of logits")
 
 
 def warn_about_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]:
-    """Tell which scores are `missing`, each with why, and that a covariance had to be shrunk, by a weight above 0."""
+    """Return warnings about `missing` scores, by reason, and about a covariance shrunk by a weight above 0."""
     said = []
     for why in dict.fromkeys(missing.values()):
         scores = ", ".join(name for name, reason in missing.items() if reason == why)
@@ -40,7 +40,7 @@ def warn_about_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]
 
 
 def warn_about_sets(training: Predictions | None, sets: Sequence[OutOfDomainSet]) -> list[str]:
-    """Tell of sets that are small, known in part, or of sources that the images of training share."""
+    """Return warnings about sets that are small, partly labelled, or share sources with the training images."""
     return [line for each in sets for line in _of_set(training, each)]
 
 

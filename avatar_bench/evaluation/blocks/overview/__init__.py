@@ -1,4 +1,4 @@
-"""overview: the main figures of several runs in one table, and the charts that set them side by side."""
+"""overview: the main metrics of several runs in one table, and charts that compare them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OOD_SCORES = ("msp", "max_logit", "energy", "mahalanobis", "knn")
 
 @dataclass(kw_only=True)
 class Overview(CompareBlock):
-    """Set the saved Results of runs side by side; `ood_score` is the score whose AUROC is listed."""
+    """Comparison of the saved results of several runs; `ood_score` is the score whose AUROC is listed."""
 
     reads_results: ClassVar[bool] = True
     takes_ensembles: ClassVar[bool] = True
@@ -34,7 +34,7 @@ class Overview(CompareBlock):
         self.require("ood_score", self.ood_score in OOD_SCORES, f"one of {', '.join(OOD_SCORES)}")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the table of main figures, what is missing, and each chart that a run has Results for."""
+        """Build the table of main metrics, the list of missing ones, and each chart for which a run has results."""
         name = datasets[0].name
         saved = [{block: run.saved(block, name) for block in tables.MAIN_METRICS} for run in runs]
         result = Result("overview", name, len(datasets[0]), tuple(runs[0].classes))

@@ -1,4 +1,4 @@
-"""The figures of overview, a colour and marker for each recipe throughout."""
+"""Figures of overview, with one colour and marker for each recipe."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw accuracy as it is, under each corruption and in the mean of these, with intervals; chance is marked."""
+    """Draw clean accuracy, accuracy under each corruption and their mean, with intervals; chance is marked."""
     words = {"clean": _("clean"), **name_corruptions(), "robustness": _("mean of the five")}
     words = {name: word for name, word in words.items() if name in set(table["metric"])}
     figure = _figure_of_dots(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
@@ -62,7 +62,7 @@ def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw robustness against `unbias`, both with intervals; dashed lines mark what guessing gets."""
+    """Draw robustness against `unbias`, both with intervals; dashed lines mark random guessing."""
     width = 5.6 if len(looks.models) <= _FEW else 8.4
     figure = plots.create_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
@@ -87,7 +87,7 @@ def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the calibration error against accuracy, both with intervals; a dash is the error that chance alone makes."""
+    """Draw the calibration error against accuracy, both with intervals; a dash is the error expected by chance."""
     width = 5.6 if len(looks.models) <= _FEW else 8.4
     figure = plots.create_figure(width, 3.8 + looks.height(width))
     axes = figure.subplots()
@@ -108,7 +108,7 @@ def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the mean confidence of each run's right answers (filled) and wrong ones (hollow), with intervals."""
+    """Draw the mean confidence of each run's correct (filled) and incorrect (hollow) predictions, with intervals."""
     labels = [label for label in looks.labels if label in set(table["run"])]
     figure = plots.create_figure(6.4, 1.5 + 0.34 * len(labels))
     axes = figure.subplots()
@@ -128,7 +128,7 @@ def draw_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_ood_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the mean confidence on the set judged (filled) and on each set beside it (hollow), with intervals."""
+    """Draw the mean confidence on the evaluated set (filled) and on each other set (hollow), with intervals."""
     labels = [label for label in looks.labels if label in set(table["run"])]
     inside = table[table["kind"] == "in_domain"]
     outside = table[table["kind"] != "in_domain"]
@@ -153,7 +153,7 @@ def draw_ood_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_ood_shares(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw the share of each predicted class by run, a panel a set."""
+    """Draw the share of each predicted class by run, one panel per set."""
     kinds = dict(zip(table["set"], table["kind"], strict=True))
     panels = {
         f"{plots.shorten_name(str(name), 20)}\n{name_kind(str(kinds[name]))}": table["set"] == name
@@ -165,7 +165,7 @@ def draw_ood_shares(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw how much more often each class is predicted than it is there, by run, a panel a kind of images."""
+    """Draw by how much each class is predicted too often, by run, one panel per kind of images."""
     words = {
         "domain": _("images of the set"),
         "ood": _("images of no class"),
@@ -179,7 +179,7 @@ def draw_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw what each network is made of, a row a model, and bars of its parameters and multiply-adds."""
+    """Draw the components of each network, a row per model, beside bars of its parameters and multiply-adds."""
     table = table.drop_duplicates("recipe").set_index("run")  # runs that differ in seed alone are one network
     labels = list(table.index)
     heads = {
@@ -221,7 +221,7 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw images a second, with intervals, against parameters, multiply-adds and accuracy; hollow on a GPU."""
+    """Draw images per second, with intervals, against parameters, multiply-adds and accuracy; hollow on a GPU."""
     titles = {
         "params_m": _("parameters (millions)"),
         "macs_g": _("multiply-adds (billions)"),
@@ -255,7 +255,7 @@ def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_costs(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw bars of the time of an image, with intervals, on each device, of the weights, and of the memory at peak."""
+    """Draw bars of time per image on each device, with intervals, of weights and of peak memory."""
     labels = [label for label in looks.labels if label in set(table["run"])]
     devices = [device for device in ("cpu", *sorted({*table["device"]} - {"cpu"})) if device in set(table["device"])]
     figure = plots.create_figure(10.2, 1.2 + (0.18 + 0.16 * len(devices)) * len(labels))
@@ -272,7 +272,7 @@ def draw_costs(table: pd.DataFrame, looks: RunStyles) -> Figure:
 
 @plots.use_style()
 def draw_history(table: pd.DataFrame, looks: RunStyles) -> Figure:
-    """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring is the best epoch of each run."""
+    """Draw loss and macro-F1 on val, and dashed on train, over the epochs; a ring marks the best epoch of each run."""
     figure = plots.create_figure(8.4, 3.4 + looks.height(8.4))
     titles = {"loss": _("Loss (nats)"), "macro_f1": _("Macro-F1 (%)")}
     for axes, (metric, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
@@ -300,7 +300,7 @@ def _figure_of_dots(width: float, groups: int, looks: RunStyles) -> Figure:
 
 
 def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: RunStyles) -> None:
-    """Draw a value with its interval for each run, one below the other, in groups by the column `of`."""
+    """Draw the value and interval of each run, one below the other, grouped by the column `of`."""
     n = len(looks.labels)
     offsets = (np.arange(n) - (n - 1) / 2) * min(0.28, 0.78 / max(1, n - 1))
     for place, name in enumerate(words):
@@ -326,7 +326,7 @@ def _on(device: str) -> dict[str, Any]:
 
 
 def _trait(name: str, value: object) -> str:
-    """Return a trait as a cell says it: two lines at most, a dash where there is none."""
+    """Format a trait for a table cell: at most two lines, a dash if empty."""
     text = "" if name == "squeeze_excitation" and not value else str(value)
     words = {"scratch": _("none"), "self-attention": _("self-attention")}
     if text.startswith(_WINDOWS):
@@ -344,7 +344,7 @@ def _bars(
     table: pd.DataFrame | None = None,
     devices: Sequence[str] = ("cpu",),
 ) -> None:
-    """Draw a bar a run with its number; of `table`, one for each device, with the interval of `latency_ms`."""
+    """Draw one bar per run with its number; with `table`, one per device with the interval of `latency_ms`."""
     labels, height = list(dict.fromkeys(values.index)), 0.7 / len(devices)
     for row, label in enumerate(labels):
         for place, device in enumerate(devices):
@@ -374,7 +374,7 @@ def _heatmap(
     cmap: str,
     limits: tuple[float, float],
 ) -> Figure:
-    """Draw the column `value` by run and class, a panel for each part of the table."""
+    """Draw the column `value` by run and class, one panel for each part of the table."""
     labels = [name for name in looks.labels if name in set(table["run"])]
     classes = list(dict.fromkeys(table["class"]))
     figure = plots.create_figure(3.6 + 0.48 * len(classes) * len(panels), 2.2 + 0.3 * len(labels))

@@ -1,4 +1,4 @@
-"""The tables of overview: every run's main figures, what is missing, and what each chart draws."""
+"""Tables of overview: main metrics of each run, missing ones, and the data of each chart."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAIN_METRICS: dict[str, tuple[str, ...]] = {
 
 
 def build_runs_table(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
-    """Give a row a run: its recipe, seed, data and main figures, each with the ends of its interval."""
+    """Return recipe, seed, data and main metrics of each run, with the ends of their intervals."""
     rows = []
     for run, results in zip(runs, saved, strict=True):
         row: dict[str, object] = {"run": run.label, "kind": name_kind(run), "recipe": run.recipe, "seed": run.seed}
@@ -53,12 +53,12 @@ def build_runs_table(runs: Sequence[Run], saved: Sequence[Saved], score: str) ->
 
 
 def name_kind(run: Run) -> str:
-    """Return "run", or of one made of others "ensemble" or "soup"."""
+    """Return "run", or "ensemble" or "soup" for a run that combines others."""
     return "soup" if isinstance(run, WeightSoup) else "ensemble" if isinstance(run, CombinedRun) else "run"
 
 
 def list_missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.DataFrame:
-    """Give a row a Result that a run lacks, and a main figure that its Result could not give, with the reason."""
+    """Return a row for each missing result of a run, and for each main metric without a value, with the reason."""
     rows: list[tuple[str, str, str, str | None]] = []
     for run, results in zip(runs, saved, strict=True):
         for block, patterns in MAIN_METRICS.items():
@@ -70,13 +70,13 @@ def list_missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.
 
 
 def join_fingerprints(results: Saved) -> str:
-    """Give the fingerprint of the data that a run's Results rest on; several, joined by |, where they differ."""
+    """Return the data fingerprint of a run's results; if they differ, all of them joined by |."""
     known = (result.provenance.get("data_fingerprint") for result in results.values() if result is not None)
     return "|".join(sorted({str(each) for each in known if each}))
 
 
 def tabulate_classes(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return recall, precision and F1 of each class, and as class "" the accuracy and the macro means of all."""
+    """Return recall, precision and F1 of each class, and for class "" the accuracy and the macro means."""
     names = ("accuracy", "recall/*", "macro_precision", "precision/*", "macro_f1", "f1/*")
     table = _long(runs, saved, "blind_test", names)
     parts = table["metric"].astype(str).str.extract("([^/]*)/?(.*)")
@@ -85,24 +85,24 @@ def tabulate_classes(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFram
 
 
 def tabulate_robustness(runs: Sequence[Run], saved: Sequence[Saved], kinds: Sequence[str]) -> pd.DataFrame:
-    """Give the accuracy on clean images, under each corruption at severity 3, and their mean."""
+    """Return the accuracy on clean images, under each corruption at severity 3, and their mean."""
     return _long(runs, saved, "robustness", ("clean", *kinds, "robustness"))
 
 
 def tabulate_calibration(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give a row a run: accuracy and the scaled ECE in 15 bins with their intervals, and the floor of the latter."""
+    """Return accuracy and scaled ECE in 15 bins of each run with intervals, and the floor of the ECE."""
     table = _beside(runs, saved, {"accuracy": ("blind_test", "accuracy"), "ece": ("calibration", "scaled/ece_15")})
     floors = [about.floor if (about := _metric(one, "calibration", "scaled/ece_15")) else None for one in saved]
     return table.merge(pd.DataFrame({"run": [run.label for run in runs], "ece_floor": floors}), on="run")
 
 
 def tabulate_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give the mean confidence of right and of wrong answers."""
+    """Return the mean confidence of correct and of incorrect predictions."""
     return _long(runs, saved, "error_bias", ("mean_confidence_correct", "mean_confidence_incorrect"))
 
 
 def tabulate_robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return a row a run: robustness and `unbias` with their intervals, and what guessing gets of both."""
+    """Return robustness and `unbias` of each run with intervals, and the values of random guessing."""
     names = {"robustness": ("robustness", "robustness"), "unbias": ("error_bias", "unbias")}
     table = _beside(runs, saved, names)
     chance = 1 / len(runs[0].classes)
@@ -110,7 +110,7 @@ def tabulate_robustness_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.
 
 
 def tabulate_ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return the mean confidence in each set that out_of_domain saw, the domain first, and its standard deviation."""
+    """Return mean and standard deviation of confidence in each set of out_of_domain, the evaluated one first."""
     rows = []
     for run, result in _having(runs, saved, "out_of_domain"):
         for __, about in result.tables["sets"].iterrows():
@@ -127,7 +127,7 @@ def tabulate_ood_confidence(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.D
 
 
 def tabulate_architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return a row a run: the traits of its network, as the block architecture read them off, and its size."""
+    """Return the traits of each network as the block architecture reports them, and its size."""
     rows = []
     for run, result in _having(runs, saved, "architecture"):
         if "traits" in result.tables:  # not of an older version
@@ -140,18 +140,18 @@ def tabulate_architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.Da
 
 
 def tabulate_speed_size(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return a row a run and device: its size, images a second, one at a time, and its accuracy, with intervals."""
+    """Return size, images per second at batch size 1 and accuracy by run and device, with intervals."""
     table = _by_device(runs, saved, ("params_m", "macs_g", "images_per_second"))
     return table.merge(_beside(runs, saved, {"accuracy": ("blind_test", "accuracy")}), on="run", how="left")
 
 
 def tabulate_costs(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Return a row a run and device: milliseconds an image, with the interval, and 10^6 bytes of weights and peak."""
+    """Return milliseconds per image, with interval, and 10^6 bytes of weights and peak memory by run and device."""
     return _by_device(runs, saved, ("latency_ms", "weights_mb", "peak_memory_mb"))
 
 
 def tabulate_ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give the share of each predicted class in each set that out_of_domain saw, the domain's own included."""
+    """Return the share of each predicted class in each set of out_of_domain, the evaluated one included."""
     rows = []
     for run, result in _having(runs, saved, "out_of_domain"):
         for __, about in result.tables["sets"].iterrows():
@@ -163,10 +163,10 @@ def tabulate_ood_shares(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataF
 
 
 def tabulate_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
-    """Give how much more often each class is predicted than it is there, 0 for a network that leans to none.
+    """Return by how much each class is predicted too often, 0 for an unbiased network.
 
-    On "domain", images of the classes: the share predicted minus the true one. On "ood", images of no class: minus
-    what all classes would get alike. On "corrupted": the share that corruptions add.
+    On "domain", labelled images: the predicted share minus the true one. On "ood", images outside all classes: the
+    predicted share minus that of a uniform prediction. On "corrupted": the share that corruptions add.
     """
     rows: list[tuple[str, str, str, float | None]] = []
     for run, result in _having(runs, saved, "blind_test"):
@@ -180,7 +180,7 @@ def tabulate_bias(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.DataFrame:
 
 
 def tabulate_history(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return a row for each run and epoch: `step` counts them through all stages, `best` marks the one kept."""
+    """Return a row for each run and epoch: `step` counts epochs over all stages, `best` marks the saved one."""
     tables = []
     for run in runs:
         table = getattr(run, "history", None)
@@ -222,7 +222,7 @@ def _metric(results: Saved, block: str, name: str) -> Metric | None:
 
 
 def _long(runs: Sequence[Run], saved: Sequence[Saved], block: str, patterns: Sequence[str]) -> pd.DataFrame:
-    """Give a row a run and metric that has a value: value, ends of its interval, n, floor."""
+    """Return a row for each run and metric with a value: value, ends of its interval, n, floor."""
     rows = [
         (run.label, name, metric.value, metric.low, metric.high, metric.n, metric.floor)
         for run, result in _having(runs, saved, block)
@@ -234,7 +234,7 @@ def _long(runs: Sequence[Run], saved: Sequence[Saved], block: str, patterns: Seq
 
 
 def _by_device(runs: Sequence[Run], saved: Sequence[Saved], names: Sequence[str]) -> pd.DataFrame:
-    """Return some metrics of efficiency, a row a run and device it was timed on; those of time with their intervals."""
+    """Return metrics of efficiency by run and device; those of time have intervals."""
     rows = []
     for run, result in _having(runs, saved, "efficiency"):
         latency = result.tables.get("latency", pd.DataFrame())
@@ -253,7 +253,7 @@ def _by_device(runs: Sequence[Run], saved: Sequence[Saved], names: Sequence[str]
 
 
 def _beside(runs: Sequence[Run], saved: Sequence[Saved], names: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """Give a row a run that has all of some metrics, in columns of their own with the ends of their intervals."""
+    """Return a row for each run that has all the metrics, one column each, with the ends of their intervals."""
     rows = []
     for run, results in zip(runs, saved, strict=True):
         found = {column: _metric(results, *where) for column, where in names.items()}

@@ -1,4 +1,4 @@
-"""prior_shift: what a run scores where the classes have other shares than in the set, corrected for them or not."""
+"""prior_shift: accuracy of a run under class proportions other than those of the data set, corrected or not."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def _mixes() -> dict[str, dict[str, float] | None]:
 
 @dataclass(kw_only=True)
 class PriorShift(IntervalBlock):
-    """Judge a run as if the classes had other shares, which its images are weighted to.
+    """Accuracy of a run under other class proportions, simulated by weighting its images.
 
-    `mixes` maps a name to the share of each class, of sum 1 (None: leave that mix out); `shares`, between 0 and 1, are
-    given to each class in turn, the others sharing the rest equally; `training`, the share of each class that the
-    network was trained with (None: read from the run).
+    `mixes` maps a name to the proportion of each class, of sum 1 (None: leave that mix out); `shares`, between 0 and 1,
+    are assigned to each class in turn, with the rest split equally among the others; `training` is the proportion of
+    each class in training (None: read from the run).
     """
 
     mixes: dict[str, dict[str, float] | None] = field(default_factory=_mixes)
@@ -56,10 +56,10 @@ class PriorShift(IntervalBlock):
         self.require("training", valid, "null, or a share above 0 of each class with a sum of 1")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give accuracy and macro-F1 under each mix: as they are, corrected by its shares, and by estimated ones.
+        """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions.
 
-        Raise BlockError where a class has no image, no mix is of the run's classes, or the shares of training are
-        not known; GuardError where the class names are in the wrong order.
+        Raise BlockError if a class has no image, no mix fits the classes of the run, or the proportions of training are
+        unknown; GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         predictions = asked.take(labelled_rows(asked, dataset))
@@ -91,7 +91,7 @@ class PriorShift(IntervalBlock):
         return result
 
     def _mixes_of(self, classes: tuple[str, ...]) -> dict[str, Floats]:
-        """Give the shares (C,) of each mix that names classes of the run alone, at least one."""
+        """Return the proportions (C,) of each mix whose classes the run knows; raise BlockError if there is none."""
         fitting = {
             name: np.array([mix.get(one, 0.0) for one in classes])
             for name, mix in self.mixes.items()
@@ -105,7 +105,7 @@ class PriorShift(IntervalBlock):
         return fitting
 
     def _in_order_of_mixes(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Put the columns of the shares in the order in which the mixes name the classes: drawing, real, generated."""
+        """Sort the columns of proportions by the order of the classes in the mixes: drawing, real, generated."""
         named = dict.fromkeys(f"share_{name}" for mix in self.mixes.values() for name in mix or ())
         shares = [name for name in map(str, table) if name.startswith("share_")]
         ordered = sorted(shares, key=[*named, *shares].index)
@@ -114,7 +114,7 @@ class PriorShift(IntervalBlock):
         ]
 
     def _training_shares(self, run: Run) -> tuple[Floats, str]:
-        """Give the shares (C,) of the classes as the network met them in training, and where they were read."""
+        """Return the class proportions (C,) that training used, and where they were read."""
         if self.training is not None:
             if set(self.training) != set(run.classes):
                 raise BlockError(
@@ -131,7 +131,7 @@ class PriorShift(IntervalBlock):
         return seen / seen.sum(), "train split"
 
     def _judge(self, predictions: Predictions, training: Floats, prior: Floats) -> dict[str, Metric]:
-        """Give each of COLUMNS, and the estimated share of each class under `estimate/<class>`."""
+        """Compute each of COLUMNS, and the estimated proportion of each class as `estimate/<class>`."""
         mix = prior_shift.PriorShiftStatistic(
             predictions.logits.astype(np.float64) / predictions.temperature, predictions.targets, training, prior
         )
@@ -141,7 +141,7 @@ class PriorShift(IntervalBlock):
         return self.bootstrap(names, mix, predictions.groups, better, floors)
 
     def _turns(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
-        """Give the rows of the mixes in which each class in turn has each of `shares`."""
+        """Return the rows of the mixes that assign each of `shares` to each class in turn."""
         rows, classes = [], predictions.classes
         for index, frequent in enumerate(classes):
             for share in self.shares:

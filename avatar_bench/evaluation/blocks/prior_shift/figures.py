@@ -1,4 +1,4 @@
-"""Figures of prior_shift: accuracy and macro-F1 under other class shares, with and without correction."""
+"""Figures of prior_shift: accuracy and macro-F1 under other class proportions, with and without correction."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _LOOKS: dict[str, dict[str, Any]] = dict(
 
 @plots.use_style()
 def draw_mixes(table: pd.DataFrame) -> Figure:
-    """Draw accuracy and macro-F1 under each mix with intervals, and what naming the commonest class alone gets.
+    """Draw accuracy and macro-F1 under each mix with intervals, and those of always predicting the majority class.
 
-    A row of the table is one of mixes.csv; the share of each class stands below it, in the order of the columns.
+    A row of the table is one of mixes.csv; the proportion of each class is printed below it, in the order of the
+    columns.
     """
     panel = max(2.6, 1.0 + 1.05 * len(table))
     named = [column.removeprefix("share_") for column in map(str, table) if column.startswith("share_")]
@@ -61,9 +62,9 @@ def draw_mixes(table: pd.DataFrame) -> Figure:
 
 @plots.use_style()
 def draw_shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[str, float]) -> Figure:
-    """Draw accuracy, and below it macro-F1, over the share of each class in turn, the others sharing the rest equally.
+    """Draw accuracy, and below it macro-F1, over the proportion of each class, with the rest split equally.
 
-    A column is a class.
+    Each column is a class.
     """
     shown = list(classes)[:_MOST]
     figure = plots.create_figure(max(5.4, 2.4 * len(shown) + 0.5), 5.6)
@@ -92,7 +93,7 @@ def _measures() -> dict[str, str]:
 
 
 def _mix_words(row: pd.Series, classes: Sequence[str]) -> str:
-    """Return the mix's name and a line for each class with a share, which says which class is the 50 of 50-25-25."""
+    """Return the name of a mix with a line per class and proportion, to show which class is the 50 of 50-25-25."""
     shares = {name: float(row[f"share_{name}"]) for name in classes if row[f"share_{name}"] > 0}
     lines = [f"{plots.shorten_name(name, 14)} {100 * share:.3g}" for name, share in list(shares.items())[:_MOST]]
     return "\n".join([plots.shorten_name(str(row["mix"]), 16), *lines, *["…"] * (len(shares) > _MOST)])
@@ -113,7 +114,7 @@ def _panel(axes: Axes, own: pd.DataFrame, name: str, measure: str, colour: str) 
 
 
 def _columns(table: pd.DataFrame, way: str, measure: str) -> list[Any]:
-    """Return a measure with both ends of its interval, which shrink to it where there is none."""
+    """Return a measure with both ends of its interval, equal to the value if there is no interval."""
     name = f"{way}{measure}".replace("/", "_")
     value = table[name].astype(float)
     return [value, *(table[f"{name}_{end}"].astype(float).fillna(value) for end in ("low", "high"))]

@@ -1,4 +1,4 @@
-"""robustness: how much of its accuracy a run keeps when images are corrupted, or delivered as the web does."""
+"""robustness: accuracy of a run on corrupted images and on images re-encoded as web platforms do."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ MEAN_METRICS = ("robustness", "mean_over_severities")
 
 @dataclass(kw_only=True)
 class Robustness(IntervalBlock):
-    """Judge a run on images that something has happened to.
+    """Accuracy of a run on corrupted and on re-encoded images.
 
-    `corruptions` of data/corruptions.py at `severities` (3 among them) are applied `at` the network's "input" size or
-    the "native" size; `delivery` are tiers of the same module, always at the native size.
+    `corruptions` of data/corruptions at `severities` (3 among them) are applied `at` the network's "input" size or the
+    "native" size; `delivery` lists tiers of re-encoding of the same package, always at the native size.
     """
 
     severities: list[int] = field(default_factory=lambda: list(SEVERITIES))
@@ -66,9 +66,9 @@ class Robustness(IntervalBlock):
         )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Give accuracies under every variation, what they lose, and the one-class test.
+        """Compute the accuracy under every variation, its drops, and the one-class test.
 
-        Raise BlockError where no image's class is known, GuardError where the class names are in the wrong order.
+        Raise BlockError if no image is labelled, GuardError if the class names are in the wrong order.
         """
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
@@ -113,7 +113,7 @@ class Robustness(IntervalBlock):
         }
 
     def _shares(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
-        """Give the share of images that is recognised under each variation; one bootstrap serves all."""
+        """Compute the accuracy under each variation, with one bootstrap for all."""
         groups = found["clean"].groups
         hits = {name: one.correct for name, one in found.items()}
         joint: dict[str, Metric] = {}
@@ -150,7 +150,7 @@ class Robustness(IntervalBlock):
         }
 
     def _paired(self, found: PredictionsByVariation) -> dict[str, Metric]:
-        """Give what sets accuracies of the same images against each other, and means of them."""
+        """Compute the metrics that compare or average accuracies of the same images."""
         table = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
 
         def statistic(weights: Floats) -> Floats:
@@ -168,7 +168,7 @@ class Robustness(IntervalBlock):
         )
 
     def _figures(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Give figures (B,) from the accuracy under each variation (B,)."""
+        """Compute drops, relative accuracies and means (B,) from the accuracy under each variation (B,)."""
         clean = accuracy["clean"]
         kept = {kind: accuracy[f"{kind}/3"] for kind in self.corruptions}
         figures: dict[str, Floats] = {}
@@ -183,7 +183,7 @@ class Robustness(IntervalBlock):
         return figures | {f"relative/{name}": share / some for name, share in kept.items()}
 
     def _one_class(self, found: PredictionsByVariation) -> dict[tuple[str, str, str], Metric]:
-        """Give by ("bias" or "fragility", corruption or "" for the mean, class) what the one-class test finds."""
+        """Return the metrics of the one-class test by ("bias" or "fragility", corruption or "" for the mean, class)."""
         clean, size = found["clean"], len(found["clean"].classes)
 
         def count(kind: str, weights: Floats) -> Floats:
@@ -210,7 +210,7 @@ class Robustness(IntervalBlock):
         found: PredictionsByVariation,
         variations: Mapping[str, Variation],
     ) -> dict[str, Figure]:
-        """Show what was done to the image that is misread about as often as images are on the mean."""
+        """Draw all variations of the image whose error rate is closest to the mean."""
         wrong = np.mean([~found[name].correct for name in variations], axis=0)
         typical = int(np.abs(wrong - wrong.mean()).argmin())
         row = int(rows[typical])

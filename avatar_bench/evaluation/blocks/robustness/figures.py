@@ -1,4 +1,4 @@
-"""The figures of the block robustness."""
+"""Figures of robustness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]
 
 
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw every figure that tables and metrics hold."""
+    """Draw every figure of the tables and metrics."""
     chance = 1 / len(result.classes)
     kinds = [kind for kind in CORRUPTION_KINDS if kind in result.metrics]
     tiers = [name for name in result.metrics if name.startswith("delivery/")]
@@ -36,7 +36,7 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def draw_bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chance: float) -> Figure:
-    """Draw accuracies of n images as bars with their intervals, those that cannot be had left out."""
+    """Draw accuracies of n images as bars with intervals, without those that have no value."""
     shown = {name: metrics[name] for name in names if metrics[name].value is not None}
     value, low, high = (
         np.array([getattr(one, end) for one in shown.values()], dtype=float) for end in ("value", "low", "high")
@@ -48,7 +48,7 @@ def draw_bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chanc
 
 @plots.use_style()
 def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Draw accuracy with its interval, and each class's recall, against severity, a panel a corruption."""
+    """Draw accuracy with its interval, and each class's recall, against severity, one panel per corruption."""
     kinds = list(dict.fromkeys(table["corruption"]))[1:]
     figure = plots.create_figure(0.8 + 1.75 * max(2, len(kinds)), 2.9)
     panels = np.atleast_1d(figure.subplots(1, len(kinds), sharey=True))
@@ -93,7 +93,7 @@ def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 
 def draw_images(images: Mapping[str, Image], verdicts: Mapping[str, Predictions]) -> dict[str, Figure]:
-    """Draw one image under every corruption and severity, and after every tier, with what it is taken for."""
+    """Draw one image under every corruption and severity, and after every tier, with its predictions."""
     corrupted = {name: image for name, image in images.items() if not name.startswith("delivery/")}
     drawn = {"images": _corruption_wall(corrupted, verdicts)}
     if len(corrupted) < len(images):
@@ -104,7 +104,7 @@ def draw_images(images: Mapping[str, Image], verdicts: Mapping[str, Predictions]
 
 
 def name_variation(name: str) -> str:
-    """Give the words for a corruption, a tier or a mean of them."""
+    """Return the name of a corruption, a tier or a mean of them in the current language."""
     words = {
         "clean": _("clean"),
         **name_corruptions(),

@@ -1,4 +1,4 @@
-"""shots: how accuracy grows with the number of training images a class."""
+"""shots: accuracy as a function of the number of training images per class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BOOTSTRAP = "bootstrap by seed and group"
 
 
 class Point(NamedTuple):
-    """Name a point of a curve: the recipe, and how many images a class it was trained on."""
+    """Point of a learning curve: the recipe and the number of training images per class."""
 
     recipe: str
     shots: int
@@ -36,12 +36,12 @@ class Point(NamedTuple):
 
 @dataclass(kw_only=True)
 class Shots(IntervalCompareBlock):
-    """Compare runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
+    """Comparison of runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give the learning curve of each recipe; runs that were trained on all images are left out.
+        """Compute the learning curve of each recipe; runs trained on all images are left out.
 
-        Raise BlockError where there are fewer than two numbers of shots, or the runs cannot be set side by side.
+        Raise BlockError if there are fewer than two numbers of shots, or if the runs cannot be aligned.
         """
         kept = [place for place, run in enumerate(runs) if _shots(run)]
         numbers = {_shots(runs[place]) for place in kept}
@@ -87,7 +87,7 @@ class Shots(IntervalCompareBlock):
         return pd.DataFrame(rows, columns=[*columns, "spread_over_seeds"])
 
     def _gains(self, curve: pd.DataFrame, drawn: Floats) -> dict[str, Metric]:
-        """Give what each doubling of the images adds to accuracy, of each recipe with two numbers or more."""
+        """Compute the gain in accuracy per doubling of the images for each recipe with two numbers or more."""
         found = {}
         for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
             if len(rows) > 1:
@@ -106,7 +106,7 @@ def _shots(run: Run) -> int:
 
 
 def _points(runs: Sequence[Run]) -> dict[Point, list[int]]:
-    """Give the runs of each point, by recipe and then by number of shots."""
+    """Return the runs of each point, by recipe and then by number of shots."""
     found: dict[Point, list[int]] = {}
     for recipe, places in group_across_option(runs, "mode.shots").items():
         for place in sorted(places, key=lambda place: _shots(runs[place])):
@@ -117,7 +117,7 @@ def _points(runs: Sequence[Run]) -> dict[Point, list[int]]:
 def _runs_table(
     runs: Sequence[Run], points: Mapping[Point, Sequence[int]], found: Sequence[Predictions]
 ) -> pd.DataFrame:
-    """Give a row a run, in the order of the runs."""
+    """Return a row for each run, in the order of the runs."""
     point_of = {place: point for point, places in points.items() for place in places}
     f1 = build_macro_f1_statistic(found)(np.ones((1, len(found[0]))))[0]
     rows = [
@@ -135,7 +135,7 @@ def _guessing(known: Predictions) -> tuple[float, float]:
 
 
 def _metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Metric]:
-    """Give accuracy, macro-F1 and the spread over seeds of each point."""
+    """Return accuracy, macro-F1 and the spread over seeds of each point."""
     found = {}
     for __, row in curve.iterrows():
         name = str(row["shots"]) if _alone(curve) else f"{row['recipe']}/{row['shots']}"
@@ -156,7 +156,7 @@ def _metrics(curve: pd.DataFrame, guessing: tuple[float, float]) -> dict[str, Me
 
 
 def _per_doubling(shots: ArrayLike) -> Floats:
-    """Give the weights of values at these numbers that make the slope of a least-squares line over log2(shots)."""
+    """Return the weights of the values that yield the slope of a least-squares line over log2(shots)."""
     doublings = np.log2(np.asarray(shots, dtype=np.float64))
     centred = doublings - doublings.mean()
     return np.asarray(centred / (centred**2).sum())
@@ -167,7 +167,7 @@ def _alone(curve: pd.DataFrame) -> bool:
 
 
 def _answers(found: Sequence[Predictions]) -> dict[str, np.ndarray]:
-    """Give what every figure here rests on: a row a run, in the order of runs.csv, a column an image."""
+    """Return the arrays behind all metrics: a row for each run, in the order of runs.csv, a column for each image."""
     first = found[0]
     predicted = np.stack([one.predicted for one in found])
     return {"predicted": predicted, "target": first.targets, "path": first.paths, "group": first.groups}

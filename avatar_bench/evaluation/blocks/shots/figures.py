@@ -1,4 +1,4 @@
-"""The figure of shots: learning curves over the number of images a class."""
+"""Figure of shots: learning curves over the number of images per class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from avatar_bench.metrics import plots
 
 @plots.use_style()
 def draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, float]) -> Figure:
-    """Draw accuracy and macro-F1 over shots, a line a recipe with intervals, a dot a run, and both of `guessing`."""
+    """Draw accuracy and macro-F1 over shots, one line per recipe with intervals, one dot per run, and guessing."""
     names = list(dict.fromkeys(table["recipe"]))
     figure = plots.create_figure(8.4, 3.3 + 0.2 * ((len(names) + 2) // 3))
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""significance: which recipes are told apart on one set, and which are tied."""
+"""significance: which recipes differ significantly on one data set, and which are statistically tied."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(kw_only=True)
 class Significance(recipe_pairs.PairwiseBlock):
-    """Compare the accuracy of every two recipes on the same images.
+    """Comparison of the accuracy of every two recipes on the same images.
 
-    Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
-    out 0. `power` is the chance of that which `n_required` and `detectable_difference` ask for.
+    Two differ significantly if p, by Holm over all pairs, is below `alpha` and the interval of their difference
+    excludes 0. `power` is the probability of detection that `n_required` and `detectable_difference` assume.
     """
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give p-values, differences and a ranking with its ties; of single runs where all are of one recipe.
+        """Compute p-values, differences and a ranking with its ties; of single runs if all share one recipe.
 
-        Raise BlockError where the runs cannot be set side by side, GuardError where a class order is wrong.
+        Raise BlockError if the runs cannot be aligned, GuardError if the class names are in the wrong order.
         """
         found = align_predictions(runs, datasets)
         members = group_by_recipe(runs)
@@ -68,7 +68,7 @@ class Significance(recipe_pairs.PairwiseBlock):
         return result
 
     def _against_guessing(self, ranking: pd.DataFrame, judged: Recipes, found: Sequence[Predictions]) -> pd.DataFrame:
-        """Add the balanced accuracy of each recipe with its interval, and whether that lies above guessing."""
+        """Add the balanced accuracy of each recipe with its interval, and whether it is above guessing."""
         statistic, guessing = build_balanced_accuracy_statistic(found), guessing_level(found[0].targets)
         each = statistic(np.ones((1, len(found[0]))))[0]
         values = [float(each[list(runs)].mean()) for runs in judged.members.values()]
@@ -91,7 +91,7 @@ class Significance(recipe_pairs.PairwiseBlock):
         return ranking.join(added)
 
     def _pairs(self, judged: Recipes, drawn: Floats, order: Sequence[int]) -> pd.DataFrame:
-        """Give a row for every two recipes, the better one as a."""
+        """Return a row for every two recipes, with the better one as a."""
         rows = [
             recipe_pairs.compare_pair(judged, drawn, a, b, self.level, self.power, self.alpha)
             for a, b in combinations(order, 2)
@@ -156,7 +156,7 @@ def _ranking(
 
 
 def _apart(pairs: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Give which two recipes are told apart, (R, R)."""
+    """Return which pairs of recipes differ significantly, (R, R)."""
     place = {name: index for index, name in enumerate(names)}
     apart = np.zeros((len(names), len(names)), dtype=bool)
     for row in pairs[pairs["significant"]].itertuples():
@@ -190,7 +190,7 @@ def _about_guessing(ranking: pd.DataFrame) -> list[str]:
 
 
 def _answers(judged: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:
-    """Give what every figure here rests on: a row a run, a column an image."""
+    """Return the arrays behind all metrics: a row for each run, a column for each image."""
     recipe = {run: name for name, members in judged.members.items() for run in members}
     return {
         "right": judged.right,

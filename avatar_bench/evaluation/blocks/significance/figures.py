@@ -1,4 +1,4 @@
-"""The figures of significance: the ranking with its ties, and the differences of every two recipes."""
+"""Figures of significance: the ranking with its ties, and the pairwise differences."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SMALLEST = 0.05  # of accuracy: what the colours of the differences reach at le
 
 @plots.use_style()
 def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Draw the accuracy of each recipe with its interval, the best on top, and a line through those that are tied.
+    """Draw the accuracy of each recipe with its interval, the best at the top, and a line through tied recipes.
 
-    Recipes that are no better than guessing have hollow markers, which the title explains.
-    `names` gives the recipes in the order that fixes their colours.
+    Hollow markers are recipes no better than guessing, as the title explains. `names` is the order of the recipes that
+    fixes their colours.
     """
     rows = np.arange(len(table))
     guess = table["better_than_guessing"].eq(False).to_numpy()
@@ -57,7 +57,7 @@ def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 @plots.use_style()
 def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
-    """Draw how many points of accuracy the recipe of each row is ahead of that of each column; a star if told apart."""
+    """Draw the difference in accuracy (points), row minus column, of every two recipes; a star if significant."""
     place = {name: index for index, name in enumerate(order)}
     value = np.full((len(order), len(order)), np.nan)
     star = np.zeros(value.shape, dtype=bool)

@@ -1,4 +1,4 @@
-"""transformers: what attention, sharpness-aware minimisation and pretraining are worth under one protocol."""
+"""transformers: the effect of attention, sharpness-aware minimisation and pretraining under one protocol."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Transformers(recipe_pairs.PairwiseBlock):
-    """Compare recipes that differ in network, optimizer and start, in pairs where they differ in one of these alone.
+    """Comparison of recipes by network, optimizer and initial weights, in pairs that differ in exactly one of them.
 
-    Two are told apart where p, by Holm over all pairs, is below `alpha` and the interval of their difference leaves
-    out 0. `power` is the chance of that which `detectable` and `n_required` ask for.
+    Two differ significantly if p, by Holm over all pairs, is below `alpha` and the interval of their difference
+    excludes 0. `power` is the probability of detection that `detectable` and `n_required` assume.
     """
 
     reads_results: ClassVar[bool] = True
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Give a row a recipe, the pairs, what the settings have in common, and published figures of others.
+        """Compute the metrics of each recipe, the pairs and the protocol, and add published accuracies.
 
-        Raise BlockError where there are fewer than two runs, they cannot be set side by side, or one has no network;
-        GuardError where a class order is wrong.
+        Raise BlockError if there are fewer than two runs, they cannot be aligned, or one has no network; GuardError if
+        the class names are in the wrong order.
         """
         found = align_predictions(runs, datasets)
         judged = Recipes.of(group_by_recipe(runs), runs, found)

@@ -1,4 +1,4 @@
-"""The figures of transformers: accuracy by recipe and by seconds of training, pairs, accuracies of others."""
+"""Figures of transformers: accuracy by recipe and by training time, pairwise differences, published accuracies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARKERS = dict(zip(FAMILIES, "osD^", strict=True))
 
 
 def translate_families() -> dict[str, str]:
-    """Give the words for each family of networks, by its name."""
+    """Return the name of each family of networks in the current language."""
     return {
         "convolutional": _("convolutions"),
         "transformer": _("transformer"),
@@ -31,7 +31,7 @@ def translate_families() -> dict[str, str]:
 
 
 def sort_by_family(table: pd.DataFrame) -> pd.DataFrame:
-    """Give the recipes family by family, the most accurate of each first."""
+    """Sort the recipes by family and then by decreasing accuracy."""
     order = table["family"].map(list(FAMILIES).index)
     return table.assign(_order=order).sort_values(["_order", "accuracy"], ascending=[True, False], kind="stable")
 
@@ -59,7 +59,7 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
 
 @plots.use_style()
 def draw_cost(table: pd.DataFrame) -> Figure:
-    """Draw accuracy against the seconds that training took, numbered as in `draw_accuracy`; hollow with SAM."""
+    """Draw accuracy against training time in seconds, numbered as in `draw_accuracy`; hollow with SAM."""
     rows = sort_by_family(table).assign(number=range(1, len(table) + 1))
     figure = plots.create_figure(6.4, 3.8)
     axes = figure.subplots()
@@ -80,9 +80,9 @@ def draw_cost(table: pd.DataFrame) -> Figure:
 
 @plots.use_style()
 def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: pd.DataFrame) -> Figure:
-    """Draw the difference in accuracy of each pair with its interval, and in grey what would go unseen.
+    """Draw the difference in accuracy of each pair with its interval, and in grey the undetectable range.
 
-    Below stand the differences of two gains by SAM, as diamonds.
+    Diamonds below are differences between two gains from SAM.
     """
     about = recipes.set_index("recipe")
     rows = len(pairs) + len(interactions)
@@ -129,7 +129,7 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
 
 @plots.use_style()
 def draw_history(table: pd.DataFrame) -> Figure:
-    """Draw published top-1 accuracies on ImageNet-1k, a row a network by year; hollow where self-supervised."""
+    """Draw published top-1 accuracies on ImageNet-1k, a row per network by year; hollow if self-supervised."""
     figure = plots.create_figure(6.8, 1.5 + 0.24 * len(table))
     axes = figure.subplots()
     for place, (__, row) in enumerate(table.iterrows()):
@@ -153,9 +153,9 @@ def draw_history(table: pd.DataFrame) -> Figure:
 
 @plots.use_style()
 def draw_study(table: pd.DataFrame) -> Figure:
-    """Draw the accuracies that the study typed in as crosses, and those measured here on avatars with intervals.
+    """Draw the accuracies that the study reported as crosses, and those measured here on avatars with intervals.
 
-    What it typed in of a set that it does not name has a panel of its own: it cannot be compared with avatars.
+    Accuracies reported for an unnamed data set have their own panel: they cannot be compared with avatars.
     """
     figure = plots.create_figure(8.2, 1.8 + 0.36 * len(table))
     unnamed, avatars = figure.subplots(1, 2, sharey=True)
@@ -200,7 +200,7 @@ def _legend(figure: Figure, families: pd.Series, hollow: str) -> None:
 
 
 def _start(row: pd.Series) -> str:
-    """Say what a recipe began with: published weights by their tag alone, as that says what trained them."""
+    """Return the initial weights of a recipe; published weights by their tag, which names their training."""
     if row["start"] == SCRATCH:
         return _("from scratch")
     return (
@@ -211,7 +211,7 @@ def _start(row: pd.Series) -> str:
 
 
 def _disambiguate(names: list[str], recipes: Iterable[str]) -> list[str]:
-    """Add the recipe to names that several have: such recipes differ in their settings."""
+    """Add the recipe to names that occur several times: such recipes differ in their settings."""
     pairs = zip(names, plots.shorten_names(recipes, 40), strict=True)
     return [f"{name}\n{recipe}" if names.count(name) > 1 else name for name, recipe in pairs]
 

@@ -1,4 +1,4 @@
-"""The tables of transformers: a row a recipe, a row a pair, what is missing, and figures of others."""
+"""Tables of transformers: recipes, pairs, missing metrics and published accuracies."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ _STUDY = [*_TYPED, *_OURS, "reason", "where"]
 
 
 def read_history() -> pd.DataFrame:
-    """Give published figures of well-known networks on ImageNet-1k, a row a network, each with its citation."""
+    """Return published accuracies of well-known networks on ImageNet-1k, a row per network with its citation."""
     return _packaged("history")
 
 
 def build_study_table(recipes: pd.DataFrame) -> pd.DataFrame:
-    """Return the figures that the study typed in, each beside every recipe of that network, start and SAM.
+    """Return the numbers that the study reported, each beside every recipe with that network, initial weights and SAM.
 
-    One without such a recipe has a `reason` beside it. Accuracies are proportions, `seconds` are those of one image.
+    A row without such a recipe has a `reason`. Accuracies are proportions, `seconds` are per image.
     """
     typed, ours = _packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
     found = [_beside(row, ours) for __, row in typed.iterrows()]
@@ -66,7 +66,7 @@ def build_study_table(recipes: pd.DataFrame) -> pd.DataFrame:
 def compute_metrics(
     block: IntervalOptions, judged: Recipes, found: Sequence[Predictions], own: Sequence[Traits], drawn: np.ndarray
 ) -> dict[str, dict[str, Metric]]:
-    """Give the figures of each recipe that need no other Result: of accuracy, macro-F1, calibration and training."""
+    """Compute accuracy, macro-F1, calibration error and training cost of each recipe."""
     accuracies = judged.accuracies(block, drawn)
     f1 = build_macro_f1_statistic(found)
     values, resampled = f1(np.ones((1, len(found[0]))))[0], judged.draw(block, f1)
@@ -93,7 +93,7 @@ def compute_metrics(
 def read_saved_metrics(
     members: Mapping[str, Sequence[int]], runs: Sequence[Run], of: str
 ) -> tuple[dict[str, dict[str, Metric]], pd.DataFrame]:
-    """Give the mean over its runs of each figure that blocks have saved of a recipe on a set, and what is missing."""
+    """Return the mean of each saved metric over the runs of each recipe, and a table of missing ones."""
     results = [{block: run.saved(block, of) for block, *_rest in SAVED_METRICS.values()} for run in runs]
     found: dict[str, dict[str, Metric]] = {}
     missing = []
@@ -119,7 +119,7 @@ def read_saved_metrics(
 def build_recipes_table(
     judged: Recipes, own: Sequence[Traits], figures: Mapping[str, Mapping[str, Metric]]
 ) -> pd.DataFrame:
-    """Give a row a recipe: what it is made of, and its figures."""
+    """Return the network, initial weights, optimizer and metrics of each recipe."""
     rows = []
     for place, (name, traits) in enumerate(zip(judged.names, own, strict=True)):
         row: dict[str, object] = {
@@ -153,10 +153,10 @@ def build_pairs_table(
     power: float,
     alpha: float,
 ) -> pd.DataFrame:
-    """Give a row a pair: what changed, its difference and test, its budget, and what difference would have shown.
+    """Return the change, difference, test, budget and detectable difference of each pair.
 
-    `detectable` takes the strictest level of Holm's correction, `alpha` over the number of pairs; where it is NaN,
-    `detectable_reason` says why.
+    `detectable` uses the strictest level of Holm's correction, `alpha` over the number of pairs; if it is NaN,
+    `detectable_reason` explains why.
     """
     rows = []
     for pair in found:
@@ -181,9 +181,9 @@ def build_pairs_table(
 def build_interactions_table(
     judged: Recipes, found: Sequence[tuple[RecipePair, RecipePair]], drawn: np.ndarray, level: float
 ) -> pd.DataFrame:
-    """Give a row for every two families with and without SAM: its gain in the one, in the other, and their difference.
+    """Return the gains from SAM in every two families with and without SAM, and their difference.
 
-    a and b are the recipes without SAM; the interval is of the same resamples in all four, and no test goes with it.
+    a and b are the recipes without SAM; the interval uses the same resamples for all four recipes; there is no test.
     """
     accuracy = judged.counts.mean(axis=1) / judged.sizes
     rows = []
@@ -212,7 +212,7 @@ def _packaged(table: str) -> pd.DataFrame:
 
 
 def _beside(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Return the recipes of the kind that the study typed a figure in for, or none and why."""
+    """Return the recipes that match a reported number, and why there are none."""
 
     def of(name: str, rows: pd.DataFrame) -> pd.DataFrame:
         return rows[rows[name].astype(str).str.fullmatch(typed[name], case=False)]

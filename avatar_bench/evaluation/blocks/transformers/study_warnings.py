@@ -1,4 +1,4 @@
-"""What transformers warns of: what else differs, what pairs cannot show, and on how few seeds they rest."""
+"""Warnings of transformers: other differences in settings, limits of the pairs, and too few seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ENOUGH_SEEDS = 5  # of a recipe, for a difference of differences; see the simul
 
 
 def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
-    """Say in what the recipes differ that they are not compared by, what budget they had, and where they trained."""
+    """Return warnings about other differences in settings, the training budget and different machines."""
     said = []
     differing = list(dict.fromkeys(settings.loc[settings["differs"], "setting"]))
     if differing:
@@ -48,7 +48,7 @@ def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[s
 
 
 def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[RecipePair]) -> list[str]:
-    """Say which pairs of two networks may differ in what their weights were trained with, or differ much in size."""
+    """Return warnings about pairs of networks whose pretraining is unknown or whose sizes differ much."""
     families = [(names[pair.a], own[pair.a], names[pair.b], own[pair.b]) for pair in found if pair.changed == FAMILY]
     unknown = [
         f"{one} ({a.start}) − {other} ({b.start})"
@@ -77,7 +77,7 @@ def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequ
 
 
 def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
-    """Say what the pairs cannot show."""
+    """Return warnings about what the pairs cannot show."""
     if not len(compared):
         return [
             _("No two recipes differ in SAM, in the start or in the family of the network alone: there is no pair.")
@@ -109,7 +109,7 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
 
 
 def warn_about_interactions(interactions: pd.DataFrame) -> list[str]:
-    """Say on how few seeds a difference of differences rests."""
+    """Return a warning if a difference between two gains rests on few seeds."""
     if not len(interactions) or interactions["fewest_seeds"].min() >= _ENOUGH_SEEDS:
         return []
     return [
