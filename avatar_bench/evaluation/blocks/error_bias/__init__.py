@@ -114,7 +114,7 @@ class ErrorBias(IntervalBlock):
             return np.column_stack([mean[:, :1], spread[:, :1], mean[:, 1:]])
 
         floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
-        reason = _("the set has no such answer")
+        reason = _("the data set has no such predictions")
         return self.bootstrap(
             list(CONFIDENCE_METRICS), statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason
         )
@@ -152,9 +152,9 @@ class ErrorBias(IntervalBlock):
     def _worst(self, table: pd.DataFrame, floor: float) -> Metric:
         tested = table[table["p"].notna()]
         if tested.empty:
-            reason = _("no slice of {n} images has others of its class beside it", n=self.minimum)
+            reason = _("no slice of {n} or more images can be compared with other images of its class", n=self.minimum)
             return Metric(None, 0, reason=reason)
-        # with all intervals right at once, the lowest accuracy lies between the lowest of their ends
+        # if all intervals cover jointly, the lowest accuracy lies between the lowest of their ends
         value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
         groups = tested["groups"].tolist()[0]
         return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices", floor=floor)
@@ -164,7 +164,7 @@ class ErrorBias(IntervalBlock):
         unbias, worst = result.metrics["unbias"], result.metrics["worst_slice"]
         if unbias.value is not None:
             told = _(
-                "unbias is {value}: a network that guesses gets {chance}, so that a high one is no merit of itself.",
+                "unbias is {value}; random guessing reaches {chance}, so a high value alone means little.",
                 value=f"{unbias.value:.3f}",
                 chance=f"{unbias.floor:.3f}",
             )
@@ -180,14 +180,15 @@ class ErrorBias(IntervalBlock):
         if not found:
             return []
         weakest = _(
-            "The weakest of {n} slices is {name}: {accuracy}; by chance the weakest would have {floor}.",
+            "The weakest of {n} slices is {name} with an accuracy of {accuracy}; by chance, the "
+            "weakest would reach {floor}.",
             n=len(tested),
             name=figures.label(tested.iloc[0]),
             accuracy=f"{worst.value:.1%}",
             floor=f"{worst.floor:.1%}",
         )
         differing = _(
-            "{found} of {n} slices differ from the other images of their class by more than chance.",
+            "{found} of {n} slices differ significantly from the other images of their class.",
             found=found,
             n=len(tested),
         )
@@ -205,5 +206,5 @@ def _read_ood_predictions(run: Run) -> tuple[dict[str, Predictions], str]:
     try:
         found = reading.read_ood_sets(run)
     except BlockError as error:
-        return {}, _("a set cannot be read: {why}", why=error.lines[0])
+        return {}, _("an out-of-domain set cannot be read: {why}", why=error.lines[0])
     return {name: predictions for name, (__, predictions) in found.items()}, _("the run has no out-of-domain set")

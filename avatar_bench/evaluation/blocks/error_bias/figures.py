@@ -69,8 +69,13 @@ def draw_confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classe
     axes = figure.subplots()
     edges = np.linspace(1 / classes, 1, _BINS + 1)
     kinds = (
-        (right, CORRECT_COLOUR, {"alpha": 0.6}, _("right (n = {n})", n=int(right.sum()))),
-        (~right, INCORRECT_COLOUR, {"histtype": "step", "linewidth": 1.6}, _("wrong (n = {n})", n=int((~right).sum()))),
+        (right, CORRECT_COLOUR, {"alpha": 0.6}, _("correct (n = {n})", n=int(right.sum()))),
+        (
+            ~right,
+            INCORRECT_COLOUR,
+            {"histtype": "step", "linewidth": 1.6},
+            _("incorrect (n = {n})", n=int((~right).sum())),
+        ),
     )
     for rows, colour, how, name in kinds:
         if rows.any():
@@ -78,7 +83,7 @@ def draw_confidence(sure: NDArray[np.floating], right: NDArray[np.bool_], classe
             weights = [1 / len(values)] * len(values)
             axes.hist(values, bins=edges.tolist(), weights=weights, color=colour, label=name, **how)  # type: ignore[arg-type]
             axes.axvline(float(values.mean()), color=colour, linestyle="--", linewidth=1.2)
-    axes.set(xlabel=_("confidence (%; dashed: mean)"), ylabel=_("share of the answers of a kind (%)"))
+    axes.set(xlabel=_("confidence (%; dashed: mean)"), ylabel=_("share within each group (%)"))
     axes.set_xlim(edges[0], 1)
     plots.format_percent_axis(axes.xaxis)
     plots.format_percent_axis(axes.yaxis)
@@ -101,7 +106,7 @@ def draw_weakest_slices(table: pd.DataFrame, classes: Sequence[str], alpha: floa
         axes.text(1.015, row, f"{n}{' *' if p < alpha else ''}", va="center", fontsize=8, color="#404040")
     axes.annotate("n", (1.015, 1), (0, 3), axes.get_xaxis_transform(), "offset points", fontsize=8, color="#404040")
     axes.set_yticks(rows, plots.shorten_names((label(slice_) for __, slice_ in shown.iterrows()), 40), fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=_("share of the slice's images recognised (%)"))
+    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     kinds = [name for name in (*classes, "") if name in set(shown["target"])]
@@ -132,7 +137,7 @@ def _colour(target: str, classes: Sequence[str]) -> str:
 
 def _legend(kinds: Sequence[str], classes: Sequence[str]) -> list[Patch | Line2D]:
     names = {name: shown or _("all classes") for name, shown in zip(kinds, plots.shorten_names(kinds), strict=True)}
-    star = Line2D([], [], marker="*", linestyle="", color="#404040", label=_("differs by more than chance"))
+    star = Line2D([], [], marker="*", linestyle="", color="#404040", label=_("significantly different"))
     return [
         *(Patch(color=_colour(name, classes), alpha=0.75, label=shown) for name, shown in names.items()),
         Line2D([], [], label=_("the rest of the class"), **_DIAMOND),

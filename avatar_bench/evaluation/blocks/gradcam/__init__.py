@@ -42,8 +42,8 @@ _BETTER = {"deletion": False, "insertion": True, **dict.fromkeys(FAITHFULNESS_GA
 _BETTER |= {f"{name}{ROLLOUT_SUFFIX}": better for name, better in _BETTER.items() if name != SANITY_METRIC}
 _FILLS = ("mean", "blur")
 _AT_ONCE = 64  # images whose pixels are ranked at once: 100 MB at 224 px
-_MOST_SHOWN = 6  # images in the figure of random weights
-_MOST_LETTERS = 40  # of an image's name in that of its overlay
+_MOST_SHOWN = 6  # images in the sanity figure
+_MOST_LETTERS = 40  # of the image's name in the file name of its overlay
 
 
 @dataclass(kw_only=True)
@@ -190,7 +190,7 @@ class GradCam(IntervalBlock):
             groups,
             {name: _BETTER.get(name) for name in names},
             floors,
-            _("the maps are constant, so that they have no ranks"),
+            _("the maps are constant, so their pixels cannot be ranked"),
         )
 
     def _draw(
@@ -234,12 +234,17 @@ def _maps(run: Run, layer: SpatialLayer, inputs: Tensor, predictions: Prediction
 def _warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict[str, Metric]) -> list[str]:
     said = []
     if not layer.last:
-        said.append(_("the maps are those of {layer}: no later stage has a map that counts", layer=layer.name))
+        said.append(
+            _(
+                "the maps come from {layer}: no later stage has a spatial map that affects the prediction",
+                layer=layer.name,
+            )
+        )
     empty = int((maps.max(axis=(1, 2)) == 0).sum())
     if empty:
-        said.append(_("{n} of {total} maps are empty: no cell speaks for the class", n=empty, total=len(maps)))
+        said.append(_("{n} of {total} maps are empty: no cell has a positive activation", n=empty, total=len(maps)))
     for name in (name for name in metrics if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS):
         low = metrics[name].low
         if low is None or low <= 0:
-            said.append(_("{name}: the maps are not shown to be better than random ones", name=name))
+            said.append(_("{name}: the maps are not significantly better than random maps", name=name))
     return said

@@ -64,7 +64,11 @@ class GradCamWall(CompareBlock):
         result.warnings = said
         if len(panels) > figures.MAX_WALL_RUNS:
             result.warnings.append(
-                _("{n} of {all} runs are drawn; the table has them all", n=figures.MAX_WALL_RUNS, all=len(panels))
+                _(
+                    "the figures show {n} of {all} runs; the table lists them all",
+                    n=figures.MAX_WALL_RUNS,
+                    all=len(panels),
+                )
             )
         by_class = {k: np.flatnonzero(one.targets == k) for k in range(len(one.classes))}
         result.figures["wall"] = _draw(panels, np.concatenate([own[: self.wall] for own in by_class.values()]), self.of)
@@ -100,4 +104,4 @@ def _build_predictions_table(panel: RunMaps) -> pd.DataFrame:
 def _draw(panels: Sequence[RunMaps], rows: NDArray[np.intp], of: str) -> Figure:
     titles = [panels[0].predictions.classes[k] for k in panels[0].predictions.targets[rows]]
     shown = [panel.take(rows) for panel in panels[: figures.MAX_WALL_RUNS]]
-    return figures.draw_wall(shown, titles, figures.draw_map_over_image, of, _("image, and its true class"))
+    return figures.draw_wall(shown, titles, figures.draw_map_over_image, of, _("image and its true class"))

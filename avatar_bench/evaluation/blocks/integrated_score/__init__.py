@@ -75,7 +75,7 @@ class IntegratedScore(IntervalCompareBlock):
         valid = known and all(0 <= w < np.inf for w in self.weights.values()) and sum(self.weights.values()) > 0
         self.require("weights", valid, f"0 or more for some of {', '.join(SCORE_QUALITIES)}, not all 0")
         valid = set(self.ranges) <= set(SCORE_QUALITIES) and set(self.qualities) <= set(self.ranges)
-        self.require("ranges", valid, "a range for each quality that bears a weight")
+        self.require("ranges", valid, "a range for each quality with a weight")
         for key, ends in self.ranges.items():
             expected = "two numbers, worst and best" + (", above 0" if SCORE_QUALITIES[key].log else "")
             self.require("ranges", _is_valid_range(SCORE_QUALITIES[key], ends), f"{expected}, in {key}")
@@ -122,9 +122,9 @@ class IntegratedScore(IntervalCompareBlock):
                 worst, best = self._ends(key, classes)
                 if key in reading.values and reading.higher_is_better[key] is not (best > worst):
                     raise ConfigError(
-                        f"block.integrated_score.ranges.{key}=[{worst:.4g}, {best:.4g}] calls the "
-                        f"{'higher' if best > worst else 'lower'} value the better one.",
-                        f"The Result of {SCORE_QUALITIES[key].block} of {run.label} says otherwise of its figure.",
+                        f"block.integrated_score.ranges.{key}=[{worst:.4g}, {best:.4g}] ranks "
+                        f"{'higher' if best > worst else 'lower'} values as better.",
+                        f"The metric of {SCORE_QUALITIES[key].block} of {run.label} has the opposite direction.",
                         "Expected the worst value first, then the best.",
                     )
 
@@ -202,7 +202,7 @@ class IntegratedScore(IntervalCompareBlock):
             low, high = sorted(self._ends(key, classes))
             cut = [model.name for model in models if not np.isnan(v := model.values[index]) and not low <= v <= high]
             if cut:
-                told = _("{quality} lies outside its range and is cut off: {names}.", quality=key, names=", ".join(cut))
+                told = _("{quality} lies outside its range and is clipped: {names}.", quality=key, names=", ".join(cut))
                 said.append(told)
         return said
 
@@ -212,8 +212,8 @@ def _require_same_classes(runs: Sequence[Run]) -> tuple[str, ...]:
     for run in runs:
         if set(run.classes) != set(first.classes):
             raise BlockError(
-                f"{run.label} knows the classes {', '.join(run.classes)}, {first.label} {', '.join(first.classes)}.",
-                "A score of both would mean nothing: compare runs that know the same classes.",
+                f"{run.label} has the classes {', '.join(run.classes)}, {first.label} {', '.join(first.classes)}.",
+                "Compare runs with the same classes.",
             )
     return tuple(first.classes)
 

@@ -50,7 +50,7 @@ def draw_profile(table: pd.DataFrame, qualities: Sequence[str], looks: RunStyles
     left.set_xticks(range(len(qualities)), [words[key] for key in qualities], rotation=35, ha="right")
     names = plots.shorten_names(table["run"], 30)
     left.set_yticks(rows, [_ranked(row, name) for (__, row), name in zip(table.iterrows(), names, strict=True)])
-    left.set_title(_("Qualities, 0 (worst) to 1") if scale == "fixed" else _("Qualities, 0 and 1: of these models"))
+    left.set_title(_("Qualities, 0 (worst) to 1") if scale == "fixed" else _("Qualities, 0 (worst model) to 1 (best)"))
     left.spines[:].set_visible(False)
     for row, (__, about) in enumerate(table.iterrows()):
         _score(right, row, about, looks)
@@ -65,7 +65,7 @@ def draw_rank_shares(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Draw how often each model has each rank, over resamples of the images and over random weights."""
     n = len(names)
     figure = plots.create_figure(max(7.2, 3.6 + 0.8 * n), max(2.6, 1.8 + 0.34 * n))
-    kinds = {"resamples": _("Images drawn again"), "weightings": _("Weights drawn at random")}
+    kinds = {"resamples": _("Resampled images"), "weightings": _("Random weights")}
     for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), kinds.items(), strict=True):
         share = table.pivot(index="run", columns="rank", values=kind).loc[list(names)].to_numpy()
         image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
@@ -97,7 +97,7 @@ def draw_pareto(models: pd.DataFrame, costs: Sequence[str], looks: RunStyles) ->
         axes.grid(True)
     panels[0].set_ylabel(_("accuracy (%)"))
     plots.format_percent_axis(panels[0].yaxis)
-    front = Line2D([], [], label=_("Pareto front: none better in both"), **_FRONT)
+    front = Line2D([], [], label=_("Pareto front"), **_FRONT)
     looks.legend(figure, [str(name) for name in models.index], [front])
     return figure
 
@@ -136,4 +136,4 @@ def _words() -> dict[str, str]:
 
 
 def _axis(key: str) -> str:
-    return _("images a second, one at a time") if key == "speed" else _("parameters (millions)")
+    return _("images per second, batch size 1") if key == "speed" else _("parameters (millions)")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-_AGREEMENT = 1e-6  # of a figure and what its own table gives
-_INTERVALS = ("level", "resamples", "seed", "gallery")  # options that leave the figures as they are
+_AGREEMENT = 1e-6  # tolerance between a saved metric and its value recomputed from the saved table
+_INTERVALS = ("level", "resamples", "seed", "gallery")  # options that do not affect the values
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Quality:
 SCORE_QUALITIES = {
     "accuracy": Quality("blind_test", "accuracy", guessing=lambda classes: 1 / classes),
     "robustness": Quality("robustness", "robustness", guessing=lambda classes: 1 / classes),
-    "calibration": Quality("calibration", "scaled/ece_15", guessing=lambda classes: 1 - 1 / classes),  # and is sure
+    "calibration": Quality("calibration", "scaled/ece_15", guessing=lambda classes: 1 - 1 / classes),  # at confidence 1
     "ood": Quality("out_of_domain", "auroc/*/{score}"),
     "separation": Quality("clusters", "silhouette_cosine"),
     "speed": Quality("efficiency", "images_per_second/b1", log=True),
@@ -89,7 +89,7 @@ def read_qualities(run: Run, name: str, qualities: Collection[str], score: str) 
         found = {metric: about for metric, about in result.metrics.items() if fnmatchcase(metric, pattern)}
         lacking = [about.reason or "" for about in found.values() if about.value is None]
         if lacking or not found:
-            reading.missing[key] = lacking[0] if lacking else _("its Result holds no {metric}", metric=pattern)
+            reading.missing[key] = lacking[0] if lacking else _("its result has no {metric}", metric=pattern)
             continue
         _put(reading, key, found, result)
         if key in qualities and key in _SAMPLERS:
@@ -104,7 +104,7 @@ def _put(reading: RunQualities, key: str, found: dict[str, Metric], result: Resu
     reading.basis[key] = "" if key == "size" else _basis(key, found, result)
     if key == "speed":
         reading.no_interval_reason = next((about.reason for about in found.values() if about.reason), "")
-    if SCORE_QUALITIES[key].block != "efficiency":  # which reads no image's class
+    if SCORE_QUALITIES[key].block != "efficiency":  # which uses no labels
         reading.fingerprints.add(str(result.provenance.get("data_fingerprint", "")))
 
 
@@ -127,13 +127,13 @@ def _sample(reading: RunQualities, key: str, saved: dict[str, Result | None], sc
     try:
         sample = sampler(result, score)
         again = float(sample.statistic(np.ones((1, len(sample.units))))[0])
-    except (KeyError, ValueError, TypeError):  # a table that lacks columns, or holds what does not belong there
+    except (KeyError, ValueError, TypeError):  # missing columns or invalid values
         again = np.nan
     if abs(again - reading.values[key]) <= _AGREEMENT:
         reading.samples[key] = sample
     else:
         del reading.values[key]
-        reading.missing[key] = _("the tables and the metrics of its Result do not agree")
+        reading.missing[key] = _("the tables and metrics of its result disagree")
 
 
 def _accuracy(result: Result, score: str) -> ResampledQuality:
@@ -179,11 +179,11 @@ def _separation(result: Result, score: str) -> ResampledQuality:
     )
 
 
-# what has no entry rests on no images, and is held fixed
+# qualities without an entry do not depend on images and are not resampled
 _SAMPLERS: dict[str, tuple[str, Callable[[Result, str], ResampledQuality]]] = {
     "accuracy": ("blind_test", _accuracy),
     "robustness": ("robustness", _robustness),
-    "calibration": ("blind_test", _calibration),  # which holds the same answers to the same images
+    "calibration": ("blind_test", _calibration),  # it saves the same predictions
     "ood": ("out_of_domain", _ood),
     "separation": ("clusters", _separation),
 }

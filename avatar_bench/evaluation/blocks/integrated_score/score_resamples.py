@@ -12,7 +12,7 @@ from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Resampl
 from avatar_bench.metrics import integrated_score
 
 Floats = NDArray[np.float64]
-_CHUNK_ELEMENTS = 4_000_000  # weights held at once: 32 MB
+_CHUNK_ELEMENTS = 4_000_000  # weights in memory at once: 32 MB
 
 
 def resample_qualities(readings: Sequence[RunQualities], qualities: Sequence[str], resamples: int, seed: int) -> Floats:

@@ -27,7 +27,7 @@ def collect_warnings(
             )
     averaged = [model.name for model in models if len(model.members) > 1]
     if averaged:
-        said.append(_("Runs that differ in seed alone are averaged: {names}.", names=", ".join(averaged)))
+        said.append(_("Runs that differ only in the seed are averaged: {names}.", names=", ".join(averaged)))
     return said
 
 
@@ -54,10 +54,12 @@ def _apart(key: str, runs: Sequence[Run], readings: Sequence[RunQualities]) -> l
         return []
     names = " | ".join(", ".join(labels) for labels in groups.values())
     if key == "speed":
-        return [_("Speed was not timed on one machine with the same threads: {groups}.", groups=names)]
+        return [
+            _("Speed was measured on different machines or with different numbers of threads: {groups}.", groups=names)
+        ]
     return [
         _(
-            "{quality} was not measured on the same images with the same options: {groups}.",
+            "{quality} was measured on different images or with different options: {groups}.",
             quality=key,
             groups=names,
         )

@@ -57,13 +57,13 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         kept = [place for place, run in enumerate(runs) if read_held_out(run)]
         if not kept:
             raise BlockError(
-                f"None of the {len(runs)} runs left a source or generator out.",
-                "Train some with: avatar-bench train sweep=leave_one_source_out",
+                f"None of the {len(runs)} runs held out a source or generator.",
+                "Train such runs with: avatar-bench train sweep=leave_one_source_out",
             )
         used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
         cells = group_cells(used, sets)
         if not cells:
-            raise BlockError(f"{sets[0].name} holds no image of what the runs left out: judge them on split=test.")
+            raise BlockError(f"{sets[0].name} has no image of the held-out sources: evaluate the runs on split=test.")
         classes = used[0].classes
         judged = {cell: build_recipes(cell, members) for cell, members in cells.items()}
         drawn = {cell: recipes.draw(self) for cell, recipes in judged.items()}
@@ -115,7 +115,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
     def _metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
         counted = matrix[matrix["counted"]]
         found = {}
-        few = _("no source has {n} images", n=self.minimum)
+        few = _("no source has {n} or more images", n=self.minimum)
         for __, row in summary.iterrows():
             ends = (row["mean"], row["mean_low"], row["mean_high"])
             how = "bootstrap by source and group"
@@ -130,12 +130,12 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         said = []
         if small := sorted(set(matrix.loc[~matrix["counted"], "source"])):
             names = ", ".join(small)
-            told = _("Fewer than {n} images, and so not in mean and worst: {names}.", n=self.minimum, names=names)
+            told = _("Excluded from mean and worst, with fewer than {n} images: {names}.", n=self.minimum, names=names)
             said.append(told)
         for recipe, own in matrix.groupby("recipe", sort=False):
             if missing := sorted(set(matrix["source"]) - set(own["source"])):
                 told = _(
-                    "No run of {recipe} left these out, as those of others did: {names}.",
+                    "Recipe {recipe} has no run that held out {names}, unlike other recipes.",
                     recipe=recipe,
                     names=", ".join(missing),
                 )
@@ -145,4 +145,4 @@ class LeaveOneSourceOut(IntervalCompareBlock):
 
 
 def _left_out(n: int, runs: int) -> list[str]:
-    return [_("Left out, as they held no source out: {n} of {all} runs.", n=n, all=runs)] if n else []
+    return [_("{n} of {all} runs held out no source and are skipped.", n=n, all=runs)] if n else []

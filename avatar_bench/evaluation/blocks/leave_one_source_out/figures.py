@@ -14,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
-SourceClass = tuple[str, str]  # a source, and the class of its images
+SourceClass = tuple[str, str]  # a source and the class of its images
 
 
 @plots.use_style()
@@ -35,16 +35,16 @@ def draw_recall(matrix: pd.DataFrame, classes: Sequence[str]) -> Figure:
         _marks(axes, own, sources, index, step * (index - (len(recipes) - 1) / 2))
         axes.axvline(float(own.loc[own["counted"], "recall"].mean()), color=plots.get_colour(index), linestyle="--")
         axes.plot([], [], plots.get_marker(index), color=plots.get_colour(index), label=shown[index])
-    # class colours would be taken for those of recipes here: the class is written
+    # colours stand for recipes here, so the labels name the class
     axes.set_yticks(range(len(sources)), _row_names(matrix, sources, with_class=True), fontsize=8)
     for row in range(1, len(sources)):
         if sources[row][1] != sources[row - 1][1]:
             axes.axhline(row - 0.5, color=plots.GREY, linewidth=0.6)
     axes.set(xlim=(-0.01, 1.01), ylim=(len(sources) - 0.4, -0.6))
-    axes.set_xlabel(_("share of the source's images recognised without having seen the source (%)"))
+    axes.set_xlabel(_("recall on sources held out of training (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    figure.legend(loc="outside lower center", title=_("dashed: mean; hollow: too few images to count"))
+    figure.legend(loc="outside lower center", title=_("dashed: mean; hollow: too few images"))
     return figure
 
 

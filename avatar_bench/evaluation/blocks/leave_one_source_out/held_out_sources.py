@@ -85,7 +85,8 @@ def _parts(run: Run, dataset: Dataset, first: Run) -> Iterator[tuple[str, str, P
     assert held is not None
     if set(run.classes) != set(first.classes):
         raise BlockError(
-            f"{run.label} knows the classes {', '.join(run.classes)}, {first.label} {', '.join(first.classes)}."
+            f"{run.label} has the classes {', '.join(run.classes)}, {first.label} {', '.join(first.classes)}.",
+            "Compare runs with the same classes.",
         )
     predictions = run.predictions(dataset).reorder(first.classes)
     units = dataset.frame[held[0]].to_numpy(dtype=np.str_)
@@ -102,6 +103,6 @@ def _check(cell: Cell, members: Sequence[tuple[Run, Predictions]]) -> None:
     for run, others in members:
         if not np.array_equal(others.paths, predictions.paths):
             raise BlockError(
-                f"{run.label} is judged on other images of {cell.source} than {first.label}.",
-                "Compare runs that were trained on one data set.",
+                f"{run.label} and {first.label} are evaluated on different images of {cell.source}.",
+                "Compare runs that were trained on the same data set.",
             )

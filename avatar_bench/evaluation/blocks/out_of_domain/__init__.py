@@ -35,7 +35,7 @@ OUTPUT_SCORERS: dict[str, Scorer] = {
     "max_logit": lambda predictions: detection.max_logit(predictions.logits),
     "energy": lambda predictions: detection.energy(predictions.logits),
 }
-LOGIT_SCORES = ("max_logit", "energy")  # which need more than probabilities
+LOGIT_SCORES = ("max_logit", "energy")  # scores that probabilities do not suffice for
 EMBEDDING_SCORES = ("mahalanobis", "knn")
 SCORE_NAMES = (*OUTPUT_SCORERS, *EMBEDDING_SCORES)
 DETECTION_METRICS = {"auroc": detection.auroc, "aupr": detection.aupr, "fpr95": detection.fpr95}
@@ -98,10 +98,12 @@ class OutOfDomain(IntervalBlock):
         found = reading.read_ood_sets(run)
         if not found:
             raise BlockError(
-                "The run has no out-of-domain set.", "Name some: 'data.ood={name: FOLDER}' of evaluate or train."
+                "The run has no out-of-domain set.", "Add one with 'data.ood={name: FOLDER}' in evaluate or train."
             )
         if dataset.name in found:
-            raise BlockError(f"{dataset.name} is an out-of-domain set itself.", "Judge a set of the domain: split=test")
+            raise BlockError(
+                f"{dataset.name} is an out-of-domain set itself.", "Evaluate an in-domain set, such as split=test."
+            )
         self._check_names(run)
         return [self._judged(run.classes, name, *both) for name, both in found.items()]
 
@@ -112,7 +114,7 @@ class OutOfDomain(IntervalBlock):
             for name in sorted(set(names) - set(run.ood)):
                 raise ConfigError(
                     f"block.out_of_domain.{option}: the run has no out-of-domain set {name!r}.",
-                    f"It has: {', '.join(run.ood)}.",
+                    f"Available: {', '.join(run.ood)}.",
                 )
         for name, label in given.items():
             if label not in run.classes:

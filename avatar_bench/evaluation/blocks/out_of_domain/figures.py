@@ -20,9 +20,9 @@ from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric
 
 IN_DOMAIN_COLOUR, OOD_COLOUR = plots.GREY, plots.get_colour(4)
-_COLUMNS, _MOST_PANELS = 3, 6  # sets side by side that can still be read, with a text beside each row and without
+_COLUMNS, _MOST_PANELS = 3, 6  # legible sets side by side, with and without row labels
 _BINS = 30
-_WIDE = 50  # times: a wider range of scores is drawn on a logarithmic axis
+_WIDE = 50  # ratio of scores from which the axis is logarithmic
 
 
 @plots.use_style()
@@ -135,7 +135,7 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
         axes.set_title(plots.shorten_name(name, 20))
     left_out = _("{n} of {all} sets", n=len(shown), all=len(sets)) if len(sets) > len(shown) else ""
     figure.supylabel(_("share of the set's images (%)"), fontsize=9)
-    figure.supxlabel(_("score; the higher, the more out of domain"), fontsize=9)
+    figure.supxlabel(_("score (higher: more likely out of domain)"), fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, title=left_out)
     return figure

@@ -51,7 +51,7 @@ def _of_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> 
 
     names = [(figure, label) for figure in CONFIDENCE_STATISTICS for label in ("", *classes)]
     keys = ["/".join(name) for name in names]
-    low_is_good = kind in ("near", "far")  # elsewhere it is good where it is as high as the accuracy
+    low_is_good = kind in ("near", "far")  # in the domain, confidence should match accuracy instead
     better = {key: False if low_is_good and key.startswith(CONFIDENCE_STATISTICS[0]) else None for key in keys}
     reason = _("too few images are predicted as this class")
     found = intervals.bootstrap(keys, statistic, predictions.groups, better, reason=reason)

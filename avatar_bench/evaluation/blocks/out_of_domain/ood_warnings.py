@@ -11,17 +11,17 @@ from avatar_bench.i18n import _
 if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
 
-_FEW = 30  # images of a set below which its figures are little more than anecdotes
+_FEW = 30  # images of a set below which its metrics are unreliable
 
 
 def explain_missing_embeddings() -> str:
     """Return the reason for a missing score that is fitted on training images."""
-    return _("the run's training images are not known, and this score is fitted on them")
+    return _("this score is fitted on the training images, which are not available")
 
 
 def explain_missing_logits() -> str:
     """Return the reason for a missing score that needs logits."""
-    return _("only probabilities are known, and this score is made of logits")
+    return _("this score needs logits, but only probabilities are available")
 
 
 def warn_about_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]:
@@ -29,7 +29,7 @@ def warn_about_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]
     said = []
     for why in dict.fromkeys(missing.values()):
         scores = ", ".join(name for name, reason in missing.items() if reason == why)
-        said.append(_("Left out: {scores}; {why}.", scores=scores, why=why))
+        said.append(_("Not computed: {scores}; {why}.", scores=scores, why=why))
     if shrinkage > 0:
         told = _(
             "mahalanobis: the covariance of the training embeddings is ill-conditioned and was shrunk by {weight}.",
@@ -48,10 +48,10 @@ def _of_set(training: Predictions | None, each: OutOfDomainSet) -> list[str]:
     said = []
     n, known = len(each.predictions), int((each.predictions.targets >= 0).sum())
     if n < _FEW:
-        said.append(_("{name} has only {n} images: see the width of the intervals.", name=each.name, n=n))
+        said.append(_("{name} has only {n} images: note the wide intervals.", name=each.name, n=n))
     if 0 < known < n:
         told = _(
-            "The class of {n} of {all} images of {name} is not known; its accuracy leaves them out.",
+            "{n} of {all} images of {name} have no label and do not count in its accuracy.",
             n=n - known,
             all=n,
             name=each.name,
@@ -60,7 +60,8 @@ def _of_set(training: Predictions | None, each: OutOfDomainSet) -> list[str]:
     seen = set(training.sources) & set(each.predictions.sources) - {""} if training is not None else set()
     if seen:
         told = _(
-            "{name} has images of sources that training saw ({sources}): the network may know them by these.",
+            "{name} shares sources with the training data ({sources}): the network may recognise "
+            "its images by their source.",
             name=each.name,
             sources=", ".join(sorted(seen)),
         )

@@ -64,7 +64,9 @@ class Overview(CompareBlock):
                 result.tables[chart] = table
                 result.figures[chart] = figures.DRAW[chart](table, looks)
             else:
-                result.warnings.append(_("The chart {chart} is left out: no run has what it draws.", chart=chart))
+                result.warnings.append(
+                    _("The chart {chart} is left out: no run has the results that it needs.", chart=chart)
+                )
         return result
 
 
@@ -80,11 +82,11 @@ def _warnings(result: Result) -> list[str]:
     table, lacking = result.tables["runs"], result.tables["missing"]
     apart = table.groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
     if len(apart := apart[apart.index != ""]) > 1:
-        said.append(_("The runs were not judged on the same images: {groups}.", groups=" | ".join(apart)))
+        said.append(_("The runs were evaluated on different images: {groups}.", groups=" | ".join(apart)))
     mixed = table.loc[table["data_fingerprint"].str.contains("|", regex=False), "run"]
     if len(mixed):
-        said.append(_("Results of one run rest on different images: {names}.", names=", ".join(mixed)))
-    networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to take apart or time
+        said.append(_("The results of one run come from different images: {names}.", names=", ".join(mixed)))
+    networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to inspect or time
     absent = lacking[(lacking["metric"] == "") & lacking["run"].isin(networks)]
     for name, rows in absent.groupby("run", sort=False):
         blocks = ", ".join(rows["block"])

@@ -18,8 +18,8 @@ from avatar_bench.evaluation.ood_sets import name_kind
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
-_MOST_SETS = 8  # side by side that can still be read
-_WINDOWS = "windows of "  # how the trait of an attention that is limited to windows begins
+_MOST_SETS = 8  # legible sets side by side
+_WINDOWS = "windows of "  # prefix of the trait of windowed attention
 _LINE = 36  # characters of a label beside an axis
 _FEW = 6  # models whose names fit below a narrow figure
 
@@ -76,7 +76,7 @@ def draw_robustness_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
     axes.axhline(top, color="black", linestyle="--", linewidth=1)
     axes.annotate(_("chance"), (right, 1), (0, 3), axes.get_xaxis_transform(), "offset points", ha="center")
     axes.annotate(_("chance"), (1, top), (3, 0), axes.get_yaxis_transform(), "offset points", va="center")
-    axes.set_xlabel(_("1 − largest share of a class over all images of no class (%)"))
+    axes.set_xlabel(_("1 − largest share of a class on out-of-domain images (%)"))
     axes.set_ylabel(fill(_("mean accuracy under corruption (%)"), _LINE))
     for axis in (axes.xaxis, axes.yaxis):
         plots.format_percent_axis(axis)
@@ -97,7 +97,7 @@ def draw_calibration(table: pd.DataFrame, looks: RunStyles) -> Figure:
         axes.vlines(row["accuracy"], row["ece_low"], row["ece_high"], color=look["color"], linewidth=1.1)
         axes.plot(row["accuracy"], row["ece"], markersize=7, **look)
         axes.plot(row["accuracy"], row["ece_floor"], "_", color=look["color"], markersize=13, markeredgewidth=2)
-    axes.set(xlabel=_("accuracy (%)"), ylabel=fill(_("ECE in 15 bins (%; dash: by chance alone)"), _LINE))
+    axes.set(xlabel=_("accuracy (%)"), ylabel=fill(_("ECE in 15 bins (%; dash: expected by chance)"), _LINE))
     axes.set_ylim(0, None)
     for axis in (axes.xaxis, axes.yaxis):
         plots.format_percent_axis(axis)
@@ -120,7 +120,7 @@ def draw_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
             _mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
     axes.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    figure.supxlabel(_("mean confidence (%; filled: right answers, hollow: wrong)"), fontsize=9)
+    figure.supxlabel(_("mean confidence (%; filled: correct predictions, hollow: incorrect)"), fontsize=9)
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     return figure
@@ -147,7 +147,7 @@ def draw_ood_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
         axes.grid(axis="x")
     panels[0].set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     panels[0].set_ylim(len(labels) - 0.4, -0.6)
-    figure.supxlabel(_("mean confidence (%; filled: the set judged, hollow: the set named above)"), fontsize=9)
+    figure.supxlabel(_("mean confidence (%; filled: evaluated set, hollow: set named above)"), fontsize=9)
     return figure
 
 
@@ -160,15 +160,15 @@ def draw_ood_shares(table: pd.DataFrame, looks: RunStyles) -> Figure:
         for name in list(kinds)[:_MOST_SETS]
     }
     table = table.rename(columns={"share": "value"})
-    return _heatmap(table, panels, looks, _("share of answers (%)"), "Blues", (0, 1))
+    return _heatmap(table, panels, looks, _("share of predictions (%)"), "Blues", (0, 1))
 
 
 @plots.use_style()
 def draw_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw by how much each class is predicted too often, by run, one panel per kind of images."""
     words = {
-        "domain": _("images of the set"),
-        "ood": _("images of no class"),
+        "domain": _("images of the data set"),
+        "ood": _("out-of-domain images"),
         "corrupted": _("corrupted images"),
     }
     panels = {word: table["on"] == kind for kind, word in words.items() if (table["on"] == kind).any()}
@@ -180,7 +180,7 @@ def draw_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
 @plots.use_style()
 def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the components of each network, a row per model, beside bars of its parameters and multiply-adds."""
-    table = table.drop_duplicates("recipe").set_index("run")  # runs that differ in seed alone are one network
+    table = table.drop_duplicates("recipe").set_index("run")  # runs that differ only in the seed share one network
     labels = list(table.index)
     heads = {
         "core_block": _("core block"),
@@ -247,7 +247,7 @@ def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
     set_log_axis(panels[0], "y", table["images_per_second"])
     both = set(table["device"]) != {"cpu"}
     panels[0].set_ylabel(
-        _("images a second, one at a time (hollow: GPU)") if both else _("images a second, one at a time")
+        _("images per second, batch size 1 (hollow: GPU)") if both else _("images per second, batch size 1")
     )
     looks.legend(figure, list(table["run"]))
     return figure
@@ -260,7 +260,7 @@ def draw_costs(table: pd.DataFrame, looks: RunStyles) -> Figure:
     devices = [device for device in ("cpu", *sorted({*table["device"]} - {"cpu"})) if device in set(table["device"])]
     figure = plots.create_figure(10.2, 1.2 + (0.18 + 0.16 * len(devices)) * len(labels))
     times, *sizes = figure.subplots(1, 3, sharey=True)
-    title = _("milliseconds an image (hollow: GPU)") if devices != ["cpu"] else _("milliseconds an image")
+    title = _("milliseconds per image (hollow: GPU)") if devices != ["cpu"] else _("milliseconds per image")
     _bars(times, table.set_index("run")["latency_ms"], looks, title, table, devices)
     titles = {"weights_mb": _("weights (MB)"), "peak_memory_mb": _("peak memory (MB)")}
     for axes, (name, title) in zip(sizes, titles.items(), strict=True):

@@ -16,12 +16,12 @@ from avatar_bench.runs.ensembles import CombinedRun, WeightSoup
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
-Saved = Mapping[str, Result | None]  # a run's Results by block
+Saved = Mapping[str, Result | None]  # saved results of a run by block
 _NOTHING = Metric(None, 0, reason="missing")
 _CURVES = ("train/loss", "train/accuracy", "train/macro_f1", "val/loss", "val/accuracy", "val/macro_f1")
 _HISTORY = ("epoch", "stage", *_CURVES)
 
-# the figures of each block that stand for it; of a pattern with a *, all that fit
+# the main metrics of each block; a pattern with a * selects all matching metrics
 MAIN_METRICS: dict[str, tuple[str, ...]] = {
     "blind_test": ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
     "robustness": ("robustness", "mean_over_severities"),
@@ -44,7 +44,9 @@ def build_runs_table(runs: Sequence[Run], saved: Sequence[Saved], score: str) ->
         row: dict[str, object] = {"run": run.label, "kind": name_kind(run), "recipe": run.recipe, "seed": run.seed}
         row["data_fingerprint"] = join_fingerprints(results)
         for block, patterns in MAIN_METRICS.items():
-            named = {pattern: _NOTHING for pattern in patterns if "*" not in pattern}  # a column even where all lack it
+            named = {
+                pattern: _NOTHING for pattern in patterns if "*" not in pattern
+            }  # a column even if every run lacks it
             named |= dict(_matching(results[block], [pattern.format(score=score) for pattern in patterns]))
             for name, metric in named.items():
                 row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
@@ -63,7 +65,7 @@ def list_missing(runs: Sequence[Run], saved: Sequence[Saved], score: str) -> pd.
     for run, results in zip(runs, saved, strict=True):
         for block, patterns in MAIN_METRICS.items():
             if results[block] is None:
-                rows.append((run.label, block, "", _("not there, damaged, or of another checkpoint")))
+                rows.append((run.label, block, "", _("missing, damaged, or of another checkpoint")))
             found = _matching(results[block], [pattern.format(score=score) for pattern in patterns])
             rows += [(run.label, block, name, metric.reason) for name, metric in found if metric.value is None]
     return pd.DataFrame(rows, columns=["run", "block", "metric", "reason"])
@@ -130,7 +132,7 @@ def tabulate_architectures(runs: Sequence[Run], saved: Sequence[Saved]) -> pd.Da
     """Return the traits of each network as the block architecture reports them, and its size."""
     rows = []
     for run, result in _having(runs, saved, "architecture"):
-        if "traits" in result.tables:  # not of an older version
+        if "traits" in result.tables:  # results of older versions have none
             row: dict[str, object] = {"run": run.label, "recipe": run.recipe}
             row |= {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}
             rows.append(

@@ -51,9 +51,11 @@ class PriorShift(IntervalBlock):
         self.require("shares", all(0 < share < 1 for share in self.shares), "numbers above 0 and below 1")
         for name, mix in self.mixes.items():
             if mix is not None and not _is_mix(mix):
-                raise ConfigError(f"block.prior_shift.mixes.{name}={mix}: expected shares of 0 to 1 with a sum of 1.")
+                raise ConfigError(
+                    f"block.prior_shift.mixes.{name}={mix}: expected proportions from 0 to 1 with a sum of 1."
+                )
         valid = self.training is None or (_is_mix(self.training) and min(self.training.values()) > 0)
-        self.require("training", valid, "null, or a share above 0 of each class with a sum of 1")
+        self.require("training", valid, "null, or a proportion above 0 for each class with a sum of 1")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions.
@@ -99,8 +101,8 @@ class PriorShift(IntervalBlock):
         }
         if not fitting:
             raise BlockError(
-                f"prior_shift: no mix is of this run's classes, {', '.join(classes)}.",
-                "Name one: 'block.prior_shift.mixes={NAME: {CLASS: SHARE, ...}}'",
+                f"prior_shift: no mix fits the classes of this run: {', '.join(classes)}.",
+                "Define one: 'block.prior_shift.mixes={NAME: {CLASS: PROPORTION, ...}}'",
             )
         return fitting
 
@@ -118,10 +120,10 @@ class PriorShift(IntervalBlock):
         if self.training is not None:
             if set(self.training) != set(run.classes):
                 raise BlockError(
-                    f"block.prior_shift.training: expected a share of each of {', '.join(run.classes)}, of no other."
+                    f"block.prior_shift.training: expected exactly one proportion for each of {', '.join(run.classes)}."
                 )
             return np.array([self.training[name] for name in run.classes]), "option"
-        if run.record.get("balance") in ("sampler", "loss"):  # either makes all classes weigh the same
+        if run.record.get("balance") in ("sampler", "loss"):  # either weights all classes equally
             return np.full(len(run.classes), 1 / len(run.classes)), "balance"
         counts = run.record.get("split", {}).get("train_counts")
         if counts:
@@ -153,10 +155,10 @@ class PriorShift(IntervalBlock):
     def _warnings(self, mixes: dict[str, Floats], unknown: int) -> list[str]:
         said = []
         if unknown:
-            said.append(_("{n} images without a known class are left out", n=unknown))
+            said.append(_("{n} images without a label are left out", n=unknown))
         left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
         if left:
-            said.append(_("mixes that name other classes than the run's are left out: {names}", names=", ".join(left)))
+            said.append(_("mixes with classes that the run does not have are left out: {names}", names=", ".join(left)))
         return said
 
 
@@ -168,7 +170,7 @@ def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:
     absent = sorted(set(predictions.classes) - {predictions.classes[target] for target in predictions.targets})
     if absent:
         raise BlockError(
-            f"{dataset.name} holds no image of class {absent[0]!r}, so no weights give it a share of that class."
+            f"{dataset.name} has no image of class {absent[0]!r}, so it cannot be weighted to include that class."
         )
 
 

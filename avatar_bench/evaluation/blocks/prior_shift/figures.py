@@ -16,7 +16,7 @@ from avatar_bench.metrics import plots
 from avatar_bench.metrics.prior_shift import PRIOR_PREFIXES, guessing_floor, make_prior
 
 _MOST = 6  # classes that get a panel
-# how the answers are come by: own, corrected by known shares, by estimated ones
+# uncorrected, corrected by known proportions, corrected by estimated proportions
 _LOOKS: dict[str, dict[str, Any]] = dict(
     zip(
         PRIOR_PREFIXES,
@@ -52,7 +52,7 @@ def draw_mixes(table: pd.DataFrame) -> Figure:
             linewidth=1,
         )
         axes.set_xticks(place, [_mix_words(row, named) for __, row in table.iterrows()])
-        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=_("share of each class (%)"), ylabel=title, ylim=(0, 1.02))
+        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=_("proportion of each class (%)"), ylabel=title, ylim=(0, 1.02))
         plots.format_percent_axis(axes.yaxis)
         axes.tick_params(labelleft=True)
         axes.grid(axis="y")
@@ -69,7 +69,7 @@ def draw_shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[s
     shown = list(classes)[:_MOST]
     figure = plots.create_figure(max(5.4, 2.4 * len(shown) + 0.5), 5.6)
     grid = figure.subplots(2, len(shown), sharex=True, sharey=True, squeeze=False)
-    grid_shares = np.linspace(0.01, 0.99, 99)  # at 0 and 1 a class is absent, and macro-F1 one of fewer classes
+    grid_shares = np.linspace(0.01, 0.99, 99)  # at 0 and 1 a class is absent, so macro-F1 would have fewer classes
     for row, (measure, title) in zip(grid, _measures().items(), strict=True):
         for index, (axes, name) in enumerate(zip(row, shown, strict=True)):
             own = table[table["frequent"] == name].sort_values(f"share_{name}")
@@ -82,8 +82,8 @@ def draw_shares(table: pd.DataFrame, classes: Sequence[str], training: Mapping[s
     for axes, name in zip(grid[0], shown, strict=True):
         axes.set_title(plots.shorten_name(name))
     for axes in grid[-1]:
-        axes.set_xlabel(_("share of the class (%)"))
-    share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=_("share in training"))
+        axes.set_xlabel(_("proportion of the class (%)"))
+    share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=_("proportion in training"))
     figure.legend(handles=[*_handles(lines=True), share], loc="outside lower center", ncols=3 if len(shown) > 2 else 2)
     return figure
 
@@ -123,12 +123,12 @@ def _columns(table: pd.DataFrame, way: str, measure: str) -> list[Any]:
 def _handles(lines: bool) -> list[Line2D]:
     own, known, estimated = PRIOR_PREFIXES
     words = {
-        own: _("the network's own answers"),
-        known: _("corrected, shares known"),
-        estimated: _("corrected, shares estimated"),
+        own: _("uncorrected"),
+        known: _("corrected, known proportions"),
+        estimated: _("corrected, estimated proportions"),
     }
     inks = {way: plots.GREY if way == own else "black" for way in PRIOR_PREFIXES}
     looks = {way: _LOOKS[way] if lines else _LOOKS[way] | {"ls": ""} for way in PRIOR_PREFIXES}
     handles = [Line2D([], [], color=inks[way], label=words[way], markersize=4, **looks[way]) for way in PRIOR_PREFIXES]
-    commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=_("always the commonest class"))
+    commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=_("always the majority class"))
     return [*handles, commonest]

@@ -134,9 +134,11 @@ class Robustness(IntervalBlock):
         paired: Mapping[str, Metric],
         one_class: Mapping[tuple[str, str, str], Metric],
     ) -> dict[str, Metric]:
-        lacking = Metric(None, 0, reason=_("it needs all five corruptions, and a mean over severities all of these"))
+        lacking = Metric(
+            None, 0, reason=_("it needs all five corruptions; the mean over severities also needs all severities")
+        )
         return {
-            "robustness": paired.get("robustness", lacking),  # first: what a command says of this block in one line
+            "robustness": paired.get("robustness", lacking),  # first, as it is the headline metric
             "clean": accuracies["clean"],
             **{kind: accuracies[f"{kind}/3"] for kind in self.corruptions},
             "mean_over_severities": paired.get("mean_over_severities", lacking),
@@ -164,7 +166,7 @@ class Robustness(IntervalBlock):
             found["clean"].groups,
             higher_is_better={name: not name.startswith("drop/") for name in names},
             floors=dict.fromkeys(MEAN_METRICS, 1 / len(found["clean"].classes)),
-            reason=_("no image is recognised even when clean"),
+            reason=_("no clean image is classified correctly"),
         )
 
     def _figures(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -231,5 +233,5 @@ def _warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[str]:
         _("The set has no image of class {name}.", name=n) for n, k in zip(clean.classes, counts, strict=True) if not k
     ]
     if accuracy.low is not None and accuracy.low <= 1 / len(clean.classes):
-        said.append(_("Clean accuracy may be chance, and who guesses loses nothing: the drops say little."))
+        said.append(_("Clean accuracy is not significantly above chance, so drops in accuracy mean little."))
     return said

@@ -41,7 +41,7 @@ def draw_bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chanc
     value, low, high = (
         np.array([getattr(one, end) for one in shown.values()], dtype=float) for end in ("value", "low", "high")
     )
-    label = _("share of the images that are recognised (%)")
+    label = _("accuracy (%)")
     said = [name_variation(name) for name in shown]
     return plots.draw_interval_bars(said, value, low, high, [n] * len(shown), label=label, chance=chance)
 
@@ -62,7 +62,7 @@ def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequenc
         axes.set(title=name_variation(kind), xlabel=_("severity"), xlim=(-0.2, 5.2), ylim=(0, 1.02))
         axes.set_xticks(range(6))
         axes.grid(True)
-    panels[0].set_ylabel(_("share recognised (%)"))
+    panels[0].set_ylabel(_("accuracy and recall (%)"))
     plots.format_percent_axis(panels[0].yaxis)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -76,8 +76,8 @@ def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     figure = plots.create_figure(7.6, 1.5 + 0.5 * len(kinds))
     left, right = figure.subplots(1, 2, sharey=True)
     titles = {
-        "fragility": _("recall that a class loses\nwhen it alone is corrupted (points)"),
-        "bias": _("share of predictions that a class gains\nwhen one class is corrupted (points)"),
+        "fragility": _("drop in recall of a class\nwhen only it is corrupted (points)"),
+        "bias": _("rise in share of predictions of a class\nwhen one class is corrupted (points)"),
     }
     for axes, (what, title) in zip((left, right), titles.items(), strict=True):
         for index, name in enumerate(classes):
@@ -114,7 +114,7 @@ def name_variation(name: str) -> str:
         "delivery/thumbnail_64": _("thumbnail of 64 px"),
         "delivery/thumbnail_128": _("thumbnail of 128 px"),
         "delivery/webp": _("WebP 75"),
-        "delivery/double_jpeg": _("JPEG twice"),
+        "delivery/double_jpeg": _("double JPEG"),
         "delivery/screenshot": _("screenshot"),
     }
     return words[name]

@@ -47,7 +47,7 @@ class Shots(IntervalCompareBlock):
         numbers = {_shots(runs[place]) for place in kept}
         if len(numbers) < 2:
             raise BlockError(
-                f"A learning curve needs runs of two or more numbers of shots, and there are {len(numbers)}.",
+                f"A learning curve needs runs with at least two numbers of shots; these have {len(numbers)}.",
                 "Train them with: avatar-bench train sweep=shots",
             )
         used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
@@ -67,7 +67,7 @@ class Shots(IntervalCompareBlock):
         )
         if len(kept) < len(runs):
             left = len(runs) - len(kept)
-            told = _("Left out, as not trained on a number of shots: {n} of {all} runs.", n=left, all=len(runs))
+            told = _("{n} of {all} runs were trained without `mode.shots` and are skipped.", n=left, all=len(runs))
             result.warnings.append(told)
         return result
 

@@ -20,7 +20,7 @@ def draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, f
     left, right = figure.subplots(1, 2)
     for place, (name, shown) in enumerate(zip(names, plots.shorten_names(names, 40), strict=True)):
         own, single = table[table["recipe"] == name], runs[runs["recipe"] == name]
-        # a little to the side, so that intervals of two recipes do not cover each other
+        # shifted, so that intervals of recipes do not overlap
         aside = 1 + 0.03 * (place - (len(names) - 1) / 2)
         for axes, value, low, high in (
             (left, "accuracy", "low", "high"),
@@ -45,5 +45,5 @@ def _label(axes: Axes, value: str, shots: list[int]) -> None:
     axes.set_xticks(shots, [str(number) for number in shots])
     axes.xaxis.set_minor_locator(NullLocator())
     plots.format_percent_axis(axes.yaxis)
-    axes.set(xlabel=_("images a class (log scale)"), ylabel=value)
+    axes.set(xlabel=_("images per class (log scale)"), ylabel=value)
     axes.grid(True)

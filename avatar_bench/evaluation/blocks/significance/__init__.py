@@ -73,7 +73,7 @@ class Significance(recipe_pairs.PairwiseBlock):
         each = statistic(np.ones((1, len(found[0]))))[0]
         values = [float(each[list(runs)].mean()) for runs in judged.members.values()]
         ends = np.column_stack(stats.percentiles(judged.draw(self, statistic), self.level))
-        ends[ends[:, 0] >= ends[:, 1]] = np.nan  # every resample gives the same value
+        ends[ends[:, 0] >= ends[:, 1]] = np.nan  # all resamples are equal
         lows = [None if np.isnan(low) else float(low) for low in ends[:, 0]]
         better = [
             beats_guessing(value, low, judged.units, guessing, self.level)
@@ -99,13 +99,13 @@ class Significance(recipe_pairs.PairwiseBlock):
         return recipe_pairs.mark_significant(pd.DataFrame(rows), self.alpha)
 
     def _metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, judged: Recipes) -> dict[str, Metric]:
-        closest = pairs.iloc[0]  # the best and the second
+        closest = pairs.iloc[0]  # the best two recipes
         n, units = int(closest["n"]), judged.units
         gain = (closest["difference"], closest["low"], closest["high"])
         detectable = recipe_pairs.find_detectable_difference(closest, self.power, self.alpha)
         needed = None if np.isnan(closest["n_required"]) else float(closest["n_required"])
-        equal = _("the best two are right equally often")
-        few = _("too few images on which the best two differ")
+        equal = _("the best two recipes are equally accurate")
+        few = _("the best two recipes differ on too few images")
         return {
             "best_accuracy": _best(ranking, units),
             "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
@@ -121,7 +121,7 @@ class Significance(recipe_pairs.PairwiseBlock):
 
 def _value(metric: Metric) -> float:
     assert metric.value is not None
-    return round(metric.value, 12)  # means over seeds differ in their last digits
+    return round(metric.value, 12)  # equal means over seeds may differ in their last digits
 
 
 def _ranking(
@@ -172,7 +172,7 @@ def _best(ranking: pd.DataFrame, units: int) -> Metric:
 def _better_than_guessing(ranking: pd.DataFrame) -> Metric:
     found, n = ranking["better_than_guessing"], len(ranking)
     if found.isna().any():
-        return Metric(None, n, higher_is_better=None, reason=_("the set holds too few classes for it"))
+        return Metric(None, n, higher_is_better=None, reason=_("the data set has too few classes"))
     return Metric(float(found.sum()), n, higher_is_better=None)
 
 
@@ -183,10 +183,10 @@ def _about_guessing(ranking: pd.DataFrame) -> list[str]:
     level = f"{guess['guessing'].iloc[0]:.3f}"
     if len(guess) == len(ranking):
         return [
-            _("None of the {n} is better than guessing: a balanced accuracy of {level}.", n=len(guess), level=level)
+            _("None of the {n} recipes is better than guessing (balanced accuracy {level}).", n=len(guess), level=level)
         ]
     names = ", ".join(guess["recipe"])
-    return [_("No better than guessing (a balanced accuracy of {level}): {names}.", level=level, names=names)]
+    return [_("No better than guessing (balanced accuracy {level}): {names}.", level=level, names=names)]
 
 
 def _answers(judged: Recipes, predictions: Predictions, runs: Sequence[Run]) -> dict[str, np.ndarray]:

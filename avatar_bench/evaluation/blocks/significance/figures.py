@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 
-_SMALLEST = 0.05  # of accuracy: what the colours of the differences reach at least
+_SMALLEST = 0.05  # of accuracy: lower limit of the range of the colour map
 
 
 @plots.use_style()
@@ -46,7 +46,7 @@ def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     axes.grid(axis="x")
     for column, letter in enumerate(letters):
         own = rows[table["letters"].str.contains(letter).to_numpy()]
-        # dots, as a recipe between two that are tied need not be
+        # dots mark the tied recipes: the line also crosses recipes that are not tied
         ties.plot([column] * len(own), own, "o-", color="black", linewidth=1.2, markersize=4)
         ties.annotate(letter, (column, own[0]), (0, 4), textcoords="offset points", ha="center", fontsize=8)
     ties.set(xlim=(-0.7, len(letters) - 0.3), xticks=[], xlabel=_("ties"))
@@ -72,7 +72,7 @@ def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     names = plots.shorten_names(order, 30)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title(_("Row minus column; * and bold: told apart"), loc="left", fontsize=9)
+    axes.set_title(_("Row minus column; * and bold: significantly different"), loc="left", fontsize=9)
     axes.spines[:].set_visible(False)
     for (row, column), points in np.ndenumerate(value):
         shown = "0.0" if abs(points) < 0.05 else f"{points:+.1f}"

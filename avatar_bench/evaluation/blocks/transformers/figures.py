@@ -89,7 +89,7 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
     figure = plots.create_figure(7.0, 1.5 + 0.46 * rows)
     axes = figure.subplots()
     for place, (__, row) in enumerate(pairs.iterrows()):
-        if np.isnan(row["detectable"]):  # no difference would have been seen
+        if np.isnan(row["detectable"]):  # no difference is detectable
             axes.axhspan(place - 0.35, place + 0.35, color="#E0E0E0", linewidth=0)
         else:
             axes.barh(place, 200 * row["detectable"], left=-100 * row["detectable"], height=0.7, color="#E0E0E0")
@@ -102,7 +102,7 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
     axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
     shown = pd.concat([pairs[["low", "high"]], interactions[["low", "high"]]]).to_numpy(float)
     grey = pairs["detectable"].max()
-    # no narrower than 2 points each way, or nothing at all would look like a precise figure
+    # at least 2 points each way, so that a tiny difference does not fill the figure
     ends = 100 * np.array([*shown.ravel(), -grey, grey, -0.02, 0.02])
     low, high = np.nanmin(ends), np.nanmax(ends)
     axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -114,14 +114,14 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
     axes.set(ylim=(rows - 0.4, -0.6), xlabel=_("difference in accuracy (points)"))
     axes.grid(axis="x")
     handles = [
-        Line2D([], [], color="black", marker="o", label=_("told apart")),
-        Line2D([], [], color="black", marker="o", fillstyle="none", label=_("not told apart")),
-        Line2D([], [], color="#E0E0E0", linewidth=7, label=_("would likely go unseen")),
+        Line2D([], [], color="black", marker="o", label=_("significantly different")),
+        Line2D([], [], color="black", marker="o", fillstyle="none", label=_("statistically tied")),
+        Line2D([], [], color="#E0E0E0", linewidth=7, label=_("likely undetectable")),
     ]
     if len(interactions):
         axes.axhline(len(pairs) - 0.5, color=plots.GREY, linewidth=0.8)
         handles.append(
-            Line2D([], [], color="black", marker="D", fillstyle="none", label=_("difference of two gains, untested"))
+            Line2D([], [], color="black", marker="D", fillstyle="none", label=_("difference of two gains, not tested"))
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(interactions) else 3)
     return figure
@@ -144,7 +144,7 @@ def draw_history(table: pd.DataFrame) -> Figure:
         axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)
     axes.set_yticks(range(len(table)), [f"{row['network']}  {row['year']}" for __, row in table.iterrows()])
     axes.set(xlim=(0.6, 0.92), ylim=(len(table) - 0.4, -0.6), xlabel=_("published top-1 accuracy on ImageNet-1k (%)"))
-    axes.set_title(_("Published figures, not measured here; on the right the parameters"), loc="left", fontsize=9)
+    axes.set_title(_("Published accuracies, not measured here; right: parameters"), loc="left", fontsize=9)
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
     _legend(figure, table["family"], _("self-supervised"))
@@ -161,7 +161,7 @@ def draw_study(table: pd.DataFrame) -> Figure:
     unnamed, avatars = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(table))
     on_avatars = table["reported_on"] == "avatars"
-    typed = {"color": plots.GREY, "label": _("typed in by the study")}
+    typed = {"color": plots.GREY, "label": _("reported by the study")}
     for axes, own in ((unnamed, ~on_avatars), (avatars, on_avatars)):
         axes.plot(table["reported_accuracy"].where(own), places, "x", **typed)
         plots.format_percent_axis(axes.xaxis)
@@ -170,13 +170,13 @@ def draw_study(table: pd.DataFrame) -> Figure:
     avatars.plot(table["accuracy"], places, "o", color="black", label=_("measured here, with interval"))
     recipes = plots.shorten_names(table["recipe"].fillna(table["reason"]), 40)
     names = [
-        _("{network}, its block {number}", network=network, number=number) + f"\n{recipe}"
+        _("{network} (block {number} of the study)", network=network, number=number) + f"\n{recipe}"
         for network, number, recipe in zip(table["network"], table["block"], recipes, strict=True)
     ]
     avatars.set_yticks(places, names)
-    unnamed.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("top-1 accuracy (%)"), title=_("A set that is not named"))
+    unnamed.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("top-1 accuracy (%)"), title=_("Unnamed data set"))
     avatars.set(xlabel=_("accuracy (%)"), title=_("Avatars"))
-    figure.suptitle(_("No code that the study published computes its figures"), fontsize=9)
+    figure.suptitle(_("The study published no code that computes its numbers"), fontsize=9)
     figure.legend(*avatars.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -229,7 +229,7 @@ def _pair_name(row: pd.Series, about: pd.DataFrame) -> str:
     if row["changed"] == SAM:
         return f"{name}, {start}\n" + _("with SAM minus without")
     if row["changed"] == SAM_AT_COST:
-        return f"{name}, {start}\n" + _("with SAM minus without, in as many passes")
+        return f"{name}, {start}\n" + _("with SAM minus without, with equal passes")
     if row["changed"] == START:
         return f"{name}{sam}\n{start} − {plots.shorten_name(_start(b), 20)}"
     return (
@@ -242,4 +242,4 @@ def _interaction_name(row: pd.Series, about: pd.DataFrame) -> str:
         f"{plots.shorten_name(one['architecture'], 24)}, {plots.shorten_name(_start(one), 16)}"
         for one in (about.loc[row["a"]], about.loc[row["b"]])
     )
-    return _("gain by SAM: {a}", a=a) + f"\n− {b}"
+    return _("gain from SAM: {a}", a=a) + f"\n− {b}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-SAVED_METRICS = {  # of other blocks' Results: the block, its figure, and whether more is better
+SAVED_METRICS = {  # from saved results: block, its metric, and whether higher is better
     "robustness": ("robustness", "robustness", True),
     "latency_ms": ("efficiency", "latency_ms/b1", False),
     "peak_memory_mb": ("efficiency", "peak_memory_mb", False),
@@ -82,10 +82,8 @@ def compute_metrics(
                 values[list(runs)].mean(), lows[place], highs[place], judged.units, method
             ),
             "ece": Metric(float(np.mean([errors[run] for run in runs])), len(found[0]), higher_is_better=False),
-            "train_seconds": _of_record(
-                traits.seconds, len(runs), _("the run's record does not say how long fitting took")
-            ),
-            "passes_per_step": _of_record(traits.passes, len(runs), _("the run's record does not say")),
+            "train_seconds": _of_record(traits.seconds, len(runs), _("the training time is not recorded")),
+            "passes_per_step": _of_record(traits.passes, len(runs), _("the number of passes is not recorded")),
         }
     return figures
 
@@ -109,7 +107,7 @@ def read_saved_metrics(
                     continue
                 why = (about.reason if about else None) or _("no usable Result of {block}", block=block)
                 missing.append((name, runs[run].label, figure, why))
-            whole = len(values) == len(own)  # a mean over some seeds would be another figure than the rest of the row
+            whole = len(values) == len(own)  # the other metrics of the row are means over all seeds
             reason = None if whole else missing[-1][3]
             value = float(np.mean(values)) if whole else None
             found[name][figure] = Metric(value, len(own), higher_is_better=better, reason=reason)
@@ -172,7 +170,7 @@ def build_pairs_table(
         return pd.DataFrame(columns=["changed", "a", "b", "difference", "low", "high", "p", "p_holm", "significant"])
     table = recipe_pairs.mark_significant(pd.DataFrame(rows), alpha)
     least = [recipe_pairs.find_detectable_difference(row, power, alpha / len(rows)) for __, row in table.iterrows()]
-    few = _("too few images on which the two differ")
+    few = _("the two recipes differ on too few images")
     return table.assign(
         detectable=np.array(least, dtype=float), detectable_reason=["" if one is not None else few for one in least]
     )
@@ -225,9 +223,9 @@ def _beside(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if network.empty:
         return found, _("no recipe of this network")
     if with_sam.empty:
-        return found, _("none of its recipes has SAM") if typed["sam"] else _("all of its recipes have SAM")
+        return found, _("none of its recipes uses SAM") if typed["sam"] else _("all of its recipes use SAM")
     scratch = (with_sam["start"] == SCRATCH).all()
-    return found, _("its recipes began from scratch") if scratch else _("its recipes began with other weights")
+    return found, _("its recipes were trained from scratch") if scratch else _("its recipes started from other weights")
 
 
 def _said(traits: Traits, changed: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from avatar_bench.evaluation.model_traits import FAMILY, RecipePair, Traits
 from avatar_bench.i18n import _
 
-_ENOUGH_SEEDS = 5  # of a recipe, for a difference of differences; see the simulations in significance's page
+_ENOUGH_SEEDS = 5  # per recipe, for a difference of differences; see the simulations in docs/blocks/significance.md
 
 
 def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
@@ -18,12 +18,12 @@ def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[s
     differing = list(dict.fromkeys(settings.loc[settings["differs"], "setting"]))
     if differing:
         told = _(
-            "The recipes differ in more than network, optimizer and start, see protocol.csv: {settings}.",
+            "The recipes also differ in other settings, see protocol.csv: {settings}.",
             settings=", ".join(differing),
         )
         said.append(told)
     if len(frozenset().union(*(each.hosts for each in own))) > 1:
-        said.append(_("The recipes were not trained on one machine: their seconds of training cannot be compared."))
+        said.append(_("The recipes were trained on different machines: their training times cannot be compared."))
     budget = {
         name: " | ".join(settings.loc[settings["setting"] == name, "value"])
         for name in ("epochs", "train_images", "image_size")
@@ -31,15 +31,15 @@ def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[s
     images, size = budget["train_images"], budget["image_size"]
     if budget["epochs"] == "1":
         told = _(
-            "The budget was one epoch on {images} training images of {size} pixels. What more of either, or other "
-            "settings, would give is not shown.",
+            "The budget was one epoch on {images} training images of {size} pixels. A larger "
+            "budget or other settings may change the results.",
             images=images,
             size=size,
         )
     else:
         told = _(
-            "The budget was {epochs} epochs, stage by stage, on {images} training images of {size} pixels. What "
-            "more of either, or other settings, would give is not shown.",
+            "The budget was {epochs} epochs, stage by stage, on {images} training images of "
+            "{size} pixels. A larger budget or other settings may change the results.",
             epochs=budget["epochs"],
             images=images,
             size=size,
@@ -63,13 +63,13 @@ def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequ
     said = []
     if unknown:
         told = _(
-            "What these weights were trained with is not known, and may be what makes the difference: {pairs}.",
+            "The pretraining of some weights is unknown and may explain the difference: {pairs}.",
             pairs="; ".join(unknown),
         )
         said.append(told)
     if unequal:
         told = _(
-            "These networks differ more than twofold in parameters, so that their pair is of size as well: {pairs}.",
+            "These networks differ more than twofold in parameters, so size may explain the difference: {pairs}.",
             pairs="; ".join(unequal),
         )
         said.append(told)
@@ -80,7 +80,10 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
     """Return warnings about what the pairs cannot show."""
     if not len(compared):
         return [
-            _("No two recipes differ in SAM, in the start or in the family of the network alone: there is no pair.")
+            _(
+                "No two recipes differ only in SAM, only in the initial weights or only in the "
+                "network family: there is no pair."
+            )
         ]
     tied = compared[~compared["significant"]]
     beyond = tied["detectable"].isna()
@@ -88,7 +91,8 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
     if beyond.any():
         told.append(
             _(
-                "{n} of {all} pairs are not told apart, which does not make them equal: too few images part them.",
+                "{n} of {all} pairs are statistically tied, which does not make them equal: they "
+                "differ on too few images.",
                 n=int(beyond.sum()),
                 all=len(compared),
             )
@@ -97,8 +101,8 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
         least = sorted({f"{100 * ends:.1f}" for ends in tied["detectable"].agg(["min", "max"])}, key=float)
         told.append(
             _(
-                "{n} of {all} pairs are not told apart, which does not make them equal: on {images} images a "
-                "difference below {least} points would likely go unseen.",
+                "{n} of {all} pairs are statistically tied, which does not make them equal: on "
+                "{images} images, a difference below {least} points would likely go undetected.",
                 n=int((~beyond).sum()),
                 all=len(compared),
                 least="–".join(least),
@@ -114,8 +118,8 @@ def warn_about_interactions(interactions: pd.DataFrame) -> list[str]:
         return []
     return [
         _(
-            "What SAM gains in one family beyond another is a difference of differences, here of as few as {n} seeds a "
-            "recipe: train {enough}. Its interval is not corrected for several of them.",
+            "Differences between two gains from SAM rest on as few as {n} seeds per recipe: "
+            "train {enough}. Their intervals are not corrected for multiple comparisons.",
             n=interactions["fewest_seeds"].min(),
             enough=_ENOUGH_SEEDS,
         )
