@@ -41,7 +41,7 @@ def compare(fake_run, dataset_of):
 
 @pytest.fixture
 def curve(make_predictions):
-    """Give Predictions of recipes whose accuracy grows with the shots, and differs by seed."""
+    """Return predictions of recipes whose accuracy grows with the shots and differs by seed."""
 
     def build(recipes=("a",), shots=(5, 20, 80), seeds=(1, 2, 3), n=180, size=1):
         rng = np.random.default_rng(0)

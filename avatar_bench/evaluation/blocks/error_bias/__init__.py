@@ -64,21 +64,21 @@ class ErrorBias(IntervalBlock):
         rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
         check_class_order(predictions, run.allow)
-        beside, why = _read_ood_predictions(run)
+        ood, why = _read_ood_predictions(run)
         kinds = image_slices.assign_slices(dataset).iloc[rows].reset_index(drop=True)
         parts = list(cut_slices(predictions, kinds))
-        table, floor = self._slices(predictions, parts)
+        table, floor = self._build_slices_table(predictions, parts)
         result = Result("error_bias", dataset.name, len(rows), predictions.classes)
         result.metrics = {
-            "worst_slice": self._worst(table, floor),
-            "unbias": self._unbias(beside, len(predictions.classes), why),
-            **self._confidence(predictions),
+            "worst_slice": self._find_worst(table, floor),
+            "unbias": self._compute_unbias(ood, len(predictions.classes), why),
+            **self._compute_confidence(predictions),
         }
         result.tables = {
             "slices": table,
             "confusion_by_slice": build_confusion_table(predictions, parts),
             "images": build_images_table(predictions, kinds),
-            "ood_predictions": build_ood_table(beside),
+            "ood_predictions": build_ood_table(ood),
         }
         result.figures = {
             "bias_map": figures.draw_bias_map(result.tables["confusion_by_slice"], predictions.classes),
@@ -89,14 +89,14 @@ class ErrorBias(IntervalBlock):
         if table["p"].notna().any():
             tested = table[table["p"].notna()]
             result.figures["weakest_slices"] = figures.draw_weakest_slices(tested, predictions.classes, 1 - self.level)
-        result.warnings = self._warnings(result, len(asked))
+        result.warnings = self._list_warnings(result, len(asked))
         return result
 
-    def _unbias(self, beside: Mapping[str, Predictions], classes: int, why: str) -> Metric:
-        if not beside:
+    def _compute_unbias(self, ood: Mapping[str, Predictions], classes: int, why: str) -> Metric:
+        if not ood:
             return Metric(None, 0, reason=why)
-        predicted = np.concatenate([predictions.predicted for predictions in beside.values()])
-        groups = np.concatenate([predictions.groups for predictions in beside.values()])
+        predicted = np.concatenate([predictions.predicted for predictions in ood.values()])
+        groups = np.concatenate([predictions.groups for predictions in ood.values()])
         chosen = np.eye(classes)[predicted]
 
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -105,7 +105,7 @@ class ErrorBias(IntervalBlock):
 
         return self.bootstrap(["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
 
-    def _confidence(self, predictions: Predictions) -> dict[str, Metric]:
+    def _compute_confidence(self, predictions: Predictions) -> dict[str, Metric]:
         sure, right = predictions.confidence, predictions.correct
         parts = np.column_stack([np.ones(len(sure)), right, ~right])
 
@@ -119,9 +119,9 @@ class ErrorBias(IntervalBlock):
             list(CONFIDENCE_METRICS), statistic, predictions.groups, CONFIDENCE_METRICS, floors, reason
         )
 
-    def _slices(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
+    def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
         """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest."""
-        table = pd.DataFrame([self._row(predictions, each) for each in parts], columns=_COLUMNS)
+        table = pd.DataFrame([self._build_row(predictions, each) for each in parts], columns=_COLUMNS)
         tested = np.flatnonzero((table["n"] >= self.minimum) & table["rest"].notna())
         floor = np.nan
         if len(tested):
@@ -137,7 +137,7 @@ class ErrorBias(IntervalBlock):
             floor = float(dealt.min(axis=1).mean())
         return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
 
-    def _row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
+    def _build_row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
         own = predictions.take(each.images)
         share = self.share(own.correct, own.groups)
         wrong = own.predicted[~own.correct]
@@ -149,7 +149,7 @@ class ErrorBias(IntervalBlock):
             "most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
         }
 
-    def _worst(self, table: pd.DataFrame, floor: float) -> Metric:
+    def _find_worst(self, table: pd.DataFrame, floor: float) -> Metric:
         tested = table[table["p"].notna()]
         if tested.empty:
             reason = _("no slice of {n} or more images can be compared with other images of its class", n=self.minimum)
@@ -159,21 +159,21 @@ class ErrorBias(IntervalBlock):
         groups = tested["groups"].tolist()[0]
         return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices", floor=floor)
 
-    def _warnings(self, result: Result, asked: int) -> list[str]:
-        said = warn_unlabelled(asked - result.n, asked)
+    def _list_warnings(self, result: Result, asked: int) -> list[str]:
+        messages = warn_unlabelled(asked - result.n, asked)
         unbias, worst = result.metrics["unbias"], result.metrics["worst_slice"]
         if unbias.value is not None:
-            told = _(
+            message = _(
                 "unbias is {value}; random guessing reaches {chance}, so a high value alone means little.",
                 value=f"{unbias.value:.3f}",
                 chance=f"{unbias.floor:.3f}",
             )
-            said.append(told)
+            messages.append(message)
         if worst.value is not None:
-            said += self._told(worst, result.tables["slices"])
-        return said
+            messages += self._describe_weakest(worst, result.tables["slices"])
+        return messages
 
-    def _told(self, worst: Metric, table: pd.DataFrame) -> list[str]:
+    def _describe_weakest(self, worst: Metric, table: pd.DataFrame) -> list[str]:
         """Describe the weakest slice; return nothing if no slice differs significantly, as it then means nothing."""
         tested = table[table["p"].notna()]
         found = int((tested["p_adjusted"] < 1 - self.level).sum())
@@ -183,7 +183,7 @@ class ErrorBias(IntervalBlock):
             "The weakest of {n} slices is {name} with an accuracy of {accuracy}; by chance, the "
             "weakest would reach {floor}.",
             n=len(tested),
-            name=figures.label(tested.iloc[0]),
+            name=figures.format_slice(tested.iloc[0]),
             accuracy=f"{worst.value:.1%}",
             floor=f"{worst.floor:.1%}",
         )

@@ -31,10 +31,10 @@ def cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]
         values = kinds[by].to_numpy(str)
         for name in sorted(set(values) - {""}):
             inside = values == name
-            held = np.unique(predictions.targets[inside])
-            if len(held) > 1:
+            labels = np.unique(predictions.targets[inside])
+            if len(labels) > 1:
                 yield Slice(str(by), name, "", inside, ~inside)
-            for index in held:
+            for index in labels:
                 own = predictions.targets == index
                 yield Slice(str(by), name, predictions.classes[index], inside & own, ~inside & own)
 
@@ -77,12 +77,12 @@ def build_images_table(predictions: Predictions, kinds: pd.DataFrame) -> pd.Data
     return pd.concat([pd.DataFrame(table), kinds], axis=1)
 
 
-def build_ood_table(beside: Mapping[str, Predictions]) -> pd.DataFrame:
+def build_ood_table(ood: Mapping[str, Predictions]) -> pd.DataFrame:
     """Return a row for each image of the out-of-domain sets."""
     columns = ["set", "path", "group", "prediction", "confidence"]
     parts = [
         (name, each.paths, each.groups, np.array(each.classes)[each.predicted], each.confidence)
-        for name, each in beside.items()
+        for name, each in ood.items()
     ]
     tables = [pd.DataFrame(dict(zip(columns, part, strict=True))) for part in parts]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

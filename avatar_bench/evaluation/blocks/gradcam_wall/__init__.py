@@ -54,14 +54,14 @@ class GradCamWall(CompareBlock):
         """
         answers = align_predictions(runs, datasets)
         rows = draw_shots(np.array(answers[0].classes)[answers[0].targets].tolist(), self.images, self.seed)
-        panels, said = maps.compute_maps(runs, datasets, answers, rows, self.of)
+        panels, messages = maps.compute_maps(runs, datasets, answers, rows, self.of)
         one = panels[0].predictions
         result = Result("gradcam_wall", datasets[0].name, len(rows), one.classes)
         result.provenance = {"layers": {panel.label: panel.layer.name for panel in panels}}
         result.arrays["maps"] = maps.collect_arrays(panels)
-        result.metrics["unanimous"] = _unanimous(panels)
+        result.metrics["unanimous"] = _compute_unanimity(panels)
         result.tables["wall"] = pd.concat([_build_predictions_table(panel) for panel in panels], ignore_index=True)
-        result.warnings = said
+        result.warnings = messages
         if len(panels) > figures.MAX_WALL_RUNS:
             result.warnings.append(
                 _(
@@ -78,10 +78,10 @@ class GradCamWall(CompareBlock):
         return result
 
 
-def _unanimous(panels: Sequence[RunMaps]) -> Metric:
+def _compute_unanimity(panels: Sequence[RunMaps]) -> Metric:
     """Compute the proportion of images for which all runs predict the same class."""
-    said = np.stack([panel.predictions.predicted for panel in panels])
-    hits = (said == said[0]).all(axis=0)
+    predicted = np.stack([panel.predictions.predicted for panel in panels])
+    hits = (predicted == predicted[0]).all(axis=0)
     ends = stats.proportion_interval(hits, panels[0].predictions.groups)
     return Metric(float(hits.mean()), ends.n, ends.low, ends.high, ends.method, higher_is_better=None)
 

@@ -46,14 +46,14 @@ def draw_profile(table: pd.DataFrame, qualities: Sequence[str], looks: RunStyles
     for (row, column), value in np.ndenumerate(values):
         text, ink = ("–", _INK) if np.isnan(value) else (f"{value:.2f}", "white" if value > 0.55 else "black")
         left.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
-    words = _words()
+    words = _name_qualities()
     left.set_xticks(range(len(qualities)), [words[key] for key in qualities], rotation=35, ha="right")
     names = plots.shorten_names(table["run"], 30)
-    left.set_yticks(rows, [_ranked(row, name) for (__, row), name in zip(table.iterrows(), names, strict=True)])
+    left.set_yticks(rows, [_format_ranked(row, name) for (__, row), name in zip(table.iterrows(), names, strict=True)])
     left.set_title(_("Qualities, 0 (worst) to 1") if scale == "fixed" else _("Qualities, 0 (worst model) to 1 (best)"))
     left.spines[:].set_visible(False)
     for row, (__, about) in enumerate(table.iterrows()):
-        _score(right, row, about, looks)
+        _draw_score(right, row, about, looks)
     right.set(title=_("Score"), xlim=(0, 1), xlabel=_("weighted mean, with interval"))
     right.tick_params(left=False)
     right.grid(axis="x")
@@ -89,10 +89,10 @@ def draw_pareto(models: pd.DataFrame, costs: Sequence[str], looks: RunStyles) ->
     panels = np.atleast_1d(figure.subplots(1, len(costs), sharey=True))
     for axes, key in zip(panels, costs, strict=True):
         for name, row in models.iterrows():
-            _point(axes, row, key, str(name), looks)
+            _draw_point(axes, row, key, str(name), looks)
         line = models[models[f"pareto/{key}"].astype(bool)].sort_values(key)
         axes.plot(line[key], line["accuracy"], **_FRONT, zorder=1)
-        axes.set_xlabel(_axis(key))
+        axes.set_xlabel(_name_axis(key))
         set_log_axis(axes, "x", models[key])
         axes.grid(True)
     panels[0].set_ylabel(_("accuracy (%)"))
@@ -102,13 +102,13 @@ def draw_pareto(models: pd.DataFrame, costs: Sequence[str], looks: RunStyles) ->
     return figure
 
 
-def _point(axes: Axes, row: pd.Series, key: str, name: str, looks: RunStyles) -> None:
+def _draw_point(axes: Axes, row: pd.Series, key: str, name: str, looks: RunStyles) -> None:
     look = looks.of(name)
     axes.vlines(row[key], row["accuracy_low"], row["accuracy_high"], color=look["color"], linewidth=1.4)
     axes.plot(row[key], row["accuracy"], markersize=7, **look)
 
 
-def _score(axes: Axes, row: int, about: pd.Series, looks: RunStyles) -> None:
+def _draw_score(axes: Axes, row: int, about: pd.Series, looks: RunStyles) -> None:
     if not about["complete"]:
         axes.text(0.02, row, _("not ranked"), va="center", fontsize=8, color=_INK)
         return
@@ -119,11 +119,11 @@ def _score(axes: Axes, row: int, about: pd.Series, looks: RunStyles) -> None:
     axes.text(1.02, row, f"{about['score']:.3f}", va="center", fontsize=8, color=_INK, transform=place)
 
 
-def _ranked(about: pd.Series, name: str) -> str:
+def _format_ranked(about: pd.Series, name: str) -> str:
     return f"{about['rank']}. {name}" if about["complete"] else name
 
 
-def _words() -> dict[str, str]:
+def _name_qualities() -> dict[str, str]:
     return {
         "accuracy": _("accuracy"),
         "robustness": _("robustness"),
@@ -135,5 +135,5 @@ def _words() -> dict[str, str]:
     }
 
 
-def _axis(key: str) -> str:
+def _name_axis(key: str) -> str:
     return _("images per second, batch size 1") if key == "speed" else _("parameters (millions)")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 Floats = NDArray[np.float64]
-_AGREEMENT = 1e-6  # tolerance between a saved metric and its value recomputed from the saved table
-_INTERVALS = ("level", "resamples", "seed", "gallery")  # options that do not affect the values
+_TOLERANCE = 1e-6  # tolerance between a saved metric and its value recomputed from the saved table
+_IRRELEVANT_OPTIONS = ("level", "resamples", "seed", "gallery")  # options that do not affect the values
 
 
 @dataclass(frozen=True)
@@ -91,34 +91,34 @@ def read_qualities(run: Run, name: str, qualities: Collection[str], score: str) 
         if lacking or not found:
             reading.missing[key] = lacking[0] if lacking else _("its result has no {metric}", metric=pattern)
             continue
-        _put(reading, key, found, result)
+        _store_value(reading, key, found, result)
         if key in qualities and key in _SAMPLERS:
-            _sample(reading, key, saved, score)
+            _add_resampling(reading, key, saved, score)
     return reading
 
 
-def _put(reading: RunQualities, key: str, found: dict[str, Metric], result: Result) -> None:
+def _store_value(reading: RunQualities, key: str, found: dict[str, Metric], result: Result) -> None:
     reading.values[key] = float(np.mean([about.value for about in found.values() if about.value is not None]))
     directions = {about.higher_is_better for about in found.values()}
     reading.higher_is_better[key] = directions.pop() if len(directions) == 1 else None
-    reading.basis[key] = "" if key == "size" else _basis(key, found, result)
+    reading.basis[key] = "" if key == "size" else _describe_basis(key, found, result)
     if key == "speed":
         reading.no_interval_reason = next((about.reason for about in found.values() if about.reason), "")
     if SCORE_QUALITIES[key].block != "efficiency":  # which uses no labels
         reading.fingerprints.add(str(result.provenance.get("data_fingerprint", "")))
 
 
-def _basis(key: str, found: dict[str, Metric], result: Result) -> str:
+def _describe_basis(key: str, found: dict[str, Metric], result: Result) -> str:
     """Return a text that is equal for comparable values: images, options and machine."""
     about = result.provenance
-    options = {name: value for name, value in about.get("options", {}).items() if name not in _INTERVALS}
+    options = {name: value for name, value in about.get("options", {}).items() if name not in _IRRELEVANT_OPTIONS}
     if key == "speed":
         return json.dumps([about.get("machine"), options.get("threads")], sort_keys=True)
     sets = {name: about.get("sets", {}).get(name.split("/")[1]) for name in found} if key == "ood" else {}
     return json.dumps([about.get("data_fingerprint"), options, sets], sort_keys=True)
 
 
-def _sample(reading: RunQualities, key: str, saved: dict[str, Result | None], score: str) -> None:
+def _add_resampling(reading: RunQualities, key: str, saved: dict[str, Result | None], score: str) -> None:
     """Find the source of the resamples of a quality; mark it as missing if the source contradicts its value."""
     block, sampler = _SAMPLERS[key]
     result = saved[block]
@@ -129,36 +129,40 @@ def _sample(reading: RunQualities, key: str, saved: dict[str, Result | None], sc
         again = float(sample.statistic(np.ones((1, len(sample.units))))[0])
     except (KeyError, ValueError, TypeError):  # missing columns or invalid values
         again = np.nan
-    if abs(again - reading.values[key]) <= _AGREEMENT:
+    if abs(again - reading.values[key]) <= _TOLERANCE:
         reading.samples[key] = sample
     else:
         del reading.values[key]
         reading.missing[key] = _("the tables and metrics of its result disagree")
 
 
-def _accuracy(result: Result, score: str) -> ResampledQuality:
+def _resample_accuracy(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
-    return ResampledQuality(_units(result.set, table["group"]), _mean_of(table["correct"].to_numpy(dtype=float)))
+    return ResampledQuality(
+        _build_units(result.set, table["group"]), _build_mean_statistic(table["correct"].to_numpy(dtype=float))
+    )
 
 
-def _robustness(result: Result, score: str) -> ResampledQuality:
+def _resample_robustness(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
     variation = table["variation"].astype(str)
     kept = table[variation.str.endswith("/3") & ~variation.str.startswith("delivery/")]
     images = kept.groupby("path", sort=False).agg(correct=("correct", "mean"), group=("group", "first"))
-    return ResampledQuality(_units(result.set, images["group"]), _mean_of(images["correct"].to_numpy(dtype=float)))
+    return ResampledQuality(
+        _build_units(result.set, images["group"]), _build_mean_statistic(images["correct"].to_numpy(dtype=float))
+    )
 
 
-def _calibration(result: Result, score: str) -> ResampledQuality:
+def _resample_calibration(result: Result, score: str) -> ResampledQuality:
     table = result.tables["predictions"]
     confidence, correct = table["confidence"].to_numpy(dtype=float), table["correct"].to_numpy(dtype=float)
     edges = calibration.equal_width_edges(calibration.ECE_BINS)
     return ResampledQuality(
-        _units(result.set, table["group"]), lambda w: calibration.ece(confidence, correct, edges, w), centred=True
+        _build_units(result.set, table["group"]), lambda w: calibration.ece(confidence, correct, edges, w), centred=True
     )
 
 
-def _ood(result: Result, score: str) -> ResampledQuality:
+def _resample_ood(result: Result, score: str) -> ResampledQuality:
     table = result.tables["scores"]
     table = table[table["kind"] != "shifted"].reset_index(drop=True)
     scores, inside = table[score].to_numpy(dtype=float), (table["kind"] == "in_domain").to_numpy()
@@ -168,31 +172,31 @@ def _ood(result: Result, score: str) -> ResampledQuality:
         curves = (detection.roc(scores[inside | own], own[inside | own], weights[:, inside | own]) for own in sets)
         return np.asarray(np.mean([detection.auroc(curve) for curve in curves], axis=0))
 
-    return ResampledQuality(_units(table["set"], table["group"]), statistic)
+    return ResampledQuality(_build_units(table["set"], table["group"]), statistic)
 
 
-def _separation(result: Result, score: str) -> ResampledQuality:
+def _resample_separation(result: Result, score: str) -> ResampledQuality:
     table = result.tables["images"]
     each = table[["silhouette_cosine"]].to_numpy(dtype=float)
     return ResampledQuality(
-        _units(result.set, table["group"]), lambda weights: clusters.weighted_means(weights, each)[:, 0]
+        _build_units(result.set, table["group"]), lambda weights: clusters.weighted_means(weights, each)[:, 0]
     )
 
 
 # qualities without an entry do not depend on images and are not resampled
 _SAMPLERS: dict[str, tuple[str, Callable[[Result, str], ResampledQuality]]] = {
-    "accuracy": ("blind_test", _accuracy),
-    "robustness": ("robustness", _robustness),
-    "calibration": ("blind_test", _calibration),  # it saves the same predictions
-    "ood": ("out_of_domain", _ood),
-    "separation": ("clusters", _separation),
+    "accuracy": ("blind_test", _resample_accuracy),
+    "robustness": ("robustness", _resample_robustness),
+    "calibration": ("blind_test", _resample_calibration),  # it saves the same predictions
+    "ood": ("out_of_domain", _resample_ood),
+    "separation": ("clusters", _resample_separation),
 }
 
 
-def _units(sets: pd.Series[str] | str, groups: pd.Series[str]) -> pd.Index:
+def _build_units(sets: pd.Series[str] | str, groups: pd.Series[str]) -> pd.Index:
     table = pd.DataFrame({"set": sets, "group": groups.astype(str)})
     return pd.MultiIndex.from_frame(table)
 
 
-def _mean_of(values: Floats) -> Callable[[Floats], Floats]:
+def _build_mean_statistic(values: Floats) -> Callable[[Floats], Floats]:
     return lambda weights: weights @ values / weights.sum(axis=1)

@@ -21,7 +21,7 @@ def resample_qualities(readings: Sequence[RunQualities], qualities: Sequence[str
     All runs share the draws, so that they are compared in pairs. A quality without images is constant, a missing one
     NaN.
     """
-    found = np.stack([np.full((resamples, len(qualities)), _values(one, qualities)) for one in readings], axis=1)
+    found = np.stack([np.full((resamples, len(qualities)), _list_values(one, qualities)) for one in readings], axis=1)
     samples = [
         ((run, column), one.samples[key])
         for run, one in enumerate(readings)
@@ -29,7 +29,7 @@ def resample_qualities(readings: Sequence[RunQualities], qualities: Sequence[str
         if key in one.samples
     ]
     if samples:
-        _fill(found, samples, seed)
+        _fill_resamples(found, samples, seed)
     return found
 
 
@@ -49,18 +49,18 @@ def count_units(readings: Sequence[RunQualities], name: str) -> int:
     return sum(of == name for of, _ in drawn)
 
 
-def _values(reading: RunQualities, qualities: Sequence[str]) -> list[float]:
+def _list_values(reading: RunQualities, qualities: Sequence[str]) -> list[float]:
     return [reading.values.get(key, np.nan) for key in qualities]
 
 
-def _fill(found: Floats, samples: Sequence[tuple[tuple[int, int], ResampledQuality]], seed: int) -> None:
+def _fill_resamples(found: Floats, samples: Sequence[tuple[tuple[int, int], ResampledQuality]], seed: int) -> None:
     units = samples[0][1].units.unique()
     for _, sample in samples[1:]:
         units = units.union(sample.units.unique())
     places = [units.get_indexer(sample.units) for _, sample in samples]
     step = max(1, _CHUNK_ELEMENTS // max(map(len, places)))
     values = found[0].copy()
-    for rows, counts in _draws(units, len(found), step, seed):
+    for rows, counts in _draw_counts(units, len(found), step, seed):
         for (where, sample), place in zip(samples, places, strict=True):
             found[(rows, *where)] = sample.statistic(counts[:, place])
     for where, sample in samples:
@@ -69,7 +69,7 @@ def _fill(found: Floats, samples: Sequence[tuple[tuple[int, int], ResampledQuali
             found[(slice(None), *where)] = np.maximum(0.0, drawn - drawn.mean() + values[where])
 
 
-def _draws(units: pd.Index, resamples: int, step: int, seed: int) -> Iterator[tuple[slice, Floats]]:
+def _draw_counts(units: pd.Index, resamples: int, step: int, seed: int) -> Iterator[tuple[slice, Floats]]:
     """Yield chunks of rows with the number of draws of each unit (set and group), (rows, U)."""
     generator = np.random.default_rng(seed)
     sets = units.get_level_values(0)

@@ -17,34 +17,34 @@ def collect_warnings(
     runs: Sequence[Run], readings: Sequence[RunQualities], models: Sequence[RankedModel], qualities: Sequence[str]
 ) -> list[str]:
     """Return warnings about unranked models, incomparable or noisy values, and averaged runs."""
-    said = _incomplete(models)
+    messages = _warn_about_incomplete(models)
     for key in qualities:
-        said += _apart(key, runs, readings)
+        messages += _warn_about_basis(key, runs, readings)
     for run, reading in zip(runs, readings, strict=True):
         if reading.no_interval_reason and "speed" in qualities:
-            said.append(
+            messages.append(
                 _("The speed of {name} has no interval: {reason}.", name=run.label, reason=reading.no_interval_reason)
             )
     averaged = [model.name for model in models if len(model.members) > 1]
     if averaged:
-        said.append(_("Runs that differ only in the seed are averaged: {names}.", names=", ".join(averaged)))
-    return said
+        messages.append(_("Runs that differ only in the seed are averaged: {names}.", names=", ".join(averaged)))
+    return messages
 
 
-def _incomplete(models: Sequence[RankedModel]) -> list[str]:
+def _warn_about_incomplete(models: Sequence[RankedModel]) -> list[str]:
     lacking = [model.name for model in models if model.missing]
     if not lacking:
         return []
-    told = _(
+    message = _(
         "{n} of {all} models lack a quality and are not ranked: {names}.",
         n=len(lacking),
         all=len(models),
         names=", ".join(lacking),
     )
-    return [told]
+    return [message]
 
 
-def _apart(key: str, runs: Sequence[Run], readings: Sequence[RunQualities]) -> list[str]:
+def _warn_about_basis(key: str, runs: Sequence[Run], readings: Sequence[RunQualities]) -> list[str]:
     """Return a warning if the values of a quality come from different images, options or machines."""
     groups: dict[str, list[str]] = {}
     for run, reading in zip(runs, readings, strict=True):

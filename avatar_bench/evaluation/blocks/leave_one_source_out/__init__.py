@@ -65,27 +65,31 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         if not cells:
             raise BlockError(f"{sets[0].name} has no image of the held-out sources: evaluate the runs on split=test.")
         classes = used[0].classes
-        judged = {cell: build_recipes(cell, members) for cell, members in cells.items()}
-        drawn = {cell: recipes.draw(self) for cell, recipes in judged.items()}
-        matrix = self._matrix(cells, judged, drawn, classes)
+        recipes_by_cell = {cell: build_recipes(cell, members) for cell, members in cells.items()}
+        drawn = {cell: recipes.draw(self) for cell, recipes in recipes_by_cell.items()}
+        matrix = self._build_matrix(cells, recipes_by_cell, drawn, classes)
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
-        summary = self._summary(matrix, drawn, average_in_domain_accuracy(used))
+        summary = self._build_summary(matrix, drawn, average_in_domain_accuracy(used))
         result.tables = {"matrix": matrix, "summary": summary, "images": build_images_table(cells)}
-        result.metrics = self._metrics(matrix, summary)
+        result.metrics = self._build_metrics(matrix, summary)
         result.figures = {
             "recall": figures.draw_recall(matrix, classes),
             "predicted_as": figures.draw_predictions(matrix, classes),
         }
-        result.warnings = _left_out(len(runs) - len(kept), len(runs)) + self._warnings(matrix, cells)
+        result.warnings = _warn_about_skipped(len(runs) - len(kept), len(runs)) + self._list_warnings(matrix, cells)
         return result
 
-    def _matrix(
-        self, cells: Cells, judged: Mapping[Cell, Recipes], drawn: Mapping[Cell, Floats], classes: Sequence[str]
+    def _build_matrix(
+        self,
+        cells: Cells,
+        recipes_by_cell: Mapping[Cell, Recipes],
+        drawn: Mapping[Cell, Floats],
+        classes: Sequence[str],
     ) -> pd.DataFrame:
         """Return recall and the proportion of each predicted class for each recipe and source."""
         rows = []
-        for cell, recipes in judged.items():
+        for cell, recipes in recipes_by_cell.items():
             metric = recipes.accuracies(self, drawn[cell])[cell.recipe]
             n = recipes.right.shape[1]
             taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in cells[cell]]
@@ -94,25 +98,27 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         columns = ["recipe", "source", "target", "seeds", "n", "groups", "recall", "low", "high", "interval", "counted"]
         return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
 
-    def _summary(self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], beside: Mapping[str, float]) -> pd.DataFrame:
+    def _build_summary(
+        self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], beside: Mapping[str, float]
+    ) -> pd.DataFrame:
         """Return mean and worst recall over the counted sources of each recipe, beside its in-domain accuracy."""
         rows = []
         for recipe, own in matrix.groupby("recipe", sort=False):
             counted = own[own["counted"]]
             cells = [Cell(*key) for key in counted[["recipe", "source", "target"]].itertuples(index=False)]
-            mean = self._mean(counted, np.hstack([drawn[cell] for cell in cells])) if cells else (np.nan,) * 3
+            mean = self._average_recall(counted, np.hstack([drawn[cell] for cell in cells])) if cells else (np.nan,) * 3
             worst = counted.nsmallest(1, ["recall", "low"]).reindex(columns=_WORST).to_numpy(object).tolist()
             rows.append((recipe, len(cells), *mean, *(worst[0] if worst else _NO_WORST), beside[str(recipe)]))
         means = ["mean", "mean_low", "mean_high"]
         worsts = ["worst", "worst_low", "worst_high", *(f"worst_{name}" for name in _WORST[3:])]
         return pd.DataFrame(rows, columns=["recipe", "sources", *means, *worsts, "in_domain"])
 
-    def _mean(self, counted: pd.DataFrame, drawn: Floats) -> tuple[float, float, float]:
+    def _average_recall(self, counted: pd.DataFrame, drawn: Floats) -> tuple[float, float, float]:
         low, high = stats.percentiles(paired.resample_units(drawn, self.seed), self.level)
         value = float(counted["recall"].mean())
         return (value, float(low), float(high)) if low < high else (value, np.nan, np.nan)
 
-    def _metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
+    def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Metric]:
         counted = matrix[matrix["counted"]]
         found = {}
         few = _("no source has {n} or more images", n=self.minimum)
@@ -126,23 +132,25 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         sources = Metric(float(counted["source"].nunique()), len(matrix), higher_is_better=None)
         return found | {"sources": sources}
 
-    def _warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[str]:
-        said = []
+    def _list_warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[str]:
+        messages = []
         if small := sorted(set(matrix.loc[~matrix["counted"], "source"])):
             names = ", ".join(small)
-            told = _("Excluded from mean and worst, with fewer than {n} images: {names}.", n=self.minimum, names=names)
-            said.append(told)
+            message = _(
+                "Excluded from mean and worst, with fewer than {n} images: {names}.", n=self.minimum, names=names
+            )
+            messages.append(message)
         for recipe, own in matrix.groupby("recipe", sort=False):
             if missing := sorted(set(matrix["source"]) - set(own["source"])):
-                told = _(
+                message = _(
                     "Recipe {recipe} has no run that held out {names}, unlike other recipes.",
                     recipe=recipe,
                     names=", ".join(missing),
                 )
-                said.append(told)
+                messages.append(message)
         seeds = {cell.recipe: [run.seed for run, __ in members] for cell, members in cells.items()}
-        return said + warn_about_seeds(seeds)
+        return messages + warn_about_seeds(seeds)
 
 
-def _left_out(n: int, runs: int) -> list[str]:
+def _warn_about_skipped(n: int, runs: int) -> list[str]:
     return [_("{n} of {all} runs held out no source and are skipped.", n=n, all=runs)] if n else []

@@ -46,10 +46,10 @@ def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
     found: Cells = {}
     for recipe, places in group_across_option(runs, _OPTION).items():
         for place in places:
-            for source, target, predictions in _parts(runs[place], datasets[place], runs[0]):
+            for source, target, predictions in _split_predictions(runs[place], datasets[place], runs[0]):
                 found.setdefault(Cell(recipe, source, target), []).append((runs[place], predictions))
     for cell, members in found.items():
-        _check(cell, members)
+        _check_images(cell, members)
     return found
 
 
@@ -74,23 +74,23 @@ def build_images_table(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) 
     parts = []
     for cell, members in cells.items():
         for run, one in members:
-            said = np.array(one.classes)[one.predicted]
-            told = {"path": one.paths, "group": one.groups, "prediction": said, "correct": one.correct}
-            parts.append(pd.DataFrame(cell._asdict() | {"seed": run.seed} | told))
+            predicted = np.array(one.classes)[one.predicted]
+            columns = {"path": one.paths, "group": one.groups, "prediction": predicted, "correct": one.correct}
+            parts.append(pd.DataFrame(cell._asdict() | {"seed": run.seed} | columns))
     return pd.concat(parts, ignore_index=True)
 
 
-def _parts(run: Run, dataset: Dataset, first: Run) -> Iterator[tuple[str, str, Predictions]]:
-    held = read_held_out(run)
-    assert held is not None
+def _split_predictions(run: Run, dataset: Dataset, first: Run) -> Iterator[tuple[str, str, Predictions]]:
+    held_out = read_held_out(run)
+    assert held_out is not None
     if set(run.classes) != set(first.classes):
         raise BlockError(
             f"{run.label} has the classes {', '.join(run.classes)}, {first.label} {', '.join(first.classes)}.",
             "Compare runs with the same classes.",
         )
     predictions = run.predictions(dataset).reorder(first.classes)
-    units = dataset.frame[held[0]].to_numpy(dtype=np.str_)
-    for name in held[1]:
+    units = dataset.frame[held_out[0]].to_numpy(dtype=np.str_)
+    for name in held_out[1]:
         for index, target in enumerate(first.classes):
             rows = np.flatnonzero((units == name) & (predictions.targets == index))
             if len(rows):
@@ -98,7 +98,7 @@ def _parts(run: Run, dataset: Dataset, first: Run) -> Iterator[tuple[str, str, P
                 yield name, target, predictions.take(ordered)
 
 
-def _check(cell: Cell, members: Sequence[tuple[Run, Predictions]]) -> None:
+def _check_images(cell: Cell, members: Sequence[tuple[Run, Predictions]]) -> None:
     first, predictions = members[0]
     for run, others in members:
         if not np.array_equal(others.paths, predictions.paths):

@@ -71,30 +71,30 @@ class OutOfDomain(IntervalBlock):
         Raise BlockError if the run has no out-of-domain set, one cannot be read, or `dataset` is one of them;
         GuardError if the class names are in the wrong order.
         """
-        sets = self._sets(run, dataset)
+        sets = self._read_sets(run, dataset)
         inside = run.predictions(dataset)
         training = _read_training(run)
         gaussians = None if training is None else detection.fit_gaussians(training.embeddings, training.targets)
         everything = {"in_domain": inside, **{each.name: each.predictions for each in sets}}
         for predictions in everything.values():
             check_class_order(predictions, run.allow)
-        missing = self._missing(everything.values(), training)
-        scorers = {name: how for name, how in self._scorers(training, gaussians).items() if name not in missing}
+        missing = self._explain_missing(everything.values(), training)
+        scorers = {name: how for name, how in self._select_scorers(training, gaussians).items() if name not in missing}
         scores = {name: _score(predictions, scorers) for name, predictions in everything.items()}
         result = Result("out_of_domain", dataset.name, len(inside), run.classes)
         measured, table = confidence.measure_confidence(self, dataset.name, inside, sets)
-        result.metrics = self._metrics(inside, sets, scores, missing) | measured
+        result.metrics = self._compute_metrics(inside, sets, scores, missing) | measured
         result.tables = {
             "sets": tabulate_sets(dataset.name, inside, sets),
             "confidence": table,
             "scores": tabulate_scores(dataset.name, inside, sets, scores),
         }
-        result.figures = self._figures(result, sets, list(scorers))
+        result.figures = self._draw_figures(result, sets, list(scorers))
         shrinkage = gaussians.shrinkage if gaussians is not None and "mahalanobis" in scorers else 0.0
         result.warnings = [*warnings.warn_about_scores(missing, shrinkage), *warnings.warn_about_sets(training, sets)]
         return result
 
-    def _sets(self, run: Run, dataset: Dataset) -> list[OutOfDomainSet]:
+    def _read_sets(self, run: Run, dataset: Dataset) -> list[OutOfDomainSet]:
         found = reading.read_ood_sets(run)
         if not found:
             raise BlockError(
@@ -105,7 +105,7 @@ class OutOfDomain(IntervalBlock):
                 f"{dataset.name} is an out-of-domain set itself.", "Evaluate an in-domain set, such as split=test."
             )
         self._check_names(run)
-        return [self._judged(run.classes, name, *both) for name, both in found.items()]
+        return [self._label_set(run.classes, name, *both) for name, both in found.items()]
 
     def _check_names(self, run: Run) -> None:
         """Raise ConfigError for names in the options that the run lacks; the defaults may be missing."""
@@ -122,7 +122,7 @@ class OutOfDomain(IntervalBlock):
                     f"block.out_of_domain.labels.{name}={label}: expected one of {', '.join(run.classes)}."
                 )
 
-    def _judged(self, classes: Sequence[str], name: str, other: Dataset, predictions: Predictions) -> OutOfDomainSet:
+    def _label_set(self, classes: Sequence[str], name: str, other: Dataset, predictions: Predictions) -> OutOfDomainSet:
         label = self.labels.get(name)
         if label in classes:
             targets = np.where(predictions.targets < 0, classes.index(label), predictions.targets)
@@ -131,7 +131,7 @@ class OutOfDomain(IntervalBlock):
         kind = "shifted" if shifted else "near" if name in self.near else "far"
         return OutOfDomainSet(name, kind, other, predictions)
 
-    def _scorers(self, training: Predictions | None, gaussians: detection.Gaussians | None) -> dict[str, Scorer]:
+    def _select_scorers(self, training: Predictions | None, gaussians: detection.Gaussians | None) -> dict[str, Scorer]:
         """Return the function of each requested score; those fitted on training images need `training`."""
         scorers = dict(OUTPUT_SCORERS)
         if training is not None and gaussians is not None:
@@ -140,7 +140,7 @@ class OutOfDomain(IntervalBlock):
             scorers["knn"] = lambda other: detection.knn(other.embeddings, embeddings, self.k)
         return {name: scorers[name] for name in self.scores if name in scorers}
 
-    def _missing(self, found: Collection[Predictions], training: Predictions | None) -> dict[str, str]:
+    def _explain_missing(self, found: Collection[Predictions], training: Predictions | None) -> dict[str, str]:
         """Return why each requested score that cannot be computed is missing, by name."""
         why: dict[str, str] = {}
         if not all(predictions.has_logits for predictions in found):
@@ -149,7 +149,7 @@ class OutOfDomain(IntervalBlock):
             why |= dict.fromkeys(EMBEDDING_SCORES, warnings.explain_missing_embeddings())
         return {name: why[name] for name in self.scores if name in why}
 
-    def _metrics(
+    def _compute_metrics(
         self,
         inside: Predictions,
         sets: Sequence[OutOfDomainSet],
@@ -159,7 +159,7 @@ class OutOfDomain(IntervalBlock):
         found: dict[str, Metric] = {}
         for each in sets:
             if each.kind != "shifted":
-                found |= self._detection(inside, each, scores["in_domain"], scores[each.name])
+                found |= self._compute_detection(inside, each, scores["in_domain"], scores[each.name])
                 for score, why in missing.items():
                     found |= {
                         f"{figure}/{each.name}/{score}": Metric(None, 0, higher_is_better=figure != "fpr95", reason=why)
@@ -176,7 +176,7 @@ class OutOfDomain(IntervalBlock):
                 found[f"share/{each.name}/{name}"] = share
         return found
 
-    def _detection(
+    def _compute_detection(
         self, inside: Predictions, each: OutOfDomainSet, domain: pd.DataFrame, beside: pd.DataFrame
     ) -> dict[str, Metric]:
         both = pd.concat([domain, beside], ignore_index=True)
@@ -196,7 +196,7 @@ class OutOfDomain(IntervalBlock):
         groups = np.concatenate([inside.groups, each.predictions.groups])
         return self.bootstrap(list(keys), statistic, groups, better, floors)
 
-    def _figures(self, result: Result, sets: Sequence[OutOfDomainSet], scores: Sequence[str]) -> dict[str, Figure]:
+    def _draw_figures(self, result: Result, sets: Sequence[OutOfDomainSet], scores: Sequence[str]) -> dict[str, Figure]:
         drawn = {
             "shares": figures.draw_shares(result.tables["sets"], result.metrics, result.classes),
             "confidence": figures.draw_confidence(result.tables["confidence"], result.tables["sets"], result.classes),
@@ -206,10 +206,10 @@ class OutOfDomain(IntervalBlock):
             drawn["auroc"] = figures.draw_auroc(result.metrics, result.tables["sets"], beside, scores)
             drawn["scores"] = figures.draw_histograms(result.tables["scores"], beside, scores)
         if self.gallery and any(each.should_reject.any() for each in sets):
-            drawn["gallery"] = self._gallery(sets)
+            drawn["gallery"] = self._draw_gallery(sets)
         return drawn
 
-    def _gallery(self, sets: Sequence[OutOfDomainSet]) -> Figure:
+    def _draw_gallery(self, sets: Sequence[OutOfDomainSet]) -> Figure:
         """Draw the most confident predictions for images outside all classes, or errors if every set is labelled."""
         asked = [each for each in sets if each.kind != "shifted"] or [each for each in sets if each.should_reject.any()]
         images, titles = [], []

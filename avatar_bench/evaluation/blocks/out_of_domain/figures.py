@@ -33,13 +33,15 @@ def draw_shares(table: pd.DataFrame, metrics: Mapping[str, Metric], classes: Seq
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(classes)), plots.shorten_names(classes, 18))
-    axes.set_yticks(range(len(table)), _set_names(table), fontsize=8)
+    axes.set_yticks(range(len(table)), _format_sets(table), fontsize=8)
     axes.set(xlabel=_("predicted class"))
     axes.spines[:].set_visible(False)
     for (row, column), part in np.ndenumerate(share):
         ink = "white" if part > 0.68 else "black"
         about = metrics.get(f"share/{table['set'].iat[row]}/{classes[column]}")
-        axes.text(column, row, f"{part:.0%}{_ends(about)}", ha="center", va="center", color=ink, fontsize=7.5)
+        axes.text(
+            column, row, f"{part:.0%}{_format_interval(about)}", ha="center", va="center", color=ink, fontsize=7.5
+        )
     axes.axhline(0.5, color="white", linewidth=3)
     figure.colorbar(image, ax=axes, shrink=0.9, format=PercentFormatter(1.0), label=_("share of row (%)"))
     return figure
@@ -65,7 +67,7 @@ def draw_confidence(table: pd.DataFrame, sets: pd.DataFrame, classes: Sequence[s
                 axes.hlines(place, 100 * low, 100 * high, color=colour, linewidth=1.6 if not name else 1.1)
                 axes.plot(100 * value, place, "s" if not name else "o", color=colour, markersize=4)
     left.plot(100 * sets["accuracy"], np.arange(len(sets)) - 0.4 + step / 2, "x", color="black", markersize=6)
-    names = _set_names(sets)
+    names = _format_sets(sets)
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set(xlabel=_("mean confidence (%)"), xlim=(None, 101))
@@ -95,7 +97,7 @@ def draw_auroc(
     grid = figure.subplots(lines, columns, sharey=True, sharex=True, squeeze=False)
     for axes, name in zip(grid.flat, sets, strict=False):
         for row, score in enumerate(scores):
-            _point(axes, row, metrics[f"auroc/{name}/{score}"])
+            _draw_point(axes, row, metrics[f"auroc/{name}/{score}"])
         about = table.set_index("set").loc[name]
         axes.axvline(0.5, color="black", linestyle="--", linewidth=1)
         axes.set(title=f"{plots.shorten_name(name, 22)}\n{name_kind(str(about['kind']))}, n = {about['n']}")
@@ -125,10 +127,10 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
         edges = (np.geomspace if wide else np.linspace)(low, high if high > low else low + 1, _BINS + 1)
         for axes, name in zip(line, shown, strict=True):
             beside = table[(table["set"] == name) & (table["kind"] != "in_domain")]
-            _distribution(axes, domain[score], edges, color=IN_DOMAIN_COLOUR, alpha=0.6, label=_("in domain"))
-            _distribution(axes, beside[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
+            _draw_histogram(axes, domain[score], edges, color=IN_DOMAIN_COLOUR, alpha=0.6, label=_("in domain"))
+            _draw_histogram(axes, beside[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
             if wide:
-                _logarithmic(axes)
+                _set_log_axis(axes)
         line[0].set_ylabel(name_scores()[score])
         line[0].yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes, name in zip(grid[0], shown, strict=True):
@@ -141,13 +143,13 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
     return figure
 
 
-def _set_names(table: pd.DataFrame) -> list[str]:
+def _format_sets(table: pd.DataFrame) -> list[str]:
     return [
         f"{plots.shorten_name(str(row.set), 26)}\n{name_kind(str(row.kind))}, n = {row.n}" for row in table.itertuples()
     ]
 
 
-def _point(axes: Axes, row: int, metric: Metric) -> None:
+def _draw_point(axes: Axes, row: int, metric: Metric) -> None:
     if metric.value is None:
         return
     if metric.low is not None and metric.high is not None:
@@ -157,20 +159,20 @@ def _point(axes: Axes, row: int, metric: Metric) -> None:
     axes.text(1.02, row, f"{metric.value:.3f}", va="center", fontsize=7.5, color="#404040", transform=place)
 
 
-def _ends(share: Metric | None) -> str:
+def _format_interval(share: Metric | None) -> str:
     if share is None or share.low is None or share.high is None:
         return ""
     return f"\n{100 * share.low:.0f}–{100 * share.high:.0f}"
 
 
-def _distribution(axes: Axes, values: pd.Series, edges: NDArray[np.float64], **how: Any) -> None:
+def _draw_histogram(axes: Axes, values: pd.Series, edges: NDArray[np.float64], **how: Any) -> None:
     """Draw a histogram in percent; values beyond the outer edges count in the outer bins."""
     percent = [100 / len(values)] * len(values)
     axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), weights=percent, **how)
     axes.tick_params(labelsize=7)
 
 
-def _logarithmic(axes: Axes) -> None:
+def _set_log_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())

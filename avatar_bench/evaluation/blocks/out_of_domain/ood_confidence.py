@@ -28,7 +28,7 @@ def measure_confidence(
     metrics: dict[str, Metric] = {}
     rows = []
     for of, kind, predictions in [(name, "in_domain", inside), *((s.name, s.kind, s.predictions) for s in sets)]:
-        found = _of_set(intervals, kind, predictions)
+        found = _measure_set(intervals, kind, predictions)
         metrics |= {f"{figure}/{of}": found[figure, ""] for figure in CONFIDENCE_STATISTICS}
         counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
         for label, n in [("", len(predictions)), *zip(predictions.classes, counts, strict=True)]:
@@ -41,7 +41,7 @@ def measure_confidence(
     return metrics, pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
-def _of_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> dict[tuple[str, str], Metric]:
+def _measure_set(intervals: IntervalOptions, kind: str, predictions: Predictions) -> dict[tuple[str, str], Metric]:
     """Return mean and standard deviation of the confidence by predicted class, with "" for all images."""
     confidence, classes = predictions.confidence, predictions.classes
     parts = np.column_stack([np.ones(len(predictions)), np.eye(len(classes))[predictions.predicted]])

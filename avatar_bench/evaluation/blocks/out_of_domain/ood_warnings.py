@@ -26,44 +26,44 @@ def explain_missing_logits() -> str:
 
 def warn_about_scores(missing: Mapping[str, str], shrinkage: float) -> list[str]:
     """Return warnings about `missing` scores, by reason, and about a covariance shrunk by a weight above 0."""
-    said = []
+    messages = []
     for why in dict.fromkeys(missing.values()):
         scores = ", ".join(name for name, reason in missing.items() if reason == why)
-        said.append(_("Not computed: {scores}; {why}.", scores=scores, why=why))
+        messages.append(_("Not computed: {scores}; {why}.", scores=scores, why=why))
     if shrinkage > 0:
-        told = _(
+        message = _(
             "mahalanobis: the covariance of the training embeddings is ill-conditioned and was shrunk by {weight}.",
             weight=f"{shrinkage:.2g}",
         )
-        said.append(told)
-    return said
+        messages.append(message)
+    return messages
 
 
 def warn_about_sets(training: Predictions | None, sets: Sequence[OutOfDomainSet]) -> list[str]:
     """Return warnings about sets that are small, partly labelled, or share sources with the training images."""
-    return [line for each in sets for line in _of_set(training, each)]
+    return [line for each in sets for line in _warn_about_set(training, each)]
 
 
-def _of_set(training: Predictions | None, each: OutOfDomainSet) -> list[str]:
-    said = []
+def _warn_about_set(training: Predictions | None, each: OutOfDomainSet) -> list[str]:
+    messages = []
     n, known = len(each.predictions), int((each.predictions.targets >= 0).sum())
     if n < _FEW:
-        said.append(_("{name} has only {n} images: note the wide intervals.", name=each.name, n=n))
+        messages.append(_("{name} has only {n} images: note the wide intervals.", name=each.name, n=n))
     if 0 < known < n:
-        told = _(
+        message = _(
             "{n} of {all} images of {name} have no label and do not count in its accuracy.",
             n=n - known,
             all=n,
             name=each.name,
         )
-        said.append(told)
+        messages.append(message)
     seen = set(training.sources) & set(each.predictions.sources) - {""} if training is not None else set()
     if seen:
-        told = _(
+        message = _(
             "{name} shares sources with the training data ({sources}): the network may recognise "
             "its images by their source.",
             name=each.name,
             sources=", ".join(sorted(seen)),
         )
-        said.append(told)
-    return said
+        messages.append(message)
+    return messages

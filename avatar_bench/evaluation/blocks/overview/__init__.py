@@ -38,12 +38,12 @@ class Overview(CompareBlock):
         name = datasets[0].name
         saved = [{block: run.saved(block, name) for block in tables.MAIN_METRICS} for run in runs]
         result = Result("overview", name, len(datasets[0]), tuple(runs[0].classes))
-        result.metrics = {f"accuracy/{run.label}": _accuracy(one) for run, one in zip(runs, saved, strict=True)}
+        result.metrics = {f"accuracy/{run.label}": _get_accuracy(one) for run, one in zip(runs, saved, strict=True)}
         result.tables = {
             "runs": tables.build_runs_table(runs, saved, self.ood_score),
             "missing": tables.list_missing(runs, saved, self.ood_score),
         }
-        result.warnings = _warnings(result)
+        result.warnings = _list_warnings(result)
         charts = {
             "by_class": tables.tabulate_classes(runs, saved),
             "robustness": tables.tabulate_robustness(runs, saved, CORRUPTION_KINDS),
@@ -70,25 +70,25 @@ class Overview(CompareBlock):
         return result
 
 
-def _accuracy(results: tables.Saved) -> Metric:
+def _get_accuracy(results: tables.Saved) -> Metric:
     found = results["blind_test"]
     if found is None or "accuracy" not in found.metrics:
         return Metric(None, 0, reason=_("no usable Result of {block}", block="blind_test"))
     return found.metrics["accuracy"]
 
 
-def _warnings(result: Result) -> list[str]:
-    said = []
+def _list_warnings(result: Result) -> list[str]:
+    messages = []
     table, lacking = result.tables["runs"], result.tables["missing"]
-    apart = table.groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
-    if len(apart := apart[apart.index != ""]) > 1:
-        said.append(_("The runs were evaluated on different images: {groups}.", groups=" | ".join(apart)))
+    groups = table.groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
+    if len(groups := groups[groups.index != ""]) > 1:
+        messages.append(_("The runs were evaluated on different images: {groups}.", groups=" | ".join(groups)))
     mixed = table.loc[table["data_fingerprint"].str.contains("|", regex=False), "run"]
     if len(mixed):
-        said.append(_("The results of one run come from different images: {names}.", names=", ".join(mixed)))
+        messages.append(_("The results of one run come from different images: {names}.", names=", ".join(mixed)))
     networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to inspect or time
     absent = lacking[(lacking["metric"] == "") & lacking["run"].isin(networks)]
     for name, rows in absent.groupby("run", sort=False):
         blocks = ", ".join(rows["block"])
-        said.append(_("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
-    return said
+        messages.append(_("{name} has no usable Result of {blocks}.", name=name, blocks=blocks))
+    return messages

@@ -29,7 +29,7 @@ def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw the recall, precision and F1 of each class, with intervals."""
     classes = ["", *dict.fromkeys(table.loc[table["class"] != "", "class"])]
     words = {name: plots.shorten_name(name, 18) or _("all classes") for name in classes}
-    figure = _figure_of_dots(10.2, len(classes), looks)
+    figure = _create_dot_figure(10.2, len(classes), looks)
     titles = {
         "recall": _("Recall; all classes: accuracy (%)"),
         "precision": _("Precision; all classes: mean (%)"),
@@ -37,7 +37,7 @@ def draw_classes(table: pd.DataFrame, looks: RunStyles) -> Figure:
     }
     for axes, (kind, title) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
         part = table[table["kind"] == kind]
-        _dots(axes, part.assign(of=part["class"]), words, looks)
+        _draw_dots(axes, part.assign(of=part["class"]), words, looks)
         axes.set_title(title)
     looks.legend(figure, list(table["run"]))
     return figure
@@ -48,9 +48,9 @@ def draw_robustness(table: pd.DataFrame, looks: RunStyles) -> Figure:
     """Draw clean accuracy, accuracy under each corruption and their mean, with intervals; chance is marked."""
     words = {"clean": _("clean"), **name_corruptions(), "robustness": _("mean of the five")}
     words = {name: word for name, word in words.items() if name in set(table["metric"])}
-    figure = _figure_of_dots(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
+    figure = _create_dot_figure(6.4 if len(looks.models) <= _FEW else 8.4, len(words), looks)
     axes = figure.subplots()
-    _dots(axes, table.assign(of=table["metric"]), words, looks)
+    _draw_dots(axes, table.assign(of=table["metric"]), words, looks)
     axes.set_xlabel(_("accuracy at severity 3 (%)"))
     chance = table["floor"].dropna().unique()
     if len(chance) == 1:
@@ -117,7 +117,7 @@ def draw_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
         axes.plot(own["value"], [row] * len(own), color=plots.GREY, linewidth=0.8, zorder=1)
         for __, about in own.iterrows():
             wrong = about["metric"] == "mean_confidence_incorrect"
-            _mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
+            _draw_mark(axes, row, about, looks, markerfacecolor="white" if wrong else None)
     axes.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     figure.supxlabel(_("mean confidence (%; filled: correct predictions, hollow: incorrect)"), fontsize=9)
@@ -141,7 +141,7 @@ def draw_ood_confidence(table: pd.DataFrame, looks: RunStyles) -> Figure:
             both = pd.concat([part[part["run"] == label] for part in (inside, table[table["set"] == name])])
             axes.plot(both["value"], [row] * len(both), color=plots.GREY, linewidth=0.8, zorder=1)
             for __, about in both.iterrows():
-                _mark(axes, row, about, looks, markerfacecolor=None if about["kind"] == "in_domain" else "white")
+                _draw_mark(axes, row, about, looks, markerfacecolor=None if about["kind"] == "in_domain" else "white")
         axes.set_title(f"{plots.shorten_name(name, 22)}\n{name_kind(kinds[name])}", fontsize=8.5)
         plots.format_percent_axis(axes.xaxis)
         axes.grid(axis="x")
@@ -160,7 +160,7 @@ def draw_ood_shares(table: pd.DataFrame, looks: RunStyles) -> Figure:
         for name in list(kinds)[:_MOST_SETS]
     }
     table = table.rename(columns={"share": "value"})
-    return _heatmap(table, panels, looks, _("share of predictions (%)"), "Blues", (0, 1))
+    return _draw_heatmap(table, panels, looks, _("share of predictions (%)"), "Blues", (0, 1))
 
 
 @plots.use_style()
@@ -174,7 +174,7 @@ def draw_bias(table: pd.DataFrame, looks: RunStyles) -> Figure:
     panels = {word: table["on"] == kind for kind, word in words.items() if (table["on"] == kind).any()}
     most = max(0.05, float(table["excess"].abs().max()))
     label = _("predicted too often (points)")
-    return _heatmap(table.rename(columns={"excess": "value"}), panels, looks, label, "PuOr_r", (-most, most))
+    return _draw_heatmap(table.rename(columns={"excess": "value"}), panels, looks, label, "PuOr_r", (-most, most))
 
 
 @plots.use_style()
@@ -192,7 +192,7 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
         "activation": _("activation"),
         "pretraining": _("pretraining"),
     }
-    columns = {head: [_trait(name, each) for each in table[name]] for name, head in heads.items()}
+    columns = {head: [_format_trait(name, each) for each in table[name]] for name, head in heads.items()}
     widths = [
         3 + max(len(line) for text in (fill(head, 14), *cells) for line in text.split("\n"))
         for head, cells in columns.items()
@@ -215,7 +215,7 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
     left.spines[:].set_visible(False)
     titles = {"params_m": _("parameters (millions)"), "macs_g": _("multiply-adds (billions)")}
     for axes, (name, title) in zip(bars, titles.items(), strict=True):
-        _bars(axes, table[name], looks, title)
+        _draw_bars(axes, table[name], looks, title)
     return figure
 
 
@@ -237,7 +237,7 @@ def draw_speed_size(table: pd.DataFrame, looks: RunStyles) -> Figure:
             axes.vlines(row[name], row[f"{speed}_low"], row[f"{speed}_high"], color=look["color"], linewidth=1.4)
             if name == "accuracy":
                 axes.hlines(row[speed], row[f"{name}_low"], row[f"{name}_high"], color=look["color"], linewidth=1.1)
-            axes.plot(row[name], row[speed], markersize=7, **look, **_on(row["device"]))
+            axes.plot(row[name], row[speed], markersize=7, **look, **_style_device(row["device"]))
         axes.set_xlabel(title)
         axes.grid(True)
         if name == "accuracy":
@@ -261,10 +261,10 @@ def draw_costs(table: pd.DataFrame, looks: RunStyles) -> Figure:
     figure = plots.create_figure(10.2, 1.2 + (0.18 + 0.16 * len(devices)) * len(labels))
     times, *sizes = figure.subplots(1, 3, sharey=True)
     title = _("milliseconds per image (hollow: GPU)") if devices != ["cpu"] else _("milliseconds per image")
-    _bars(times, table.set_index("run")["latency_ms"], looks, title, table, devices)
+    _draw_bars(times, table.set_index("run")["latency_ms"], looks, title, table, devices)
     titles = {"weights_mb": _("weights (MB)"), "peak_memory_mb": _("peak memory (MB)")}
     for axes, (name, title) in zip(sizes, titles.items(), strict=True):
-        _bars(axes, table.drop_duplicates("run").set_index("run")[name].loc[labels], looks, title)
+        _draw_bars(axes, table.drop_duplicates("run").set_index("run")[name].loc[labels], looks, title)
     times.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     times.set_ylim(len(labels) - 0.5, -0.5)
     return figure
@@ -294,18 +294,18 @@ def draw_history(table: pd.DataFrame, looks: RunStyles) -> Figure:
     return figure
 
 
-def _figure_of_dots(width: float, groups: int, looks: RunStyles) -> Figure:
+def _create_dot_figure(width: float, groups: int, looks: RunStyles) -> Figure:
     a_group = 0.16 + 0.13 * len(looks.labels)
     return plots.create_figure(width, 1.0 + groups * max(0.36, a_group) + looks.height(width))
 
 
-def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: RunStyles) -> None:
+def _draw_dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: RunStyles) -> None:
     """Draw the value and interval of each run, one below the other, grouped by the column `of`."""
     n = len(looks.labels)
     offsets = (np.arange(n) - (n - 1) / 2) * min(0.28, 0.78 / max(1, n - 1))
     for place, name in enumerate(words):
         for __, about in table[table["of"] == name].iterrows():
-            _mark(axes, place + float(offsets[looks.labels.index(str(about["run"]))]), about, looks)
+            _draw_mark(axes, place + float(offsets[looks.labels.index(str(about["run"]))]), about, looks)
         if place:
             axes.axhline(place - 0.5, color=plots.GREY, linewidth=0.6)
     axes.set_yticks(range(len(words)), list(words.values()))
@@ -315,17 +315,17 @@ def _dots(axes: Axes, table: pd.DataFrame, words: Mapping[str, str], looks: RunS
     axes.grid(axis="x")
 
 
-def _mark(axes: Axes, place: float, about: pd.Series, looks: RunStyles, **style: Any) -> None:
+def _draw_mark(axes: Axes, place: float, about: pd.Series, looks: RunStyles, **style: Any) -> None:
     look = looks.of(str(about["run"]))
     axes.hlines(place, about["low"], about["high"], color=look["color"], linewidth=1.4)
     axes.plot(about["value"], place, markersize=5, **look, **style)
 
 
-def _on(device: str) -> dict[str, Any]:
+def _style_device(device: str) -> dict[str, Any]:
     return {} if device == "cpu" else {"markerfacecolor": "white"}
 
 
-def _trait(name: str, value: object) -> str:
+def _format_trait(name: str, value: object) -> str:
     """Format a trait for a table cell: at most two lines, a dash if empty."""
     text = "" if name == "squeeze_excitation" and not value else str(value)
     words = {"scratch": _("none"), "self-attention": _("self-attention")}
@@ -336,7 +336,7 @@ def _trait(name: str, value: object) -> str:
     return ",\n".join([parts[0], ", ".join(parts[1:])]) if len(parts) > 1 and len(text) > 14 else text or "–"
 
 
-def _bars(
+def _draw_bars(
     axes: Axes,
     values: pd.Series,
     looks: RunStyles,
@@ -366,7 +366,7 @@ def _bars(
     axes.grid(axis="x")
 
 
-def _heatmap(
+def _draw_heatmap(
     table: pd.DataFrame,
     panels: Mapping[str, pd.Series],
     looks: RunStyles,
@@ -385,7 +385,7 @@ def _heatmap(
             np.ma.masked_invalid(shown.to_numpy()), vmin=limits[0], vmax=limits[1], aspect="auto", cmap=cmap
         )
         for (row, column), value in np.ndenumerate(shown.to_numpy()):
-            _number(axes, row, column, float(value), limits)
+            _draw_number(axes, row, column, float(value), limits)
         axes.set_xticks(
             range(len(classes)), [plots.shorten_name(name, 14) for name in classes], rotation=40, ha="right"
         )
@@ -397,7 +397,7 @@ def _heatmap(
     return figure
 
 
-def _number(axes: Axes, row: int, column: int, value: float, limits: tuple[float, float]) -> None:
+def _draw_number(axes: Axes, row: int, column: int, value: float, limits: tuple[float, float]) -> None:
     low, high = limits
     strong = abs(value) > 0.6 * high
     points = 0 if np.isnan(value) else round(100 * value)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def _mixes() -> dict[str, dict[str, float] | None]:
+def _build_default_mixes() -> dict[str, dict[str, float] | None]:
     frequent = {"50-25-25": 0.5, "70-15-15": 0.7, "80-10-10": 0.8}
     return {
         name: {"drawing": share, "real": round((1 - share) / 2, 3), "generated": round((1 - share) / 2, 3)}
@@ -42,7 +42,7 @@ class PriorShift(IntervalBlock):
     each class in training (None: read from the run).
     """
 
-    mixes: dict[str, dict[str, float] | None] = field(default_factory=_mixes)
+    mixes: dict[str, dict[str, float] | None] = field(default_factory=_build_default_mixes)
     shares: list[float] = field(default_factory=lambda: [0.1, 0.3, 0.5, 0.7, 0.9])
     training: dict[str, float] | None = None
 
@@ -67,32 +67,34 @@ class PriorShift(IntervalBlock):
         predictions = asked.take(labelled_rows(asked, dataset))
         _require_each_class(predictions, dataset)
         check_class_order(predictions, run.allow)
-        mixes = self._mixes_of(run.classes)
-        training, origin = self._training_shares(run)
-        found = {name: self._judge(predictions, training, prior) for name, prior in mixes.items()}
-        turns = self._turns(predictions, training)
+        mixes = self._select_mixes(run.classes)
+        training, origin = self._read_training_shares(run)
+        found = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
+        varied = self._vary_shares(predictions, training)
         result = Result("prior_shift", dataset.name, len(predictions), run.classes)
         result.metrics = {
             f"{column}/{name}": found[name][column] for column in prior_shift.PRIOR_SHIFT_COLUMNS for name in mixes
         }
         result.tables = {
-            "mixes": self._in_order_of_mixes(
-                pd.DataFrame([_row(name, "", mixes[name], found[name], run.classes) for name in mixes] + turns)
+            "mixes": self._sort_share_columns(
+                pd.DataFrame([_build_row(name, "", mixes[name], found[name], run.classes) for name in mixes] + varied)
             ),
-            "priors": pd.concat([_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]),
-            "predictions": _predictions_table(predictions),
+            "priors": pd.concat(
+                [_build_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]
+            ),
+            "predictions": _build_predictions_table(predictions),
         }
         shares = dict(zip(run.classes, training.tolist(), strict=True))
         table = result.tables["mixes"]
         result.figures["mixes"] = figures.draw_mixes(table[table["frequent"] == ""])
-        if turns:
+        if varied:
             result.figures["shares"] = figures.draw_shares(table, run.classes, shares)
         result.provenance["training_shares"] = shares
         result.provenance["training_shares_from"] = origin
-        result.warnings = self._warnings(mixes, len(asked) - len(predictions))
+        result.warnings = self._list_warnings(mixes, len(asked) - len(predictions))
         return result
 
-    def _mixes_of(self, classes: tuple[str, ...]) -> dict[str, Floats]:
+    def _select_mixes(self, classes: tuple[str, ...]) -> dict[str, Floats]:
         """Return the proportions (C,) of each mix whose classes the run knows; raise BlockError if there is none."""
         fitting = {
             name: np.array([mix.get(one, 0.0) for one in classes])
@@ -106,7 +108,7 @@ class PriorShift(IntervalBlock):
             )
         return fitting
 
-    def _in_order_of_mixes(self, table: pd.DataFrame) -> pd.DataFrame:
+    def _sort_share_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """Sort the columns of proportions by the order of the classes in the mixes: drawing, real, generated."""
         named = dict.fromkeys(f"share_{name}" for mix in self.mixes.values() for name in mix or ())
         shares = [name for name in map(str, table) if name.startswith("share_")]
@@ -115,7 +117,7 @@ class PriorShift(IntervalBlock):
             ["mix", "frequent", *ordered, *(name for name in table if name not in {"mix", "frequent", *shares})]
         ]
 
-    def _training_shares(self, run: Run) -> tuple[Floats, str]:
+    def _read_training_shares(self, run: Run) -> tuple[Floats, str]:
         """Return the class proportions (C,) that training used, and where they were read."""
         if self.training is not None:
             if set(self.training) != set(run.classes):
@@ -132,7 +134,7 @@ class PriorShift(IntervalBlock):
             seen = np.bincount(run.training().targets, minlength=len(run.classes))
         return seen / seen.sum(), "train split"
 
-    def _judge(self, predictions: Predictions, training: Floats, prior: Floats) -> dict[str, Metric]:
+    def _compute_metrics(self, predictions: Predictions, training: Floats, prior: Floats) -> dict[str, Metric]:
         """Compute each of COLUMNS, and the estimated proportion of each class as `estimate/<class>`."""
         mix = prior_shift.PriorShiftStatistic(
             predictions.logits.astype(np.float64) / predictions.temperature, predictions.targets, training, prior
@@ -142,24 +144,26 @@ class PriorShift(IntervalBlock):
         better = dict.fromkeys(names, True) | {"prior_error": False}
         return self.bootstrap(names, mix, predictions.groups, better, floors)
 
-    def _turns(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
+    def _vary_shares(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
         """Return the rows of the mixes that assign each of `shares` to each class in turn."""
         rows, classes = [], predictions.classes
         for index, frequent in enumerate(classes):
             for share in self.shares:
                 prior = prior_shift.make_prior(index, share, len(classes))
-                found = self._judge(predictions, training, prior)
-                rows.append(_row(f"{frequent} {share:g}", frequent, prior, found, classes))
+                found = self._compute_metrics(predictions, training, prior)
+                rows.append(_build_row(f"{frequent} {share:g}", frequent, prior, found, classes))
         return rows
 
-    def _warnings(self, mixes: dict[str, Floats], unknown: int) -> list[str]:
-        said = []
+    def _list_warnings(self, mixes: dict[str, Floats], unknown: int) -> list[str]:
+        messages = []
         if unknown:
-            said.append(_("{n} images without a label are left out", n=unknown))
+            messages.append(_("{n} images without a label are left out", n=unknown))
         left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
         if left:
-            said.append(_("mixes with classes that the run does not have are left out: {names}", names=", ".join(left)))
-        return said
+            messages.append(
+                _("mixes with classes that the run does not have are left out: {names}", names=", ".join(left))
+            )
+        return messages
 
 
 def _is_mix(mix: dict[str, float]) -> bool:
@@ -174,7 +178,9 @@ def _require_each_class(predictions: Predictions, dataset: Dataset) -> None:
         )
 
 
-def _row(mix: str, frequent: str, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]) -> dict[str, Any]:
+def _build_row(
+    mix: str, frequent: str, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
+) -> dict[str, Any]:
     shares = {f"share_{name}": float(share) for name, share in zip(classes, prior, strict=True)}
     row: dict[str, Any] = {"mix": mix, "frequent": frequent, **shares}
     for column in prior_shift.PRIOR_SHIFT_COLUMNS:
@@ -185,7 +191,7 @@ def _row(mix: str, frequent: str, prior: Floats, found: dict[str, Metric], class
     return row
 
 
-def _priors(
+def _build_priors(
     mix: str, training: Floats, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
 ) -> pd.DataFrame:
     estimates = [found[f"estimate/{name}"] for name in classes]
@@ -202,7 +208,7 @@ def _priors(
     )
 
 
-def _predictions_table(predictions: Predictions) -> pd.DataFrame:
+def _build_predictions_table(predictions: Predictions) -> pd.DataFrame:
     names, columns = np.array(predictions.classes), [f"prob_{name}" for name in predictions.classes]
     table = pd.DataFrame({"path": predictions.paths, "target": names[predictions.targets], "group": predictions.groups})
     return pd.concat([table, pd.DataFrame(predictions.probabilities, columns=columns)], axis=1)

@@ -56,13 +56,13 @@ class Robustness(IntervalBlock):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        valid = _some_of(self.severities, SEVERITIES) and 3 in self.severities
+        valid = _is_subset(self.severities, SEVERITIES) and 3 in self.severities
         self.require("severities", valid, "some of 1, 2, 3, 4, 5, with 3 among them")
-        valid = _some_of(self.corruptions, CORRUPTION_KINDS) and len(self.corruptions) > 0
+        valid = _is_subset(self.corruptions, CORRUPTION_KINDS) and len(self.corruptions) > 0
         self.require("corruptions", valid, f"one or more of {', '.join(CORRUPTION_KINDS)}")
         self.require("at", self.at in RESOLUTIONS, " or ".join(RESOLUTIONS))
         self.require(
-            "delivery", _some_of(self.delivery, DELIVERY_TIERS), f"some of {', '.join(DELIVERY_TIERS)}, or none"
+            "delivery", _is_subset(self.delivery, DELIVERY_TIERS), f"some of {', '.join(DELIVERY_TIERS)}, or none"
         )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
@@ -74,16 +74,16 @@ class Robustness(IntervalBlock):
         rows = labelled_rows(asked, dataset)
         clean = asked.take(rows)
         check_class_order(clean, run.allow)
-        variations = self._variations()
+        variations = self._list_variations()
         varied = run.variations(dataset, list(variations.values()))
         found = {"clean": clean, **{name: one.take(rows) for name, one in zip(variations, varied, strict=True)}}
-        accuracies = self._shares(found, floor=1 / len(clean.classes))
-        one_class = self._one_class(found)
+        accuracies = self._compute_accuracies(found, floor=1 / len(clean.classes))
+        one_class = self._compute_one_class(found)
         result = Result("robustness", dataset.name, len(rows), clean.classes)
-        result.metrics = self._metrics(accuracies, self._paired(found), one_class)
+        result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
         result.tables = {
             "severities": tables.tabulate_severities(accuracies, len(rows)),
-            "recalls": tables.tabulate_recalls(self._recalls(found), clean),
+            "recalls": tables.tabulate_recalls(self._compute_recalls(found), clean),
             "bias": tables.tabulate_bias(one_class, self.corruptions, clean.classes),
             "one_class": tables.count_moved_predictions(found, self.corruptions),
             "predictions": tables.tabulate_predictions(found),
@@ -91,28 +91,28 @@ class Robustness(IntervalBlock):
         if self.delivery:
             result.tables["delivery"] = tables.tabulate_delivery(result.metrics, self.delivery, len(rows))
         result.figures = figures.draw(result)
-        result.figures |= self._images(run, dataset, rows, found, variations)
-        result.warnings = _warnings(clean, len(asked), accuracies["clean"])
+        result.figures |= self._draw_images(run, dataset, rows, found, variations)
+        result.warnings = _list_warnings(clean, len(asked), accuracies["clean"])
         return result
 
-    def _variations(self) -> dict[str, Variation]:
+    def _list_variations(self) -> dict[str, Variation]:
         corrupted = {f"{kind}/{k}": Corruption(kind, k, self.at) for kind in self.corruptions for k in self.severities}
         return {**corrupted, **{f"delivery/{tier}": Delivery(tier) for tier in self.delivery}}
 
     @property
-    def _whole(self) -> bool:
+    def _has_all_corruptions(self) -> bool:
         return len(self.corruptions) == len(CORRUPTION_KINDS)
 
-    def _recalls(self, found: PredictionsByVariation) -> dict[str, dict[str, Metric]]:
+    def _compute_recalls(self, found: PredictionsByVariation) -> dict[str, dict[str, Metric]]:
         clean = found["clean"]
         mine = {name: np.flatnonzero(clean.targets == index) for index, name in enumerate(clean.classes)}
         return {
-            name: self._shares({variation: one.take(rows) for variation, one in found.items()})
+            name: self._compute_accuracies({variation: one.take(rows) for variation, one in found.items()})
             for name, rows in mine.items()
             if len(rows)
         }
 
-    def _shares(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
+    def _compute_accuracies(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
         """Compute the accuracy under each variation, with one bootstrap for all."""
         groups = found["clean"].groups
         hits = {name: one.correct for name, one in found.items()}
@@ -128,7 +128,7 @@ class Robustness(IntervalBlock):
         spread = {name: metric for name, metric in joint.items() if metric.interval}
         return {name: spread.get(name) or self.share(hit, groups, floor=floor) for name, hit in hits.items()}
 
-    def _metrics(
+    def _collect_metrics(
         self,
         accuracies: Mapping[str, Metric],
         paired: Mapping[str, Metric],
@@ -145,21 +145,23 @@ class Robustness(IntervalBlock):
             **{name: metric for name, metric in paired.items() if name not in MEAN_METRICS},
             **{name: metric for name, metric in accuracies.items() if name.startswith("delivery/")},
             **{
-                f"{what}/{c}": one if self._whole else replace(lacking, higher_is_better=one.higher_is_better)
+                f"{what}/{c}": one
+                if self._has_all_corruptions
+                else replace(lacking, higher_is_better=one.higher_is_better)
                 for (what, kind, c), one in one_class.items()
                 if not kind
             },
         }
 
-    def _paired(self, found: PredictionsByVariation) -> dict[str, Metric]:
+    def _compute_paired(self, found: PredictionsByVariation) -> dict[str, Metric]:
         """Compute the metrics that compare or average accuracies of the same images."""
         table = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
 
         def statistic(weights: Floats) -> Floats:
             accuracy = weights @ table / weights.sum(axis=1, keepdims=True)
-            return np.column_stack(list(self._figures(dict(zip(found, accuracy.T, strict=True))).values()))
+            return np.column_stack(list(self._derive_metrics(dict(zip(found, accuracy.T, strict=True))).values()))
 
-        names = list(self._figures(dict.fromkeys(found, np.ones(1))))
+        names = list(self._derive_metrics(dict.fromkeys(found, np.ones(1))))
         return self.bootstrap(
             names,
             statistic,
@@ -169,14 +171,14 @@ class Robustness(IntervalBlock):
             reason=_("no clean image is classified correctly"),
         )
 
-    def _figures(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
+    def _derive_metrics(self, accuracy: Mapping[str, Floats]) -> dict[str, Floats]:
         """Compute drops, relative accuracies and means (B,) from the accuracy under each variation (B,)."""
         clean = accuracy["clean"]
         kept = {kind: accuracy[f"{kind}/3"] for kind in self.corruptions}
         figures: dict[str, Floats] = {}
-        if self._whole:
+        if self._has_all_corruptions:
             kept["robustness"] = figures["robustness"] = np.mean(list(kept.values()), axis=0)
-        if self._whole and len(self.severities) == len(SEVERITIES):
+        if self._has_all_corruptions and len(self.severities) == len(SEVERITIES):
             corrupted = [accuracy[f"{kind}/{k}"] for kind in CORRUPTION_KINDS for k in SEVERITIES]
             figures["mean_over_severities"] = np.mean(corrupted, axis=0)
         kept |= {f"delivery/{tier}": accuracy[f"delivery/{tier}"] for tier in self.delivery}
@@ -184,7 +186,7 @@ class Robustness(IntervalBlock):
         some = np.where(clean > 0, clean, np.nan)
         return figures | {f"relative/{name}": share / some for name, share in kept.items()}
 
-    def _one_class(self, found: PredictionsByVariation) -> dict[tuple[str, str, str], Metric]:
+    def _compute_one_class(self, found: PredictionsByVariation) -> dict[tuple[str, str, str], Metric]:
         """Return the metrics of the one-class test by ("bias" or "fragility", corruption or "" for the mean, class)."""
         clean, size = found["clean"], len(found["clean"].classes)
 
@@ -204,7 +206,7 @@ class Robustness(IntervalBlock):
         found_by_name = self.bootstrap(names, statistic, clean.groups, better, floors=dict.fromkeys(names, 0.0))
         return dict(zip(keys, found_by_name.values(), strict=True))
 
-    def _images(
+    def _draw_images(
         self,
         run: Run,
         dataset: Dataset,
@@ -218,20 +220,20 @@ class Robustness(IntervalBlock):
         row = int(rows[typical])
         image, seed = dataset.image(row), derive_seed(str(dataset.frame["sha256"].iat[row]))
         shown = {name: apply_variation(one, image, run.preprocessing, seed) for name, one in variations.items()}
-        verdicts = {name: one.take(np.array([typical])) for name, one in found.items()}
-        return figures.draw_images({"clean": run.preprocessing(image), **shown}, verdicts)
+        predictions = {name: one.take(np.array([typical])) for name, one in found.items()}
+        return figures.draw_images({"clean": run.preprocessing(image), **shown}, predictions)
 
 
-def _some_of(given: Collection[object], whole: Collection[object]) -> bool:
+def _is_subset(given: Collection[object], whole: Collection[object]) -> bool:
     return len(set(given)) == len(given) and set(given) <= set(whole)
 
 
-def _warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[str]:
-    said = warn_unlabelled(asked - len(clean), asked)
+def _list_warnings(clean: Predictions, asked: int, accuracy: Metric) -> list[str]:
+    messages = warn_unlabelled(asked - len(clean), asked)
     counts = np.bincount(clean.targets, minlength=len(clean.classes))
-    said += [
+    messages += [
         _("The set has no image of class {name}.", name=n) for n, k in zip(clean.classes, counts, strict=True) if not k
     ]
     if accuracy.low is not None and accuracy.low <= 1 / len(clean.classes):
-        said.append(_("Clean accuracy is not significantly above chance, so drops in accuracy mean little."))
-    return said
+        messages.append(_("Clean accuracy is not significantly above chance, so drops in accuracy mean little."))
+    return messages

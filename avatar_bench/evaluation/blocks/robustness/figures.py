@@ -42,8 +42,8 @@ def draw_bars(metrics: Mapping[str, Metric], names: Sequence[str], n: int, chanc
         np.array([getattr(one, end) for one in shown.values()], dtype=float) for end in ("value", "low", "high")
     )
     label = _("accuracy (%)")
-    said = [name_variation(name) for name in shown]
-    return plots.draw_interval_bars(said, value, low, high, [n] * len(shown), label=label, chance=chance)
+    labels = [name_variation(name) for name in shown]
+    return plots.draw_interval_bars(labels, value, low, high, [n] * len(shown), label=label, chance=chance)
 
 
 @plots.use_style()
@@ -53,7 +53,7 @@ def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequenc
     figure = plots.create_figure(0.8 + 1.75 * max(2, len(kinds)), 2.9)
     panels = np.atleast_1d(figure.subplots(1, len(kinds), sharey=True))
     for axes, kind in zip(panels, kinds, strict=True):
-        _recall_lines(axes, recalls, kind, classes)
+        _draw_recall_lines(axes, recalls, kind, classes)
         rows = table[table["corruption"].isin(["clean", kind])]
         low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
         axes.fill_between(rows["severity"], low, high, color="black", alpha=0.15, linewidth=0)
@@ -81,7 +81,7 @@ def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     }
     for axes, (what, title) in zip((left, right), titles.items(), strict=True):
         for index, name in enumerate(classes):
-            _dots(axes, table[table["class"] == name], what, index, len(classes))
+            _draw_dots(axes, table[table["class"] == name], what, index, len(classes))
         axes.axvline(0, color="black", linewidth=1)
         axes.set_xlabel(title)
         axes.grid(axis="x")
@@ -92,13 +92,13 @@ def draw_one_class(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def draw_images(images: Mapping[str, Image], verdicts: Mapping[str, Predictions]) -> dict[str, Figure]:
+def draw_images(images: Mapping[str, Image], predictions: Mapping[str, Predictions]) -> dict[str, Figure]:
     """Draw one image under every corruption and severity, and after every tier, with its predictions."""
     corrupted = {name: image for name, image in images.items() if not name.startswith("delivery/")}
-    drawn = {"images": _corruption_wall(corrupted, verdicts)}
+    drawn = {"images": _draw_corruption_wall(corrupted, predictions)}
     if len(corrupted) < len(images):
         shown = [name for name in images if name == "clean" or name not in corrupted]
-        titles = [f"{name_variation(name)}\n{_format_prediction(verdicts[name])[0]}" for name in shown]
+        titles = [f"{name_variation(name)}\n{_format_prediction(predictions[name])[0]}" for name in shown]
         drawn["images_delivered"] = plots.draw_gallery([images[name] for name in shown], titles)
     return drawn
 
@@ -121,22 +121,22 @@ def name_variation(name: str) -> str:
 
 
 @plots.use_style()
-def _corruption_wall(images: Mapping[str, Image], verdicts: Mapping[str, Predictions]) -> Figure:
+def _draw_corruption_wall(images: Mapping[str, Image], predictions: Mapping[str, Predictions]) -> Figure:
     pairs = [name.split("/") for name in images if name != "clean"]
     kinds, levels = list(dict.fromkeys(kind for kind, __ in pairs)), sorted({level for __, level in pairs})
     figure = plots.create_figure(1.3 * (len(levels) + 1) + 0.3, 1.5 * len(kinds) + 0.3)
     grid = figure.subplots(len(kinds), len(levels) + 1, squeeze=False)
     for row, kind in zip(grid, kinds, strict=True):
         for axes, name in zip(row, ["clean", *(f"{kind}/{level}" for level in levels)], strict=True):
-            said, index = _format_prediction(verdicts[name])
+            text, index = _format_prediction(predictions[name])
             axes.imshow(images[name])
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            axes.set_xlabel(said, fontsize=7, color=plots.get_colour(index))
+            axes.set_xlabel(text, fontsize=7, color=plots.get_colour(index))
         row[0].set_ylabel(name_variation(kind))
     for axes, level in zip(grid[0], ["0", *levels], strict=True):
         axes.set_title(_("severity {k}", k=level) if level != "0" else _("clean"), fontsize=9)
-    clean = verdicts["clean"]
+    clean = predictions["clean"]
     figure.supxlabel(_("true class: {name}", name=clean.classes[int(clean.targets[0])]), fontsize=9)
     return figure
 
@@ -146,7 +146,7 @@ def _format_prediction(one: Predictions) -> tuple[str, int]:
     return f"{plots.shorten_name(one.classes[index], 14)}, {one.confidence[0]:.0%}", index
 
 
-def _recall_lines(axes: Axes, recalls: pd.DataFrame, kind: str, classes: Sequence[str]) -> None:
+def _draw_recall_lines(axes: Axes, recalls: pd.DataFrame, kind: str, classes: Sequence[str]) -> None:
     for index, name in enumerate(classes):
         mine = recalls[recalls["class"] == name].set_index("variation")["recall"]
         levels = [level for level in range(6) if level == 0 or f"{kind}/{level}" in mine.index]
@@ -156,7 +156,7 @@ def _recall_lines(axes: Axes, recalls: pd.DataFrame, kind: str, classes: Sequenc
             axes.plot(levels, values, color=plots.get_colour(index), linewidth=1.2, label=label)
 
 
-def _dots(axes: Axes, table: pd.DataFrame, what: str, index: int, classes: int) -> None:
+def _draw_dots(axes: Axes, table: pd.DataFrame, what: str, index: int, classes: int) -> None:
     rows = np.arange(len(table)) + 0.6 * ((index + 0.5) / classes - 0.5)
     value, low, high = (100 * table[f"{what}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
     axes.hlines(rows, low, high, color=plots.get_colour(index), linewidth=1.2)

@@ -31,7 +31,7 @@ def draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, f
             axes.vlines(shots, own[low], own[high], color=colour, linewidth=1.2)
             axes.plot(single["shots"] * aside * 1.012, single[value], ".", color=colour, markersize=3, alpha=0.6)
     for axes, label, chance in zip((left, right), (_("accuracy (%)"), _("macro-F1 (%)")), guessing, strict=True):
-        _label(axes, label, sorted(set(table["shots"])))
+        _label_axes(axes, label, sorted(set(table["shots"])))
         line = axes.axhline(chance, color="black", linestyle="--", linewidth=1)
     handles, labels = left.get_legend_handles_labels()
     handles += [Line2D([], [], linestyle="", marker=".", color=plots.GREY, markersize=4), line]
@@ -40,7 +40,7 @@ def draw_curve(table: pd.DataFrame, runs: pd.DataFrame, guessing: tuple[float, f
     return figure
 
 
-def _label(axes: Axes, value: str, shots: list[int]) -> None:
+def _label_axes(axes: Axes, value: str, shots: list[int]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(shots, [str(number) for number in shots])
     axes.xaxis.set_minor_locator(NullLocator())

@@ -39,7 +39,8 @@ def draw_ranking(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     if guess.any():
         axes.set_title(_("hollow: no better than guessing"), loc="left", fontsize=9)
     axes.set_yticks(
-        rows, [_row_name(*each) for each in zip(plots.shorten_names(table["recipe"], 32), table["seeds"], strict=True)]
+        rows,
+        [_format_row(*each) for each in zip(plots.shorten_names(table["recipe"], 32), table["seeds"], strict=True)],
     )
     axes.set(ylim=(len(table) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
@@ -61,10 +62,10 @@ def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     place = {name: index for index, name in enumerate(order)}
     value = np.full((len(order), len(order)), np.nan)
     star = np.zeros(value.shape, dtype=bool)
-    for first, second, ahead, told in pairs[["a", "b", "difference", "significant"]].to_numpy(object):
+    for first, second, ahead, significant in pairs[["a", "b", "difference", "significant"]].to_numpy(object):
         a, b = place[first], place[second]
         value[a, b], value[b, a] = 100 * ahead, -100 * ahead
-        star[a, b] = star[b, a] = told
+        star[a, b] = star[b, a] = significant
     most = max(100 * _SMALLEST, float(np.nanmax(np.abs(value))))
     figure = plots.create_figure(max(6.8, 3.6 + 0.55 * len(order)), max(4.4, 2.0 + 0.46 * len(order)))
     axes = figure.subplots()
@@ -76,13 +77,13 @@ def draw_differences(pairs: pd.DataFrame, order: Sequence[str]) -> Figure:
     axes.spines[:].set_visible(False)
     for (row, column), points in np.ndenumerate(value):
         shown = "0.0" if abs(points) < 0.05 else f"{points:+.1f}"
-        said = "–" if np.isnan(points) else f"{shown}{' *' if star[row, column] else ''}".replace("-", "−")
+        text = "–" if np.isnan(points) else f"{shown}{' *' if star[row, column] else ''}".replace("-", "−")
         ink = "white" if abs(points) > 0.7 * most else "black"
         weight = "bold" if star[row, column] else "normal"
-        axes.text(column, row, said, ha="center", va="center", color=ink, fontsize=7.5, fontweight=weight)
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7.5, fontweight=weight)
     figure.colorbar(image, ax=axes, shrink=0.9, label=_("difference in accuracy (points)"))
     return figure
 
 
-def _row_name(recipe: str, seeds: int) -> str:
+def _format_row(recipe: str, seeds: int) -> str:
     return recipe + ("" if seeds == 1 else "\n" + _("{n} seeds", n=seeds))

@@ -43,17 +43,17 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
     figure = plots.create_figure(7.0, 1.4 + 0.42 * len(rows))
     axes = figure.subplots()
     for place, (__, row) in enumerate(rows.iterrows()):
-        axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.6)
-        axes.plot(row["accuracy"], place, **_look(row["family"], row["sam"]))
+        axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=_get_colour(row["family"]), linewidth=1.6)
+        axes.plot(row["accuracy"], place, **_style(row["family"], row["sam"]))
     families = rows["family"].to_numpy()
     for last in np.flatnonzero(families[1:] != families[:-1]):
         axes.axhline(last + 0.5, color=plots.GREY, linewidth=0.8)
-    names = _disambiguate([_name(row) for __, row in rows.iterrows()], rows["recipe"])
+    names = _disambiguate([_format_name(row) for __, row in rows.iterrows()], rows["recipe"])
     axes.set_yticks(range(len(rows)), [f"{number}  {name}" for number, name in enumerate(names, 1)])
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    _legend(figure, rows["family"], _("with SAM") if rows["sam"].any() else "")
+    _draw_legend(figure, rows["family"], _("with SAM") if rows["sam"].any() else "")
     return figure
 
 
@@ -66,13 +66,13 @@ def draw_cost(table: pd.DataFrame) -> Figure:
     known = rows[rows["train_seconds"].notna()]
     for __, row in known.iterrows():
         at = row["train_seconds"]
-        axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=_colour(row["family"]), linewidth=1.2)
-        axes.plot(at, row["accuracy"], **_look(row["family"], row["sam"]))
+        axes.vlines(at, row["accuracy_low"], row["accuracy_high"], color=_get_colour(row["family"]), linewidth=1.2)
+        axes.plot(at, row["accuracy"], **_style(row["family"], row["sam"]))
     set_log_axis(axes, "x", known["train_seconds"])
     axes.set(xlabel=_("seconds of training (log scale)"), ylabel=_("accuracy (%)"))
     plots.format_percent_axis(axes.yaxis)
     axes.grid(True)
-    _legend(figure, known["family"], _("with SAM") if known["sam"].any() else "")
+    _draw_legend(figure, known["family"], _("with SAM") if known["sam"].any() else "")
     columns = {"train_seconds": "x", "accuracy": "y", "accuracy_low": "low", "accuracy_high": "high"}
     number_points(figure, axes, known.rename(columns=columns))
     return figure
@@ -93,9 +93,9 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
             axes.axhspan(place - 0.35, place + 0.35, color="#E0E0E0", linewidth=0)
         else:
             axes.barh(place, 200 * row["detectable"], left=-100 * row["detectable"], height=0.7, color="#E0E0E0")
-        told = bool(row["significant"])
-        axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if told else 1.0)
-        axes.plot(100 * row["difference"], place, "o", color="black", fillstyle="full" if told else "none")
+        is_significant = bool(row["significant"])
+        axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.6 if is_significant else 1.0)
+        axes.plot(100 * row["difference"], place, "o", color="black", fillstyle="full" if is_significant else "none")
     for place, (__, row) in enumerate(interactions.iterrows(), start=len(pairs)):
         axes.hlines(place, 100 * row["low"], 100 * row["high"], color="black", linewidth=1.0)
         axes.plot(100 * row["difference"], place, "D", color="black", markersize=5, fillstyle="none")
@@ -106,9 +106,9 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
     ends = 100 * np.array([*shown.ravel(), -grey, grey, -0.02, 0.02])
     low, high = np.nanmin(ends), np.nanmax(ends)
     axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    names = _disambiguate([_pair_name(row, about) for __, row in pairs.iterrows()], pairs["a"])
+    names = _disambiguate([_format_pair(row, about) for __, row in pairs.iterrows()], pairs["a"])
     names += _disambiguate(
-        [_interaction_name(row, about) for __, row in interactions.iterrows()], interactions["a_sam"]
+        [_format_interaction(row, about) for __, row in interactions.iterrows()], interactions["a_sam"]
     )
     axes.set_yticks(range(rows), names)
     axes.set(ylim=(rows - 0.4, -0.6), xlabel=_("difference in accuracy (points)"))
@@ -134,7 +134,7 @@ def draw_history(table: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     for place, (__, row) in enumerate(table.iterrows()):
         axes.plot(
-            row["published_top1"], place, **_look(row["family"], str(row["training"]).startswith("self-supervised"))
+            row["published_top1"], place, **_style(row["family"], str(row["training"]).startswith("self-supervised"))
         )
         millions = _("{number} M", number=f"{row['published_params_m']:g}")
         beside = axes.get_yaxis_transform()
@@ -147,7 +147,7 @@ def draw_history(table: pd.DataFrame) -> Figure:
     axes.set_title(_("Published accuracies, not measured here; right: parameters"), loc="left", fontsize=9)
     plots.format_percent_axis(axes.xaxis)
     axes.grid(axis="x")
-    _legend(figure, table["family"], _("self-supervised"))
+    _draw_legend(figure, table["family"], _("self-supervised"))
     return figure
 
 
@@ -181,25 +181,25 @@ def draw_study(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _colour(family: str) -> str:
+def _get_colour(family: str) -> str:
     return plots.get_colour(FAMILIES.index(family))
 
 
-def _look(family: str, hollow: bool) -> dict[str, Any]:
-    fill = "white" if hollow else _colour(family)
-    return {"marker": _MARKERS[family], "color": _colour(family), "markerfacecolor": fill, "markersize": 6}
+def _style(family: str, hollow: bool) -> dict[str, Any]:
+    fill = "white" if hollow else _get_colour(family)
+    return {"marker": _MARKERS[family], "color": _get_colour(family), "markerfacecolor": fill, "markersize": 6}
 
 
-def _legend(figure: Figure, families: pd.Series, hollow: str) -> None:
+def _draw_legend(figure: Figure, families: pd.Series, hollow: str) -> None:
     words = translate_families()
     there = [family for family in FAMILIES if family in set(families)]
-    handles = [Line2D([], [], linestyle="", label=words[family], **_look(family, False)) for family in there]
+    handles = [Line2D([], [], linestyle="", label=words[family], **_style(family, False)) for family in there]
     if hollow:
-        handles.append(Line2D([], [], linestyle="", label=hollow, **_look(there[0], True)))
+        handles.append(Line2D([], [], linestyle="", label=hollow, **_style(there[0], True)))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
 
 
-def _start(row: pd.Series) -> str:
+def _format_start(row: pd.Series) -> str:
     """Return the initial weights of a recipe; published weights by their tag, which names their training."""
     if row["start"] == SCRATCH:
         return _("from scratch")
@@ -216,30 +216,29 @@ def _disambiguate(names: list[str], recipes: Iterable[str]) -> list[str]:
     return [f"{name}\n{recipe}" if names.count(name) > 1 else name for name, recipe in pairs]
 
 
-def _name(row: pd.Series) -> str:
+def _format_name(row: pd.Series) -> str:
     seeds = "" if row["seeds"] == 1 else ", " + _("{n} seeds", n=row["seeds"])
     sam = ", SAM" if row["sam"] else ""
-    return f"{plots.shorten_name(row['architecture'], 34)}\n{plots.shorten_name(_start(row), 24)}{sam}{seeds}"
+    return f"{plots.shorten_name(row['architecture'], 34)}\n{plots.shorten_name(_format_start(row), 24)}{sam}{seeds}"
 
 
-def _pair_name(row: pd.Series, about: pd.DataFrame) -> str:
+def _format_pair(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = about.loc[row["a"]], about.loc[row["b"]]
     sam = ", SAM" if a["sam"] else ""
-    name, start = plots.shorten_name(a["architecture"], 30), plots.shorten_name(_start(a), 20)
+    name, start = plots.shorten_name(a["architecture"], 30), plots.shorten_name(_format_start(a), 20)
     if row["changed"] == SAM:
         return f"{name}, {start}\n" + _("with SAM minus without")
     if row["changed"] == SAM_AT_COST:
         return f"{name}, {start}\n" + _("with SAM minus without, with equal passes")
     if row["changed"] == START:
-        return f"{name}{sam}\n{start} − {plots.shorten_name(_start(b), 20)}"
-    return (
-        f"{name}, {start}{sam}\n− {plots.shorten_name(b['architecture'], 30)}, {plots.shorten_name(_start(b), 20)}{sam}"
-    )
+        return f"{name}{sam}\n{start} − {plots.shorten_name(_format_start(b), 20)}"
+    other, other_start = plots.shorten_name(b["architecture"], 30), plots.shorten_name(_format_start(b), 20)
+    return f"{name}, {start}{sam}\n− {other}, {other_start}{sam}"
 
 
-def _interaction_name(row: pd.Series, about: pd.DataFrame) -> str:
+def _format_interaction(row: pd.Series, about: pd.DataFrame) -> str:
     a, b = (
-        f"{plots.shorten_name(one['architecture'], 24)}, {plots.shorten_name(_start(one), 16)}"
+        f"{plots.shorten_name(one['architecture'], 24)}, {plots.shorten_name(_format_start(one), 16)}"
         for one in (about.loc[row["a"]], about.loc[row["b"]])
     )
     return _("gain from SAM: {a}", a=a) + f"\n− {b}"

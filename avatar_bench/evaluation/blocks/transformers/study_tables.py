@@ -48,7 +48,7 @@ _STUDY = [*_TYPED, *_OURS, "reason", "where"]
 
 def read_history() -> pd.DataFrame:
     """Return published accuracies of well-known networks on ImageNet-1k, a row per network with its citation."""
-    return _packaged("history")
+    return _read_packaged("history")
 
 
 def build_study_table(recipes: pd.DataFrame) -> pd.DataFrame:
@@ -56,34 +56,34 @@ def build_study_table(recipes: pd.DataFrame) -> pd.DataFrame:
 
     A row without such a recipe has a `reason`. Accuracies are proportions, `seconds` are per image.
     """
-    typed, ours = _packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
-    found = [_beside(row, ours) for __, row in typed.iterrows()]
+    typed, ours = _read_packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
+    found = [_match_recipes(row, ours) for __, row in typed.iterrows()]
     beside = pd.concat([own.assign(row=row) for row, (own, __) in enumerate(found)])
     typed = typed.assign(row=range(len(typed)), reason=[reason for __, reason in found])
     return typed[["row", *_TYPED, "reason", "where"]].merge(beside[["row", *_OURS]], on="row", how="left")[_STUDY]
 
 
 def compute_metrics(
-    block: IntervalOptions, judged: Recipes, found: Sequence[Predictions], own: Sequence[Traits], drawn: np.ndarray
+    block: IntervalOptions, recipes: Recipes, found: Sequence[Predictions], own: Sequence[Traits], drawn: np.ndarray
 ) -> dict[str, dict[str, Metric]]:
     """Compute accuracy, macro-F1, calibration error and training cost of each recipe."""
-    accuracies = judged.accuracies(block, drawn)
+    accuracies = recipes.accuracies(block, drawn)
     f1 = build_macro_f1_statistic(found)
-    values, resampled = f1(np.ones((1, len(found[0]))))[0], judged.draw(block, f1)
+    values, resampled = f1(np.ones((1, len(found[0]))))[0], recipes.draw(block, f1)
     lows, highs = stats.percentiles(resampled, block.level)
     errors = [float(ece(one.confidence, one.correct, equal_width_edges(_BINS))) for one in found]
     figures = {}
-    for place, (name, runs) in enumerate(judged.members.items()):
+    for place, (name, runs) in enumerate(recipes.members.items()):
         traits, several = own[place], len(runs) > 1
         method = "bootstrap by seed and group" if several else "bootstrap by group"
         figures[name] = {
             "accuracy": accuracies[name],
             "macro_f1": metric_with_interval(
-                values[list(runs)].mean(), lows[place], highs[place], judged.units, method
+                values[list(runs)].mean(), lows[place], highs[place], recipes.units, method
             ),
             "ece": Metric(float(np.mean([errors[run] for run in runs])), len(found[0]), higher_is_better=False),
-            "train_seconds": _of_record(traits.seconds, len(runs), _("the training time is not recorded")),
-            "passes_per_step": _of_record(traits.passes, len(runs), _("the number of passes is not recorded")),
+            "train_seconds": _wrap_recorded(traits.seconds, len(runs), _("the training time is not recorded")),
+            "passes_per_step": _wrap_recorded(traits.passes, len(runs), _("the number of passes is not recorded")),
         }
     return figures
 
@@ -115,11 +115,11 @@ def read_saved_metrics(
 
 
 def build_recipes_table(
-    judged: Recipes, own: Sequence[Traits], figures: Mapping[str, Mapping[str, Metric]]
+    recipes: Recipes, own: Sequence[Traits], figures: Mapping[str, Mapping[str, Metric]]
 ) -> pd.DataFrame:
     """Return the network, initial weights, optimizer and metrics of each recipe."""
     rows = []
-    for place, (name, traits) in enumerate(zip(judged.names, own, strict=True)):
+    for place, (name, traits) in enumerate(zip(recipes.names, own, strict=True)):
         row: dict[str, object] = {
             "recipe": name,
             "family": traits.family,
@@ -130,20 +130,20 @@ def build_recipes_table(
             "start_detail": traits.start.detail,
             "trained_with": traits.start.trained,
             "sam": bool(traits.sam),
-            "seeds": int(judged.sizes[place]),
-            "n": judged.right.shape[1],
-            "groups": judged.units,
+            "seeds": int(recipes.sizes[place]),
+            "n": recipes.right.shape[1],
+            "groups": recipes.units,
         }
         for figure, metric in figures[name].items():
             row[figure] = metric.value
             if figure in ("accuracy", "macro_f1"):
                 row |= {f"{figure}_low": metric.low, f"{figure}_high": metric.high}
         rows.append(row | {"interval": figures[name]["accuracy"].interval})
-    return pd.DataFrame(rows).astype(dict.fromkeys(figures[judged.names[0]], float))
+    return pd.DataFrame(rows).astype(dict.fromkeys(figures[recipes.names[0]], float))
 
 
 def build_pairs_table(
-    judged: Recipes,
+    recipes: Recipes,
     own: Sequence[Traits],
     found: Sequence[RecipePair],
     drawn: np.ndarray,
@@ -159,8 +159,12 @@ def build_pairs_table(
     rows = []
     for pair in found:
         a, b = own[pair.a], own[pair.b]
-        row: dict[str, object] = {"changed": pair.changed, "from": _said(b, pair.changed), "to": _said(a, pair.changed)}
-        row |= recipe_pairs.compare_pair(judged, drawn, pair.a, pair.b, block.level, power, alpha)
+        row: dict[str, object] = {
+            "changed": pair.changed,
+            "from": _describe_change(b, pair.changed),
+            "to": _describe_change(a, pair.changed),
+        }
+        row |= recipe_pairs.compare_pair(recipes, drawn, pair.a, pair.b, block.level, power, alpha)
         for name in ("epochs", "train_images", "image_size"):
             row[name] = " | ".join(dict.fromkeys((a.settings[name], b.settings[name])))
         for side, one in (("a", a), ("b", b)):
@@ -177,13 +181,13 @@ def build_pairs_table(
 
 
 def build_interactions_table(
-    judged: Recipes, found: Sequence[tuple[RecipePair, RecipePair]], drawn: np.ndarray, level: float
+    recipes: Recipes, found: Sequence[tuple[RecipePair, RecipePair]], drawn: np.ndarray, level: float
 ) -> pd.DataFrame:
     """Return the gains from SAM in every two families with and without SAM, and their difference.
 
     a and b are the recipes without SAM; the interval uses the same resamples for all four recipes; there is no test.
     """
-    accuracy = judged.counts.mean(axis=1) / judged.sizes
+    accuracy = recipes.counts.mean(axis=1) / recipes.sizes
     rows = []
     for one, other in found:
         gains = [accuracy[pair.a] - accuracy[pair.b] for pair in (one, other)]
@@ -191,25 +195,25 @@ def build_interactions_table(
             drawn[:, one.a] - drawn[:, one.b] - drawn[:, other.a] + drawn[:, other.b], level
         )
         places = (one.b, other.b, one.a, other.a)
-        names = dict(zip(("a", "b", "a_sam", "b_sam"), (judged.names[place] for place in places), strict=True))
+        names = dict(zip(("a", "b", "a_sam", "b_sam"), (recipes.names[place] for place in places), strict=True))
         figures = (gains[0], gains[1], gains[0] - gains[1], low, high)
         rows.append(
             names
             | dict(zip(("gain_a", "gain_b", "difference", "low", "high"), map(float, figures), strict=True))
             | {
-                "fewest_seeds": int(judged.sizes[list(places)].min()),
-                "n": judged.right.shape[1],
-                "groups": judged.units,
+                "fewest_seeds": int(recipes.sizes[list(places)].min()),
+                "n": recipes.right.shape[1],
+                "groups": recipes.units,
             }
         )
     return pd.DataFrame(rows, columns=_INTERACTIONS)
 
 
-def _packaged(table: str) -> pd.DataFrame:
+def _read_packaged(table: str) -> pd.DataFrame:
     return read_csv(StringIO(files(__package__).joinpath(f"{table}.csv").read_text(encoding="utf-8")))
 
 
-def _beside(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def _match_recipes(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the recipes that match a reported number, and why there are none."""
 
     def of(name: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -228,11 +232,11 @@ def _beside(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return found, _("its recipes were trained from scratch") if scratch else _("its recipes started from other weights")
 
 
-def _said(traits: Traits, changed: str) -> str:
+def _describe_change(traits: Traits, changed: str) -> str:
     sam = traits.sam or "none"
     return {SAM: sam, SAM_AT_COST: sam, START: str(traits.start), FAMILY: traits.family}[changed]
 
 
-def _of_record(value: float | None, runs: int, otherwise: str) -> Metric:
+def _wrap_recorded(value: float | None, runs: int, otherwise: str) -> Metric:
     reason = None if value is not None else otherwise
     return Metric(None if value is None else float(value), runs, higher_is_better=False, reason=reason)

@@ -14,37 +14,37 @@ _ENOUGH_SEEDS = 5  # per recipe, for a difference of differences; see the simula
 
 def warn_about_protocol(settings: pd.DataFrame, own: Sequence[Traits]) -> list[str]:
     """Return warnings about other differences in settings, the training budget and different machines."""
-    said = []
+    messages = []
     differing = list(dict.fromkeys(settings.loc[settings["differs"], "setting"]))
     if differing:
-        told = _(
+        message = _(
             "The recipes also differ in other settings, see protocol.csv: {settings}.",
             settings=", ".join(differing),
         )
-        said.append(told)
+        messages.append(message)
     if len(frozenset().union(*(each.hosts for each in own))) > 1:
-        said.append(_("The recipes were trained on different machines: their training times cannot be compared."))
+        messages.append(_("The recipes were trained on different machines: their training times cannot be compared."))
     budget = {
         name: " | ".join(settings.loc[settings["setting"] == name, "value"])
         for name in ("epochs", "train_images", "image_size")
     }
     images, size = budget["train_images"], budget["image_size"]
     if budget["epochs"] == "1":
-        told = _(
+        message = _(
             "The budget was one epoch on {images} training images of {size} pixels. A larger "
             "budget or other settings may change the results.",
             images=images,
             size=size,
         )
     else:
-        told = _(
+        message = _(
             "The budget was {epochs} epochs, stage by stage, on {images} training images of "
             "{size} pixels. A larger budget or other settings may change the results.",
             epochs=budget["epochs"],
             images=images,
             size=size,
         )
-    return [*said, told]
+    return [*messages, message]
 
 
 def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequence[RecipePair]) -> list[str]:
@@ -60,20 +60,20 @@ def warn_about_families(names: Sequence[str], own: Sequence[Traits], found: Sequ
         for one, a, other, b in families
         if max(a.params, b.params) > 2 * min(a.params, b.params)
     ]
-    said = []
+    messages = []
     if unknown:
-        told = _(
+        message = _(
             "The pretraining of some weights is unknown and may explain the difference: {pairs}.",
             pairs="; ".join(unknown),
         )
-        said.append(told)
+        messages.append(message)
     if unequal:
-        told = _(
+        message = _(
             "These networks differ more than twofold in parameters, so size may explain the difference: {pairs}.",
             pairs="; ".join(unequal),
         )
-        said.append(told)
-    return said
+        messages.append(message)
+    return messages
 
 
 def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
@@ -87,9 +87,9 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
         ]
     tied = compared[~compared["significant"]]
     beyond = tied["detectable"].isna()
-    told = []
+    messages = []
     if beyond.any():
-        told.append(
+        messages.append(
             _(
                 "{n} of {all} pairs are statistically tied, which does not make them equal: they "
                 "differ on too few images.",
@@ -99,7 +99,7 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
         )
     if not beyond.all():
         least = sorted({f"{100 * ends:.1f}" for ends in tied["detectable"].agg(["min", "max"])}, key=float)
-        told.append(
+        messages.append(
             _(
                 "{n} of {all} pairs are statistically tied, which does not make them equal: on "
                 "{images} images, a difference below {least} points would likely go undetected.",
@@ -109,7 +109,7 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
                 images=compared["n"].iloc[0],
             )
         )
-    return told
+    return messages
 
 
 def warn_about_interactions(interactions: pd.DataFrame) -> list[str]:
