@@ -366,7 +366,7 @@ def test_empty_maps_that_are_no_better_than_random_ones_are_told(evaluate_block,
     network = Classifier(Card(("drawing", "generated", "real"), "red", PLAIN), see_nothing()).eval()
     monkeypatch.setattr(backbones, "create_backbone", lambda *args, **kwargs: see_nothing())
     result = evaluate_block(make_predictions(np.zeros(6), np.tile([4.0, 0, 0], (6, 1))), network=network)
-    assert result.warnings[0] == "6 of 6 maps are empty: no cell has a positive activation"
+    assert result.warnings[0] == "empty maps, without any positive activation: 6 of 6"
     assert [line.split(":")[0] for line in result.warnings[1:]] == list(FAITHFULNESS_GAINS)
     assert result.metrics[SANITY_METRIC].value is None
     assert "constant" in result.metrics[SANITY_METRIC].reason

@@ -39,7 +39,7 @@ def evaluate_block(fake_run, dataset_of, colour_finder, noise):
                 batch_size=32,
                 inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))],
                 preprocessing=SimpleNamespace(resize="squash"),
-                rest=lambda: None,
+                unload_model=lambda: None,
             )
             for k, one in enumerate(predictions)
         ]

@@ -164,7 +164,7 @@ def test_the_classes_of_runs_are_matched_by_name(compare, left_out):
 def test_other_runs_are_left_out_and_counted(compare, left_out, fake_run, dataset_of, oracle):
     plain = (fake_run(oracle("noisy")), dataset_of(oracle("noisy")))
     result = compare(left_out("studio", "real", share(50, 40)), plain, plain)
-    assert "2 of 3 runs" in result.warnings[0]
+    assert "held out no source: 2 of 3" in result.warnings[0]
     assert result.n == 50
 
 

@@ -148,7 +148,7 @@ def test_runs_on_all_images_are_left_out_and_said(compare, oracle):
     given = {("a", 5, 1): oracle("noisy"), ("a", 10, 1): oracle("noisy", seed=1), ("b", None, 1): oracle("noisy")}
     result = compare(given)
     assert len(result.tables["runs"]) == 2
-    assert any("1 of 3 runs" in warning for warning in result.warnings)
+    assert any("`mode.shots`: 1 of 3" in warning for warning in result.warnings)
     assert any("one seed" in warning for warning in result.warnings)
     assert "one seed" in result.metrics["spread_over_seeds/5"].reason
 

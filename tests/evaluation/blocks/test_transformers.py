@@ -67,7 +67,7 @@ def run(fake_run, nets):
             "classifier": SimpleNamespace(net=nets[net]),
             "card": SimpleNamespace(backbone=tag, weights="none"),
             "preprocessing": SimpleNamespace(size=size),
-            "rest": lambda: None,
+            "unload_model": lambda: None,
         }
         return fake_run(predictions, record=whole, config=config, seed=seed, **{**plain, **fields})
 
@@ -306,7 +306,7 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
         assert abs(row["difference"]) < row["detectable"]
         assert (row["detectable_reason"], row["n_required_reason"]) == ("", "")
     said = " ".join(result.warnings)
-    assert "2 of 2 pairs are statistically tied, which does not make them equal" in said
+    assert "Statistically tied pairs: 2 of 2. A tie is no proof of equality" in said
     assert f"below {100 * pairs['detectable'].min():.1f}–{100 * pairs['detectable'].max():.1f} points" in said
     assert "4 epochs, stage by stage, on 400 training images of 64 pixels" in said
 
@@ -391,7 +391,7 @@ def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answe
     assert pair["detectable_reason"] == "the two recipes differ on too few images"
     assert np.isnan(pair["n_required"])
     assert pair["n_required_reason"] == "the two are right equally often"
-    assert any("differ on too few images" in warning for warning in result.warnings)
+    assert any("too few images differ between" in warning for warning in result.warnings)
     assert result.metrics["difference/sam minus plain"].reason
 
 

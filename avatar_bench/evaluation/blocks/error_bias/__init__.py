@@ -157,7 +157,7 @@ class ErrorBias(IntervalBlock):
         # if all intervals cover jointly, the lowest accuracy lies between the lowest of their ends
         value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
         groups = tested["groups"].tolist()[0]
-        return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices", floor=floor)
+        return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices by group", floor=floor)
 
     def _list_warnings(self, result: Result, asked: int) -> list[str]:
         messages = warn_unlabelled(asked - result.n, asked)
@@ -188,7 +188,7 @@ class ErrorBias(IntervalBlock):
             floor=f"{worst.floor:.1%}",
         )
         differing = _(
-            "{found} of {n} slices differ significantly from the other images of their class.",
+            "Slices that differ significantly from the other images of their class: {found} of {n}.",
             found=found,
             n=len(tested),
         )

@@ -244,7 +244,7 @@ def _list_warnings(layer: SpatialLayer, maps: NDArray[np.float32], metrics: dict
         )
     empty = int((maps.max(axis=(1, 2)) == 0).sum())
     if empty:
-        messages.append(_("{n} of {total} maps are empty: no cell has a positive activation", n=empty, total=len(maps)))
+        messages.append(_("empty maps, without any positive activation: {n} of {total}", n=empty, total=len(maps)))
     for name in (name for name in metrics if name.removesuffix(ROLLOUT_SUFFIX) in FAITHFULNESS_GAINS):
         low = metrics[name].low
         if low is None or low <= 0:

@@ -36,7 +36,7 @@ def _warn_about_incomplete(models: Sequence[RankedModel]) -> list[str]:
     if not lacking:
         return []
     message = _(
-        "{n} of {all} models lack a quality and are not ranked: {names}.",
+        "Models that lack a quality ({n} of {all}) and are not ranked: {names}.",
         n=len(lacking),
         all=len(models),
         names=", ".join(lacking),

@@ -153,4 +153,4 @@ class LeaveOneSourceOut(IntervalCompareBlock):
 
 
 def _warn_about_skipped(n: int, runs: int) -> list[str]:
-    return [_("{n} of {all} runs held out no source and are skipped.", n=n, all=runs)] if n else []
+    return [_("Skipped runs that held out no source: {n} of {all}.", n=n, all=runs)] if n else []

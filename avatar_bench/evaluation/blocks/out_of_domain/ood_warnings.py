@@ -51,7 +51,7 @@ def _warn_about_set(training: Predictions | None, each: OutOfDomainSet) -> list[
         messages.append(_("{name} has only {n} images: note the wide intervals.", name=each.name, n=n))
     if 0 < known < n:
         message = _(
-            "{n} of {all} images of {name} have no label and do not count in its accuracy.",
+            "Images of {name} without a label, left out of its accuracy: {n} of {all}.",
             n=n - known,
             all=n,
             name=each.name,

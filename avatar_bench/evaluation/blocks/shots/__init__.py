@@ -67,7 +67,7 @@ class Shots(IntervalCompareBlock):
         )
         if len(places_used) < len(runs):
             left = len(runs) - len(places_used)
-            message = _("{n} of {all} runs were trained without `mode.shots` and are skipped.", n=left, all=len(runs))
+            message = _("Skipped runs that were trained without `mode.shots`: {n} of {all}.", n=left, all=len(runs))
             result.warnings.append(message)
         return result
 

@@ -91,8 +91,8 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
     if beyond.any():
         messages.append(
             _(
-                "{n} of {all} pairs are statistically tied, which does not make them equal: they "
-                "differ on too few images.",
+                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: too few images differ between "
+                "them.",
                 n=int(beyond.sum()),
                 all=len(compared),
             )
@@ -101,8 +101,8 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
         least = sorted({f"{100 * ends:.1f}" for ends in tied["detectable"].agg(["min", "max"])}, key=float)
         messages.append(
             _(
-                "{n} of {all} pairs are statistically tied, which does not make them equal: on "
-                "{images} images, a difference below {least} points would likely go undetected.",
+                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: on {images} images a "
+                "difference below {least} points would likely go undetected.",
                 n=int((~beyond).sum()),
                 all=len(compared),
                 least="–".join(least),
