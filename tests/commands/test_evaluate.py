@@ -555,7 +555,7 @@ def test_an_audit_that_says_no_is_saved_and_then_fails(
     words = ["evaluate", "block=data_audit", *AUDIT, "data=folder", f"data.root={told_by_format}"]
     assert main([*words, f"out={tmp_path / 'out'}"]) == 3
     lines = capsys.readouterr().err.splitlines()
-    assert "told cannot say what tells its classes apart: the file alone" in lines[-3]
+    assert "told is unsuitable for evaluation: the file alone" in lines[-3]
     assert "allow=[shortcut]" in lines[-1]
     folder = tmp_path / "out" / "evaluation" / "told" / "data_audit"
     assert Result.load(folder).provenance["assessment"]["suitable"] == "no"
@@ -705,7 +705,7 @@ def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(
     out, err = capsys.readouterr()
     place = run_copy / "evaluation" / "test"
     assert Result.load_if_complete(place / "architecture")
-    assert out.splitlines()[-1] == f"results: 1 written, 3 left out, in {place}"
+    assert out.splitlines()[-1] == f"results: 1 written, 3 skipped, in {place}"
     lines = err.splitlines()
     assert len(lines) == 2  # a line for each reason
     assert lines[0].startswith(f"{place / 'out_of_domain'}: ")
@@ -790,10 +790,10 @@ def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
     asked = ["data=folder", f"data.root={images.parent}", f"out={tmp_path / 'out'}", "data.workers=0"]
     assert main(["evaluate", f"ckpt={tmp_path / 'bare.ckpt'}", *words, *asked]) == 0
     told = capsys.readouterr()
-    left_out = [line for line in told.err.splitlines() if line.startswith("left out: ")]
+    left_out = [line for line in told.err.splitlines() if line.startswith("skipped: ")]
     assert [Path(line.split(": ")[1]).name for line in left_out] == ["out_of_domain"]
     assert (
-        told.out.splitlines()[-1] == f"results: 1 written, 1 left out, in {tmp_path / 'out' / 'evaluation' / 'faces'}"
+        told.out.splitlines()[-1] == f"results: 1 written, 1 skipped, in {tmp_path / 'out' / 'evaluation' / 'faces'}"
     )
     assert Result.load(tmp_path / "out" / "evaluation" / "faces" / "blind_test").n == 4
 
@@ -925,7 +925,7 @@ def test_a_kept_result_does_not_hide_that_a_set_has_gone(run_copy: Path, tmp_pat
     shutil.rmtree(faces)
     assert main(["evaluate", f"ckpt={run_copy}", *words, *few]) == 0
     told = capsys.readouterr()
-    assert "left out" in told.err
+    assert "skipped" in told.err
     assert "faces" in told.err
 
 

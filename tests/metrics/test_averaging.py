@@ -16,7 +16,7 @@ from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average
 
 
 def members(count=3, n=120, seed=0):
-    """Give logits (M, N, 3) of networks of different strength and sureness, and targets (N,)."""
+    """Return logits (M, N, 3) of networks of different strength and sureness, and targets (N,)."""
     rng = np.random.default_rng(seed)
     targets = np.arange(n) % 3
     signals = np.linspace(0.8, 2.4, count)
