@@ -20,6 +20,7 @@ from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import OutputError
 from avatar_bench.results.result import Result
 
+_MAX_PRINTED_WARNINGS = 3
 _MAX_PROCESSES = 2  # processes that write: a third would hold one more Result in memory, and gains nothing
 _GRACE_SECONDS = 5  # seconds for a process to take away what it has half written
 
@@ -63,13 +64,14 @@ class ResultWriter:
     """Save Results, and tell them in the order in which they were added.
 
     In a `with`, all are saved and told at its end, be it an error's. Ctrl-C and SIGTERM leave out what is not saved.
-    Then come the warnings, each once, with the runs and blocks that it is of.
+    Then come the warnings, each once with the runs and blocks that gave it, or where they are many, their number.
     """
 
     def __init__(self) -> None:
         self.told: dict[Path, bool] = {}  # each folder, and whether its Result was there already
         self._entries: deque[_PendingResult] = deque()
         self._warnings: dict[str, dict[str, list[str]]] = {}  # by text, the blocks of each run
+        self._leakage: set[str] = set()  # the warnings that void metrics
 
     def __enter__(self) -> ResultWriter:
         return self
@@ -123,19 +125,25 @@ class ResultWriter:
                 raise OutputError(reason, "Give another place: out=DIR") from error
         entry.result.figures.clear()  # they are the larger part of it
         run = str(entry.result.provenance.get("run", entry.folder.parents[2]))
+        self._leakage.update(entry.result.provenance.get("leakage", ()))
         for warning in entry.result.warnings:
             self._warnings.setdefault(warning, {}).setdefault(run, []).append(entry.folder.name)
         self.told[entry.folder] = entry.is_saved
         print_line(f"{'already there: ' * entry.is_saved}{entry.folder}: {_summarise(entry.result)}")
 
     def _print_warnings(self) -> None:
-        """Print each warning once for all runs of which the same blocks have given it."""
-        for text, found in self._warnings.items():
+        """Print each warning once with the runs and blocks that gave it; of many, those of leakage and the number."""
+        few = len(self._warnings) <= _MAX_PRINTED_WARNINGS
+        printed = {text: found for text, found in self._warnings.items() if few or text in self._leakage}
+        for text, found in printed.items():
             runs: dict[str, list[str]] = {}
             for run, blocks in found.items():
                 runs.setdefault(", ".join(dict.fromkeys(blocks)), []).append(run)
             for theirs, names in runs.items():
                 print_line(f"warning: {format_names(names, 3)}: {theirs}: {text}", file=sys.stderr)
+        if left := len(self._warnings) - len(printed):
+            others = " other" if printed else ""
+            print_line(f"{left}{others} warnings: see the report, or metrics.json of each block", file=sys.stderr)
 
     def _stop_processes(self) -> None:
         """End the processes that still write; each takes its half-written folder away."""

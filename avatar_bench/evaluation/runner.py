@@ -60,8 +60,10 @@ class BlockRunner:
         started, before = time.monotonic(), self._sum_seconds()
         with use_language(self.settings.lang):
             result = self._run_block(name, block)
-            result.warnings += _warn_of_overlap(self.runs, self.datasets)
-            result.warnings += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+            leakage = _warn_of_overlap(self.runs, self.datasets)
+            leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+            result.warnings += leakage
+            result.provenance["leakage"] = leakage  # always printed, however many other warnings there are
         result.provenance |= origin | self._describe_sources(block) | {"data_places": self.data_places}
         result.provenance["seconds"] = round(time.monotonic() - started, 3)
         result.provenance["seconds_of_passes"] = round(self._sum_seconds() - before, 3)

@@ -182,7 +182,7 @@ def test_images_that_go_away_end_the_run_which_goes_on_when_they_are_back(
     child.until(lambda: steps(run) > at)
 
 
-def test_a_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
+def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
     images: Path, small: list[str], tmp_path: Path, capsys: Any
 ) -> None:
     data = Path(shutil.copytree(images, tmp_path / "data"))

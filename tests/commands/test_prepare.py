@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from avatar_bench.cli.app import main
 from avatar_bench.config import schema
 from avatar_bench.config.catalogue import find_conf_folder
-from avatar_bench.sources.build import WORK, demo_root
+from avatar_bench.sources.build import WORK_FOLDER, demo_root
 from avatar_bench.sources.readers import check_source
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "avatars"
@@ -388,7 +388,7 @@ def test_killed_at_five_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
     assert subprocess.run([*command, *folder(tmp_path / "photos", tmp_path / "whole" / "set")]).returncode == 0
     disturbed = tmp_path / "disturbed" / "set"
     command += folder(tmp_path / "photos", disturbed)
-    journal = disturbed / WORK / "folder.jsonl"
+    journal = disturbed / WORK_FOLDER / "folder.jsonl"
     moments = [int(moment) for moment in sorted(rng.integers(1, 500, 4))]  # images stored
     for moment in moments:
         assert killed_when(lambda moment=moment: lines_of(journal) > moment, command)

@@ -204,7 +204,7 @@ def test_frozen_weights_and_statistics_do_not_move(unfreeze: str, tiny_run: Path
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_a_classifier_that_learns_alone_sees_each_view_of_a_image_once_and_learns_the_same(
+def test_a_classifier_that_learns_alone_sees_each_view_of_an_image_once_and_learns_the_same(
     views: int, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
@@ -667,7 +667,7 @@ def test_a_class_folder_that_looks_misspelt_is_named(train: Train, images: Path,
     assert told.startswith(f"warning: {tmp_path / 'all' / 'drawin'}: label 'drawin' (6 images)")
 
 
-def test_a_image_with_two_labels_is_refused(
+def test_an_image_with_two_labels_is_refused(
     train: Train, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = manifest(images)
