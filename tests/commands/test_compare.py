@@ -80,8 +80,10 @@ def test_each_comparison_writes_what_the_contract_names(name: str, compared: Pat
 def test_the_ensembles_are_judged_like_runs(many: Path, compared: Path) -> None:
     for strategy in ENSEMBLES:
         folder = many / "ensembles" / strategy
-        judged = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
-        assert judged.value == pytest.approx(Result.load(compared / "ensemble").metrics[f"accuracy/{strategy}"].value)
+        evaluated = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
+        assert evaluated.value == pytest.approx(
+            Result.load(compared / "ensemble").metrics[f"accuracy/{strategy}"].value
+        )
         assert Result.load_if_complete(folder / "evaluation" / "test" / "calibration")
 
 
@@ -90,8 +92,8 @@ def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compare
     kinds = runs["kind"].to_dict()
     assert {name: kinds.get(name) for name in ENSEMBLES} == dict.fromkeys(ENSEMBLES, "ensemble")
     for name in ENSEMBLES:
-        judged = Result.load(compared.parents[1] / "ensembles" / name / "evaluation" / "test" / "blind_test")
-        assert runs.loc[name, "accuracy"] == pytest.approx(judged.metrics["accuracy"].value)
+        evaluated = Result.load(compared.parents[1] / "ensembles" / name / "evaluation" / "test" / "blind_test")
+        assert runs.loc[name, "accuracy"] == pytest.approx(evaluated.metrics["accuracy"].value)
 
 
 def test_a_second_time_nothing_is_judged_again(

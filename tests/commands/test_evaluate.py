@@ -569,10 +569,10 @@ def test_run_blocks_and_data_blocks_run_together(
     monkeypatch.chdir(tmp_path)
     words = ["block=[blind_test,data_audit]", *AUDIT, "allow=[shortcut,near_duplicates]"]
     assert evaluate(run_copy, *words, "data=manifest", f"data.manifest={images / 'blind.csv'}") == 0
-    judged = Result.load(run_copy / "evaluation" / "blind" / "blind_test")
+    evaluated = Result.load(run_copy / "evaluation" / "blind" / "blind_test")
     audited = Result.load(tmp_path / "runs" / "evaluation" / "blind" / "data_audit")
-    assert judged.n == audited.n == 42
-    assert "checkpoint_sha256" in judged.provenance
+    assert evaluated.n == audited.n == 42
+    assert "checkpoint_sha256" in evaluated.provenance
 
 
 def test_a_data_block_takes_the_runs_own_data_where_no_other_is_named(run_copy: Path) -> None:
@@ -645,24 +645,24 @@ def test_a_result_that_would_come_out_the_same_is_kept(
     words = ["evaluate", "-cd", str(own_block.parent), f"ckpt={run_copy}", "block=constant"]
     file = run_copy / "evaluation" / "test" / "constant" / "metrics.json"
 
-    def judged(*more: str) -> bool:
+    def evaluated(*more: str) -> bool:
         before = file.stat().st_mtime_ns if file.exists() else 0
         assert main([*words, *more]) == 0
         kept = "already there" in capsys.readouterr().out
         assert kept == (before == file.stat().st_mtime_ns)
         return not kept
 
-    assert judged()
-    assert not judged()
-    assert judged("again=true")
-    assert judged("block.constant.number=4")
-    assert judged("block.constant.number=4", "lang=ru")
-    assert not judged("block.constant.number=4", "lang=ru")
+    assert evaluated()
+    assert not evaluated()
+    assert evaluated("again=true")
+    assert evaluated("block.constant.number=4")
+    assert evaluated("block.constant.number=4", "lang=ru")
+    assert not evaluated("block.constant.number=4", "lang=ru")
     (own_block / "constant.py").write_text(CONSTANT.replace("self.number, len", "-self.number, len"))
-    assert judged("block.constant.number=4", "lang=ru")
+    assert evaluated("block.constant.number=4", "lang=ru")
     assert Result.load(file.parent).metrics["number"].value == -4
     file.write_text("{")
-    assert judged("block.constant.number=4", "lang=ru")
+    assert evaluated("block.constant.number=4", "lang=ru")
 
 
 def test_a_result_that_lacks_a_file_is_made_again(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -792,9 +792,7 @@ def test_block_all_goes_on_without_the_blocks_that_cannot_be_used(
     told = capsys.readouterr()
     left_out = [line for line in told.err.splitlines() if line.startswith("skipped: ")]
     assert [Path(line.split(": ")[1]).name for line in left_out] == ["out_of_domain"]
-    assert (
-        told.out.splitlines()[-1] == f"results: 1 written, 1 skipped, in {tmp_path / 'out' / 'evaluation' / 'faces'}"
-    )
+    assert told.out.splitlines()[-1] == f"results: 1 written, 1 skipped, in {tmp_path / 'out' / 'evaluation' / 'faces'}"
     assert Result.load(tmp_path / "out" / "evaluation" / "faces" / "blind_test").n == 4
 
 
@@ -803,7 +801,7 @@ def test_block_all_takes_in_the_blocks_of_users(
 ) -> None:
     words = ["evaluate", "-cd", str(own_block.parent), f"ckpt={run_copy}"]
     monkeypatch.setattr(
-        "avatar_bench.commands.evaluate.Judge.__call__", lambda judge, name, block, saving: named.append(name)
+        "avatar_bench.commands.evaluate.BlockRunner.__call__", lambda runner, name, block, writer: named.append(name)
     )
     monkeypatch.setattr("avatar_bench.commands.evaluate._refuse_failed_audits", lambda *_: None)
     named: list[str] = []

@@ -1,4 +1,4 @@
-"""Verdicts as a user asks for them: every kind of input and output, bad files, and outputs cut short."""
+"""Tests of predict: every kind of input and output, bad files and interrupted outputs."""
 
 from __future__ import annotations
 

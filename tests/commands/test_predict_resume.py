@@ -1,4 +1,4 @@
-"""Verdicts that are cut off, by a signal, a kill or a full disk, and gone on with."""
+"""Tests of predict interrupted by a signal, a kill or a full disk, and continued."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAIT = 120  # seconds, for a machine that has much else to do
 
 @pytest.fixture
 def words(tiny_run: Path, images: Path, tmp_path: Path) -> list[str]:
-    """Ask for verdicts on a list that names few images many times, and two files that are none."""
+    """Start predict on a list that names a few images many times, and two files that are not images."""
     files = [str(file) for file in sorted((images / "blind").rglob("*.*"))] + ["gone.png", str(images / "all.csv")]
     (tmp_path / "list.txt").write_text("\n".join((files * LINES)[:LINES]), encoding="utf-8")
     return ["predict", f"ckpt={tiny_run}", f"input=@{tmp_path / 'list.txt'}", "batch_size=8", "workers=2"]

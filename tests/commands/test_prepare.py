@@ -115,8 +115,8 @@ def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
     assert main(["prepare", "data=tiny", "lang=ru", *QUICK]) == 0
     assert "можно ли по этим данным" in capsys.readouterr().err
     assert "Что в наборе" in (demo_root() / "card.html").read_text(encoding="utf-8")
-    verdict = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
-    assert (verdict["reasons"], verdict["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
+    assessment = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
+    assert (assessment["reasons"], assessment["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
     assert main(["prepare", "data=tiny", *QUICK]) == 0
     assert "What it holds" in (demo_root() / "card.html").read_text(encoding="utf-8")
 

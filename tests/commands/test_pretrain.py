@@ -186,10 +186,10 @@ def test_images_without_a_label_of_a_held_out_source_are_kept_out_with_their_cop
     free = table["group"].str.extract(r"(\d+)$").astype(int)[0] % 4 == 0
     half = table.assign(label=table["label"].where(~free, ""))
     copied = half[free & (half["source"] == "ink")].iloc[[0, -1]]
-    for name, path in zip(["copy.jpg", "taught.jpg"], copied["path"], strict=True):
+    for name, path in zip(["copy.jpg", "labelled.jpg"], copied["path"], strict=True):
         Image.open(path).convert("RGB").save(tmp_path / name, quality=85)
     known = half[(half["label"] != "") & (half["source"] != "ink")].iloc[0]
-    copies = {"path": ["copy.jpg", "taught.jpg"], "label": ["", known["label"]], "source": ["", known["source"]]}
+    copies = {"path": ["copy.jpg", "labelled.jpg"], "label": ["", known["label"]], "source": ["", known["source"]]}
     pd.concat([half, pd.DataFrame(copies | {"group": ""})]).to_csv(tmp_path / "half.csv", index=False)
     held = ["data.split.by=source", "data.split.held_out=[ink]", "use_val=true", "epochs=1"]
     assert main(words(images, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", *held)) == 0
@@ -412,7 +412,7 @@ def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
     capsys.readouterr()
     both, blind = f"ckpt=[{tiny_run},{run}]", ["block=ensemble", "split=blind", "data.workers=0"]
-    assert main(["evaluate", both, *blind, f"out={tmp_path / 'judged'}"]) == 0
+    assert main(["evaluate", both, *blind, f"out={tmp_path / 'evaluated'}"]) == 0
     assert "in the pretraining" not in capsys.readouterr().err
     copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation", "predictions"))
     told = "24 of 24 images, or copies or groups of theirs, were in the pretraining: figures on them flatter."

@@ -266,8 +266,8 @@ def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_p
     words = ["mode=few_shot", "mode.shots=5", "trainer=debug"]
     splits = [pd.read_csv(train(tmp_path / f"s{seed}", f"seed={seed}", *words) / "split.csv") for seed in (1, 2)]
     drawn = [set(split.loc[split["split"] == "train", "path"]) for split in splits]
-    judged = [set(split.loc[split["split"] == "test", "path"]) for split in splits]
-    assert judged[0] == judged[1]
+    evaluated = [set(split.loc[split["split"] == "test", "path"]) for split in splits]
+    assert evaluated[0] == evaluated[1]
     assert drawn[0] != drawn[1]
     for split in splits:
         assert split.loc[split["split"] == "train", "label"].value_counts().tolist() == [5, 5, 5]
@@ -520,11 +520,11 @@ def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
 ) -> None:
     shutil.copytree(images, tmp_path / "data")
     (tmp_path / "data" / "audit").mkdir()
-    verdicts = {
+    assessments = {
         "assessment": {"suitable": "no", "reasons": ["files tell"]},
         "equalised/assessment": {"suitable": "yes"},
     }
-    (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": verdicts}))
+    (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": assessments}))
     words = [f"data.manifest={tmp_path / 'data' / 'all.csv'}", "trainer=debug"]
     train(tmp_path / "run", *words, code=3)
     assert "cannot answer the question: files tell" in capsys.readouterr().err

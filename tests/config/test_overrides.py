@@ -1,4 +1,4 @@
-"""Quoting is judged by Hydra's own parser and OmegaConf, as they read the words of a command line."""
+"""Tests of quoting with Hydra's own parser and OmegaConf."""
 
 from __future__ import annotations
 

@@ -190,14 +190,14 @@ def test_the_silhouette_of_labels_without_meaning_is_that_of_dealt_ones_where_gr
     places = rng.normal(size=(6, 4))[groups] * 5 + rng.normal(size=(120, 4))  # a group lies in one place
     between = cdist(places, places)
 
-    def judge(labels):
+    def score(labels):
         return sk.silhouette_score(between, labels, metric="precomputed")
 
-    truth = [judge(rng.permuted(np.tile([0, 1], (6, 10)), axis=1).ravel()) for _ in range(20)]  # half of each group
+    truth = [score(rng.permuted(np.tile([0, 1], (6, 10)), axis=1).ravel()) for _ in range(20)]  # half of each group
     labels = np.tile([0, 1], 60)
-    floor = [judge(clusters.permute_labels(labels, groups, rng)) for _ in range(20)]
+    floor = [score(clusters.permute_labels(labels, groups, rng)) for _ in range(20)]
     assert np.mean(floor) == pytest.approx(np.mean(truth), abs=0.01)
-    whole = [judge(rng.permutation(np.arange(6) % 2)[groups]) for _ in range(20)]
+    whole = [score(rng.permutation(np.arange(6) % 2)[groups]) for _ in range(20)]
     assert np.mean(whole) > np.mean(truth) + 0.05  # whole groups of one label each part where nothing does
 
 
