@@ -37,7 +37,7 @@ def words(small: list[str], out: Path, *more: str) -> list[str]:
 
 
 def steps(run: Path) -> int:
-    """Give how many steps the last checkpoint of a run holds, 0 before the first."""
+    """Return how many steps the last checkpoint of a run holds, 0 before the first."""
     last = run / "checkpoints" / "last.ckpt"
     try:
         return int(torch.load(last, weights_only=True)["global_step"])

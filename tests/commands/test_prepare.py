@@ -115,8 +115,8 @@ def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
     assert main(["prepare", "data=tiny", "lang=ru", *QUICK]) == 0
     assert "можно ли по этим данным" in capsys.readouterr().err
     assert "Что в наборе" in (demo_root() / "card.html").read_text(encoding="utf-8")
-    verdict = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
-    assert (verdict["reasons"], verdict["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
+    assessment = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
+    assert (assessment["reasons"], assessment["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
     assert main(["prepare", "data=tiny", *QUICK]) == 0
     assert "What it holds" in (demo_root() / "card.html").read_text(encoding="utf-8")
 
@@ -180,7 +180,7 @@ def folder(root, out, *words):
 
 
 def state_of(out):
-    """Give all that a data set says of itself, but for when and how it was made."""
+    """Return all that a data set says of itself, but for when and how it was made."""
     return {file.name: file.read_bytes() for file in sorted(out.glob("[a-z]*.[cjm]*")) if file.suffix != ".html"}
 
 
@@ -292,7 +292,7 @@ def test_data_that_cannot_answer_is_written_and_ends_with_code_3(images, tmp_pat
             Image.open(file).convert("RGB").save(root / label / f"{number}.{ending}")
     assert main(folder(root, out)) == 3
     lines = capsys.readouterr().err.splitlines()
-    assert "cannot answer the question" in lines[-3]
+    assert "is unsuitable for evaluation" in lines[-3]
     assert "allow=[shortcut]" in lines[-1]
     assert len(pd.read_csv(out / "manifest.csv")) == 128
     assert main(folder(root, out)) == 3

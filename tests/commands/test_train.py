@@ -178,8 +178,8 @@ def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(
     [
         (["mode=progressive", TWO_STAGES, "stage=1"], 2, "stage=2 or more"),
         (["model.backbone=test_vit"], 2, "not test_vit"),
-        (["data.split.seed=9"], 2, "takes over that run's split, in which seed is 0, not 9"),
-        (["data.fraction=0.5"], 2, "takes over that run's split, in which fraction is 1.0, not 0.5"),
+        (["data.split.seed=9"], 2, "reuses that run's split, where seed is 0, not 9"),
+        (["data.fraction=0.5"], 2, "reuses that run's split, where fraction is 1.0, not 0.5"),
         (["data=folder", "data.root=IMAGES/blind", "data.manifest=null"], 3, "other images"),
     ],
 )
@@ -266,8 +266,8 @@ def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_p
     words = ["mode=few_shot", "mode.shots=5", "trainer=debug"]
     splits = [pd.read_csv(train(tmp_path / f"s{seed}", f"seed={seed}", *words) / "split.csv") for seed in (1, 2)]
     drawn = [set(split.loc[split["split"] == "train", "path"]) for split in splits]
-    judged = [set(split.loc[split["split"] == "test", "path"]) for split in splits]
-    assert judged[0] == judged[1]
+    evaluated = [set(split.loc[split["split"] == "test", "path"]) for split in splits]
+    assert evaluated[0] == evaluated[1]
     assert drawn[0] != drawn[1]
     for split in splits:
         assert split.loc[split["split"] == "train", "label"].value_counts().tolist() == [5, 5, 5]
@@ -311,7 +311,7 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
     before = (cut / "checkpoints" / "best.ckpt").stat().st_mtime_ns
     capsys.readouterr()
     assert main(["train", f"resume={cut}"]) == 0
-    assert "finished before" in capsys.readouterr().err
+    assert "already finished" in capsys.readouterr().err
     assert (cut / "checkpoints" / "best.ckpt").stat().st_mtime_ns == before
 
 
@@ -420,7 +420,7 @@ def test_a_grid_makes_a_readable_folder_a_job_and_trains_none_twice(
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").glob("*/checkpoints/best.ckpt")}
     capsys.readouterr()
     assert main(command) == 0
-    assert capsys.readouterr().err.count("finished before, left as it is") == 7
+    assert capsys.readouterr().err.count("already finished, left unchanged") == 7
     changed = {file.parents[1].name for file, time in times.items() if file.stat().st_mtime_ns != time}
     assert changed == {lost.name}
 
@@ -520,11 +520,11 @@ def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
 ) -> None:
     shutil.copytree(images, tmp_path / "data")
     (tmp_path / "data" / "audit").mkdir()
-    verdicts = {
+    assessments = {
         "assessment": {"suitable": "no", "reasons": ["files tell"]},
         "equalised/assessment": {"suitable": "yes"},
     }
-    (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": verdicts}))
+    (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": assessments}))
     words = [f"data.manifest={tmp_path / 'data' / 'all.csv'}", "trainer=debug"]
     train(tmp_path / "run", *words, code=3)
     assert "cannot answer the question: files tell" in capsys.readouterr().err
@@ -554,7 +554,7 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, images: Path
     [
         (["data=folder", "data.root=empty"], 3, "empty holds no images in class folders"),
         (["data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
-        (["data=folder", "data.root=one"], 3, "one has one class only, 'real'"),
+        (["data=folder", "data.root=one"], 3, "one has only one class, 'real'"),
         (["data=manifest", "data.manifest=nowhere.csv"], 3, "nowhere.csv does not exist"),
         (["data=manifest", "data.manifest=some.csv"], 3, "has no label (1 such image of"),
         (["data=folder", "data.root=few"], 3, "has no image in train"),
@@ -626,7 +626,7 @@ def test_an_out_that_is_a_file_is_an_error_of_output(
 
 
 def manifest(images: Path) -> pd.DataFrame:
-    """Give the rows of all.csv with paths that hold from any folder."""
+    """Return the rows of all.csv with paths that hold from any folder."""
     table = pd.read_csv(images / "all.csv")
     return table.assign(path=[str(images / path) for path in table["path"]])
 
@@ -747,8 +747,8 @@ def test_more_devices_than_there_are_is_a_mistake_in_the_options(
         ("data.image_size=10000000", "from 1 to 4096 pixels"),
         ("seed=99999999999999999999999", "from 0 to 4294967295"),
         ("trainer.accelerator=os", "auto, cpu, gpu"),
-        ("+trainer.plugins=x", "trainer.plugins: there is no such option"),
-        ("+nothing=x", "nothing: there is no such option"),
+        ("+trainer.plugins=x", "trainer.plugins: no such option"),
+        ("+nothing=x", "nothing: no such option"),
     ],
 )
 def test_a_value_that_no_machine_could_follow_is_refused_before_the_work(

@@ -151,7 +151,7 @@ def test_an_ensembles_members_share_each_decoded_image(
 
 
 def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], images: Path, tmp_path: Path) -> None:
-    folder, out = write(tmp_path / "a", runs), tmp_path / "verdicts.csv"
+    folder, out = write(tmp_path / "a", runs), tmp_path / "predictions.csv"
     assert main(["predict", f"ckpt={folder}", f"input={images / 'blind' / 'real'}", f"output={out}"]) == 0
     files = sorted((images / "blind" / "real").rglob("*.*"))
     expected = open_run(folder).predict(files)

@@ -410,7 +410,7 @@ def test_block_all_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, 
         out = tmp_path / f"out_{folder}"
         assert main([*chosen, f"out={out}", f"data.ood={{odd: {tmp_path / folder}}}"]) == 0
         said = capsys.readouterr().err
-        assert "left out: " in said
+        assert "skipped: " in said
         assert told in said
         metrics = json.loads((out / "evaluation" / "test" / "error_bias" / "metrics.json").read_text())["metrics"]
         assert told in metrics["unbias"]["reason"]

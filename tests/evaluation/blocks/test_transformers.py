@@ -390,7 +390,7 @@ def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answe
     assert np.isnan(pair["detectable"])
     assert pair["detectable_reason"] == "the two recipes differ on too few images"
     assert np.isnan(pair["n_required"])
-    assert pair["n_required_reason"] == "the two are right equally often"
+    assert pair["n_required_reason"] == "both are correct equally often"
     assert any("too few images differ between" in warning for warning in result.warnings)
     assert result.metrics["difference/sam minus plain"].reason
 
