@@ -195,7 +195,7 @@ def test_images_without_a_label_of_a_held_out_source_are_kept_out_with_their_cop
     assert main(words(images, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", *held)) == 0
     seen = set(read_csv(tmp_path / "run" / "images.csv")["path"])
     assert seen == set(table.loc[table["source"] != "ink", "path"])
-    told = "left out, as images without a label join them to images of another side: 1 image"
+    told = "left out because unlabelled images join them to images of another side: 1 image"
     assert told in capsys.readouterr().err
 
 

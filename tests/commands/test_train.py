@@ -527,7 +527,7 @@ def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
     (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": assessments}))
     words = [f"data.manifest={tmp_path / 'data' / 'all.csv'}", "trainer=debug"]
     train(tmp_path / "run", *words, code=3)
-    assert "cannot answer the question: files tell" in capsys.readouterr().err
+    assert "not suitable for training: files tell" in capsys.readouterr().err
     train(tmp_path / "equalised", *words, "data.equalise=jpeg")
     assert record(train(tmp_path / "run", *words, "allow=[shortcut]"))["allow"] == ["shortcut"]
 
@@ -552,7 +552,7 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, images: Path
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["data=folder", "data.root=empty"], 3, "empty holds no images in class folders"),
+        (["data=folder", "data.root=empty"], 3, "empty contains no images in class folders"),
         (["data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
         (["data=folder", "data.root=one"], 3, "one has only one class, 'real'"),
         (["data=manifest", "data.manifest=nowhere.csv"], 3, "nowhere.csv does not exist"),
@@ -597,7 +597,7 @@ def test_a_mistake_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> N
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 3
-    assert "empty holds no images" in done.stderr.splitlines()[0]
+    assert "empty contains no images" in done.stderr.splitlines()[0]
     assert len(done.stderr.splitlines()) <= 3
     assert done.stdout == ""
 
@@ -652,7 +652,7 @@ def test_a_label_that_looks_misspelt_is_named_with_its_rows(
     table.to_csv(tmp_path / "mine.csv", index=False)
     run = train(tmp_path / "run", f"data.manifest={tmp_path / 'mine.csv'}", "trainer=debug")
     rows = ", ".join(str(row + 1) for row in wrong)
-    told = f"warning: {tmp_path / 'mine.csv'}, rows {rows}: label 'reall' (4 images) is a class of its own; is 'real' "
+    told = f"warning: {tmp_path / 'mine.csv'}, rows {rows}: label 'reall' (4 images) is a separate class; is 'real' "
     assert capsys.readouterr().err.count(told) == 1
     assert "reall" in record(run)["classes"]
 
@@ -663,7 +663,7 @@ def test_a_class_folder_that_looks_misspelt_is_named(train: Train, images: Path,
     for file in sorted((tmp_path / "all" / "drawing").rglob("*.*"))[::12]:
         file.rename(tmp_path / "all" / "drawin" / file.name)
     train(tmp_path / "run", "data=folder", f"data.root={tmp_path / 'all'}", "data.manifest=null", "trainer=debug")
-    [told] = [line for line in capsys.readouterr().err.splitlines() if "is a class of its own" in line]
+    [told] = [line for line in capsys.readouterr().err.splitlines() if "is a separate class" in line]
     assert told.startswith(f"warning: {tmp_path / 'all' / 'drawin'}: label 'drawin' (6 images)")
 
 

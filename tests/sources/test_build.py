@@ -76,7 +76,7 @@ def source(distribution, label, archive="wheel", **more):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """Let pip find packages in this folder alone, and keep its downloads below the test's own folder."""
+    """Restrict pip to packages in this folder, and keep its downloads below the test's own folder."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name in ("face-a", "face-b"):
@@ -155,7 +155,7 @@ def test_an_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path
     assert (summary.counts, summary.blind, summary.quarantined) == ({"real": 3}, {"real": 1}, 1)
     left_out = pd.read_csv(tmp_path / "out" / "quarantine.csv")
     assert left_out["file"][0] == "copy: face_copy/copy.png"
-    assert left_out["reason"][0].startswith("belongs with a: face_a/0.png")
+    assert left_out["reason"][0].startswith("is a near-duplicate or in a group of a: face_a/0.png")
     assert list(pd.read_csv(tmp_path / "out" / "blind.csv")["origin"]) == ["face_copy/own.png"]
 
 

@@ -308,7 +308,7 @@ def test_nothing_is_fitted_on_the_images_judged(evaluate, overconfident, make_pr
     run = fake_run(evaluated)
 
     def refuse(dataset):
-        raise GuardError(f"images of {dataset.name} are among those that this block is fitted on.")
+        raise GuardError(f"images of {dataset.name} are also in the set that this block is fitted on.")
 
     run.calibration = refuse
     with pytest.raises(GuardError, match="test are among"):
