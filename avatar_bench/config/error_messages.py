@@ -13,7 +13,8 @@ from avatar_bench.config.catalogue import find_choices
 from avatar_bench.console.terminal import escape_control_characters, hide_credentials
 from avatar_bench.errors import AvatarBenchError, OutputError, suggest_names
 
-MAX_LINE_CHARACTERS = 1000  # characters of a line
+MAX_LINE_CHARACTERS = 1000
+_MAX_LISTED_OPTIONS = 40
 _DISK_ERRORS = (
     errno.EACCES,
     errno.EPERM,
@@ -134,14 +135,23 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
 
 
 def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ...]:
-    parent, _, name = option.rpartition(".")
+    """Return the unknown option with the nearest known ones, and the options beside it or, elsewhere, of its name."""
     siblings = getattr(error.__cause__, "parent_node", None)
-    known = [str(key) for key in siblings if key != "hydra"] if isinstance(siblings, Mapping) else []
+    known = {str(key): siblings[key] for key in siblings if key != "hydra"} if isinstance(siblings, Mapping) else {}
     missing = re.search(r"Key '([^']+)'", str(error.__cause__))
-    nearest = suggest_names(missing[1] if missing else name, known)
-    lines = [f"{option}: there is no such option" + (f"; {nearest}" if nearest else "")]
-    if known and len(known) <= 40:
-        lines.append(f"{parent or 'there are'}: {' '.join(known)}")
+    name = missing[1] if missing else option.rpartition(".")[2]
+    parts = option.split(".")
+    level = ".".join(parts[: parts.index(name)] if name in parts else parts[:-1])
+    inside = [group for group, values in known.items() if isinstance(values, Mapping) and name in values]
+    if not level and inside:
+        values = known[inside[0]][name]
+        lines = [f"{option}: there is no such option; did you mean {inside[0]}.{option}?"]
+        known, level = (dict(values), f"{inside[0]}.{name}") if isinstance(values, Mapping) else (known, level)
+    else:
+        nearest = suggest_names(name, known)
+        lines = [f"{option}: there is no such option" + (f"; {nearest}" if nearest else "")]
+    if known and len(known) <= _MAX_LISTED_OPTIONS:
+        lines.append(f"{level or 'there are'}: {' '.join(map(str, known))}")
     return tuple(lines)
 
 

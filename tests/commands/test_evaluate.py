@@ -126,7 +126,7 @@ def test_a_saved_result_says_where_it_comes_from(tiny_run: Path) -> None:
     assert evaluate(tiny_run) == 0
     said = json.loads((tiny_run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text())
     record = json.loads((tiny_run / "run.json").read_text())
-    assert (said["block"], said["schema"], said["set"], said["classes"]) == ("blind_test", 1, "test", CLASSES)
+    assert (said["block"], said["schema"], said["set"], said["classes"]) == ("blind_test", 2, "test", CLASSES)
     assert said["n"] == record["split"]["counts"]["test"]
     provenance = said["provenance"]
     assert provenance["checkpoint_sha256"] == record["checkpoint_sha256"]

@@ -16,13 +16,13 @@ import torch
 from avatar_bench.cli.app import main
 from avatar_bench.data import loaders
 from avatar_bench.data.corruptions import Corruption
-from avatar_bench.data.decoding import decode
 from avatar_bench.data.dataset import read_manifest
-from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
+from avatar_bench.data.decoding import decode
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
-from avatar_bench.metrics.detection import energy
 from avatar_bench.metrics.averaging import AveragingWeights
+from avatar_bench.metrics.detection import energy
 from avatar_bench.models.checkpoint import read_checkpoint
+from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run
 
 
@@ -38,7 +38,9 @@ def write(
 ) -> Path:
     """Save an ensemble of runs, of equal weights and temperatures of 1 where none are given."""
     size = len(runs)
-    mix = AveragingWeights(*(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size)))
+    mix = AveragingWeights(
+        *(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size))
+    )
     opened = [open_run(run) for run in runs]
     return save_ensemble(folder, describe_ensemble(kind, opened, mix, t, opened[0].classes))
 

@@ -125,7 +125,7 @@ def test_the_weakest_slice_can_be_recomputed_from_the_saved_slices(saved):
     first = tested.iloc[0]
     assert (first["by"], first["slice"], first["target"]) == ("source", "s23", "real")
     assert first["low_joint"] < first["low"]
-    assert worst["interval"] == f"Bonferroni over {len(tested)} slices"
+    assert worst["interval"] == f"Bonferroni over {len(tested)} slices by group"
     assert worst["value"] < worst["floor"] < 1
     assert any("source s23 (real)" in line for line in said["warnings"])
 

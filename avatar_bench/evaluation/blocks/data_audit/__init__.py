@@ -135,7 +135,7 @@ class DataAudit(DatasetBlock):
             with use_language(name):
                 reasons[name] = assess(frame, file_alone, source_alone, matches).reasons
         stated = {"suitable": verdict.suitable, "reasons": reasons.pop("en"), "reasons_in": reasons}
-        result.provenance[f"{prefix}verdict"] = stated
+        result.provenance[f"{prefix}assessment"] = stated
         if not prefix:
             result.warnings = [_format_assessment(verdict), *result.warnings]
 

@@ -148,7 +148,7 @@ def _warn_of_undefined(table: pd.DataFrame) -> list[str]:
         missing = int(table[name].isna().sum())
         if 0 < missing < len(table):
             told = _(
-                "{n} of {all} pairs have no {name}, and its mean leaves them out.", n=missing, all=len(table), name=name
+                "Pairs without {name}: {n} of {all}; the mean leaves them out.", n=missing, all=len(table), name=name
             )
             said.append(told)
     return said

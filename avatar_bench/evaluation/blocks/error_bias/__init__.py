@@ -157,7 +157,7 @@ class ErrorBias(IntervalBlock):
         # with all intervals right at once, the lowest accuracy lies between the lowest of their ends
         value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
         groups = tested["groups"].tolist()[0]
-        return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices", floor=floor)
+        return Metric(value, groups, low, high, f"Bonferroni over {len(tested)} slices by group", floor=floor)
 
     def _warnings(self, result: Result, asked: int) -> list[str]:
         said = warn_unlabelled(asked - result.n, asked)

@@ -111,7 +111,7 @@ class Significance(recipe_pairs.PairwiseBlock):
             "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
             "better_than_guessing": _better_than_guessing(ranking),
             "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
-            "gain_over_second": metric_with_interval(*gain, units, "paired bootstrap"),
+            "gain_over_second": metric_with_interval(*gain, units, "paired bootstrap by group"),
             "detectable_difference": Metric(
                 detectable, n, higher_is_better=False, reason=few if detectable is None else None
             ),

@@ -94,4 +94,6 @@ def _metrics(
 
 
 def _difference(row: pd.Series, units: int) -> Metric:
-    return metric_with_interval(row["difference"], row["low"], row["high"], units, "paired bootstrap", better=None)
+    return metric_with_interval(
+        row["difference"], row["low"], row["high"], units, "paired bootstrap by group", better=None
+    )

@@ -88,7 +88,8 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
     if beyond.any():
         told.append(
             _(
-                "{n} of {all} pairs are not told apart, which does not make them equal: too few images part them.",
+                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: too few images differ between "
+                "them.",
                 n=int(beyond.sum()),
                 all=len(compared),
             )
@@ -97,8 +98,8 @@ def warn_about_pairs(compared: pd.DataFrame) -> list[str]:
         least = sorted({f"{100 * ends:.1f}" for ends in tied["detectable"].agg(["min", "max"])}, key=float)
         told.append(
             _(
-                "{n} of {all} pairs are not told apart, which does not make them equal: on {images} images a "
-                "difference below {least} points would likely go unseen.",
+                "Statistically tied pairs: {n} of {all}. A tie is no proof of equality: on {images} images a "
+                "difference below {least} points would likely go undetected.",
                 n=int((~beyond).sum()),
                 all=len(compared),
                 least="–".join(least),
