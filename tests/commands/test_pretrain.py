@@ -223,7 +223,7 @@ def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(
     train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
     told = capsys.readouterr().err
     assert "warning: 48 of 48 val images" in told
-    assert "parameters learn (conv1.0.weight to fc.bias), 1 epoch, lr" in told
+    assert "parameters trained (conv1.0.weight to fc.bias), 1 epoch, lr" in told
 
 
 def test_several_are_made_by_a_multirun(images: Path, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_pretraining_that_diverges_names_the_images_of_the_batch(
 ) -> None:
     assert main(words(images, tmp_path / "run", "lr=1e30", "optimizer=sgd", "epochs=3")) == 6
     told = capsys.readouterr().err.splitlines()[-3:]
-    assert re.fullmatch(r"The images of that batch: all/.* and 28 more\.", told[1])
+    assert re.fullmatch(r"Images of that batch: all/.* and 28 more\.", told[1])
     assert record(tmp_path / "run")["status"] == "diverged"
 
 
@@ -365,7 +365,7 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
     assert main(words(images, tmp_path / "same", *given)) == 0
     assert main(words(images, tmp_path / "other", *given, "data.split.seed=1")) == 3
     told = capsys.readouterr().err
-    assert "was trained with labels on other images" in told
+    assert "was trained with labels on data other than" in told
     assert {"data", "data.split", "allow"} <= options_in(told.splitlines()[-3:]) <= OPTIONS
     best = f"model.weights={tiny_run / 'checkpoints' / 'best.ckpt'}"
     assert main(words(images, tmp_path / "run's", best, *given[1:])) == 4
@@ -378,7 +378,7 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
     for name in ("same", "allowed"):
         begun = f"model.weights={tmp_path / name / 'backbone.safetensors'}"
         train(tmp_path / f"after {name}", begun, "data.split.seed=1", code=3)
-        assert "may know the test images" in capsys.readouterr().err
+        assert "the test images may be among its training data" in capsys.readouterr().err
 
 
 def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
@@ -436,7 +436,7 @@ def test_figures_say_where_images_of_the_pretraining_are_gone(
     shutil.rmtree(tmp_path / "seen")
     file = tmp_path / "pre" / "backbone.safetensors"
     run = train(tmp_path / "run", "model.backbone=test_resnet", f"model.weights={file}")
-    assert f"warning: 33 of 33 images that {file} has seen are gone" in capsys.readouterr().err
+    assert f"warning: 33 of 33 pretraining images of {file} are missing" in capsys.readouterr().err
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
     told = "33 pretraining images are missing: their near-duplicates are not searched for"
     assert f"/run: blind_test: {told}" in capsys.readouterr().err
@@ -523,7 +523,7 @@ def child_rows(run: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("more", "code", "told"),
     [
-        (["method=mae"], 2, "does not see an image as patches"),
+        (["method=mae"], 2, "does not divide images into patches"),
         (["method.mask_ratio=0.5"], 2, "method=simclr does not use this option"),
         (["method=simclar"], 2, "simclr"),
         (["mode=frozen"], 2, "pretrain has no modes"),

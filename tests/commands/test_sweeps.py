@@ -221,7 +221,7 @@ def test_a_finished_job_whose_images_have_changed_is_refused(
     assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 3
     status, reason = jobs(tmp_path / "sweep")["seed1"]
     assert status == "refused"
-    assert "on other images than data=manifest names now" in reason
+    assert "on other images than data=manifest now contains" in reason
     assert record(tmp_path / "sweep" / "seed1")["status"] == "finished"
 
 

@@ -166,7 +166,7 @@ def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(
     same = train(tmp_path / "same", f"init_from={run_copy}")
     assert "otherwise" not in capsys.readouterr().err
     larger = train(tmp_path / "larger", f"init_from={run_copy}", "data.image_size=48", "data.equalise=jpeg")
-    told = "saw its images otherwise: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
+    told = "used other preprocessing: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
     assert told in capsys.readouterr().err
     for run in (same, larger):
         kept = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["avatar_bench"]["preprocessing"]
@@ -275,7 +275,7 @@ def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_p
 
 def test_too_few_images_for_the_shots_are_a_warning(train: Train, tmp_path: Path, capsys: Any) -> None:
     run = train(tmp_path / "run", "mode=few_shot", "mode.shots=50", "data.limit=60", "trainer=debug")
-    assert "shots a class instead of 50" in capsys.readouterr().err
+    assert "shots per class instead of 50" in capsys.readouterr().err
     assert sum(record(run)["split"]["counts"].values()) == 60
 
 
@@ -355,7 +355,7 @@ def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(
     run = train(tmp_path / "run", "lr=1e30", "optimizer=sgd", *words, code=6)
     told = capsys.readouterr().err.splitlines()[-3:]
     assert "not a finite number" in told[0]
-    assert told[1].startswith("The images of that batch: all/")
+    assert told[1].startswith("Images of that batch: all/")
     assert record(run)["status"] == "diverged"
     assert list(run.rglob("*.ckpt*")) == []
 
@@ -765,7 +765,7 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
 ) -> None:
     def ensemble(*words: str) -> int:
         runs = [train(tmp_path / f"{len(words)}" / str(seed), *words, f"seed={seed}") for seed in (1, 2)]
-        assert ("too few for a temperature" in capsys.readouterr().err) == (len(words) == 1)
+        assert ("too few images to fit a temperature" in capsys.readouterr().err) == (len(words) == 1)
         assert [json.loads((run / "run.json").read_text())["temperature"] == 1 for run in runs] == [len(words) == 1] * 2
         asked = ["block=ensemble", "block.ensemble.resamples=100", "data.workers=0"]
         return main(["evaluate", f"ckpt={tmp_path / str(len(words))}", *asked])
