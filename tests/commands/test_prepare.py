@@ -118,7 +118,7 @@ def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
     assessment = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
     assert (assessment["reasons"], assessment["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
     assert main(["prepare", "data=tiny", *QUICK]) == 0
-    assert "What it holds" in (demo_root() / "card.html").read_text(encoding="utf-8")
+    assert "Shortcuts: what reveals the class" in (demo_root() / "card.html").read_text(encoding="utf-8")
 
 
 def test_without_out_the_data_set_goes_to_the_cache(tiny, capsys):

@@ -111,7 +111,7 @@ class DataAudit(DatasetBlock):
 
     def _run_probes(self, result: Result, frame: pd.DataFrame) -> None:
         found = {name: probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
-        found["source"] = probe_source(frame, plan=self._plan)
+        found["source"] = probe_source(frame, settings=self._plan)
         accuracy, balanced = score_majority_class(frame)
         result.metrics |= _name_metrics(found, "")
         result.metrics |= {"majority_accuracy": accuracy, "majority_balanced_accuracy": balanced}
