@@ -92,7 +92,7 @@ def _name_differences(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of nested groups by their dotted options."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat

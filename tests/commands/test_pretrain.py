@@ -305,9 +305,7 @@ def test_a_training_whose_test_images_were_seen_is_refused(
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 3
     assert "with the pretraining data by image" in capsys.readouterr().err
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", "allow=[overlap,near_duplicates]"]) == 0
-    assert (
-        "blind_test: 48 of 48 images overlap with the pretraining data" in capsys.readouterr().err
-    )
+    assert "blind_test: 48 of 48 images overlap with the pretraining data" in capsys.readouterr().err
     onward = train(tmp_path / "onward", "model.backbone=test_resnet", f"init_from={run}")
     assert main(["evaluate", f"ckpt={onward}", "data.workers=0"]) == 3
 
