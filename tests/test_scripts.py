@@ -111,6 +111,6 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_test_script_hands_its_arguments_to_pytest(checkout: Path) -> None:
-    done = call(checkout, "./scripts/test", "tests/test_records.py", "-q")
+    done = call(checkout, "./scripts/test", "tests/runs/test_record.py", "-q")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert " passed" in done.stdout.splitlines()[-1]
