@@ -24,7 +24,7 @@ from avatar_bench.models.weight_formats import describe_error, read_plain_json, 
 
 IMAGES_FILE = "images.csv"
 PRETRAINING_KEY = "pretraining"  # of the card, in the file's metadata
-PRETRAINING_SCHEMA = 1
+PRETRAINING_SCHEMA = 2
 # options that weights do not depend on: rates of dropout, the size of images, to which positions are resampled, and
 # how the last layer is read, by another pooling of which a network is often fine-tuned
 _IRRELEVANT_OPTIONS = re.compile(r".*_rate|.*_drop|.*img_size|dynamic_img_pad|global_pool|fc_norm|head_init_scale")
@@ -174,10 +174,10 @@ def _format_options(options: Mapping[str, Any]) -> str:
 
 def _check_card(card: Any) -> None:
     """Raise ValueError where what a file says of itself is no card."""
+    if isinstance(card, dict) and "method" in card and card.get("schema") != PRETRAINING_SCHEMA:
+        raise ValueError(f"its card is not of schema {PRETRAINING_SCHEMA}, which this version reads: pretrain again")
     known = {item.name for item in fields(Pretraining)}
     if not isinstance(card, dict) or not {"backbone", "method", "preprocessing"} <= card.keys() <= known:
         raise ValueError("its card lacks something, or holds something else")
-    if card.get("schema") != PRETRAINING_SCHEMA:
-        raise ValueError(f"this version reads schema {PRETRAINING_SCHEMA}")
     if fault := find_value_fault(card) or find_option_fault(card.get("options", {})):
         raise ValueError(fault)

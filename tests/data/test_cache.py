@@ -98,7 +98,7 @@ def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], files: dict
     assert {file: file.read_bytes() for file in kept(root)} == before
 
 
-def test_a_image_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Path], root: Path) -> None:
+def test_an_image_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Path], root: Path) -> None:
     cache = ImageCache(PREPROCESSING)
     (digest, _), (_, other) = list(files.items())[:2]
     assert cache.reserve([digest], GIB) is None

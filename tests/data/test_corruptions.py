@@ -91,7 +91,7 @@ def test_noise_is_rounded_and_clipped_and_never_wraps_round() -> None:
         assert np.abs(noisy - np.clip(shade + 15 * pattern, 0, 255)).max() <= 0.5 + 1e-4
 
 
-def test_the_noise_of_a_image_is_one_pattern_of_growing_strength() -> None:
+def test_the_noise_of_an_image_is_one_pattern_of_growing_strength() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     weak, strong = (Corruption("noise", k)(grey, seed=5).astype(float) - 128 for k in (1, 4))
     assert np.abs(strong - 5 * weak).max() <= 0.5 + 5 * 0.5

@@ -85,7 +85,7 @@ def test_pixels_differ_by_one_sample_and_by_shape() -> None:
     assert len({fingerprint_image(one).pixels for one in (image, changed, image.reshape(6, 4, 3))}) == 3
 
 
-def test_a_image_that_is_a_view_of_another_is_hashed_as_its_copy() -> None:
+def test_an_image_that_is_a_view_of_another_is_hashed_as_its_copy() -> None:
     assert fingerprint_image(draw(0)[:, ::-1]) == fingerprint_image(draw(0)[:, ::-1].copy())
 
 

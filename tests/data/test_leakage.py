@@ -197,7 +197,7 @@ def test_an_exact_copy_of_another_label_is_refused(made: Make, kind: str) -> Non
     assert "different labels" in notes[0]
 
 
-def test_a_image_that_cannot_be_decoded_is_named(made: Make) -> None:
+def test_an_image_that_cannot_be_decoded_is_named(made: Make) -> None:
     whole = made(lambda root: (root / "a" / "00.png").write_bytes((root / "a" / "00.png").read_bytes()[:200]))
     with pytest.raises(DataError, match=r"00\.png"):
         split_without_leakage(whole, SplitPlan(folds=3), (), [])

@@ -148,7 +148,7 @@ def test_an_archive_of_another_hash_is_refused(index, tmp_path):
     assert build_dataset(DatasetRecipe({"a": source("face-a", "real", sha256=right)}), tmp_path / "out").built
 
 
-def test_a_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path):
+def test_an_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path):
     make_wheel(index, "face-copy", {"copy.png": photo(b"face-a0", kind="WEBP"), "own.png": photo(7)})
     recipe = {"copy": source("face-copy", "real"), "a": source("face-a", "real")}
     summary = build_dataset(DatasetRecipe(recipe, ("copy",)), tmp_path / "out")

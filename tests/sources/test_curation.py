@@ -219,7 +219,7 @@ def test_a_stated_split_is_kept(shelf: Shelf) -> None:
     assert {"train", "val"} <= set(frame["split"][6:])
 
 
-def test_a_image_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
+def test_an_image_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
     sides = earlier_of(shelf.curate())
     away, shelf.rows = shelf.rows, shelf.rows[:5] + shelf.rows[12:]
     images, shelf.images = shelf.images, shelf.images[:5] + shelf.images[12:]
@@ -259,7 +259,7 @@ def test_a_set_of_which_nothing_is_left_is_told(shelf: Shelf) -> None:
     assert "warning: no image of the out-of-domain set things is left: see quarantine.csv" in curated.notes
 
 
-def test_a_image_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
+def test_an_image_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
     shelf.add(face(7), source="z")
     sides = earlier_of(shelf.curate(CurationRules(blind=("z",), plan=PLAN)))
     shelf.rows[40] |= {"source": "a", "recipe_source": "a"}
