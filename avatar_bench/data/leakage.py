@@ -250,7 +250,7 @@ def _check_label_conflicts(frame: pd.DataFrame, matches: pd.DataFrame, allowed: 
 
 
 def _refuse_split_duplicates(frame: pd.DataFrame, split: pd.Series, matches: pd.DataFrame) -> None:
-    """Raise GuardError if two matching images are on two sides; `split` holds the sides of used images, by place."""
+    """Raise GuardError if two matching images are on two sides; `split` has the sides of used images, by place."""
     sides = split.replace("calibration", "val").reindex(range(len(frame))).to_numpy()
     left, right = sides[matches["left"]], sides[matches["right"]]
     across = matches[pd.notna(left) & pd.notna(right) & (left != right)]
