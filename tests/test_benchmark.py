@@ -28,7 +28,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def benchmark(file: Path, *words: str) -> tuple[str, dict[str, Any]]:
-    """Give what the script prints, and what it writes."""
+    """Return what the script prints, and what it writes."""
     command = [sys.executable, str(SCRIPTS / "benchmark"), *words, "--quick", "--json", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]

@@ -97,7 +97,7 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
         assert sets["n"].min() > 30
         soup = f"runs/demo/ensembles/soup/evaluation/{split}/blind_test/metrics.json"
         assert (checkout / soup).is_file()
-    for file in ("runs/demo/report.html", "runs/demo/verdicts.csv"):
+    for file in ("runs/demo/report.html", "runs/demo/predictions.csv"):
         assert f"  {file}" in first.stdout
         assert (checkout / file).is_file()
 
@@ -111,6 +111,6 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_test_script_hands_its_arguments_to_pytest(checkout: Path) -> None:
-    done = call(checkout, "./scripts/test", "tests/test_records.py", "-q")
+    done = call(checkout, "./scripts/test", "tests/runs/test_record.py", "-q")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert " passed" in done.stdout.splitlines()[-1]

@@ -59,9 +59,9 @@ def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel: Path) -> None
     assert yamls <= names
     assert {
         "avatar_bench/py.typed",
-        "avatar_bench/blocks/_transformer_history.csv",
-        "avatar_bench/blocks/_transformer_study.csv",
-        "avatar_bench/templates/card.html.jinja",
+        "avatar_bench/evaluation/blocks/transformers/history.csv",
+        "avatar_bench/evaluation/blocks/transformers/study.csv",
+        "avatar_bench/reporting/templates/card.html.jinja",
     } <= names
     assert not any(name.startswith(("tests/", "conf/", "docs/")) for name in names)
 

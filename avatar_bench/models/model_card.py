@@ -12,7 +12,7 @@ from avatar_bench.models.card_schema import find_ancestor_fault, find_card_fault
 from avatar_bench.models.checkpoint import CARD_KEY
 from avatar_bench.models.weight_formats import read_plain_json
 
-CARD_SCHEMA = 1
+CARD_SCHEMA = 2
 PROVENANCE_KEY = "provenance"  # of the origin of an export, among its texts
 
 
@@ -43,14 +43,14 @@ class Card:
         """Read and check the card of a loaded checkpoint; raise CheckpointError if it is not one of avatar_bench."""
         card = checkpoint.get(CARD_KEY) if isinstance(checkpoint, dict) else None
         known = {item.name for item in fields(cls)}
+        if isinstance(card, dict) and "classes" in card and card.get("schema") != CARD_SCHEMA:
+            raise CheckpointError(
+                f"{file} has schema {ascii(card.get('schema'))[:20]}, this version reads {CARD_SCHEMA}: train again."
+            )
         if not isinstance(card, dict) or not {"classes", "backbone", "preprocessing"} <= card.keys() <= known:
             raise CheckpointError(
                 f"{file} is not a checkpoint of avatar_bench: classes or preprocessing are missing.",
                 "Expected checkpoints/best.ckpt or last.ckpt of a run folder.",
-            )
-        if card.get("schema") != CARD_SCHEMA:
-            raise CheckpointError(
-                f"{file} has schema {ascii(card.get('schema'))[:20]}; this version reads schema {CARD_SCHEMA}."
             )
         if fault := find_card_fault(card):
             raise CheckpointError(f"{file}: {fault}.", "The file is damaged, or was made by hand.")

@@ -24,7 +24,7 @@ from avatar_bench.models.weight_formats import describe_error, read_plain_json, 
 
 IMAGES_FILE = "images.csv"
 PRETRAINING_KEY = "pretraining"  # of the card in the metadata of the file
-PRETRAINING_SCHEMA = 1
+PRETRAINING_SCHEMA = 2
 # options that weights do not depend on: dropout rates, the image size, to which position embeddings are resampled, and
 # the pooling of the last layer, which is often changed for fine-tuning
 _IRRELEVANT_OPTIONS = re.compile(r".*_rate|.*_drop|.*img_size|dynamic_img_pad|global_pool|fc_norm|head_init_scale")
@@ -174,10 +174,10 @@ def _format_options(options: Mapping[str, Any]) -> str:
 
 def _check_card(card: Any) -> None:
     """Raise ValueError if the text of a file is not a valid card."""
+    if isinstance(card, dict) and "method" in card and card.get("schema") != PRETRAINING_SCHEMA:
+        raise ValueError(f"its card is not of schema {PRETRAINING_SCHEMA}, which this version reads: pretrain again")
     known = {item.name for item in fields(Pretraining)}
     if not isinstance(card, dict) or not {"backbone", "method", "preprocessing"} <= card.keys() <= known:
         raise ValueError("its card has missing or unknown entries")
-    if card.get("schema") != PRETRAINING_SCHEMA:
-        raise ValueError(f"this version reads schema {PRETRAINING_SCHEMA}")
     if fault := find_value_fault(card) or find_option_fault(card.get("options", {})):
         raise ValueError(fault)

@@ -23,9 +23,10 @@ from avatar_bench.files.csv_io import read_csv, write_csv
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RESULT_SCHEMA = 1
+RESULT_SCHEMA = 2
 AGAINST_FOLDER = "against"  # folder of differences from an earlier Result, beside the folders of blocks
 _SVG_DPI = 150  # of embedded images, enough for the cells of an image grid; lines and text are vectors
+_RESAMPLED_UNITS = ("group", "source", "round", "pass")
 _STALE_SECONDS = 86_400  # after which a partly written folder is deleted
 
 
@@ -54,6 +55,16 @@ class Metric:
                 raise ValueError(f"{name} must be finite or None with a reason, not {number}")
         if self.value is None and not self.reason:
             raise ValueError("a Metric without a value needs a reason")
+
+    @classmethod
+    def parse(cls, saved: dict[str, Any]) -> Metric:
+        """Return the Metric saved in metrics.json; `unit` is derived from the interval."""
+        return cls(**{name: value for name, value in saved.items() if name != "unit"})
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of `n` by the interval: "group", "source", "round" or "pass", else "image"."""
+        return next((unit for unit in _RESAMPLED_UNITS if unit in (self.interval or "")), "image")
 
 
 @dataclass
@@ -102,14 +113,13 @@ class Result:
     def load(cls, folder: Path) -> Result:
         """Read metrics and tables, without the other files; raise ValueError for another schema."""
         text = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        if text["schema"] != RESULT_SCHEMA:
-            raise ValueError(f"schema {text['schema']}; this version reads schema {RESULT_SCHEMA}")
+        check_schema(text)
         return cls(
             block=text["block"],
             set=text["set"],
             n=text["n"],
             classes=tuple(text["classes"]),
-            metrics={name: Metric(**metric) for name, metric in text["metrics"].items()},
+            metrics={name: Metric.parse(metric) for name, metric in text["metrics"].items()},
             tables={file.stem: read_csv(file) for file in sorted(folder.glob("*.csv"))},
             warnings=list(text["warnings"]),
             provenance=dict(text["provenance"]),
@@ -148,6 +158,12 @@ class Result:
             "provenance": self.provenance,
         }
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def check_schema(saved: dict[str, Any]) -> None:
+    """Raise ValueError if a metrics.json has another schema than RESULT_SCHEMA."""
+    if saved["schema"] != RESULT_SCHEMA:
+        raise ValueError(f"it has schema {saved['schema']}, and this version reads {RESULT_SCHEMA}: evaluate again")
 
 
 def _save_figure(figure: Figure, stem: Path) -> None:
@@ -214,5 +230,5 @@ def _move(folder: Path, target: Path) -> None:
 
 
 def _drop_missing(metric: Metric) -> dict[str, Any]:
-    stated = asdict(metric)
+    stated = asdict(metric) | ({"unit": metric.unit} if metric.interval else {})
     return {key: value for key, value in stated.items() if value is not None or key in ("value", "higher_is_better")}

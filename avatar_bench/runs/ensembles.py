@@ -22,8 +22,8 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError
 from avatar_bench.metrics.averaging import AveragingWeights, average_logits
-from avatar_bench.models.model_card import Card, describe_training
 from avatar_bench.models.card_schema import find_class_fault
+from avatar_bench.models.model_card import Card, describe_training
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.record import ENSEMBLE, read_json
 from avatar_bench.runs.run import Run
@@ -61,7 +61,9 @@ def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
     temperature and classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    members = [{**member, "run": _compute_relative_path(Path(member["run"]), folder)} for member in description["members"]]
+    members = [
+        {**member, "run": _compute_relative_path(Path(member["run"]), folder)} for member in description["members"]
+    ]
     part = folder / f"{ENSEMBLE}.{os.getpid()}.part"  # another process may be writing the same
     text = json.dumps({**description, "members": members}, indent=1, ensure_ascii=False, allow_nan=False)
     part.write_text(f"{text}\n", encoding="utf-8")
@@ -69,7 +71,9 @@ def save_ensemble(folder: Path, description: Mapping[str, Any]) -> Path:
     return folder
 
 
-def describe_ensemble(kind: str, runs: Sequence[Run], mix: AveragingWeights, temperature: float, classes: tuple[str, ...]) -> dict[str, Any]:
+def describe_ensemble(
+    kind: str, runs: Sequence[Run], mix: AveragingWeights, temperature: float, classes: tuple[str, ...]
+) -> dict[str, Any]:
     """Give what `save_ensemble` writes of the runs that weigh anything in a mix."""
     members = [
         {
@@ -265,7 +269,9 @@ def _open(folder: Path, options: Mapping[str, Any], depth: int = 1) -> CombinedR
     stated = _read(folder)
     shared = {name: value for name, value in options.items() if name not in _SINGLE_RUN_OPTIONS}
     members = tuple(_open_member(folder, member, shared, depth) for member in stated["members"])
-    mix = AveragingWeights(*(np.array([float(member[key]) for member in stated["members"]]) for key in ("weight", "temperature")))
+    mix = AveragingWeights(
+        *(np.array([float(member[key]) for member in stated["members"]]) for key in ("weight", "temperature"))
+    )
     fields = {"members": members, "mix": mix, "fitted": float(stated["temperature"]), **options}
     place = (folder / ENSEMBLE, folder, _merge_records(members))
     if stated["kind"] == "soup":
@@ -286,7 +292,9 @@ def _read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}.", _REBUILD_HINT) from error
     if not usable:
-        raise CheckpointError(f"{file} does not describe an ensemble: members, weights, temperatures, classes.", _REBUILD_HINT)
+        raise CheckpointError(
+            f"{file} does not describe an ensemble: members, weights, temperatures, classes.", _REBUILD_HINT
+        )
     return dict(stated)
 
 
@@ -304,7 +312,9 @@ def _open_member(folder: Path, stated: Mapping[str, Any], options: Mapping[str, 
         raise CheckpointError(f"{folder / ENSEMBLE}: its members are ensembles of ensembles.", _REBUILD_HINT)
     run = _open(inner, options, depth + 1) if (inner / ENSEMBLE).is_file() else Run.open(place, **options)
     if run.checkpoint_sha256 != stated["checkpoint_sha256"]:
-        raise CheckpointError(f"{folder / ENSEMBLE}: its member {place} is no longer the one it was made of.", _REBUILD_HINT)
+        raise CheckpointError(
+            f"{folder / ENSEMBLE}: its member {place} is no longer the one it was made of.", _REBUILD_HINT
+        )
     return run
 
 
@@ -355,7 +365,9 @@ def _scale_to_unit_length(embeddings: NDArray[np.floating]) -> NDArray[np.float3
     return np.asarray(embeddings / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
-def _average_states(states: Sequence[Mapping[str, torch.Tensor]], weights: NDArray[np.float64]) -> dict[str, torch.Tensor]:
+def _average_states(
+    states: Sequence[Mapping[str, torch.Tensor]], weights: NDArray[np.float64]
+) -> dict[str, torch.Tensor]:
     return {name: _average_tensors([state[name] for state in states], weights) for name in states[0]}
 
 

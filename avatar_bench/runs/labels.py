@@ -19,8 +19,7 @@ _RECIPE_EXCLUDED = {
     "trainer": ("threads", "devices", "accelerator", "strategy"),
     "callbacks": ("progress",),
 }
-# what an option that came later was before a configuration could name it; others were off, which is null
-_LATER_DEFAULTS: dict[str, dict[str, Any]] = {"optimizer": {"decay_norms": True}}
+_MAX_NAMED_OPTIONS = 2  # more make a name that nobody reads
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def label_runs(folders: Sequence[Path]) -> list[LabelledRun]:
     A checkpoint file is called by its name. Raises CheckpointError where a record cannot be read.
     """
     records = [read_record(folder) if (folder / RECORD).is_file() else {} for folder in folders]
-    configs = [_add_later_options(read_config(folder)) for folder in folders]
+    configs = [read_config(folder) for folder in folders]
     keys = [_build_recipe_key(config) or str(folder) for folder, config in zip(folders, configs, strict=True)]
     names = _name_recipes(folders, records, configs, keys)
     named = [names[key] for key in keys]
@@ -69,14 +68,38 @@ def describe_recipe_without(option: str, record: dict[str, Any], config: dict[st
 def _name_recipes(
     folders: Sequence[Path], records: Sequence[dict[str, Any]], configs: Sequence[dict[str, Any]], keys: Sequence[str]
 ) -> dict[str, str]:
-    """Give each recipe's key a name; where two share one, the folder of the first run of each is said as well."""
+    """Return each recipe's name by its key; where recipes share one, with the options that differ, or a folder."""
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
     places = sorted(first.values())
-    names = _disambiguate_names(
-        [_name_recipe(records[place], configs[place]) or folders[place].name for place in places],
-        [folders[place] for place in places],
-    )
+    names = [_name_recipe(records[place], configs[place]) or folders[place].name for place in places]
+    for name in {name for name, count in Counter(names).items() if count > 1}:
+        alike = [row for row, other in enumerate(names) if other == name]
+        for row, options in zip(alike, _name_differences([configs[places[row]] for row in alike]), strict=True):
+            names[row] = f"{name} {options}".strip()
+    names = _disambiguate_names(names, [folders[place] for place in places])
     return {keys[place]: name for place, name in zip(places, names, strict=True)}
+
+
+def _name_differences(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the options in which configurations differ, as they are typed; "" where these are too many to name."""
+    flat = [_flatten(_select_recipe_options(config)) for config in configs]
+    options = sorted({option for one in flat for option in one})
+    differing = [option for option in options if len({json.dumps(one.get(option), default=str) for one in flat}) > 1]
+    if len(differing) > _MAX_NAMED_OPTIONS:
+        return [""] * len(configs)
+    return [", ".join(f"{option}={_format_value(one.get(option))}" for option in differing) for one in flat]
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested groups by their dotted options."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _format_value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _name_recipe(record: dict[str, Any], config: dict[str, Any]) -> str:
@@ -96,22 +119,19 @@ def _name_recipe(record: dict[str, Any], config: dict[str, Any]) -> str:
     return f"{name} without {', '.join(map(str, held_out))}" if held_out else name
 
 
-def _add_later_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Say in a configuration what options were that it is too old to name."""
-    told = {group: before | config[group] for group, before in _LATER_DEFAULTS.items() if isinstance(config.get(group), dict)}
-    return config | told
-
-
 def _build_recipe_key(config: dict[str, Any]) -> str:
-    """Give a text that is the same for the configurations of one recipe; empty where none is known.
+    """Give a text that is the same for the configurations of one recipe; empty where none is known."""
+    options = _select_recipe_options(config)
+    return json.dumps(options, sort_keys=True, default=str) if options else ""
 
-    What is null is left out, as an older configuration leaves out an option that it did not have.
-    """
+
+def _select_recipe_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a configuration that may change what is learned, without those that are null."""
     kept = {name: value for name, value in _drop_nulls(config).items() if name not in _RECIPE_EXCLUDED[""]}
     for group, names in _RECIPE_EXCLUDED.items():
         if group and isinstance(kept.get(group), dict):
             kept[group] = {name: value for name, value in kept[group].items() if name not in names}
-    return json.dumps(kept, sort_keys=True, default=str) if kept else ""
+    return kept
 
 
 def _drop_nulls(value: Any) -> Any:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_address
-from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.console.terminal import escape_control_characters, print_line
+from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files.atomic_write import write_text
+from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_address
 
 RECORD = "run.json"
 ENSEMBLE = "ensemble.json"
@@ -63,8 +62,6 @@ def read_records(root: Path) -> list[RunRecord]:
     return [_read_record_file(file) for file in sorted(files)]
 
 
-
-
 def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
     """Give the checkpoint file and the run folder that a path means, None for a file outside a run folder.
 
@@ -100,8 +97,6 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
     folder = path.parent.parent
     inside = path.parent.name == "checkpoints" and (folder / RECORD).is_file()
     return path, folder if inside else None
-
-
 
 
 def check_run(path: Path) -> None:
@@ -144,6 +139,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     for name, kinds in _RECORD_TYPES.items():
         if not isinstance(record.get(name), (*kinds, type(None))):
             raise CheckpointError(f"{folder / RECORD}: {name} is of another kind than a run's.", "It is damaged.")
+    if str((record.get("versions") or {}).get("avatar_bench", "")).startswith("0.1."):
+        raise CheckpointError(f"{folder} was made by avatar_bench 0.1, which this version does not read: train again.")
     return record
 
 

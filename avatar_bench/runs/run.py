@@ -17,30 +17,35 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.data import leakage
 from avatar_bench.data.corruptions import Variation
-from avatar_bench.data.leakage import refuse_changed_files
-from avatar_bench.data.loaders import build_evaluation_loader, build_readable_loader, encode_targets, to_tensor, build_varied_loader
-from avatar_bench.data.leakage import mark_shared_images
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
+from avatar_bench.data.leakage import mark_shared_images, refuse_changed_files
+from avatar_bench.data.loaders import (
+    build_evaluation_loader,
+    build_readable_loader,
+    build_varied_loader,
+    encode_targets,
+    to_tensor,
+)
 from avatar_bench.data.splits import refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.worker_processes import iterate_batches
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
-from avatar_bench.models.model_card import Card, has_outside_labels
-from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.console.warning_filters import suppress_framework_warnings
-from avatar_bench.inference.autotune import DTYPES, tune_inference
-from avatar_bench.results.predictions import Predictions, to_string_array
-from avatar_bench.runs.record import BEST_CHECKPOINT, RECORD, locate_checkpoint, read_config, read_record
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.results.result import AGAINST_FOLDER, Result
+from avatar_bench.inference.autotune import DTYPES, tune_inference
 from avatar_bench.inference.prediction_table import list_prediction_columns, tabulate_predictions
+from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
+from avatar_bench.models.model_card import Card, has_outside_labels
+from avatar_bench.results.predictions import Predictions, to_string_array
+from avatar_bench.results.result import AGAINST_FOLDER, Result
+from avatar_bench.runs.record import BEST_CHECKPOINT, RECORD, locate_checkpoint, read_config, read_record
 
 if TYPE_CHECKING:
-    from avatar_bench.models.classifier import Classifier
     from avatar_bench.inference.runtimes.engines import Engine, ExportedNetwork
+    from avatar_bench.models.classifier import Classifier
 
 PRETRAINING_LIST = "pretraining.csv"  # of a run folder: the images that the weights it began with had seen
 _N_QUANTISATION_IMAGES = 300  # images from which the ranges of 8 bits are taken
@@ -88,7 +93,9 @@ class Run:
     def card(self) -> Card:
         """Give the label contract that the checkpoint holds; raise CheckpointError where the file is another one's."""
         verify_checkpoint(self.checkpoint)
-        stated = self.record.get("checkpoint_sha256") if self.folder and self.checkpoint.name == BEST_CHECKPOINT else None
+        stated = (
+            self.record.get("checkpoint_sha256") if self.folder and self.checkpoint.name == BEST_CHECKPOINT else None
+        )
         if stated not in (None, self.checkpoint_sha256):
             raise CheckpointError(
                 f"{self.checkpoint} is damaged, or another run's: its SHA-256 is not the one in {RECORD}.",
@@ -567,7 +574,9 @@ class Run:
 
     def _in_pretraining(self, dataset: Dataset) -> NDArray[np.bool_]:
         """Say which images of a dataset, (N,), the pretraining had seen."""
-        return np.zeros(len(dataset), bool) if self.pretraining is None else mark_shared_images(dataset, self.pretraining)
+        return (
+            np.zeros(len(dataset), bool) if self.pretraining is None else mark_shared_images(dataset, self.pretraining)
+        )
 
     def _guard(self, dataset: Dataset, excused: frozenset[str]) -> None:
         leakage.refuse_unknown_classes(dataset, self.classes)

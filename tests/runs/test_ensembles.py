@@ -16,13 +16,13 @@ import torch
 from avatar_bench.cli.app import main
 from avatar_bench.data import loaders
 from avatar_bench.data.corruptions import Corruption
-from avatar_bench.data.decoding import decode
 from avatar_bench.data.dataset import read_manifest
-from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
+from avatar_bench.data.decoding import decode
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
-from avatar_bench.metrics.detection import energy
 from avatar_bench.metrics.averaging import AveragingWeights
+from avatar_bench.metrics.detection import energy
 from avatar_bench.models.checkpoint import read_checkpoint
+from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run
 
 
@@ -38,7 +38,9 @@ def write(
 ) -> Path:
     """Save an ensemble of runs, of equal weights and temperatures of 1 where none are given."""
     size = len(runs)
-    mix = AveragingWeights(*(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size)))
+    mix = AveragingWeights(
+        *(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size))
+    )
     opened = [open_run(run) for run in runs]
     return save_ensemble(folder, describe_ensemble(kind, opened, mix, t, opened[0].classes))
 
@@ -149,14 +151,14 @@ def test_an_ensembles_members_share_each_decoded_image(
 
 
 def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], images: Path, tmp_path: Path) -> None:
-    folder, out = write(tmp_path / "a", runs), tmp_path / "verdicts.csv"
+    folder, out = write(tmp_path / "a", runs), tmp_path / "predictions.csv"
     assert main(["predict", f"ckpt={folder}", f"input={images / 'blind' / 'real'}", f"output={out}"]) == 0
     files = sorted((images / "blind" / "real").rglob("*.*"))
     expected = open_run(folder).predict(files)
     assert pd.read_csv(out)["prediction"].tolist() == expected["prediction"].tolist()
 
 
-def test_a_image_is_of_train_for_all_where_any_member_trained_on_it(
+def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(
     train: Callable[..., Path], runs: list[Path], tmp_path: Path
 ) -> None:
     other = train(tmp_path / "other", "data.split.seed=3")

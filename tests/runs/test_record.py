@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from avatar_bench.runs import record as records
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError
-from avatar_bench.runs.record import find_runs, read_record, read_records, format_table
+from avatar_bench.runs import record as records
+from avatar_bench.runs.record import find_runs, format_table, read_record, read_records
 
 
 def write(folder: Path, text: str) -> None:

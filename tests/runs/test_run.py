@@ -18,12 +18,12 @@ from PIL import Image
 
 import avatar_bench
 from avatar_bench.cli.app import main
+from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.duplicates import Match
 from avatar_bench.data.leakage import find_shared_images
-from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.models.model_card import Card
-from avatar_bench.runs.record import find_runs, find_newest_run, read_record, write_record
+from avatar_bench.runs.record import find_newest_run, find_runs, read_record, write_record
 from avatar_bench.runs.run import Run
 
 
@@ -239,8 +239,8 @@ class Foreign:
         ({"state_dict": {}}, "classes or preprocessing are missing"),
         ([1, 2], "is not a checkpoint"),
         ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 99}}, "schema 99"),
-        ({"avatar_bench": {"classes": "ab", "backbone": "x", "preprocessing": {}, "schema": 1}}, "list of strings"),
-        ({"avatar_bench": {"classes": [1], "backbone": "x", "preprocessing": {}, "schema": 1}}, "list of strings"),
+        ({"avatar_bench": {"classes": "ab", "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
+        ({"avatar_bench": {"classes": [1], "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
         ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "more": 1}}, "not a checkpoint of"),
         (said(preprocessing={}), "preprocessing has no 'mean'"),
         (said(preprocessing={"size": 32, "resize": "fold", "mean": [0, 0, 0], "std": [1, 1, 1]}), "resize must be"),

@@ -110,13 +110,13 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_is_taken(
     assert plug.run(["train", f"resume={run}"]) == 0
     told = capsys.readouterr().err
     assert "last.ckpt is damaged" in told
-    assert "Goes on from before.ckpt" in told
+    assert "Resuming from before.ckpt" in told
     assert record(run)["weights_sha256"] == record(whole)["weights_sha256"]
     (spoilt / "checkpoints" / before.name).write_bytes(b"")
     assert plug.run(["train", f"resume={spoilt}"]) == 4
     told = capsys.readouterr().err.splitlines()
     assert "last.ckpt is damaged" in told[-2]
-    assert "before.ckpt is damaged or gone as well: train anew" in told[-1]
+    assert "before.ckpt is damaged or missing too: train again" in told[-1]
 
 
 def test_a_damaged_best_checkpoint_is_told_before_the_training_goes_on(

@@ -211,7 +211,7 @@ def test_names_of_precisions_are_lightnings() -> None:
     assert resolve_precision(TrainerOptions(precision="32")) == "32-true"
     assert resolve_precision(TrainerOptions(accelerator="cpu", precision="amp")) == "32-true"
     assert resolve_precision(TrainerOptions(accelerator="gpu", precision="16-mixed")) == "16-mixed"
-    with pytest.raises(ConfigError, match="16 bits need a GPU"):
+    with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
         resolve_precision(TrainerOptions(accelerator="cpu", precision="16-mixed"))
 
 

@@ -96,9 +96,9 @@ def test_the_loss_of_mae_is_the_error_on_normalised_hidden_patches() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "options", "told"),
     [
-        ("test_resnet", 32, MethodOptions("mae", 0, 0, 0, 0, 0.75, 1, 32), "does not see an image as patches"),
-        ("test_vit", 32, MethodOptions("mae", 0, 0, 0, 0, 0.9, 1, 32), "leaves none of 4 patches"),
-        ("test_vit2", 64, MethodOptions("dino", 0.04, 8, 0.9, 2), "no small views"),
+        ("test_resnet", 32, MethodOptions("mae", 0, 0, 0, 0, 0.75, 1, 32), "does not divide images into patches"),
+        ("test_vit", 32, MethodOptions("mae", 0, 0, 0, 0, 0.9, 1, 32), "leaves none of the 4 patches"),
+        ("test_vit2", 64, MethodOptions("dino", 0.04, 8, 0.9, 2), "does not accept small views"),
     ],
 )
 def test_what_a_network_cannot_learn_by_is_told(name: str, size: int, options: MethodOptions, told: str) -> None:
