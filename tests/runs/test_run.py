@@ -236,13 +236,13 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ({"state_dict": {}}, "does not say its classes"),
-        ([1, 2], "holds no checkpoint"),
+        ({"state_dict": {}}, "classes or preprocessing are missing"),
+        ([1, 2], "is not a checkpoint"),
         ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 99}}, "schema 99"),
         ({"avatar_bench": {"classes": "ab", "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
         ({"avatar_bench": {"classes": [1], "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
         ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "more": 1}}, "not a checkpoint of"),
-        (said(preprocessing={}), "preprocessing lacks 'mean'"),
+        (said(preprocessing={}), "preprocessing has no 'mean'"),
         (said(preprocessing={"size": 32, "resize": "fold", "mean": [0, 0, 0], "std": [1, 1, 1]}), "resize must be"),
         (said(temperature=0), "temperature is 0"),
         (said(backbone="no_such_net"), "no_such_net"),

@@ -259,7 +259,7 @@ def test_the_demo_goes_to_the_cache_and_follows_its_recipe(index, tmp_path, two)
     ("change", "said"),
     [
         ({"kind": "telepathy"}, "expected one of package, drawn"),
-        ({"licence": None}, "does not say its licence"),
+        ({"licence": None}, "has no licence"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(change, said, tmp_path):
