@@ -71,7 +71,7 @@ def test_a_set_that_the_run_lacks_is_refused_with_those_it_has(tiny_run: Path, t
     with pytest.raises(ConfigError, match="blind"):
         Run.open(tiny_run).dataset("ood")
     bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
-    with pytest.raises(ConfigError, match="lies in no run folder"):
+    with pytest.raises(ConfigError, match="is not in a run folder"):
         Run.open(bare).dataset("test")
 
 
@@ -157,9 +157,9 @@ def test_a_set_is_compared_with_the_training_images_once(
 def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.open(tiny_run)
     sets = {name: run.dataset(name) for name in ("val", "calibration", "test", "blind")}
-    assert [run._holds_out(one) for one in sets.values()] == [True, True, False, False]
-    monkeypatch.setattr(Run, "_is_held_out", None)
-    assert [run._holds_out(one) for one in sets.values()] == [True, True, False, False]
+    assert [run._is_held_out(one) for one in sets.values()] == [True, True, False, False]
+    monkeypatch.setattr(Run, "_compare_held_out", None)
+    assert [run._is_held_out(one) for one in sets.values()] == [True, True, False, False]
 
 
 def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, images: Path) -> None:
@@ -393,9 +393,9 @@ def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, imag
     run = Run.open(shutil.copy(best(tiny_run), tmp_path / "bare.ckpt"), workers=0)
     blind = read_manifest(images / "blind.csv")
     assert run.predictions(blind) is run.predictions(blind)
-    with pytest.raises(BlockError, match="calibration images are not known"):
+    with pytest.raises(BlockError, match="calibration images are unknown"):
         run.calibration(blind)
-    with pytest.raises(BlockError, match="train images are not known"):
+    with pytest.raises(BlockError, match="train images are unknown"):
         run.training()
     assert run.blind is None
     assert run.ood == {}

@@ -181,11 +181,11 @@ def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_re
 ) -> None:
     run, device = tmp_path / "run", {"precision": "bf16-mixed", "threads": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(job, "choose_to_train", lambda *network: "bf16")
+        patch.setattr(job, "tune_training", lambda *network: "bf16")
         patch.setattr(job, "_complete_run", None)  # cut before the end
         train(run, "trainer.precision=auto", "trainer=debug", code=1)
     assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
-    monkeypatch.setattr(job, "choose_to_train", lambda *network: "32")
+    monkeypatch.setattr(job, "tune_training", lambda *network: "32")
     assert main(["train", f"resume={run}"]) == 0
     assert device.items() <= json.loads((run / "run.json").read_text())["device"].items()
 
