@@ -97,7 +97,7 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
         assert sets["n"].min() > 30
         soup = f"runs/demo/ensembles/soup/evaluation/{split}/blind_test/metrics.json"
         assert (checkout / soup).is_file()
-    for file in ("runs/demo/report.html", "runs/demo/verdicts.csv"):
+    for file in ("runs/demo/report.html", "runs/demo/predictions.csv"):
         assert f"  {file}" in first.stdout
         assert (checkout / file).is_file()
 

@@ -1,4 +1,4 @@
-"""Comparisons of classifiers on the same images: tests, joint resamples, ranks and the letters that show ties."""
+"""Comparisons of classifiers on the same images: tests, joint resamples, ranks and compact letter displays."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Floats = NDArray[np.float64]
 
 
 def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
-    """Give the exact two-sided p-value that images (N,) in groups (N,) gain as often as they lose.
+    """Compute the exact two-sided p-value of a sign-flip test of gains (N,) in groups (N,).
 
-    `gains` are whole numbers: 1 where classifier b alone is right, -1 where a alone is, or those differences summed
-    over seeds. The gain of each whole group changes its sign at random; the chance of every sum is found by
-    convolution, so that nothing is sampled. Pagano and Tritchler, J. Am. Stat. Assoc. 78 (1983) 435. Where groups
-    gain equally much it is `stats.mcnemar`.
+    `gains` are integers: 1 if only classifier b is correct, -1 if only a is, or sums of these over seeds. Under the
+    null the gain of each whole group changes its sign at random; the distribution of the sum is computed exactly by
+    convolution. Pagano and Tritchler, J. Am. Stat. Assoc. 78 (1983) 435. It equals `stats.mcnemar` if all groups have
+    gains of equal size.
     """
     summed = sum_by_group(gains, groups)
     sizes, counts = np.unique(np.abs(summed[summed != 0]), return_counts=True)
     if not len(sizes):
         return 1.0
     step = np.gcd.reduce(sizes)
-    chances = np.ones(1)  # of what the groups that keep their sign sum up to
+    chances = np.ones(1)  # distribution of the sum over groups that keep their sign
     for size, count in zip(sizes // step, counts, strict=True):
         own = np.zeros(int(size * count) + 1)
         own[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
@@ -37,15 +37,15 @@ def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
 
 
 def sum_by_group(values: ArrayLike, groups: ArrayLike) -> NDArray[np.int64]:
-    """Sum whole numbers (N,) by group (N,), in the order of the sorted groups."""
+    """Sum integers (N,) by group (N,), in the order of the sorted groups."""
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     return np.rint(np.bincount(member, np.asarray(values, dtype=np.float64))).astype(np.int64)
 
 
 def design_effect(gains: ArrayLike, groups: ArrayLike) -> float:
-    """Give how many images of repeating groups are worth as much as one of its own group, 1 or more.
+    """Compute the design effect of groups, at least 1: how many grouped images carry the information of one.
 
-    It is the variance that the groups' gains give their sum, over that of as many single images.
+    It is the variance of the sum of gains by group over that of as many independent images.
     """
     gain = np.asarray(gains, dtype=np.float64)
     spread = float((gain**2).sum())
@@ -60,11 +60,12 @@ def resample_groups_and_seeds(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Floats:
-    """Give the mean over its runs of each recipe in B resamples, (B, R), when groups and runs are both drawn.
+    """Compute the mean over the runs of each recipe in B resamples, (B, R), of both groups and runs.
 
-    `statistic` maps weights (B, N) to (B, runs); `members` are the runs of each recipe and `seeds` (runs,) what they
-    were trained with. All recipes meet the same groups, and those of the same seeds the same seeds, so that columns
-    may be subtracted. Both ways of a crossed design are drawn with replacement; Owen, Ann. Appl. Stat. 1 (2007) 386.
+    `statistic` maps weights (B, N) to (B, runs); `members` are the runs of each recipe and `seeds` (runs,) their
+    training seeds. All recipes share the resampled groups, and those with the same seeds the resampled seeds, so that
+    columns can be subtracted. Both factors of the crossed design are drawn with replacement; Owen, Ann. Appl. Stat. 1
+    (2007) 386.
     """
     by_run = stats.resample_statistic(statistic, groups, resamples, seed)
     generator = np.random.default_rng((seed, 1))
@@ -80,35 +81,35 @@ def resample_groups_and_seeds(
 
 
 def resample_units(drawn: Floats, seed: int = 0) -> Floats:
-    """Give the mean of K units in each of B resamples (B, K) when the units themselves are drawn as well, (B,)."""
+    """Compute the mean over K units in B resamples (B, K) when the units are resampled too, (B,)."""
     chosen = np.random.default_rng((seed, 2)).integers(0, drawn.shape[1], drawn.shape)
     return np.asarray(np.take_along_axis(drawn, chosen, axis=1).mean(axis=1))
 
 
 def ranks(values: ArrayLike) -> NDArray[np.int64]:
-    """Rank values (..., R), the largest first as 1; equals share the better rank."""
+    """Rank values (..., R), 1 for the largest; ties share the better rank."""
     value = np.asarray(values, dtype=np.float64)
-    # the last digits of sums in another order are no difference
+    # tolerance for rounding
     return np.asarray(1 + (value[..., None, :] > value[..., :, None] + 1e-12).sum(axis=-1))
 
 
 def find_tie_groups(apart: ArrayLike) -> list[tuple[int, ...]]:
-    """Give the largest groups of which no two are told apart; `apart` (R, R) is symmetric and bool.
+    """Return the maximal groups without a significant difference; `apart` (R, R) is symmetric and bool.
 
     Each is one letter of a compact letter display, by insertion and absorption; Piepho, J. Comput. Graph. Stat. 13
-    (2004) 456. In the order of their first members.
+    (2004) 456. Groups are sorted by their first members.
     """
-    told = np.asarray(apart, dtype=bool)
-    found = [frozenset(range(len(told)))]
-    for a, b in combinations(range(len(told)), 2):
-        if told[a, b]:
+    significant = np.asarray(apart, dtype=bool)
+    found = [frozenset(range(len(significant)))]
+    for a, b in combinations(range(len(significant)), 2):
+        if significant[a, b]:
             divided = {part for group in found for part in _split_group(group, a, b)}
             found = [group for group in divided if not any(group < other for other in divided)]
     return sorted(tuple(sorted(group)) for group in found)
 
 
 def assign_letters(groups: Sequence[Sequence[int]], size: int) -> list[str]:
-    """Give each of `size` members the letters of its groups: a, b, ..., z, a2, b2, ..."""
+    """Return the letters of the groups of each of `size` members: a, b, ..., z, a2, b2, ..."""
     names = [chr(ord("a") + place % 26) + (str(place // 26 + 1) if place >= 26 else "") for place in range(len(groups))]
     return ["".join(name for name, group in zip(names, groups, strict=True) if i in group) for i in range(size)]
 

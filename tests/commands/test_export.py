@@ -81,7 +81,7 @@ def test_a_training_from_an_exported_network_keeps_to_its_split(
     assert "allow=[pretraining]" in err
     run = train(tmp_path / "allowed", begun, "data.split.seed=1", "allow=[pretraining]")
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
-    assert "blind_test: The weights that training began with were taught elsewhere" in capsys.readouterr().err
+    assert "blind_test: The initial weights were pretrained with labels outside this project" in capsys.readouterr().err
     again = tmp_path / "again.safetensors"
     assert main(["export", f"ckpt={run}", f"out={again}"]) == 0
     train(tmp_path / "laundered", f"model.weights={again}", "data.split.seed=1", code=3)

@@ -37,7 +37,7 @@ def words(small: list[str], out: Path, *more: str) -> list[str]:
 
 
 def steps(run: Path) -> int:
-    """Give how many steps the last checkpoint of a run holds, 0 before the first."""
+    """Return how many steps the last checkpoint of a run holds, 0 before the first."""
     last = run / "checkpoints" / "last.ckpt"
     try:
         return int(torch.load(last, weights_only=True)["global_step"])
@@ -119,7 +119,7 @@ def test_a_signal_saves_the_step_and_ends_the_run(
     assert child.end() == code
     assert time.monotonic() - begun < 30
     assert "Traceback" not in child.said
-    assert "ends once this step is saved" in child.said
+    assert "stopping once this step is saved" in child.said
     assert record(run)["status"] == "interrupted"
     assert not (run / "run.lock").exists()
     whole(run)
@@ -182,7 +182,7 @@ def test_images_that_go_away_end_the_run_which_goes_on_when_they_are_back(
     child.until(lambda: steps(run) > at)
 
 
-def test_a_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
+def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
     images: Path, small: list[str], tmp_path: Path, capsys: Any
 ) -> None:
     data = Path(shutil.copytree(images, tmp_path / "data"))
@@ -204,7 +204,7 @@ def test_a_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(
     ):
         assert main(again) == 3
         told = capsys.readouterr().err.splitlines()
-        assert any(str(Path(name)) in text and "not the image that it was" in text for text in told), told
+        assert any(str(Path(name)) in text and "has changed: its SHA-256" in text for text in told), told
     assert not (tmp_path / "other").exists()
 
 

@@ -38,7 +38,7 @@ def record(run: Path) -> dict[str, Any]:
 
 
 def jobs(folder: Path) -> dict[str, tuple[str, str]]:
-    """Give the status and the reason of each job by jobs.csv."""
+    """Return the status and the reason of each job by jobs.csv."""
     table = pd.read_csv(folder / "jobs.csv", keep_default_na=False)
     assert list(table) == ["job", "status", "val macro-F1", "seconds", "reason"]
     return dict(zip(table["job"], zip(table["status"], table["reason"], strict=True), strict=True))
@@ -104,7 +104,7 @@ def test_all_jobs_stand_in_the_table_also_those_that_left_no_folder(
     assert printed.out.splitlines()[-1] == f"1 of 4 jobs are finished: {tmp_path / 'sweep' / 'jobs.csv'}"
     trained = (tmp_path / "sweep" / f"{BACKBONE}-stage1" / "run.json").stat().st_mtime_ns
     assert sweep(*grid) == 3
-    assert jobs(tmp_path / "sweep")[f"{BACKBONE}-stage1"] == ("finished", "finished before")
+    assert jobs(tmp_path / "sweep")[f"{BACKBONE}-stage1"] == ("finished", "already finished")
     assert (tmp_path / "sweep" / f"{BACKBONE}-stage1" / "run.json").stat().st_mtime_ns == trained
 
 
@@ -122,7 +122,7 @@ def test_a_sweep_cut_off_is_finished_by_the_same_command(
     }
     assert sweep(*grid) == 0
     assert jobs(tmp_path / "sweep") == {
-        "seed1": ("finished", "finished before"),
+        "seed1": ("finished", "already finished"),
         "seed2": ("finished", ""),
         "seed3": ("finished", ""),
     }
@@ -156,7 +156,7 @@ def test_a_job_that_diverges_leaves_the_others_alone(sweep: Callable[..., int], 
     assert "finite" in reason
     assert other == ("finished", "")
     assert sweep("-m", "lr=1e30,3e-3", "epochs=2") == 3
-    assert list(jobs(tmp_path / "sweep").values())[1] == ("finished", "finished before")
+    assert list(jobs(tmp_path / "sweep").values())[1] == ("finished", "already finished")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_job_without_memory_says_what_to_do_and_leaves_the_others_alone(
     assert jobs(tmp_path / "sweep") == {
         "seed1": (
             "failed",
-            "Out of memory. Take smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N).",
+            "Out of memory. Use smaller batches: data.batch_size=N (of evaluate and predict: batch_size=N).",
         ),
         "seed2": ("finished", ""),
     }
@@ -189,7 +189,7 @@ def test_a_killed_job_whose_last_checkpoint_is_spoiled_begins_anew(sweep: Callab
     (run / "run.json").write_text(json.dumps(record(run) | {"status": "running"}), encoding="utf-8")
     (run / "checkpoints" / "last.ckpt").write_bytes(b"cut off")
     assert sweep("-m", "seed=1,2") == 0
-    assert jobs(tmp_path / "sweep") == {"seed1": ("finished", ""), "seed2": ("finished", "finished before")}
+    assert jobs(tmp_path / "sweep") == {"seed1": ("finished", ""), "seed2": ("finished", "already finished")}
 
 
 def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_named(
@@ -340,11 +340,11 @@ def test_a_failed_job_gives_nothing_and_another_commands_sweep_has_no_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = Sweep(tmp_path, records=False)
-    sweep.begin(["a", "b"])
+    sweep.add_jobs(["a", "b"])
     failed = JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError("gone"))
-    sweep.hear("a", JobReturn(status=JobStatus.COMPLETED, _return_value=0.5))
+    sweep.record_end("a", JobReturn(status=JobStatus.COMPLETED, _return_value=0.5))
     assert sweep.finish() == 3  # nothing was heard of b
-    sweep.hear("b", failed)
+    sweep.record_end("b", failed)
     assert failed.return_value is None
     assert sweep.finish() == 3
     assert capsys.readouterr() == ("", "")
@@ -352,7 +352,7 @@ def test_a_failed_job_gives_nothing_and_another_commands_sweep_has_no_table(
 
 def test_a_running_record_of_a_job_that_was_killed_is_marked(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, records=True)
-    sweep.begin(["seed1", "seed2"])
+    sweep.add_jobs(["seed1", "seed2"])
     for name, status in (("seed1", "running"), ("seed2", "finished")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps({"status": status}), encoding="utf-8")
@@ -428,7 +428,7 @@ def trains(run: Path) -> bool:
 
 
 def worker_of(process: subprocess.Popen[str]) -> int:
-    """Give one of the processes that joblib has made."""
+    """Return one of the processes that joblib has made."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
@@ -457,7 +457,7 @@ def test_a_basic_sweep_that_is_killed_is_finished_by_the_same_command(
         }
         assert "Traceback" not in out
     end(begin(words), 0)
-    assert jobs(tmp_path)["seed1"] == ("finished", "finished before")
+    assert jobs(tmp_path)["seed1"] == ("finished", "already finished")
     assert {status for status, _ in jobs(tmp_path).values()} == {"finished"}
     assert pd.read_csv(tmp_path / "seed2" / "metrics.csv")["epoch"].tolist() == [*range(1, 41)]
 
@@ -503,7 +503,7 @@ def test_a_real_lack_of_memory_costs_its_job_alone(launcher: str, small: list[st
     assert "Traceback" not in out
     told = list(jobs(tmp_path).values())
     assert [status for status, _ in told] == ["failed", "finished"]
-    assert told[0][1].startswith("Out of memory. Take smaller batches: data.batch_size=N")
+    assert told[0][1].startswith("Out of memory. Use smaller batches: data.batch_size=N")
 
 
 @pytest.mark.slow
@@ -524,7 +524,7 @@ def test_submitit_runs_jobs_on_this_machine_and_a_killed_one_costs_itself_alone(
 
 
 def _job_processes(folder: Path, name: str) -> list[int]:
-    """Give the processes of the submitit job that holds the lock of a run folder."""
+    """Return the processes of the submitit job that holds the lock of a run folder."""
     number = (folder / name / "run.lock").stat().st_ino
     held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return [int(line[4]) for line in held if line[5].endswith(f":{number}")]
@@ -553,7 +553,7 @@ def test_slurm_runs_four_jobs_of_which_one_fails(slurm: None, small: list[str], 
     end(begin(words), 3)
     assert [status for status, _ in jobs(tmp_path).values()] == ["finished", "failed"] * 2
     end(begin(words), 3)
-    assert [reason for _, reason in jobs(tmp_path).values()][::2] == ["finished before"] * 2
+    assert [reason for _, reason in jobs(tmp_path).values()][::2] == ["already finished"] * 2
 
 
 @pytest.mark.slow
@@ -591,7 +591,7 @@ def test_optuna_tries_what_it_tried_before_and_trains_nothing_twice(small: list[
     assert found.best_value == pytest.approx(told["val macro-F1"].max(), abs=1e-4)
     assert len(found.best_params) == 5
     end(begin(words), 0)
-    assert {reason for _, reason in jobs(tmp_path).values()} == {"finished before"}
+    assert {reason for _, reason in jobs(tmp_path).values()} == {"already finished"}
 
 
 @pytest.mark.slow

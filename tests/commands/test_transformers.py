@@ -23,7 +23,7 @@ GAINS = ("deletion_gain_rollout", "insertion_gain_rollout")
 
 
 def words_for(model: str, small: list[str], *more: str) -> list[str]:
-    """Give the options of a small training of a model without weights, a plain ViT of which is cut to two blocks."""
+    """Return the options of a small training of a model without weights, a plain ViT of which is cut to two blocks."""
     recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
     side = 56 if "patch14" in recipe["backbone"] else 64
     kept = [word for word in small if not word.startswith(("model", "data.image_size"))]

@@ -13,7 +13,7 @@ from avatar_bench.metrics import paired, stats
 
 
 def enumerated(gains, groups):
-    """Give the p-value by trying every sign of every group."""
+    """Return the p-value by trying every sign of every group."""
     sums = [gains[groups == group].sum() for group in np.unique(groups)]
     seen = abs(sum(sums))
     signs = product((1, -1), repeat=len(sums))

@@ -15,7 +15,7 @@ PRIOR = np.array([0.7, 0.2, 0.1])
 
 
 def drawn(n, prior, seed=0, distance=2.0):
-    """Give targets drawn with the shares `prior`, and logits that are calibrated for the shares TRAINING."""
+    """Return targets drawn with the shares `prior`, and logits that are calibrated for the shares TRAINING."""
     rng = np.random.default_rng(seed)
     targets = rng.choice(3, n, p=prior)
     seen = rng.normal(size=(n, 3)) + distance * np.eye(3)[targets]

@@ -15,7 +15,7 @@ ORDERS = [order for order in permutations(range(3)) if order != (0, 1, 2)]
 
 
 def renamed(confusion, order):
-    """Give the confusion matrix as read by somebody who calls column i what really is class order[i]."""
+    """Return the confusion matrix as read by somebody who calls column i what really is class order[i]."""
     return confusion[:, list(order)]
 
 

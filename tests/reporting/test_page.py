@@ -202,9 +202,9 @@ def test_guards_that_were_passed_are_said(runs: Path, make: SimpleNamespace) -> 
     assert "The guard overlap was passed on purpose for good." in written(runs).words
 
 
-def test_a_verdict_of_the_audit_is_said_with_both_cautions(runs: Path, make: SimpleNamespace) -> None:
-    verdict = {"suitable": "no", "reasons": ["the file alone tells the class"]}
-    make.result(runs / "good", "data_audit", "test", {"metadata_auroc": make.accuracy(0.9)}, verdict=verdict)
+def test_the_assessment_of_the_audit_is_shown_with_both_cautions(runs: Path, make: SimpleNamespace) -> None:
+    assessment = {"suitable": "no", "reasons": ["the file alone tells the class"]}
+    make.result(runs / "good", "data_audit", "test", {"metadata_auroc": make.accuracy(0.9)}, assessment=assessment)
     page = written(runs)
     assert "The audit of the data says: no. the file alone tells the class" in page.words
     assert "What the classes mean." in page.words

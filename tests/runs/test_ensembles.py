@@ -151,14 +151,14 @@ def test_an_ensembles_members_share_each_decoded_image(
 
 
 def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], images: Path, tmp_path: Path) -> None:
-    folder, out = write(tmp_path / "a", runs), tmp_path / "verdicts.csv"
+    folder, out = write(tmp_path / "a", runs), tmp_path / "predictions.csv"
     assert main(["predict", f"ckpt={folder}", f"input={images / 'blind' / 'real'}", f"output={out}"]) == 0
     files = sorted((images / "blind" / "real").rglob("*.*"))
     expected = open_run(folder).predict(files)
     assert pd.read_csv(out)["prediction"].tolist() == expected["prediction"].tolist()
 
 
-def test_a_image_is_of_train_for_all_where_any_member_trained_on_it(
+def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(
     train: Callable[..., Path], runs: list[Path], tmp_path: Path
 ) -> None:
     other = train(tmp_path / "other", "data.split.seed=3")

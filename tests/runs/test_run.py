@@ -241,7 +241,10 @@ class Foreign:
         ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 99}}, "schema 99"),
         ({"avatar_bench": {"classes": "ab", "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
         ({"avatar_bench": {"classes": [1], "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
-        ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "more": 1}}, "not a checkpoint of"),
+        (
+            {"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 2, "more": 1}},
+            "not a checkpoint of",
+        ),
         (said(preprocessing={}), "preprocessing lacks 'mean'"),
         (said(preprocessing={"size": 32, "resize": "fold", "mean": [0, 0, 0], "std": [1, 1, 1]}), "resize must be"),
         (said(temperature=0), "temperature is 0"),

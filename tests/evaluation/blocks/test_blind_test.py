@@ -41,7 +41,7 @@ def predictions(targets, logits, groups=None, sources=None, **options) -> Predic
 
 
 def noisy(n=240, signal=2.0, classes=3, seed=0):
-    """Give targets in turn, and logits that lean to them."""
+    """Return targets in turn, and logits that favour them."""
     targets = np.arange(n) % classes
     return targets, np.random.default_rng(seed).normal(size=(n, classes)) + signal * np.eye(classes)[targets]
 

@@ -55,11 +55,11 @@ def test_a_class_told_by_its_format_is_a_shortcut_until_it_is_equalised(shortcut
     assert shortcut.tables["single_properties"]["property"].iloc[0] in ("format", "jpeg_quality", "subsampling")
 
 
-def test_the_verdict_is_no_until_the_set_is_equalised(shortcut: Result) -> None:
+def test_the_assessment_is_no_until_the_set_is_equalised(shortcut: Result) -> None:
     assert shortcut.provenance["assessment"]["suitable"] == "no"
     assert "the file alone" in shortcut.provenance["assessment"]["reasons"][0]
     assert shortcut.provenance["equalised/assessment"]["suitable"] == "yes"
-    assert "can this set say what tells its classes apart? no: " in shortcut.warnings[0]
+    assert "is this set suitable for evaluating classifiers? no: " in shortcut.warnings[0]
 
 
 def test_every_metric_has_its_name_and_says_that_less_is_better(shortcut: Result) -> None:
@@ -116,8 +116,8 @@ def test_a_limit_draws_and_says_so_and_what_is_not_wanted_is_left_out(tmp_path: 
 def test_one_class_gives_tables_and_no_probe(tmp_path: Path) -> None:
     result = DataAudit(**FAST).audit(planted(tmp_path, {"a": "png"}, n=12))
     assert result.metrics["metadata_auroc"].reason == "fewer than two classes"
-    verdict = {"suitable": "not asked", "reasons": ["one class"], "reasons_in": {"ru": ["один класс"]}}
-    assert result.provenance["assessment"] == verdict
+    assessment = {"suitable": "not asked", "reasons": ["one class"], "reasons_in": {"ru": ["один класс"]}}
+    assert result.provenance["assessment"] == assessment
     assert "aurocs" not in result.figures
     assert len(result.tables["summary"])
 
@@ -168,7 +168,7 @@ def test_a_wrong_option_is_told(options: dict[str, object], told: str) -> None:
 
 
 def labelled(n: int = 90) -> tuple[np.ndarray, pd.DataFrame]:
-    """Give features that tell the class, and one label that they contradict."""
+    """Return features that separate the classes, and one label that contradicts them."""
     targets = np.arange(n) % 3
     features = np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32)
     features[:, :3] += 6 * np.eye(3, dtype=np.float32)[targets]
@@ -210,7 +210,7 @@ def test_suspects_are_kept_in_the_result(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(label_errors, name, lambda *given, answer=answer: answer)
     result = DataAudit(equalised=False, resamples=100).audit(planted(tmp_path, {"a": "png", "b": "png"}, n=12))
     assert result.tables["suspects"] is table
-    assert result.provenance["label_errors"] == "1 of 24 labels deserve a look: see suspects"
+    assert result.provenance["label_errors"] == "1 of 24 labels may be incorrect: see table suspects"
 
 
 def test_embeddings_are_those_of_the_frozen_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

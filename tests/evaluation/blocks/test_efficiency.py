@@ -134,7 +134,7 @@ def test_torch_has_as_many_threads_as_before(tiny_run: Path) -> None:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., Result]:
-    """Give the Result of made-up times: 10 ms an image, 1 + `slower` times that for the copy.
+    """Return the Result of made-up times: 10 ms an image, 1 + `slower` times that for the copy.
 
     Passes over files take 1 second, and 1 + `late`.
     """
@@ -170,7 +170,7 @@ def test_steady_times_are_taken_as_they_are(measured: Callable[..., Result]) -> 
 
 def test_passes_that_differ_are_told_in_warning_metric_and_table(measured: Callable[..., Result]) -> None:
     result = measured(slower=0.0, late=2.0)
-    assert result.warnings == ["End to end is too noisy, workers: 2: passes differ by 200%, of 10% allowed."]
+    assert result.warnings == ["End-to-end timing (workers: 2) is too noisy: passes differ by 200% (10% allowed)."]
     assert "differ too much" in (result.metrics["end_to_end_images_per_second"].reason or "")
     assert result.metrics["latency_ms/b1"].value == pytest.approx(10)
     assert "differ" not in (result.metrics["latency_ms/b1"].reason or "")
@@ -257,7 +257,7 @@ def test_a_runtime_that_is_not_installed_is_told_with_its_extra(monkeypatch: pyt
 
 @pytest.fixture
 def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
-    """Give what `time_files` measures of 7 files in batches of 8, and the files asked for by workers.
+    """Return what `time_files` measures on 7 files in batches of 8, and the files asked for by workers.
 
     A batch takes 2 seconds, but 60 the first, and next to nothing those that workers have ready at the end.
     """
@@ -269,7 +269,7 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         now, asked = [0.0], []
 
         class Stub(SimpleNamespace):
-            def verdicts(self, paths: list[str]) -> Any:
+            def predict_rows(self, paths: list[str]) -> Any:
                 asked.append((self.workers, paths))
                 for start in range(0, len(paths), self.batch_size):
                     ready = start >= len(paths) - 2 * self.workers * self.batch_size
@@ -277,7 +277,7 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
                     yield paths[start : start + self.batch_size]
 
         monkeypatch.setattr(timing, "files_of", lambda dataset: files)
-        monkeypatch.setattr(timing, "arrivals", lambda batches: profiling.time_batches(batches, lambda: now[0]))
+        monkeypatch.setattr(timing, "time_batches", lambda batches: profiling.time_batches(batches, lambda: now[0]))
         run: Any = Stub(batch_size=8, workers=3)
         dataset: Any = None
         return timing.time_files(run, dataset, workers, passes, seconds, 0), asked

@@ -69,7 +69,7 @@ def voters(make_predictions, fake_run, dataset_of):
 
 
 def recipes_of(result):
-    """Give what was fitted: weights and temperatures of every strategy, and the single run."""
+    """Return what was fitted: weights and temperatures of every strategy, and the single run."""
     described = result.provenance["ensembles"]
     fitted = {name: (one["temperature"], one["members"]) for name, one in described.items()}
     return fitted, result.tables["weights"], result.provenance["single"]
@@ -80,13 +80,13 @@ def same(first, second):
 
 
 def poison(predictions):
-    """Give predictions whose targets are dealt at random: what a strategy that looks at the set would be led by."""
+    """Return predictions whose targets are dealt at random: what a strategy that looks at the set would be led by."""
     dealt = np.random.default_rng(9).permutation(predictions.targets)
     return replace(predictions, targets=dealt, logits=predictions.logits[::-1])
 
 
 def looks_at_what_is_judged(voters):
-    """Say whether anything that is fitted changes with the labels and outputs of the judged set."""
+    """Return whether anything that is fitted changes with the labels and outputs of the evaluated set."""
     allow = {"allow": frozenset({"permutation"})}
     clean, poisoned = (EnsembleBlock(**FAST).compare(*voters(change=how, **allow)) for how in (lambda one: one, poison))
     assert clean.metrics["accuracy/soft_vote"].value > 0.7 > poisoned.metrics["accuracy/soft_vote"].value
@@ -174,7 +174,7 @@ def test_every_figure_is_recomputed_from_the_saved_files(saved):
 
 
 def ece(shares, targets):
-    """Give the calibration error of 15 bins by a plain loop."""
+    """Compute the calibration error in 15 bins with a plain loop."""
     sure, right = shares.max(axis=1), shares.argmax(axis=1) == targets
     total = 0.0
     for number in range(15):
@@ -305,8 +305,8 @@ def test_classes_are_matched_by_name(voters):
     runs, datasets = voters(2)
     expected = EnsembleBlock(**FAST).compare(runs, datasets)
     turned = ("real", "drawing", "generated")
-    judged, held = runs[1].predictions(SET), runs[1].calibration(None)
-    runs[1].predictions = lambda dataset: judged.reorder(turned)
+    evaluated, held = runs[1].predictions(SET), runs[1].calibration(None)
+    runs[1].predictions = lambda dataset: evaluated.reorder(turned)
     runs[1].calibration = lambda dataset: held.reorder(turned)
     runs[1].classes = turned
     found = EnsembleBlock(**FAST).compare(runs, datasets)
@@ -351,8 +351,8 @@ def test_one_run_is_refused(voters):
 def test_runs_of_different_networks_have_no_soup_and_it_is_said(voters):
     result = EnsembleBlock(**FAST).compare(*voters())
     assert result.metrics["accuracy/soup"].value is None
-    assert "two runs of one architecture" in result.metrics["accuracy/soup"].reason
-    assert EnsembleBlock(**FAST, soup=False).compare(*voters()).metrics["gain/soup"].reason == "not asked for"
+    assert "two runs with the same architecture" in result.metrics["accuracy/soup"].reason
+    assert EnsembleBlock(**FAST, soup=False).compare(*voters()).metrics["gain/soup"].reason == "not requested"
 
 
 def test_a_gain_that_is_shown_is_not_warned_of_and_little_to_fit_on_is(voters):
@@ -360,7 +360,7 @@ def test_a_gain_that_is_shown_is_not_warned_of_and_little_to_fit_on_is(voters):
     twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
     told = " ".join(EnsembleBlock(**FAST).compare([runs[0], twin], datasets * 2).warnings)
     assert "only 30 held-out images" in told
-    assert "No ensemble is shown to be better than run 0" in told
+    assert "No ensemble is significantly better than run 0" in told
     runs, datasets = voters(3, n=3000, held=300)
     strong = EnsembleBlock(**FAST).compare(runs, datasets)
     assert strong.metrics["gain/soft_vote"].low > 0

@@ -28,10 +28,10 @@ FAST = {"resamples": 200}
 def compare(fake_run, dataset_of):
     """Put the Predictions of several stand-ins through the block."""
 
-    def call(judged, **options):
-        labels = [f"run {number}" for number in range(len(judged))]
-        runs = [fake_run(one, label=label, recipe=label) for one, label in zip(judged, labels, strict=True)]
-        return EnsembleDiversity(**FAST | options).compare(runs, [dataset_of(one) for one in judged])
+    def call(predictions, **options):
+        labels = [f"run {number}" for number in range(len(predictions))]
+        runs = [fake_run(one, label=label, recipe=label) for one, label in zip(predictions, labels, strict=True)]
+        return EnsembleDiversity(**FAST | options).compare(runs, [dataset_of(one) for one in predictions])
 
     return call
 
@@ -129,7 +129,7 @@ def test_runs_that_are_always_wrong_fail_together(compare, make_predictions):
 def test_a_pair_without_a_figure_is_left_out_of_the_mean_and_said(compare, noisy, oracle):
     result = compare([*noisy(2), oracle("perfect")])
     assert result.metrics["error_correlation"].value == pytest.approx(result.tables["pairs"]["error_correlation"][0])
-    assert any("2 of 3 pairs have no error_correlation" in line for line in result.warnings)
+    assert any("error_correlation is undefined for 2 of 3 pairs" in line for line in result.warnings)
 
 
 @pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])

@@ -41,7 +41,7 @@ def test_batches_hold_views_and_rows_and_no_label(images: Path) -> None:
     assert [tuple(view.shape) for view in batches[0]["views"]] == [(4, 3, 32, 32)] * 2 + [(4, 3, 16, 16)]
 
 
-def test_a_image_is_shared_by_its_bytes_its_group_or_a_near_duplicate(images: Path, tmp_path: Path) -> None:
+def test_an_image_is_shared_by_its_bytes_its_group_or_a_near_duplicate(images: Path, tmp_path: Path) -> None:
     import pandas as pd
     from PIL import Image
 
