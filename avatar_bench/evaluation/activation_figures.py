@@ -120,7 +120,7 @@ def name_overlap_metrics() -> dict[str, str]:
     """Return the display name of each overlap metric."""
     return {
         "iou_top20": _("IoU of the top 20 %"),
-        "iou_half": _("IoU above half of the maximum"),
+        "iou_half": _("IoU above 50 % of the maximum"),
         "pearson": _("Pearson's r"),
         "spearman": _("Spearman's ρ"),
     }

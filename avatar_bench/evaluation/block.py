@@ -209,7 +209,7 @@ def metric_with_interval(
     if np.isnan(value):
         return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
     if not high - low > _ROUNDING:
-        why = _("no interval: all resamples give the same value")
+        why = _("no interval: every resample has the same value")
         return Metric(float(value), n, higher_is_better=better, reason=why, floor=floor)
     return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
 

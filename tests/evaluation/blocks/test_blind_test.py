@@ -254,7 +254,7 @@ def test_one_image_is_enough(tmp_path):
 
 
 def test_a_set_without_known_classes_is_refused():
-    with pytest.raises(DataError, match="true class"):
+    with pytest.raises(DataError, match="known class"):
         evaluate(predictions([-1, -1], np.zeros((2, 3))))
 
 
@@ -307,9 +307,9 @@ def test_build_takes_options_from_yaml():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("blind_tets", {}, ["Did you mean 'blind_test'?", "There are: "]),
+        ("blind_tets", {}, ["did you mean blind_test?", "There are: "]),
         ("base", {}, ["no block named 'base'"]),
-        ("blind_test", {"resample": 10}, ["'resample'", "Did you mean 'resamples'?", "level, resamples, seed"]),
+        ("blind_test", {"resample": 10}, ["'resample'", "did you mean resamples?", "level, resamples, seed"]),
         ("blind_test", {"resamples": "many"}, ["block.blind_test.resamples", "many"]),
         ("blind_test", {"level": 95}, ["level=95", "below 1"]),
         ("blind_test", {"discordance": 0}, ["discordance=0", "up to 1"]),

@@ -447,7 +447,7 @@ def test_the_command_judges_a_run_and_refuses_the_images_that_the_sets_are_fitte
 
 
 def test_a_set_without_known_classes_is_refused(evaluate, make_predictions):
-    with pytest.raises(BlockError, match="true class"):
+    with pytest.raises(BlockError, match="known class"):
         evaluate(make_predictions([-1, -1], np.zeros((2, 3))))
 
 

@@ -344,7 +344,7 @@ def test_too_few_common_images_or_a_missing_class_are_refused_with_a_way_out(vot
 
 
 def test_one_run_is_refused(voters):
-    with pytest.raises(BlockError, match="2 runs or more"):
+    with pytest.raises(BlockError, match="at least 2 runs"):
         EnsembleBlock(**FAST).compare(*voters(1))
 
 

@@ -139,7 +139,7 @@ def test_each_wrong_order_of_the_classes_is_refused(order, compare, oracle):
 
 
 def test_one_run_has_no_pairs(compare, oracle):
-    with pytest.raises(BlockError, match="2 runs or more"):
+    with pytest.raises(BlockError, match="at least 2 runs"):
         compare([oracle("noisy")])
 
 

@@ -295,7 +295,7 @@ def test_one_image_or_one_class_and_no_sources_are_enough(n, make_predictions, e
 
 
 def test_a_set_without_known_classes_is_refused(make_predictions, evaluate_block):
-    with pytest.raises(BlockError, match="true class"):
+    with pytest.raises(BlockError, match="known class"):
         evaluate_block(make_predictions([-1, -1], np.zeros((2, 3))))
 
 

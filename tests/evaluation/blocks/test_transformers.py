@@ -584,7 +584,7 @@ def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(com
 
 
 def test_what_cannot_be_compared_is_refused(compare, answers, oracle):
-    with pytest.raises(BlockError, match="compares 2 runs or more"):
+    with pytest.raises(BlockError, match="compares at least 2 runs"):
         compare({"a": (answers(0.7), {})})
     with pytest.raises(GuardError, match="wrong order"):
         compare({"a": (oracle("noisy"), {}), "b": (oracle(("permuted", (1, 2, 0))), {})})
