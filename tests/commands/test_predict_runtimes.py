@@ -48,7 +48,7 @@ def apart(one: pd.DataFrame, other: pd.DataFrame) -> float:
     ("words", "most"),
     [(["runtime=onnx"], 1e-4), (["runtime=openvino"], 1e-4), (["runtime=openvino", "threads=1"], 1e-4)],
 )
-def test_an_exported_runtime_gives_the_verdicts_of_torch(
+def test_an_exported_runtime_predicts_like_torch(
     words: list[str], most: float, tiny_run: Path, images: Path, tmp_path: Path
 ) -> None:
     plain = predict_table(tiny_run, images, tmp_path / "torch.csv", "precision=32")
