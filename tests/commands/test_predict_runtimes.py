@@ -72,7 +72,7 @@ def test_int8_says_each_time_how_often_it_agrees(tiny_run: Path, images: Path, t
         told.append([line for line in err.splitlines() if line.startswith("precision=int8: ")])
     assert tables[0].equals(tables[1])
     assert told[0] == told[1]
-    assert f" of {n} verdicts" in told[0][0]
+    assert f" of {n} predictions" in told[0][0]
 
 
 def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(

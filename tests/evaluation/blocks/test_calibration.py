@@ -295,7 +295,7 @@ def test_each_wrong_order_of_three_classes_is_refused(evaluate, oracle, order):
     assert evaluate(oracle(("permuted", order)), oracle("noisy"), allow={"permutation"}).metrics["ece_15"].value > 0.3
 
 
-def test_nothing_is_fitted_on_the_images_judged(evaluate, overconfident, make_predictions, fake_run, dataset_of):
+def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make_predictions, fake_run, dataset_of):
     """Temperature and thresholds do not depend on the evaluated images; evaluating the fitted images is refused."""
     evaluated, held_out = overconfident
     other = make_predictions(*honest(500, 20, seed=5), temperature=evaluated.temperature)
@@ -362,7 +362,7 @@ def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident)
     assert any("gives a temperature of 2.9" in line and "the run's is 2.000" in line for line in result.warnings)
 
 
-def test_a_blind_set_that_is_judged_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of):
+def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of):
     given = oracle("noisy")
     unlabelled = replace(given, targets=np.full(240, -1))
     for blind in ((dataset_of(given, "test"), given), (dataset_of(unlabelled, "blind"), unlabelled)):

@@ -103,7 +103,7 @@ def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):
     result.save(tmp_path / "block")
 
 
-def test_the_same_run_twice_errs_as_one(compare, noisy):
+def test_the_same_run_twice_misclassifies_as_one(compare, noisy):
     (one,) = noisy(1)
     values = {name: metric.value for name, metric in compare([one, one]).metrics.items()}
     assert values["kappa"] == values["q_statistic"] == 1
