@@ -437,7 +437,7 @@ def test_ticks_are_at_whole_percentages(evaluate, overconfident):
     assert {"80%", "100%"} <= set(shares)
 
 
-def test_the_command_judges_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
+def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
     words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100"]
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
     [file] = (tmp_path / "test").rglob("shift.csv")

@@ -151,7 +151,7 @@ def test_nine_runs_are_drawn_in_both_languages(compare, noisy):
         assert len(result.tables["pairs"]) == 36
 
 
-def test_seeds_of_one_recipe_are_told_apart_in_the_chart_of_kappa():
+def test_seeds_of_one_recipe_differ_in_the_chart_of_kappa():
     labels = [f"mobilenetv3_small few_shot 10 shots of each · seed {seed}" for seed in (1, 2, 3)]
     table = pd.DataFrame([(*pair, 0.5) for pair in combinations(labels, 2)], columns=["a", "b", "kappa"])
     figure = figures.draw_kappa_error(table, dict.fromkeys(labels, 0.7), dict.fromkeys(labels, 0))
