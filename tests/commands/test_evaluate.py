@@ -119,7 +119,7 @@ def test_another_set_of_the_run_is_evaluated_by_its_name(split: str, tiny_run: P
 
 def test_the_training_images_are_no_set_to_evaluate_on(tiny_run: Path, capsys: Any) -> None:
     assert evaluate(tiny_run, "split=train") == 2
-    assert "say nothing about new images" in capsys.readouterr().err
+    assert "do not estimate performance on new ones" in capsys.readouterr().err
 
 
 def test_a_saved_result_says_where_it_comes_from(tiny_run: Path) -> None:
