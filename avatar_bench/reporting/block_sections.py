@@ -189,7 +189,7 @@ def _build_comparison_parts(study: Study, block: str, links: PageLinks, styles: 
         if saved is None:
             continue
         addresses = links.link_files(saved)
-        warnings, not_evaluated = split_warnings(saved)
+        warnings, not_evaluated = split_warnings(study, saved)
         part = SetSection(name, warnings=warnings, not_evaluated=not_evaluated)
         tables = [*_build_saved_tables(saved, addresses, part, styles), _build_all_metrics_table(saved)]
         part.tables = sorted(tables, key=lambda table: not table.main)

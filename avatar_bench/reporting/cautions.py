@@ -45,7 +45,7 @@ def build_warning_table(study: Study) -> Table:
     """Return a table of the warnings of the blocks, each text once per block and set."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for model, saved in study.saved:
-        for text in split_warnings(saved)[0]:
+        for text in split_warnings(study, saved)[0]:
             key = (saved.result.block, saved.result.set, text)
             found.setdefault(key, []).append(model.label if model else _("all"))
     columns = [make_column(_("warning")), make_column(_("block")), make_column(_("set")), make_column(_("models"))]
@@ -53,25 +53,28 @@ def build_warning_table(study: Study) -> Table:
     return Table("warnings", _("Warnings of the blocks"), columns, rows)
 
 
-def split_warnings(saved: SavedResult) -> tuple[list[str], list[str]]:
-    """Return the warnings of a result in the current language, and the names of what was not evaluated.
+def split_warnings(study: Study, saved: SavedResult) -> tuple[list[str], list[str]]:
+    """Return the warnings of a result in the current language, and what was not evaluated.
 
-    The block overview warns of every block and chart that it has no results for, whether anybody asked for it or not;
-    these warnings are reduced to the names of the blocks and charts.
+    The block overview warns of every block and chart that it has no results for, whether or not anybody asked for it.
+    These warnings are reduced to names: "gradcam", or "gradcam (soup)" where other models have the result.
     """
     texts = [translate(str(warning)) for warning in saved.result.warnings]
     if saved.result.block != "overview":
         return texts, []
     names = {*BLOCKS, *list_figures("overview")} - {"against"}
     labels = sorted((name.removeprefix("accuracy/") for name in saved.result.metrics), key=len, reverse=True)
-    warnings, not_evaluated = [], []
+    pattern = re.compile("|".join(map(re.escape, labels)) or "(?!)")
+    warnings: list[str] = []
+    missing: dict[str, list[str]] = {}
     for text in texts:
-        bare = re.sub("|".join(map(re.escape, labels)) or "(?!)", " ", text)  # a run may be called like a block
-        if found := [word for word in re.findall(r"\w+", bare) if word in names]:
-            not_evaluated += found
-        else:
+        found = [word for word in re.findall(r"\w+", pattern.sub(" ", text)) if word in names]  # a label may be a name
+        for name in found:
+            missing.setdefault(name, []).extend(pattern.findall(text))
+        if not found:
             warnings.append(text)
-    return warnings, list(dict.fromkeys(not_evaluated))
+    evaluated = {name for name in missing if study.of_block(saved.result.set, name)}
+    return warnings, [f"{name} ({', '.join(runs)})" if name in evaluated else name for name, runs in missing.items()]
 
 
 def _check_data(study: Study) -> Iterator[str]:

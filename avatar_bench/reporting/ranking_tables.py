@@ -69,7 +69,7 @@ def build_gain_tables(study: Study, links: PageLinks, styles: RunStyles) -> list
 def _build_row(place: Place, kept: Sequence[str], look: Mapping[str, str]) -> TableRow:
     label: Cell = {"text": place.model.label, **look}
     if place.model.kind != "run":
-        label["soft"] = _("soup of weights") if place.model.kind == "soup" else _("ensemble")
+        label["soft"] = _("weight soup") if place.model.kind == "soup" else _("ensemble")
     rank: Cell | None = None
     if place.is_guessing or place.reason:
         rank = {"value": None, "reason": _("no better than guessing") if place.is_guessing else place.reason}

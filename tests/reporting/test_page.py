@@ -236,6 +236,7 @@ def test_names_stay_text(language: str, runs: Path, make: SimpleNamespace) -> No
 
 def test_what_was_not_evaluated_is_one_line_at_the_end_of_overview(runs: Path, make: SimpleNamespace) -> None:
     labels = ("efficiency", "poor")  # a run may be called like a block
+    make.result(runs / "good", "calibration", "test", {"ece_15": make.accuracy(0.1)})
     folder = make.result(runs, "overview", "test", {f"accuracy/{one}": make.accuracy(0.7) for one in labels})
     saved = json.loads((folder / "metrics.json").read_text())
     saved["warnings"] = [
@@ -246,13 +247,15 @@ def test_what_was_not_evaluated_is_one_line_at_the_end_of_overview(runs: Path, m
     ]
     (folder / "metrics.json").write_text(json.dumps(saved))
     words = written(runs).words
-    assert "not evaluated: calibration, gradcam, speed_size" in words
+    assert "not evaluated: calibration (efficiency, poor), gradcam, speed_size" in words
     assert "has no usable result" not in words
     assert "The chart speed_size" not in words
     section = words.index("Overview: the models side by side", words.index("Comparison of models", 3000))
     warning = words.index("The runs were evaluated on different images", section)
     assert warning < words.index("not evaluated:", section)
-    assert "not evaluated: calibration, gradcam, speed\\_size" in (runs / "report.md").read_text(encoding="utf-8")
+    assert "not evaluated: calibration (efficiency, poor), gradcam, speed\\_size" in (runs / "report.md").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -302,12 +305,12 @@ def test_the_leaderboard_has_macro_f1_and_marks_ensembles(runs: Path, make: Simp
     }
     make.result(runs / "good", "blind_test", "test", metrics)
     board = csv_of(written(runs), "leaderboard_test_test0")
-    assert list(board["model"]) == ["good", "poor", "greedy (ensemble)", "soup (soup of weights)"]
+    assert list(board["model"]) == ["good", "poor", "greedy (ensemble)", "soup (weight soup)"]
     assert board["macro_f1"].iloc[0] == 0.87
     assert list(board["rank"].iloc[2:]) == ["none: combines the runs, not ranked"] * 2
     rows = [line for line in (runs / "report.md").read_text().splitlines() if line.startswith(("| greedy", "| soup"))]
     assert rows[0].startswith("| greedy (ensemble) | none: combines the runs, not ranked | 0.920")
-    assert any(row.startswith("| soup (soup of weights) |") for row in rows)
+    assert any(row.startswith("| soup (weight soup) |") for row in rows)
     assert "Ensembles have no rank" in (runs / "report.md").read_text()
 
 
