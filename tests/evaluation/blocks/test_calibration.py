@@ -295,7 +295,7 @@ def test_each_wrong_order_of_three_classes_is_refused(evaluate, oracle, order):
     assert evaluate(oracle(("permuted", order)), oracle("noisy"), allow={"permutation"}).metrics["ece_15"].value > 0.3
 
 
-def test_nothing_is_fitted_on_the_images_judged(evaluate, overconfident, make_predictions, fake_run, dataset_of):
+def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make_predictions, fake_run, dataset_of):
     """Temperature and thresholds do not depend on the evaluated images; evaluating the fitted images is refused."""
     evaluated, held_out = overconfident
     other = make_predictions(*honest(500, 20, seed=5), temperature=evaluated.temperature)
@@ -311,7 +311,7 @@ def test_nothing_is_fitted_on_the_images_judged(evaluate, overconfident, make_pr
         raise GuardError(f"images of {dataset.name} are also in the set that this block is fitted on.")
 
     run.calibration = refuse
-    with pytest.raises(GuardError, match="test are among"):
+    with pytest.raises(GuardError, match="test are also in"):
         Calibration(**FAST).evaluate(run, dataset_of(evaluated))
 
 
