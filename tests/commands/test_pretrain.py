@@ -199,7 +199,7 @@ def test_images_without_a_label_of_a_held_out_source_are_kept_out_with_their_cop
     assert told in capsys.readouterr().err
 
 
-def test_images_that_networks_are_judged_by_are_kept_out(simclr: Path, images: Path, tmp_path: Path) -> None:
+def test_evaluation_images_are_held_out(simclr: Path, images: Path, tmp_path: Path) -> None:
     whole = read_csv(images / "all.csv").set_index("path")
     seen = read_csv(simclr / "images.csv")
     said = record(simclr)
@@ -305,9 +305,7 @@ def test_a_training_whose_test_images_were_seen_is_refused(
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 3
     assert "with the pretraining data by image" in capsys.readouterr().err
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", "allow=[overlap,near_duplicates]"]) == 0
-    assert (
-        "blind_test: 48 of 48 images overlap with the pretraining data" in capsys.readouterr().err
-    )
+    assert "blind_test: 48 of 48 images overlap with the pretraining data" in capsys.readouterr().err
     onward = train(tmp_path / "onward", "model.backbone=test_resnet", f"init_from={run}")
     assert main(["evaluate", f"ckpt={onward}", "data.workers=0"]) == 3
 
@@ -353,7 +351,7 @@ def test_images_of_another_folder_that_a_pretraining_began_with_are_matched(
     assert "are near-duplicates of pretraining images" in capsys.readouterr().err
     (tmp_path / "a" / "images.csv").unlink()
     assert main(words(images, tmp_path / "c", *given)) == 3
-    assert "is gone or changed" in capsys.readouterr().err
+    assert "is missing or changed" in capsys.readouterr().err
 
 
 def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
@@ -381,7 +379,7 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
         assert "the test images may be among its training data" in capsys.readouterr().err
 
 
-def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
+def test_val_used_in_pretraining_is_evaluated_as_the_runs_own_set_only(
     images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(images, tmp_path / "pre", "use_val=true", "epochs=1")) == 0
@@ -478,10 +476,10 @@ def test_weights_of_another_network_and_damaged_ones_are_refused(
     content[-1] ^= 1
     (tmp_path / "bad.safetensors").write_bytes(content)
     train(tmp_path / "bad", "model.backbone=test_resnet", f"model.weights={tmp_path / 'bad.safetensors'}", code=4)
-    assert "its SHA-256 is not the one that it states" in capsys.readouterr().err
+    assert "its contents do not match its SHA-256" in capsys.readouterr().err
     last = simclr / "checkpoints" / "last.ckpt"
     train(tmp_path / "last", "model.backbone=test_resnet", f"model.weights={last}", code=4)
-    assert "is to go on with a pretraining from, by resume=" in capsys.readouterr().err
+    assert "is a checkpoint for resuming a pretraining (resume=)" in capsys.readouterr().err
 
 
 def test_a_training_of_other_options_than_the_pretraining_is_refused(
@@ -492,7 +490,7 @@ def test_a_training_of_other_options_than_the_pretraining_is_refused(
     begun = ["model.backbone=test_vit", f"model.weights={tmp_path / 'pre' / 'backbone.safetensors'}"]
     for name, options in {"heads": "{}", "depth": "{num_heads: 4, depth: 1}"}.items():
         train(tmp_path / name, *begun, f"model.options={options}", code=2)
-        assert "Give the same: 'model.options={num_heads: 4}'" in capsys.readouterr().err
+        assert "Use the same: 'model.options={num_heads: 4}'" in capsys.readouterr().err
     train(tmp_path / "same", *begun, "model.options={num_heads: 4, drop_path_rate: 0.1}")
 
 

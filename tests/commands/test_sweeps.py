@@ -1,4 +1,4 @@
-"""Sweeps: their jobs and folders, started again, cut off, and told of at the end."""
+"""Tests of sweeps: jobs, folders, restarts, interruptions and the final summary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from avatar_bench.cli import cluster_jobs
+from avatar_bench.cli import slurm_launcher
 from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
 from avatar_bench.errors import DivergedError
@@ -73,7 +73,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, seed: int, epoch: int, error: BaseException) -> None:
-    """Let the job of one seed be cut off at the end of an epoch, before its checkpoint is written."""
+    """Interrupt the job of one seed at the end of an epoch, before its checkpoint is written."""
     whole = MetricsHistory.on_train_epoch_end
 
     def stop(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
@@ -375,14 +375,14 @@ def test_the_state_of_a_slurm_job_needs_no_accounting(
     code: int, out: str, err: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = SimpleNamespace(returncode=code, stdout=out, stderr=err)
-    monkeypatch.setattr(cluster_jobs.subprocess, "run", lambda *words, **options: answer)
-    assert cluster_jobs._query_state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
+    monkeypatch.setattr(slurm_launcher.subprocess, "run", lambda *words, **options: answer)
+    assert slurm_launcher._query_state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
 
 
 def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_jobs, "CLUSTER_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm_launcher, "CLUSTER_GRACE_SECONDS", 0.0)
     paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stdout=tmp_path / "log.out")
-    [told] = cluster_jobs._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
+    [told] = slurm_launcher._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
     assert told.status == JobStatus.FAILED
     assert "was killed or died" in str(told._return_value)
 
@@ -423,7 +423,7 @@ def until(holds: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
 
 
 def trains(run: Path) -> bool:
-    """Say whether a job has been through an epoch and is not at its end."""
+    """Return whether a job has finished an epoch, but not all of them."""
     return (run / "checkpoints" / "last.ckpt.sha256").is_file() and record(run)["status"] == "running"
 
 

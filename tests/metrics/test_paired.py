@@ -136,7 +136,7 @@ def apart(size, *pairs):
     return told
 
 
-def test_tie_groups_are_the_largest_without_a_pair_that_is_told_apart():
+def test_tie_groups_are_the_largest_without_a_significant_pair():
     assert paired.find_tie_groups(apart(3)) == [(0, 1, 2)]
     assert paired.find_tie_groups(apart(3, (0, 2))) == [(0, 1), (1, 2)]
     assert paired.find_tie_groups(apart(3, (0, 1), (0, 2), (1, 2))) == [(0,), (1,), (2,)]
@@ -144,7 +144,7 @@ def test_tie_groups_are_the_largest_without_a_pair_that_is_told_apart():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_recipes_share_a_letter_where_and_only_where_they_are_not_told_apart(seed):
+def test_recipes_share_a_letter_exactly_if_they_do_not_differ_significantly(seed):
     rng = np.random.default_rng(seed)
     told = np.triu(rng.random((7, 7)) < 0.5, 1)
     told |= told.T

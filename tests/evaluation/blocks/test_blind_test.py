@@ -112,7 +112,7 @@ def test_each_wrong_order_of_three_classes_is_refused_and_named(order):
     assert evaluate(wrong, allow={"permutation"})[0].metrics["accuracy"].value < 0.5
 
 
-def test_class_order_is_judged_without_the_images_of_unknown_class():
+def test_class_order_is_checked_without_the_images_of_unknown_class():
     targets, logits = noisy(signal=3)
     check_class_order(predictions(targets, logits))
     check_class_order(predictions(np.full(240, -1), logits))
@@ -278,7 +278,7 @@ def test_detectable_difference_follows_the_discordance_given_or_that_of_independ
     assert alone.metrics["detectable_difference"].value == expected
 
 
-def test_ten_thousand_predictions_are_judged_in_seconds():
+def test_ten_thousand_predictions_are_evaluated_in_seconds():
     targets, logits = noisy(10_000)
     given = predictions(targets, logits)
     begin = time.process_time()

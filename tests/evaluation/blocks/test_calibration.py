@@ -362,7 +362,7 @@ def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident)
     assert any("gives a temperature of 2.9" in line and "the run's is 2.000" in line for line in result.warnings)
 
 
-def test_a_blind_set_that_is_judged_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of):
+def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of):
     given = oracle("noisy")
     unlabelled = replace(given, targets=np.full(240, -1))
     for blind in ((dataset_of(given, "test"), given), (dataset_of(unlabelled, "blind"), unlabelled)):
@@ -437,7 +437,7 @@ def test_ticks_are_at_whole_percentages(evaluate, overconfident):
     assert {"80%", "100%"} <= set(shares)
 
 
-def test_the_command_judges_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
+def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
     words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100"]
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
     [file] = (tmp_path / "test").rglob("shift.csv")

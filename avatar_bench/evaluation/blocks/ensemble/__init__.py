@@ -144,13 +144,13 @@ class EnsembleBlock(IntervalCompareBlock):
                 n=len(held),
             )
             messages.append(message)
-        if soup is not None and len(soup.kept) == 1:
+        if soup is not None and len(soup.averaged) == 1:
             message = _(
                 "The soup contains only {name}: any other of the {n} runs of {backbone} lowers its "
                 "accuracy on the held-out images.",
-                name=runs[soup.kept[0]].label,
+                name=runs[soup.averaged[0]].label,
                 n=len(soup.candidates),
-                backbone=runs[soup.kept[0]].card.backbone,
+                backbone=runs[soup.averaged[0]].card.backbone,
             )
             messages.append(message)
         return messages
@@ -194,7 +194,7 @@ def _build_soup_mix(soup: FittedSoup | None, runs: int) -> dict[str, AveragingWe
     if soup is None:
         return {}
     weights = np.zeros(runs)
-    weights[soup.kept] = 1 / len(soup.kept)
+    weights[soup.averaged] = 1 / len(soup.averaged)
     return {SOUP: AveragingWeights(weights, np.ones(runs))}
 
 
@@ -226,6 +226,6 @@ def _build_provenance(
         found[SOUP] = ensembles.describe_ensemble(
             "soup", averaged.members, averaged.mix, averaged.fitted, averaged.classes
         )
-        candidates, inside = ([runs[place].label for place in some] for some in (soup.candidates, soup.kept))
+        candidates, inside = ([runs[place].label for place in some] for some in (soup.candidates, soup.averaged))
         provenance["soup"] = {"backbone": averaged.card.backbone, "candidates": candidates, "kept": inside}
     return provenance
