@@ -251,8 +251,8 @@ def name_corruptions() -> dict[str, str]:
 def check_class_order(predictions: Predictions, allow: Collection[str] = ()) -> None:
     """Raise GuardError if another order of the class names explains the predictions significantly better.
 
-    Images without a known class are ignored; "permutation" in `allow` skips the check. See `stats.permutation_alarm`
-    for the test.
+    Images without a known class are ignored; "permutation" in `allow` skips the check. See
+    `stats.find_class_permutation` for the test.
     """
     if "permutation" in allow:
         return
