@@ -1,1 +1,1 @@
-"""What a data set gives away beside its images, and the card that says so."""
+"""Audit of a data set: shortcuts that reveal the class, and the data card that reports them."""

@@ -1,4 +1,4 @@
-"""Chart of how many images of which class stand on which side and come from which source."""
+"""Bar charts of image counts by class, split and source."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from avatar_bench.metrics import plots
 
 @plots.use_style()
 def draw_counts(images: pd.DataFrame, splits: Sequence[str]) -> Figure:
-    """Draw the images by class, by split and by source, each bar stacked by class, with its number at the end.
+    """Draw image counts by class, split and source: bars stacked by class, with the total at the end.
 
-    `images` has a row an image: label, source, split; `splits` gives the order of the last. Classes that the first
-    split lacks come last, so that the others keep their colours. The 40 largest sources are shown.
+    `images` has one row per image with label, source and split; `splits` is the order of the splits. Classes missing
+    from the first split come last, so that the others keep their colours. Only the 40 largest sources are shown.
     """
     first = set(images["label"][images["split"] == splits[0]])
     classes = sorted(set(images["label"]), key=lambda label: (label not in first, label))
@@ -43,7 +43,7 @@ def draw_counts(images: pd.DataFrame, splits: Sequence[str]) -> Figure:
 
 
 def _draw_stack(axes: Axes, counts: pd.DataFrame, title: str) -> Axes:
-    """Draw a bar a row, the first on top, of the counts of each class (columns)."""
+    """Draw one bar per row, the first on top, stacked by class (columns)."""
     values = counts.fillna(0).to_numpy()
     starts = np.cumsum(values, axis=1) - values
     rows = np.arange(len(counts))

@@ -1,4 +1,4 @@
-"""The data card: one page, in Markdown and HTML, that says what a data set holds and what it is good for."""
+"""Data card: a page, in Markdown and HTML, with the contents and the assessment of a data set."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from avatar_bench.i18n import _, language
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Metric, Result
 
-_SAMPLES, _A_SOURCE, _ACROSS = 24, 3, 6  # images of a class, of them of one source, in a row
-_QUARANTINE = 40  # rows shown; the file has them all
-_WIDTH = 1500  # pixels of an inlined figure
+_SAMPLES, _A_SOURCE, _ACROSS = 24, 3, 6  # images per class, per source of a class, per row
+_QUARANTINE = 40  # rows shown; the file has all of them
+_WIDTH = 1500  # pixels of an embedded figure
 
 
 def write_card(folder: Path, result: Result) -> list[Path]:
-    """Write card.md and card.html, in the language that is spoken, into the folder of a data set, and give their paths.
+    """Write card.md and card.html in the current language into the folder of a data set; return their paths.
 
-    `folder` holds manifest.csv and, where there are any, blind.csv, ood_<name>.csv, sources.csv, quarantine.csv, and
-    the saved `result` of data_audit in audit/. The HTML needs no other file; the Markdown shows images
-    from audit/ and card/.
+    `folder` contains manifest.csv, the saved `result` of data_audit in audit/ and, where they exist, blind.csv,
+    ood_<name>.csv, sources.csv and quarantine.csv. The HTML file is self-contained; the Markdown shows images from
+    audit/ and card/.
     """
-    manifest, beside = _read_table(folder / "manifest.csv"), _read_held_out(folder)
-    images = _combine_images(manifest, beside)
+    manifest, held_out = _read_table(folder / "manifest.csv"), _read_held_out(folder)
+    images = _combine_images(manifest, held_out)
     (folder / "card").mkdir(exist_ok=True)
     figures = [(folder / "audit" / f"{name}.png", caption) for name, caption in _list_captions().items()]
-    content = _collect_content(folder, manifest, beside, result) | {
+    content = _collect_content(folder, manifest, held_out, result) | {
         "counts": _count_images(images),
         "chart": _save_figure(draw_counts(images, _order_splits(images)), folder / "card" / "counts.png"),
         "figures": [(file, caption) for file, caption in figures if file.is_file()],
@@ -55,29 +55,29 @@ def write_card(folder: Path, result: Result) -> list[Path]:
 
 
 def _collect_content(
-    folder: Path, manifest: pd.DataFrame, beside: dict[str, pd.DataFrame], result: Result
+    folder: Path, manifest: pd.DataFrame, held_out: dict[str, pd.DataFrame], result: Result
 ) -> dict[str, Any]:
     sources, refused = (_read_table(folder / f"{name}.csv") for name in ("sources", "quarantine"))
-    blind = beside.get("blind", pd.DataFrame())
-    verdict = result.provenance.get("assessment", {"suitable": "not asked", "reasons": []})
+    blind = held_out.get("blind", pd.DataFrame())
+    assessment = result.provenance.get("assessment", {"suitable": "not asked", "reasons": []})
     equalised = result.provenance.get("equalised/assessment")
     return {
         "name": folder.name,
         "n": len(manifest),
         "n_blind": len(blind),
-        "n_ood": sum(len(table) for name, table in beside.items() if name != "blind"),
+        "n_ood": sum(len(table) for name, table in held_out.items() if name != "blind"),
         "sources": _rename_columns(
             _drop_empty_columns(sources.drop(columns=[] if len(blind) else ["blind"], errors="ignore"))
         ),
         "licences": sorted(set(sources["licence"])) if "licence" in sources else [],
-        "suitable": verdict["suitable"],
-        "assessment": translate_assessment(verdict),
+        "suitable": assessment["suitable"],
+        "assessment": translate_assessment(assessment),
         "equalised": translate_assessment(equalised)
-        if equalised and equalised["suitable"] != verdict["suitable"]
+        if equalised and equalised["suitable"] != assessment["suitable"]
         else None,
-        "mended": bool(verdict["suitable"] == "no" and equalised and equalised["suitable"] != "no"),
+        "mended": bool(assessment["suitable"] == "no" and equalised and equalised["suitable"] != "no"),
         "probes": list(_list_probes(result.metrics)),
-        "warnings": result.warnings[1:] if verdict["suitable"] != "not asked" else result.warnings,
+        "warnings": result.warnings[1:] if assessment["suitable"] != "not asked" else result.warnings,
         "single_properties": result.tables.get("single_properties", pd.DataFrame()).head(3).to_dict("records"),
         "hints": _rename_columns(result.tables.get("hints", pd.DataFrame())),
         "label_errors": result.provenance.get("label_errors", _("not looked for")),
@@ -91,24 +91,24 @@ def _collect_content(
 def _label_probes() -> dict[str, str]:
     return {
         "metadata": _("the file alone: format, size, JPEG quality, EXIF"),
-        "appearance": _("the look as a whole: brightness, contrast, sharpness"),
-        "colour": _("colours alone: a histogram of 16 bins a channel"),
-        "residual": _("noise and frequencies: DCT and residual statistics"),
+        "appearance": _("overall appearance: brightness, contrast, sharpness"),
+        "colour": _("colours alone: a histogram with 16 bins per channel"),
+        "residual": _("noise and frequencies: statistics of DCT and noise residual"),
         "source": _("the name of the source"),
     }
 
 
 def _list_captions() -> dict[str, str]:
     return {
-        "aurocs": _("How well the class is told without the image, with intervals; dashed: chance."),
-        "single_properties": _("The same by single property, as stored."),
-        "properties": _("How the properties are spread over the classes."),
+        "aurocs": _("How well the class is predicted without the image, with intervals; dashed: chance level."),
+        "single_properties": _("The same for single properties, as stored."),
+        "properties": _("Distribution of the properties by class."),
         "confounding": _("Images by source and class."),
     }
 
 
 def _rename_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose columns bear words instead of the names that they have in the file."""
+    """Return a table with readable column names instead of those of the file."""
     words = {
         "source": _("source"),
         "label": _("class"),
@@ -127,7 +127,7 @@ def _rename_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_held_out(folder: Path) -> dict[str, pd.DataFrame]:
-    """Return the tables of the blind set and of the out-of-domain sets, by name, where there are any."""
+    """Return the non-empty tables of the external test set and of the out-of-domain sets by name."""
     files = {"blind": folder / "blind.csv"} | {file.stem: file for file in sorted(folder.glob("ood_*.csv"))}
     tables = {name: _read_table(file) for name, file in files.items()}
     return {name: table for name, table in tables.items() if len(table)}
@@ -138,15 +138,15 @@ def _read_table(file: Path) -> pd.DataFrame:
 
 
 def _drop_empty_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the columns that are empty in every row."""
+    """Return a table without the columns that are empty in every row."""
     return table.loc[:, [bool((table[name] != "").any()) for name in table]]
 
 
-def _combine_images(manifest: pd.DataFrame, beside: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return label, source and split of every image; those of out-of-domain sets count as one split."""
+def _combine_images(manifest: pd.DataFrame, held_out: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return label, source and split of every image; all out-of-domain sets count as one split."""
     parts = [manifest.assign(split=manifest["split"].replace("", _("no split")))]
     parts += [
-        table.assign(split=_("blind") if name == "blind" else _("out of domain")) for name, table in beside.items()
+        table.assign(split=_("blind") if name == "blind" else _("out of domain")) for name, table in held_out.items()
     ]
     return pd.concat([part.reindex(columns=["label", "source", "split"], fill_value="") for part in parts])
 
@@ -158,14 +158,14 @@ def _order_splits(images: pd.DataFrame) -> list[str]:
 
 
 def _count_images(images: pd.DataFrame) -> pd.DataFrame:
-    """Count images by class and split, and all in a column of its own."""
+    """Count images by class and split, with a column of totals."""
     table = pd.crosstab(images["label"], images["split"])[_order_splits(images)]
     table = table.assign(**{_("all"): table.sum(axis=1)})
     return table.rename_axis(_("class")).rename_axis(columns=None).reset_index()
 
 
 def _list_probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:
-    """Give what is predicted from, the AUROC as stored, and that after equalising."""
+    """Yield the input of each probe, its AUROC as stored, and its AUROC after equalising."""
     for name, words in _label_probes().items():
         if f"{name}_auroc" in metrics:
             after = metrics.get(f"equalised/{name}_auroc")
@@ -182,14 +182,14 @@ def _format_metric(metric: Metric) -> str:
 
 
 def _save_figure(figure: Figure, file: Path) -> Path:
-    """Save a figure, and return where."""
+    """Save a figure and return its path."""
     figure.savefig(file, dpi=130)
     figure.clear()
     return file
 
 
 def _draw_samples(folder: Path, manifest: pd.DataFrame) -> list[tuple[str, Path]]:
-    """Draw a few images of each class, of as many sources as there is room for, into card/."""
+    """Draw a few images of each class, from as many sources as fit, and save them in card/."""
     drawn = []
     for number, (label, part) in enumerate(manifest.groupby("label"), start=1):
         turn = part.groupby("source").cumcount()
@@ -197,7 +197,7 @@ def _draw_samples(folder: Path, manifest: pd.DataFrame) -> list[tuple[str, Path]
         few = few.sort_values(["source", "turn"])
         titles = [source or _("source not known") for source in few["source"]]
         figure = plots.draw_gallery([decode(folder / path) for path in few["path"]], titles, _ACROSS)
-        file = folder / "card" / f"samples_{number}.png"  # a class may have a name that is none for a file
+        file = folder / "card" / f"samples_{number}.png"  # a class name may not be a valid file name
         drawn.append((str(label), _save_figure(figure, file)))
     return drawn
 
@@ -210,12 +210,12 @@ def _make_markdown_environment(folder: Path) -> Environment:
 
 def _make_html_environment() -> Environment:
     environment = html.build_html_environment()
-    environment.filters["image"] = _inline_figure
+    environment.filters["image"] = _embed_figure
     return environment
 
 
-def _inline_figure(file: Path) -> Markup:
-    """Give a figure as an address that holds its own content."""
+def _embed_figure(file: Path) -> Markup:
+    """Return a figure as a data URL."""
     with Image.open(file) as image:
         image.thumbnail((_WIDTH, 8 * _WIDTH))
         stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Probes: how well a few properties of the images predict the class, cross-validated by group."""
+"""Probes: prediction of the class from a few properties of the images, cross-validated by group."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from avatar_bench.results.result import Metric
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 Rows = NDArray[np.intp]
-# (features and classes to learn from, features to judge, number of classes) -> a score of each class, (N, C)
+# (training features, training targets, test features, number of classes) -> class scores, (N, C)
 Learner = Callable[[pd.DataFrame, Codes, pd.DataFrame, int], Floats]
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How probes are judged: `folds` of the cross-validation, `resamples` and `level` of the bootstrap, `seed`."""
+    """Settings of probes: `folds` of the cross-validation, `resamples` and `level` of the bootstrap, `seed`."""
 
     folds: int = 5
     seed: int = 0
@@ -33,11 +33,11 @@ class ProbeSettings:
 
 
 class ProbeResult(NamedTuple):
-    """Hold how well the class is predicted.
+    """Scores of a probe.
 
-    `auroc` is that of the class which is told best from the rest, as one class that the files give away is enough to
-    void a figure; a mean would hide it among others. Chance is .5, or a little more, as the best of several is taken.
-    `by_class` has all; chance of the balanced accuracy is 1 / C.
+    `auroc` is the highest one-vs-rest AUROC over the classes: one class revealed by the files is enough to invalidate
+    an accuracy, and a mean would hide it. Chance is .5, or slightly more because the maximum is taken. `by_class` has
+    the AUROC of every class. Chance level of the balanced accuracy is 1 / C.
     """
 
     auroc: Metric
@@ -45,34 +45,34 @@ class ProbeResult(NamedTuple):
     by_class: dict[str, Metric]
 
 
-def probe(frame: pd.DataFrame, columns: Sequence[str], plan: ProbeSettings | None = None) -> ProbeResult:
-    """Predict `label` from columns of numbers, flags or words by gradient boosting, out of fold.
+def probe(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings | None = None) -> ProbeResult:
+    """Predict `label` from numeric, boolean or categorical columns by gradient boosting, out of fold.
 
-    `frame` has `label` and `group` beside the columns. Intervals come from a bootstrap of whole groups over the
-    out-of-fold scores, the learner held fixed. All is None with a reason where there are fewer than two classes, or a
-    class has fewer than two groups.
+    `frame` has `label` and `group` besides the columns. Intervals come from a bootstrap of whole groups over the
+    out-of-fold scores, with the learner fixed. All metrics are None with a reason where there are fewer than two
+    classes or a class has fewer than two groups.
     """
-    return _cross_validate(frame, _prepare_features(frame, columns), _fit_boosting, plan or ProbeSettings())
+    return _cross_validate(frame, _prepare_features(frame, columns), _fit_boosting, settings or ProbeSettings())
 
 
-def probe_source(frame: pd.DataFrame, column: str = "source", plan: ProbeSettings | None = None) -> ProbeResult:
-    """Predict `label` from a name alone, by how often each class bears it in the other folds; "" is not known."""
+def probe_source(frame: pd.DataFrame, column: str = "source", settings: ProbeSettings | None = None) -> ProbeResult:
+    """Predict `label` from one name, by its frequency in each class in the other folds; "" means not known."""
     known = frame[frame[column] != ""]
     if known.empty:
         return _make_missing(_("no {column} is known", column=column))
-    return _cross_validate(known, known[[column]], _fit_frequencies, plan or ProbeSettings())
+    return _cross_validate(known, known[[column]], _fit_frequencies, settings or ProbeSettings())
 
 
 def probe_single_properties(
-    frame: pd.DataFrame, columns: Sequence[str], plan: ProbeSettings | None = None
+    frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings | None = None
 ) -> pd.DataFrame:
-    """Probe each property alone by a decision tree, the one that tells most first.
+    """Probe each property alone by a decision tree; return a row per property, the highest AUROC first.
 
-    Columns: property, class (the one it tells best), auroc, low, high, balanced_accuracy.
+    Columns: property, class (with the highest AUROC), auroc, low, high, balanced_accuracy.
     """
     rows = []
     for column in columns:
-        alone = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, plan or ProbeSettings())
+        alone = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, settings or ProbeSettings())
         auroc = alone.auroc
         best = next((name for name, one in alone.by_class.items() if one == auroc), "")
         rows.append((column, best, auroc.value, auroc.low, auroc.high, alone.balanced_accuracy.value))
@@ -83,27 +83,29 @@ def probe_single_properties(
 
 
 def score_majority_class(frame: pd.DataFrame) -> tuple[Metric, Metric]:
-    """Give accuracy and balanced accuracy of always naming the commonest class."""
+    """Return accuracy and balanced accuracy of always predicting the most frequent class."""
     counts, n = frame["label"].value_counts(), len(frame)
     accuracy = Metric(float(counts.iloc[0] / n), n, higher_is_better=None)
     return accuracy, Metric(1 / len(counts), n, higher_is_better=None)
 
 
 def sample_rows(frame: pd.DataFrame, limit: int, seed: int = 0) -> Rows:
-    """Give the positions of at most `limit` rows, ascending: as large a share of each class as of the others.
+    """Return the positions of about `limit` rows, ascending, sampled in the same proportion from every class.
 
-    A class keeps at least one row, so that there can be as many more as there are classes.
+    Every class keeps at least one row, so that there can be up to C more rows than `limit`.
     """
     if len(frame) <= limit:
         return np.arange(len(frame))
     generator = np.random.default_rng(seed)
-    share = limit / len(frame)
+    proportion = limit / len(frame)
     members = frame.groupby("label", sort=True).indices.values()
-    kept = [generator.choice(rows, max(1, int(len(rows) * share)), replace=False) for rows in members]
-    return np.sort(np.concatenate(kept))
+    chosen = [generator.choice(rows, max(1, int(len(rows) * proportion)), replace=False) for rows in members]
+    return np.sort(np.concatenate(chosen))
 
 
-def _cross_validate(frame: pd.DataFrame, features: pd.DataFrame, learn: Learner, plan: ProbeSettings) -> ProbeResult:
+def _cross_validate(
+    frame: pd.DataFrame, features: pd.DataFrame, learn: Learner, settings: ProbeSettings
+) -> ProbeResult:
     labels = frame["label"].astype("category")
     names = list(labels.cat.categories)
     groups_a_class = frame.groupby("label")["group"].nunique()
@@ -111,12 +113,12 @@ def _cross_validate(frame: pd.DataFrame, features: pd.DataFrame, learn: Learner,
         return _make_missing(_("fewer than two classes"))
     if groups_a_class.min() < 2:
         lone = repr(groups_a_class.idxmin())
-        return _make_missing(_("class {label} has one group, which cannot be learned and judged at once", label=lone))
+        return _make_missing(_("class {label} has one group, too few for training and testing", label=lone))
     targets = np.asarray(labels.cat.codes, dtype=np.int64)
     groups = frame["group"].to_numpy(dtype=str)
-    folds = min(plan.folds, int(groups_a_class.min()))
-    scores = _predict_out_of_fold(features, targets, groups, learn, folds, plan.seed)
-    return _score_predictions(scores, targets, groups, names, plan)
+    folds = min(settings.folds, int(groups_a_class.min()))
+    scores = _predict_out_of_fold(features, targets, groups, learn, folds, settings.seed)
+    return _score_predictions(scores, targets, groups, names, settings)
 
 
 def _predict_out_of_fold(
@@ -129,9 +131,9 @@ def _predict_out_of_fold(
     return scores
 
 
-@lru_cache(maxsize=2)  # a second for some thousands of groups, and two dozen probes of one audit share it
+@lru_cache(maxsize=2)  # takes a second for some thousand groups; two dozen probes of an audit share it
 def _split_folds(targets: tuple[int, ...], groups: tuple[str, ...], folds: int, seed: int) -> list[tuple[Rows, Rows]]:
-    from sklearn.model_selection import StratifiedGroupKFold  # half a second, which no other command should wait for
+    from sklearn.model_selection import StratifiedGroupKFold  # slow import (0.5 s), not needed by other commands
 
     split: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
     return [(train, test) for train, test in split.split(np.zeros(len(targets)), targets, groups) if len(test)]
@@ -143,21 +145,21 @@ def _fit_boosting(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, clas
     shares = np.bincount(targets, minlength=classes) / len(targets)
     present = np.flatnonzero(shares)
     scores = np.zeros((len(asked), classes))
-    if len(present) == 1 or not (known.nunique() > 1).any():  # there is nothing to learn from
+    if len(present) == 1 or not (known.nunique() > 1).any():  # nothing to learn from
         scores[:, present] = 1 / len(present)
         return scores
     model: Any = HistGradientBoostingClassifier(  # type: ignore[no-untyped-call]
         max_iter=60, max_leaf_nodes=15, min_samples_leaf=5, early_stopping=False, random_state=0
     )
     scores[:, present] = model.fit(known, targets).predict_proba(asked) / shares[present]
-    # As if classes were equally common: one that is rare among the other folds would else score low in the fold that
-    # it fills, and the scores of all folds together would fall below chance where nothing can be told.
+    # Reweight to equal class priors: a class that is rare in the training folds would otherwise score low in the fold
+    # where it is frequent, and the pooled scores would fall below chance where the features are uninformative.
     balanced: Floats = scores / scores.sum(axis=1, keepdims=True)
     return balanced
 
 
 def _fit_tree(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
-    """Learn from one property by a small tree, which is all that one needs, and a hundred times as quick."""
+    """Fit a small decision tree to one property: sufficient for one feature, and 100 times as fast as boosting."""
     from sklearn.tree import DecisionTreeClassifier
 
     present = np.unique(targets)
@@ -165,20 +167,20 @@ def _fit_tree(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes:
     model: Any = DecisionTreeClassifier(  # type: ignore[no-untyped-call]
         max_leaf_nodes=16, min_samples_leaf=5, class_weight="balanced", random_state=0
     )
-    # rounded, or the last digits of balanced weights would set the folds apart where nothing is learned
+    # rounded, or the last digits of the balanced weights would differ between folds where nothing is learned
     scores[:, present] = model.fit(_encode_categories(known), targets).predict_proba(_encode_categories(asked)).round(9)
     return scores
 
 
 def _encode_categories(features: pd.DataFrame) -> pd.DataFrame:
-    """Number the words, which all folds do alike as they share their categories."""
+    """Encode categories as integers, identically in all folds since they share their categories."""
     words = features.select_dtypes("category")
     return features.assign(**{str(name): words[name].cat.codes for name in words})
 
 
 def _fit_frequencies(known: pd.DataFrame, targets: Codes, asked: pd.DataFrame, classes: int) -> Floats:
     counts = pd.crosstab(known.iloc[:, 0], targets).reindex(columns=range(classes), fill_value=0)
-    shares = counts / counts.sum().clip(lower=1)  # of its class, for the same reason as in _boost
+    shares = counts / counts.sum().clip(lower=1)  # within each class, for the same reason as in _fit_boosting
     shares = shares.div(shares.sum(axis=1), axis=0)
     found = shares.reindex(asked.iloc[:, 0]).to_numpy(dtype=np.float64)
     return np.where(np.isnan(found), 1 / classes, found)
@@ -192,7 +194,7 @@ def _prepare_features(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFra
 
 
 def _score_predictions(
-    scores: Floats, targets: Codes, groups: NDArray[np.str_], names: Sequence[str], plan: ProbeSettings
+    scores: Floats, targets: Codes, groups: NDArray[np.str_], names: Sequence[str], settings: ProbeSettings
 ) -> ProbeResult:
     classes, predicted = scores.shape[1], scores.argmax(axis=1)
 
@@ -202,7 +204,7 @@ def _score_predictions(
         return np.column_stack([*aurocs, classification.balanced_accuracy(confusion)])
 
     values = statistic(np.ones((1, len(targets))))[0]
-    lows, highs = stats.bootstrap_interval(statistic, groups, plan.resamples, plan.level, plan.seed)
+    lows, highs = stats.bootstrap_interval(statistic, groups, settings.resamples, settings.level, settings.seed)
     units = len(np.unique(groups))
     *aurocs, balanced = [_make_metric(*ends, units) for ends in zip(values, lows, highs, strict=True)]
     return ProbeResult(aurocs[int(values[:-1].argmax())], balanced, dict(zip(names, aurocs, strict=True)))
@@ -210,7 +212,7 @@ def _score_predictions(
 
 def _make_metric(value: float, low: float, high: float, units: int) -> Metric:
     if not low < high:
-        reason = _("no interval: every resample gives the same figure")
+        reason = _("no interval: all resamples give the same value")
         return Metric(float(value), units, higher_is_better=False, reason=reason)
     return Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)
 

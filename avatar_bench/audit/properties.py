@@ -1,4 +1,4 @@
-"""What can be measured of one image file: how it is stored, how it looks, and what its noise is like."""
+"""Measured properties of an image file: storage format, appearance, colours and noise."""
 
 from __future__ import annotations
 
@@ -35,25 +35,28 @@ RESIDUAL = (
 )
 PROPERTY_COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS)
 
-GREY_TOLERANCE = 8  # levels of 255; JPEG's chroma rounding moves the channels of a grey image by a few
-SHARPNESS_SIDE = 96  # at 256, where most avatars would be enlarged, the measure tells size (rank correlation .6)
+GREY_TOLERANCE = 8  # levels of 255; JPEG's chroma rounding shifts the channels of a grey image by a few
+SHARPNESS_SIDE = 96  # at 256, most avatars are enlarged and the measure depends on size (rank correlation .6)
 NOISE_CROP = 256
-_FLOOR = 1e-3  # squared levels of 255, added before a logarithm: far below what rounding to 8 bits leaves
+_FLOOR = 1e-3  # squared levels of 255, added before a logarithm: far below the rounding error of 8 bits
 
-# Outliers, seen against 2,178 avatars of all kinds: the flattest has contrast .06 and the softest, an old engraving, a
-# Laplacian of .024 of luma's variance, the next one .07; a Gaussian blur of 2 % of the side brings 96 in 100 below .02.
-TINY_SIDE = 48  # pixels of the shorter side: half of the smallest of them
-BLANK_CONTRAST = 0.02  # contrast
-BLURRED_VARIANCE = 0.02  # variance of the Laplacian over luma's, so that pale and dark images do not pass for blurred
-EXTREME_ASPECT = 2.5  # a strip loses most of itself where a square is cut, and its faces where it is squashed
+# Thresholds of outliers, set on 2,178 avatars of all kinds: the lowest contrast is .06. The lowest ratio of the
+# Laplacian's variance to luma's is .024 (an old engraving), the next .07; a Gaussian blur of 2 % of the side brings
+# 96 of 100 images below .02.
+TINY_SIDE = 48  # pixels of the shorter side: half of the smallest avatar
+BLANK_CONTRAST = 0.02
+# Variance of the Laplacian over that of luma, so that pale or dark images do not count as blurred
+BLURRED_VARIANCE = 0.02
+EXTREME_ASPECT = 2.5  # a strip loses most of its area when cropped to a square, and its faces when squashed
 
 _SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0"}
 
 
 def measure(data: bytes, name: str = "") -> dict[str, Value]:
-    """Measure one file's content: a value for each of COLUMNS; raise DataError, naming `name`, where it is no image.
+    """Measure the content of a file: a value for each of PROPERTY_COLUMNS.
 
-    `measure_metadata`, `measure_appearance`, `measure_colour`, `measure_residual` and `provenance.hints` define each.
+    `measure_metadata`, `measure_appearance`, `measure_colour`, `measure_residual` and `read_hints` document the values.
+    Raises DataError, with `name`, where the content is not an image.
     """
     pixels = decode_bytes(data, name)
     return {
@@ -66,18 +69,18 @@ def measure(data: bytes, name: str = "") -> dict[str, Value]:
 
 
 def measure_metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:
-    """Tell how a file is stored, which has nothing to do with what it shows.
+    """Measure how a file is stored, independently of what it shows.
 
-    `mode` is Pillow's of the stored samples; `width` and `height` count pixels of the upright image and `aspect` is
-    their ratio; `estimate_jpeg_quality` is libjpeg's, 1 to 100, -1 for other formats; `subsampling` is such as "4:2:0",
-    "grey" for a JPEG of one channel, "" for other formats; `progressive` means stored in passes (JPEG, PNG).
+    `mode` is Pillow's mode of the stored samples; `width` and `height` are pixels of the upright image and `aspect` is
+    their ratio; `jpeg_quality` is libjpeg's, 1 to 100, -1 for other formats; `subsampling` is "4:2:0" or the like,
+    "grey" for a JPEG with one channel, "" for other formats; `progressive` means stored in passes (JPEG, PNG).
     """
     height, width = pixels.shape[:2]
     with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
         info = {str(key).lower() for key, value in image.info.items() if value}
         tables = getattr(image, "quantization", {})
         return {
-            "format": "JPEG" if tables else image.format or "",  # a JPEG of several images is an MPO to Pillow
+            "format": "JPEG" if tables else image.format or "",  # Pillow calls a JPEG with several images MPO
             "mode": image.mode,
             "width": width,
             "height": height,
@@ -91,15 +94,15 @@ def measure_metadata(data: bytes, pixels: Pixels) -> dict[str, Value]:
 
 
 def measure_appearance(pixels: Pixels, size: int) -> dict[str, Value]:
-    """Tell how an image, (H, W, 3) RGB, looks on the whole; `size` is its file's, in bytes.
+    """Measure the overall appearance of an image, (H, W, 3) RGB; `size` is the file size in bytes.
 
-    `bytes_per_pixel`; `grey`, the share of pixels whose channels differ by at most GREY_STEP of 255; `brightness` and
-    `contrast`, mean and standard deviation of luma (BT.601) in 0..1; `saturation`, the mean of (max - min) / max over
-    the pixels' channels; `sharpness`, log10(1 + variance of the Laplacian of luma in 0..255), after the longest side
-    was brought to SHARPNESS_SIDE, so that it does not tell the size (Pech-Pacheco et al., 2000).
+    `bytes_per_pixel`; `grey`, proportion of pixels whose channels differ by at most GREY_TOLERANCE of 255; `brightness`
+    and `contrast`, mean and standard deviation of luma (BT.601) in 0..1; `saturation`, mean over pixels of
+    (max - min) / max of the channels; `sharpness`, log10(1 + variance of the Laplacian of luma in 0..255), with the
+    longest side resized to SHARPNESS_SIDE, so that it does not depend on the size (Pech-Pacheco et al., 2000).
     """
     luma = _compute_luma(pixels)
-    red, green, blue = cv2.split(pixels)  # numpy is many times as slow, or takes many times the memory
+    red, green, blue = cv2.split(pixels)  # numpy is many times slower, or needs many times the memory
     brightness, contrast = (float(value.item()) / 255 for value in cv2.meanStdDev(luma))
     spread = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
     return {
@@ -113,20 +116,21 @@ def measure_appearance(pixels: Pixels, size: int) -> dict[str, Value]:
 
 
 def measure_colour(pixels: Pixels) -> dict[str, Value]:
-    """Tell the share of an image's pixels in each of 16 equal bins of each channel: 48 values, COLOUR."""
+    """Measure the proportion of pixels in each of 16 equal bins of each channel: 48 values, COLOUR."""
     counts = [cv2.calcHist([pixels], [channel], None, [HISTOGRAM_BINS], [0, 256]).ravel() for channel in range(3)]
     return dict(zip(COLOUR, (np.concatenate(counts) / pixels[..., 0].size).tolist(), strict=True))
 
 
 def measure_residual(pixels: Pixels) -> dict[str, Value]:
-    """Tell the statistics of an image's noise, at its own resolution, in a centred crop of at most CROP: RESIDUAL.
+    """Measure noise statistics at the image's own resolution, in a central crop of at most NOISE_CROP: RESIDUAL.
 
-    The residual is the image less its 3 x 3 median. `spectrum`: log10 power of luma's, averaged over directions, in
-    16 bands from zero frequency to Nyquist's (Durall et al., 2020; Corvi et al., 2023). `dct`: log10 energy of the
-    AC coefficients of 8 x 8 blocks of luma by diagonal (Frank et al., 2020). `noise` and `kurtosis`: log10 variance
-    and excess kurtosis by channel (Zoran and Weiss, 2009). `correlation`: between the channels' residuals (McCloskey
-    and Albright, 2018). `neighbour`: of luma's residual with that of the next pixel (Popescu and Farid, 2005).
-    `blockiness`: log10 of the step across borders of 8 x 8 blocks over that within them (Fan and de Queiroz, 2003).
+    The residual is the image minus its 3 x 3 median. `spectrum`: log10 power of luma's residual, averaged over
+    directions, in 16 bands from zero to the Nyquist frequency (Durall et al., 2020; Corvi et al., 2023). `dct`: log10
+    energy of the AC coefficients of 8 x 8 blocks of luma by diagonal (Frank et al., 2020). `noise` and `kurtosis`:
+    log10 variance and excess kurtosis by channel (Zoran and Weiss, 2009). `correlation`: between the residuals of two
+    channels (McCloskey and Albright, 2018). `neighbour`: between luma's residual and that of the next pixel (Popescu
+    and Farid, 2005). `blockiness`: log10 ratio of the steps across borders of 8 x 8 blocks to those within blocks (Fan
+    and de Queiroz, 2003).
     """
     crop = _crop_centre(pixels)
     luma = _compute_luma(crop)
@@ -144,7 +148,7 @@ def measure_residual(pixels: Pixels) -> dict[str, Value]:
 
 
 def find_outliers(frame: pd.DataFrame) -> pd.Series[str]:
-    """Name what is odd in each row of measured files: "tiny", "blank", "extreme aspect", "blurred", or ""."""
+    """Return the kind of outlier of each measured file: "tiny", "blank", "extreme aspect", "blurred" or ""."""
     aspect = frame["aspect"].astype(float)
     edges = (10 ** frame["sharpness"].astype(float) - 1) / (255 * frame["contrast"].astype(float)) ** 2
     odd = {
@@ -176,7 +180,7 @@ def _sharpness(luma: Pixels) -> float:
 
 
 def _crop_centre(pixels: Pixels) -> Pixels:
-    """Cut the middle out, beginning on a border of JPEG's blocks; mirror what is too small to fill every band."""
+    """Crop the centre, aligned to JPEG blocks; pad images by reflection that are too small to fill every band."""
     height, width = pixels.shape[:2]
     top, left = (max(side - NOISE_CROP, 0) // 2 // 8 * 8 for side in (height, width))
     crop = pixels[top : top + NOISE_CROP, left : left + NOISE_CROP]
@@ -195,7 +199,7 @@ def _spectrum(noise: Float32Array) -> Float32Array:
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     band = (
         np.minimum(radius * 2 * SPECTRUM_BANDS, SPECTRUM_BANDS).astype(np.intp).ravel()
-    )  # the last: corners beyond Nyquist's, left out
+    )  # the last: corners beyond the Nyquist frequency, left out
     mean = np.bincount(band, power.ravel())[:SPECTRUM_BANDS] / np.bincount(band)[:SPECTRUM_BANDS]
     return np.asarray(np.log10(mean + _FLOOR), dtype=np.float32)
 

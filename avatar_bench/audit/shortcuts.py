@@ -1,4 +1,4 @@
-"""The audit of a data set: what is measured of its images, the tables by class, and the verdict in words."""
+"""Audit of a data set: measured properties, summaries by class, and the assessment with its reasons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from avatar_bench.audit.assessment import Assessment
-from avatar_bench.audit.content_credentials import HINTS, says_generated
+from avatar_bench.audit.content_credentials import HINTS, is_declared_generated
 from avatar_bench.audit.properties import APPEARANCE, METADATA, find_outliers, measure
 from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.decoding import decode_bytes
@@ -24,51 +24,51 @@ from avatar_bench.errors import DataError
 from avatar_bench.i18n import _
 from avatar_bench.results.result import Metric
 
-# The file alone tells the class, whatever the network: at .90 nine of ten pairs of images of two classes are told
-# apart without a look at the image, and no accuracy on this set is evidence of more.
+# The file alone predicts the class, whatever the network: at .90, nine of ten pairs of images of two classes are ranked
+# correctly without the image, so that an accuracy on this set proves nothing about image content.
 SHORTCUT_AUROC = 0.90
-# Below .65 what the file tells explains little of any useful accuracy; above it, it deserves to be named.
+# Below .65, the file explains little of any useful accuracy; above, it is reported.
 NOTABLE_AUROC = 0.65
-# With fewer than 10 images the 95 % interval of a recall of .9 is wider than .4, and with fewer than 5 groups a
-# split into train, val and test leaves a part with one person or none.
+# With fewer than 10 images, the 95 % interval of a recall of .9 is wider than .4; with fewer than 5 groups, one of
+# train, val and test has at most one group (one person, say).
 MIN_IMAGES_PER_CLASS, MIN_GROUPS_PER_CLASS = 10, 5
-# A twentieth of wrong labels bounds every accuracy at about .95, which is where the better networks differ.
+# With 5 % wrong labels, accuracy is bounded at about .95, where the better networks differ.
 MANY_CONFLICTS = 0.05
-# A tenth of the images adds little of its own; intervals that count images are then too narrow.
+# Above 10 % copies, intervals that count images as units are too narrow.
 MANY_COPIES = 0.10
-# Blank, tiny, blurred or extreme images beyond a twentieth are a habit of a source, not an accident.
+# Above 5 %, blank, tiny, blurred or extreme images are systematic, not accidental.
 MANY_OUTLIERS = 0.05
-# A class three times another makes accuracy lean to it; balanced figures and a sampler are then called for.
+# A class three times as large as another dominates accuracy; balanced metrics and a sampler are needed.
 MAX_CLASS_RATIO = 3.0
 
 
 def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Measure every image, as it is stored or, where `resize` says how it is made square, after equalising it.
+    """Measure every image as stored or, where `resize` names a way to make it square, after equalising it.
 
-    Give a row an image in order (path, label, source, generator, group, row: its place in the set, and all that
-    `properties.measure` knows, with `outlier` and `generated`: a provenance hint says so), and (path, reason) of those
-    that cannot be decoded.
+    Return a table with one row per image in order (path, label, source, generator, group, row: its position in the
+    set, the values of `properties.measure`, `outlier`, and `generated`: a provenance hint declares it AI-generated),
+    and (path, reason) of images that cannot be decoded. Raises DataError where none can be decoded.
     """
     files = list_files(dataset)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = pool.map(lambda file: _measure_file(file, resize), files)
-        told = "images measured" + " after equalising" * (resize is not None)
-        found = list(tqdm(jobs, told, len(files), leave=False, disable=None))
-    usable = [index for index, values in enumerate(found) if isinstance(values, dict)]
-    bad = [(str(dataset.frame["path"].iat[i]), said) for i, said in enumerate(found) if isinstance(said, str)]
+        description = "measure images" + " after equalising" * (resize is not None)
+        measured = list(tqdm(jobs, description, len(files), leave=False, disable=None))
+    usable = [index for index, values in enumerate(measured) if isinstance(values, dict)]
+    bad = [(str(dataset.frame["path"].iat[i]), why) for i, why in enumerate(measured) if isinstance(why, str)]
     if not usable:
-        raise DataError(f"{dataset.name}: no image can be decoded; first: {bad[0][1] if bad else 'none is there'}")
+        raise DataError(f"{dataset.name}: no image can be decoded; first: {bad[0][1] if bad else 'the set is empty'}")
     known = dataset.frame[["path", "label", "source", "generator", "group"]].iloc[usable].reset_index(drop=True)
-    frame = pd.concat([known.assign(row=usable), pd.DataFrame([found[index] for index in usable])], axis=1)
-    generated = [says_generated(dict(zip(HINTS, row, strict=True))) for row in frame[list(HINTS)].to_numpy(str)]
+    frame = pd.concat([known.assign(row=usable), pd.DataFrame([measured[index] for index in usable])], axis=1)
+    generated = [is_declared_generated(dict(zip(HINTS, row, strict=True))) for row in frame[list(HINTS)].to_numpy(str)]
     return frame.assign(outlier=find_outliers(frame), generated=generated), bad
 
 
 def find_copies(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
-    """Find the copies among measured images of a set: a row a pair, with `conflict` where their classes differ."""
+    """Find copies among measured images of a set: one row per pair, with `conflict` where their classes differ."""
     rows = frame["row"].tolist()
     found = fingerprint_files([dataset.file(row) for row in rows])
-    prints = [one for one in found if isinstance(one, Fingerprint)]  # all are, as all could be measured
+    prints = [one for one in found if isinstance(one, Fingerprint)]  # all are, since all could be measured
     sha256s = dataset.frame["sha256"].iloc[rows].tolist()
     matches = find_matches(sha256s, prints, lambda index: dataset.image(rows[index]))
     path, label = frame["path"].tolist(), frame["label"].tolist()
@@ -80,7 +80,7 @@ def find_copies(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give, by property and class, n, a number's median, 5 and 95 % quantile, or the commonest word and its share."""
+    """Summarise each property by class: n, median and 5 and 95 % quantiles, or the commonest value and its share."""
     rows = []
     for name in (*METADATA, *APPEARANCE):
         for label, values in frame.groupby("label")[name]:
@@ -90,26 +90,26 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def cross_tabulate(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Count images by a name (rows, "" where not known, the most images first) and class (columns), and in all."""
+    """Count images by a name (rows, the largest first; "" means not known) and class (columns), with totals."""
     table = pd.crosstab(frame[column], frame["label"])
     table = table.assign(total=table.sum(axis=1)).sort_values("total", ascending=False, kind="stable")
     return table.rename_axis(columns=None).reset_index()
 
 
 def count_hints(frame: pd.DataFrame) -> pd.DataFrame:
-    """Count, by class, the images that bear each provenance hint, and those that a hint states to be generated."""
-    bears = (frame[list(HINTS)] != "").assign(says_generated=frame["generated"])
-    table = bears.groupby(frame["label"]).sum().T.rename_axis(columns=None)
+    """Count by class the images with each provenance hint, and those that a hint declares AI-generated."""
+    present = (frame[list(HINTS)] != "").assign(is_declared_generated=frame["generated"])
+    table = present.groupby(frame["label"]).sum().T.rename_axis(columns=None)
     return table.rename_axis("hint").reset_index()
 
 
 def assess(
     frame: pd.DataFrame, file_alone: Metric, source_alone: Metric, matches: pd.DataFrame | None = None
 ) -> Assessment:
-    """Say in words whether a set can tell classes by what its images show; the gravest reason comes first.
+    """Assess whether the classes of a set can only be distinguished by image content; the gravest reason comes first.
 
-    `frame` has label, source, generator, group, outlier; `file_alone` and `source_alone` are AUROCs of probes;
-    `matches` has left, right and conflict of each pair of copies; None: they were not looked for.
+    `frame` has label, source, generator, group and outlier; `file_alone` and `source_alone` are AUROCs of probes;
+    `matches` has left, right and conflict of each pair of copies, None where copies were not searched for.
     """
     matches = pd.DataFrame(columns=["left", "right", "conflict"]) if matches is None else matches
     counts = frame["label"].value_counts()
@@ -122,12 +122,12 @@ def assess(
     ]
     if grave:
         return Assessment("no", [*grave, *_find_cautions(frame, source_alone, matches)])
-    cares = [*_find_shortcut(file_alone, NOTABLE_AUROC), *_find_cautions(frame, source_alone, matches)]
-    return Assessment("with care" if cares else "yes", cares)
+    cautions = [*_find_shortcut(file_alone, NOTABLE_AUROC), *_find_cautions(frame, source_alone, matches)]
+    return Assessment("with care" if cautions else "yes", cautions)
 
 
 def find_single_source_classes(frame: pd.DataFrame, column: str = "source") -> list[str]:
-    """Name the classes whose images, as far as is known, all come from one source; none where none is known."""
+    """Return the classes whose images with a known source all come from one source."""
     known = frame[frame[column] != ""]
     kinds = known.groupby("label")[column].nunique()
     return [str(label) for label in kinds.index[kinds == 1]]
@@ -183,9 +183,9 @@ def _find_shortcut(file_alone: Metric, threshold: float) -> list[str]:
     if value is None or (value if low is None else low) < threshold:
         return []
     if low is None:
-        return [_("the file alone, without its image, tells a class: AUROC {value}", value=f"{value:.2f}")]
+        return [_("the file alone, without the image, predicts a class: AUROC {value}", value=f"{value:.2f}")]
     text = _(
-        "the file alone, without its image, tells a class: AUROC {value}, at least {low}",
+        "the file alone, without the image, predicts a class: AUROC {value}, at least {low}",
         value=f"{value:.2f}",
         low=f"{low:.2f}",
     )
@@ -207,18 +207,26 @@ def _find_cautions(frame: pd.DataFrame, source_alone: Metric, matches: pd.DataFr
     generators = find_single_source_classes(frame, "generator")
     found += [_("class {label} comes from one generator", label=repr(label)) for label in generators]
     if (source_alone.value or 0) >= SHORTCUT_AUROC:
-        found.append(_("the source tells the class: evaluate on sources not trained on"))
+        found.append(_("the source reveals the class: evaluate on sources not used in training"))
     if 0 < conflicts / n <= MANY_CONFLICTS:
         found.append(_("images with a copy of another class: {n}", n=conflicts))
     if counts.iloc[0] > MAX_CLASS_RATIO * counts.iloc[-1]:
         (most, largest), (least, smallest) = counts.iloc[[0, -1]].items()
         found.append(
-            _("there are {n} of {most} and {m} of {least}", n=largest, most=repr(most), m=smallest, least=repr(least))
+            _(
+                "the classes are unbalanced: {n} images of {most}, {m} of {least}",
+                n=largest,
+                most=repr(most),
+                m=smallest,
+                least=repr(least),
+            )
         )
     if copies > MANY_COPIES:
         found.append(_("{share} of the images have a copy or near-duplicate", share=f"{copies:.0%}"))
     if odd > MANY_OUTLIERS:
-        found.append(_("{share} of the images are blank, tiny, blurred or of extreme shape", share=f"{odd:.0%}"))
+        found.append(
+            _("{share} of the images are blank, tiny, blurred or have an extreme aspect ratio", share=f"{odd:.0%}")
+        )
     return found
 
 

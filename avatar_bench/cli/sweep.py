@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from avatar_bench.cli.cluster_jobs import wait_for_all_jobs
+from avatar_bench.cli.slurm_launcher import wait_for_all_jobs
 from avatar_bench.cli.task import FAILED_JOBS_EXIT_CODE, JobError
 from avatar_bench.config.error_messages import explain
 from avatar_bench.config.overrides import name_job

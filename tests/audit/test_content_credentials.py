@@ -1,4 +1,4 @@
-"""Hints at an image's origin: where they stand in each format, and that nothing in a file can break the reading."""
+"""Provenance hints: their place in each format, and files that are broken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from avatar_bench.audit import content_credentials
-from avatar_bench.audit.content_credentials import HINTS, read_hints, says_generated
+from avatar_bench.audit.content_credentials import HINTS, is_declared_generated, read_hints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # broken tags, which avatar_bench ignores too
 
@@ -36,7 +36,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def with_chunk(kind: bytes, content: bytes) -> bytes:
-    """Give a PNG with one more chunk, behind its pixels."""
+    """Return a PNG with one more chunk after its pixels."""
     data = saved()
     return data[:-12] + chunk(kind, content) + data[-12:]
 
@@ -46,7 +46,7 @@ def xmp(inner: str) -> bytes:
 
 
 def with_store(kind: str) -> bytes:
-    """Give an image that holds a store of manifests where its format keeps one."""
+    """Return an image with a manifest store at the place of its format."""
     data, store = saved(kind), STORE + ACTION
     if kind == "PNG":
         return with_chunk(b"caBX", store)
@@ -60,7 +60,7 @@ def with_store(kind: str) -> bytes:
 def test_a_plain_image_says_nothing(kind: str) -> None:
     found = read_hints(saved(kind))
     assert found == dict.fromkeys(HINTS, "")
-    assert not says_generated(found)
+    assert not is_declared_generated(found)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -68,7 +68,7 @@ def test_a_manifest_is_found_without_a_package(kind: str, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "c2pa", None)
     found = read_hints(with_store(kind))
     assert (found["c2pa"], found["iptc_digital_source_type"]) == ("manifest", "trainedAlgorithmicMedia")
-    assert says_generated(found)
+    assert is_declared_generated(found)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -89,7 +89,7 @@ def test_a_manifest_tells_generator_and_signer_where_the_package_is_there() -> N
 
 
 def certificate() -> tuple[bytes, bytes]:
-    """Give a chain of two certificates and the key of the first, as C2PA wants them."""
+    """Return a chain of two certificates and the key of the first, as C2PA requires."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -161,7 +161,7 @@ def test_xmp_is_read_in_every_format(kind: str) -> None:
 def test_texts_of_a_png_are_read_even_behind_its_pixels(kind: bytes, content: bytes) -> None:
     found = read_hints(with_chunk(kind, content))
     assert found["png_text"] == "parameters: a portrait Steps: 20"
-    assert says_generated(found)
+    assert is_declared_generated(found)
 
 
 def test_texts_of_generators_come_first_and_unknown_ones_not_at_all() -> None:
@@ -177,7 +177,7 @@ def test_exif_is_read_in_every_format(kind: str) -> None:
     exif.update({271: "Canon\0\n", 272: "EOS 5D", 305: "darktable 4"})
     found = read_hints(saved(kind, exif=exif))
     assert [found[name] for name in ("exif_make", "exif_model", "exif_software")] == ["Canon", "EOS 5D", "darktable 4"]
-    assert not says_generated(found)
+    assert not is_declared_generated(found)
 
 
 @pytest.mark.parametrize(
@@ -204,15 +204,15 @@ def test_exif_is_read_in_every_format(kind: str) -> None:
         ("exif_make", "Kendalle", False),
     ],
 )
-def test_only_what_names_a_generator_says_generated(hint: str, value: str, generated: bool) -> None:
-    assert says_generated(dict.fromkeys(HINTS, "") | {hint: value}) is generated
+def test_only_what_names_a_generator_is_declared_generated(hint: str, value: str, generated: bool) -> None:
+    assert is_declared_generated(dict.fromkeys(HINTS, "") | {hint: value}) is generated
 
 
 def check(data: bytes) -> None:
     found = read_hints(data)
     assert tuple(found) == HINTS
     assert all(isinstance(value, str) and len(value) < 1500 and value.isprintable() for value in found.values())
-    says_generated(found)
+    is_declared_generated(found)
 
 
 def samples() -> dict[str, bytes]:

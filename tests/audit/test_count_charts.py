@@ -1,4 +1,4 @@
-"""The chart of counts: what its bars say, against counts by hand."""
+"""Charts of counts, against counts by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLITS = ["train", "val", "test", "out of domain"]
 
 
 def bars(axes: Axes) -> dict[str, dict[str, float]]:
-    """Give the lengths of the bars by their row and colour."""
+    """Return the lengths of the bars by row and colour."""
     names = [label.get_text() for label in axes.get_yticklabels()]
     found: dict[str, dict[str, float]] = {name: {} for name in names}
     for patch in axes.patches:

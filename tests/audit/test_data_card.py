@@ -1,4 +1,4 @@
-"""Tests of the data card: what it says, and that no name or text in it can leave its place."""
+"""Data card: its contents, and escaping of names and texts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_set(root: Path, labels: tuple[str, ...] = ("drawing", EVIL), sources: 
 
 
 def audited(root: Path) -> Result:
-    """Give an audit's Result, and save it with one figure."""
+    """Save the Result of an audit with one figure and return it."""
     result = Result("data_audit", "set", 12, ("a", "b"))
     result.metrics = {
         "metadata_auroc": Metric(0.93, 12, 0.91, 0.95, "bootstrap by group", higher_is_better=False),
@@ -69,10 +69,13 @@ def audited(root: Path) -> Result:
     result.tables["single_properties"] = pd.DataFrame({"property": ["format", "width"], "auroc": [0.93, 0.5]})
     result.tables["hints"] = pd.DataFrame({"hint": ["c2pa"], "a": [3], "b": [0]})
     result.figures["aurocs"] = plots.draw_interval_bars(["x"], [0.9], [0.8], [1.0], [3], label="AUROC")
-    result.warnings = ["the verdict", f"first: {EVIL}"]
-    verdict = {"suitable": "no", "reasons": ["the file alone tells the class", f"class '{EVIL}' comes from one source"]}
+    result.warnings = ["the assessment", f"first: {EVIL}"]
+    assessment = {
+        "suitable": "no",
+        "reasons": ["the file alone predicts the class", f"class '{EVIL}' comes from one source"],
+    }
     result.provenance = {
-        "assessment": verdict,
+        "assessment": assessment,
         "equalised/assessment": {"suitable": "with care", "reasons": ["one source"]},
     }
     result.save(root / "audit")
@@ -128,14 +131,14 @@ def test_the_images_of_the_markdown_are_there(markdown: str, folder: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["page", "markdown"])
-def test_the_card_says_what_matters_with_the_verdict_first(kind: str, request: pytest.FixtureRequest) -> None:
+def test_the_card_begins_with_the_assessment(kind: str, request: pytest.FixtureRequest) -> None:
     card = request.getfixturevalue(kind)
     words = card.words if isinstance(card, Page) else card.replace("\\", "")
-    order = ["no", "the file alone tells the class", "Warnings", "What it holds", "From where", "0.93 (0.91 to 0.95)"]
+    order = ["no", "the file alone predicts the class", "Warnings", "Images", "Sources", "0.93 (0.91 to 0.95)"]
     places = [words.index(part) for part in order]
     assert places == sorted(places)
     for part in (
-        "Images to train and test on: 12; blind set: 2; out of domain: 0.",
+        "Images for training and testing: 12; external test set (blind): 2; out of domain: 0.",
         "CC0",
         "0.51 (0.45 to 0.57)",
         "no source is known",
@@ -144,14 +147,14 @@ def test_the_card_says_what_matters_with_the_verdict_first(kind: str, request: p
     for part in (
         "After data.equalise=jpeg",
         "format (0.93)",
-        "Files left out: 2",
+        "Files excluded: 2",
         "empty file",
         "Two cautions",
         "c2pa",
     ):
         assert part in words.replace("`", "").replace("**", "")
     assert "data.blind=DIR/blind.csv data.equalise=jpeg" in words
-    assert "the verdict" not in words  # it stands above, in its own words
+    assert "the assessment" not in words  # it stands above, in its own words
 
 
 def test_classes_are_counted_by_split(markdown: str) -> None:
@@ -165,7 +168,7 @@ def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path: Path)
     frame.head(3).assign(label="thing").to_csv(tmp_path / "set" / "ood_things.csv", index=False)
     frame.head(2).assign(label="icon").to_csv(tmp_path / "set" / "ood_icons.csv", index=False)
     text = write_card(tmp_path / "set", audited(tmp_path / "set"))[0].read_text(encoding="utf-8")
-    assert "Images to train and test on: 6; blind set: 2; out of domain: 5." in text
+    assert "Images for training and testing: 6; external test set (blind): 2; out of domain: 5." in text
     assert "| class | train | val | test | blind | out of domain | all | " in text
     assert "| thing | 0 | 0 | 0 | 0 | 3 | 3 | " in text
 
@@ -178,9 +181,9 @@ def test_the_card_speaks_russian(tmp_path: Path) -> None:
         page, markdown = (file.read_text(encoding="utf-8") for file in reversed(write_card(tmp_path, result)))
     assert '<html lang="ru">' in page
     for text in (Page(page).words, markdown):
-        assert "Можно ли по этим данным узнать, чем различаются классы?" in text
+        assert "Пригоден ли этот набор для обучения и оценки классификаторов?" in text
         assert "класс выдаёт сам файл" in text
-        assert "Что исключено" in text
+        assert "Исключённые файлы" in text
         assert "от 0.91 до 0.95" in text
         assert "What" not in text
         assert "the file alone" not in text
@@ -196,7 +199,7 @@ def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
     page = Page(write_card(tmp_path / "set", result)[1].read_text(encoding="utf-8"))
     assert "not asked" in page.words
     assert "No sources are stated" in page.words
-    assert "Nothing." in page.words
+    assert "None." in page.words
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tests of the probes: what they find where there is something, nothing, or too little."""
+"""Probes: with informative properties, without any, and with too few images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAN = ProbeSettings(resamples=200)
 
 
 def frame(n: int = 240, groups: int = 120, classes: int = 3, seed: int = 0) -> pd.DataFrame:
-    """Give images in groups of a class each, with a property that is noise."""
+    """Return images in groups of one class each, with a property that is noise."""
     group = np.arange(n) % groups
     label = np.array(["drawing", "generated", "real"])[group % classes]
     noise = np.random.default_rng(seed).normal(size=n)
@@ -30,16 +30,19 @@ def frame(n: int = 240, groups: int = 120, classes: int = 3, seed: int = 0) -> p
 
 def test_a_property_that_tells_the_class_is_found_and_named_first() -> None:
     data = frame()
-    data["told"] = data["label"].map({"drawing": 0.0, "generated": 1.0, "real": 2.0})
-    found = probe(data, ["noise", "told"], PLAN)
+    data["informative"] = data["label"].map({"drawing": 0.0, "generated": 1.0, "real": 2.0})
+    found = probe(data, ["noise", "informative"], PLAN)
     assert found.auroc.value == pytest.approx(1.0)
     assert found.balanced_accuracy.value == pytest.approx(1.0)
     assert found.auroc.higher_is_better is False
-    assert probe_single_properties(data, ["noise", "told"], PLAN)["property"].tolist() == ["told", "noise"]
+    assert probe_single_properties(data, ["noise", "informative"], PLAN)["property"].tolist() == [
+        "informative",
+        "noise",
+    ]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_noise_is_told_by_chance_alone(classes: int) -> None:
+def test_noise_is_at_chance_level(classes: int) -> None:
     found = probe(frame(600, 300, classes), ["noise"], PLAN)
     assert found.auroc.low < 0.5 < found.auroc.high + 0.02
     assert found.balanced_accuracy.value == pytest.approx(1 / classes, abs=0.08)
@@ -72,7 +75,7 @@ def test_figures_equal_those_of_sklearn_on_the_same_scores() -> None:
     assert found.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(targets, scores.argmax(axis=1)))
 
 
-def test_images_of_one_group_are_never_learned_from_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_group_is_in_both_training_and_test_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A number that is the group's own would tell the class of every image, were its group split."""
     data = frame(400, 40)
     data["own"] = pd.Series(np.random.default_rng(0).permutation(40))[data["group"].astype(int)].to_numpy()
@@ -103,14 +106,14 @@ def test_what_cannot_be_probed_has_a_reason(data: pd.DataFrame, reason: str) -> 
 
 def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not() -> None:
     data = frame()
-    assert probe_source(data.assign(source=data["label"] + "s"), plan=PLAN).auroc.value == 1.0
-    assert probe_source(data, plan=PLAN).auroc.value == pytest.approx(0.5, abs=0.05)
-    assert probe_source(data.assign(source=""), plan=PLAN).auroc.reason == "no source is known"
+    assert probe_source(data.assign(source=data["label"] + "s"), settings=PLAN).auroc.value == 1.0
+    assert probe_source(data, settings=PLAN).auroc.value == pytest.approx(0.5, abs=0.05)
+    assert probe_source(data.assign(source=""), settings=PLAN).auroc.reason == "no source is known"
 
 
 def test_a_source_that_the_other_folds_lack_says_nothing() -> None:
     data = frame()
-    assert probe_source(data.assign(source=data["group"]), plan=PLAN).auroc.value == pytest.approx(0.5)
+    assert probe_source(data.assign(source=data["group"]), settings=PLAN).auroc.value == pytest.approx(0.5)
 
 
 def test_the_majority_is_counted() -> None:

@@ -51,7 +51,7 @@ def test_what_is_no_jpeg_has_neither_quality_nor_subsampling(kind: str) -> None:
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
-def test_subsampling_is_that_which_the_encoder_was_told(subsampling: str) -> None:
+def test_subsampling_is_that_of_the_encoder(subsampling: str) -> None:
     assert measure(saved(noise(), "JPEG", subsampling=subsampling))["subsampling"] == subsampling
 
 
@@ -78,12 +78,12 @@ def test_a_jpeg_of_several_images_is_a_jpeg() -> None:
     assert measure(data)["format"] == "JPEG"
 
 
-def test_colour_profiles_and_exif_are_told_only_where_they_are() -> None:
+def test_colour_profiles_and_exif_are_found_only_where_present() -> None:
     plain, full = measure(saved(noise())), measure(saved(noise(), icc_profile=b"a profile", exif=Image.Exif()))
     assert (plain["exif"], plain["icc"], full["icc"]) == (False, False, True)
 
 
-def test_progressive_and_interlaced_files_are_told() -> None:
+def test_progressive_and_interlaced_files_are_found() -> None:
     png = bytearray(saved(noise(1, 1)))
     png[28] = 1  # of one pixel, the interlaced data are the same
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))

@@ -1,4 +1,4 @@
-"""Tests of what an audit measures, of its tables, and of its verdict at every threshold."""
+"""Audit of a data set: measured properties, tables, and the assessment at every threshold."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_set(root: Path, formats: dict[str, tuple[str, ...]], n: int = 12) -> D
 
 
 def known(a: int = 40, b: int = 40, groups: int | None = None) -> pd.DataFrame:
-    """Give what `assess` reads of a set against which nothing speaks."""
+    """Return a table for `assess` of a set without any shortcoming."""
     n = a + b
     frame = pd.DataFrame({"label": ["a"] * a + ["b"] * b, "source": np.array(["x", "y"])[np.arange(n) % 2]})
     group = np.arange(n) if groups is None else np.arange(n) % groups
@@ -110,16 +110,16 @@ def test_hints_are_counted_by_class() -> None:
     frame.loc[0, ["png_text", "generated"]] = ["parameters", True]
     table = count_hints(frame).set_index("hint")
     assert table.loc["png_text"].tolist() == [1, 0]
-    assert table.loc["says_generated"].tolist() == [1, 0]
+    assert table.loc["is_declared_generated"].tolist() == [1, 0]
     assert table.loc["c2pa"].tolist() == [0, 0]
 
 
 def test_a_set_against_which_nothing_speaks_gets_a_yes() -> None:
-    assert assess(known(), NOTHING, NOTHING) == shortcuts.Verdict("yes", [])
+    assert assess(known(), NOTHING, NOTHING) == shortcuts.Assessment("yes", [])
 
 
 @pytest.mark.parametrize(
-    ("auroc", "answer"),
+    ("auroc", "suitable"),
     [
         (Metric(0.95, 9, 0.90, 0.97), "no"),
         (Metric(0.95, 9, 0.89, 0.97), "with care"),
@@ -129,20 +129,20 @@ def test_a_set_against_which_nothing_speaks_gets_a_yes() -> None:
         (Metric(None, 0, reason="one class"), "yes"),
     ],
 )
-def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, answer: str) -> None:
-    verdict = assess(known(), auroc, NOTHING)
-    assert verdict.suitable == answer
-    assert any("the file alone" in reason for reason in verdict.reasons) == (answer != "yes")
+def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, suitable: str) -> None:
+    assessment = assess(known(), auroc, NOTHING)
+    assert assessment.suitable == suitable
+    assert any("the file alone" in reason for reason in assessment.reasons) == (suitable != "yes")
 
 
 @pytest.mark.parametrize(
-    ("frame", "answer", "told"),
+    ("frame", "suitable", "reason"),
     [
         (known(a=9), "no", "class 'a' has fewer than 10 images: 9"),
         (known(a=10, b=30), "yes", ""),
         (known(groups=4), "no", "class 'a' has fewer than 5 groups: 4"),
         (known(groups=5), "yes", ""),
-        (known(a=121), "with care", "there are 121 of 'a' and 40 of 'b'"),
+        (known(a=121), "with care", "the classes are unbalanced: 121 images of 'a', 40 of 'b'"),
         (known(a=120), "yes", ""),
         (known().assign(source="x"), "with care", "class 'a' comes from one source"),
         (known().assign(source=""), "yes", ""),
@@ -152,15 +152,15 @@ def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, answer: str) -> 
         (known(a=0), "not asked", "one class"),
     ],
 )
-def test_the_verdict_names_what_is_wrong_with_a_set(frame: pd.DataFrame, answer: str, told: str) -> None:
-    verdict = assess(frame, NOTHING, NOTHING)
-    assert verdict.suitable == answer
-    assert told in "; ".join(verdict.reasons)
-    assert bool(verdict.reasons) == (answer != "yes")
+def test_the_assessment_gives_reasons(frame: pd.DataFrame, suitable: str, reason: str) -> None:
+    assessment = assess(frame, NOTHING, NOTHING)
+    assert assessment.suitable == suitable
+    assert reason in "; ".join(assessment.reasons)
+    assert bool(assessment.reasons) == (suitable != "yes")
 
 
 @pytest.mark.parametrize(
-    ("matches", "answer"),
+    ("matches", "suitable"),
     [
         (pairs(3, conflict=True), "no"),  # 6 of 80 images
         (pairs(2, conflict=True), "with care"),
@@ -169,18 +169,18 @@ def test_the_verdict_names_what_is_wrong_with_a_set(frame: pd.DataFrame, answer:
         (pairs(0, conflict=False), "yes"),
     ],
 )
-def test_copies_and_label_conflicts_are_weighed(matches: pd.DataFrame, answer: str) -> None:
-    assert assess(known(), NOTHING, NOTHING, matches).suitable == answer
+def test_copies_and_label_conflicts_are_weighed(matches: pd.DataFrame, suitable: str) -> None:
+    assert assess(known(), NOTHING, NOTHING, matches).suitable == suitable
 
 
 def test_a_source_that_tells_the_class_asks_for_care() -> None:
-    verdict = assess(known(), NOTHING, Metric(1.0, 9, reason="no interval"))
-    assert verdict.suitable == "with care"
-    assert "the source tells the class" in verdict.reasons[0]
+    assessment = assess(known(), NOTHING, Metric(1.0, 9, reason="no interval"))
+    assert assessment.suitable == "with care"
+    assert "the source reveals the class" in assessment.reasons[0]
 
 
 def test_the_gravest_reason_comes_first_and_the_others_follow() -> None:
-    verdict = assess(known().assign(source="x"), Metric(1.0, 9, reason="no interval"), NOTHING)
-    assert verdict.suitable == "no"
-    assert "the file alone" in verdict.reasons[0]
-    assert len(verdict.reasons) == 3
+    assessment = assess(known().assign(source="x"), Metric(1.0, 9, reason="no interval"), NOTHING)
+    assert assessment.suitable == "no"
+    assert "the file alone" in assessment.reasons[0]
+    assert len(assessment.reasons) == 3

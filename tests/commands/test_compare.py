@@ -168,7 +168,8 @@ def test_a_comparison_on_another_split_replaces_nothing(
     capsys.readouterr()
     for block in ("ensemble_diversity", "overview"):
         assert compare(2, 3, block=block) == 2
-        told = f"holds Results of other images of that name: {tmp_path / 'many' / 'r0'}, {tmp_path / 'many' / 'r1'}."
+        many = tmp_path / "many"
+        told = f"already contains results for other images, from {many / 'r0'}, {many / 'r1'}."
         assert told in capsys.readouterr().err
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble_diversity"]

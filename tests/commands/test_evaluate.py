@@ -119,7 +119,7 @@ def test_another_set_of_the_run_is_evaluated_by_its_name(split: str, tiny_run: P
 
 def test_the_training_images_are_no_set_to_evaluate_on(tiny_run: Path, capsys: Any) -> None:
     assert evaluate(tiny_run, "split=train") == 2
-    assert "say nothing of new ones" in capsys.readouterr().err
+    assert "do not estimate performance on new ones" in capsys.readouterr().err
 
 
 def test_a_saved_result_says_where_it_comes_from(tiny_run: Path) -> None:
@@ -251,7 +251,7 @@ def test_the_results_of_another_table_of_one_name_are_never_replaced(
     for words in ([], ["again=true"], ["block=prior_shift"]):  # nor do two blocks of one name tell of two sets
         assert main(["evaluate", f"ckpt={run_copy}", "data.workers=0", *other, *words]) == 2
         err = capsys.readouterr().err.splitlines()
-        assert f"{file.parent.parent} holds Results of other images of that name: {tables[0]}." in err[0]
+        assert f"{file.parent.parent} already contains results for other images, from {tables[0]}." in err[0]
         assert len(err) == 3
         assert "data.name=NAME" in err[1]
     assert file.read_bytes() == before
@@ -287,7 +287,7 @@ def test_the_results_of_another_split_are_never_replaced(
     for more in ([], ["block=prior_shift"]):
         assert main(["evaluate", f"ckpt={other_split}", "data.workers=0", *words, *more]) == 2
         err = capsys.readouterr().err.splitlines()
-        assert err[0].endswith(f"{file.parent.parent} holds Results of other images of that name: {run_copy}.")
+        assert err[0].endswith(f"{file.parent.parent} already contains results for other images, from {run_copy}.")
         assert (len(err), "out=DIR" in err[1]) == (3, True)
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["blind_test"]
@@ -295,9 +295,7 @@ def test_the_results_of_another_split_are_never_replaced(
     assert evaluate(weak_run, *words) == 0  # of the same split
 
 
-def test_a_run_retrained_on_another_split_is_evaluated_in_its_folder(
-    run_copy: Path, other_split: Path
-) -> None:
+def test_a_run_retrained_on_another_split_is_evaluated_in_its_folder(run_copy: Path, other_split: Path) -> None:
     assert evaluate(run_copy) == 0
     first = result(run_copy, "test").provenance
     shutil.copytree(other_split, run_copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evaluation"))
@@ -541,7 +539,7 @@ def test_data_is_audited_without_a_run(
     assert main(["evaluate", *words]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("runs/evaluation/all/data_audit: metadata_auroc ")
-    assert "can this set say what tells its classes apart?" in err
+    assert "is this set suitable for evaluating classifiers?" in err
     found = Result.load(tmp_path / "runs" / "evaluation" / "all" / "data_audit")
     assert found.n == 192
     assert found.provenance["allow"] == ["shortcut"]
@@ -816,8 +814,8 @@ def test_block_all_takes_in_the_blocks_of_users(
 @pytest.mark.parametrize(
     ("name", "body", "code", "told"),
     [
-        ("clusters", CONSTANT, 2, "avatar_bench has a block clusters of its own"),
-        ("lonely", None, 2, "no lonely.py beside it"),
+        ("clusters", CONSTANT, 2, "avatar_bench already has a block clusters"),
+        ("lonely", None, 2, "but no lonely.py"),
         ("constant", CONSTANT.replace("self.number, len", "1 / 0, len"), 2, "ZeroDivisionError"),
     ],
 )

@@ -118,7 +118,7 @@ def test_the_card_and_the_audit_are_in_the_language_asked_for(tiny, capsys):
     assessment = json.loads((demo_root() / "audit" / "metrics.json").read_text())["provenance"]["assessment"]
     assert (assessment["reasons"], assessment["reasons_in"]) == (["one class"], {"ru": ["один класс"]})
     assert main(["prepare", "data=tiny", *QUICK]) == 0
-    assert "What it holds" in (demo_root() / "card.html").read_text(encoding="utf-8")
+    assert "Shortcuts: what reveals the class" in (demo_root() / "card.html").read_text(encoding="utf-8")
 
 
 def test_without_out_the_data_set_goes_to_the_cache(tiny, capsys):
@@ -269,7 +269,7 @@ def test_images_of_a_blind_set_are_left_out(images, tmp_path, capsys):
     out = tmp_path / "set"
     assert main(folder(root, out, f"against={{blind: {blind}}}")) == 0
     (reason,) = pd.read_csv(out / "quarantine.csv")["reason"]
-    assert reason.startswith("stands in blind: ")
+    assert reason.startswith("is also in blind: ")
     shutil.copy(root / "drawing" / "ink" / "00.png", blind / "drawing" / "new.png")
     assert main(folder(root, out, f"against={{blind: {blind}}}")) == 5
     assert "against.blind has changed since" in capsys.readouterr().err
@@ -280,7 +280,7 @@ def test_images_of_a_blind_set_are_left_out(images, tmp_path, capsys):
 def test_a_data_set_is_not_built_inside_its_own_source(images, tmp_path, capsys):
     shutil.copytree(images / "blind", tmp_path / "photos")
     assert main(folder(tmp_path / "photos", tmp_path / "photos" / "set")) == 2
-    assert "lies in the folder that source.folder is read from" in capsys.readouterr().err
+    assert "is inside the folder that source.folder is read from" in capsys.readouterr().err
     assert not (tmp_path / "photos" / "set").exists()
 
 

@@ -31,7 +31,7 @@ def result(name: str) -> Result:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Return each file below a folder by its name; of metrics.json only what does not depend on time or place."""
+    """Return each file below a folder by its name; metrics.json without times and places."""
     found: dict[str, Any] = {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.*"))}
     for name in [name for name in found if name.endswith("metrics.json")]:
         found[name] = json.loads(found[name])

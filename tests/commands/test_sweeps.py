@@ -23,7 +23,7 @@ from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from avatar_bench.cli import cluster_jobs
+from avatar_bench.cli import slurm_launcher
 from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
 from avatar_bench.errors import DivergedError
@@ -221,7 +221,7 @@ def test_a_finished_job_whose_images_have_changed_is_refused(
     assert sweep("-m", "seed=1,2", f"data.manifest={manifest}") == 3
     status, reason = jobs(tmp_path / "sweep")["seed1"]
     assert status == "refused"
-    assert "on other images than data=manifest names now" in reason
+    assert "on other images than data=manifest now contains" in reason
     assert record(tmp_path / "sweep" / "seed1")["status"] == "finished"
 
 
@@ -375,14 +375,14 @@ def test_the_state_of_a_slurm_job_needs_no_accounting(
     code: int, out: str, err: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = SimpleNamespace(returncode=code, stdout=out, stderr=err)
-    monkeypatch.setattr(cluster_jobs.subprocess, "run", lambda *words, **options: answer)
-    assert cluster_jobs._query_state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
+    monkeypatch.setattr(slurm_launcher.subprocess, "run", lambda *words, **options: answer)
+    assert slurm_launcher._query_state(type("SlurmJob", (), {"job_id": "7_1"})()) == state
 
 
 def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_jobs, "CLUSTER_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm_launcher, "CLUSTER_GRACE_SECONDS", 0.0)
     paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl", stdout=tmp_path / "log.out")
-    [told] = cluster_jobs._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
+    [told] = slurm_launcher._WaitingJob(SimpleNamespace(paths=paths, state="INTERRUPTED")).results()
     assert told.status == JobStatus.FAILED
     assert "was killed or died" in str(told._return_value)
 

@@ -166,7 +166,7 @@ def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(
     same = train(tmp_path / "same", f"init_from={run_copy}")
     assert "otherwise" not in capsys.readouterr().err
     larger = train(tmp_path / "larger", f"init_from={run_copy}", "data.image_size=48", "data.equalise=jpeg")
-    told = "saw its images otherwise: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
+    told = "used other preprocessing: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
     assert told in capsys.readouterr().err
     for run in (same, larger):
         kept = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["avatar_bench"]["preprocessing"]
@@ -275,7 +275,7 @@ def test_few_shot_runs_of_several_seeds_share_their_test_set(train: Train, tmp_p
 
 def test_too_few_images_for_the_shots_are_a_warning(train: Train, tmp_path: Path, capsys: Any) -> None:
     run = train(tmp_path / "run", "mode=few_shot", "mode.shots=50", "data.limit=60", "trainer=debug")
-    assert "shots a class instead of 50" in capsys.readouterr().err
+    assert "shots per class instead of 50" in capsys.readouterr().err
     assert sum(record(run)["split"]["counts"].values()) == 60
 
 
@@ -355,7 +355,7 @@ def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(
     run = train(tmp_path / "run", "lr=1e30", "optimizer=sgd", *words, code=6)
     told = capsys.readouterr().err.splitlines()[-3:]
     assert "not a finite number" in told[0]
-    assert told[1].startswith("The images of that batch: all/")
+    assert told[1].startswith("Images of that batch: all/")
     assert record(run)["status"] == "diverged"
     assert list(run.rglob("*.ckpt*")) == []
 
@@ -479,7 +479,7 @@ def test_equalisation_is_kept_in_the_checkpoint_and_used_in_evaluation(
     assert main(["evaluate", *words]) == 0
     other = train(tmp_path / "other", "trainer=debug")
     assert main(["evaluate", f"ckpt={other}", "data.equalise=jpeg"]) == 3
-    assert "data.equalise=jpeg, but this network was trained with None" in capsys.readouterr().err
+    assert "`data.equalise=jpeg` conflicts with the checkpoint (trained with `None`)" in capsys.readouterr().err
 
 
 def test_copies_across_a_stated_split_are_refused_unless_that_is_allowed_by_name(
@@ -527,7 +527,7 @@ def test_an_audit_that_says_no_is_in_the_way_until_it_is_allowed_by_name(
     (tmp_path / "data" / "audit" / "metrics.json").write_text(json.dumps({"provenance": assessments}))
     words = [f"data.manifest={tmp_path / 'data' / 'all.csv'}", "trainer=debug"]
     train(tmp_path / "run", *words, code=3)
-    assert "cannot answer the question: files tell" in capsys.readouterr().err
+    assert "not suitable for training: files tell" in capsys.readouterr().err
     train(tmp_path / "equalised", *words, "data.equalise=jpeg")
     assert record(train(tmp_path / "run", *words, "allow=[shortcut]"))["allow"] == ["shortcut"]
 
@@ -552,7 +552,7 @@ def test_a_folder_with_fixed_splits_is_taken_as_it_is(train: Train, images: Path
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["data=folder", "data.root=empty"], 3, "empty holds no images in class folders"),
+        (["data=folder", "data.root=empty"], 3, "empty contains no images in class folders"),
         (["data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
         (["data=folder", "data.root=one"], 3, "one has only one class, 'real'"),
         (["data=manifest", "data.manifest=nowhere.csv"], 3, "nowhere.csv does not exist"),
@@ -597,7 +597,7 @@ def test_a_mistake_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> N
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 3
-    assert "empty holds no images" in done.stderr.splitlines()[0]
+    assert "empty contains no images" in done.stderr.splitlines()[0]
     assert len(done.stderr.splitlines()) <= 3
     assert done.stdout == ""
 
@@ -652,7 +652,7 @@ def test_a_label_that_looks_misspelt_is_named_with_its_rows(
     table.to_csv(tmp_path / "mine.csv", index=False)
     run = train(tmp_path / "run", f"data.manifest={tmp_path / 'mine.csv'}", "trainer=debug")
     rows = ", ".join(str(row + 1) for row in wrong)
-    told = f"warning: {tmp_path / 'mine.csv'}, rows {rows}: label 'reall' (4 images) is a class of its own; is 'real' "
+    told = f"warning: {tmp_path / 'mine.csv'}, rows {rows}: label 'reall' (4 images) is a separate class; is 'real' "
     assert capsys.readouterr().err.count(told) == 1
     assert "reall" in record(run)["classes"]
 
@@ -663,7 +663,7 @@ def test_a_class_folder_that_looks_misspelt_is_named(train: Train, images: Path,
     for file in sorted((tmp_path / "all" / "drawing").rglob("*.*"))[::12]:
         file.rename(tmp_path / "all" / "drawin" / file.name)
     train(tmp_path / "run", "data=folder", f"data.root={tmp_path / 'all'}", "data.manifest=null", "trainer=debug")
-    [told] = [line for line in capsys.readouterr().err.splitlines() if "is a class of its own" in line]
+    [told] = [line for line in capsys.readouterr().err.splitlines() if "is a separate class" in line]
     assert told.startswith(f"warning: {tmp_path / 'all' / 'drawin'}: label 'drawin' (6 images)")
 
 
@@ -765,7 +765,7 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
 ) -> None:
     def ensemble(*words: str) -> int:
         runs = [train(tmp_path / f"{len(words)}" / str(seed), *words, f"seed={seed}") for seed in (1, 2)]
-        assert ("too few for a temperature" in capsys.readouterr().err) == (len(words) == 1)
+        assert ("too few images to fit a temperature" in capsys.readouterr().err) == (len(words) == 1)
         assert [json.loads((run / "run.json").read_text())["temperature"] == 1 for run in runs] == [len(words) == 1] * 2
         asked = ["block=ensemble", "block.ensemble.resamples=100", "data.workers=0"]
         return main(["evaluate", f"ckpt={tmp_path / str(len(words))}", *asked])
@@ -775,5 +775,5 @@ def test_what_is_advised_where_calibration_is_too_small_helps(
     assert advice is not None
     assert ensemble("data.split.folds=10") == 3
     err = capsys.readouterr().err.splitlines()
-    assert f"For more, train with {advice[1]} {advice[2]}, every run with the same split." in err[-1]
+    assert f"For more, train with {advice[1]} {advice[2]}, with the same split for all runs." in err[-1]
     assert ensemble(advice[1], advice[2]) == 0

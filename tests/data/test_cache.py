@@ -166,7 +166,7 @@ def test_a_place_that_cannot_be_written_costs_nothing_but_the_cache(
     assert cache.reserve(files, GIB)
     for digest, file in files.items():
         assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
-    assert not cache.fills
+    assert not cache.is_writable
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
@@ -177,7 +177,7 @@ def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path]
     place.mkdir(parents=True)
     (place / f"{digest}.{os.getpid()}.part").symlink_to("/dev/full")
     assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
-    assert not cache.fills
+    assert not cache.is_writable
     assert kept(root) == []
 
 

@@ -184,7 +184,7 @@ def test_variations_are_picklable_and_their_keys_tell_them_all_apart() -> None:
 
 def test_the_key_changes_with_the_parameter_behind_a_severity(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Corruption("noise", 3).key
-    monkeypatch.setitem(Corruption.__call__.__globals__["PARAMETERS"], "noise", (5, 10, 16, 25, 40))
+    monkeypatch.setitem(Corruption.__call__.__globals__["CORRUPTION_PARAMETERS"], "noise", (5, 10, 16, 25, 40))
     assert Corruption("noise", 3).key != before
 
 

@@ -18,7 +18,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def draw(seed: int, height: int = 61, width: int = 48) -> NDArray[np.uint8]:
-    """Give a soft random image, (height, width, 3)."""
+    """Return a soft random image, (height, width, 3)."""
     soft = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(soft).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -24,7 +24,7 @@ from avatar_bench.errors import ConfigError, GuardError
 
 
 def dataset(n: int = 1500, largest: int = 5, seed: int = 0, split: str = "") -> Dataset:
-    """Give rows of three classes in shares 5:3:2, two to four sources each, and groups of 1 to `largest` rows."""
+    """Return rows of three classes 5:3:2, two to four sources each, and groups of 1 to `largest` rows."""
     rng = np.random.default_rng(seed)
     rows: list[tuple[str, str, str]] = []
     while len(rows) < n:

@@ -1,4 +1,4 @@
-"""The trial: what is faster is chosen, once for a machine, by whatever process comes first."""
+"""Settings are measured once a machine, by the first process that needs them."""
 
 from __future__ import annotations
 

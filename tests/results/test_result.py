@@ -1,4 +1,4 @@
-"""Results: strict JSON, whole folders, and what is read back."""
+"""Results: strict JSON, atomic folders, and reading back."""
 
 from __future__ import annotations
 
