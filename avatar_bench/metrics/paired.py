@@ -100,12 +100,12 @@ def find_tie_groups(apart: ArrayLike) -> list[tuple[int, ...]]:
     (2004) 456. Groups are sorted by their first members.
     """
     significant = np.asarray(apart, dtype=bool)
-    found = [frozenset(range(len(significant)))]
+    maximal = [frozenset(range(len(significant)))]
     for a, b in combinations(range(len(significant)), 2):
         if significant[a, b]:
-            divided = {part for group in found for part in _split_group(group, a, b)}
-            found = [group for group in divided if not any(group < other for other in divided)]
-    return sorted(tuple(sorted(group)) for group in found)
+            divided = {part for group in maximal for part in _split_group(group, a, b)}
+            maximal = [group for group in divided if not any(group < other for other in divided)]
+    return sorted(tuple(sorted(group)) for group in maximal)
 
 
 def assign_letters(groups: Sequence[Sequence[int]], size: int) -> list[str]:

@@ -183,8 +183,8 @@ def required_sample_size(discordance: float, difference: float, power: float = 0
     too_few = 0
     while enough - too_few > 1:
         middle = (enough + too_few) // 2
-        found = mcnemar_power(middle, discordance, apart, alpha) >= power
-        too_few, enough = (too_few, middle) if found else (middle, enough)
+        is_enough = mcnemar_power(middle, discordance, apart, alpha) >= power
+        too_few, enough = (too_few, middle) if is_enough else (middle, enough)
     return enough
 
 
