@@ -28,8 +28,8 @@ AUDIT_BLOCK = "data_audit"
 def prepare(cfg: DictConfig) -> None:
     """Build the data set that `data` or `source` describes in `out`, and print a one-line summary.
 
-    Raise ConfigError where the recipe or the place is missing, and as `build_dataset` does; GuardError where the audit
-    finds that the data cannot answer the question, after all is written.
+    Raise ConfigError if the recipe or the folder is missing, the errors of `build_dataset`, and, after everything is
+    written, GuardError if the audit finds the data unsuitable.
     """
     settings = OmegaConf.to_object(cfg)
     assert isinstance(settings, PrepareConfig)

@@ -135,7 +135,7 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
 
 
 def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ...]:
-    """Return the unknown option with the nearest known ones, and the options beside it or, elsewhere, of its name."""
+    """Return a message with the nearest known options and the options of its level, or of its name elsewhere."""
     siblings = getattr(error.__cause__, "parent_node", None)
     known = {str(key): siblings[key] for key in siblings if key != "hydra"} if isinstance(siblings, Mapping) else {}
     missing = re.search(r"Key '([^']+)'", str(error.__cause__))

@@ -1,8 +1,8 @@
 """Agreement of the predictions and errors of two classifiers.
 
-The measures use two kinds of table: `answers` (..., C, C) counts images by the two predictions, `hits` (..., 2, 2) by
-whether each classifier is incorrect (0) or correct (1). Both may be stacks, in counts or weights, so that the same
-functions compute a measure and its resamples. Undefined values are NaN.
+The measures use two kinds of table: `predictions` (..., C, C) counts images by both predicted classes, `hits`
+(..., 2, 2) by whether each classifier is incorrect (0) or correct (1). Both may be stacks, in counts or weights, so
+that the same functions compute a measure and its resamples. Undefined values are NaN.
 Kuncheva and Whitaker, Mach. Learn. 51 (2003) 181, define the measures of `hits`.
 """
 
@@ -19,18 +19,18 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.integer]
 
 
-def agreement(answers: ArrayLike) -> Floats:
+def agreement(predictions: ArrayLike) -> Floats:
     """Compute the proportion of images with equal predictions, (...), 0 to 1."""
-    table = np.asarray(answers, dtype=np.float64)
+    table = np.asarray(predictions, dtype=np.float64)
     return _ratio(np.trace(table, axis1=-2, axis2=-1), table.sum(axis=(-2, -1)))
 
 
-def kappa(answers: ArrayLike) -> Floats:
+def kappa(predictions: ArrayLike) -> Floats:
     """Compute Cohen's kappa, (...), -1 to 1; NaN if both always predict the same single class.
 
     Cohen, Educ. Psychol. Meas. 20 (1960) 37.
     """
-    table = np.asarray(answers, dtype=np.float64)
+    table = np.asarray(predictions, dtype=np.float64)
     total = table.sum(axis=(-2, -1))
     expected = _ratio((table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1), total**2)
     return _ratio(agreement(table) - expected, 1 - expected)
@@ -82,12 +82,12 @@ def compute_measures(
     weights: ArrayLike | None = None,
 ) -> Floats:
     """Compute the MEASURES of two classifiers from their predictions (N,): (6,), or (B, 6) for weights (B, N)."""
-    answers = confusion_matrix(*predicted, classes, weights)
+    predictions = confusion_matrix(*predicted, classes, weights)
     right, other = ((one == targets).astype(np.int64) for one in predicted)
     hits = confusion_matrix(right, other, 2, weights)
     parts = [
-        *(figure(answers) for figure in PREDICTION_MEASURES.values()),
-        *(figure(hits) for figure in CORRECTNESS_MEASURES.values()),
+        *(measure(predictions) for measure in PREDICTION_MEASURES.values()),
+        *(measure(hits) for measure in CORRECTNESS_MEASURES.values()),
     ]
     return np.stack(parts, axis=-1)
 

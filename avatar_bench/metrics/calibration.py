@@ -38,13 +38,13 @@ def fit_temperature(logits: ArrayLike, targets: NDArray[np.integer]) -> float:
         raise ValueError("a temperature cannot be fitted without images")
     from scipy.optimize import minimize_scalar  # imported here, since predicting does not need it
 
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda log_t: nll(logits, targets, float(np.exp(log_t))),
         bounds=tuple(np.log(TEMPERATURE_RANGE)),
         method="bounded",
         options={"xatol": 1e-7},
     )
-    return float(np.clip(np.exp(found.x), *TEMPERATURE_RANGE))
+    return float(np.clip(np.exp(optimum.x), *TEMPERATURE_RANGE))
 
 
 def fit_resampled_temperatures(logits: ArrayLike, targets: NDArray[np.integer], weights: Floats) -> Floats:
@@ -157,15 +157,15 @@ def simulate_noise_floor(
     # sort classes by probability, so that one random number makes a whole group correct or incorrect
     order = np.argsort(-probabilities, axis=1, kind="stable")
     below = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)[:, :-1]
-    found = []
+    errors = []
     for start in range(0, draws, step := max(1, _CHUNK_ELEMENTS // n)):
         uniform = generator.random((min(step, draws - start), n))
         if member is not None:
             shared = generator.random((len(uniform), int(member.max()) + 1))[:, member]
             uniform = np.where(generator.random(uniform.shape) < np.sqrt(correlation), shared, uniform)
         rank = (uniform[..., None] >= below).sum(axis=-1)
-        found.append(calibration_errors(probabilities, order[np.arange(n), rank]))
-    return np.concatenate(found)
+        errors.append(calibration_errors(probabilities, order[np.arange(n), rank]))
+    return np.concatenate(errors)
 
 
 def group_correlation(gaps: ArrayLike, groups: ArrayLike) -> float:
@@ -209,8 +209,8 @@ def _gap_standard_errors(probabilities: Reals, targets: NDArray[np.integer], gro
     _, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     # one resample per group, with only its images; sparse, since there may be as many groups as images
     alone: Any = csr_array((np.ones(len(member)), (member, np.arange(len(member)))))
-    share = sizes[:, None] / len(member)
-    return [np.sqrt(((gaps * share) ** 2).sum(axis=0)) for gaps in bin_gaps(probabilities, targets, alone)]
+    fraction = sizes[:, None] / len(member)
+    return [np.sqrt(((gaps * fraction) ** 2).sum(axis=0)) for gaps in bin_gaps(probabilities, targets, alone)]
 
 
 def _shrink_gaps(gaps: Floats, error: Floats) -> Floats:

@@ -63,12 +63,12 @@ class EmbeddingSpace:
 
     def global_scores(self, labels: Labels, weights: ArrayLike | None = None) -> Floats:
         """Compute separation ratio, Davies-Bouldin and Calinski-Harabasz, (3,), or (B, 3) for weights (B, N)."""
-        found = [
+        scores = [
             separation_ratio(self.euclidean, labels, weights),
             davies_bouldin(self.products, labels, weights),
             calinski_harabasz(self.products, labels, weights),
         ]
-        return np.stack(found, axis=-1)
+        return np.stack(scores, axis=-1)
 
 
 def gram(embeddings: ArrayLike) -> Floats:
@@ -141,12 +141,12 @@ def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Float
 
     `between` (N, N) are distances. NaN if all of them have one label, or all different ones.
     """
-    found = np.full(len(labels), np.nan)
+    scores = np.full(len(labels), np.nan)
     for value in np.unique(within):
         rows = np.flatnonzero(within == value)
         if 2 <= len(np.unique(labels[rows])) < len(rows):
-            found[rows] = silhouette_samples(between[np.ix_(rows, rows)], labels[rows], metric="precomputed")
-    return found
+            scores[rows] = silhouette_samples(between[np.ix_(rows, rows)], labels[rows], metric="precomputed")
+    return scores
 
 
 def predict_by_linear_probe(

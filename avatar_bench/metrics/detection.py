@@ -128,8 +128,12 @@ def aupr(curve: RocCurve) -> Floats:
 
     Precision depends on the prevalence of positive images, which stays fixed for all weights.
     """
-    found, false = curve.prevalence * curve.recall, (1 - curve.prevalence) * curve.false_positive_rate
-    precision = np.divide(found, found + false, out=np.zeros_like(found), where=found + false != 0)
+    true_positives, false_positives = (
+        curve.prevalence * curve.recall,
+        (1 - curve.prevalence) * curve.false_positive_rate,
+    )
+    flagged = true_positives + false_positives
+    precision = np.divide(true_positives, flagged, out=np.zeros_like(true_positives), where=flagged != 0)
     return np.asarray((precision * np.diff(curve.recall, axis=-1, prepend=0.0)).sum(axis=-1))
 
 

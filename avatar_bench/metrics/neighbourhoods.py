@@ -12,9 +12,9 @@ Indices = NDArray[np.intp]
 
 def distances(embeddings: ArrayLike, metric: str = "euclidean") -> Floats:
     """Compute the distances of all pairs, (N, N) with a zero diagonal; `metric` is euclidean or cosine."""
-    found = pairwise_distances(np.asarray(embeddings, dtype=np.float64), metric=metric)
-    np.fill_diagonal(found, 0.0)
-    return np.asarray(found)
+    result = pairwise_distances(np.asarray(embeddings, dtype=np.float64), metric=metric)
+    np.fill_diagonal(result, 0.0)
+    return np.asarray(result)
 
 
 def find_neighbours(between: Floats, groups: ArrayLike, k: int, within: ArrayLike | None = None) -> Indices:

@@ -34,12 +34,12 @@ def chance_overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     """Compute the expected OVERLAP_MEASURES (N,) of N pairs of maps if the cells of one are shuffled."""
     one, other = upsample_to_common_grid(first, second)
     cells = one[0].size
-    found = {
+    expected = {
         name: _chance_iou(mask(one), mask(other), cells)
         for name, mask in (("iou_top20", top_cells), ("iou_half", hot_cells))
     }
     none = np.where(_constant(one) | _constant(other), np.nan, 0.0)
-    return found | {"pearson": none, "spearman": none}
+    return expected | {"pearson": none, "spearman": none}
 
 
 def upsample_to_common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
@@ -51,14 +51,14 @@ def upsample_to_common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats
     return upsample(one, side), upsample(other, side)
 
 
-def top_cells(maps: ArrayLike, share: float = 0.2) -> Masks:
+def top_cells(maps: ArrayLike, fraction: float = 0.2) -> Masks:
     """Mark the most important cells of maps (N, h, w): the same fraction of each map, rounded, at least one cell.
 
     Ties are broken at random, seeded by the map's values: a map always has the same top cells, but two maps with
     zeros in the same places do not. A constant map has none.
     """
     values = np.asarray(maps, dtype=np.float64)
-    count = max(1, round(share * values[0].size)) if len(values) else 0
+    count = max(1, round(fraction * values[0].size)) if len(values) else 0
     flat = values.reshape(len(values), values[0].size if len(values) else 0)
     top = np.zeros(flat.shape, dtype=np.bool_)
     for row, mask in zip(flat, top, strict=True):

@@ -23,7 +23,7 @@ def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
 
     `gains` are integers: 1 if only classifier b is correct, -1 if only a is, or sums of these over seeds. Under the
     null the gain of each whole group changes its sign at random; the distribution of the sum is computed exactly by
-    convolution. Pagano and Tritchler, J. Am. Stat. Assoc. 78 (1983) 435. It equals `mcnemar` if all groups have
+    convolution. Pagano and Tritchler, J. Am. Stat. Assoc. 78 (1983) 435. It equals `stats.mcnemar` if all groups have
     gains of equal size.
     """
     summed = sum_by_group(gains, groups)
@@ -104,12 +104,12 @@ def find_tie_groups(apart: ArrayLike) -> list[tuple[int, ...]]:
     (2004) 456. Groups are sorted by their first members.
     """
     significant = np.asarray(apart, dtype=bool)
-    found = [frozenset(range(len(significant)))]
+    maximal = [frozenset(range(len(significant)))]
     for a, b in combinations(range(len(significant)), 2):
         if significant[a, b]:
-            divided = {part for group in found for part in _split_group(group, a, b)}
-            found = [group for group in divided if not any(group < other for other in divided)]
-    return sorted(tuple(sorted(group)) for group in found)
+            divided = {part for group in maximal for part in _split_group(group, a, b)}
+            maximal = [group for group in divided if not any(group < other for other in divided)]
+    return sorted(tuple(sorted(group)) for group in maximal)
 
 
 def assign_letters(groups: Sequence[Sequence[int]], size: int) -> list[str]:

@@ -20,16 +20,16 @@ _TOLERANCE = 1e-7  # of an estimated proportion
 _RESAMPLE_TOLERANCE = 1e-4  # of resamples, whose spread is much larger
 PRIOR_PREFIXES = ("", "corrected/", "estimated/")  # of metric names: no correction, known priors, estimated priors
 PRIOR_SHIFT_COLUMNS = (
-    *(f"{way}{figure}" for figure in ("accuracy", "macro_f1") for way in PRIOR_PREFIXES),
-    *(f"{way}gain" for way in PRIOR_PREFIXES[1:]),
+    *(f"{prefix}{metric}" for metric in ("accuracy", "macro_f1") for prefix in PRIOR_PREFIXES),
+    *(f"{prefix}gain" for prefix in PRIOR_PREFIXES[1:]),
     "prior_error",
 )
 
 
-def make_prior(index: int, share: float, classes: int) -> Floats:
-    """Return class proportions (C,) with `share` for class `index` and equal parts of the rest for the others."""
-    prior = np.full(classes, (1 - share) / max(1, classes - 1))
-    prior[index] = share
+def make_prior(index: int, proportion: float, classes: int) -> Floats:
+    """Return class proportions (C,) with `proportion` for class `index` and equal parts of the rest for the others."""
+    prior = np.full(classes, (1 - proportion) / max(1, classes - 1))
+    prior[index] = proportion
     return prior
 
 
@@ -38,10 +38,10 @@ def reweight_confusion(confusion: ArrayLike, prior: ArrayLike) -> Floats:
 
     All NaN if a class with a positive proportion has no image.
     """
-    table, share = np.asarray(confusion, dtype=np.float64), np.asarray(prior, dtype=np.float64)[:, None]
+    table, proportion = np.asarray(confusion, dtype=np.float64), np.asarray(prior, dtype=np.float64)[:, None]
     totals = table.sum(axis=-1, keepdims=True)
     rows = np.divide(table, totals, out=np.full(table.shape, np.nan), where=totals > 0)
-    scaled = np.where(share > 0, rows, 0.0) * share
+    scaled = np.where(proportion > 0, rows, 0.0) * proportion
     return np.where(np.isnan(scaled).any(axis=(-2, -1), keepdims=True), np.nan, scaled)
 
 
@@ -50,10 +50,10 @@ def reweight_images(weights: ArrayLike, targets: NDArray[np.integer], prior: Arr
 
     A row is NaN if a class with a positive proportion has no weight.
     """
-    given, share = np.asarray(weights, dtype=np.float64), np.asarray(prior, dtype=np.float64)
-    totals = given @ np.eye(len(share))[targets]
-    factor = np.divide(share, totals, out=np.full(totals.shape, np.nan), where=totals > 0)
-    factor = np.where(share > 0, factor, 0.0)
+    given, proportion = np.asarray(weights, dtype=np.float64), np.asarray(prior, dtype=np.float64)
+    totals = given @ np.eye(len(proportion))[targets]
+    factor = np.divide(proportion, totals, out=np.full(totals.shape, np.nan), where=totals > 0)
+    factor = np.where(proportion > 0, factor, 0.0)
     factor[np.isnan(factor).any(axis=1)] = np.nan
     return np.asarray(given * factor[:, targets])
 
@@ -144,7 +144,7 @@ class PriorShiftStatistic:
             self._confusion(weights, known),
             self._confusion(weights, self._predicted(estimate)),
         ]
-        accuracy, macro_f1 = (np.stack([figure(table) for table in tables]) for figure in (_accuracy, _macro_f1))
+        accuracy, macro_f1 = (np.stack([metric(table) for table in tables]) for metric in (_accuracy, _macro_f1))
         gains = accuracy[1:] - accuracy[:1]
         error = np.abs(estimate - self.prior).sum(axis=1) / 2
         return np.column_stack([*accuracy, *macro_f1, *gains, error, estimate])
@@ -152,8 +152,8 @@ class PriorShiftStatistic:
     @cached_property
     def _start(self) -> Floats:
         """Return the estimate from all images, the starting point for resamples."""
-        found: Floats = self._estimate(np.ones((1, len(self.targets))), self.training, _TOLERANCE)[0]
-        return found
+        estimate: Floats = self._estimate(np.ones((1, len(self.targets))), self.training, _TOLERANCE)[0]
+        return estimate
 
     def _estimate(self, weights: Floats, start: Floats, tolerance: float) -> Floats:
         mixed = reweight_images(weights, self.targets, self.prior)
@@ -178,11 +178,11 @@ def guessing_floor(column: str, training: Floats, prior: Floats) -> float:
     Without correction it predicts each class equally often; with known or estimated proportions it predicts the
     majority class; its estimate stays at the proportions of training (C,).
     """
-    way, _, figure = column.rpartition("/")
-    if figure == "gain":
-        return guessing_floor(f"{way}/accuracy", training, prior) - guessing_floor("accuracy", training, prior)
-    if figure == "prior_error":
+    prefix, _, metric = column.rpartition("/")
+    if metric == "gain":
+        return guessing_floor(f"{prefix}/accuracy", training, prior) - guessing_floor("accuracy", training, prior)
+    if metric == "prior_error":
         return float(np.abs(training - prior).sum() / 2)
-    guesses = np.eye(len(prior))[prior.argmax()] if way else np.full(len(prior), 1 / len(prior))
+    guesses = np.eye(len(prior))[prior.argmax()] if prefix else np.full(len(prior), 1 / len(prior))
     table = prior[:, None] * guesses
-    return float(_accuracy(table) if figure == "accuracy" else _macro_f1(table))
+    return float(_accuracy(table) if metric == "accuracy" else _macro_f1(table))
