@@ -23,7 +23,7 @@ def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
 
     `gains` are integers: 1 if only classifier b is correct, -1 if only a is, or sums of these over seeds. Under the
     null the gain of each whole group changes its sign at random; the distribution of the sum is computed exactly by
-    convolution. Pagano and Tritchler, J. Am. Stat. Assoc. 78 (1983) 435. It equals `stats.mcnemar` if all groups have
+    convolution. Pagano and Tritchler, J. Am. Stat. Assoc. 78 (1983) 435. It equals `mcnemar` if all groups have
     gains of equal size.
     """
     summed = sum_by_group(gains, groups)
