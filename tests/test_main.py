@@ -43,7 +43,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
-    """Put a function in a command's place that keeps the options of each call, and may raise."""
+    """Return a function that replaces a command by one that records the options of each call, and may raise."""
 
     def replace(command: str, error: BaseException | None = None) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []

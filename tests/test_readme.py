@@ -58,7 +58,7 @@ def made_small(words: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tiny_run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that the pages name: images, manifests, yaml and two evaluated runs in runs/demo."""
+    """Folder with everything that the pages mention: images, manifests, yaml and two evaluated runs in runs/demo."""
     folder = tmp_path_factory.mktemp("readme")
     for name, source in (("all", "all"), ("blind", "blind"), ("photos", "blind")):
         shutil.copytree(images / source, folder / name)

@@ -91,8 +91,8 @@ class ImageCache:
         except OSError:
             return None
         pixels = content[:-_CHECKSUM]
-        whole = len(content) == self.image_bytes and content[-_CHECKSUM:].tobytes() == _compute_checksum(pixels)
-        return pixels.reshape(self.shape) if whole else None
+        is_intact = len(content) == self.image_bytes and content[-_CHECKSUM:].tobytes() == _compute_checksum(pixels)
+        return pixels.reshape(self.shape) if is_intact else None
 
     def _store(self, digest: str, image: ImageArray) -> None:
         file = self._file(digest)
@@ -111,7 +111,7 @@ class ImageCache:
 
 
 def _hash_settings(preprocessing: Preprocessing) -> str:
-    """Return a key of everything that the cached pixels depend on beside the file: settings and library versions."""
+    """Return a key of everything that the cached pixels depend on besides the file: settings and library versions."""
     how = (preprocessing.size, preprocessing.resize, preprocessing.equalise)
     return hashlib.sha256(repr((how, __version__, PIL.__version__, cv2.__version__)).encode()).hexdigest()[:16]
 

@@ -198,9 +198,8 @@ class _BandIndex:
             bits = np.bitwise_count(self.keys[entry] ^ queries[query, turn])
             near = bits <= distance
             key, turned = np.divmod(entry[near], self.turns)
-            yield _pack(
-                query[near] + start, key, bits[near], turn[near] + _INVERSE_TURNS[turned]
-            )  # one of the two is 0
+            either = turn[near] + _INVERSE_TURNS[turned]  # one of the two is 0
+            yield _pack(query[near] + start, key, bits[near], either)
 
     def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         return ((hashes >> self.shift) & np.uint64(2**_BAND_BITS - 1)).astype(np.int64)

@@ -94,8 +94,8 @@ def _check_png(data: bytes) -> None:
     kinds: Counter[bytes] = Counter()
     for kind, start, end in _iterate_chunks(data):
         kinds[kind] += 1
-        whole = end + 4 <= len(data)
-        _raise_if(not whole, "it is truncated, or its end was never written")
+        is_complete = end + 4 <= len(data)
+        _raise_if(not is_complete, "it is truncated, or its end was never written")
         broken = zlib.crc32(memoryview(data)[start - 4 : end]) != int.from_bytes(data[end : end + 4])
         _raise_if(broken, f"its chunk {kind.decode('latin-1')!r} is broken")
         pixels = kinds[b"IDAT"] + kinds[b"fdAT"] + kinds[b"fcTL"]

@@ -19,7 +19,7 @@ def list_class_folders(folder: Path) -> list[Path]:
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Return whether a folder holds images directly, or no folders at all, as opposed to class folders."""
+    """Return whether a folder contains images directly, or no folders at all, as opposed to class folders."""
     if not os.path.isdir(folder):
         return False
     inside = [child for child in folder.iterdir() if child.name[0] != "."]

@@ -250,7 +250,7 @@ def _check_label_conflicts(frame: pd.DataFrame, matches: pd.DataFrame, allowed: 
 
 
 def _refuse_split_duplicates(frame: pd.DataFrame, split: pd.Series, matches: pd.DataFrame) -> None:
-    """Raise GuardError if two matching images are on two sides; `split` holds the sides of used images, by place."""
+    """Raise GuardError if two matching images are on two sides; `split` has the sides of used images, by place."""
     sides = split.replace("calibration", "val").reindex(range(len(frame))).to_numpy()
     left, right = sides[matches["left"]], sides[matches["right"]]
     across = matches[pd.notna(left) & pd.notna(right) & (left != right)]
@@ -316,7 +316,7 @@ def refuse_overlap(dataset: Dataset, train: Dataset, what: str = "training") -> 
             raise GuardError(
                 f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {what} data by "
                 f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-                "Metrics on training images say nothing about new images: remove the shared ones, or",
+                "Metrics on training images do not estimate performance on new ones: remove shared images, or",
                 "set allow=[overlap], which is reported with the metrics.",
             )
 
@@ -330,7 +330,7 @@ def refuse_near_duplicates(dataset: Dataset, train: Dataset, what: str = "traini
         raise GuardError(
             f"{copies} of {len(dataset)} images of {dataset.name} are near-duplicates of {what} images, "
             f"first {dataset.frame['path'].iat[matches[0].right]} of {train.frame['path'].iat[matches[0].left]}.",
-            "Metrics on training images say nothing about new images: remove the shared ones, or",
+            "Metrics on training images do not estimate performance on new ones: remove shared images, or",
             "set allow=[near_duplicates], which is reported with the metrics.",
         )
 

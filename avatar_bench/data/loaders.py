@@ -187,7 +187,7 @@ def build_loader(
 ) -> DataLoader[dict[str, Any]]:
     """Build a loader that does not consume the global random state.
 
-    Its batches hold images as uint8 (N, 3, S, S), or (N, K, 3, S, S), in channels-last memory, as decoded.
+    Its batches contain images as uint8 (N, 3, S, S), or (N, K, 3, S, S), in channels-last memory, as decoded.
     """
     return ManagedLoader(
         images,

@@ -96,7 +96,7 @@ class DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.balance = balance
-        self.augmented_copies = views  # of each training image, drawn once; None: augmented anew each epoch
+        self.augmented_copies = views  # of each training image, drawn once; None: new augmentations each epoch
         self.cache = cache
         # of train, (views, N, D), and val, (1, N, D), used in place of images
         self.embeddings: dict[str, NDArray[np.float32]] | None = None

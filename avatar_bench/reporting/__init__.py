@@ -1,1 +1,1 @@
-"""What report is made of: saved records and Results, found, ordered and laid out, without a network."""
+"""Report: saved runs and results, collected, ordered and laid out as a page."""

@@ -1,4 +1,4 @@
-"""Blocks: a section of the report for each block, with its figures side by side and how to read them."""
+"""Sections of the report, one per block, with its figures, tables and how to read them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.i18n import _, translate
+from avatar_bench.i18n import _
 from avatar_bench.reporting import definitions, report_text
 from avatar_bench.reporting.captions import describe_figure, find_caption, order_figures
+from avatar_bench.reporting.cautions import split_warnings
 from avatar_bench.reporting.headings import find_heading, find_interval_name, find_table_title
 from avatar_bench.reporting.number_format import make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
@@ -19,7 +20,7 @@ from avatar_bench.reporting.saved_tables import RunStyles, lay_out, transpose
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
 
-REPORTED_METRICS = {  # what stands in the table of a block: patterns of metric names; of others the first ones
+REPORTED_METRICS = {  # metrics in the table of a block, as patterns; for other blocks the first metrics
     "blind_test": (
         *("accuracy", "accuracy_by_source", "balanced_accuracy", "macro_precision", "macro_f1", "mcc"),
         *("recall/*", "precision/*"),
@@ -36,13 +37,13 @@ REPORTED_METRICS = {  # what stands in the table of a block: patterns of metric 
     ),
     "prior_shift": ("accuracy/*", "macro_f1/*"),
 }
-_MAX_METRICS = 8  # metrics of a block that MAIN does not know
-_MAIN_TABLES = (  # of comparisons, each open in the page and on paper
+_MAX_METRICS = 8  # metrics shown for a block without patterns
+_MAIN_TABLES = (  # tables of comparisons that are open in the page and in print
     *("overview/runs", "significance/pairs", "ensemble_diversity/pairs", "cam_overlap/classes"),
     *("leave_one_source_out/summary", "shots/curve", "transformers/recipes", "transformers/pairs"),
 )
-_WIDE, _FEW = 10, 9  # a table of more columns is turned where it has so few rows
-_COLUMNS = {  # of wide tables those that are read; the CSV has all
+_WIDE, _FEW = 10, 9  # a table with more columns is transposed if it has so few rows
+_COLUMNS = {  # columns shown of wide tables; the CSV has all
     "significance/pairs": (
         "a",
         "b",
@@ -93,7 +94,7 @@ _COLUMNS = {  # of wide tables those that are read; the CSV has all
 
 @dataclass
 class ReportFigure:
-    """Hold a figure as it is shown: its file, words, addresses, and the model that it is of."""
+    """Figure in the report: file, alternative text, caption, links, and its model."""
 
     file: Path
     alt: str
@@ -105,19 +106,20 @@ class ReportFigure:
 
 @dataclass
 class SetSection:
-    """What a block says of one set: tables, figures by name, and links to further tables and folders of images."""
+    """Results of a block on one set: tables, figures by name, and links to longer tables and folders of images."""
 
     name: str
     tables: list[Table] = field(default_factory=list)
     figures: dict[str, list[ReportFigure]] = field(default_factory=dict)
     links: list[tuple[str, str]] = field(default_factory=list)
     folders: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    not_evaluated: list[str] = field(default_factory=list)
 
 
 @dataclass
 class BlockSection:
-    """A block's title, how to read it, what its terms mean, and its parts, one a set."""
+    """Section of a block: title, how to read it, definitions, and one part per set."""
 
     block: str
     title: str
@@ -126,18 +128,18 @@ class BlockSection:
     parts: list[SetSection]
 
 
-def build_comparison_sections(study: Study, files: PageLinks, looks: RunStyles) -> list[BlockSection]:
-    """Give a section for each block that compares runs."""
+def build_comparison_sections(study: Study, links: PageLinks, styles: RunStyles) -> list[BlockSection]:
+    """Return a section for each block that compares runs."""
     blocks = report_text.order_blocks({block for __, block in study.comparisons}, report_text.COMPARISONS)
-    return [_build_section(block, _build_comparison_parts(study, block, files, looks)) for block in blocks]
+    return [_build_section(block, _build_comparison_parts(study, block, links, styles)) for block in blocks]
 
 
-def build_run_sections(study: Study, files: PageLinks, looks: RunStyles) -> list[BlockSection]:
-    """Give a section for each block that reads one run, all models side by side."""
+def build_run_sections(study: Study, links: PageLinks, styles: RunStyles) -> list[BlockSection]:
+    """Return a section for each block that evaluates one run, with all models side by side."""
     blocks = report_text.order_blocks(
         {block for model in study.models for __, block in model.results}, report_text.BLOCKS
     )
-    return [_build_section(block, _build_run_parts(study, block, files, looks)) for block in blocks]
+    return [_build_section(block, _build_run_parts(study, block, links, styles)) for block in blocks]
 
 
 def _build_section(block: str, parts: Iterable[SetSection]) -> BlockSection:
@@ -151,10 +153,10 @@ def _build_section(block: str, parts: Iterable[SetSection]) -> BlockSection:
 
 
 def build_metric_table(model: ReportedModel) -> Table:
-    """Give every figure of a model, a row each."""
+    """Return a table of all metrics of a model, one row per metric."""
     columns = [
         *(
-            make_column(_("figure")),
+            make_column(_("metric")),
             make_column(_("block")),
             make_column(_("set")),
             make_column(_("value"), True, bars=False),
@@ -178,17 +180,18 @@ def build_metric_table(model: ReportedModel) -> Table:
         for (of, block), saved in model.results.items()
         for name, metric in saved.result.metrics.items()
     ]
-    return Table(f"metrics_{model.label}", _("Every figure of {model}", model=model.label), columns, rows)
+    return Table(f"metrics_{model.label}", _("All metrics of {model}", model=model.label), columns, rows)
 
 
-def _build_comparison_parts(study: Study, block: str, files: PageLinks, looks: RunStyles) -> Iterator[SetSection]:
+def _build_comparison_parts(study: Study, block: str, links: PageLinks, styles: RunStyles) -> Iterator[SetSection]:
     for name in study.sets:
         saved = study.comparisons.get((name, block))
         if saved is None:
             continue
-        addresses = files.of(saved)
-        part = SetSection(name, notes=[translate(str(warning)) for warning in saved.result.warnings])
-        tables = [*_build_saved_tables(saved, addresses, part, looks), _build_all_metrics_table(saved)]
+        addresses = links.link_files(saved)
+        warnings, not_evaluated = split_warnings(study, saved)
+        part = SetSection(name, warnings=warnings, not_evaluated=not_evaluated)
+        tables = [*_build_saved_tables(saved, addresses, part, styles), _build_all_metrics_table(saved)]
         part.tables = sorted(tables, key=lambda table: not table.main)
         part.figures = {
             figure: [_build_figure(saved, figure, addresses, "")] for figure in order_figures(block, saved.figures)
@@ -196,24 +199,24 @@ def _build_comparison_parts(study: Study, block: str, files: PageLinks, looks: R
         yield part
 
 
-def _build_run_parts(study: Study, block: str, files: PageLinks, looks: RunStyles) -> Iterator[SetSection]:
+def _build_run_parts(study: Study, block: str, links: PageLinks, styles: RunStyles) -> Iterator[SetSection]:
     for name in study.sets:
         found = study.of_block(name, block)
         if not found:
             continue
         part = SetSection(name)
-        addresses = {label: files.of(saved) for label, saved in found.items()}
+        addresses = {label: links.link_files(saved) for label, saved in found.items()}
         for fingerprint in dict.fromkeys(saved.fingerprint for saved in found.values()):
             same = {label: saved for label, saved in found.items() if saved.fingerprint == fingerprint}
             part.tables.append(
-                _build_side_by_side_table(same, block, name, fingerprint if len(same) < len(found) else "", looks)
+                _build_side_by_side_table(same, block, name, fingerprint if len(same) < len(found) else "", styles)
             )
         figures = {figure for saved in found.values() for figure in saved.figures}
         for figure in order_figures(block, figures):
             owners = [(label, saved) for label, saved in found.items() if figure in saved.figures]
             part.figures[figure] = [_build_figure(saved, figure, addresses[label], label) for label, saved in owners]
         part.folders = [
-            (_("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), files.link(saved.folder / folder))
+            (_("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), links.link(saved.folder / folder))
             for label, saved in found.items()
             for folder, n in saved.image_folders.items()
         ]
@@ -221,9 +224,9 @@ def _build_run_parts(study: Study, block: str, files: PageLinks, looks: RunStyle
 
 
 def _build_side_by_side_table(
-    found: dict[str, SavedResult], block: str, name: str, fingerprint: str, looks: RunStyles
+    found: dict[str, SavedResult], block: str, name: str, fingerprint: str, styles: RunStyles
 ) -> Table:
-    """Lay out the main figures of a block, a row a model."""
+    """Return a table of the main metrics of a block, one row per model."""
     metrics = _select_metrics(block, [saved.result.metrics for saved in found.values()])
     columns = [make_column(_("model"))]
     for metric in metrics:
@@ -234,18 +237,18 @@ def _build_side_by_side_table(
     for label, saved in found.items():
         cells = [make_metric_cell(saved.metric(metric)) for metric in metrics]
         earlier = saved.result.provenance.get("against")
-        beside = {"soft": _("against {place}", place=earlier)} if earlier else {}
-        rows.append(TableRow([{"text": label, **looks[label], **beside}, *cells], label))
+        beside = {"soft": _("compared with {place}", place=earlier)} if earlier else {}
+        rows.append(TableRow([{"text": label, **styles[label], **beside}, *cells], label))
     fit_scale(columns[1:], [TableRow(row.cells[1:]) for row in rows])
     n = next(iter(found.values())).result.n
     text = _("Main metrics on {set}, {n} images", set=name, n=n)
     if fingerprint:
-        text = _("{images}, of the fingerprint {fingerprint} alone", images=text, fingerprint=fingerprint)
+        text = _("{images}, only fingerprint {fingerprint}", images=text, fingerprint=fingerprint)
     return Table(f"{block}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
 
 
 def _select_metrics(block: str, found: Sequence[dict[str, Any]]) -> list[str]:
-    """Give the names of the main figures of a block, in the order of its patterns."""
+    """Return the names of the main metrics of a block, in the order of its patterns."""
     names = list(dict.fromkeys(name for metrics in found for name in metrics))
     patterns = REPORTED_METRICS.get(block)
     if patterns is None:
@@ -258,14 +261,14 @@ def _select_metrics(block: str, found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _count_levels(patterns: Iterable[str], name: str) -> int:
-    """Give how many levels a name is to have: * in a pattern stands for one level."""
+    """Return the number of slashes in the pattern that matches a name: `*` must not match further levels."""
     return next(pattern.count("/") for pattern in patterns if fnmatchcase(name, pattern))
 
 
 def _build_all_metrics_table(saved: SavedResult) -> Table:
     result = saved.result
     columns = [
-        make_column(_("figure")),
+        make_column(_("metric")),
         make_column(_("value"), True),
         make_column("n", True),
         make_column(_("unit")),
@@ -281,18 +284,18 @@ def _build_all_metrics_table(saved: SavedResult) -> Table:
 
 
 def _build_saved_tables(
-    saved: SavedResult, addresses: dict[str, str], part: SetSection, looks: RunStyles
+    saved: SavedResult, addresses: dict[str, str], part: SetSection, styles: RunStyles
 ) -> Iterator[Table]:
-    """Show the short tables of a comparison, and link to the long ones."""
+    """Yield the short tables of a comparison, and add links to the long ones."""
     block, of = saved.result.block, saved.result.set
     for name, table in saved.result.tables.items():
         href = addresses.get(f"{name}.csv")
         if not len(table):
             continue
         if len(table) <= MAX_SHOWN_ROWS:
-            text = _("{table}, on {set}", table=find_table_title(block, name), set=of)
+            text = _("{table}, on {set}", table=find_table_title(block, name) or find_caption(block, name), set=of)
             only = _COLUMNS.get(f"{block}/{name}", ())
-            shown = lay_out(table, f"{block}_{of}_{name}", text, looks, only)
+            shown = lay_out(table, f"{block}_{of}_{name}", text, styles, only)
             shown.href, shown.notes = href, _("The CSV has more columns.") if only else None
             shown = transpose(shown) if len(shown.columns) > _WIDE and len(shown.rows) <= _FEW else shown
             shown.main = f"{block}/{name}" in _MAIN_TABLES

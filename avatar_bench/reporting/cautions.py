@@ -1,31 +1,35 @@
-"""Alerts: what must be known before a figure is believed."""
+"""Caveats and warnings of the report."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from avatar_bench.i18n import _, translate
+from avatar_bench.reporting.captions import list_figures
 from avatar_bench.reporting.data_section import find_assessment
 from avatar_bench.reporting.leaderboard import Leaderboard
 from avatar_bench.reporting.number_format import format_metric, format_names
+from avatar_bench.reporting.report_text import BLOCKS
+from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import Table, TableRow, make_column
 
 
 def find_alerts(study: Study, boards: Sequence[Leaderboard]) -> list[str]:
-    """Give what is to be said on the first screen, one sentence or two each."""
-    found = [*_check_data(study), *_check_guards(study), *_check_sets(study, boards), *_check_versions(study)]
+    """Return the caveats of the first screen, one or two sentences each."""
+    alerts = [*_check_data(study), *_check_guards(study), *_check_sets(study, boards), *_check_versions(study)]
     if len(study.problems) == 1:
-        found.append(_("One thing is unfinished, missing, damaged or foreign; it is listed below."))
+        alerts.append(_("One item is unfinished, missing, damaged or foreign: see the table below."))
     elif study.problems:
-        found.append(
-            _("{n} things are unfinished, missing, damaged or foreign; they are listed below.", n=len(study.problems))
+        alerts.append(
+            _("{n} items are unfinished, missing, damaged or foreign: see the table below.", n=len(study.problems))
         )
-    return found
+    return alerts
 
 
 def build_problem_table(study: Study) -> Table:
-    """List what is unfinished, missing, damaged or foreign."""
+    """Return a table of unfinished, missing, damaged and foreign items."""
     kinds = {
         "unfinished": _("unfinished"),
         "missing": _("missing"),
@@ -34,31 +38,55 @@ def build_problem_table(study: Study) -> Table:
     }
     columns = [make_column(_("what")), make_column(_("where")), make_column(_("model")), make_column(_("why"))]
     rows = [TableRow([kinds[one.kind], one.where, one.model, one.why]) for one in study.problems]
-    return Table("problems", _("What is unfinished, missing, damaged or foreign"), columns, rows)
+    return Table("problems", _("Unfinished, missing, damaged or foreign items"), columns, rows)
 
 
 def build_warning_table(study: Study) -> Table:
-    """List what the blocks themselves warn of, the same words once."""
+    """Return a table of the warnings of the blocks, each text once per block and set."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for model, saved in study.saved:
-        for warning in saved.result.warnings:
-            key = (saved.result.block, saved.result.set, translate(str(warning)))
+        for text in split_warnings(study, saved)[0]:
+            key = (saved.result.block, saved.result.set, text)
             found.setdefault(key, []).append(model.label if model else _("all"))
     columns = [make_column(_("warning")), make_column(_("block")), make_column(_("set")), make_column(_("models"))]
     rows = [TableRow([words, block, name, ", ".join(models)]) for (block, name, words), models in sorted(found.items())]
-    return Table("warnings", _("What the blocks warn of"), columns, rows)
+    return Table("warnings", _("Warnings of the blocks"), columns, rows)
+
+
+def split_warnings(study: Study, saved: SavedResult) -> tuple[list[str], list[str]]:
+    """Return the warnings of a result in the current language, and what was not evaluated.
+
+    The block overview warns of every block and chart that it has no results for, whether or not anybody asked for it.
+    These warnings are reduced to names: "gradcam", or "gradcam (soup)" where other models have the result.
+    """
+    texts = [translate(str(warning)) for warning in saved.result.warnings]
+    if saved.result.block != "overview":
+        return texts, []
+    names = {*BLOCKS, *list_figures("overview")} - {"against"}
+    labels = sorted((name.removeprefix("accuracy/") for name in saved.result.metrics), key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, labels)) or "(?!)")
+    warnings: list[str] = []
+    missing: dict[str, list[str]] = {}
+    for text in texts:
+        found = [word for word in re.findall(r"\w+", pattern.sub(" ", text)) if word in names]  # a label may be a name
+        for name in found:
+            missing.setdefault(name, []).extend(pattern.findall(text))
+        if not found:
+            warnings.append(text)
+    evaluated = {name for name in missing if study.of_block(saved.result.set, name)}
+    return warnings, [f"{name} ({', '.join(runs)})" if name in evaluated else name for name, runs in missing.items()]
 
 
 def _check_data(study: Study) -> Iterator[str]:
     found = find_assessment(study)
     if found is None:
         yield _(
-            "The data were not audited: whether files or sources tell the classes apart is not known. "
-            "First: avatar-bench evaluate block=data_audit"
+            "The data were not audited: files or sources may reveal the class. Run: avatar-bench evaluate "
+            "block=data_audit"
         )
     elif found[0] not in ("yes", _("yes")):
         reasons = "; ".join(found[1])
-        yield _("The audit of the data says: {answer}. {reasons}", answer=found[0], reasons=reasons)
+        yield _("Data audit, suitable data: {answer}. {reasons}", answer=found[0], reasons=reasons)
 
 
 def _check_guards(study: Study) -> Iterator[str]:
@@ -69,41 +97,42 @@ def _check_guards(study: Study) -> Iterator[str]:
         for guard in sorted(map(str, allowed)):
             passed.setdefault(guard, []).append(model.label)
     for guard, models in passed.items():
-        yield _("The guard {guard} was passed on purpose for {models}.", guard=guard, models=format_names(models))
+        yield _("Guard {guard} was overridden for {models}.", guard=guard, models=format_names(models))
 
 
 def _check_sets(study: Study, boards: Sequence[Leaderboard]) -> Iterator[str]:
     names = [board.name for board in boards]
     if "blind" not in names:
         yield _(
-            "No run was judged by blind_test on a blind set, of sources that training never saw: how it does there is "
-            "not known."
+            "No run was evaluated by blind_test on an external test set (blind: sources never used in training): "
+            "accuracy on new sources is not known."
         )
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield _(
-            "Under the name {set} the runs were judged on different images: they stand in tables of their own, and "
-            "figures of different tables do not compare.",
+            "Runs were evaluated on different images under the name {set}: they are in separate tables, and their "
+            "metrics are not comparable.",
             set=name,
         )
     for board in boards:
         if board.detectable is not None and board.detectable.value is not None:
             yield _(
-                "{set}: with {n} images a difference below {difference} between two models is likely to go unseen.",
+                "{set}: with {n} images, a difference below {difference} between two models is unlikely to be "
+                "detected.",
                 set=board.name,
                 n=board.n,
                 difference=format_metric(board.detectable),
             )
     if any(len(board.names) > 1 for board in boards):
-        yield _("The best of several on a set looks better there than it is: it was chosen by the same images.")
+        yield _("The accuracy of the best of several models is optimistic: the model was chosen on the same images.")
 
 
 def _check_versions(study: Study) -> Iterator[str]:
     results = [saved.result for __, saved in study.saved]
     versions = sorted({str(result.provenance.get("version", _("not known"))) for result in results})
     if len(versions) > 1:
-        yield _("The figures were made by different versions: {versions}.", versions=format_names(versions))
+        yield _("Results come from different versions: {versions}.", versions=format_names(versions))
     codes: dict[str, set[str]] = {}
     for result in results:
         codes.setdefault(result.block, set()).add(str(result.provenance.get("code", "")))
     if mixed := sorted(block for block, found in codes.items() if len(found) > 1):
-        yield _("The code of these blocks changed between the models: {blocks}.", blocks=format_names(mixed))
+        yield _("The code of these blocks differs between models: {blocks}.", blocks=format_names(mixed))

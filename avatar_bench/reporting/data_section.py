@@ -1,4 +1,4 @@
-"""Data card: how many images of which class and source stood on which side, and by which fingerprints."""
+"""Data section of the report: images by class, source and split, and the assessment of the audit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from avatar_bench.results.result import Result
 
 
 class CountChart(NamedTuple):
-    """A chart of counts as it stands in the page, with its alternative text and its caption."""
+    """Chart of image counts in the page, with alternative text and caption."""
 
     image: InlineImage
     alt: str
@@ -33,8 +33,8 @@ _SPLIT_ORDER = ("train", "val", "calibration", "test")
 
 
 def build_split_tables(study: Study) -> list[Table]:
-    """Count the images of each class and source on each side of the split; runs of one split share tables."""
-    found = []
+    """Return tables of image counts by class, source and split; runs with the same split share tables."""
+    tables = []
     for number, (fingerprint, models) in enumerate(_group_by_split(study).items(), start=1):
         table = _read_split(models[0].folder)
         if table is None:
@@ -45,14 +45,14 @@ def build_split_tables(study: Study) -> list[Table]:
         by_source = _(
             "Images by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=names
         )
-        found.append(_build_count_table(table, ["label"], f"classes{tag}", by_class))
-        found.append(_build_count_table(table, ["label", "source"], f"sources{tag}", by_source))
-    return found
+        tables.append(_build_count_table(table, ["label"], f"classes{tag}", by_class))
+        tables.append(_build_count_table(table, ["label", "source"], f"sources{tag}", by_source))
+    return tables
 
 
 def draw_count_charts(study: Study) -> list[CountChart]:
-    """Draw the images of each split by class, side and source; runs of one split share a chart."""
-    found = []
+    """Draw image counts by class, split and source; runs with the same split share a chart."""
+    charts = []
     for fingerprint, models in _group_by_split(study).items():
         table = _read_split(models[0].folder)
         if table is None:
@@ -64,12 +64,12 @@ def draw_count_charts(study: Study) -> list[CountChart]:
         stream.seek(0)
         image = shrink(stream, *QUALITY_STEPS[0])
         if image is not None:
-            found.append(CountChart(image, text, f"{text}; {_('split')} {fingerprint}"))
-    return found
+            charts.append(CountChart(image, text, f"{text}; {_('split')} {fingerprint}"))
+    return charts
 
 
 def build_set_tables(study: Study) -> Iterator[Table]:
-    """Give the sources of each set that was judged, as blind_test has counted them."""
+    """Yield a table of the sources of each evaluated set, as counted by blind_test."""
     for name in study.sets:
         first: dict[str, SavedResult] = {}
         for saved in study.of_block(name, "blind_test").values():
@@ -81,7 +81,7 @@ def build_set_tables(study: Study) -> Iterator[Table]:
 
 
 def find_assessment(study: Study) -> tuple[str, list[str]] | None:
-    """Give the verdict on the data with its reasons, from a run's data_audit or the data set's own, or None."""
+    """Return the assessment of the data and its reasons, from data_audit of a run or of the data set, or None."""
     results = [saved.result for __, saved in study.saved if saved.result.block == "data_audit"]
     for model in study.runs:
         root = (model.record.get("data") or {}).get("root")
@@ -89,9 +89,9 @@ def find_assessment(study: Study) -> tuple[str, list[str]] | None:
         if result is not None and result.provenance.get("data_fingerprint") == _data_fingerprint(model):
             results.append(result)
     for result in results:
-        verdict = result.provenance.get("assessment")
-        if isinstance(verdict, dict) and "suitable" in verdict:
-            return translate_assessment(verdict)
+        assessment = result.provenance.get("assessment")
+        if isinstance(assessment, dict) and "suitable" in assessment:
+            return translate_assessment(assessment)
     return None
 
 
@@ -104,7 +104,7 @@ def _build_source_table(table: pd.DataFrame, saved: SavedResult, name: str) -> T
         make_column(_("groups"), True),
     ]
     caption = _(
-        "What {set} holds: {n} images, fingerprint {fingerprint}",
+        "Contents of {set}: {n} images, fingerprint {fingerprint}",
         set=saved.result.set,
         n=saved.result.n,
         fingerprint=saved.fingerprint,
@@ -150,6 +150,6 @@ def _build_count_table(table: pd.DataFrame, by: list[str], name: str, caption: s
 
 
 def _order_splits(split: pd.Series) -> list[str]:
-    """Return the sides of a split in their usual order."""
+    """Return the splits in their usual order."""
     found = set(split)
     return [*(side for side in _SPLIT_ORDER if side in found), *sorted(found - set(_SPLIT_ORDER))]

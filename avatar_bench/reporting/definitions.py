@@ -1,4 +1,4 @@
-"""The definitions of metrics: what the report says they mean, and docs/definitions.md with it."""
+"""Definitions of metrics, for the report and docs/definitions.md."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from avatar_bench.i18n import language
 _FILE = Path(__file__).with_suffix(".yaml")
 _HEAD = """# Definitions
 
-What the metrics mean, block by block, word for word as the report says it. This page is made of
-`avatar_bench/reporting/definitions.yaml`; after a change there: `./scripts/docs`.
+Definitions of the metrics by block, as shown in the report. This page is generated from
+`avatar_bench/reporting/definitions.yaml`; after a change there, run `./scripts/docs`.
 """
 
 
 def find_definitions(block: str) -> list[tuple[str, str]]:
-    """Return each term of a block with its meaning, in the language that is spoken; nothing of a user's own block."""
-    spoken = language()
-    return [(entry["term"][spoken], entry[spoken]) for entry in _load_definitions().get(block, {}).values()]
+    """Return the terms of a block with their definitions in the current language; none for a user's own block."""
+    current = language()
+    return [(entry["term"][current], entry[current]) for entry in _load_definitions().get(block, {}).values()]
 
 
 def render_definitions() -> str:
-    """Return the page of all definitions as Markdown."""
+    """Return all definitions as Markdown."""
     parts = [_HEAD]
     for block, entries in _load_definitions().items():
         rows = "".join(f"- **{entry['term']['en']}**: {entry['en']}\n" for entry in entries.values())
@@ -36,5 +36,5 @@ def render_definitions() -> str:
 
 @cache
 def _load_definitions() -> Mapping[str, Mapping[str, Any]]:
-    """Return by block and metric: `term` and meaning in each language."""
+    """Return `term` and definition in each language, by block and metric."""
     return dict(yaml.safe_load(_FILE.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Headings: what the report calls the columns, tables and intervals of results, which have names of their own."""
+"""Readable names of the columns, metrics, strategies, tables and intervals of results."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from pathlib import Path
 import yaml
 
 from avatar_bench.i18n import language
-from avatar_bench.reporting.captions import find_caption
+from avatar_bench.reporting.report_text import BLOCKS
 from avatar_bench.results.result import Metric
 
 _FILE = Path(__file__).with_suffix(".yaml")
 
 
 def find_heading(name: str) -> str:
-    """Return the words for a column or metric; of recall/real those for recall, and real. An unknown name stays."""
+    """Return the readable name of a column or metric ("recall, real" for recall/real); an unknown name unchanged."""
     known = _load_headings()["columns"]
+    block, _, metric = name.partition("/")
+    if metric and block in BLOCKS:  # a metric of a block, such as blind_test/accuracy
+        return find_heading(metric)
     if name in known:
         return known[name][language()]
     for pattern, words in known.items():
@@ -25,23 +28,29 @@ def find_heading(name: str) -> str:
         if start == pattern or not name.startswith(start):
             continue
         rest = name.removeprefix(start)
-        return words[language()] % (find_heading(rest) if words["en"].startswith("%s") else rest.replace("/", ", "))
+        if words["en"].startswith("%s"):  # the rest is a metric
+            return words[language()] % find_heading(rest)
+        return words[language()] % ", ".join(map(find_strategy_name, rest.split("/")))
     return name
 
 
-def find_table_title(block: str, table: str) -> str:
-    """Return what a table of a block holds, which is what the figure of its name shows where only that is known."""
-    words = _load_headings()["tables"].get(f"{block}/{table}")
-    return words[language()] if words else find_caption(block, table)
+def find_strategy_name(name: str) -> str:
+    """Return the readable name of a way to combine models; an unknown name unchanged."""
+    return _load_headings()["strategies"].get(name, {}).get(language(), name)
+
+
+def find_table_title(block: str, table: str) -> str | None:
+    """Return the title of a table of a block, None where it has none of its own."""
+    return _load_headings()["tables"].get(f"{block}/{table}", {}).get(language())
 
 
 def find_interval_name(metric: Metric) -> str:
-    """Return how the interval of a metric was made, nothing where it has none; what is not known here stays."""
+    """Return the readable name of a metric's interval, "" without one; an unknown name unchanged."""
     name = metric.interval or ""
     return _load_headings()["intervals"].get(name, {}).get(language(), name)
 
 
 @cache
 def _load_headings() -> Mapping[str, Mapping[str, Mapping[str, str]]]:
-    """Return the words for columns, tables and intervals by name and language."""
+    """Return readable names of columns, strategies, tables and intervals, by name and language."""
     return dict(yaml.safe_load(_FILE.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""The headline of a leaderboard: a sentence that says which model is best, which are tied, and which only guess."""
+"""Headline of a leaderboard: the best model, its ties, and the models no better than guessing."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from avatar_bench.reporting.number_format import format_metric, format_names, fo
 
 
 def format_headline(board: Leaderboard) -> str:
-    """Return a sentence or three: who is best on a set, tied with whom, and who is no better than guessing."""
+    """Return up to three sentences: the best model on a set, its ties, and the models no better than guessing."""
     able = [name for name in board.names if name not in board.guessing]
     sentences = [f"{_describe_best(board, able) if able else _describe_guessing(board)}."]
     if able and board.guessing:
         sentences.append(_("No better than guessing: {names}.", names=format_names(board.guessing)))
     if unread := [entry for entry in board.ranking or () if entry not in board.names]:
-        sentences.append(_("Without a usable accuracy, and left out: {names}.", names=format_names(unread)))
+        sentences.append(_("Left out, without a usable accuracy: {names}.", names=format_names(unread)))
     return " ".join(sentences)
 
 
 def _describe_guessing(board: Leaderboard) -> str:
-    """Say that nothing is better than guessing, with the highest balanced accuracy and the level of guessing."""
+    """Return that no model is better than guessing, with the highest balanced accuracy and the level of guessing."""
     best = max(board.names, key=lambda name: _find_value(board, name, "balanced_accuracy"))
     metric = _find_rows(board, best)[0].metrics["balanced_accuracy"]
     level = format_number(metric.floor) if metric is not None and metric.floor is not None else _("not known")
     shown = _format_value(board, best, "balanced_accuracy")
     if len(board.names) == 1:
         return _(
-            "{name} on {set} is no better than guessing: balanced accuracy {figure}, where guessing gives {level}",
+            "{name} on {set} is no better than guessing: its balanced accuracy is {figure}, guessing has {level}",
             name=best,
             set=board.name,
             figure=shown,
             level=level,
         )
     return _(
-        "None of {n} on {set} is better than guessing: the highest balanced accuracy is {figure} ({name}), where "
-        "guessing gives {level}",
+        "None of {n} models on {set} is better than guessing: the highest balanced accuracy is {figure} ({name}), "
+        "guessing has {level}",
         n=len(board.names),
         set=board.name,
         name=best,
@@ -47,7 +47,7 @@ def _describe_guessing(board: Leaderboard) -> str:
 
 def _describe_best(board: Leaderboard, able: Sequence[str]) -> str:
     level = [name for name in able if _find_value(board, name) == _find_value(board, able[0])]
-    best = {row.name for row in board.rows if row.best}
+    best = {row.name for row in board.rows if row.is_best}
     ties = [name for name in able if name in best and name not in level]
     return _describe_first(board, level) + _describe_ties(board, level, ties)
 
@@ -57,44 +57,53 @@ def _describe_first(board: Leaderboard, level: Sequence[str]) -> str:
     if n == 1:
         return _("{name} on {set}: accuracy {figure}", name=name, set=board.name, figure=found)
     if len(level) > 1:
-        return _("Level first of {n} on {set}: {name}, accuracy {figure}", n=n, set=board.name, name=name, figure=found)
-    if board.tested:
-        return _("Best of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
-    return _("Highest of {n} on {set} is {name}: accuracy {figure}", n=n, set=board.name, name=name, figure=found)
+        return _(
+            "{name} share the highest accuracy of {n} models on {set}: {figure}",
+            n=n,
+            set=board.name,
+            name=name,
+            figure=found,
+        )
+    if board.is_tested:
+        return _(
+            "{name} is the best of {n} models on {set}: accuracy {figure}", n=n, set=board.name, name=name, figure=found
+        )
+    return _(
+        "{name} has the highest accuracy of {n} models on {set}: {figure}", n=n, set=board.name, name=name, figure=found
+    )
 
 
 def _describe_ties(board: Leaderboard, level: Sequence[str], ties: Sequence[str]) -> str:
-    """Say what is tied with the best, as the rest of a sentence; nothing of one that has nobody beside it."""
+    """Return the ties with the best model, as the rest of a sentence; "" without another model."""
     others = [name for name in board.names if name not in board.guessing and name not in level]
     if not others or (len(level) > 1 and not ties):
         return ""
-    if len(level) > 1 and board.tested:
-        return "; " + _("not significantly different from them: {others}", others=format_names(ties))
+    if len(level) > 1 and board.is_tested:
+        return "; " + _("statistically tied with them: {others}", others=format_names(ties))
     if len(level) > 1:
         return "; " + _(
-            "their intervals overlap with that of {others}, and no paired test has been made", others=format_names(ties)
+            "their intervals overlap with that of {others}, and no paired test was run", others=format_names(ties)
         )
-    if board.tested and ties:
+    if board.is_tested and ties:
         return "; " + _(
             "it is not significantly different from {others}, so they share first place", others=format_names(ties)
         )
     rest = format_names(others) if board.guessing else _("all others")
-    if board.tested:
+    if board.is_tested:
         return "; " + _("it is significantly better than {others}", others=rest)
     if ties:
         return "; " + _(
-            "its interval overlaps with that of {others}, and no paired test has been made: which of them is better is "
-            "not known",
+            "its interval overlaps with that of {others}, and without a paired test it is not known which is better",
             others=format_names(ties),
         )
     return "; " + _(
-        "its interval lies above that of {others}, though no paired test has been made",
+        "its interval is above that of {others}, but no paired test was run",
         others=rest,
     )
 
 
 def _format_value(board: Leaderboard, name: str, metric: str = "accuracy") -> str:
-    """Return a metric with its interval: the run's own, or over the seeds of a recipe as the ranking has it."""
+    """Return a metric with its interval: that of the run or, over several seeds of a recipe, that of the ranking."""
     rows, place = _find_rows(board, name), (board.ranking or {}).get(name, {})
     ends = ("low", "high") if metric == "accuracy" else (f"{metric}_low", f"{metric}_high")
     if len(rows) > 1 and metric in place:
@@ -107,7 +116,7 @@ def _find_value(board: Leaderboard, name: str, metric: str = "accuracy") -> floa
     place = (board.ranking or {}).get(name, {})
     if metric in place:
         return float(place[metric])
-    values = [found.value for row in _find_rows(board, name) if (found := row.metrics[metric]) is not None]
+    values = [known.value for row in _find_rows(board, name) if (known := row.metrics[metric]) is not None]
     return max((value for value in values if value is not None), default=-1.0)
 
 

@@ -1,4 +1,4 @@
-"""Images: figures made small enough to stand inside the page, within a budget of bytes."""
+"""Figures embedded in the page, resized to fit a budget of bytes."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from PIL import Image
 
 from avatar_bench.files.hashes import sha256_of_file
 
-MAX_FIGURE_BYTES = 8_500_000  # bytes of WebP; as base64 they are a third more, and the page stays under 15 MB
-MAX_FIGURES = 180  # figures in a page: each takes a tenth of a second, and nobody looks at more of them there
+MAX_FIGURE_BYTES = 8_500_000  # bytes of WebP; base64 adds a third, and the page stays under 15 MB
+MAX_FIGURES = 180  # figures in a page: each takes 0.1 s, and more are not useful in one page
 QUALITY_STEPS = (
     (1000, 70),
     (800, 50),
     (600, 35),
-)  # width in pixels and quality, one after the other where room is short
-_MAX_ASPECT = 4  # a figure is at most so many times as high as it is wide
-_MAX_PIXELS = 400_000_000  # pixels of a figure that is opened
+)  # width in pixels and quality, tried in turn where space is short
+_MAX_ASPECT = 4  # maximum ratio of height to width
+_MAX_PIXELS = 400_000_000  # larger figures are not opened
 
 
 @dataclass(frozen=True)
 class InlineImage:
-    """Hold a figure as WebP, and its size in pixels."""
+    """Figure as WebP, with its size in pixels."""
 
     data: bytes
     width: int
     height: int
 
     @property
-    def address(self) -> str:
-        """Give an address that holds its own content."""
+    def data_url(self) -> str:
+        """Return the image as a data URL."""
         return "data:image/webp;base64," + base64.b64encode(self.data).decode()
 
 
 def inline_figures(
     files: Sequence[Path], budget: int = MAX_FIGURE_BYTES, most: int = MAX_FIGURES
 ) -> dict[Path, InlineImage]:
-    """Give the first `most` figures as far as they fit into `budget` bytes, the first of `files` before the last.
+    """Return the first `most` figures as images that fit into `budget` bytes, in the order of `files`.
 
-    Where all do not fit, the largest are made smaller first; where that is not enough, the last are left out, and are
-    for the page to link to. So is a figure that occurs again, and one that cannot be read.
+    The largest are resized first; if that is not enough, the last are left out. Repeated and unreadable figures are
+    left out as well. The page links to what is left out.
     """
-    kept = _shrink_all(_drop_repeated(files)[:most])
+    images = _shrink_all(_drop_repeated(files)[:most])
     for width, quality in QUALITY_STEPS[1:]:
-        kept = _shrink_largest(kept, budget, width, quality)
+        images = _shrink_largest(images, budget, width, quality)
     room, fitting = budget, {}
-    for file, one in kept.items():
-        if len(one.data) <= room:
-            fitting[file], room = one, room - len(one.data)
+    for file, image in images.items():
+        if len(image.data) <= room:
+            fitting[file], room = image, room - len(image.data)
     return fitting
 
 
 def shrink(source: Path | io.BytesIO, width: int, quality: int) -> InlineImage | None:
-    """Give a figure as WebP no wider than `width`; None where it cannot be read."""
+    """Return a figure as WebP at most `width` pixels wide; None where it cannot be read."""
     try:
         with Image.open(source) as image:
             if image.width * image.height > _MAX_PIXELS:
@@ -71,7 +71,7 @@ def shrink(source: Path | io.BytesIO, width: int, quality: int) -> InlineImage |
 
 
 def _reduce(image: Image.Image, width: int) -> Image.Image:
-    """Make an image smaller, first by whole factors: that is many times as fast."""
+    """Resize an image, first by an integer factor, which is many times faster."""
     factor = min(image.width // width, 4)
     image = image.reduce(factor) if factor > 1 else image
     image.thumbnail((width, _MAX_ASPECT * width), Image.Resampling.BILINEAR)
@@ -79,7 +79,7 @@ def _reduce(image: Image.Image, width: int) -> Image.Image:
 
 
 def _flatten_on_white(image: Image.Image) -> Image.Image:
-    """Give an image without transparency, which is white: matplotlib leaves an alpha channel that says nothing."""
+    """Return an image with its transparency on white: matplotlib writes an alpha channel even where all is opaque."""
     if "A" not in image.getbands() or image.getchannel("A").getextrema()[0] == 255:
         return image.convert("RGB")
     plate = Image.new("RGB", image.size, "white")
@@ -96,20 +96,20 @@ def _drop_repeated(files: Sequence[Path]) -> list[Path]:
 
 
 def _shrink_all(files: Sequence[Path]) -> dict[Path, InlineImage]:
-    with ThreadPoolExecutor() as pool:  # Pillow works outside the interpreter's lock
-        made = pool.map(lambda file: shrink(file, *QUALITY_STEPS[0]), files)
-        return {file: one for file, one in zip(files, made, strict=True) if one is not None}
+    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
+        images = pool.map(lambda file: shrink(file, *QUALITY_STEPS[0]), files)
+        return {file: image for file, image in zip(files, images, strict=True) if image is not None}
 
 
-def _shrink_largest(kept: dict[Path, InlineImage], budget: int, width: int, quality: int) -> dict[Path, InlineImage]:
-    """Make the largest smaller, from what they have become already, until all fit."""
-    over = sum(len(one.data) for one in kept.values()) - budget
-    smaller = dict(kept)
-    for file in sorted(kept, key=lambda file: -len(kept[file].data)):
+def _shrink_largest(images: dict[Path, InlineImage], budget: int, width: int, quality: int) -> dict[Path, InlineImage]:
+    """Resize the largest images again until all fit."""
+    over = sum(len(image.data) for image in images.values()) - budget
+    smaller = dict(images)
+    for file in sorted(images, key=lambda file: -len(images[file].data)):
         if over <= 0:
             break
-        made = shrink(io.BytesIO(kept[file].data), width, quality)
-        if made is not None and len(made.data) < len(kept[file].data):
-            over -= len(kept[file].data) - len(made.data)
-            smaller[file] = made
+        resized = shrink(io.BytesIO(images[file].data), width, quality)
+        if resized is not None and len(resized.data) < len(images[file].data):
+            over -= len(images[file].data) - len(resized.data)
+            smaller[file] = resized
     return smaller

@@ -1,4 +1,4 @@
-"""Leaderboards: the models evaluated on each set, with their ranks, ties, and who is no better than guessing."""
+"""Leaderboards: models evaluated on each set, with ranks, ties, and a comparison with guessing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.results.result import Metric
 
-LEADERBOARD_METRICS = {  # metrics and their blocks; the first decides on the order
+LEADERBOARD_METRICS = {  # metrics and their blocks, sorted by the first
     "accuracy": "blind_test",
     "balanced_accuracy": "blind_test",
     "macro_f1": "blind_test",
@@ -23,64 +23,64 @@ LEADERBOARD_METRICS = {  # metrics and their blocks; the first decides on the or
     "params_m": "architecture",
 }
 Metrics = dict[str, Metric | None]
-Ranking = dict[str, dict[str, Any]]  # what significance says of each recipe, the best first
+Ranking = dict[str, dict[str, Any]]  # row of each recipe in the ranking of significance, the best first
 _RANKING_COLUMNS = ("recipe", "accuracy", "low", "high", "rank_low", "rank_high", "letters")
 
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """A model's place: the first and last rank that it may have, `letters` of its ties, and its metrics.
+    """Row of a model: its first and last possible rank, the `letters` of its ties, and its metrics.
 
-    `name` is what is ranked: the run, or the recipe of which it is one seed. A model without ranks has a `reason`.
-    `guesses` where it is no better than guessing; `best` where nothing speaks against its being the best of the others.
+    `name` is the ranked unit: the run, or the recipe of which the run is one seed. A model without ranks has a
+    `reason`. `is_guessing`: it is no better than guessing; `is_best`: it is the best model or tied with it.
     """
 
     model: ReportedModel
     name: str
     metrics: Metrics
-    guesses: bool
+    is_guessing: bool
     first: int | None = None
     last: int | None = None
     letters: str = ""
-    best: bool = False
+    is_best: bool = False
     reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The order of the models evaluated on the same images.
+    """Models evaluated on the same images, sorted by rank.
 
-    `tested` is True where paired tests decide on ties, False where only intervals of single models are known.
+    `is_tested`: ties come from paired tests; otherwise from overlapping intervals of single models.
     """
 
     name: str
     fingerprint: str
     n: int
     rows: list[LeaderboardRow]
-    tested: bool
+    is_tested: bool
     ranking: Ranking | None
     detectable: Metric | None
 
     @property
     def names(self) -> list[str]:
-        """Return what is ranked, the best first."""
+        """Return the ranked runs or recipes, the best first."""
         return list(dict.fromkeys(row.name for row in self.rows if row.reason is None))
 
     @property
     def guessing(self) -> list[str]:
-        """Return what is ranked and no better than guessing."""
-        return [name for name in self.names if all(row.guesses for row in self.rows if row.name == name)]
+        """Return the ranked runs or recipes that are no better than guessing."""
+        return [name for name in self.names if all(row.is_guessing for row in self.rows if row.name == name)]
 
 
 def build_leaderboards(study: Study) -> list[Leaderboard]:
-    """Return a board for each set, several where models were evaluated on different images under one name."""
-    found = []
+    """Return a leaderboard per set, several where models were evaluated on different images under one name."""
+    leaderboards = []
     for name in study.sets:
         evaluated = study.of_block(name, "blind_test")
         for fingerprint in dict.fromkeys(saved.fingerprint for saved in evaluated.values()):
             same = {label: saved for label, saved in evaluated.items() if saved.fingerprint == fingerprint}
-            found.append(_build_leaderboard(study, name, fingerprint, same))
-    return found
+            leaderboards.append(_build_leaderboard(study, name, fingerprint, same))
+    return leaderboards
 
 
 def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dict[str, SavedResult]) -> Leaderboard:
@@ -105,7 +105,7 @@ def _build_leaderboard(study: Study, name: str, fingerprint: str, evaluated: dic
 
 
 def _find_ranking(study: Study, name: str, models: Sequence[ReportedModel]) -> Ranking | None:
-    """Return the ranking made by paired tests, None where it does not cover these runs."""
+    """Return the ranking by paired tests, None where it does not cover these runs."""
     saved = study.comparisons.get((name, "significance"))
     table = saved.result.tables.get("ranking") if saved else None
     if table is None or not models or not set(_RANKING_COLUMNS) <= set(table):
@@ -124,30 +124,30 @@ def _rank_by_tests(model: ReportedModel, ranking: Ranking, name: str) -> Leaderb
 
 
 def _rank_by_intervals(models: Sequence[ReportedModel], name: str) -> list[LeaderboardRow]:
-    """Rank by intervals that overlap, which is more cautious than a paired test and no substitute for one."""
+    """Rank by overlapping intervals, which is more cautious than a paired test and does not replace one."""
     metrics = {model.label: _collect_metrics(model, name) for model in models}
-    bounds = {label: _find_bounds(found["accuracy"]) for label, found in metrics.items()}
+    bounds = {label: _find_bounds(row_metrics["accuracy"]) for label, row_metrics in metrics.items()}
     rows = []
     for model in models:
-        mine, found = bounds[model.label], metrics[model.label]
-        theirs = [other for label, other in bounds.items() if label != model.label and other is not None]
-        first = None if mine is None else 1 + sum(low > mine[1] for low, __ in theirs)
-        last = None if mine is None else 1 + sum(high >= mine[0] for __, high in theirs)
-        rows.append(LeaderboardRow(model, model.label, found, _is_guessing(found), first, last))
+        own, row_metrics = bounds[model.label], metrics[model.label]
+        others = [other for label, other in bounds.items() if label != model.label and other is not None]
+        first = None if own is None else 1 + sum(low > own[1] for low, __ in others)
+        last = None if own is None else 1 + sum(high >= own[0] for __, high in others)
+        rows.append(LeaderboardRow(model, model.label, row_metrics, _is_guessing(row_metrics), first, last))
     return rows
 
 
 def _make_unranked_row(model: ReportedModel, name: str) -> LeaderboardRow:
     metrics = _collect_metrics(model, name)
-    return LeaderboardRow(model, model.label, metrics, _is_guessing(metrics), reason=_("made of the runs, not ranked"))
+    return LeaderboardRow(model, model.label, metrics, _is_guessing(metrics), reason=_("combines the runs, not ranked"))
 
 
 def _mark_best(
     rows: list[LeaderboardRow], tied: Callable[[LeaderboardRow, LeaderboardRow], bool]
 ) -> list[LeaderboardRow]:
-    """Mark the first row that is better than guessing and those tied with it."""
-    able = [row for row in rows if not row.guesses and row.first is not None]
-    return [replace(row, best=row in able and tied(able[0], row)) for row in rows]
+    """Mark the first row that is better than guessing and the rows tied with it."""
+    able = [row for row in rows if not row.is_guessing and row.first is not None]
+    return [replace(row, is_best=row in able and tied(able[0], row)) for row in rows]
 
 
 def _is_tied_by_letters(first: LeaderboardRow, row: LeaderboardRow) -> bool:
@@ -156,8 +156,8 @@ def _is_tied_by_letters(first: LeaderboardRow, row: LeaderboardRow) -> bool:
 
 
 def _is_tied_by_intervals(first: LeaderboardRow, row: LeaderboardRow) -> bool:
-    best, mine = _find_bounds(first.metrics["accuracy"]), _find_bounds(row.metrics["accuracy"])
-    return best is not None and mine is not None and mine[1] >= best[0]
+    best, own = _find_bounds(first.metrics["accuracy"]), _find_bounds(row.metrics["accuracy"])
+    return best is not None and own is not None and own[1] >= best[0]
 
 
 def _is_guessing(metrics: Metrics) -> bool:

@@ -1,4 +1,4 @@
-"""Numbers: how figures are written, as text and as cells of a table."""
+"""Formatting of numbers and metrics, as text and as table cells."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MOST_DIGITS = 6
 
 
 def count_digits(value: float, low: float | None = None, high: float | None = None) -> int:
-    """Return how many digits behind the point a number of this size needs, or it and the ends of its interval alike.
+    """Return the number of decimals for a number, or for a number and the ends of its interval.
 
-    As many as show its size, and where the interval is narrower than that, as many as show its width.
+    Enough to show its size or, where the interval is narrower, the width of the interval.
     """
     size = abs(value)
     few = 3 if size <= 1 else 2 if size < 10 else 1 if size < 100 else 0
@@ -28,26 +28,26 @@ def count_digits(value: float, low: float | None = None, high: float | None = No
 
 
 def format_number(value: float, places: int | None = None) -> str:
-    """Write a number with as many digits as say something, or with so many: 0.687, 4.23, 53.4, 1103."""
+    """Format a number with a suitable or the given number of decimals: 0.687, 4.23, 53.4, 1103."""
     tiny = places is None and 0 < abs(value) < 0.0005
     text = f"{value:.0e}" if tiny else f"{value:.{count_digits(value) if places is None else places}f}"
-    return (text[1:] if text.startswith("-") and not text.strip("-0.") else text).replace("-", "−")  # a minus
+    return (text[1:] if text.startswith("-") and not text.strip("-0.") else text).replace("-", "−")  # minus sign
 
 
 def format_metric(metric: Metric) -> str:
-    """Write a metric with its interval, or why there is none."""
+    """Format a metric with its interval, or the reason why it has no value."""
     if metric.value is None:
         return _("none: {why}", why=translate(metric.reason or ""))
     return format_value(metric.value, metric.low, metric.high)
 
 
 def format_value(value: float, low: float | None = None, high: float | None = None) -> str:
-    """Write a value and the ends of its interval, where it has one, all with the same digits."""
+    """Format a value and the ends of its interval, if any, with the same number of decimals."""
     return format_cell(make_interval_cell(value, low, high))
 
 
 def make_interval_cell(value: float, low: float | None = None, high: float | None = None) -> Cell:
-    """Return a value as a cell with the ends of its interval, where it has one; whole numbers stay whole."""
+    """Return a value as a cell with the ends of its interval, if any; integers without decimals."""
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return {"value": value, "text": format_number(value)}
     places = (
@@ -63,7 +63,7 @@ def make_interval_cell(value: float, low: float | None = None, high: float | Non
 
 
 def make_metric_cell(metric: Metric | None) -> Cell | None:
-    """Return a metric as a cell: sorted by its value, with its interval; None where the block never gave it."""
+    """Return a metric as a cell that sorts by its value, with its interval; None without a metric."""
     if metric is None:
         return None
     if metric.value is None:
@@ -73,9 +73,9 @@ def make_metric_cell(metric: Metric | None) -> Cell | None:
 
 
 def make_value_cell(value: Any, whole: bool = True) -> Any:
-    """Return a value of a saved table as a cell: a number written short, nothing for what is empty.
+    """Return a value of a saved table as a cell: a rounded number, None for a missing value.
 
-    A whole number is written so only in a column of whole numbers (`whole`): 1.000 stands above 0.687.
+    An integer has no decimals only in a column of integers (`whole`), so that 1.000 aligns with 0.687.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -87,7 +87,7 @@ def make_value_cell(value: Any, whole: bool = True) -> Any:
 
 
 def format_cell(cell: Any) -> str:
-    """Give a cell as plain text, for Markdown and CSV."""
+    """Format a cell as plain text, for Markdown and CSV."""
     if cell is None:
         return "–"
     if not isinstance(cell, dict):
@@ -107,7 +107,7 @@ def format_cell(cell: Any) -> str:
 
 
 def format_names(names: Sequence[str]) -> str:
-    """Write names as a list in a sentence."""
+    """Format names as a list in a sentence."""
     if len(names) < 2:
         return "".join(names)
     return _("{most} and {last}", most=", ".join(names[:-1]), last=names[-1])

@@ -1,4 +1,4 @@
-"""Page: all that is reported of a study, laid out for the templates, and written as HTML and Markdown."""
+"""Report page: the content of a study, rendered as HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from avatar_bench.reporting.saved_tables import RunStyles
 from avatar_bench.reporting.study import ReportedModel, Study
 
 MAX_PAGE_BYTES = 15_000_000  # bytes of the page
-_LINK = 600  # bytes of what stands in place of a figure, at most
+_LINK = 600  # maximum bytes of the link that replaces a figure
 _RUN_FILES = ("config.yaml", "run.json", "split.csv", "metrics.csv")
 
 
 def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAGE_BYTES) -> str:
-    """Write the page, of `largest` bytes at most, and a Markdown of the same name; give the answer in a sentence.
+    """Write the page, at most `largest` bytes, and a Markdown file of the same name; return the headline.
 
-    Raises OutputError where the page is a folder, OSError where nothing can be written.
+    Raises OutputError where `page` is a folder, OSError where it cannot be written.
     """
-    files = PageLinks(page)
-    files.check()
+    links = PageLinks(page)
+    links.check()
     page.parent.mkdir(parents=True, exist_ok=True)
-    content = _collect_content(study, files) | {"lang": language}
+    content = _collect_content(study, links) | {"lang": language}
     write_text(page.with_suffix(".md"), _render(_make_markdown_environment(), "report/report.md.jinja", content, {}))
     write_text(page, _render_html(content, largest))
     return str(content["answers"][0])
 
 
 def _render_html(content: dict[str, Any], largest: int) -> str:
-    """Render with figures; where that is too large, without the last of them, and then without long tables."""
+    """Render the page; where it is too large, without its last figures, then without long tables."""
     template = "report/report.html.jinja"
     figures = inline_figures(_order_figures(content), min(MAX_FIGURE_BYTES, largest // 2))
     for details in (True, False):
@@ -62,12 +62,12 @@ def _render_html(content: dict[str, Any], largest: int) -> str:
 
 
 def _drop_figures(figures: dict[Path, InlineImage], over: int) -> dict[Path, InlineImage]:
-    """Give the first of the figures, so that so many bytes are saved."""
-    kept = dict(figures)
-    while kept and over > 0:
-        __, last = kept.popitem()
+    """Return the first figures, without as many of the last as save `over` bytes."""
+    remaining = dict(figures)
+    while remaining and over > 0:
+        __, last = remaining.popitem()
         over -= max(0, len(last.data) * 4 // 3 - _LINK)
-    return kept
+    return remaining
 
 
 def _render(environment: Environment, template: str, content: dict[str, Any], figures: dict[Path, InlineImage]) -> str:
@@ -77,18 +77,18 @@ def _render(environment: Environment, template: str, content: dict[str, Any], fi
 
 def _make_markdown_environment() -> Environment:
     environment = html.build_markdown_environment()
-    environment.filters["address"] = Markup  # quoted for a URL already
+    environment.filters["address"] = Markup  # already quoted as a URL
     return environment
 
 
 class Slugs:
-    """Give each name an id of letters, digits and dashes that no other name has."""
+    """Unique ids of letters, digits and dashes for names."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
     def __call__(self, *parts: str) -> str:
-        """Give the id of a name, the same each time."""
+        """Return the id of a name, always the same."""
         name = "\n".join(parts)
         if name not in self._known:
             plain = re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-") or "part"
@@ -97,20 +97,20 @@ class Slugs:
         return self._known[name]
 
 
-def _collect_content(study: Study, files: PageLinks) -> dict[str, Any]:
-    found, looks = build_leaderboards(study), _assign_styles(study)
-    tables = [build_leaderboard_table(board, looks) for board in found]
+def _collect_content(study: Study, links: PageLinks) -> dict[str, Any]:
+    leaderboards, styles = build_leaderboards(study), _assign_styles(study)
+    tables = [build_leaderboard_table(board, styles) for board in leaderboards]
     return {
         "title": _("Report on {folder}", folder=study.root.resolve().name),
-        "question": _("Is this avatar a real photo, a drawing, or AI-generated, and which model says so best?"),
+        "question": _("Is this avatar a real photo, a drawing or AI-generated, and which model predicts it best?"),
         "classes": _collect_classes(study),
-        "answers": [format_headline(board) for board in found]
-        or [_("No run was judged by blind_test: there is no answer yet.")],
+        "answers": [format_headline(board) for board in leaderboards]
+        or [_("No run was evaluated by blind_test: there is no answer yet.")],
         "boards": tables,
-        "board_notes": _explain_leaderboards(found),
-        "scores": build_score_tables(study, files, looks),
-        "gains": build_gain_tables(study, files, looks),
-        "alerts": cautions.find_alerts(study, found),
+        "board_notes": _explain_leaderboards(leaderboards),
+        "scores": build_score_tables(study, links, styles),
+        "gains": build_gain_tables(study, links, styles),
+        "alerts": cautions.find_alerts(study, leaderboards),
         "problems": cautions.build_problem_table(study),
         "warnings": cautions.build_warning_table(study),
         "cautions": report_text.list_cautions(),
@@ -118,20 +118,20 @@ def _collect_content(study: Study, files: PageLinks) -> dict[str, Any]:
         "split_tables": data_section.build_split_tables(study),
         "set_tables": list(data_section.build_set_tables(study)),
         "audit": data_section.find_assessment(study),
-        "comparisons": block_sections.build_comparison_sections(study, files, looks),
-        "blocks": block_sections.build_run_sections(study, files, looks),
-        "models": [(model.label, *looks[model.label].values()) for model in study.models],
-        "model_pages": [_build_model_page(study, model, files, looks[model.label]) for model in study.models],
+        "comparisons": block_sections.build_comparison_sections(study, links, styles),
+        "blocks": block_sections.build_run_sections(study, links, styles),
+        "models": [(model.label, *styles[model.label].values()) for model in study.models],
+        "model_pages": [_build_model_page(study, model, links, styles[model.label]) for model in study.models],
         "methods": report_text.list_methods(),
-        "judged": build_model_table(study),
-        "origins": build_result_table(study, files),
+        "evaluated": build_model_table(study),
+        "provenance": build_result_table(study, links),
         "version": avatar_bench.__version__,
         "counts": {"runs": len(study.runs), "ensembles": len(study.models) - len(study.runs), "sets": study.sets},
     }
 
 
 def _assign_styles(study: Study) -> RunStyles:
-    """Give each model the colour and marker that its recipe has wherever models stand side by side."""
+    """Assign each model the colour and marker of its recipe in all figures and tables."""
     recipes = list(dict.fromkeys(model.recipe for model in study.models))
     places = {model.label: recipes.index(model.recipe) for model in study.models}
     return {
@@ -143,41 +143,41 @@ def _collect_classes(study: Study) -> list[str]:
     return list(dict.fromkeys(name for __, saved in study.saved for name in saved.result.classes))
 
 
-def _explain_leaderboards(found: list[Leaderboard]) -> list[str]:
-    """Say once how the boards are to be read, for each way in which they were made."""
+def _explain_leaderboards(leaderboards: list[Leaderboard]) -> list[str]:
+    """Return notes on how to read the leaderboards, one for each way they were made."""
     notes = []
-    if any(board.tested for board in found):
+    if any(board.is_tested for board in leaderboards):
         notes.append(
             _(
-                "Ranks are the range that resampled images give; models that share a letter are not significantly "
-                "different by paired tests, after Holm's correction."
+                "Ranks are ranges over resampled images; models that share a letter are not significantly "
+                "different by paired tests with Holm's correction."
             )
         )
-    if any(not board.tested and len(board.rows) > 1 for board in found):
+    if any(not board.is_tested and len(board.rows) > 1 for board in leaderboards):
         notes.append(
             _(
-                "Where no paired test was made, ranks are those that overlapping intervals leave open: no test, and "
-                "wider than one would be. First: avatar-bench evaluate ckpt=FOLDER block=significance"
+                "Where no paired test was run, ranks are the ranges that overlapping intervals allow; a test would "
+                "narrow them. Run: avatar-bench evaluate ckpt=FOLDER block=significance"
             )
         )
-    if any(row.guesses for board in found for row in board.rows):
+    if any(row.is_guessing for board in leaderboards for row in board.rows):
         notes.append(
             _(
-                "No better than guessing: the interval of balanced accuracy holds what guessing gives, one over the "
-                "number of classes in the set, or lies below it."
+                "No better than guessing: the interval of balanced accuracy contains the level of guessing (one "
+                "over the number of classes in the set) or lies below it."
             )
         )
-    if any(row.reason for board in found for row in board.rows):
+    if any(row.reason for board in leaderboards for row in board.rows):
         notes.append(
             _(
-                "Ensembles have no rank: they are made of the runs above, and no paired test sets them beside these. "
-                "What each gains over a single run has an interval of its own in the table of what combining gains."
+                "Ensembles have no rank: they combine the runs above, and no paired test compares them with these "
+                "runs. The table of gains shows the gain of each over a single run, with its interval."
             )
         )
     return notes
 
 
-def _build_model_page(study: Study, model: ReportedModel, files: PageLinks, look: Mapping[str, str]) -> dict[str, Any]:
+def _build_model_page(study: Study, model: ReportedModel, links: PageLinks, look: Mapping[str, str]) -> dict[str, Any]:
     record, curves = model.record, model.folder / "curves.png"
     facts = [
         (_("kind"), {"run": _("run"), "soup": _("soup")}.get(model.kind, _("ensemble"))),
@@ -187,24 +187,24 @@ def _build_model_page(study: Study, model: ReportedModel, files: PageLinks, look
         (_("members"), ", ".join(_name_members(study, record))),
         (_("val macro-F1"), _format_fact((record.get("metrics") or {}).get("val/macro_f1"))),
         (_("temperature"), _format_fact(record.get("temperature"))),
-        (_("trained in, seconds"), _format_fact(record.get("train_seconds"))),
-        (_("passes a training step"), record.get("passes_per_step")),
+        (_("training time (s)"), _format_fact(record.get("train_seconds"))),
+        (_("passes per training step"), record.get("passes_per_step")),
         (_("checkpoint, SHA-256"), model.checkpoint[:12]),
     ]
     shown = None
     if curves.is_file():
         text = find_caption("run", "curves")
         alt = _("{what}, {model}.", what=text, model=model.label)
-        shown = block_sections.ReportFigure(curves, alt, text, files.link(curves), None, model.label)
+        shown = block_sections.ReportFigure(curves, alt, text, links.link(curves), None, model.label)
     return {
         "label": model.label,
         "look": look,
         "facts": [(name, value) for name, value in facts if value not in (None, "")],
-        "folder": files.link(model.folder),
-        "links": [(name, files.link(model.folder / name)) for name in _RUN_FILES if (model.folder / name).is_file()],
+        "folder": links.link(model.folder),
+        "links": [(name, links.link(model.folder / name)) for name in _RUN_FILES if (model.folder / name).is_file()],
         "curves": shown,
         "metrics": block_sections.build_metric_table(model),
-        "judged": list(dict.fromkeys(block for __, block in model.results)),
+        "evaluated_by": list(dict.fromkeys(block for __, block in model.results)),
     }
 
 
@@ -218,7 +218,7 @@ def _read_option(config: dict[str, Any], group: str, key: str) -> Any:
 
 
 def _name_members(study: Study, record: dict[str, Any]) -> Iterator[str]:
-    """Name the members of an ensemble with their weights."""
+    """Yield the members of an ensemble with their weights."""
     labels = {model.checkpoint: model.label for model in study.runs}
     members = record.get("members")
     for member in members if isinstance(members, list) else ():
@@ -229,9 +229,9 @@ def _name_members(study: Study, record: dict[str, Any]) -> Iterator[str]:
 
 
 def _order_figures(content: dict[str, Any]) -> list[Path]:
-    """Give the files of all figures, what says most first: where room is short the last become links.
+    """Return the files of all figures, the most informative first: where space is short, the last become links.
 
-    First the comparisons of the first set, then each block's main figure there, then the others, then other sets.
+    The order is: comparisons on the first set, the main figure of each block there, its other figures, other sets.
     """
     curves = [(1, one["curves"].file) for one in content["model_pages"] if one["curves"]]
     ranked = [*curves, *_rank_figures(content["comparisons"], 0, 3), *_rank_figures(content["blocks"], 1, 4)]

@@ -1,4 +1,4 @@
-"""Origins: of which run, checkpoint, images and version every number is."""
+"""Provenance of every number: run, checkpoint, images and version."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from avatar_bench.reporting.saved_result import METRICS_FILE
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import Table, TableRow, make_column
 
-_SHORT = 12  # digits of a hash that are shown; the CSV has all
+_SHORT = 12  # digits shown of a hash; the CSV has all
 
 
 def build_model_table(study: Study) -> Table:
-    """Give a row for each model: its checkpoint, seed, images, versions, and how many Results are of it."""
+    """Return a table of models: checkpoint, seed, data, versions and number of results."""
     columns = [
         *(make_column(_("model")), make_column(_("checkpoint, SHA-256")), make_column(_("seed"), True)),
         *(
@@ -29,14 +29,17 @@ def build_model_table(study: Study) -> Table:
     rows = []
     for model in study.models:
         found = [saved.result.provenance for saved in model.results.values()]
-        told = [_join_distinct(origin.get(key) for origin in found) for key in ("data_fingerprint", "version", "torch")]
+        texts = [
+            _join_distinct(provenance.get(key) for provenance in found)
+            for key in ("data_fingerprint", "version", "torch")
+        ]
         hashes = _make_hash_cell([model.checkpoint])
-        rows.append(TableRow([model.label, hashes, model.record.get("seed"), *told, len(found)], model.label))
-    return Table("model_origins", _("What was judged"), columns, rows)
+        rows.append(TableRow([model.label, hashes, model.record.get("seed"), *texts, len(found)], model.label))
+    return Table("models", _("Evaluated models"), columns, rows)
 
 
-def build_result_table(study: Study, files: PageLinks) -> Table:
-    """Give a row for each Result: every number of that block, set and model comes from there."""
+def build_result_table(study: Study, links: PageLinks) -> Table:
+    """Return a table of results, the source of every number of their block, set and model."""
     columns = [
         *(make_column(_("model")), make_column(_("set")), make_column(_("block")), make_column(_("images"), True)),
         *(make_column(_("checkpoint, SHA-256")), make_column(_("data fingerprint")), make_column(_("seed"), True)),
@@ -44,19 +47,19 @@ def build_result_table(study: Study, files: PageLinks) -> Table:
     ]
     rows = []
     for model, saved in study.saved:
-        result, origin = saved.result, saved.result.provenance
-        compared = [one for one in origin.get("compared") or () if isinstance(one, dict)]
-        checkpoints = [str(one.get("checkpoint_sha256", "")) for one in compared or [origin]]
-        prints = list(dict.fromkeys(str(one.get("data_fingerprint", "")) for one in compared or [origin]))
-        seeds = origin.get("seed") if model else ", ".join(dict.fromkeys(str(one.get("seed")) for one in compared))
+        result, provenance = saved.result, saved.result.provenance
+        compared = [one for one in provenance.get("compared") or () if isinstance(one, dict)]
+        checkpoints = [str(one.get("checkpoint_sha256", "")) for one in compared or [provenance]]
+        prints = list(dict.fromkeys(str(one.get("data_fingerprint", "")) for one in compared or [provenance]))
+        seeds = provenance.get("seed") if model else ", ".join(dict.fromkeys(str(one.get("seed")) for one in compared))
         cells = [
             *(model.label if model else _("comparison"), result.set, result.block, result.n),
-            *(_make_hash_cell(checkpoints), ", ".join(prints), seeds, str(origin.get("version", ""))),
-            *(str(origin.get("torch", "")), str(origin.get("code", ""))),
-            {"text": METRICS_FILE, "href": files.link(saved.folder / METRICS_FILE)},
+            *(_make_hash_cell(checkpoints), ", ".join(prints), seeds, str(provenance.get("version", ""))),
+            *(str(provenance.get("torch", "")), str(provenance.get("code", ""))),
+            {"text": METRICS_FILE, "href": links.link(saved.folder / METRICS_FILE)},
         ]
         rows.append(TableRow(cells, model.label if model else None))
-    return Table("origins", _("Every result, with its checkpoint, images and version"), columns, rows)
+    return Table("provenance", _("All results with checkpoint, images and version"), columns, rows)
 
 
 def _join_distinct(values: Iterable[Any]) -> str:

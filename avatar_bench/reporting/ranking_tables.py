@@ -1,4 +1,4 @@
-"""Standings: leaderboards and integrated scores as tables."""
+"""Leaderboards, integrated scores and ensemble gains as tables."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ from collections.abc import Mapping, Sequence
 
 from avatar_bench.i18n import _
 from avatar_bench.reporting.headings import find_heading
-from avatar_bench.reporting.leaderboard import LEADERBOARD_METRICS, Leaderboard
-from avatar_bench.reporting.leaderboard import LeaderboardRow as Place
+from avatar_bench.reporting.leaderboard import LEADERBOARD_METRICS, Leaderboard, LeaderboardRow
 from avatar_bench.reporting.number_format import Cell, make_metric_cell
 from avatar_bench.reporting.page_links import PageLinks
 from avatar_bench.reporting.saved_tables import RunStyles, lay_out
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import Table, TableRow, fit_scale, make_column
 
-SCORE_COLUMNS = ("run", "complete", "score", "rank", "share_first", "pareto", "missing")  # columns of the first screen
+SCORE_COLUMNS = ("run", "complete", "score", "rank", "share_first", "pareto", "missing")  # columns on the first screen
 GAIN_COLUMNS = ("strategy", "members", "accuracy", "macro_f1", "gain")
 _BETTER = {True: "higher", False: "lower", None: None}
 
 
-def build_leaderboard_table(board: Leaderboard, looks: RunStyles) -> Table:
-    """Return a board as a table: a row a model, its rank with ties, or why it has none, and its main metrics."""
+def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
+    """Return a leaderboard as a table: one row per model with its rank and ties or a reason, and main metrics."""
     columns = [make_column(_("model")), make_column(_("rank"), True, "lower")]
-    kept = [key for key in LEADERBOARD_METRICS if any(row.metrics[key] for row in board.rows)]
-    for key in kept:
+    keys = [key for key in LEADERBOARD_METRICS if any(row.metrics[key] for row in board.rows)]
+    for key in keys:
         known = next(metric for row in board.rows if (metric := row.metrics[key]) is not None)
         columns.append(make_column(find_heading(key), True, _BETTER[known.higher_is_better], key=key))
-    rows = [_build_row(row, kept, looks[row.model.label]) for row in board.rows]
+    rows = [_build_row(row, keys, styles[row.model.label]) for row in board.rows]
     fit_scale(columns[2:], [TableRow(row.cells[2:]) for row in rows])
     for one in columns[3:]:
-        one["bars"] = False  # one drawing a row is enough to see the order
+        one["bars"] = False  # one drawing per row shows the order
     text = _(
         "Leaderboard on {set}: {n} images, fingerprint {fingerprint}",
         set=board.name,
@@ -39,42 +38,40 @@ def build_leaderboard_table(board: Leaderboard, looks: RunStyles) -> Table:
     return Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, compact=True)
 
 
-def build_score_tables(study: Study, files: PageLinks, looks: RunStyles) -> list[Table]:
-    """Give the integrated scores of each set, as the block has ranked them; incomplete rows have no rank."""
-    found = []
+def build_score_tables(study: Study, links: PageLinks, styles: RunStyles) -> list[Table]:
+    """Return the table of integrated scores of each set, as ranked by the block; incomplete rows have no rank."""
+    tables = []
     for name in study.sets:
         saved = study.comparisons.get((name, "integrated_score"))
         table = saved.result.tables.get("scores") if saved else None
         if saved is not None and table is not None:
-            shown = lay_out(table, f"scores_{name}", _("Integrated score on {set}", set=name), looks, SCORE_COLUMNS)
-            shown.href = files.of(saved).get("scores.csv")
-            found.append(shown)
-    return found
+            shown = lay_out(table, f"scores_{name}", _("Integrated score on {set}", set=name), styles, SCORE_COLUMNS)
+            shown.href = links.link_files(saved).get("scores.csv")
+            tables.append(shown)
+    return tables
 
 
-def build_gain_tables(study: Study, files: PageLinks, looks: RunStyles) -> list[Table]:
-    """Give what each way of combining models gains on each set, as the block ensemble has measured it."""
-    found = []
+def build_gain_tables(study: Study, links: PageLinks, styles: RunStyles) -> list[Table]:
+    """Return the table of ensemble gains on each set, as measured by the block ensemble."""
+    tables = []
     for name in study.sets:
         saved = study.comparisons.get((name, "ensemble"))
         table = saved.result.tables.get("strategies") if saved else None
         if saved is not None and table is not None:
-            shown = lay_out(table, f"gain_{name}", _("What combining gains on {set}", set=name), looks, GAIN_COLUMNS)
-            shown.href = files.of(saved).get("strategies.csv")
-            shown.notes = _("The gain is over the single model that val would have chosen.")
-            found.append(shown)
-    return found
+            shown = lay_out(table, f"gain_{name}", _("Gain of ensembles on {set}", set=name), styles, GAIN_COLUMNS)
+            shown.href = links.link_files(saved).get("strategies.csv")
+            shown.notes = _("The gain is relative to the single model chosen on val.")
+            tables.append(shown)
+    return tables
 
 
-def _build_row(place: Place, kept: Sequence[str], look: Mapping[str, str]) -> TableRow:
-    label: Cell = {"text": place.model.label, **look}
-    if place.model.kind != "run":
-        label["soft"] = _("soup of weights") if place.model.kind == "soup" else _("ensemble")
+def _build_row(row: LeaderboardRow, keys: Sequence[str], look: Mapping[str, str]) -> TableRow:
+    label: Cell = {"text": row.model.label, **look}
+    if row.model.kind != "run":
+        label["soft"] = _("weight soup") if row.model.kind == "soup" else _("ensemble")
     rank: Cell | None = None
-    if place.guesses or place.reason:
-        rank = {"value": None, "reason": _("no better than guessing") if place.guesses else place.reason}
-    elif place.first is not None:
-        rank = {"first": place.first, "last": place.last, "letters": place.letters}
-    return TableRow(
-        [label, rank, *(make_metric_cell(place.metrics[key]) for key in kept)], place.model.label, place.best
-    )
+    if row.is_guessing or row.reason:
+        rank = {"value": None, "reason": _("no better than guessing") if row.is_guessing else row.reason}
+    elif row.first is not None:
+        rank = {"first": row.first, "last": row.last, "letters": row.letters}
+    return TableRow([label, rank, *(make_metric_cell(row.metrics[key]) for key in keys)], row.model.label, row.is_best)

@@ -1,4 +1,4 @@
-"""Saved: one Result as it lies in its folder, with its tables, figures, and what is wrong with it."""
+"""Saved results: reading a result from its folder, with tables, figures and problems."""
 
 from __future__ import annotations
 
@@ -16,44 +16,42 @@ from avatar_bench.i18n import _
 from avatar_bench.results.result import Metric, Result, check_schema
 
 METRICS_FILE = "metrics.json"
-MAX_SHOWN_ROWS = 60  # of a table that stands in the page; longer ones are linked to
-_SHOWN_TABLES = {
-    "blind_test": ("per_source",)
-}  # tables of blocks of one run that the page shows; of comparisons it shows all
+MAX_SHOWN_ROWS = 60  # rows of a table shown in the page; longer tables are linked
+_SHOWN_TABLES = {"blind_test": ("per_source",)}  # tables shown of blocks of one run; comparisons show all
 
 
 @dataclass(frozen=True)
 class SavedResult:
-    """Hold a Result, its folder, the names of all files that it was saved with, and those of them that are gone."""
+    """Result with its folder, the names of all files saved with it, and those that are missing now."""
 
     folder: Path
     result: Result
     files: tuple[str, ...]
-    gone: tuple[str, ...]
+    missing_files: tuple[str, ...]
 
     @property
     def figures(self) -> list[str]:
-        """Return the names of its figures, in order, those that are gone too."""
+        """Return the sorted names of its figures, missing ones included."""
         return sorted(Path(name).stem for name in self.files if name.endswith(".svg"))
 
     @property
     def image_folders(self) -> dict[str, int]:
-        """Return the folders of its images, and how many each holds."""
-        return Counter(str(Path(name).parent) for name in self.files if "/" in name and name not in self.gone)
+        """Return the number of images in each of its image folders."""
+        return Counter(str(Path(name).parent) for name in self.files if "/" in name and name not in self.missing_files)
 
     @property
     def fingerprint(self) -> str:
-        """Give the fingerprint of the images that were judged, or an empty text."""
+        """Return the fingerprint of the evaluated images, or ""."""
         return str(self.result.provenance.get("data_fingerprint", ""))
 
     def metric(self, name: str) -> Metric | None:
-        """Give a figure by its name, None where the Result has none of that name."""
+        """Return a metric by its name, None where the result lacks it."""
         return self.result.metrics.get(name)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Say that something is unfinished, missing, damaged or foreign (`kind`), where, why, and of which `model`."""
+    """Unfinished, missing, damaged or foreign item (`kind`), with its place, reason and `model`."""
 
     kind: str
     where: str
@@ -62,34 +60,34 @@ class Problem:
 
 
 def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
-    """Read the Result in a folder with the tables that are shown, or give the Problem why it cannot be had.
+    """Read the result in a folder with the tables to show, or return the Problem why it cannot be read.
 
-    Of a table no more rows are read than tell that it is too long to be shown.
+    Of each table, only as many rows are read as are needed to detect that it is too long.
     """
     try:
         text = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         files = tuple(str(name) for name in text["files"])
-        gone = tuple(name for name in files if not (folder / name).is_file())
-        tables = [name for name in files if name.endswith(".csv") and name not in gone]
+        missing = tuple(name for name in files if not (folder / name).is_file())
+        tables = [name for name in files if name.endswith(".csv") and name not in missing]
         if not compares:
             tables = [name for name in tables if Path(name).stem in _SHOWN_TABLES.get(folder.name, ())]
         result = _build_result(
             text, {Path(name).stem: read_csv(folder / name, nrows=MAX_SHOWN_ROWS + 1) for name in tables}
         )
     except FileNotFoundError:
-        return Problem("damaged", str(folder), _("it holds no {file}", file=METRICS_FILE))
+        return Problem("damaged", str(folder), _("{file} is missing", file=METRICS_FILE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Problem("damaged", str(folder), _("it cannot be read: {why}", why=_shorten(error)))
     if result.block != folder.name:
-        why = _("its {file} is of the block {block}", file=METRICS_FILE, block=result.block)
+        why = _("{file} belongs to the block {block}", file=METRICS_FILE, block=result.block)
         return Problem("foreign", str(folder), why)
-    return SavedResult(folder, result, files, gone)
+    return SavedResult(folder, result, files, missing)
 
 
 def read_evaluation(place: Path, compares: bool = False) -> Iterator[SavedResult | Problem]:
-    """Read every Result below a folder called evaluation: <set>/<block>/, in the order of their names."""
+    """Yield every result in evaluation/<set>/<block>/ of a folder, sorted by name."""
     for folder in sorted((place / "evaluation").glob("*/*/")):
-        if not folder.name.startswith("."):  # a Result that is being written
+        if not folder.name.startswith("."):  # a result being written
             yield read_saved(folder, compares)
 
 

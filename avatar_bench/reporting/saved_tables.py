@@ -1,4 +1,4 @@
-"""Saved tables: what a block has saved as CSV, laid out for reading."""
+"""CSV tables of blocks, laid out for reading."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.i18n import _, translate
-from avatar_bench.reporting.headings import find_heading
+from avatar_bench.reporting.headings import find_heading, find_strategy_name
 from avatar_bench.reporting.number_format import Cell, format_number, make_interval_cell, make_value_cell
 from avatar_bench.reporting.tables import Table, TableRow, make_column
 
-RunStyles = Mapping[str, Mapping[str, str]]  # color and marker of each model
-_MODEL_COLUMNS = ("run", "recipe", "model", "label", "a", "b")  # columns that hold names of models
+RunStyles = Mapping[str, Mapping[str, str]]  # colour and marker of each model
+_READABLE = {"metric": find_heading, "strategy": find_strategy_name}  # columns with keys that have readable names
+_MODEL_COLUMNS = ("run", "recipe", "model", "label", "a", "b")  # columns with names of models
 
 
-def lay_out(table: pd.DataFrame, name: str, caption: str, looks: RunStyles, only: Sequence[str] = ()) -> Table:
-    """Give a saved table: the ends of an interval beside its value, models in their colours.
+def lay_out(table: pd.DataFrame, name: str, caption: str, styles: RunStyles, only: Sequence[str] = ()) -> Table:
+    """Return a saved table with intervals beside values and models in their colours.
 
-    `x`, `x_low` and `x_high` become one column, and so do any column and a `low` and `high` right behind it; where x is
-    empty, `x_reason` stands in its place. `params_m_x` stands below the name x. Of the columns that are then left,
-    `only` keeps some, as far as they hold anything.
+    `x`, `x_low` and `x_high` become one column, as do any column directly followed by `low` and `high`; where x is
+    empty, `x_reason` replaces it. `params_m_x` is shown below the name x. `only` limits the remaining columns to those
+    listed that have any value.
     """
     ends = _find_interval_columns(list(map(str, table.columns)))
-    beside = {end for pair in ends.values() for end in pair} | {
+    merged = {end for pair in ends.values() for end in pair} | {
         _name_reason_column(head) for head in map(str, table.columns)
     }
-    beside |= {_name_size_column(name) for name in _MODEL_COLUMNS if name in table}
-    heads = [str(head) for head in table.columns if str(head) not in beside]
+    merged |= {_name_size_column(name) for name in _MODEL_COLUMNS if name in table}
+    heads = [str(head) for head in table.columns if str(head) not in merged]
     heads = [head for head in heads if not only or (head in only and _has_values(table, head))]
     whole = {head for head in heads if table[head].dtype.kind != "f" or not (table[head].dropna() % 1).any()}
-    rows = [_build_row(record, heads, ends, looks, whole) for record in table.astype(object).to_dict("records")]
+    rows = [_build_row(record, heads, ends, styles, whole) for record in table.astype(object).to_dict("records")]
     columns = [make_column(find_heading(head), table[head].dtype.kind in "if", bars=False, key=head) for head in heads]
     return Table(name, caption, columns, rows)
 
 
 def transpose(table: Table) -> Table:
-    """Give a table of few models and many columns with a column a model instead."""
+    """Return a table of few models and many columns transposed, one column per model."""
     heads = [
         make_column(str(row.cells[0]["text"] if isinstance(row.cells[0], dict) else row.cells[0]), True)
         for row in table.rows
@@ -52,7 +53,7 @@ def transpose(table: Table) -> Table:
 
 
 def _find_interval_columns(heads: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Give the names of the columns that hold the ends of the interval of a column."""
+    """Return the names of the columns with the ends of the interval of each column."""
     found = {head: (f"{head}_low", f"{head}_high") for head in heads if {f"{head}_low", f"{head}_high"} <= set(heads)}
     for place in range(len(heads) - 2):
         if heads[place + 1 : place + 3] == ["low", "high"]:
@@ -69,7 +70,7 @@ def _name_size_column(name: str) -> str:
 
 
 def _has_values(table: pd.DataFrame, head: str) -> bool:
-    """Say whether a column holds anything, be it reasons alone."""
+    """Return whether a column has any value or reason."""
     return any(table[name].notna().any() for name in (head, _name_reason_column(head)) if name in table)
 
 
@@ -77,7 +78,7 @@ def _build_row(
     record: Mapping[Any, Any],
     heads: Sequence[str],
     ends: Mapping[str, tuple[str, str]],
-    looks: RunStyles,
+    styles: RunStyles,
     whole: Collection[str],
 ) -> TableRow:
     cells = []
@@ -85,17 +86,19 @@ def _build_row(
         cell = make_value_cell(record[head], head in whole)
         if head in ends and isinstance(record[head], int | float):
             cell = _add_interval(cell, record[head], *(record[end] for end in ends[head]))
-        elif head in _MODEL_COLUMNS and isinstance(cell, str) and cell in looks:
-            cell = {"text": cell, **looks[cell]}
+        elif head in _MODEL_COLUMNS and isinstance(cell, str) and cell in styles:
+            cell = {"text": cell, **styles[cell]}
+        elif head in _READABLE and isinstance(cell, str):
+            cell = {"text": _READABLE[head](cell), "full": cell}
         if not pd.isna(size := record.get(_name_size_column(head), math.nan)):
-            told = _("{number} M parameters", number=format_number(size))
-            cell = (cell if isinstance(cell, dict) else {"text": cell}) | {"soft": told}
+            size_text = _("{number} M parameters", number=format_number(size))
+            cell = (cell if isinstance(cell, dict) else {"text": cell}) | {"soft": size_text}
         why = record.get(_name_reason_column(head))
         if cell is None and isinstance(why, str):
             cell = {"text": None, "value": None, "reason": translate(why)}
         cells.append(cell)
     first = record.get(heads[0]) if heads and heads[0] in _MODEL_COLUMNS[:4] else None
-    return TableRow(cells, str(first) if first in looks else None)
+    return TableRow(cells, str(first) if first in styles else None)
 
 
 def _add_interval(cell: Any, value: float, low: Any, high: Any) -> Cell | None:

@@ -1,4 +1,4 @@
-"""Study: the runs, ensembles and comparisons below a folder, and what of them cannot be used."""
+"""Study: runs, ensembles and comparisons below a folder, and the problems found in them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.runs.labels import label_runs
 from avatar_bench.runs.record import ENSEMBLE, RECORD, read_config, read_record
 
-SET_ORDER = ("blind", "test", "val", "calibration")  # the order of sets: what says most of new images stands first
+SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
 
 ResultKey = tuple[str, str]  # set, block
 
 
 @dataclass(frozen=True)
 class ReportedModel:
-    """Hold one thing that was judged, a run or an ensemble, and its Results by set and block."""
+    """Evaluated run or ensemble with its results by set and block."""
 
     label: str
     recipe: str
@@ -35,13 +35,13 @@ class ReportedModel:
 
     @property
     def checkpoint(self) -> str:
-        """Give the SHA-256 of what was judged, or an empty text where it is not known."""
+        """Return the SHA-256 of the evaluated checkpoint, "" where it is not known."""
         return str(self.record.get("checkpoint_sha256") or "")
 
 
 @dataclass(frozen=True)
 class Study:
-    """Hold all that is reported of a folder; paths in `problems` are relative to it."""
+    """Models, comparisons and problems found in a folder; paths in `problems` are relative to it."""
 
     root: Path
     models: list[ReportedModel]
@@ -50,23 +50,23 @@ class Study:
 
     @property
     def runs(self) -> list[ReportedModel]:
-        """Give the models that are runs."""
+        """Return the models that are runs."""
         return [model for model in self.models if model.kind == "run"]
 
     @property
     def sets(self) -> list[str]:
-        """Give the names of the sets that anything was judged on, the blind one first."""
+        """Return the names of the evaluated sets, `blind` first."""
         names = {name for results in self._results() for name, __ in results}
         return sorted(names, key=lambda name: (SET_ORDER.index(name) if name in SET_ORDER else len(SET_ORDER), name))
 
     @property
     def saved(self) -> Iterator[tuple[ReportedModel | None, SavedResult]]:
-        """Give every Result with the model that it is of, None for comparisons."""
+        """Yield every result with its model, None for comparisons."""
         yield from ((None, saved) for saved in self.comparisons.values())
         yield from ((model, saved) for model in self.models for saved in model.results.values())
 
     def of_block(self, name: str, block: str) -> dict[str, SavedResult]:
-        """Give the Results of a block on a set by the label of the model."""
+        """Return the results of a block on a set by model label."""
         found = {model.label: model.results.get((name, block)) for model in self.models}
         return {label: saved for label, saved in found.items() if saved is not None}
 
@@ -75,33 +75,33 @@ class Study:
 
 
 def read_study(root: Path) -> Study:
-    """Read all that is saved below a folder; raise DataError where it holds no run that was judged."""
+    """Read all runs and results below a folder; raise DataError where it contains no evaluated run."""
     if not root.is_dir():
-        raise DataError(f"runs={root}: there is no such folder.", "Expected one that holds runs, as train makes them.")
+        raise DataError(f"runs={root}: there is no such folder.", "Expected a folder of runs, as written by train.")
     problems: list[Problem] = []
     runs = list(_read_runs(root, problems))
     models = [*runs, *_read_ensembles(root, runs, problems)]
-    beside = [] if _is_model(root) else read_evaluation(root, True)  # a run's own evaluation compares nothing
-    alone = (one for one in beside if _find_run(one) is None)
-    comparisons = _collect_usable(root, _check_comparisons(alone, models), problems)
+    saved = [] if _is_model(root) else read_evaluation(root, True)  # the evaluation of a run contains no comparisons
+    without_run = (one for one in saved if _find_run(one) is None)
+    comparisons = _collect_usable(root, _check_comparisons(without_run, models), problems)
     if not models:
         raise DataError(
-            f"runs={root} holds no run that can be reported.",
-            f"Expected a folder with run folders in it, each with its {RECORD}, as train makes them.",
+            f"runs={root} contains no run to report.",
+            f"Expected a folder of run folders, each with its {RECORD}, as written by train.",
             f"See: avatar-bench list runs {root}",
         )
     if not comparisons and not any(model.results for model in models):
         raise DataError(
-            f"runs={root}: nothing has been judged yet, so there is nothing to report.",
-            f"First: avatar-bench evaluate ckpt={root} block=all",
+            f"runs={root}: no run has been evaluated yet, so there is nothing to report.",
+            f"Run: avatar-bench evaluate ckpt={root} block=all",
         )
     return Study(root, models, comparisons, [*problems, *_find_missing(root, models)])
 
 
 def _read_runs(root: Path, problems: list[Problem]) -> Iterator[ReportedModel]:
-    """Give the finished runs below a folder, the oldest first: comparisons name and colour them in that order.
+    """Yield the finished runs below a folder, the oldest first: comparisons label and colour them in that order.
 
-    Those that lie elsewhere are among them where `evaluate out=DIR` has put Results of theirs below the folder.
+    Runs elsewhere are included where `evaluate out=DIR` wrote their results below the folder.
     """
     own, finished = _find_folders(root, RECORD), []
     elsewhere = _find_results_elsewhere(root, own, problems)
@@ -124,20 +124,20 @@ def _read_runs(root: Path, problems: list[Problem]) -> Iterator[ReportedModel]:
 
 
 def _find_results_elsewhere(root: Path, own: Sequence[Path], problems: list[Problem]) -> dict[Path, list[SavedResult]]:
-    """Return the Results below a folder that lie in no run's, by the run that each names, one of `own` or not."""
+    """Return the results below a folder that are not in a run folder, by the run in their provenance."""
     known = {folder.resolve(): folder for folder in own}
     found: dict[Path, list[SavedResult]] = {}
     for place in sorted(folder.parent for folder in root.rglob("evaluation")):
         for one in () if _is_model(place) else read_evaluation(place):
             if isinstance(one, SavedResult) and (run := _find_run(one)) is not None:
                 found.setdefault(known.get(run.resolve(), run), []).append(one)
-            elif isinstance(one, Problem) and place != root:  # those of the folder itself are told with its comparisons
+            elif isinstance(one, Problem) and place != root:  # those of `root` are reported with its comparisons
                 problems.append(Problem(one.kind, _make_relative(Path(one.where), root), one.why))
     return found
 
 
 def _find_run(one: SavedResult | Problem) -> Path | None:
-    """Return the folder of the run that a Result says it is of; None for a comparison, or data alone."""
+    """Return the run folder in the provenance of a result; None for a comparison or a data set."""
     run = one.result.provenance.get("run") if isinstance(one, SavedResult) else None
     return Path(run) if isinstance(run, str) else None
 
@@ -154,9 +154,9 @@ def _read_ensembles(root: Path, runs: Sequence[ReportedModel], problems: list[Pr
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(Problem("damaged", _make_relative(folder, root), str(error)))
             continue
-        strange = list(_find_changed_members(folder, members, runs))
-        problems += [Problem("foreign", _make_relative(folder, root), why, folder.name) for why in strange]
-        if not strange:
+        reasons = list(_find_changed_members(folder, members, runs))
+        problems += [Problem("foreign", _make_relative(folder, root), why, folder.name) for why in reasons]
+        if not reasons:
             model = ReportedModel(folder.name, folder.name, kind, folder, record, read_config(folder))
             model.results.update(_collect_usable(root, read_evaluation(folder), problems, model.label))
             yield model
@@ -165,7 +165,7 @@ def _read_ensembles(root: Path, runs: Sequence[ReportedModel], problems: list[Pr
 def _find_changed_members(
     folder: Path, members: Sequence[dict[str, Any]], runs: Sequence[ReportedModel]
 ) -> Iterator[str]:
-    """Name the members of an ensemble that were trained anew since, and those that are not here."""
+    """Yield a reason for each member of an ensemble that was retrained since or is missing."""
     known = {run.checkpoint: run for run in runs}
     places = {run.folder.resolve(): run for run in runs}
     for member in members:
@@ -174,11 +174,11 @@ def _find_changed_members(
             continue
         run = next((places[place] for place in (file, *file.parents) if place in places), None)
         if run is None:
-            yield _("its member {member} is not here", member=member.get("run"))
+            yield _("its member {member} is missing", member=member.get("run"))
         else:
             own = run.checkpoint[:12]
             yield _(
-                "its member {member} is of {theirs}, that run is now {own}",
+                "its member {member} had the checkpoint {theirs}, that run now has {own}",
                 member=run.label,
                 theirs=theirs[:12],
                 own=own,
@@ -190,12 +190,12 @@ def _find_folders(root: Path, file: str) -> list[Path]:
 
 
 def _check_checkpoint(found: Iterable[SavedResult | Problem], model: ReportedModel) -> Iterator[SavedResult | Problem]:
-    """Set apart the Results of another checkpoint than the one that the run's record names."""
+    """Yield results, with a Problem instead of those of another checkpoint than that of the run record."""
     for one in found:
         theirs = one.result.provenance.get("checkpoint_sha256") if isinstance(one, SavedResult) else None
         if isinstance(one, SavedResult) and theirs and model.checkpoint and theirs != model.checkpoint:
             why = _(
-                "it is of the checkpoint {theirs}, the run's is {own}", theirs=theirs[:12], own=model.checkpoint[:12]
+                "its checkpoint is {theirs}, that of the run is {own}", theirs=theirs[:12], own=model.checkpoint[:12]
             )
             yield Problem("foreign", str(one.folder), why)
         else:
@@ -205,13 +205,13 @@ def _check_checkpoint(found: Iterable[SavedResult | Problem], model: ReportedMod
 def _check_comparisons(
     found: Iterable[SavedResult | Problem], models: Sequence[ReportedModel]
 ) -> Iterator[SavedResult | Problem]:
-    """Set apart the comparisons of checkpoints that are not here; an ensemble's is the one that its Results name."""
+    """Yield comparisons, with a Problem instead of those with unknown checkpoints; ensembles count by their results."""
     results = (saved.result for model in models for saved in model.results.values() if model.kind != "run")
     known = {model.checkpoint for model in models} | {one.provenance.get("checkpoint_sha256") for one in results}
     for one in found:
-        strange = set(_list_checkpoints(one)) - known if isinstance(one, SavedResult) else set()
-        if isinstance(one, SavedResult) and strange:
-            why = _("it compares checkpoints that are not here: {names}", names=", ".join(sorted(strange)))
+        unknown = set(_list_checkpoints(one)) - known if isinstance(one, SavedResult) else set()
+        if isinstance(one, SavedResult) and unknown:
+            why = _("it compares checkpoints that are missing here: {names}", names=", ".join(sorted(unknown)))
             yield Problem("foreign", str(one.folder), why)
         else:
             yield one
@@ -226,28 +226,28 @@ def _list_checkpoints(one: SavedResult) -> Iterator[str]:
 def _collect_usable(
     root: Path, found: Iterable[SavedResult | Problem], problems: list[Problem], label: str = ""
 ) -> dict[ResultKey, SavedResult]:
-    """Keep what can be read, and note what cannot, and what lacks files."""
-    kept = {}
+    """Return the readable results; add the unreadable ones and missing files to `problems`."""
+    results = {}
     for one in found:
         if isinstance(one, Problem):
             problems.append(Problem(one.kind, _make_relative(Path(one.where), root), one.why, label))
             continue
-        kept[one.result.set, one.result.block] = one
-        if one.gone:
-            why = _("files are gone: {names}", names=", ".join(one.gone))
+        results[one.result.set, one.result.block] = one
+        if one.missing_files:
+            why = _("missing files: {names}", names=", ".join(one.missing_files))
             problems.append(Problem("missing", _make_relative(one.folder, root), why, label))
-    return kept
+    return results
 
 
 def _find_missing(root: Path, models: Sequence[ReportedModel]) -> Iterator[Problem]:
-    """Name the Results that others have and a run lacks."""
+    """Yield a Problem for the results of other runs that a run lacks."""
     runs = [model for model in models if model.kind == "run"]
-    asked = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST_FOLDER})
+    expected = sorted({(name, block) for model in runs for name, block in model.results if block != AGAINST_FOLDER})
     for model in runs:
-        for name in sorted({name for name, __ in asked}):
-            blocks = [block for there, block in asked if there == name and (name, block) not in model.results]
+        for name in sorted({name for name, __ in expected}):
+            blocks = [block for there, block in expected if there == name and (name, block) not in model.results]
             if blocks:
-                why = _("not judged on {name} by: {blocks}", name=name, blocks=", ".join(blocks))
+                why = _("not evaluated on {name} by: {blocks}", name=name, blocks=", ".join(blocks))
                 yield Problem("missing", _make_relative(model.folder, root), why, model.label)
 
 

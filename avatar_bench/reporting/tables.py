@@ -1,4 +1,4 @@
-"""Tables: what the report lays out in rows, for HTML, Markdown and CSV alike."""
+"""Tables of the report, for HTML, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from avatar_bench.files.csv_io import format_csv
 from avatar_bench.reporting.number_format import format_cell
 
 Column = dict[str, Any]
-_MAX_INLINE_ROWS = 100  # of a table that carries its own CSV
+_MAX_INLINE_ROWS = 100  # rows of a table embedded as CSV
 
 
 @dataclass
 class TableRow:
-    """Hold the cells of a row, the label of the model that it is of, and whether it is set off."""
+    """Row of a table: cells, label of its model, and whether it is highlighted."""
 
     cells: list[Any]
     model: str | None = None
     best: bool = False
 
     def plain(self) -> dict[str, Any]:
-        """Give the row as the page's macros take it."""
+        """Return the row as expected by the macros of the page."""
         return {"cells": self.cells, "model": self.model, "best": self.best}
 
 
 @dataclass
 class Table:
-    """Hold a table: `href` is where its CSV lies, `notes` is how to read it, `compact` keeps its rows low.
+    """Table of the report: `href` is the link to its CSV, `notes` how to read it, `compact` means low rows.
 
-    `main` says that it stands open where others of its block are folded.
+    `main`: it is open where other tables of its block are folded.
     """
 
     name: str
@@ -47,23 +47,23 @@ class Table:
 
     @property
     def csv(self) -> str | None:
-        """Give the address of its CSV: a saved file, or for a short table of the report's own the content itself."""
+        """Return the link to its CSV: a saved file, or a data URL for a short table made by the report."""
         if self.href or not 0 < len(self.rows) <= _MAX_INLINE_ROWS:
             return self.href
         return "data:text/csv;charset=utf-8," + quote(format_csv(self.frame()))
 
     @property
     def plain_rows(self) -> list[dict[str, Any]]:
-        """Give the rows as the page's macros take them."""
+        """Return the rows as expected by the macros of the page."""
         return [row.plain() for row in self.rows]
 
     @property
     def texts(self) -> list[list[str]]:
-        """Give the rows as plain text, for Markdown."""
+        """Return the rows as plain text, for Markdown."""
         return [[format_cell(cell) for cell in row.cells] for row in self.rows]
 
     def frame(self) -> pd.DataFrame:
-        """Give the table for CSV: numbers in full, intervals in columns of their own."""
+        """Return the table for CSV: numbers in full, intervals in separate columns."""
         parts: dict[str, list[Any]] = {}
         for place, column in enumerate(self.columns):
             cells = [row.cells[place] for row in self.rows]
@@ -76,15 +76,15 @@ class Table:
 
 
 def make_column(text: str, number: bool = False, better: str | None = None, **more: Any) -> Column:
-    """Give a column; `better` is "higher" or "lower" where one end is the good one."""
+    """Return a column; `better` is "higher" or "lower" where one direction is better."""
     return {"text": text, "number": number} | ({"better": better} if better else {}) | more
 
 
 def fit_scale(columns: Sequence[Column], rows: Iterable[TableRow]) -> None:
-    """Draw intervals on a scale from 0 to 1 where all of a column lies there, and not at all elsewhere."""
-    kept = list(rows)
+    """Enable the drawing of intervals for columns whose values all lie between 0 and 1."""
+    all_rows = list(rows)
     for place, one in enumerate(columns):
-        cells = [row.cells[place] for row in kept]
+        cells = [row.cells[place] for row in all_rows]
         ends = [cell[key] for cell in cells if isinstance(cell, dict) for key in ("low", "high") if key in cell]
         one["bars"] = bool(ends) and min(ends) >= 0 and max(ends) <= 1
 
@@ -94,7 +94,7 @@ def _make_unique(name: str, taken: dict[str, Any]) -> str:
 
 
 def _find_full_value(cell: Any) -> Any:
-    """Give a value in full, such as a whole hash of which a few digits are shown."""
+    """Return the full value of a cell, such as a whole hash of which a few digits are shown."""
     if not isinstance(cell, dict):
         return cell
     for key in ("full", "value"):

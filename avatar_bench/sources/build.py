@@ -108,7 +108,7 @@ def build_dataset(recipe: DatasetRecipe, out: Path, *, update: bool = False, afr
     A finished dataset of the same recipe and sources is left unchanged, and an interrupted one is resumed. `update`
     adds what has changed, and moves no image to another side of the split; `afresh` may (the demo in the cache). Raise
     ConfigError for an invalid recipe, DataError for a source that is unavailable or empty, OutputError for an `out`
-    that cannot be written or holds something else.
+    that cannot be written or contains something else.
     """
     _check_recipe(recipe, out)
     states = _collect_states(recipe)
@@ -247,8 +247,8 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
     """Store the images of one source that are not stored yet."""
     source = recipe.sources[name]
     text = json.dumps([RECIPE_VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
-    again = update and _was_refused(out, name, source)
-    journal = SourceJournal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, again)
+    retry = update and _was_refused(out, name, source)
+    journal = SourceJournal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, retry)
     if journal.complete:
         return journal
     print_line(

@@ -51,7 +51,7 @@ def open_dataset(options: DataOptions) -> Dataset:
 def open_images(options: DataOptions) -> Dataset:
     """Read as `open_dataset` does, and also unlabelled images: a manifest without labels, or a plain folder.
 
-    A folder is plain if it holds images directly, or no folders; everything below belongs to it.
+    A folder is plain if it contains images directly, or no folders; everything below belongs to it.
     """
     if options.kind == "folder" and options.root and is_image_folder(Path(options.root)):
         return read_images(Path(options.root), options.name)

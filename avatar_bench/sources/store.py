@@ -105,10 +105,10 @@ class SourceJournal:
     complete: bool = False
 
     @classmethod
-    def open(cls, file: Path, digest: str, folder: Path, again: bool = False) -> SourceJournal:
+    def open(cls, file: Path, digest: str, folder: Path, retry: bool = False) -> SourceJournal:
         """Read the journal of an earlier run in the store `folder`, up to a truncated last line.
 
-        With `again`, a complete journal is continued as if its source had not been read to the end.
+        With `retry`, a complete journal is continued as if its source had not been read to the end.
         """
         journal = cls(file, digest)
         entries = list(_read_lines(file))
@@ -117,7 +117,7 @@ class SourceJournal:
             _write_entry(file, {"digest": digest}, "w")
             return journal
         ending = entries.pop() if entries[-1].get("complete") else None
-        if ending and not again:
+        if ending and not retry:
             journal.complete = True
             journal.refused = [(name, reason) for name, reason in ending["refused"]]
         else:

@@ -179,7 +179,7 @@ def test_each_figure_has_its_n_and_an_interval_around_it_or_a_reason(
         assert metric.value is not None or metric.reason
 
 
-def test_a_second_time_nothing_is_judged_again(
+def test_a_second_time_nothing_is_evaluated_again(
     evaluated: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:

@@ -77,7 +77,7 @@ def test_each_comparison_writes_what_the_contract_names(name: str, compared: Pat
     assert len({entry["recipe"] for entry in compared_runs}) == 2
 
 
-def test_the_ensembles_are_judged_like_runs(many: Path, compared: Path) -> None:
+def test_ensembles_are_evaluated_like_runs(many: Path, compared: Path) -> None:
     for strategy in ENSEMBLES:
         folder = many / "ensembles" / strategy
         evaluated = Result.load(folder / "evaluation" / "test" / "blind_test").metrics["accuracy"]
@@ -96,7 +96,7 @@ def test_the_overview_shows_the_ensembles_that_the_same_command_has_made(compare
         assert runs.loc[name, "accuracy"] == pytest.approx(evaluated.metrics["accuracy"].value)
 
 
-def test_a_second_time_nothing_is_judged_again(
+def test_a_second_time_nothing_is_evaluated_again(
     compared: Path, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
@@ -108,7 +108,7 @@ def test_a_second_time_nothing_is_judged_again(
     assert {line.split(":")[0] for line in lines[:-1]} == {"already there"}
 
 
-def test_an_ensemble_gives_verdicts_like_a_run(many: Path, compared: Path, images: Path, tmp_path: Path) -> None:
+def test_an_ensemble_predicts_like_a_run(many: Path, compared: Path, images: Path, tmp_path: Path) -> None:
     folder, out = many / "ensembles" / "soft_vote", tmp_path / "predictions.csv"
     assert main(["predict", f"ckpt={folder}", f"input={images / 'blind'}", f"output={out}", "workers=0"]) == 0
     table = pd.read_csv(out)
@@ -168,9 +168,8 @@ def test_a_comparison_on_another_split_replaces_nothing(
     capsys.readouterr()
     for block in ("ensemble_diversity", "overview"):
         assert compare(2, 3, block=block) == 2
-        told = (
-            f"already contains results for other images, from {tmp_path / 'many' / 'r0'}, {tmp_path / 'many' / 'r1'}."
-        )
+        many = tmp_path / "many"
+        told = f"already contains results for other images, from {many / 'r0'}, {many / 'r1'}."
         assert told in capsys.readouterr().err
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble_diversity"]

@@ -1,4 +1,4 @@
-"""What completion offers, asked directly and through bash."""
+"""Tests of the completion candidates, queried directly and through bash."""
 
 from __future__ import annotations
 

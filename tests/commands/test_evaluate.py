@@ -50,7 +50,7 @@ def namesakes(images: Path, folder: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def weak_run(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that is often wrong, whose figures therefore tell one formula from another."""
+    """A run that is often incorrect, so that its metrics distinguish formulas."""
     return train(tmp_path_factory.mktemp("weak") / "run", "trainer.limit_batches=3", "lr=1e-3", "seed=3")
 
 
@@ -111,15 +111,15 @@ def test_the_test_set_is_that_of_the_split_in_its_order(weak_run: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "calibration", "blind"])
-def test_another_set_of_the_run_is_judged_by_its_name(split: str, tiny_run: Path) -> None:
+def test_another_set_of_the_run_is_evaluated_by_its_name(split: str, tiny_run: Path) -> None:
     assert evaluate(tiny_run, f"split={split}") == 0
     counts = json.loads((tiny_run / "run.json").read_text())["split"]["counts"] | {"blind": 42}
     assert result(tiny_run, split).n == counts[split]
 
 
-def test_the_training_images_are_no_set_to_judge_on(tiny_run: Path, capsys: Any) -> None:
+def test_the_training_images_are_no_set_to_evaluate_on(tiny_run: Path, capsys: Any) -> None:
     assert evaluate(tiny_run, "split=train") == 2
-    assert "say nothing about new images" in capsys.readouterr().err
+    assert "do not estimate performance on new ones" in capsys.readouterr().err
 
 
 def test_a_saved_result_says_where_it_comes_from(tiny_run: Path) -> None:
@@ -295,9 +295,7 @@ def test_the_results_of_another_split_are_never_replaced(
     assert evaluate(weak_run, *words) == 0  # of the same split
 
 
-def test_a_run_that_was_trained_anew_on_another_split_is_judged_in_its_folder(
-    run_copy: Path, other_split: Path
-) -> None:
+def test_a_run_retrained_on_another_split_is_evaluated_in_its_folder(run_copy: Path, other_split: Path) -> None:
     assert evaluate(run_copy) == 0
     first = result(run_copy, "test").provenance
     shutil.copytree(other_split, run_copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evaluation"))
@@ -362,7 +360,7 @@ def test_a_half_written_result_is_none(run_copy: Path, images: Path, tmp_path: P
     assert evaluate(run_copy, "data=manifest", f"data.manifest={other}") == 0
 
 
-def test_of_many_runs_a_refusal_comes_before_the_first_is_judged(
+def test_of_many_runs_a_refusal_comes_before_the_first_evaluation(
     run_copy: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     second = Path(shutil.copytree(run_copy, run_copy.parent / "second"))
@@ -435,7 +433,7 @@ def test_predictions_are_kept_and_used_again(
     assert calls != []  # another checkpoint, other predictions
 
 
-def test_several_runs_and_a_folder_of_runs_are_judged_one_by_one(
+def test_several_runs_and_a_folder_of_runs_are_evaluated_one_by_one(
     tiny_run: Path, weak_run: Path, tmp_path: Path, capsys: Any
 ) -> None:
     words = ["evaluate", FEW, "allow=[permutation]", "data.workers=0"]
@@ -465,7 +463,7 @@ def test_without_ckpt_the_newest_run_is_taken_and_named(
     assert "runs/x/new/evaluation/test/blind_test: accuracy " in out
 
 
-def test_a_checkpoint_outside_its_run_is_judged_on_data_that_is_named(
+def test_a_checkpoint_outside_its_run_is_evaluated_on_given_data(
     tiny_run: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     bare = Path(shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt"))
@@ -523,7 +521,7 @@ AUDIT = ("block.data_audit.resamples=100", "block.data_audit.label_errors=false"
 
 @pytest.fixture
 def told_by_format(tmp_path: Path) -> Path:
-    """A folder of class folders whose classes their format tells."""
+    """A folder of class folders whose file formats reveal the classes."""
     rng = np.random.default_rng(0)
     for label, ending in (("drawing", "png"), ("real", "jpg")):
         for number in range(20):
@@ -675,7 +673,7 @@ def test_a_result_that_lacks_a_file_is_made_again(run_copy: Path, capsys: pytest
     assert capsys.readouterr().out.count("already there") == 1
 
 
-def test_a_slice_of_the_images_is_judged_alone(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slice_of_the_images_is_evaluated_alone(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(run_copy) == 0
     table = result(run_copy, "test").tables["predictions"]
     source = table["source"].iat[0]
@@ -841,7 +839,7 @@ def test_what_is_wrong_with_a_users_block_is_told_by_its_name(
     assert told in lines[0]
 
 
-def test_a_checkpoint_alone_is_said_to_be_judged_on_trust(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_run_is_evaluated_with_a_warning(tiny_run: Path, images: Path, tmp_path: Path) -> None:
     bare = shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
     asked = ["data=manifest", f"data.manifest={images / 'blind.csv'}", f"out={tmp_path / 'out'}"]
     assert evaluate(Path(bare), *asked) == 0
@@ -927,7 +925,7 @@ def test_a_kept_result_does_not_hide_that_a_set_has_gone(run_copy: Path, tmp_pat
     assert "faces" in told.err
 
 
-def test_a_source_that_is_named_otherwise_is_judged_anew(run_copy: Path, images: Path, tmp_path: Path) -> None:
+def test_a_renamed_source_is_evaluated_again(run_copy: Path, images: Path, tmp_path: Path) -> None:
     table = pd.read_csv(images / "blind.csv")
     words = ["data=manifest", f"data.manifest={tmp_path / 'ours.csv'}", f"out={tmp_path / 'out'}"]
     for source in ("one", "other"):

@@ -32,7 +32,7 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_an_exported_network_gives_the_runs_verdicts(exported: Path, tiny_run: Path, images: Path) -> None:
+def test_an_exported_network_predicts_like_the_run(exported: Path, tiny_run: Path, images: Path) -> None:
     tables = []
     for ckpt in (exported, tiny_run):
         output = exported.with_name("out.csv")

@@ -1,4 +1,4 @@
-"""Faults around a training: each ends with its exit code, a message, and a folder that can be gone on with."""
+"""Tests of faults during training: each ends with its exit code, a message and a folder that can be resumed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def steps(run: Path) -> int:
 
 
 def whole(run: Path) -> None:
-    """Hold that every file with a final name in a run folder can be read."""
+    """Check that every file with a final name in a run folder can be read."""
     for file in run.rglob("*"):
         if file.suffix == ".ckpt":
             verify_checkpoint(file)

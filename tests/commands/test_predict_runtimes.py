@@ -48,7 +48,7 @@ def apart(one: pd.DataFrame, other: pd.DataFrame) -> float:
     ("words", "most"),
     [(["runtime=onnx"], 1e-4), (["runtime=openvino"], 1e-4), (["runtime=openvino", "threads=1"], 1e-4)],
 )
-def test_an_exported_runtime_gives_the_verdicts_of_torch(
+def test_an_exported_runtime_predicts_like_torch(
     words: list[str], most: float, tiny_run: Path, images: Path, tmp_path: Path
 ) -> None:
     plain = predict_table(tiny_run, images, tmp_path / "torch.csv", "precision=32")
@@ -72,7 +72,7 @@ def test_int8_says_each_time_how_often_it_agrees(tiny_run: Path, images: Path, t
         told.append([line for line in err.splitlines() if line.startswith("precision=int8: ")])
     assert tables[0].equals(tables[1])
     assert told[0] == told[1]
-    assert f" of {n} verdicts" in told[0][0]
+    assert f" of {n} predictions" in told[0][0]
 
 
 def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(
@@ -117,13 +117,13 @@ def test_an_output_of_torch_is_gone_on_with(tiny_run: Path, images: Path, tmp_pa
     [
         (["runtime=tvm"], 2, "torch, onnx or openvino"),
         (["runtime=onnx", "precision=bf16"], 2, "runtime=onnx supports 32"),
-        (["precision=16"], 2, "precision=16 is for a GPU"),
+        (["precision=16"], 2, "precision=16 needs a GPU"),
         (["accelerator=gpu"], 2, "torch finds no GPU here"),
         (["threads=100000"], 2, "from 1 to 1024 threads"),
         (["runtime=openvino", "precision=16"], 2, "runtime=openvino supports 32, bf16 or int8"),
         (["precision=int8"], 2, "runtime=torch supports"),
         (["runtime=openvino", "accelerator=gpu"], 2, "on the CPU"),
-        (["runtime=openvino", "precision=int8", "ckpt=alone.ckpt"], 2, "does not know its calibration images"),
+        (["runtime=openvino", "precision=int8", "ckpt=alone.ckpt"], 2, "takes value ranges from calibration images"),
     ],
 )
 def test_a_mistake_is_told_in_three_lines_at_most(

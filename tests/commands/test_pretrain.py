@@ -199,7 +199,7 @@ def test_images_without_a_label_of_a_held_out_source_are_kept_out_with_their_cop
     assert told in capsys.readouterr().err
 
 
-def test_images_that_networks_are_judged_by_are_kept_out(simclr: Path, images: Path, tmp_path: Path) -> None:
+def test_evaluation_images_are_held_out(simclr: Path, images: Path, tmp_path: Path) -> None:
     whole = read_csv(images / "all.csv").set_index("path")
     seen = read_csv(simclr / "images.csv")
     said = record(simclr)
@@ -379,7 +379,7 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
         assert "the test images may be among its training data" in capsys.readouterr().err
 
 
-def test_val_that_was_pretrained_on_is_judged_as_the_runs_own_set_alone(
+def test_val_used_in_pretraining_is_evaluated_as_the_runs_own_set_only(
     images: Path, train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(images, tmp_path / "pre", "use_val=true", "epochs=1")) == 0

@@ -1,4 +1,4 @@
-"""Sweeps: their jobs and folders, started again, cut off, and told of at the end."""
+"""Tests of sweeps: jobs, folders, restarts, interruptions and the final summary."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, seed: int, epoch: int, error: BaseException) -> None:
-    """Let the job of one seed be cut off at the end of an epoch, before its checkpoint is written."""
+    """Interrupt the job of one seed at the end of an epoch, before its checkpoint is written."""
     whole = MetricsHistory.on_train_epoch_end
 
     def stop(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:
@@ -423,7 +423,7 @@ def until(holds: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
 
 
 def trains(run: Path) -> bool:
-    """Say whether a job has been through an epoch and is not at its end."""
+    """Return whether a job has finished an epoch, but not all of them."""
     return (run / "checkpoints" / "last.ckpt.sha256").is_file() and record(run)["status"] == "running"
 
 

@@ -48,7 +48,7 @@ def weights(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, epoch: int, error: BaseException) -> None:
-    """Let training be cut off at the end of an epoch, before its checkpoint is written."""
+    """Interrupt training at the end of an epoch, before its checkpoint is written."""
     whole = MetricsHistory.on_train_epoch_end
 
     def cut(self: MetricsHistory, trainer: Any, pl_module: Any) -> None:

@@ -54,7 +54,7 @@ def test_runs_of_different_classes_are_not_compared(oracle: Build, fake_run: Bui
 
 def test_one_run_is_not_compared_with_nothing(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
     predictions = oracle("noisy", n=30)
-    with pytest.raises(BlockError, match="2 runs or more"):
+    with pytest.raises(BlockError, match="at least 2 runs"):
         align_predictions([fake_run(predictions)], [dataset_of(predictions)])
 
 
@@ -74,7 +74,7 @@ def test_recipes_gather_their_seeds(oracle: Build, fake_run: Build) -> None:
 
 
 def test_a_resampled_figure_bears_its_ends_or_says_why_it_has_none() -> None:
-    nan, same = float("nan"), "no interval: all resamples give the same value"
+    nan, same = float("nan"), "no interval: every resample has the same value"
     whole = metric_with_interval(
         np.float64(0.5), np.float64(0.4), np.float64(0.6), 9, "bootstrap", None, 0.1, "too few"
     )

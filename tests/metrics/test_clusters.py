@@ -118,7 +118,7 @@ def test_silhouettes_within_look_at_images_of_one_kind_alone():
     assert np.isnan(found[60:]).all()  # one label there
 
 
-def test_the_probe_never_learns_from_the_group_that_it_judges():
+def test_the_probe_never_trains_on_the_group_that_it_predicts():
     rng = np.random.default_rng(3)
     x = np.repeat(rng.normal(size=(40, 30)), 5, axis=0) + 0.01 * rng.normal(size=(200, 30))
     groups = np.repeat(np.arange(40), 5)

@@ -66,7 +66,7 @@ def test_the_majority_class_alone_is_guessing_however_often_it_is_correct():
 
 
 def test_groups_that_repeat_count_once():
-    """Predictions that are random by group look skilful to whoever counts each of its images."""
+    """Predictions that are random by group look skilful if every image counts separately."""
     rng = np.random.default_rng(2)
     groups = np.repeat(np.arange(15), 20)
     targets = groups % 3

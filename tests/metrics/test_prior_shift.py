@@ -132,7 +132,7 @@ def test_perfect_posteriors_give_the_mix_back():
     np.testing.assert_allclose(found[9:], PRIOR, atol=1e-6)
 
 
-def test_a_resample_is_judged_as_the_images_that_it_drew():
+def test_a_resample_is_evaluated_as_the_images_that_it_drew():
     targets, logits = drawn(200, [0.3, 0.3, 0.4])
     mix = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)
     weights = np.random.default_rng(2).integers(0, 3, (3, 200)).astype(float)

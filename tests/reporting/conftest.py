@@ -21,7 +21,7 @@ CLASSES = ("drawing", "generated", "real")
 
 
 def checkpoint(name: str) -> str:
-    """Give the hash that stands for the checkpoint of a run."""
+    """Return the hash of the checkpoint of a run."""
     return hashlib.sha256(name.encode()).hexdigest()
 
 
@@ -82,12 +82,12 @@ def write_result(
 
 
 def accuracy(value: float, spread: float = 0.05) -> Metric:
-    """Give an accuracy with an interval of twice the spread."""
+    """Return an accuracy with an interval of twice the spread."""
     return Metric(value, 90, value - spread, value + spread, "wilson", floor=1 / 3)
 
 
 def write_ranking(root: Path, name: str, rows: Sequence[tuple[Any, ...]], compared: Sequence[str] = ()) -> Path:
-    """Save what significance says: recipe, accuracy, low, high, rank_low, rank_high, tied_with_best, letters."""
+    """Save a ranking of significance: recipe, accuracy, low, high, rank_low, rank_high, tied_with_best, letters."""
     columns = ["recipe", "accuracy", "low", "high", "rank_low", "rank_high", "tied_with_best", "letters"]
     table = pd.DataFrame(list(rows), columns=columns)
     entries = [{"label": one, "checkpoint_sha256": checkpoint(one), "data_fingerprint": f"{name}0"} for one in compared]
@@ -117,7 +117,7 @@ def balanced(value: float, spread: float = 0.05, level: float = 1 / 3) -> Metric
 
 @pytest.fixture
 def make() -> SimpleNamespace:
-    """Give the functions that write runs, Results and rankings."""
+    """Return the functions that write runs, results and rankings."""
     return SimpleNamespace(
         run=write_run,
         result=write_result,
@@ -131,7 +131,7 @@ def make() -> SimpleNamespace:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Give a folder of two runs, good and poor, both judged by blind_test on test and blind."""
+    """Return a folder of two runs, good and poor, both evaluated by blind_test on test and blind."""
     root = tmp_path / "runs"
     for name, value in (("good", 0.9), ("poor", 0.6)):
         folder = write_run(root, name)

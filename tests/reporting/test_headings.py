@@ -26,6 +26,11 @@ from avatar_bench.reporting.study import read_study
         ("scaled/ece_15", "ECE, 15 bins, scaled"),
         ("corrected/accuracy/50-25-25", "accuracy, 50-25-25, corrected"),
         ("auroc/cats/energy", "AUROC, cats, energy"),
+        ("blind_test/accuracy", "accuracy"),
+        ("calibration/scaled/ece_15", "ECE, 15 bins, scaled"),
+        ("gain/soft_vote", "gain in accuracy, soft vote"),
+        ("null/iou_top20", "IoU of the top 20 %, null"),
+        ("iou_top20/real", "IoU of the top 20 %, real"),
         ("latency_ms/b1", "latency, one image (ms)"),
         ("latency_ms/b32", "latency, batch of 32 (ms)"),
         ("a_users_own/metric", "a_users_own/metric"),
@@ -51,9 +56,8 @@ def test_the_same_words_stand_for_two_columns_nowhere() -> None:
 
 
 def test_tables_are_called_by_what_they_hold() -> None:
-    as_its_figure = "Recall, precision and F1 by class, model by model"
-    assert find_table_title("overview", "by_class") == as_its_figure
-    assert find_table_title("significance", "pairs") == "Every two models: difference, p and images needed"
+    assert find_table_title("overview", "by_class") is None  # called as the figure of its name
+    assert find_table_title("significance", "pairs") == "Pairs of models: difference, p and required number of images"
     assert {name.partition("/")[0] for name in _load_headings()["tables"]} <= {
         *report_text.COMPARISONS,
         *report_text.BLOCKS,
@@ -81,6 +85,4 @@ def test_no_two_figures_of_a_block_have_the_same_caption(block: str) -> None:
 
 
 def test_the_curves_of_prior_shift_are_called_what_they_show() -> None:
-    assert (
-        find_caption("prior_shift", "shares") == "Accuracy and macro-F1 as the share of one class grows, class by class"
-    )
+    assert find_caption("prior_shift", "shares") == "Accuracy and macro-F1 against the proportion of each class"

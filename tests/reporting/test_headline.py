@@ -18,7 +18,7 @@ from avatar_bench.reporting.study import read_study
 
 
 @pytest.fixture
-def judged(tmp_path: Path, make: SimpleNamespace) -> Any:
+def evaluated(tmp_path: Path, make: SimpleNamespace) -> Any:
     """Write runs of these accuracies and balanced accuracies, with or without a ranking whose letters are given."""
 
     def build(figures: Mapping[str, tuple[float, float]], letters: Mapping[str, str] | None = None) -> Leaderboard:
@@ -43,21 +43,21 @@ def judged(tmp_path: Path, make: SimpleNamespace) -> Any:
 
 
 @pytest.mark.parametrize("tested", [False, True], ids=["untested", "tested"])
-def test_nine_that_guess_are_not_crowned(judged: Any, tested: bool) -> None:
+def test_nine_that_guess_are_not_crowned(evaluated: Any, tested: bool) -> None:
     names = [f"net{place}" for place in range(9)]
     figures = {name: (0.32 + 0.005 * place, 0.32 + 0.005 * place) for place, name in enumerate(names)}
-    board = judged(figures, dict.fromkeys(names, "a") if tested else None)
+    board = evaluated(figures, dict.fromkeys(names, "a") if tested else None)
     assert format_headline(board) == (
-        "None of 9 on test is better than guessing: the highest balanced accuracy is 0.360 [0.310, 0.410] (net8), "
-        "where guessing gives 0.333."
+        "None of 9 models on test is better than guessing: the highest balanced accuracy is 0.360 [0.310, 0.410] "
+        "(net8), guessing has 0.333."
     )
-    assert not any(row.best for row in board.rows)
-    assert all(row.guesses for row in board.rows)
+    assert not any(row.is_best for row in board.rows)
+    assert all(row.is_guessing for row in board.rows)
 
 
-def test_one_alone_that_guesses_is_said_to(judged: Any) -> None:
-    assert format_headline(judged({"net": (0.8, 0.33)})) == (
-        "net on test is no better than guessing: balanced accuracy 0.330 [0.280, 0.380], where guessing gives 0.333."
+def test_one_alone_that_guesses_is_said_to(evaluated: Any) -> None:
+    assert format_headline(evaluated({"net": (0.8, 0.33)})) == (
+        "net on test is no better than guessing: its balanced accuracy is 0.330 [0.280, 0.380], guessing has 0.333."
     )
 
 
@@ -71,37 +71,37 @@ def test_one_alone_that_guesses_is_said_to(judged: Any) -> None:
         ({"good": "a", "fair": "b", "guess": "b", "worse": "b"}, "it is significantly better than fair."),
     ],
 )
-def test_ties_are_among_those_that_are_better_than_guessing(judged: Any, letters: Any, tie: str) -> None:
+def test_ties_are_among_those_that_are_better_than_guessing(evaluated: Any, letters: Any, tie: str) -> None:
     figures = {"good": (0.8, 0.8), "fair": (0.75, 0.75), "guess": (0.36, 0.36), "worse": (0.2, 0.2)}
-    board = judged(figures, letters)
+    board = evaluated(figures, letters)
     said = format_headline(board)
-    assert said.startswith("Best of 4 on test is good: accuracy 0.800 [0.750, 0.850]; ")
+    assert said.startswith("good is the best of 4 models on test: accuracy 0.800 [0.750, 0.850]; ")
     assert tie in said
     assert said.endswith(" No better than guessing: guess and worse.")
-    assert [row.name for row in board.rows if row.best] == (["good", "fair"] if "share" in tie else ["good"])
+    assert [row.name for row in board.rows if row.is_best] == (["good", "fair"] if "share" in tie else ["good"])
 
 
 @pytest.mark.parametrize("tested", [False, True], ids=["untested", "tested"])
-def test_naming_the_majority_is_not_best_however_high_its_accuracy(judged: Any, tested: bool) -> None:
+def test_naming_the_majority_is_not_best_however_high_its_accuracy(evaluated: Any, tested: bool) -> None:
     figures = {"constant": (0.93, 1 / 3), "sees": (0.9, 0.8)}
-    board = judged(figures, {"constant": "a", "sees": "a"} if tested else None)
-    word = "Best" if tested else "Highest"
-    assert format_headline(board) == (
-        f"{word} of 2 on test is sees: accuracy 0.900 [0.850, 0.950]. No better than guessing: constant."
-    )
-    assert [(row.name, row.best) for row in board.rows] == [("constant", False), ("sees", True)]
+    board = evaluated(figures, {"constant": "a", "sees": "a"} if tested else None)
+    first = "is the best of 2 models on test: accuracy" if tested else "has the highest accuracy of 2 models on test:"
+    assert format_headline(board) == (f"sees {first} 0.900 [0.850, 0.950]. No better than guessing: constant.")
+    assert [(row.name, row.is_best) for row in board.rows] == [("constant", False), ("sees", True)]
 
 
 @pytest.mark.parametrize(
     ("tested", "said"),
     [
-        (True, "accuracy 0.900 [0.850, 0.950]; not significantly different from them: c."),
-        (False, "[0.850, 0.950]; their intervals overlap with that of c, and no paired test has been made."),
+        (True, ": 0.900 [0.850, 0.950]; statistically tied with them: c."),
+        (False, "[0.850, 0.950]; their intervals overlap with that of c, and no paired test was run."),
     ],
 )
-def test_of_two_level_first_a_tie_is_significant_only_where_it_was_tested(judged: Any, tested: bool, said: str) -> None:
+def test_of_two_level_first_a_tie_is_significant_only_where_it_was_tested(
+    evaluated: Any, tested: bool, said: str
+) -> None:
     figures = {"a": (0.9, 0.9), "b": (0.9, 0.9), "c": (0.88, 0.88)}
-    assert format_headline(judged(figures, dict.fromkeys("abc", "a") if tested else None)).endswith(said)
+    assert format_headline(evaluated(figures, dict.fromkeys("abc", "a") if tested else None)).endswith(said)
 
 
 def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -113,8 +113,8 @@ def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNam
 @pytest.mark.parametrize(
     ("language", "said"), [("en", "no better than guessing"), ("ru", "не лучше угадывания")], ids=["en", "ru"]
 )
-def test_the_board_on_the_page_marks_them(judged: Any, tmp_path: Path, language: str, said: str) -> None:
-    judged({"good": (0.8, 0.8), "guess": (0.33, 0.33)})
+def test_the_board_on_the_page_marks_them(evaluated: Any, tmp_path: Path, language: str, said: str) -> None:
+    evaluated({"good": (0.8, 0.8), "guess": (0.33, 0.33)})
     with use_language(language):
         write_report(read_study(tmp_path), tmp_path / "report.html", language)
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()

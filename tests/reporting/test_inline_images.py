@@ -16,7 +16,7 @@ from avatar_bench.reporting.inline_images import inline_figures, shrink
 
 @pytest.fixture
 def figures(tmp_path: Path) -> list[Path]:
-    """Give five figures of noise, which takes many bytes."""
+    """Return five figures of noise, which take many bytes."""
     rng = np.random.default_rng(0)
     files = [tmp_path / f"{k}.png" for k in range(5)]
     for file in files:
@@ -28,7 +28,7 @@ def test_a_figure_becomes_webp_of_the_width(figures: list[Path]) -> None:
     small = shrink(figures[0], 200, 60)
     assert small is not None
     assert (small.width, small.height) == (200, 150)
-    head, _, data = small.address.partition(",")
+    head, _, data = small.data_url.partition(",")
     assert head == "data:image/webp;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         assert (image.format, image.size) == ("WEBP", (200, 150))

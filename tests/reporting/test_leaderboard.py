@@ -26,31 +26,31 @@ def test_without_tests_ranks_are_what_intervals_leave_open(runs: Path, make: Sim
     folder = make.run(runs, "near")
     make.result(folder, "blind_test", "test", {"accuracy": make.accuracy(0.82)})
     rows = board_of(runs).rows
-    assert [(row.name, row.first, row.last, row.best) for row in rows] == [
+    assert [(row.name, row.first, row.last, row.is_best) for row in rows] == [
         ("good", 1, 2, True),
         ("near", 1, 2, True),
         ("poor", 3, 3, False),
     ]
     assert answer(board_of(runs)) == (
-        "Highest of 3 on test is good: accuracy 0.900 [0.850, 0.950]; its interval overlaps with that of near, and no "
-        "paired test has been made: which of them is better is not known."
+        "good has the highest accuracy of 3 models on test: 0.900 [0.850, 0.950]; its interval overlaps with that of "
+        "near, and without a paired test it is not known which is better."
     )
 
 
 def test_intervals_apart_are_said_to_be_no_test(runs: Path) -> None:
     assert "no paired test" in answer(board_of(runs))
-    assert "its interval lies above that of all others" in answer(board_of(runs))
+    assert "its interval is above that of all others" in answer(board_of(runs))
 
 
 def test_a_tested_tie_is_shared_first_place(runs: Path, make: SimpleNamespace) -> None:
     rows = [("good", 0.9, 0.85, 0.95, 1, 2, True, "a"), ("poor", 0.6, 0.5, 0.7, 1, 2, True, "a")]
     make.ranking(runs, "test", rows, compared=["good", "poor"])
     board = board_of(runs)
-    assert board.tested
-    assert [(row.first, row.last, row.letters, row.best) for row in board.rows] == [(1, 2, "a", True)] * 2
+    assert board.is_tested
+    assert [(row.first, row.last, row.letters, row.is_best) for row in board.rows] == [(1, 2, "a", True)] * 2
     assert answer(board) == (
-        "Best of 2 on test is good: accuracy 0.900 [0.850, 0.950]; it is not significantly different from poor, so "
-        "they share first place."
+        "good is the best of 2 models on test: accuracy 0.900 [0.850, 0.950]; it is not significantly different from "
+        "poor, so they share first place."
     )
     assert board.detectable is not None
     assert board.detectable.value == 0.07  # of the test, not of a single run
@@ -60,13 +60,15 @@ def test_a_tested_winner_is_one(runs: Path, make: SimpleNamespace) -> None:
     rows = [("good", 0.9, 0.85, 0.95, 1, 1, True, "a"), ("poor", 0.6, 0.5, 0.7, 2, 2, False, "b")]
     make.ranking(runs, "test", rows, compared=["good", "poor"])
     assert answer(board_of(runs)).endswith("it is significantly better than all others.")
-    assert not board_of(runs, "blind").tested
+    assert not board_of(runs, "blind").is_tested
 
 
 def test_runs_of_the_very_same_accuracy_are_named_together(runs: Path, make: SimpleNamespace) -> None:
     rows = [("good", 0.9, 0.85, 0.95, 1, 2, True, "a"), ("poor", 0.9, 0.85, 0.95, 1, 2, True, "a")]
     make.ranking(runs, "test", rows, compared=["good", "poor"])
-    assert answer(board_of(runs)) == "Level first of 2 on test: good and poor, accuracy 0.900 [0.850, 0.950]."
+    assert (
+        answer(board_of(runs)) == "good and poor share the highest accuracy of 2 models on test: 0.900 [0.850, 0.950]."
+    )
 
 
 def test_what_was_compared_but_has_no_usable_accuracy_is_named(runs: Path, make: SimpleNamespace) -> None:
@@ -76,27 +78,27 @@ def test_what_was_compared_but_has_no_usable_accuracy_is_named(runs: Path, make:
         ("poor", 0.6, 0.5, 0.7, 2, 3, False, "b"),
     ]
     make.ranking(runs, "test", rows, compared=["good", "poor"])
-    assert answer(board_of(runs)).endswith("Without a usable accuracy, and left out: spoilt.")
+    assert answer(board_of(runs)).endswith("Left out, without a usable accuracy: spoilt.")
 
 
 def test_a_ranking_that_lacks_a_run_is_not_used(runs: Path, make: SimpleNamespace) -> None:
     make.ranking(runs, "test", [("good", 0.9, 0.85, 0.95, 1, 1, True, "a")], compared=["good"])
-    assert not board_of(runs).tested
+    assert not board_of(runs).is_tested
 
 
 def test_ensembles_stand_on_the_board_without_a_rank(runs: Path, make: SimpleNamespace) -> None:
     make.ensemble(runs, "soft_vote", 0.95)
     make.ensemble(runs, "soup", 0.97, kind="soup")
     rows = board_of(runs).rows
-    assert [(row.name, row.first, row.best) for row in rows] == [
+    assert [(row.name, row.first, row.is_best) for row in rows] == [
         ("good", 1, True),
         ("poor", 2, False),
         ("soup", None, False),
         ("soft_vote", None, False),
     ]
-    assert {row.reason for row in rows[2:]} == {"made of the runs, not ranked"}
+    assert {row.reason for row in rows[2:]} == {"combines the runs, not ranked"}
     assert board_of(runs).names == ["good", "poor"]
-    assert answer(board_of(runs)).startswith("Highest of 2 on test is good")
+    assert answer(board_of(runs)).startswith("good has the highest accuracy of 2 models on test")
 
 
 def test_an_ensemble_that_paired_tests_include_is_ranked(runs: Path, make: SimpleNamespace) -> None:
@@ -107,7 +109,7 @@ def test_an_ensemble_that_paired_tests_include_is_ranked(runs: Path, make: Simpl
         ("poor", 0.6, 0.5, 0.7, 3, 3, False, "c"),
     ]
     make.ranking(runs, "test", rows, compared=["good", "poor"])
-    assert [(row.name, row.first, row.best) for row in board_of(runs).rows] == [
+    assert [(row.name, row.first, row.is_best) for row in board_of(runs).rows] == [
         ("soft_vote", 1, True),
         ("good", 2, False),
         ("poor", 3, False),
@@ -132,7 +134,7 @@ def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, 
     board = board_of(tmp_path)
     assert board.names == ["same", "other"]
     assert len(board.rows) == 3
-    assert answer(board).startswith("Best of 2 on test is same: accuracy 0.750 [0.660, 0.840];")
+    assert answer(board).startswith("same is the best of 2 models on test: accuracy 0.750 [0.660, 0.840];")
 
 
 def test_different_images_under_one_name_stand_on_boards_of_their_own(runs: Path, make: SimpleNamespace) -> None:
@@ -147,7 +149,7 @@ def test_a_run_without_an_accuracy_has_no_rank(runs: Path, make: SimpleNamespace
 
     make.result(runs / "poor", "blind_test", "test", {"accuracy": Metric(None, 0, reason="no class is known")})
     row = board_of(runs).rows[-1]
-    assert (row.name, row.first, row.best) == ("poor", None, False)
+    assert (row.name, row.first, row.is_best) == ("poor", None, False)
 
 
 def test_without_blind_test_there_is_no_board(runs: Path, make: SimpleNamespace) -> None:
@@ -163,4 +165,4 @@ def test_a_ranking_of_another_make_is_not_used(missing: str, runs: Path, make: S
     import pandas as pd
 
     pd.read_csv(folder / "ranking.csv").drop(columns=missing).to_csv(folder / "ranking.csv", index=False)
-    assert not board_of(runs).tested
+    assert not board_of(runs).is_tested

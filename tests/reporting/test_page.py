@@ -124,7 +124,7 @@ def test_the_leader_board_gives_its_numbers_in_full(runs: Path) -> None:
 
 
 def test_every_number_has_an_origin(runs: Path, make: SimpleNamespace) -> None:
-    table = csv_of(written(runs), "origins")
+    table = csv_of(written(runs), "provenance")
     assert len(table) == 4
     row = table[(table["model"] == "good") & (table["set"] == "blind")].iloc[0]
     assert row["checkpoint, SHA-256"] == make.checkpoint("good")
@@ -151,10 +151,10 @@ def test_the_first_screen_holds_answer_board_warnings_and_cautions_in_this_order
     words = written(runs).words
     parts = (
         "Is this avatar",
-        "Highest of 2",
+        "good has the highest accuracy of 2 models",
         "Leaderboard on blind",
-        "Before you believe it",
-        "What the classes mean",
+        "Caveats",
+        "Meaning of the classes",
     )
     places = [words.index(part, words.index("Report on runs", 100)) for part in parts]
     assert places == sorted(places)
@@ -184,7 +184,7 @@ def test_what_cannot_be_used_is_named(runs: Path, make: SimpleNamespace) -> None
     make.result(runs / "poor", "robustness", "test", checkpoint_sha256="0" * 64)
     (runs / "good" / "evaluation" / "test" / "blind_test" / "confusion.png").unlink()
     page = written(runs)
-    for text in ("its status is interrupted", "poor/evaluation/test/robustness", "files are gone: confusion.png"):
+    for text in ("its status is interrupted", "poor/evaluation/test/robustness", "missing files: confusion.png"):
         assert text in page.words
     assert "Missing: " in page.words
 
@@ -192,23 +192,23 @@ def test_what_cannot_be_used_is_named(runs: Path, make: SimpleNamespace) -> None
 def test_different_images_stand_in_tables_of_their_own(runs: Path, make: SimpleNamespace) -> None:
     make.result(runs / "poor", "blind_test", "test", {"accuracy": make.accuracy(0.6)}, data_fingerprint="other")
     page = written(runs)
-    assert "Under the name test the runs were judged on different images" in page.words
+    assert "Runs were evaluated on different images under the name test" in page.words
     for fingerprint in ("test0", "other"):
-        assert f"Main metrics on test, 90 images, of the fingerprint {fingerprint} alone" in page.words
+        assert f"Main metrics on test, 90 images, only fingerprint {fingerprint}" in page.words
 
 
 def test_guards_that_were_passed_are_said(runs: Path, make: SimpleNamespace) -> None:
     make.result(runs / "good", "robustness", "test", {"robustness": make.accuracy(0.5)}, allow=["overlap"])
-    assert "The guard overlap was passed on purpose for good." in written(runs).words
+    assert "Guard overlap was overridden for good." in written(runs).words
 
 
 def test_the_assessment_of_the_audit_is_shown_with_both_cautions(runs: Path, make: SimpleNamespace) -> None:
-    assessment = {"suitable": "no", "reasons": ["the file alone tells the class"]}
+    assessment = {"suitable": "no", "reasons": ["the file alone predicts the class"]}
     make.result(runs / "good", "data_audit", "test", {"metadata_auroc": make.accuracy(0.9)}, assessment=assessment)
     page = written(runs)
-    assert "The audit of the data says: no. the file alone tells the class" in page.words
-    assert "What the classes mean." in page.words
-    assert "does not carry over to others" in page.words
+    assert "Data audit, suitable data: no. the file alone predicts the class" in page.words
+    assert "Meaning of the classes." in page.words
+    assert "does not transfer to others" in page.words
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -232,6 +232,47 @@ def test_names_stay_text(language: str, runs: Path, make: SimpleNamespace) -> No
     marked = (runs / "report.md").read_text()
     assert "<script" not in marked
     assert "[d](e)" not in marked
+
+
+def test_what_was_not_evaluated_is_one_line_at_the_end_of_overview(runs: Path, make: SimpleNamespace) -> None:
+    labels = ("efficiency", "poor")  # a run may be called like a block
+    make.result(runs / "good", "calibration", "test", {"ece_15": make.accuracy(0.1)})
+    folder = make.result(runs, "overview", "test", {f"accuracy/{one}": make.accuracy(0.7) for one in labels})
+    saved = json.loads((folder / "metrics.json").read_text())
+    saved["warnings"] = [
+        "The runs were evaluated on different images: efficiency | poor.",
+        "efficiency has no usable result of calibration, gradcam.",
+        "poor has no usable result of calibration.",
+        "The chart speed_size is left out: no run has the results that it needs.",
+    ]
+    (folder / "metrics.json").write_text(json.dumps(saved))
+    words = written(runs).words
+    assert "not evaluated: calibration (efficiency, poor), gradcam, speed_size" in words
+    assert "has no usable result" not in words
+    assert "The chart speed_size" not in words
+    section = words.index("Overview: the models side by side", words.index("Comparison of models", 3000))
+    warning = words.index("The runs were evaluated on different images", section)
+    assert warning < words.index("not evaluated:", section)
+    assert "not evaluated: calibration (efficiency, poor), gradcam, speed\\_size" in (runs / "report.md").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "gain in accuracy, soft vote: "), ("ru", "прирост доли верных ответов, мягкое")]
+)
+def test_figures_and_tables_name_metrics_and_strategies(
+    language: str, said: str, runs: Path, make: SimpleNamespace
+) -> None:
+    table = pd.DataFrame({"strategy": ["soft_vote"], "gain": [0.1]})
+    metrics = {"gain/soft_vote": make.accuracy(0.1)}
+    make.result(runs, "ensemble", "test", metrics, {"strategies": table}, ["gain"])
+    make.result(runs / "good", "against", "test", {"calibration/accuracy": make.accuracy(0.1)}, figures=["differences"])
+    page = written(runs, language)
+    alts = page.of("img", "alt")
+    assert any(said in alt for alt in alts)
+    assert not any("soft_vote" in alt or "calibration/" in alt for alt in alts)
+    assert "soft_vote" not in page.words.partition("ensemble")[2].partition("gain/")[0]
 
 
 def test_the_same_study_gives_the_same_page(runs: Path) -> None:
@@ -264,12 +305,12 @@ def test_the_leaderboard_has_macro_f1_and_marks_ensembles(runs: Path, make: Simp
     }
     make.result(runs / "good", "blind_test", "test", metrics)
     board = csv_of(written(runs), "leaderboard_test_test0")
-    assert list(board["model"]) == ["good", "poor", "greedy (ensemble)", "soup (soup of weights)"]
+    assert list(board["model"]) == ["good", "poor", "greedy (ensemble)", "soup (weight soup)"]
     assert board["macro_f1"].iloc[0] == 0.87
-    assert list(board["rank"].iloc[2:]) == ["none: made of the runs, not ranked"] * 2
+    assert list(board["rank"].iloc[2:]) == ["none: combines the runs, not ranked"] * 2
     rows = [line for line in (runs / "report.md").read_text().splitlines() if line.startswith(("| greedy", "| soup"))]
-    assert rows[0].startswith("| greedy (ensemble) | none: made of the runs, not ranked | 0.920")
-    assert any(row.startswith("| soup (soup of weights) |") for row in rows)
+    assert rows[0].startswith("| greedy (ensemble) | none: combines the runs, not ranked | 0.920")
+    assert any(row.startswith("| soup (weight soup) |") for row in rows)
     assert "Ensembles have no rank" in (runs / "report.md").read_text()
 
 

@@ -86,7 +86,7 @@ def test_a_figure_that_is_gone_is_missing_and_the_numbers_stay(runs: Path) -> No
     assert "poor" in study.of_block("test", "blind_test")
 
 
-def test_what_others_were_judged_by_is_missing_from_a_run(runs: Path, make: SimpleNamespace) -> None:
+def test_blocks_of_other_runs_that_a_run_lacks_are_missing(runs: Path, make: SimpleNamespace) -> None:
     make.result(runs / "good", "robustness", "blind")
     (problem,) = read_study(runs).problems
     assert (problem.kind, problem.where) == ("missing", "poor")
@@ -106,7 +106,7 @@ def test_ensembles_are_models_of_their_own(runs: Path, make: SimpleNamespace) ->
 
 
 @pytest.mark.parametrize(
-    ("run", "why"), [("../../good/checkpoints/best.ckpt", "good is of"), ("../gone", "is not here")]
+    ("run", "why"), [("../../good/checkpoints/best.ckpt", "good had the checkpoint"), ("../gone", "is missing")]
 )
 def test_an_ensemble_of_other_checkpoints_is_foreign(run: str, why: str, runs: Path, make: SimpleNamespace) -> None:
     folder = runs / "ensembles" / "soft_vote"
@@ -146,11 +146,11 @@ def test_a_result_that_is_being_written_is_no_result(runs: Path) -> None:
 def test_a_folder_without_runs_is_refused_with_what_to_do(tmp_path: Path, make: SimpleNamespace) -> None:
     with pytest.raises(DataError, match="no such folder"):
         read_study(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds no run") as caught:
+    with pytest.raises(DataError, match="contains no run") as caught:
         read_study(tmp_path)
     assert len(caught.value.lines) <= 3
     make.run(tmp_path, "fresh")
-    with pytest.raises(DataError, match="nothing has been judged"):
+    with pytest.raises(DataError, match="no run has been evaluated"):
         read_study(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Entrants: each run that is compared has a name of its own, and runs of one recipe share the recipe's."""
+"""Labelled runs: unique labels, and one recipe name for runs that differ only in the seed."""
 
 from __future__ import annotations
 

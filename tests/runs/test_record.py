@@ -1,4 +1,4 @@
-"""Records of Runs, complete and damaged."""
+"""Run records, complete and damaged."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_things_that_are_no_files_are_refused_at_once(tmp_path: Path, capsys: An
 
 @pytest.fixture
 def asked() -> Iterator[tuple[str, list[str]]]:
-    """Give the address of a server, and the list of what it was asked for."""
+    """Yield the address of a server and the list of its requests."""
     requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -190,7 +190,7 @@ def test_images_of_one_name_in_two_folders_are_both_kept(index, tmp_path):
 def test_a_folder_of_something_else_is_not_touched(index, tmp_path, two):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="something else"):
+    with pytest.raises(OutputError, match="something other"):
         build_dataset(DatasetRecipe(two), tmp_path / "out", update=True)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
 
@@ -241,7 +241,7 @@ def test_an_update_may_not_turn_what_was_trained_on_into_a_blind_set(index, tmp_
 def test_a_build_that_fails_leaves_the_data_set_as_it_was(index, tmp_path, two):
     build_dataset(DatasetRecipe(two), tmp_path / "out")
     before = {file: (tmp_path / "out" / file).read_bytes() for file in ("recipe.json", "manifest.csv")}
-    with pytest.raises(DataError, match=r"source\.a gave no image"):
+    with pytest.raises(DataError, match=r"source\.a yielded no usable image"):
         build_dataset(
             DatasetRecipe({"a": source("face-a", "real", files={"*.bmp": None})}), tmp_path / "out", update=True
         )

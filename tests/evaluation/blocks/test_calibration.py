@@ -295,7 +295,7 @@ def test_each_wrong_order_of_three_classes_is_refused(evaluate, oracle, order):
     assert evaluate(oracle(("permuted", order)), oracle("noisy"), allow={"permutation"}).metrics["ece_15"].value > 0.3
 
 
-def test_nothing_is_fitted_on_the_images_judged(evaluate, overconfident, make_predictions, fake_run, dataset_of):
+def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make_predictions, fake_run, dataset_of):
     """Temperature and thresholds do not depend on the evaluated images; evaluating the fitted images is refused."""
     evaluated, held_out = overconfident
     other = make_predictions(*honest(500, 20, seed=5), temperature=evaluated.temperature)
@@ -311,7 +311,7 @@ def test_nothing_is_fitted_on_the_images_judged(evaluate, overconfident, make_pr
         raise GuardError(f"images of {dataset.name} are also in the set that this block is fitted on.")
 
     run.calibration = refuse
-    with pytest.raises(GuardError, match="test are among"):
+    with pytest.raises(GuardError, match="test are also in"):
         Calibration(**FAST).evaluate(run, dataset_of(evaluated))
 
 
@@ -362,7 +362,7 @@ def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident)
     assert any("gives a temperature of 2.9" in line and "the run's is 2.000" in line for line in result.warnings)
 
 
-def test_a_blind_set_that_is_judged_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of):
+def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of):
     given = oracle("noisy")
     unlabelled = replace(given, targets=np.full(240, -1))
     for blind in ((dataset_of(given, "test"), given), (dataset_of(unlabelled, "blind"), unlabelled)):
@@ -437,7 +437,7 @@ def test_ticks_are_at_whole_percentages(evaluate, overconfident):
     assert {"80%", "100%"} <= set(shares)
 
 
-def test_the_command_judges_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
+def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
     words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100"]
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
     [file] = (tmp_path / "test").rglob("shift.csv")
@@ -447,7 +447,7 @@ def test_the_command_judges_a_run_and_refuses_the_images_that_the_sets_are_fitte
 
 
 def test_a_set_without_known_classes_is_refused(evaluate, make_predictions):
-    with pytest.raises(BlockError, match="true class"):
+    with pytest.raises(BlockError, match="known class"):
         evaluate(make_predictions([-1, -1], np.zeros((2, 3))))
 
 

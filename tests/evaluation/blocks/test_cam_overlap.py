@@ -18,9 +18,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import jaccard_score
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import activation_figures as figures
-from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap
-from avatar_bench.evaluation.overlap_tables import ALL_CLASSES
+from avatar_bench.evaluation.blocks.cam_overlap import CamOverlap, figures
+from avatar_bench.evaluation.blocks.cam_overlap.overlap_tables import ALL_CLASSES
 from avatar_bench.evaluation.registry import build_block
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.overlap import OVERLAP_MEASURES, chance_iou
@@ -47,7 +46,7 @@ def make_run(fake_run, dataset_of):
                 "batch_size": 32,
                 "inputs": lambda dataset, rows: mine[torch.as_tensor(np.asarray(rows))],
                 "preprocessing": SimpleNamespace(resize="squash"),
-                "rest": lambda: None,
+                "unload_model": lambda: None,
                 **fields,
             },
         )
@@ -58,10 +57,10 @@ def make_run(fake_run, dataset_of):
 
 @pytest.fixture(scope="module")
 def compare_maps(make_run, colour_finder, noise):
-    """Put networks that look at these colours through the block."""
+    """Run the block on networks that look at these colours."""
 
-    def run(predictions, *colours, images=None, networks=None, fields=None, **options):
-        shown = noise(len(predictions)) if images is None else images
+    def run(predictions, *colours, inputs=None, networks=None, fields=None, **options):
+        shown = noise(len(predictions)) if inputs is None else inputs
         nets = networks or [colour_finder(own) for own in colours]
         each = fields or [{} for _ in nets]
         pairs = [
@@ -179,7 +178,7 @@ def test_two_networks_of_independent_maps_lie_within_the_null(compare_maps, orac
 def test_the_test_of_a_null_that_is_true_is_rarely_significant(compare_maps, oracle, noise):
     chances = []
     for seed in range(12):
-        result = compare_maps(oracle("noisy", 36), SAME, APART, images=noise(36, seed), resamples=100, gallery=0)
+        result = compare_maps(oracle("noisy", 36), SAME, APART, inputs=noise(36, seed), resamples=100, gallery=0)
         chances.append(result.tables["classes"]["p"].to_numpy())
     assert np.mean(np.array(chances) <= 0.05) < 0.15
     assert np.mean(chances) == pytest.approx(0.5, abs=0.12)
@@ -204,7 +203,7 @@ def test_sparse_maps_of_the_same_network_overlap_wholly_too(compare_maps, oracle
 def test_a_habit_that_both_share_is_no_more_than_the_null(compare_maps, oracle, noise):
     images = noise(90)
     images[:, :, 16:48, 16:48] = 192 + images[:, :, 16:48, 16:48] // 4
-    result = compare_maps(oracle("noisy", 90), SAME, APART, images=images, resamples=500)
+    result = compare_maps(oracle("noisy", 90), SAME, APART, inputs=images, resamples=500)
     assert result.metrics["pearson"].low > 0.1
     assert result.metrics["null/pearson"].low > 0.1
     assert result.metrics["null/pearson"].floor == 0
@@ -262,7 +261,7 @@ def test_networks_without_a_map_are_left_out_and_told(compare_maps, oracle, colo
         compare_maps(oracle("noisy", 30), networks=[colour_finder(SAME), flat])
     with pytest.raises(BlockError, match="No run has"):
         compare_maps(oracle("noisy", 30), networks=[flat, flat])
-    with pytest.raises(BlockError, match="2 runs or more"):
+    with pytest.raises(BlockError, match="at least 2 runs"):
         compare_maps(oracle("noisy", 30), SAME)
 
 
@@ -277,7 +276,7 @@ def test_empty_maps_have_no_overlap_and_are_told(compare_maps, oracle, colour_fi
 
 def test_other_ways_to_resize_are_told(compare_maps, oracle):
     ways = [{"preprocessing": SimpleNamespace(resize=way)} for way in ("squash", "crop")]
-    assert "different parts" in compare_maps(oracle("noisy", 30), SAME, SAME, fields=ways).warnings[0]
+    assert "resize images differently" in compare_maps(oracle("noisy", 30), SAME, SAME, fields=ways).warnings[0]
 
 
 @pytest.mark.parametrize("kind", ["perfect", "uniform"])

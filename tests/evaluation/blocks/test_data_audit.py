@@ -107,7 +107,7 @@ def test_a_limit_draws_and_says_so_and_what_is_not_wanted_is_left_out(tmp_path: 
     dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=20)
     result = DataAudit(limit=30, equalised=False, duplicates=False, **FAST).audit(dataset)
     assert result.n == 30
-    assert any("30 of 40 images were looked at" in warning for warning in result.warnings)
+    assert any("30 of 40 images are used" in warning for warning in result.warnings)
     assert not any(name.startswith("equalised/") for name in result.metrics)
     assert "equalised/assessment" not in result.provenance
     assert "duplicates" not in result.tables
@@ -137,7 +137,7 @@ def test_unlabelled_and_broken_images_are_left_out_and_counted(tmp_path: Path) -
 def test_a_set_without_any_label_is_refused(tmp_path: Path) -> None:
     dataset = planted(tmp_path, {"a": "png"}, n=2)
     dataset.frame["label"] = ""
-    with pytest.raises(DataError, match="nothing to audit"):
+    with pytest.raises(DataError, match="nothing can be audited"):
         DataAudit().audit(dataset)
 
 
@@ -157,7 +157,7 @@ def test_the_yaml_states_the_defaults_of_the_block() -> None:
         ({"limit": 0}, "1 or more"),
         ({"resize": "stretch"}, "squash, crop or pad"),
         ({"label_errors": "maybe"}, "block.data_audit.label_errors"),
-        ({"duplicate": True}, "Did you mean 'duplicates'?"),
+        ({"duplicate": True}, "did you mean duplicates?"),
     ],
 )
 def test_a_wrong_option_is_told(options: dict[str, object], told: str) -> None:
@@ -206,7 +206,7 @@ def test_a_model_without_package_weights_cannot_look_for_label_errors(monkeypatc
 
 def test_suspects_are_kept_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pd.DataFrame({"path": ["x"], "label": ["a"], "source": ["s"], "suggested": ["b"], "quality": [0.1]})
-    for name, answer in (("why_not", ""), ("embed", np.zeros((24, 2))), ("suspects", table)):
+    for name, answer in (("explain_skip", ""), ("compute_features", np.zeros((24, 2))), ("find_suspects", table)):
         monkeypatch.setattr(label_errors, name, lambda *given, answer=answer: answer)
     result = DataAudit(equalised=False, resamples=100).audit(planted(tmp_path, {"a": "png", "b": "png"}, n=12))
     assert result.tables["suspects"] is table

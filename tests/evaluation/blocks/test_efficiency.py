@@ -204,13 +204,13 @@ def test_another_runtime_stands_beside_torch_under_its_name(tiny_run: Path) -> N
 
 
 def test_a_runtime_that_answers_otherwise_is_not_timed(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = timing.prepare
+    right = timing.prepare_engine
 
     def prepare(runtime: str, classifier: Any, size: int) -> Any:
         built = right("torch", classifier, size)
         return built if runtime == "torch" else lambda threads: lambda images: built(threads)(images) + 0.01
 
-    monkeypatch.setattr(timing, "prepare", prepare)
+    monkeypatch.setattr(timing, "prepare_engine", prepare)
     run = Run.open(tiny_run, workers=0)
     result = Efficiency(**FAST | {"runtimes": ["torch", "contiguous"]}).evaluate(run, run.dataset("test"))
     assert result.warnings[0].startswith("The runtime contiguous is not timed")
@@ -231,7 +231,7 @@ def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pyte
     assert settings == {("torch", own, "run"), ("torch", own, "copy"), ("cpu", 1, "run"), ("cpu", 2, "run")}
     block = Efficiency(**FAST)
     latency = block._tabulate_latency(samples)
-    found = block._metrics(
+    found = block._build_metrics(
         latency.assign(noise=0.0),
         pd.DataFrame([{"images_per_second": 1.0, "steady": True, "passes": 2}]).assign(
             images_per_second_low=0.9, images_per_second_high=1.1
@@ -276,7 +276,7 @@ def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
                     now[0] += 60.0 if start == 0 else 0.1 if ready else 2.0
                     yield paths[start : start + self.batch_size]
 
-        monkeypatch.setattr(timing, "files_of", lambda dataset: files)
+        monkeypatch.setattr(timing, "list_files", lambda dataset: files)
         monkeypatch.setattr(timing, "time_batches", lambda batches: profiling.time_batches(batches, lambda: now[0]))
         run: Any = Stub(batch_size=8, workers=3)
         dataset: Any = None
@@ -360,7 +360,7 @@ def test_the_yaml_states_the_defaults_of_the_block() -> None:
         ({"pass_seconds": -1}, "pass_seconds"),
         ({"workers": [-1]}, "workers"),
         ({"level": 95}, "level"),
-        ({"batch": [1]}, "Did you mean 'batches'?"),
+        ({"batch": [1]}, "did you mean batches?"),
     ],
 )
 def test_a_wrong_option_is_told(options: dict[str, Any], told: str) -> None:

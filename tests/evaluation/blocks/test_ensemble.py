@@ -85,7 +85,7 @@ def poison(predictions):
     return replace(predictions, targets=dealt, logits=predictions.logits[::-1])
 
 
-def looks_at_what_is_judged(voters):
+def looks_at_what_is_evaluated(voters):
     """Return whether anything that is fitted changes with the labels and outputs of the evaluated set."""
     allow = {"allow": frozenset({"permutation"})}
     clean, poisoned = (EnsembleBlock(**FAST).compare(*voters(change=how, **allow)) for how in (lambda one: one, poison))
@@ -93,11 +93,11 @@ def looks_at_what_is_judged(voters):
     return not same(recipes_of(clean), recipes_of(poisoned))
 
 
-def test_no_strategy_moves_with_the_labels_of_the_judged_set(voters):
-    assert not looks_at_what_is_judged(voters)
+def test_no_strategy_moves_with_the_labels_of_the_evaluated_set(voters):
+    assert not looks_at_what_is_evaluated(voters)
 
 
-def test_a_strategy_that_looks_at_the_judged_set_is_caught(voters, monkeypatch):
+def test_a_strategy_that_looks_at_the_evaluated_set_is_caught(voters, monkeypatch):
     seen = []
 
     def cheat(logits, targets):
@@ -110,7 +110,7 @@ def test_a_strategy_that_looks_at_the_judged_set_is_caught(voters, monkeypatch):
         return runs, datasets
 
     monkeypatch.setitem(STRATEGIES, "soft_vote", cheat)
-    assert looks_at_what_is_judged(build)
+    assert looks_at_what_is_evaluated(build)
 
 
 def test_a_strategy_is_handed_held_out_arrays_alone(voters, monkeypatch):
@@ -344,7 +344,7 @@ def test_too_few_common_images_or_a_missing_class_are_refused_with_a_way_out(vot
 
 
 def test_one_run_is_refused(voters):
-    with pytest.raises(BlockError, match="2 runs or more"):
+    with pytest.raises(BlockError, match="at least 2 runs"):
         EnsembleBlock(**FAST).compare(*voters(1))
 
 

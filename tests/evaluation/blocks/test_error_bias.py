@@ -164,7 +164,7 @@ def test_the_p_value_of_a_source_of_single_images_is_close_to_fishers(oracle, ev
     assert row["p"] <= row["p_adjusted"]
 
 
-def test_a_perfect_oracle_errs_nowhere(oracle, evaluate_block):
+def test_a_perfect_oracle_misclassifies_nothing(oracle, evaluate_block):
     result = evaluate_block(oracle("perfect"), {"things": replace(oracle("perfect"), targets=np.full(240, -1))})
     assert result.metrics["worst_slice"].value == result.metrics["mean_confidence"].value == 1
     assert result.metrics["worst_slice"].floor == 1
@@ -295,7 +295,7 @@ def test_one_image_or_one_class_and_no_sources_are_enough(n, make_predictions, e
 
 
 def test_a_set_without_known_classes_is_refused(make_predictions, evaluate_block):
-    with pytest.raises(BlockError, match="true class"):
+    with pytest.raises(BlockError, match="known class"):
         evaluate_block(make_predictions([-1, -1], np.zeros((2, 3))))
 
 

@@ -22,9 +22,8 @@ from torch import nn
 
 from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import gradcam_figures as figures
-from avatar_bench.evaluation.blocks.gradcam import GradCam
-from avatar_bench.evaluation.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
+from avatar_bench.evaluation.blocks.gradcam import GradCam, figures
+from avatar_bench.evaluation.blocks.gradcam.faithfulness_tables import CURVE_NAMES, FAITHFULNESS_GAINS, SANITY_METRIC
 from avatar_bench.evaluation.registry import build_block
 from avatar_bench.i18n import use_language
 from avatar_bench.models import attribution, backbones
@@ -277,7 +276,7 @@ def test_errors_alone_can_be_shown_and_a_gallery_left_out(evaluate_block, make_p
 
 
 def test_a_set_without_classes_and_a_network_without_maps_are_refused(evaluate_block, make_predictions, classifier):
-    with pytest.raises(BlockError, match="no image's true class"):
+    with pytest.raises(BlockError, match="no image has a known class"):
         evaluate_block(make_predictions([-1, -1], np.zeros((2, 3))))
     flat = Classifier(Card(classifier.card.classes, BACKBONE, PLAIN), timm.create_model(BACKBONE, num_classes=3)).eval()
     flat.net.feature_info = []

@@ -251,13 +251,13 @@ def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
             lambda s: with_metric(s, "robustness", "robustness", value=None, reason="too few corruptions"),
             "too few corr",
         ),
-        (lambda s: with_metric(s, "robustness", "robustness", value=0.99), "do not agree"),
-        (lambda s: s | {"robustness": replace(s["robustness"], metrics={})}, "holds no robustness"),
+        (lambda s: with_metric(s, "robustness", "robustness", value=0.99), "metrics of its result disagree"),
+        (lambda s: s | {"robustness": replace(s["robustness"], metrics={})}, "has no robustness"),
         (
             lambda s: s | {"robustness": replace(s["robustness"], tables={"predictions": pd.DataFrame({"x": [1]})})},
-            "do not agree",
+            "metrics of its result disagree",
         ),
-        (lambda s: s | {"robustness": replace(s["robustness"], tables={})}, "do not agree"),
+        (lambda s: s | {"robustness": replace(s["robustness"], tables={})}, "metrics of its result disagree"),
     ],
 )
 def test_figures_that_cannot_be_trusted_are_missing_and_never_guessed(spoil, told):
@@ -426,7 +426,7 @@ def test_a_speed_without_interval_and_a_figure_off_its_range_are_told():
     said = compare(run_of(saved, "a"), run_of(results(1), "b")).warnings
     assert said == [
         "The speed of a has no interval: a noisy machine.",
-        "speed lies outside its range and is cut off: a.",
+        "speed lies outside its range and is clipped: a.",
     ]
 
 

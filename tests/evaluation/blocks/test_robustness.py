@@ -266,7 +266,7 @@ def test_a_network_that_is_never_right_has_no_relative_accuracy(evaluate_block, 
 
 def test_one_image_is_enough_and_none_of_known_class_is_refused(evaluate_block, make_predictions) -> None:
     assert evaluate_block(make_predictions([0], [[2.0, 0, 0]])).metrics["robustness"].value == 1.0
-    with pytest.raises(BlockError, match="no image's true class is known"):
+    with pytest.raises(BlockError, match="no image has a known class"):
         evaluate_block(make_predictions([-1, -1], np.zeros((2, 3))))
 
 

@@ -574,7 +574,10 @@ def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(com
     np.testing.assert_array_equal(top1, table["reported_accuracy"].where(table["block"] == 22))
     np.testing.assert_array_equal(typed, table["reported_accuracy"].where(table["block"] == 23))
     labels = [tick.get_text() for tick in unnamed.get_yticklabels()]
-    assert labels[:2] == ["ResNet-50, its block 22\nthree", "EfficientNet-B0, its block 22\nno recipe of this network"]
+    assert labels[:2] == [
+        "ResNet-50 (block 22 of the study)\nthree",
+        "EfficientNet-B0 (block 22 of the study)\nno recipe of this network",
+    ]
     row = table.set_index("recipe").loc["three"]
     assert np.nansum(measured) == row["accuracy"] == drawn.metrics["accuracy/three"].value
     assert (row["accuracy_low"], row["accuracy_high"]) == (
@@ -584,7 +587,7 @@ def test_the_chart_beside_the_study_is_drawn_where_there_is_something_beside(com
 
 
 def test_what_cannot_be_compared_is_refused(compare, answers, oracle):
-    with pytest.raises(BlockError, match="compares 2 runs or more"):
+    with pytest.raises(BlockError, match="compares at least 2 runs"):
         compare({"a": (answers(0.7), {})})
     with pytest.raises(GuardError, match="wrong order"):
         compare({"a": (oracle("noisy"), {}), "b": (oracle(("permuted", (1, 2, 0))), {})})

@@ -78,7 +78,7 @@ def _columns() -> list[Any]:
     numbers = {"number": True}
     return [
         "model",
-        {"text": "rank", "hint": "the same letter: not told apart", "better": "lower"},
+        {"text": "rank", "hint": "the same letter: statistically tied", "better": "lower"},
         {"text": "accuracy", "better": "higher", "start": 0.3} | numbers,
         {"text": "latency, ms", "digits": 1} | numbers,
         "score",
@@ -87,7 +87,9 @@ def _columns() -> list[Any]:
 
 def _row(i: int, name: str) -> dict[str, Any]:
     value = (0.9, 0.1, None, 0.5, 1.0, -0.2, 0.5, 0.75, 0.08)[i]
-    accuracy = {"value": value, "reason": "not judged"} if value is None else {"value": value, "low": 0.0, "high": 1.0}
+    accuracy = (
+        {"value": value, "reason": "not evaluated"} if value is None else {"value": value, "low": 0.0, "high": 1.0}
+    )
     rank = {"first": i + 1, "last": i + 2, "letters": "ab"}
     latency = (9.0, 10.0, 100.0, None, 2.0, 30.0, 4.0, None, 5.0)[i]
     name_cell = {"text": name, "color": plots.get_colour(i), "marker": plots.get_marker(i)}

@@ -48,7 +48,7 @@ def parsed(demo: Path) -> Nesting:
 
 @pytest.fixture
 def cell(templates: Environment) -> Any:
-    """Give a cell's HTML on one line."""
+    """Return the HTML of a cell on one line."""
     template = templates.from_string('{% import "report/macros.html.jinja" as ui %}{{ ui.cell(given, column) }}')
 
     def render(given: Any, **column: Any) -> str:
@@ -139,4 +139,4 @@ def test_the_words_are_russian_where_russian_is_spoken(templates: Environment) -
     source = '{% import "report/macros.html.jinja" as ui %}{% call ui.page("x", []) %}{% endcall %}'
     with use_language("ru"):
         html = templates.from_string(source).render()
-        assert all(_(words) in html for words in ("Contents", "Dark theme", "Skip to the content", "Full size"))
+        assert all(_(words) in html for words in ("Contents", "Dark theme", "Skip to content", "Full size"))

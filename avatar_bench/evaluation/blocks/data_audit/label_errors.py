@@ -13,7 +13,6 @@ from tqdm import tqdm
 from avatar_bench.audit.probes import ProbeSettings
 from avatar_bench.config import catalogue
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.paths import cache_root
 from avatar_bench.files.yaml_io import read_yaml
@@ -48,6 +47,7 @@ def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) ->
     """Compute pre-logits features (N, D) of the images at `rows` with the package weights of a conf/model entry."""
     import torch  # imported here because it takes seconds and most audits do not need it
 
+    from avatar_bench.data.transforms import Preprocessing
     from avatar_bench.models.backbones import create_backbone, get_normalisation
 
     recipe = _read_model_recipe(model)

@@ -1,14 +1,14 @@
-// What a report's page does beyond being read: theme, sorting, filters, enlarged images, the place in the contents.
+// Interactive parts of the report page: theme, sorting, filters, enlarged images, position in the contents.
 "use strict";
 
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const one = (selector, root = document) => root.querySelector(selector);
 const fill = (words, values) => words.replace(/{(\w+)}/g, (whole, name) => values[name] ?? whole);
 
-// The theme is the system's until the reader chooses one; a page opened from a file may be denied storage.
+// The theme follows the system until the reader chooses one; a page opened from a file may have no storage.
 const KEY = "avatar_bench.theme";
 const remembered = () => { try { return localStorage.getItem(KEY); } catch { return null; } };
-const remember = (theme) => { try { localStorage.setItem(KEY, theme); } catch { /* forgotten, then */ } };
+const remember = (theme) => { try { localStorage.setItem(KEY, theme); } catch { /* not remembered */ } };
 if (remembered()) document.documentElement.dataset.theme = remembered();
 
 function switchTheme(button) {
@@ -25,7 +25,7 @@ function switchTheme(button) {
   show();
 }
 
-// A heading sorts its column in three steps: one way, the other way, as it was. Blanks stay last, equal rows in order.
+// Clicking a heading sorts its column in three steps: one order, the other, the original. Blanks stay last, ties in order.
 function sortable(table) {
   const body = table.tBodies[0];
   const original = [...body.rows];
@@ -63,11 +63,11 @@ function key(cell) {
 }
 
 function compare(x, y) {
-  const numbers = (typeof x === "string") - (typeof y === "string"); // numbers before words
+  const numbers = (typeof x === "string") - (typeof y === "string"); // numbers before text
   return numbers || (typeof x === "number" ? x - y : x.localeCompare(y, document.documentElement.lang, { numeric: true }));
 }
 
-// Rows can be searched by their words. What the filter by model hides is marked apart, so that neither undoes the other.
+// Search rows by words. Rows hidden by the model filter have a separate mark, so that neither undoes the other.
 function searchable(box) {
   const [field, status] = [one("input", box), one("[role=status]", box)];
   const rows = all("tbody tr", box.parentElement);
@@ -87,7 +87,7 @@ function mark(node, why, hide) {
   node.hidden = node.dataset.search === "hidden" || node.dataset.filter === "hidden";
 }
 
-// Models that are ticked are shown, all of them where none is; a part that belongs to several is shown with any of them.
+// Show the ticked models, or all where none is ticked; a part of several models is shown with any of them.
 function filterModels(form) {
   const boxes = all("input[type=checkbox]", form);
   const parts = all("[data-model]");
@@ -107,12 +107,12 @@ function filterModels(form) {
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(apply)); // the boxes change after the event
   addEventListener("hashchange", () => {
-    if (document.getElementById(location.hash.slice(1))?.closest("[data-filter=hidden]")) form.reset(); // a link to what is hidden
+    if (document.getElementById(location.hash.slice(1))?.closest("[data-filter=hidden]")) form.reset(); // the link leads to a hidden part
   });
   apply();
 }
 
-// An image opens in a dialog, which goes through the images of its wall, or of the page, with the arrows.
+// An image opens in a dialog; the arrow keys go through the images of its wall, or of the page.
 function enlarge(viewer) {
   const [stage, image] = [one(".stage", viewer), one("img", viewer)];
   const [caption, status] = [one("p", viewer), one("[role=status]", viewer)];
@@ -147,17 +147,17 @@ function enlarge(viewer) {
   document.addEventListener("click", (event) => {
     const button = event.target.closest(".enlarge, [data-do]");
     if (button) button.dataset.do ? acts[button.dataset.do]() : open(button);
-    else if (event.target === viewer) viewer.close(); // the ground behind it
+    else if (event.target === viewer) viewer.close(); // the backdrop
   });
   viewer.addEventListener("keydown", (event) => {
     const act = { ArrowLeft: acts.previous, ArrowRight: acts.next }[event.key];
-    if (!act || stage.classList.contains("full")) return; // there the arrows scroll
+    if (!act || stage.classList.contains("full")) return; // at full size, the arrow keys scroll
     event.preventDefault();
     act();
   });
 }
 
-// The section that is read is marked in the contents.
+// Mark the current section in the contents.
 function follow() {
   const links = new Map(all(".contents a").map((link) => [link.hash.slice(1), link]));
   const sections = all("main section[id]").filter((section) => links.has(section.id));
@@ -171,7 +171,7 @@ function follow() {
   update();
 }
 
-// A region is a stop of the keyboard only where it scrolls.
+// A region can be focused by keyboard only where it scrolls.
 function stops() {
   const set = () => all(".region").forEach((region) => {
     const scrolls = region.scrollWidth > region.clientWidth || region.scrollHeight > region.clientHeight;
