@@ -582,8 +582,8 @@ def test_a_data_block_takes_the_runs_own_data_where_no_other_is_named(run_copy: 
 
 CONSTANT = """
 from dataclasses import dataclass
-from avatar_bench.blocks.base import RunBlock
-from avatar_bench.results import Metric, Result
+from avatar_bench.evaluation.block import RunBlock
+from avatar_bench.results.result import Metric, Result
 
 @dataclass(kw_only=True)
 class Constant(RunBlock):

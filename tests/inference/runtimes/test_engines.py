@@ -102,7 +102,7 @@ def test_a_missing_package_is_named_with_its_extra(classifier: Classifier, monke
 
 @needs_openvino
 def test_openvino_tells_its_makers_nothing() -> None:
-    code = "from avatar_bench.inference.runtimes.openvino_ir import _openvino; _openvino(); import sys; "
+    code = "from avatar_bench.inference.runtimes.openvino_ir import _import_openvino; _import_openvino(); import sys; "
     code += "assert sys.modules['openvino_telemetry'] is None; import openvino.tools.ovc as o; print(o.telemetry)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "telemetry_stub" in told

@@ -391,12 +391,12 @@ def test_options_that_do_not_fit_are_refused(options, told):
 
 def test_ctrl_c_ends_it_promptly_though_the_server_hangs(tmp_path, server):
     code = (
-        "import signal, sys; from pathlib import Path; from avatar_bench.sources.readers.reader import Job\n"
-        "from avatar_bench.sources.readers.urls import KIND\n"
+        "import signal, sys; from pathlib import Path; from avatar_bench.sources.readers.reader import SourceJob\n"
+        "from avatar_bench.sources.readers.urls import URL_READER\n"
         f"source = {{'label': 'real', 'urls': ['{server.base}/hangs/{{0..7}}'], 'timeout': 60}}\n"
         # a job in the background of a shell is started deaf to it
         "signal.signal(signal.SIGINT, signal.default_int_handler); print('ready', flush=True)\n"
-        "list(KIND.read(Job('web', source, Path(sys.argv[1]))))"
+        "list(URL_READER.read(SourceJob('web', source, Path(sys.argv[1]))))"
     )
     run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run.stdout.readline()
