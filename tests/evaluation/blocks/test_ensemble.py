@@ -337,7 +337,7 @@ def test_too_few_common_images_or_a_missing_class_are_refused_with_a_way_out(vot
             )
             held = runs[0].calibration(None)
             runs[0].calibration = lambda dataset, held=held: held.take(held.targets != 2)
-        with pytest.raises(BlockError, match="hold out for calibration") as caught:
+        with pytest.raises(BlockError, match="too few calibration images") as caught:
             EnsembleBlock(**FAST).compare(runs, datasets)
         assert len(caught.value.lines) == 3
         assert ("none of 'real'" in caught.value.lines[0]) == (options["held"] == 60)
@@ -409,7 +409,7 @@ def test_a_soup_keeps_a_run_only_where_the_held_out_accuracy_does_not_fall(pair)
     soup = weight_fitting.average_weights(runs, held)
     own = [one.correct.mean() for one in held.predictions]
     assert soup.candidates == [0, 1]
-    assert soup.kept[0] == int(np.argmax(own))
+    assert soup.averaged[0] == int(np.argmax(own))
     assert soup.run.predictions(held.dataset).correct.mean() >= max(own)
     assert soup.run.temperature != 1
     told = soup.run.predictions(held.dataset)

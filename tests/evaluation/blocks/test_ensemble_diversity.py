@@ -99,7 +99,7 @@ def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):
     values = {name: metric.value for name, metric in result.metrics.items()}
     assert (values["agreement"], values["kappa"], values["disagreement"], values["double_fault"]) == (1, 1, 0, 0)
     assert values["q_statistic"] is values["error_correlation"] is values["probability_correlation"] is None
-    assert "both wrong" in result.metrics["q_statistic"].reason
+    assert "both runs must be correct" in result.metrics["q_statistic"].reason
     result.save(tmp_path / "block")
 
 
