@@ -99,7 +99,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
         return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
 
     def _build_summary(
-        self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], beside: Mapping[str, float]
+        self, matrix: pd.DataFrame, drawn: Mapping[Cell, Floats], in_domain: Mapping[str, float]
     ) -> pd.DataFrame:
         """Return mean and worst recall over the counted sources of each recipe, beside its in-domain accuracy."""
         rows = []
@@ -108,7 +108,7 @@ class LeaveOneSourceOut(IntervalCompareBlock):
             cells = [Cell(*key) for key in counted[["recipe", "source", "target"]].itertuples(index=False)]
             mean = self._average_recall(counted, np.hstack([drawn[cell] for cell in cells])) if cells else (np.nan,) * 3
             worst = counted.nsmallest(1, ["recall", "low"]).reindex(columns=_WORST).to_numpy(object).tolist()
-            rows.append((recipe, len(cells), *mean, *(worst[0] if worst else _NO_WORST), beside[str(recipe)]))
+            rows.append((recipe, len(cells), *mean, *(worst[0] if worst else _NO_WORST), in_domain[str(recipe)]))
         means = ["mean", "mean_low", "mean_high"]
         worsts = ["worst", "worst_low", "worst_high", *(f"worst_{name}" for name in _WORST[3:])]
         return pd.DataFrame(rows, columns=["recipe", "sources", *means, *worsts, "in_domain"])

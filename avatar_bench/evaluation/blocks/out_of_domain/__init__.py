@@ -177,9 +177,9 @@ class OutOfDomain(IntervalBlock):
         return found
 
     def _compute_detection(
-        self, inside: Predictions, each: OutOfDomainSet, domain: pd.DataFrame, beside: pd.DataFrame
+        self, inside: Predictions, each: OutOfDomainSet, domain: pd.DataFrame, outside_domain: pd.DataFrame
     ) -> dict[str, Metric]:
-        both = pd.concat([domain, beside], ignore_index=True)
+        both = pd.concat([domain, outside_domain], ignore_index=True)
         if both.empty:
             return {}
         outside = np.arange(len(both)) >= len(domain)
@@ -201,10 +201,10 @@ class OutOfDomain(IntervalBlock):
             "shares": figures.draw_shares(result.tables["sets"], result.metrics, result.classes),
             "confidence": figures.draw_confidence(result.tables["confidence"], result.tables["sets"], result.classes),
         }
-        beside = [each.name for each in sets if each.kind != "shifted"]
-        if beside and scores:
-            drawn["auroc"] = figures.draw_auroc(result.metrics, result.tables["sets"], beside, scores)
-            drawn["scores"] = figures.draw_histograms(result.tables["scores"], beside, scores)
+        outside_domain = [each.name for each in sets if each.kind != "shifted"]
+        if outside_domain and scores:
+            drawn["auroc"] = figures.draw_auroc(result.metrics, result.tables["sets"], outside_domain, scores)
+            drawn["scores"] = figures.draw_histograms(result.tables["scores"], outside_domain, scores)
         if self.gallery and any(each.should_reject.any() for each in sets):
             drawn["gallery"] = self._draw_gallery(sets)
         return drawn

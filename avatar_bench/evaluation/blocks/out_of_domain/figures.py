@@ -126,9 +126,9 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
         wide = low > 0 and high > _WIDE * low
         edges = (np.geomspace if wide else np.linspace)(low, high if high > low else low + 1, _BINS + 1)
         for axes, name in zip(line, shown, strict=True):
-            beside = table[(table["set"] == name) & (table["kind"] != "in_domain")]
+            own = table[(table["set"] == name) & (table["kind"] != "in_domain")]
             _draw_histogram(axes, domain[score], edges, color=IN_DOMAIN_COLOUR, alpha=0.6, label=_("in domain"))
-            _draw_histogram(axes, beside[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
+            _draw_histogram(axes, own[score], edges, color=OOD_COLOUR, histtype="step", label=_("out of domain"))
             if wide:
                 _set_log_axis(axes)
         line[0].set_ylabel(name_scores()[score])

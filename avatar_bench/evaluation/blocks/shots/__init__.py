@@ -43,14 +43,14 @@ class Shots(IntervalCompareBlock):
 
         Raise BlockError if there are fewer than two numbers of shots, or if the runs cannot be aligned.
         """
-        places_used = [place for place, run in enumerate(runs) if _read_shots(run)]
-        numbers = {_read_shots(runs[place]) for place in places_used}
+        places = [place for place, run in enumerate(runs) if _read_shots(run)]
+        numbers = {_read_shots(runs[place]) for place in places}
         if len(numbers) < 2:
             raise BlockError(
                 f"A learning curve needs runs with at least two numbers of shots; these have {len(numbers)}.",
                 "Train them with: avatar-bench train sweep=shots",
             )
-        used, sets = [runs[place] for place in places_used], [datasets[place] for place in places_used]
+        used, sets = [runs[place] for place in places], [datasets[place] for place in places]
         found = align_predictions(used, sets)
         points = _group_points(used)
         recipes = Recipes.of({f"{p.recipe}/{p.shots}": places for p, places in points.items()}, used, found)
@@ -65,8 +65,8 @@ class Shots(IntervalCompareBlock):
         result.warnings = warn_unlabelled(len(sets[0]) - len(found[0]), len(sets[0])) + warn_about_seeds(
             recipes.seeds_by_recipe
         )
-        if len(places_used) < len(runs):
-            left = len(runs) - len(places_used)
+        if len(places) < len(runs):
+            left = len(runs) - len(places)
             message = _("Skipped runs that were trained without `mode.shots`: {n} of {all}.", n=left, all=len(runs))
             result.warnings.append(message)
         return result

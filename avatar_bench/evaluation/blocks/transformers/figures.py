@@ -137,8 +137,8 @@ def draw_history(table: pd.DataFrame) -> Figure:
             row["published_top1"], place, **_style(row["family"], str(row["training"]).startswith("self-supervised"))
         )
         millions = _("{number} M", number=f"{row['published_params_m']:g}")
-        beside = axes.get_yaxis_transform()
-        axes.text(1.02, place, millions, transform=beside, va="center", fontsize=8, color="#404040")
+        transform = axes.get_yaxis_transform()
+        axes.text(1.02, place, millions, transform=transform, va="center", fontsize=8, color="#404040")
     years = table["year"].to_numpy()
     for last in np.flatnonzero(years[1:] != years[:-1]):
         axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)

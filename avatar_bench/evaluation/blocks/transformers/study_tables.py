@@ -56,11 +56,11 @@ def build_study_table(recipes: pd.DataFrame) -> pd.DataFrame:
 
     A row without such a recipe has a `reason`. Accuracies are proportions, `seconds` are per image.
     """
-    typed, ours = _read_packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
-    found = [_match_recipes(row, ours) for __, row in typed.iterrows()]
-    beside = pd.concat([own.assign(row=row) for row, (own, __) in enumerate(found)])
-    typed = typed.assign(row=range(len(typed)), reason=[reason for __, reason in found])
-    return typed[["row", *_TYPED, "reason", "where"]].merge(beside[["row", *_OURS]], on="row", how="left")[_STUDY]
+    reported, measured = _read_packaged("study"), recipes.assign(seconds=recipes["latency_ms"] / 1000)
+    found = [_match_recipes(row, measured) for __, row in reported.iterrows()]
+    matches = pd.concat([own.assign(row=row) for row, (own, __) in enumerate(found)])
+    reported = reported.assign(row=range(len(reported)), reason=[reason for __, reason in found])
+    return reported[["row", *_TYPED, "reason", "where"]].merge(matches[["row", *_OURS]], on="row", how="left")[_STUDY]
 
 
 def compute_metrics(
@@ -213,21 +213,21 @@ def _read_packaged(table: str) -> pd.DataFrame:
     return read_csv(StringIO(files(__package__).joinpath(f"{table}.csv").read_text(encoding="utf-8")))
 
 
-def _match_recipes(typed: pd.Series, ours: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def _match_recipes(reported: pd.Series, measured: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the recipes that match a reported number, and why there are none."""
 
     def of(name: str, rows: pd.DataFrame) -> pd.DataFrame:
-        return rows[rows[name].astype(str).str.fullmatch(typed[name], case=False)]
+        return rows[rows[name].astype(str).str.fullmatch(reported[name], case=False)]
 
-    network = of("architecture", ours)
-    with_sam = network[network["sam"] == typed["sam"]]
+    network = of("architecture", measured)
+    with_sam = network[network["sam"] == reported["sam"]]
     found = of("trained_with", with_sam)
     if len(found):
         return found, ""
     if network.empty:
         return found, _("no recipe of this network")
     if with_sam.empty:
-        return found, _("none of its recipes uses SAM") if typed["sam"] else _("all of its recipes use SAM")
+        return found, _("none of its recipes uses SAM") if reported["sam"] else _("all of its recipes use SAM")
     scratch = (with_sam["start"] == SCRATCH).all()
     return found, _("its recipes were trained from scratch") if scratch else _("its recipes started from other weights")
 
